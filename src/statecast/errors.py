@@ -1,0 +1,71 @@
+"""The exceptions Statecast raises, as one tree.
+
+    StatecastError
+    ├── DataError            (ValueError)      a table or an array that was handed in
+    ├── ArgumentError        (ValueError)      an argument outside what it may be
+    ├── StateError           (ValueError)      a state that does not fit where it is put
+    ├── ModelFileError       (ValueError)      a file that is not one of ours, or is damaged
+    ├── KernelError          (RuntimeError)    a kernel was forced and declines the problem
+    ├── NotFittedError       (AttributeError)  a verb that needs ``fit`` first
+    └── MissingExtraError    (ImportError)     an optional dependency is not installed
+
+Every message says what was expected, what came (with the column and the first
+offending item, where there is one) and what to do. All checks run before any work,
+so an error leaves nothing half done.
+
+``DataWarning`` is the one warning: data that is usable but that its owner should
+know about, such as a category that was never seen in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StatecastError(Exception):
+    """The root of all exceptions raised on purpose by this package."""
+
+
+class DataError(StatecastError, ValueError):
+    """A table or an array that cannot be used.
+
+    Attributes
+    ----------
+    column : str or None
+        The column at fault.
+    item : object or None
+        The first item (its id) at fault.
+    """
+
+    def __init__(self, message: str, *, column: str | None = None, item: Any = None) -> None:
+        super().__init__(message)
+        self.column = column
+        self.item = item
+
+
+class ArgumentError(StatecastError, ValueError):
+    """An argument outside what it may be."""
+
+
+class StateError(StatecastError, ValueError):
+    """A state, or a leaf of one, that does not fit where it is put."""
+
+
+class ModelFileError(StatecastError, ValueError):
+    """A model or state file that is damaged, of another version, or not ours."""
+
+
+class KernelError(StatecastError, RuntimeError):
+    """A kernel was asked for by name and declines the problem."""
+
+
+class NotFittedError(StatecastError, AttributeError):
+    """A verb that needs a fitted forecaster."""
+
+
+class MissingExtraError(StatecastError, ImportError):
+    """An optional dependency is missing; the message names the extra to install."""
+
+
+class DataWarning(UserWarning):
+    """Data that is usable, and that its owner should know about."""

@@ -1,0 +1,372 @@
+"""``State``: everything a recurrence carries from one step to the next, as a value.
+
+A state is a set of named leaves, rows first, for example ``lstm/h`` of shape
+``(rows, units)``. It is frozen: every verb returns a new state and leaves the old one
+as it was, so keeping a state is enough to come back to it.
+
+Leaves may be tensors of a backend (inside a graph, so that gradients flow) or NumPy
+arrays. The verbs that move rows about work on states at rest and return NumPy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import ModelFileError, StateError
+
+FORMAT = "statecast-state"
+VERSION = 1
+_HEADER_CAP = 64 * 1024 * 1024  # bytes; ids of a million rows fit, a forged length does not
+
+
+def at_rest(array: Any) -> np.ndarray:
+    """Return any backend's tensor as a NumPy array, without a gradient."""
+    if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
+        array = array.detach().cpu()
+    return np.asarray(array)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Named leaves, rows first: where the next step of a recurrence starts.
+
+    Parameters
+    ----------
+    leaves : mapping of str to array
+        Each of shape ``(rows, ...)``; all with the same number of rows.
+    ids : sequence, optional
+        One label a row, for instance the item's id. Labels are distinct.
+    fingerprint : str, optional
+        The fingerprint of the weights that made this state. A state is only meaningful
+        to the weights that made it, so the forecaster refuses another's.
+
+    Raises
+    ------
+    StateError
+        No leaf, a leaf without rows, leaves or ids that differ in rows, repeated ids.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> state = State({"lstm/h": np.ones((2, 3)), "lstm/c": np.zeros((2, 3))}, ids=["a", "b"])
+    >>> state.rows, state.names
+    (2, ('lstm/h', 'lstm/c'))
+    >>> state.take([1]).ids.tolist()
+    ['b']
+    >>> state.fork(2).rows
+    4
+    """
+
+    leaves: Mapping[str, Any]
+    ids: Any = None
+    fingerprint: str | None = None
+    spec: Mapping[str, tuple[int, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.leaves:
+            raise StateError("A state needs at least one leaf; received none.")
+        spec: dict[str, tuple[int, ...]] = {}
+        rows: int | None = None
+        for name, leaf in self.leaves.items():
+            shape = tuple(leaf.shape)
+            if not shape:
+                raise StateError(f"Leaf {name!r}: expected rows first, received a scalar.")
+            if rows is None:
+                rows = shape[0]
+            elif shape[0] != rows:
+                first = next(iter(self.leaves))
+                raise StateError(
+                    f"Leaf {name!r} has {shape[0]} rows, expected {rows} as in {first!r}."
+                )
+            spec[name] = shape[1:]
+        object.__setattr__(self, "leaves", MappingProxyType(dict(self.leaves)))
+        object.__setattr__(self, "spec", MappingProxyType(spec))
+        if self.ids is not None:
+            ids = np.asarray(self.ids)
+            if ids.ndim != 1 or len(ids) != rows:
+                raise StateError(
+                    f"Expected one id a row, {rows} in all; received shape {ids.shape}."
+                )
+            if len(set(ids.tolist())) != len(ids):
+                raise StateError("The ids of a state must be distinct; received a repeated one.")
+            object.__setattr__(self, "ids", ids)
+
+    # -- reading ---------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return next(iter(self.leaves.values())).shape[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The leaves' names, in order."""
+        return tuple(self.leaves)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.leaves[name]
+        except KeyError:
+            raise StateError(f"No leaf {name!r}; this state has {list(self.leaves)}.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.leaves)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __eq__(self, other: object) -> bool:
+        """Equal names, shapes, ids and bits. A NaN equals a NaN."""
+        if not isinstance(other, State) or self.names != other.names:
+            return False
+        if (self.ids is None) != (other.ids is None):
+            return False
+        if self.ids is not None and self.ids.tolist() != other.ids.tolist():
+            return False
+        return all(_same(at_rest(self[name]), at_rest(other[name])) for name in self.leaves)
+
+    __hash__ = None  # type: ignore[assignment]  # a value with arrays inside
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}{list(shape)}" for name, shape in self.spec.items())
+        return f"State({self.rows} rows: {inside})"
+
+    # -- new states from old ---------------------------------------------------------
+
+    def at_rest(self) -> State:
+        """The same state with NumPy leaves."""
+        return self._with({name: at_rest(leaf) for name, leaf in self.leaves.items()}, self.ids)
+
+    def take(self, rows: Any) -> State:
+        """The given rows, by index, slice or boolean mask, as a new state.
+
+        Raises
+        ------
+        StateError
+            An index out of range, or the same row twice while the state has ids.
+        """
+        index = self._index(rows)
+        ids = None if self.ids is None else self.ids[index]
+        return self._with({name: at_rest(leaf)[index] for name, leaf in self.leaves.items()}, ids)
+
+    def put(self, rows: Any, state: State) -> State:
+        """A new state whose given rows are those of ``state``; the others are bit-identical.
+
+        Raises
+        ------
+        StateError
+            Other leaves, shapes or number of rows; nothing broadcasts.
+        """
+        index = self._index(rows)
+        self.check(state.spec)
+        if state.rows != len(index):
+            raise StateError(
+                f"Expected a state of {len(index)} rows, received {state.rows}; nothing broadcasts."
+            )
+        if len(set(index.tolist())) != len(index):
+            raise StateError("The same row is given twice.")
+        leaves = {}
+        for name, leaf in self.leaves.items():
+            new = at_rest(leaf).copy()
+            new[index] = at_rest(state[name])
+            leaves[name] = new
+        return self._with(leaves, self.ids)
+
+    def reset(self, initial: State, rows: Any = None) -> State:
+        """A new state whose rows (all by default) are back at ``initial``.
+
+        ``initial`` has as many rows as are reset.
+        """
+        return self.put(slice(None) if rows is None else rows, initial)
+
+    def fork(self, n: int) -> State:
+        """Each row ``n`` times, one after the other. Ids are dropped: they would repeat.
+
+        Raises
+        ------
+        StateError
+            ``n`` below 1.
+        """
+        if n < 1:
+            raise StateError(f"fork needs n >= 1, received {n}.")
+        return self._with(
+            {name: np.repeat(at_rest(leaf), n, axis=0) for name, leaf in self.leaves.items()}, None
+        )
+
+    def check(self, spec: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ``StateError`` unless ``spec`` (name to shape without rows) is this state's."""
+        if set(spec) != set(self.spec):
+            raise StateError(f"Expected leaves {list(self.spec)}, received {list(spec)}.")
+        for name, shape in self.spec.items():
+            if tuple(spec[name]) != shape:
+                raise StateError(
+                    f"Leaf {name!r}: expected shape (rows, {_dims(shape)}), "
+                    f"received (rows, {_dims(spec[name])})."
+                )
+
+    # -- files -----------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as one safetensors file, portable between backends.
+
+        The file appears whole or not at all.
+
+        Raises
+        ------
+        StateError
+            Ids that are neither text nor whole numbers.
+        """
+        from safetensors.numpy import save
+
+        metadata = {"format": FORMAT, "version": str(VERSION), "leaves": json.dumps(self.names)}
+        if self.fingerprint is not None:
+            metadata["fingerprint"] = self.fingerprint
+        if self.ids is not None:
+            ids = self.ids.tolist()
+            if not all(isinstance(i, (str, int)) for i in ids):
+                raise StateError("Only text and whole-number ids can be saved.")
+            metadata["ids"] = json.dumps(ids)
+        leaves = {n: np.ascontiguousarray(at_rest(leaf)) for n, leaf in self.leaves.items()}
+        write_whole(path, save(leaves, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> State:
+        """Read a state that ``save`` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            A file that is missing, truncated, of another version, or not a state.
+        """
+        metadata, leaves = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
+        try:
+            names = strict_json(metadata["leaves"])
+            ids = strict_json(metadata["ids"]) if "ids" in metadata else None
+            ordered = {name: leaves[name] for name in names}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path}: the header of the state is damaged ({error}).") from None
+        try:
+            return cls(ordered, ids, metadata.get("fingerprint"))
+        except StateError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _with(self, leaves: Mapping[str, Any], ids: Any) -> State:
+        return State(leaves, ids, self.fingerprint)
+
+    def _index(self, rows: Any) -> np.ndarray:
+        everything = np.arange(self.rows)
+        if not isinstance(rows, slice):
+            rows = np.atleast_1d(np.asarray(rows))
+            if rows.dtype == bool and rows.shape != (self.rows,):
+                raise StateError(f"A row mask needs shape ({self.rows},), received {rows.shape}.")
+            if rows.size == 0:
+                rows = rows.astype(int)
+            if rows.dtype != bool and rows.dtype.kind not in "iu":
+                raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
+        try:
+            return everything[rows]
+        except IndexError:
+            raise StateError(f"A row is out of range: this state has {self.rows} rows.") from None
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON that may come from anywhere: no NaN, no Infinity, no depth that overflows.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not strict JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def read_safetensors(
+    path: str | os.PathLike[str], kind: str, version: int, header_cap: int
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a safetensors file of ours; the header is checked before anything is allocated.
+
+    Returns
+    -------
+    metadata, arrays
+        The text entries of the header, and the tensors by name.
+
+    Raises
+    ------
+    ModelFileError
+        Missing, truncated, header over ``header_cap`` bytes, another kind or version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ModelFileError(
+                    f"{path}: expected a safetensors file; this one is truncated or is no such "
+                    f"file ({size} bytes). Save the model again, or copy the file again."
+                )
+            if length > header_cap:
+                raise ModelFileError(
+                    f"{path}: the header claims {length} bytes, at most {header_cap} are accepted."
+                )
+            header = strict_json(file.read(length))
+            metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+            found = metadata.get("format")
+            if found != kind:
+                raise ModelFileError(
+                    f"{path}: expected a {kind} file, this is {found or 'something else'}."
+                )
+            if metadata.get("version") != str(version):
+                raise ModelFileError(
+                    f"{path}: expected format version {version}, received "
+                    f"{metadata.get('version')}. Save it again with this version of Statecast."
+                )
+            file.seek(0)
+            return metadata, load(file.read())
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (SafetensorError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path}: expected a safetensors file ({error}).") from None
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape)) or "-"

@@ -1,0 +1,140 @@
+"""State is a value: its verbs never touch the state they start from."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statecast.errors import ModelFileError, StateError
+from statecast.state import State
+
+
+@st.composite
+def states(draw: st.DrawFn, min_rows: int = 1) -> State:
+    rows = draw(st.integers(min_rows, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    leaves = {}
+    for name in draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True)):
+        shape = draw(st.lists(st.integers(0, 3), max_size=2))
+        dtype = draw(st.sampled_from(["float32", "float64", "int64"]))
+        leaves[f"cell/{name}"] = (rng.normal(size=(rows, *shape)) * 100).astype(dtype)
+    ids = draw(st.sampled_from(["none", "text", "number"]))
+    labels = {"none": None, "text": [f"id {i}" for i in range(rows)], "number": range(7, 7 + rows)}
+    return State(leaves, None if ids == "none" else list(labels[ids]))
+
+
+@given(states())
+def test_save_then_load_is_identity(tmp_path_factory, state):
+    path = tmp_path_factory.mktemp("state") / "s.safetensors"
+    state.save(path)
+    back = State.load(path)
+    assert back == state
+    assert back.names == state.names
+    assert [p.name for p in path.parent.iterdir()] == ["s.safetensors"]
+
+
+@given(states(min_rows=2), st.data())
+def test_put_moves_the_given_rows_and_leaves_the_others_bit_identical(state, data):
+    rows = data.draw(st.lists(st.integers(0, state.rows - 1), min_size=1, unique=True))
+    before = State({n: leaf.copy() for n, leaf in state.leaves.items()}, state.ids)
+    new = State({n: leaf[rows] + 1 for n, leaf in state.leaves.items()})
+    after = state.put(rows, new)
+    others = np.setdiff1d(np.arange(state.rows), rows)
+    assert state == before
+    for name in state:
+        assert after[name][rows].tobytes() == new[name].tobytes()
+        assert after[name][others].tobytes() == before[name][others].tobytes()
+    assert after.reset(state.take(rows), rows) == before
+
+
+@given(states(), st.integers(1, 4))
+def test_fork_repeats_each_row_and_spares_its_parent(state, n):
+    forks = state.fork(n)
+    assert forks.rows == n * state.rows
+    for name in state:
+        for row in range(state.rows):
+            copies = forks[name][row * n : (row + 1) * n]
+            assert all(np.array_equal(copy, state[name][row]) for copy in copies)
+        forks[name][...] = 0  # whatever is done to a fork
+    assert state == State(state.leaves, state.ids)
+
+
+@given(states(min_rows=2))
+def test_take_by_index_slice_and_mask_agree(state):
+    mask = np.arange(state.rows) >= 1
+    assert state.take(slice(1, None)) == state.take(np.flatnonzero(mask)) == state.take(mask)
+
+
+def test_equality_sees_every_difference():
+    leaf = np.array([[1.0], [np.nan]])
+    state = State({"h": leaf}, ids=["a", "b"])
+    assert state == State({"h": leaf.copy()}, ids=["a", "b"])
+    assert state != State({"h": leaf + 1}, ids=["a", "b"])
+    assert state != State({"c": leaf}, ids=["a", "b"])
+    assert state != State({"h": leaf}, ids=["a", "c"])
+    assert state != State({"h": leaf})
+    assert state != State({"h": leaf.astype("float32")}, ids=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: State({}), "at least one leaf"),
+        (lambda: State({"h": np.float32(1)}), "rows first"),
+        (lambda: State({"h": np.ones((2, 1)), "c": np.ones((3, 1))}), "'c' has 3 rows, expected 2"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=["a"]), "2 in all"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=["a", "a"]), "distinct"),
+        (lambda: _state()["x"], "No leaf 'x'"),
+        (lambda: _state().take([5]), "out of range"),
+        (lambda: _state().take([True]), "mask needs shape"),
+        (lambda: _state().take([0.5]), "whole numbers"),
+        (lambda: _state().put([0], _state()), "nothing broadcasts"),
+        (lambda: _state().put([0, 0], _state()), "twice"),
+        (lambda: _state().put([0, 1], State({"h": np.ones((2, 4))})), r"expected shape \(rows, 3\)"),
+        (lambda: _state().put([0, 1], State({"c": np.ones((2, 3))})), "Expected leaves"),
+        (lambda: _state().fork(0), "n >= 1"),
+    ],
+)
+def test_a_wrong_use_says_what_was_expected(make, says):
+    with pytest.raises(StateError, match=says):
+        make()
+
+
+def _state() -> State:
+    return State({"h": np.ones((2, 3))})
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "s.safetensors"
+    _state().save(path)
+    whole = path.read_bytes()
+    header_end = 8 + struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8:header_end])
+
+    def with_metadata(**changes):
+        entry = {**header, "__metadata__": {**header["__metadata__"], **changes}}
+        text = json.dumps(entry).encode()
+        return struct.pack("<Q", len(text)) + text + whole[header_end:]
+
+    damaged = {
+        "truncated": whole[:-4],
+        "cut in the header": whole[:20],
+        "empty": b"",
+        "text": b"not a state at all",
+        "a forged length": struct.pack("<Q", 2**62) + whole[8:],
+        "another version": with_metadata(version="99"),
+        "another kind": with_metadata(format="statecast-model"),
+        "forged ids": with_metadata(ids='["a"]'),
+        "forged leaves": with_metadata(leaves='["h", "x"]'),
+        "deep json": with_metadata(leaves="[" * 100_000),
+    }
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=r"s\.safetensors"):
+            State.load(path)
+            pytest.fail(what)
+    with pytest.raises(ModelFileError):
+        State.load(tmp_path / "missing.safetensors")
