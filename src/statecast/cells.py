@@ -1,0 +1,244 @@
+"""Recurrent cells: one pure step each, and the reference every kernel is held to.
+
+A cell is a small frozen description. It owns no weights: ``step`` takes the weights, the
+input and the state, and returns the output and the next state. Arrays may be NumPy (the
+float64 reference) or any Keras backend's, by the namespace ``xp``: ``numpy`` or
+``keras.ops``.
+
+All arrays may carry leading axes (an ensemble's members, say): weights
+``(..., in, gates * units)``, inputs ``(..., rows, in)``, leaves ``(..., rows, units)``.
+
+Weights, gate order and equations are Keras's, so weights move between the two.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from statecast.errors import ArgumentError
+
+Leaves = dict[str, Any]
+Weights = Mapping[str, Any]
+
+
+def _sigmoid(x: Any, xp: Any) -> Any:
+    # Through tanh: it overflows nowhere, and both namespaces have it.
+    return 0.5 * (xp.tanh(0.5 * x) + 1.0)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "tanh": lambda x, xp: xp.tanh(x),
+    "sigmoid": _sigmoid,
+    "relu": lambda x, xp: xp.maximum(x, 0.0),
+    "linear": lambda x, xp: x,
+}
+
+
+class Cell(ABC):
+    """One step of a recurrence, as a description without weights."""
+
+    @property
+    @abstractmethod
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Leaf name to shape, without rows."""
+
+    @abstractmethod
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Weight name to shape, for inputs of ``width`` features."""
+
+    @abstractmethod
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        """Advance one step: the output ``(..., rows, out)`` and the next leaves."""
+
+
+@dataclass(frozen=True)
+class _Gated(Cell):
+    """What SimpleRNN, GRU and LSTM share: their options, their checks, their weights."""
+
+    units: int
+    activation: str = "tanh"
+    use_bias: bool = True
+
+    gates: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.units, int) or self.units < 1:
+            raise ArgumentError(f"units: expected a whole number >= 1, received {self.units!r}.")
+        for name in ("activation", "recurrent_activation"):
+            value = getattr(self, name, "tanh")
+            if value not in ACTIVATIONS:
+                raise ArgumentError(
+                    f"{name}: expected one of {sorted(ACTIVATIONS)}, received {value!r}."
+                )
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"h": (self.units,)}
+
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        columns = self.gates * self.units
+        shapes: dict[str, tuple[int, ...]] = {
+            "kernel": (width, columns),
+            "recurrent_kernel": (self.units, columns),
+        }
+        if self.use_bias:
+            shapes["bias"] = (columns,)
+        return shapes
+
+    def output(self, state: Leaves) -> Any:
+        """The output that belongs to a state: what the step that left it returned."""
+        return state["h"]
+
+    def _affine(self, x: Any, kernel: Any, bias: Any, xp: Any) -> Any:
+        y = xp.matmul(x, kernel)
+        return y if bias is None else y + bias[..., None, :]
+
+
+@dataclass(frozen=True)
+class SimpleRNN(_Gated):
+    """Elman's recurrence (1990): ``h = activation(x W + h U + b)``."""
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        z = self._affine(x, weights["kernel"], weights.get("bias"), xp)
+        z = z + xp.matmul(state["h"], weights["recurrent_kernel"])
+        h = ACTIVATIONS[self.activation](z, xp)
+        return h, {"h": h}
+
+
+@dataclass(frozen=True)
+class GRU(_Gated):
+    """Gated recurrent unit, Cho et al. (2014); gates in the order z, r, h, as in Keras.
+
+    With ``reset_after`` (Keras's default, cuDNN's form) the reset gate is applied after the
+    recurrent product, which has a bias of its own: ``bias`` is then ``(2, 3 * units)``,
+    else ``(3 * units,)``.
+    """
+
+    recurrent_activation: str = "sigmoid"
+    reset_after: bool = True
+
+    gates: ClassVar[int] = 3
+
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        shapes = super().weight_shapes(width)
+        if self.use_bias and self.reset_after:
+            shapes["bias"] = (2, 3 * self.units)
+        return shapes
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        gate, act = ACTIVATIONS[self.recurrent_activation], ACTIVATIONS[self.activation]
+        h, kernel = state["h"], weights["recurrent_kernel"]
+        bias = weights.get("bias")
+        if self.reset_after:
+            x_bias, h_bias = (None, None) if bias is None else (bias[..., 0, :], bias[..., 1, :])
+            xz, xr, xh = xp.split(self._affine(x, weights["kernel"], x_bias, xp), 3, axis=-1)
+            hz, hr, hh = xp.split(self._affine(h, kernel, h_bias, xp), 3, axis=-1)
+            z, r = gate(xz + hz, xp), gate(xr + hr, xp)
+            candidate = act(xh + r * hh, xp)
+        else:
+            xz, xr, xh = xp.split(self._affine(x, weights["kernel"], bias, xp), 3, axis=-1)
+            cut = 2 * self.units
+            hz, hr = xp.split(xp.matmul(h, kernel[..., :cut]), 2, axis=-1)
+            z, r = gate(xz + hz, xp), gate(xr + hr, xp)
+            candidate = act(xh + xp.matmul(r * h, kernel[..., cut:]), xp)
+        h = z * h + (1.0 - z) * candidate
+        return h, {"h": h}
+
+
+@dataclass(frozen=True)
+class LSTM(_Gated):
+    """Long short-term memory, Hochreiter and Schmidhuber (1997), with forget gate
+    (Gers et al. 2000); gates in the order i, f, c, o, as in Keras."""
+
+    recurrent_activation: str = "sigmoid"
+
+    gates: ClassVar[int] = 4
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"h": (self.units,), "c": (self.units,)}
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        gate, act = ACTIVATIONS[self.recurrent_activation], ACTIVATIONS[self.activation]
+        z = self._affine(x, weights["kernel"], weights.get("bias"), xp)
+        z = z + xp.matmul(state["h"], weights["recurrent_kernel"])
+        i, f, g, o = xp.split(z, 4, axis=-1)
+        c = gate(f, xp) * state["c"] + gate(i, xp) * act(g, xp)
+        h = gate(o, xp) * act(c, xp)
+        return h, {"h": h, "c": c}
+
+
+@dataclass(frozen=True)
+class Stack(Cell):
+    """Cells one on top of another; the output of each is the input of the next.
+
+    Names carry the layer: leaf ``1/h``, weight ``0/kernel``.
+    """
+
+    cells: Sequence[_Gated]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if not self.cells:
+            raise ArgumentError("A stack needs at least one cell; received none.")
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{layer}/{name}": shape
+            for layer, cell in enumerate(self.cells)
+            for name, shape in cell.state_shapes.items()
+        }
+
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for layer, cell in enumerate(self.cells):
+            for name, shape in cell.weight_shapes(width).items():
+                shapes[f"{layer}/{name}"] = shape
+            width = cell.units
+        return shapes
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        after: Leaves = {}
+        for layer, cell in enumerate(self.cells):
+            x, leaves = cell.step(within(weights, layer), x, within(state, layer), xp)
+            after.update({f"{layer}/{name}": leaf for name, leaf in leaves.items()})
+        return x, after
+
+    def output(self, state: Leaves) -> Any:
+        """The output of the top cell that belongs to a state."""
+        top = len(self.cells) - 1
+        return self.cells[top].output(within(state, top))
+
+
+def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
+    """The entries under ``scope/``, without it: the weights or leaves of one layer."""
+    start = f"{scope}/"
+    return {name[len(start) :]: v for name, v in named.items() if name.startswith(start)}
+
+
+CELLS: Mapping[str, type[_Gated]] = {"simple_rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
+
+
+def cell_config(cell: Cell) -> dict[str, Any]:
+    """A cell as strict JSON; ``cell_from_config`` reads it back."""
+    if isinstance(cell, Stack):
+        return {"name": "stack", "cells": [cell_config(inner) for inner in cell.cells]}
+    for name, kind in CELLS.items():
+        if type(cell) is kind:
+            return {"name": name} | asdict(cell)
+    raise ArgumentError(f"{type(cell).__name__} is not one of {[*CELLS, 'stack']}.")
+
+
+def cell_from_config(config: Mapping[str, Any]) -> Cell:
+    """The cell that ``cell_config`` described, from a closed list of names."""
+    options = dict(config)
+    name = options.pop("name", None)
+    if name == "stack":
+        return Stack([cell_from_config(inner) for inner in options["cells"]])
+    if name not in CELLS:
+        raise ArgumentError(f"cell: expected one of {[*CELLS, 'stack']}, received {name!r}.")
+    return CELLS[name](**options)

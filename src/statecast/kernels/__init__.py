@@ -1,0 +1,1 @@
+"""The kernels behind ``recurrence.run``. Each answers ``declines`` and ``run``."""

@@ -1,0 +1,115 @@
+"""The loop kernel: any cell, any backend, one step after the other.
+
+It runs ``cell.step`` itself, so it is right by construction; every faster kernel is
+tested against it, and it against ``cells.py`` in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statecast.recurrence import Problem
+
+name = "loop"
+
+
+def declines(problem: Problem) -> str | None:
+    """Nothing is declined."""
+    return None
+
+
+def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
+    from keras import ops
+
+    cell, weights = problem.cell, problem.weights
+    steps = problem.x.shape[-2]
+    masked, resets = problem.mask is not None, problem.resets is not None
+
+    def advance(carry: Any, now: Any) -> tuple[Any, Any]:
+        state, last = carry
+        if resets:
+            state = _choose(now["reset"], problem.initial, state, ops)
+        y, after = cell.step(weights, now["x"], state, ops)
+        if masked:  # a skipped step keeps the state and repeats the output
+            after = _choose(now["mask"], after, state, ops)
+            y = ops.where(now["mask"], y, last)
+        return (after, y if masked else last), y
+
+    # Time goes first: what every backend's loop walks along.
+    inputs = {"x": ops.moveaxis(problem.x, -2, 0)}
+    if masked:
+        inputs["mask"] = ops.moveaxis(problem.mask, -1, 0)[..., None]
+    if resets:
+        inputs["reset"] = ops.moveaxis(problem.resets, -1, 0)[..., None]
+
+    if steps == 0 or masked:
+        # One step on no input gives the output's shape and dtype; before the first
+        # step that counts the output is zero, on every backend alike.
+        nothing = ops.zeros_like(problem.x[..., :1, :])[..., 0, :] if steps else _blank(problem, ops)
+        last = ops.zeros_like(cell.step(weights, nothing, problem.state, ops)[0])
+        if steps == 0:
+            return last[..., None, :][..., :0, :], dict(problem.state)
+    else:
+        last = ops.zeros((), dtype=problem.x.dtype)
+    (state, _), y = _scan(advance, (dict(problem.state), last), inputs, steps)
+    return ops.moveaxis(y, 0, -2), state
+
+
+def _choose(take: Any, new: dict[str, Any], old: dict[str, Any], ops: Any) -> dict[str, Any]:
+    return {name: ops.where(take, new[name], leaf) for name, leaf in old.items()}
+
+
+def _blank(problem: Problem, ops: Any) -> Any:
+    """The input of one step, all zeros, for a problem that has no step."""
+    x = problem.x
+    return ops.sum(x, axis=-2)  # a sum over no steps: zeros of the right shape
+
+
+def _scan(step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None) -> Any:
+    """``carry, y = step(carry, inputs[t])`` for every t; the y stacked.
+
+    Not ``keras.ops.scan``: on TensorFlow that one requires y to look like the carry.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.lax.scan(step, carry, inputs)
+    if backend == "torch":
+        import torch
+
+        outputs = []
+        for t in range(inputs["x"].shape[0]):
+            carry, y = step(carry, {name: value[t] for name, value in inputs.items()})
+            outputs.append(y)
+        return carry, torch.stack(outputs)
+    return _tensorflow_scan(step, carry, inputs, steps)
+
+
+def _tensorflow_scan(
+    step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None
+) -> Any:
+    import tensorflow as tf
+
+    length = steps if steps is not None else tf.shape(inputs["x"])[0]
+    arrays = {
+        name: tf.TensorArray(value.dtype, size=length).unstack(value)
+        for name, value in inputs.items()
+    }
+    # The first step runs outside the loop: it tells the output's dtype and shape.
+    carry, first = step(carry, {name: array.read(0) for name, array in arrays.items()})
+    outputs = tf.TensorArray(first.dtype, size=length, element_shape=first.shape).write(0, first)
+
+    def body(t: Any, carry: Any, outputs: Any) -> tuple[Any, Any, Any]:
+        carry, y = step(carry, {name: array.read(t) for name, array in arrays.items()})
+        return t + 1, carry, outputs.write(t, y)
+
+    _, carry, outputs = tf.while_loop(
+        lambda t, *_: t < length, body, (1, carry, outputs), maximum_iterations=length
+    )
+    return carry, outputs.stack()

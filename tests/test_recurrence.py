@@ -1,0 +1,265 @@
+"""The seam and its kernels, held to ``cells.py`` in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import backend, ops
+
+from statecast import recurrence
+from statecast.cells import GRU, LSTM, SimpleRNN, Stack, cell_config, cell_from_config
+from statecast.errors import ArgumentError, StateError
+
+pytestmark = pytest.mark.backends
+
+# float32 steps compound: a few hundred units in the last place at these lengths.
+TOLERANCE = 300 * np.finfo("float32").eps
+
+CELLS = [
+    SimpleRNN(3),
+    GRU(3),
+    GRU(2, reset_after=False),
+    LSTM(3),
+    LSTM(2, use_bias=False),
+    LSTM(2, activation="relu"),
+    Stack([LSTM(3), GRU(2)]),
+]
+shapes = st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(1, 3), st.integers(0, 2**32))
+
+
+def _problem(cell, rows, steps, width, seed, lead=()):
+    """Random weights, so that swapped gates show, and a random state."""
+    rng = np.random.default_rng(seed)
+    draw = lambda shape: rng.normal(size=(*lead, *shape)) * 0.7  # noqa: E731
+    weights = {name: draw(shape) for name, shape in cell.weight_shapes(width).items()}
+    state = {name: draw((rows, *shape)) for name, shape in cell.state_shapes.items()}
+    return weights, draw((rows, steps, width)), state, rng
+
+
+def _reference(cell, weights, x, state, mask=None, resets=None, initial=None):
+    """Step after step in NumPy float64."""
+    ys, last = [], 0.0
+    for t in range(x.shape[-2]):
+        if resets is not None:
+            put = resets[..., t, None]
+            state = {name: np.where(put, initial[name], leaf) for name, leaf in state.items()}
+        y, after = cell.step(weights, x[..., t, :], state, np)
+        if mask is not None:
+            on = mask[..., t, None]
+            after = {name: np.where(on, after[name], leaf) for name, leaf in state.items()}
+            y = last = np.where(on, y, last)
+        state = after
+        ys.append(y)
+    return np.stack(ys, axis=-2) if ys else None, state
+
+
+def _run(cell, weights, x, state, **more):
+    f32 = lambda a: ops.convert_to_tensor(a, "float32")  # noqa: E731
+    tensors = lambda named: {n: f32(a) for n, a in named.items()}  # noqa: E731
+    if more.get("initial"):
+        more["initial"] = tensors(more["initial"])
+    for name in ("mask", "resets"):
+        if more.get(name) is not None:
+            more[name] = ops.convert_to_tensor(more[name])
+    y, state = recurrence.run(cell, tensors(weights), f32(x), tensors(state), **more)
+    return ops.convert_to_numpy(y), {n: ops.convert_to_numpy(leaf) for n, leaf in state.items()}
+
+
+def _close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+@settings(max_examples=8, deadline=None)
+@given(shape=shapes, masked=st.booleans(), reset=st.booleans())
+def test_run_is_the_reference(cell, shape, masked, reset):
+    rows, steps, width, seed = shape
+    weights, x, state, rng = _problem(cell, rows, steps, width, seed)
+    more = {}
+    if masked:
+        more["mask"] = rng.random((rows, steps)) < 0.6
+    if reset:
+        more["resets"] = rng.random((rows, steps)) < 0.3
+        more["initial"] = {name: rng.normal(size=leaf.shape) for name, leaf in state.items()}
+    y, after = _run(cell, weights, x, state, **more)
+    expected_y, expected = _reference(cell, weights, x, state, **more)
+    if steps:
+        _close(y, expected_y)
+    else:
+        out = cell.cells[-1].units if isinstance(cell, Stack) else cell.units
+        assert y.shape == (rows, 0, out)
+    for name, leaf in expected.items():
+        _close(after[name], leaf)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_members_of_an_ensemble_are_runs_of_their_own(cell):
+    weights, x, state, _ = _problem(cell, 3, 4, 2, seed=1, lead=(5,))
+    y, after = _run(cell, weights, x, state)
+    for member in range(5):
+        own = lambda named, m=member: {n: a[m] for n, a in named.items()}  # noqa: E731
+        alone, alone_after = _run(cell, own(weights), x[member], own(state))
+        _close(y[member], alone)
+        for name, leaf in alone_after.items():
+            _close(after[name][member], leaf)
+
+
+@settings(max_examples=10, deadline=None)
+@given(shape=shapes, cut=st.integers(0, 5))
+def test_a_split_run_is_the_whole_run(shape, cut):
+    rows, steps, width, seed = shape
+    cut = min(cut, steps)
+    cell = LSTM(3)
+    weights, x, state, _ = _problem(cell, rows, steps, width, seed)
+    whole_y, whole = _run(cell, weights, x, state)
+    first_y, middle = _run(cell, weights, x[:, :cut], state)
+    second_y, last = _run(cell, weights, x[:, cut:], middle)
+    _close(np.concatenate([first_y, second_y], axis=1), whole_y)
+    for name, leaf in whole.items():
+        _close(last[name], leaf)
+
+
+def test_a_reset_row_leaves_the_others_bit_identical():
+    cell = GRU(4)
+    weights, x, state, _ = _problem(cell, 3, 6, 2, seed=3)
+    none = np.zeros((3, 6), bool)
+    one = none.copy()
+    one[1, 3] = True
+    start = {name: np.zeros_like(leaf) for name, leaf in state.items()}
+    kept, _ = _run(cell, weights, x, state, resets=none, initial=start)
+    reset, _ = _run(cell, weights, x, state, resets=one, initial=start)
+    assert kept[[0, 2]].tobytes() == reset[[0, 2]].tobytes()
+    assert kept[1, :3].tobytes() == reset[1, :3].tobytes()
+    assert not np.allclose(kept[1, 3:], reset[1, 3:])
+
+
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
+def test_gradients_are_the_references(cell):
+    """To inputs, initial state and every weight, against central differences in float64."""
+    weights, x, state, _ = _problem(cell, 2, 3, 2, seed=5)
+    named = {**{f"w/{n}": a for n, a in weights.items()}, **{f"s/{n}": a for n, a in state.items()}}
+    named["x"] = x
+
+    def value(named, xp_run):
+        take = lambda start: {n[2:]: a for n, a in named.items() if n.startswith(start)}  # noqa: E731
+        return xp_run(cell, take("w/"), named["x"], take("s/"))
+
+    def loss(named):
+        y, after = value(named, _reference)
+        return sum((part**2).sum() for part in (y, *after.values()))
+
+    def tensor_loss(named):
+        y, after = value(named, recurrence.run)
+        return sum(ops.sum(ops.square(part)) for part in (y, *after.values()))
+
+    gradients = _gradients(tensor_loss, named)
+    for name, array in named.items():
+        for index in np.ndindex(array.shape):
+            shifted = []
+            for sign in (1e-6, -1e-6):
+                moved = array.copy()
+                moved[index] += sign
+                shifted.append(loss({**named, name: moved}))
+            expected = (shifted[0] - shifted[1]) / 2e-6
+            assert gradients[name][index] == pytest.approx(expected, rel=1e-3, abs=1e-4), name
+
+
+def test_no_gradient_passes_a_reset():
+    cell = LSTM(3)
+    weights, x, state, _ = _problem(cell, 2, 4, 2, seed=6)
+    resets = np.zeros((2, 4), bool)
+    resets[0, 2] = True
+    start = {f"i/{n}": np.zeros_like(leaf) for n, leaf in state.items()}
+
+    def loss(named):
+        y, _ = recurrence.run(
+            cell,
+            {n: ops.convert_to_tensor(a, "float32") for n, a in weights.items()},
+            named["x"],
+            {n: ops.convert_to_tensor(a, "float32") for n, a in state.items()},
+            resets=ops.convert_to_tensor(resets),
+            initial={n[2:]: a for n, a in named.items() if n.startswith("i/")},
+        )
+        return ops.sum(ops.square(y[:, 3]))
+
+    gradients = _gradients(loss, {"x": x, **start})
+    assert not gradients["x"][0, :2].any()
+    assert gradients["x"][0, 2:].any()
+    assert gradients["x"][1, :2].any()
+    assert gradients["i/h"][0].any()
+    assert not gradients["i/h"][1].any()
+
+
+def _gradients(loss, named):
+    """Of a scalar with respect to named float32 tensors, on the current backend."""
+    arrays = {name: array.astype("float32") for name, array in named.items()}
+    if backend.backend() == "jax":
+        import jax
+
+        found = jax.grad(loss)(arrays)
+    elif backend.backend() == "torch":
+        import torch
+
+        tensors = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
+        loss(tensors).backward()
+        found = {name: tensor.grad for name, tensor in tensors.items()}
+    else:
+        import tensorflow as tf
+
+        tensors = {name: tf.constant(array) for name, array in arrays.items()}
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            total = loss(tensors)
+        found = tape.gradient(total, tensors)
+    return {name: ops.convert_to_numpy(gradient) for name, gradient in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_same_weights_same_outputs_as_keras(kind):
+    import keras
+
+    from statecast import cells
+
+    cell = getattr(cells, kind)(4)
+    weights, x, state, _ = _problem(cell, 3, 5, 2, seed=8)
+    layer = getattr(keras.layers, kind)(4, return_sequences=True)
+    layer.build((3, 5, 2))
+    layer.set_weights([weights[n] for n in ("kernel", "recurrent_kernel", "bias")])
+    given_state = [ops.convert_to_tensor(leaf, "float32") for leaf in state.values()]
+    expected = layer(ops.convert_to_tensor(x, "float32"), initial_state=given_state)
+    _close(_run(cell, weights, x, state)[0], ops.convert_to_numpy(expected))
+
+
+def test_explain_names_the_choice_and_an_unknown_kernel_is_refused():
+    cell = LSTM(2)
+    weights, x, state, _ = _problem(cell, 1, 2, 1, seed=0)
+    assert recurrence.explain(cell, weights, x, state) == {"loop": "runs"}
+    with pytest.raises(ArgumentError, match=r"expected one of \['loop'\], received 'fast'"):
+        recurrence.run(cell, weights, x, state, kernel="fast")
+
+
+def test_a_state_that_is_not_the_cells_is_refused():
+    cell = LSTM(2)
+    weights, x, state, _ = _problem(cell, 1, 2, 1, seed=0)
+    with pytest.raises(StateError, match=r"expected the leaves \['h', 'c'\], received \['h'\]"):
+        recurrence.run(cell, weights, x, {"h": state["h"]})
+    with pytest.raises(StateError, match=r"leaf 'h': expected \(\.\.\., rows, 2\)"):
+        recurrence.run(cell, weights, x, {**state, "h": np.zeros((1, 3))})
+    with pytest.raises(ArgumentError, match="resets needs `initial`"):
+        recurrence.run(cell, weights, x, state, resets=np.ones((1, 2), bool))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_a_cell_comes_back_from_its_config(cell):
+    assert cell_from_config(cell_config(cell)) == cell
+
+
+def test_a_cell_checks_its_arguments():
+    with pytest.raises(ArgumentError, match="units: expected a whole number >= 1, received 0"):
+        LSTM(0)
+    with pytest.raises(ArgumentError, match="recurrent_activation: expected one of"):
+        GRU(2, recurrent_activation="swish")
+    with pytest.raises(ArgumentError, match="at least one cell"):
+        Stack([])
+    with pytest.raises(ArgumentError, match="expected one of"):
+        cell_from_config({"name": "os.system"})
