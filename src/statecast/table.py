@@ -1,0 +1,1639 @@
+"""``Schema`` and ``Panel``: from the tables people have to the arrays a network sees.
+
+A ``Schema`` is everything learnt about a pair of tables from training data: the columns,
+the grid of the steps, the scaling and the vocabulary. It is frozen after ``fit``, so that
+nothing it does to an item depends on the other items of the call. A ``Panel`` is one pair
+of tables seen through a schema: rows first, steps second, scaled.
+
+Tables are long, as in Nixtla's libraries: ``unique_id, ds, y`` and a static table with one
+row an item. They may be pandas, polars or Arrow tables (whatever narwhals reads), paths to
+CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, and
+``X (n, f)``. Libraries of tables are imported only when they are used.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
+
+__all__ = ["Panel", "Schema"]
+
+# Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
+# and a model file beyond them is not ours.
+_MAX_STEPS = 1_000_000
+_MAX_COLUMNS = 1_000
+_MAX_CATEGORIES = 10_000
+_MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
+_LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+
+_NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
+_STATIC_LIMIT = 5.0  # standardised numeric statics are clipped here: no outlier rules the network
+_Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
+_ENOUGH = 10  # observations at a step for it to stand on its own
+_NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
+
+_KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
+_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
+_ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
+
+
+# -- the panel -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What a network sees of a set of items: rows first, steps second, all scaled.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (rows,)
+        The items: int64, or objects (text). In the order of the static table, else in
+        order of first appearance in the series table.
+    y : ndarray, shape (rows, T), float32
+        Scaled observations; 0 where ``mask`` is False. ``T`` is at least ``Schema.steps``.
+    mask : ndarray, shape (rows, T), bool
+        True where observed.
+    numeric : ndarray, shape (rows, 2 * n), float32
+        The n numeric statics, standardised (0 where missing), and then their n flags
+        (1 where missing, for columns that were ever missing in training).
+    codes : ndarray, shape (rows, m), int32
+        The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
+    origin : ndarray, shape (rows,), datetime64[us], or None
+        The date of step 1 (NaT for an item with k = 0); None when steps are numbers.
+    kind : str
+        What came in, so that the same can go out: ``"polars"``, ``"pandas"``,
+        ``"pyarrow"``, ``"arrays"``, ...
+    """
+
+    ids: np.ndarray
+    y: np.ndarray
+    mask: np.ndarray
+    numeric: np.ndarray
+    codes: np.ndarray
+    origin: np.ndarray | None = None
+    kind: str = "polars"
+
+    @property
+    def rows(self) -> int:
+        """The number of items."""
+        return len(self.ids)
+
+    @property
+    def known(self) -> np.ndarray:
+        """The last observed step of each row, 0 where there is none; shape (rows,), int64."""
+        last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
+        return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
+
+    def prefix(self, k: int) -> Panel:
+        """Return the panel in which only the first k steps are seen."""
+        mask = self.mask & (np.arange(self.mask.shape[1]) < k)
+        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask)
+
+    def take(self, rows: Any) -> Panel:
+        """Return the panel of some rows, by index, slice or boolean mask."""
+        return Panel(
+            self.ids[rows],
+            self.y[rows],
+            self.mask[rows],
+            self.numeric[rows],
+            self.codes[rows],
+            None if self.origin is None else self.origin[rows],
+            self.kind,
+        )
+
+
+# -- the schema ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """Everything learnt about the tables from training data; made by ``Schema.fit``.
+
+    Attributes
+    ----------
+    id_col, step_col, target_col : str
+        The columns of the series table (and the first of the static table).
+    kind : str
+        The kind of the training table; what ``table`` builds unless told otherwise.
+    transform : {"none", "log"}
+        What happens to y before it is scaled; see ``fit``.
+    centre : float
+        The c of ``log1p(y / c)``; 1 without the transform.
+    location, scaling : ndarray, shape (steps,), float64
+        The mean and the standard deviation of (transformed) y at each step.
+    numeric : tuple of str
+        The numeric static columns, in the order of ``Panel.numeric``.
+    numeric_scaling : ndarray, shape (n, 4), float64
+        For each: the c of its log1p or 0, mean, gain (1 / standard deviation, or 0 for a
+        column that never varied in training, which therefore says nothing), and 1 if it
+        was ever missing in training.
+    categories : dict of str to tuple of str
+        The categorical static columns in the order of ``Panel.codes``, with the sorted
+        categories met in training.
+    spacing : Spacing or None
+        The grid of the dates; None when steps are numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Y = np.array([[1.0, 2.0, 4.0], [2.0, 4.0, np.nan]])
+    >>> schema = Schema.fit(Y)
+    >>> schema.steps
+    3
+    >>> schema.panel(np.array([[3.0, np.nan, np.nan]])).known.tolist()
+    [1]
+    >>> bool(np.allclose(schema.unscale(schema.scale(Y)), Y, equal_nan=True))
+    True
+    """
+
+    id_col: str
+    step_col: str
+    target_col: str
+    kind: str
+    transform: str
+    centre: float
+    location: np.ndarray
+    scaling: np.ndarray
+    numeric: tuple[str, ...]
+    numeric_scaling: np.ndarray
+    categories: dict[str, tuple[str, ...]]
+    spacing: Spacing | None
+
+    # -- learning ----------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        series: Any,
+        static: Any = None,
+        *,
+        id_col: str = "unique_id",
+        step_col: str = "ds",
+        target_col: str = "y",
+        transform: str = "auto",
+    ) -> Schema:
+        """Learn the schema from the items that have rows in the series table.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (n, T)
+            Long table with the three columns; others are ignored. Null or NaN y is a
+            step that was not observed. The order of its rows does not matter.
+        static : table, path or array of shape (n, f), optional
+            One row an item. Numbers and booleans are numeric; text, categorical and enum
+            columns are categorical, where an empty text is a missing one.
+        id_col, step_col, target_col : str
+            The names of the columns. Steps are whole numbers from 1, or dates: then step 1
+            is an item's first row, and the spacing is the most common difference.
+        transform : {"auto", "none", "log"}
+            ``"log"`` is ``log1p(y / c)``, c the median of the positive y. ``"auto"`` takes
+            it where no y is negative and the ninth decile lies more than 1.5 times as far
+            above the median as the first decile lies below it.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used; the message names the column and the first item.
+        ArgumentError
+            ``transform`` or a column name outside what it may be.
+        """
+        if transform not in ("auto", "none", "log"):
+            raise ArgumentError(
+                f"transform: expected 'auto', 'none' or 'log'; received {transform!r}."
+            )
+        names = (id_col, step_col, target_col)
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < 3:
+            raise ArgumentError(
+                f"id_col, step_col, target_col: expected three names; received {names}."
+            )
+        if series is None:
+            raise DataError("The series table is needed to fit; received None.")
+        parsed = _parse(series, static, names, None)
+        long = parsed.long
+        assert long is not None  # series was given
+        observed = ~np.isnan(long.y)
+        if parsed.kind == "arrays":
+            seen = np.bincount(parsed.row[observed], minlength=len(parsed.ids)) > 0
+            if not seen.all():
+                item = int(np.argmin(seen))
+                raise DataError(
+                    f"Y, row {item}: expected at least one observation an item to fit; "
+                    "received NaN everywhere. Leave the row out of Y and X.",
+                    column="Y",
+                    item=item,
+                )
+        spacing = None
+        if long.form is not None:
+            spacing = _learn_spacing(long, parsed.row, step_col)
+        step, _ = _steps(parsed, spacing, names)
+        _check_points(parsed, step, names)
+        if spacing is None and step.min() > max(1, step.max() // 2):
+            warnings.warn(
+                f"{long.label}, column {step_col!r}: no item has a step below {step.min()}. "
+                "Steps count from each item's start, not by the calendar; subtract the start, "
+                "or hand in dates.",
+                DataWarning,
+                stacklevel=2,
+            )
+
+        y, at = long.y[observed], step[observed] - 1
+        if transform == "auto":
+            transform = "log" if y.min() >= 0 and _long_upper_tail(y) else "none"
+        elif transform == "log":
+            _check_not_negative(parsed, target_col)
+        centre = _positive_median(y) if transform == "log" else 1.0
+        location, scaling = _location_and_scaling(
+            np.log1p(y / centre) if transform == "log" else y, at
+        )
+
+        present = np.zeros(len(parsed.ids), bool)
+        present[parsed.row] = True
+        numeric: list[str] = []
+        rules: list[tuple[float, float, float, float]] = []
+        categories: dict[str, tuple[str, ...]] = {}
+        for name, values in parsed.static.items():
+            values = values[present]
+            if values.dtype == object:
+                categories[name] = _vocabulary(values, name)
+            else:
+                numeric.append(name)
+                rules.append(_numeric_rule(values))
+        return cls(
+            id_col,
+            step_col,
+            target_col,
+            parsed.kind,
+            transform,
+            centre,
+            location,
+            scaling,
+            tuple(numeric),
+            np.array(rules, np.float64).reshape(-1, 4),
+            categories,
+            spacing,
+        )
+
+    # -- sizes -------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """The length of the longest training item, T."""
+        return len(self.location)
+
+    @property
+    def numeric_width(self) -> int:
+        """The width of ``Panel.numeric``: a value and a flag for each numeric static."""
+        return 2 * len(self.numeric)
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """The number of codes of each categorical static, ``never seen`` and ``missing`` too."""
+        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
+
+    # -- tables in ---------------------------------------------------------------------
+
+    def panel(self, series: Any = None, static: Any = None, *, for_fit: bool = False) -> Panel:
+        """See tables through the schema.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (n, k), optional
+            The prefixes; k may exceed ``steps``. Without it every item has k = 0.
+        static : table, path or array of shape (n, f), optional
+            Needed if the schema has statics. An item of it without a row in the series
+            table has k = 0.
+        for_fit : bool
+            Leave out the items without observations, which have nothing to learn from.
+
+        Returns
+        -------
+        Panel
+            Each row depends on its own item alone.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used, or whose static columns are not those of ``fit``.
+
+        Warns
+        -----
+        DataWarning
+            Once a call: static values that are missing or were never seen in training.
+        """
+        if series is None and static is None:
+            raise DataError("Expected a series table, a static table, or both; received neither.")
+        if static is None and self._has_static:
+            raise DataError(
+                f"Expected a static table with {list(self._static_columns)}, as in fit; "
+                "received None."
+            )
+        names = (self.id_col, self.step_col, self.target_col)
+        parsed = _parse(series, static, names, self._static_columns)
+        step, origin = _steps(parsed, self.spacing, names)
+        _check_points(parsed, step, names)
+        if self.transform == "log":
+            _check_not_negative(parsed, self.target_col)
+        y, mask = self._grid(parsed, step)
+        keep = mask.any(axis=1) if for_fit else np.ones(len(mask), bool)
+        ids = _id_array(parsed.ids)[keep]
+        columns = {name: values[keep] for name, values in parsed.static.items()}
+        numeric, codes = self._statics(ids.tolist(), columns)
+        if origin is not None:
+            origin = origin[keep]
+        return Panel(ids, y[keep], mask[keep], numeric, codes, origin, parsed.kind)
+
+    def new_rows(
+        self,
+        series: Any,
+        ids: Sequence[Any] | np.ndarray,
+        *,
+        known: np.ndarray | None = None,
+        origin: np.ndarray | None = None,
+    ) -> Panel:
+        """Read new observations of items that are already known, aligned to them.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (rows, T)
+            The new observations only; items without any may be absent (or rows of NaN).
+        ids : sequence, shape (rows,)
+            The known items, in order.
+        known : ndarray, shape (rows,), int, optional
+            The steps up to which they are known; each new row must lie after. Default 0.
+        origin : ndarray, shape (rows,), datetime64, optional
+            The dates of their step 1, for tables with dates: ``Panel.origin`` of the
+            earlier call. An item at NaT (or all, without it) starts at its first new row.
+
+        Returns
+        -------
+        Panel
+            Row i is ``ids[i]``; ``mask`` says which steps are new, ``known`` is the last
+            new step (0 where nothing is new), ``origin`` is filled in. Statics are not
+            read: ``numeric`` and ``codes`` have no columns.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used, an item that is not known, a step that already is.
+        """
+        if series is None:
+            raise DataError("Expected a table of new rows; received None.")
+        names = (self.id_col, self.step_col, self.target_col)
+        items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        for name, values in (("known", known), ("origin", origin)):
+            if values is not None and np.shape(values) != (len(items),):
+                raise ArgumentError(
+                    f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
+                )
+        parsed = _parse(series, None, names, {}, items)
+        step, origin = _steps(parsed, self.spacing, names, origin)
+        _check_points(parsed, step, names, all_missing=False)
+        if self.transform == "log":
+            _check_not_negative(parsed, self.target_col)
+        if known is not None:
+            long = parsed.long
+            assert long is not None  # series was given
+            known = np.asarray(known)
+            stale = step <= known[parsed.row]
+            if stale.any():
+                at = int(np.argmax(stale))
+                _fail(
+                    long.label,
+                    self.step_col,
+                    f"steps after {known[parsed.row[at]]}, up to which the item is known",
+                    f"step {step[at]}",
+                    long.ids[at],
+                    "Hand in the new rows only.",
+                )
+        y, mask = self._grid(parsed, step)
+        rows = len(items)
+        nothing = np.zeros((rows, 0), np.float32)
+        return Panel(
+            _id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
+        )
+
+    # -- scaling -----------------------------------------------------------------------
+
+    def scale(self, y: Any, first_step: int = 1) -> np.ndarray:
+        """Return y on the network's scale; float64, NaN stays NaN.
+
+        Parameters
+        ----------
+        y : array, shape (..., T)
+            Values in original units at steps ``first_step``, ``first_step + 1``, ... Steps
+            beyond ``steps`` are scaled as the last one.
+        first_step : int
+            The step of the first column, from 1.
+
+        Raises
+        ------
+        DataError
+            A negative value under the log transform.
+        """
+        y = np.asarray(y, np.float64)
+        location, scaling = self._at(y, first_step)
+        if self.transform == "log":
+            if (y < 0).any():
+                raise DataError(
+                    f"Column {self.target_col!r}: expected no negative value, as in training "
+                    f"(y is scaled by log1p); received {np.nanmin(y):g}.",
+                    column=self.target_col,
+                )
+            y = np.log1p(y / self.centre)
+        return (y - location) / scaling
+
+    def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
+        """Return z in original units: the inverse of ``scale``, increasing at every step.
+
+        Parameters
+        ----------
+        z : array, shape (..., T)
+            Values on the network's scale at steps ``first_step``, ``first_step + 1``, ...
+        first_step : int
+            The step of the first column, from 1.
+
+        Returns
+        -------
+        ndarray, shape (..., T), float64
+            Never below 0 under the log transform, where values are not.
+        """
+        z = np.asarray(z, np.float64)
+        location, scaling = self._at(z, first_step)
+        y = z * scaling + location
+        if self.transform == "log":
+            # e**470 stays finite times any centre, and is beyond any y that scale takes
+            y = np.maximum(np.expm1(np.minimum(y, 470.0)) * self.centre, 0.0)
+        return y
+
+    # -- tables out --------------------------------------------------------------------
+
+    def table(
+        self,
+        columns: Mapping[str, np.ndarray],
+        *,
+        ids: Sequence[Any] | np.ndarray,
+        known: np.ndarray,
+        origin: np.ndarray | None = None,
+        kind: str | None = None,
+    ) -> Any:
+        """Build a long table of the steps after each row's prefix.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray, shape (rows, until)
+            In original units; column j is step j + 1.
+        ids : sequence, shape (rows,)
+            The items. They may repeat (one row a sample path, for instance).
+        known : ndarray, shape (rows,), int
+            Steps up to it are left out.
+        origin : ndarray, shape (rows,), datetime64, optional
+            The dates of step 1, where steps are dates; NaT gives dates that are missing.
+        kind : str, optional
+            As ``Panel.kind``; default: as the table of ``fit``.
+
+        Returns
+        -------
+        table, or dict of str to ndarray
+            ``id_col, step_col``, then the columns, ordered by row and step. If steps are
+            dates, a column ``step`` follows, as an item with k = 0 has no dates. For
+            arrays: each column, shape (rows, until), float64, NaN on the prefix.
+
+        Raises
+        ------
+        ArgumentError
+            Columns of other shapes, or named like the columns of the table.
+        """
+        kind = self.kind if kind is None else kind
+        items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        known = np.asarray(known)
+        arrays = {name: np.asarray(values) for name, values in columns.items()}
+        shape = next((values.shape for values in arrays.values()), (len(items), 0))
+        for name, values in arrays.items():
+            if values.ndim != 2 or values.shape != shape or len(values) != len(items):
+                raise ArgumentError(
+                    f"Column {name!r}: expected shape ({len(items)}, until), the same for all "
+                    f"columns; received {values.shape}."
+                )
+        if known.shape != (len(items),):
+            raise ArgumentError(f"known: expected shape ({len(items)},); received {known.shape}.")
+        if kind not in _KINDS:
+            raise ArgumentError(f"kind: expected one of {_KINDS}; received {kind!r}.")
+        wanted = np.arange(1, shape[1] + 1) > known[:, None]
+        if kind == "arrays":
+            return {
+                name: np.where(wanted, values.astype(np.float64), np.nan)
+                for name, values in arrays.items()
+            }
+        row, at = np.nonzero(wanted)
+        step = (at + 1).astype(np.int64)
+        data: dict[str, np.ndarray] = {self.id_col: _id_array(items)[row]}
+        if self.spacing is None:
+            data[self.step_col] = step
+        else:
+            if origin is None:
+                origin = np.full(len(items), "NaT", "datetime64[us]")
+            dates = self.spacing.dates(np.asarray(origin).astype("datetime64[us]")[row], step)
+            unit = "datetime64[D]" if self.spacing.form == "date" else "datetime64[us]"
+            data[self.step_col] = dates.astype(unit)
+            taken = (self.id_col, self.step_col)
+            data["step" if "step" not in taken else "step_number"] = step
+        clash = [name for name in arrays if name in data]
+        if clash:
+            raise ArgumentError(f"Column {clash[0]!r} is also a column of the table; rename one.")
+        data.update((name, values[row, at]) for name, values in arrays.items())
+        return nw.from_dict(data, backend=kind).to_native()
+
+    # -- files -------------------------------------------------------------------------
+
+    def to_config(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the schema as strict JSON and named float64 arrays."""
+        config: dict[str, Any] = {
+            "id_col": self.id_col,
+            "step_col": self.step_col,
+            "target_col": self.target_col,
+            "kind": self.kind,
+            "transform": self.transform,
+            "centre": self.centre,
+            "steps": self.steps,
+            "numeric": list(self.numeric),
+            "categorical": [
+                {"name": name, "categories": list(known)} for name, known in self.categories.items()
+            ],
+            "spacing": None if self.spacing is None else self.spacing.to_config(),
+        }
+        arrays = {
+            "location": self.location,
+            "scaling": self.scaling,
+            "numeric_scaling": self.numeric_scaling,
+        }
+        return config, {name: values.copy() for name, values in arrays.items()}
+
+    @classmethod
+    def from_config(cls, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema:
+        """Rebuild a schema; the inverse of ``to_config``.
+
+        Raises
+        ------
+        ModelFileError
+            A key too many or too few, a value of another type, size or range.
+        """
+        keys = ("id_col", "step_col", "target_col", "kind", "transform", "centre", "steps")
+        config = _closed(config, (*keys, "numeric", "categorical", "spacing"), "schema")
+        columns = [config["id_col"], config["step_col"], config["target_col"]]
+        _must(all(isinstance(c, str) and c for c in columns), "column names", "text", columns)
+        _must(len(set(columns)) == 3, "column names", "three of them", columns)
+        _must(config["kind"] in _KINDS, "kind", f"one of {_KINDS}", config["kind"])
+        transform, centre, steps = config["transform"], config["centre"], config["steps"]
+        _must(transform in ("none", "log"), "transform", "'none' or 'log'", transform)
+        finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= _LARGEST
+        _must(finite, "centre", "a positive number", centre)
+        _must(_is_int(steps, 1, _MAX_STEPS), "steps", f"1 to {_MAX_STEPS:,}", steps)
+        numeric, categorical = config["numeric"], config["categorical"]
+        for key, value in (("numeric", numeric), ("categorical", categorical)):
+            _must(isinstance(value, list), key, "a list", type(value).__name__)
+        count = len(numeric) + len(categorical)
+        _must(count <= _MAX_COLUMNS, "static columns", f"at most {_MAX_COLUMNS}", count)
+        categories: dict[str, tuple[str, ...]] = {}
+        statics = list(numeric)
+        for entry in categorical:
+            entry = _closed(entry, ("name", "categories"), "categorical")
+            name, known = entry["name"], entry["categories"]
+            _must(isinstance(known, list), "categories", "a list", type(known).__name__)
+            _must(
+                len(known) <= _MAX_CATEGORIES,
+                "categories",
+                f"at most {_MAX_CATEGORIES}",
+                len(known),
+            )
+            _must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
+            _must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
+            statics.append(name)
+            if isinstance(name, str):
+                categories[name] = tuple(known)
+        _must(all(isinstance(s, str) for s in statics), "static columns", "text", statics[:3])
+        distinct = len(set(statics)) == len(statics) and columns[0] not in statics
+        _must(distinct, "static columns", "distinct names", statics[:3])
+        spacing = config["spacing"]
+        if spacing is not None:
+            spacing = Spacing.from_config(spacing)
+
+        shapes = {
+            "location": (steps,),
+            "scaling": (steps,),
+            "numeric_scaling": (len(numeric), 4),
+        }
+        _must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
+        checked: dict[str, np.ndarray] = {}
+        for name, shape in shapes.items():
+            values = np.asarray(arrays[name])
+            _must(values.shape == shape, name, f"shape {shape}", values.shape)
+            _must(values.dtype == np.float64, name, "float64", values.dtype)
+            _must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
+            checked[name] = values.copy()
+        rules = checked["numeric_scaling"]
+        _must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
+        positive = (rules[:, [0, 2]] >= 0).all() and np.isin(rules[:, 3], (0, 1)).all()
+        _must(bool(positive), "numeric_scaling", "c >= 0, gain >= 0, a flag of 0 or 1", "others")
+        return cls(
+            columns[0],
+            columns[1],
+            columns[2],
+            config["kind"],
+            transform,
+            centre,
+            checked["location"],
+            checked["scaling"],
+            tuple(numeric),
+            rules,
+            categories,
+            spacing,
+        )
+
+    # -- private -----------------------------------------------------------------------
+
+    @property
+    def _has_static(self) -> bool:
+        return bool(self.numeric or self.categories)
+
+    @property
+    def _static_columns(self) -> dict[str, str]:
+        columns = dict.fromkeys(self.numeric, "numeric")
+        return columns | dict.fromkeys(self.categories, "categorical")
+
+    def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return location and scaling of the steps along the last axis."""
+        if not _is_int(first_step, 1):
+            raise ArgumentError(f"first_step: expected a step from 1; received {first_step!r}.")
+        if not values.ndim:
+            raise ArgumentError("Expected steps along the last axis; received a single number.")
+        at = np.arange(first_step - 1, first_step - 1 + values.shape[-1])
+        at = np.minimum(at, self.steps - 1)
+        return self.location[at], self.scaling[at]
+
+    def _grid(self, parsed: _Parsed, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scaled y and mask, shape (rows, T), of the long rows."""
+        rows, long = len(parsed.ids), parsed.long
+        observed = np.zeros(0, bool) if long is None else ~np.isnan(long.y)
+        width = max(self.steps, int(step[observed].max(initial=0)))
+        _check_cells(rows, width, "the panel")
+        y = np.zeros((rows, width), np.float32)
+        mask = np.zeros((rows, width), bool)
+        if long is not None:
+            row, at, values = parsed.row[observed], step[observed] - 1, long.y[observed]
+            if self.transform == "log":
+                values = np.log1p(values / self.centre)
+            hold = np.minimum(at, self.steps - 1)
+            z = (values - self.location[hold]) / self.scaling[hold]
+            y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
+            mask[row, at] = True
+        return y, mask
+
+    def _statics(
+        self, ids: list[Any], columns: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numeric and the categorical statics, with one warning for what is new."""
+        rows = len(ids)
+        numeric = np.zeros((rows, self.numeric_width), np.float32)
+        codes = np.zeros((rows, len(self.categories)), np.int32)
+        notes: list[str] = []
+
+        def note(name: str, what: str, affected: np.ndarray) -> None:
+            items = [ids[i] for i in affected[:3]]
+            more = f" and {len(affected) - 3} more" if len(affected) > 3 else ""
+            plural = "item" if len(affected) == 1 else "items"
+            notes.append(f"{name!r} {what} ({plural} {', '.join(map(repr, items))}{more})")
+
+        for j, name in enumerate(self.numeric):
+            centre, mean, gain, flagged = self.numeric_scaling[j]
+            values = columns[name]
+            missing = np.isnan(values)
+            if centre > 0:
+                values = np.log1p(np.maximum(values, 0.0) / centre)
+            z = np.clip((values - mean) * gain, -_STATIC_LIMIT, _STATIC_LIMIT)
+            numeric[:, j] = np.where(missing, 0.0, z)
+            numeric[:, len(self.numeric) + j] = missing * flagged
+            if missing.any():
+                note(name, "is missing", np.flatnonzero(missing))
+        for j, (name, known) in enumerate(self.categories.items()):
+            code: dict[str | None, int] = dict(
+                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
+            )
+            code[None] = _MISSING
+            values = columns[name].tolist()
+            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
+            if (codes[:, j] == _MISSING).any():
+                note(name, "is missing", np.flatnonzero(codes[:, j] == _MISSING))
+            unseen = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            if len(unseen):
+                new = sorted({values[i] for i in unseen})
+                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+                what = f"has {', '.join(map(repr, new[:3]))}{more}, never seen in training"
+                note(name, what, unseen)
+        if notes:
+            more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
+            warnings.warn(
+                "Static columns, taken as average or unknown: " + "; ".join(notes[:8]) + more + ".",
+                DataWarning,
+                stacklevel=3,  # the caller of panel
+            )
+        return numeric, codes
+
+
+# -- the grid of dates -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """The distance between two steps, where steps are dates.
+
+    Attributes
+    ----------
+    unit : {"microseconds", "months"}
+        A fixed distance, or one by the calendar (a quarter is 3 months, a year is 12).
+    count : int
+        How many of the unit.
+    month_end : bool
+        Whether every date is the last day of its month.
+    form : {"date", "datetime"}
+        How dates are written out.
+    """
+
+    unit: str
+    count: int
+    month_end: bool
+    form: str
+
+    def __str__(self) -> str:
+        if self.unit == "months":
+            text = f"{self.count} month" + "s" * (self.count > 1)
+            return text + " (month ends)" * self.month_end
+        return str(datetime.timedelta(microseconds=self.count))
+
+    def dates(self, origin: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Return the dates of steps, given the dates of step 1; shape (n,), datetime64[us]."""
+        if self.unit == "microseconds":
+            return origin + (step - 1) * np.timedelta64(self.count, "us")
+        day = origin.astype("datetime64[D]")
+        month = origin.astype("datetime64[M]") + (step - 1) * np.timedelta64(self.count, "M")
+        first = month.astype("datetime64[D]")
+        last = (month + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
+        in_month = day - origin.astype("datetime64[M]").astype("datetime64[D]")
+        # 31 January + 1 month is the last of February; the day of month comes from the origin
+        date = last if self.month_end else np.minimum(first + in_month, last)
+        return date.astype("datetime64[us]") + (origin - day)
+
+    def steps(self, date: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps of dates (int64) and whether each is on the grid (bool)."""
+        if self.unit == "microseconds":
+            passed = (date - origin).astype("timedelta64[us]").astype(np.int64)
+        else:
+            months = date.astype("datetime64[M]") - origin.astype("datetime64[M]")
+            passed = months.astype(np.int64)
+        step = passed // self.count + 1
+        return step, self.dates(origin, step) == date
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the fields as strict JSON."""
+        return {
+            "unit": self.unit,
+            "count": self.count,
+            "month_end": self.month_end,
+            "form": self.form,
+        }
+
+    @classmethod
+    def from_config(cls, config: Any) -> Spacing:
+        """Rebuild a spacing; ``ModelFileError`` on anything unexpected."""
+        config = _closed(config, ("unit", "count", "month_end", "form"), "spacing")
+        unit, count = config["unit"], config["count"]
+        month_end, form = config["month_end"], config["form"]
+        _must(unit in ("microseconds", "months"), "spacing unit", "a known one", unit)
+        most = 12_000 if unit == "months" else 10**17  # either is more than a thousand years
+        _must(_is_int(count, 1, most), "spacing count", f"1 to {most}", count)
+        _must(isinstance(month_end, bool), "month_end", "true or false", month_end)
+        _must(form in ("date", "datetime"), "spacing form", "'date' or 'datetime'", form)
+        return cls(unit, count, month_end, form)
+
+
+def _learn_spacing(long: _Long, row: np.ndarray, step_col: str) -> Spacing:
+    """Return the most common difference between an item's dates, by the calendar if it fits."""
+    order = np.lexsort((long.when, row))
+    when, sorted_row = long.when[order], row[order]
+    apart = (sorted_row[1:] == sorted_row[:-1]) & (when[1:] > when[:-1])
+    if not apart.any():
+        raise DataError(
+            f"{long.label}, column {step_col!r}: expected an item with two dates, to learn how "
+            "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
+            column=step_col,
+            item=long.ids[0],
+        )
+    form = long.form or "datetime"
+    difference = _most_common((when[1:] - when[:-1])[apart].astype(np.int64))
+    fixed = Spacing("microseconds", difference, False, form)
+    if difference < 28 * 86_400_000_000:
+        return fixed
+    month = when.astype("datetime64[M]").astype(np.int64)
+    count = _most_common(np.diff(month)[apart])
+    if not count:
+        return fixed
+    tomorrow = when.astype("datetime64[D]") + np.timedelta64(1, "D")
+    month_end = bool((tomorrow.astype("datetime64[M]").astype(np.int64) > month).all())
+    calendar = Spacing("months", count, month_end, form)
+    _, on_grid = calendar.steps(long.when, _first_dates(long.when, row, row.max() + 1)[row])
+    return calendar if on_grid.all() else fixed
+
+
+def _most_common(values: np.ndarray) -> int:
+    """Return the most frequent value, the smallest of equals."""
+    distinct, count = np.unique(values, return_counts=True)
+    return int(distinct[np.argmax(count)])
+
+
+def _first_dates(when: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
+    """Return the earliest date of each row, NaT where it has none."""
+    latest = np.iinfo(np.int64).max
+    first = np.full(rows, latest)
+    np.minimum.at(first, row, when.astype("datetime64[us]").astype(np.int64))
+    return np.where(first == latest, np.datetime64("NaT", "us"), first.astype("datetime64[us]"))
+
+
+def _steps(
+    parsed: _Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    origin: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the step of each long row (int64) and the date of each item's step 1."""
+    long, rows = parsed.long, len(parsed.ids)
+    if spacing is not None:
+        if origin is None:
+            origin = np.full(rows, "NaT", "datetime64[us]")
+        origin = np.asarray(origin).astype("datetime64[us]")
+    if long is None:
+        return np.zeros(0, np.int64), origin if spacing is not None else None
+    if (long.form is None) != (spacing is None):
+        expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
+        _fail(
+            long.label, names[1], f"{expected}, as in fit", received, parsed.ids[0], "Convert them."
+        )
+    if spacing is None:
+        return long.when.astype(np.int64), None
+    assert origin is not None  # made above
+    origin = np.where(np.isnat(origin), _first_dates(long.when, parsed.row, rows), origin)
+    step, on_grid = spacing.steps(long.when, origin[parsed.row])
+    good = on_grid & (step >= 1) & (step <= _MAX_STEPS)
+    if not good.all():
+        at = int(np.argmin(good))
+        start = np.datetime_as_string(origin[parsed.row[at]], unit="auto")
+        _fail(
+            long.label,
+            names[1],
+            f"dates {spacing} apart from the item's first, {start}",
+            np.datetime_as_string(long.when[at], unit="auto"),
+            long.ids[at],
+            "Correct the date, or number the steps 1, 2, ... yourself.",
+        )
+    return step, origin
+
+
+# -- what is learnt --------------------------------------------------------------------
+
+
+def _long_upper_tail(y: np.ndarray) -> bool:
+    """Return whether y has a long tail upwards, by its deciles: one outlier changes nothing."""
+    low, middle, high = np.quantile(y, (0.1, 0.5, 0.9))
+    return bool(high - middle > 1.5 * (middle - low))
+
+
+def _positive_median(values: np.ndarray) -> float:
+    positive = values[values > 0]
+    return max(float(np.median(positive)), 1 / _LARGEST) if len(positive) else 1.0
+
+
+def _location_and_scaling(z: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation at each step, float64.
+
+    A step with fewer than ten observations borrows the ones it lacks from the steps
+    around it, so that a single item does not decide. Steps without any are interpolated.
+    """
+    count = np.bincount(at)
+    there = np.flatnonzero(count)
+    n = count[there].astype(np.float64)
+    mean = np.bincount(at, z)[there] / n
+    means = np.zeros(len(count))
+    means[there] = mean
+    within = np.bincount(at, (z - means[at]) ** 2)[there]
+
+    def around(values: np.ndarray) -> np.ndarray:
+        return np.convolve(values, _NEIGHBOURS)[3:-3]
+
+    freedom = np.maximum(n - 1, 0)
+    pooled = within.sum() / max(freedom.sum(), 1.0)
+    # No item shares a step with another (a single item, say), or all agree: take the spread
+    # of all values; and if all are equal, their size.
+    largest = float(np.abs(z).max())
+    negligible = max(1e-9 * largest, 1 / _LARGEST) ** 2
+    if pooled <= negligible:
+        pooled = float(z.var())
+    if pooled <= negligible:
+        pooled = largest**2 if largest > 1 / _LARGEST else 1.0
+
+    near = around(n)
+    borrowed_mean = np.where(near > 0, around(n * mean) / np.where(near > 0, near, 1), mean)
+    near = around(freedom)
+    borrowed = np.where(near > 0, around(within) / np.where(near > 0, near, 1), pooled)
+    lacking = np.maximum(_ENOUGH - n, 0)
+    location = (n * mean + lacking * borrowed_mean) / (n + lacking)
+    variance = (within + lacking * borrowed) / (n + lacking)
+    # A step at which all training items agree must not blow up one that does not
+    deviation = np.sqrt(np.maximum(variance, np.maximum(0.01 * borrowed, 1e-6 * pooled)))
+    steps = np.arange(len(count))
+    return (
+        np.interp(steps, there, location),
+        np.exp(np.interp(steps, there, np.log(deviation))),
+    )
+
+
+def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Return (c or 0, mean, gain, flag) for a numeric static; see ``numeric_scaling``.
+
+    A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
+    c the median of its positive values.
+    """
+    seen = values[~np.isnan(values)]
+    flag = float(len(seen) < len(values))
+    if not len(seen):
+        return 0.0, 0.0, 0.0, flag
+    centre = 0.0
+    spread = seen.std()
+    if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
+        centre = _positive_median(seen)
+        seen = np.log1p(seen / centre)
+    mean, spread = float(seen.mean()), float(seen.std())
+    varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / _LARGEST)
+    return centre, mean, 1 / spread if varies else 0.0, flag
+
+
+def _vocabulary(values: np.ndarray, name: str) -> tuple[str, ...]:
+    known = sorted({value for value in values.tolist() if value is not None})
+    if len(known) > _MAX_CATEGORIES:
+        raise DataError(
+            f"Static column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
+            f"{len(known):,}. Leave the column out, or group its values.",
+            column=name,
+        )
+    return tuple(known)
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as it came: a narwhals frame, what to call it, and whether it is all text."""
+
+    frame: Any
+    label: str
+    kind: str
+    text: bool  # a CSV file: what a column means depends on what is asked of it
+
+
+@dataclass(frozen=True)
+class _Long:
+    """The series table: one entry a row."""
+
+    label: str
+    ids: list[Any]
+    when: np.ndarray  # (N,) float64 steps, or datetime64[us]
+    form: str | None  # "date" or "datetime"; None for steps
+    y: np.ndarray  # (N,) float64, NaN where not observed
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """Both tables, checked one by one and against each other."""
+
+    ids: list[Any]  # the items, in the panel's order
+    kind: str
+    long: _Long | None
+    row: np.ndarray  # (N,) int64: the item of each long row
+    static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
+
+
+def _parse(
+    series: Any,
+    static: Any,
+    names: tuple[str, str, str],
+    wanted: dict[str, str] | None,
+    items: list[Any] | None = None,
+) -> _Parsed:
+    """Read and check both tables.
+
+    ``wanted`` gives the static columns of the fit and their kinds (None: this is the fit);
+    ``items`` the known items, if the table may speak of no others.
+    """
+    table = None if series is None else _open(series, "series", "Y")
+    statics = None if static is None else _open(static, "static", "X")
+    if table is not None and statics is not None:
+        arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
+        if arrays[0] != arrays[1]:
+            raise DataError(
+                "Expected two tables or two arrays; received "
+                + ("an array Y and a static table." if arrays[0] else "a series table and X.")
+            )
+    if isinstance(table, np.ndarray) or isinstance(statics, np.ndarray):
+        assert not isinstance(table, _Table)  # both are arrays, or None
+        assert not isinstance(statics, _Table)
+        return _parse_arrays(table, statics, wanted, items)
+
+    kind = next(source.kind for source in (table, statics) if source is not None)
+    long_ids = static_ids = None
+    if table is not None:
+        _check_columns(table, names)
+        long_ids = _ids(table, names[0])
+    if statics is not None:
+        _check_columns(statics, names[:1])
+        static_ids = _ids(statics, names[0])
+    known, other = (static_ids, statics) if items is None else (items, None)
+    if long_ids is not None and known is not None:
+        long_ids, known = _agree(long_ids, table, known, other, names[0])
+    if items is None:
+        static_ids = known
+    long = None
+    if table is not None and long_ids is not None:
+        when, form = _when(table, names[1], long_ids)
+        long = _Long(table.label, long_ids, when, form, _y(table, names[2], long_ids))
+
+    ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
+    position = dict(zip(ids, range(len(ids)), strict=True))
+    if len(position) < len(ids):
+        item = _first_repeated(ids)
+        label = "The known items" if statics is None else statics.label
+        _fail(label, names[0], "one row an item", "another row", item, "Keep one of them.")
+    row = np.zeros(0, np.int64)
+    if long is not None:
+        row = np.fromiter(map(position.get, long.ids, repeat(-1)), np.int64, len(long.ids))
+        if (row < 0).any():
+            item = long.ids[int(np.argmax(row < 0))]
+            where = "the static table" if items is None else "the known items"
+            _fail(
+                long.label,
+                names[0],
+                f"items of {where}",
+                "one that is not there",
+                item,
+                f"Add it to {where}, or take it out of the series.",
+            )
+    columns = {}
+    if statics is not None and static_ids is not None:
+        columns = _static_columns(statics, names[0], static_ids, wanted)
+    return _Parsed(ids, kind, long, row, columns)
+
+
+def _parse_arrays(
+    table: np.ndarray | None,
+    statics: np.ndarray | None,
+    wanted: dict[str, str] | None,
+    items: list[Any] | None,
+) -> _Parsed:
+    """As ``_parse``, for ``Y (n, T)`` and ``X (n, f)``; the ids are 0..n-1."""
+    columns: dict[str, np.ndarray] = {}
+    if statics is not None:
+        x = _matrix(statics, "X", "(n, f)")
+        columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
+        if wanted is not None:
+            _same_columns("X", list(columns), wanted)
+        elif len(columns) > _MAX_COLUMNS:
+            raise DataError(f"X: expected at most {_MAX_COLUMNS} columns; received {len(columns)}.")
+    first = statics if table is None else table
+    assert first is not None  # one of them is given
+    n = len(first)
+    if not n:
+        raise DataError("Expected at least one item; received an array without rows.")
+    if items is not None and len(items) != n:
+        raise DataError(f"Y: expected a row for each of {len(items)} known items; received {n}.")
+    ids = list(range(n)) if items is None else items
+    if table is None:
+        return _Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns)
+    y = _matrix(table, "Y", "(n, T)")
+    if statics is not None and len(statics) != n:
+        raise DataError(
+            f"Expected a row an item in Y and in X; received {n} rows in Y and {len(statics)} in X."
+        )
+    if y.shape[1] > _MAX_STEPS:
+        raise DataError(f"Y: expected at most {_MAX_STEPS:,} steps; received {y.shape[1]:,}.")
+    row, at = np.nonzero(~np.isnan(y))
+    long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
+    return _Parsed(ids, "arrays", _Long("Y", long_ids, at + 1.0, None, y[row, at]), row, columns)
+
+
+def _open(source: Any, role: str, letter: str) -> _Table | np.ndarray:
+    """Return a ``_Table``, or the array that was handed in."""
+    if isinstance(source, (str, PathLike)):
+        table = _open_path(Path(source), role)
+    else:
+        label = f"The {role} table"
+        try:
+            frame = nw.from_native(source, pass_through=True)
+            if isinstance(frame, nw.LazyFrame):
+                frame = frame.collect()
+        except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
+            raise DataError(f"{label}: {error}") from error
+        if not isinstance(frame, nw.DataFrame):
+            return _array(source, role, letter)
+        kind = frame.implementation.value
+        if kind not in _KINDS:
+            raise DataError(f"{label}: expected one of {_KINDS}; received {kind!r}.")
+        table = _Table(frame, label, kind, False)
+    columns = list(table.frame.columns)
+    if len(set(columns)) < len(columns):
+        name = str(_first_repeated(columns))
+        raise DataError(f"{table.label}: expected unique names; {name!r} is there twice.")
+    if not len(table.frame):
+        raise DataError(
+            f"{table.label}: expected at least one row; received none"
+            + (f" (columns {columns[:5]})." if columns else ".")
+            + " To forecast from k = 0, leave the series table out." * (role == "series")
+        )
+    return table
+
+
+def _open_path(name: Path, role: str) -> _Table:
+    label = f"The {role} table {str(name)!r}"
+    ending = name.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        raise DataError(f"{label}: expected a .csv or a .parquet file; received {ending!r}.")
+    if not name.is_file():
+        raise DataError(f"{label}: expected a file; there is none.")
+    import polars as pl
+
+    try:
+        if ending == ".csv":
+            # As text: what a column means is settled when it is used, by all of its rows
+            frame = pl.read_csv(name, infer_schema=False)
+            frame = frame.with_columns(pl.all().replace("", None))
+        else:
+            frame = pl.read_parquet(name)
+    except (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        what = str(e).strip().split("\n")[0] or type(e).__name__
+        raise DataError(f"{label}: expected a {ending[1:]} table; cannot read it: {what}") from e
+    return _Table(nw.from_native(frame), label, "polars", ending == ".csv")
+
+
+def _array(source: Any, role: str, letter: str) -> np.ndarray:
+    try:
+        array = np.ma.filled(source, np.nan) if np.ma.isMaskedArray(source) else np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{letter}: expected a rectangular array, NaN where nothing was observed; "
+            f"received {type(source).__name__}: {error}"
+        ) from error
+    if array.ndim == 0:
+        raise DataError(
+            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
+            f"received {type(source).__name__}."
+        )
+    return array
+
+
+def _matrix(array: np.ndarray, letter: str, shape: str) -> np.ndarray:
+    """Return an array that was handed in as float64, checked."""
+    if array.ndim != 2:
+        raise DataError(f"{letter}: expected shape {shape}; received {array.shape}.")
+    if array.dtype.kind in "biuf":
+        values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
+    elif array.dtype == object:
+        flat, wrong = _object_floats(array.ravel().tolist())
+        values, bad = flat.reshape(array.shape), wrong.reshape(array.shape)
+    else:
+        values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
+    expected = "a number or NaN"
+    if not bad.any():
+        bad, expected = np.abs(values) > _LARGEST, "a finite number, or NaN"
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        name = letter if letter == "Y" else f"x{column + 1}"
+        raise DataError(
+            f"{letter}[{row}, {column}]: expected {expected}; received {array[row, column]!r}.",
+            column=name,
+            item=row,
+        )
+    return values
+
+
+def _ids(table: _Table, name: str) -> list[Any]:
+    """Return the id of each row: all whole numbers, or all of one other type."""
+    column = table.frame[name]
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        at = int(np.argmax(missing))
+        raise DataError(
+            f"{table.label}, column {name!r}: expected an id in every row; row {at + 1} has none.",
+            column=name,
+        )
+    if table.text:
+        whole = column.str.contains(_WHOLE).all()
+        return (column.cast(nw.Int64) if whole else column).to_list()
+    if column.dtype in (nw.Categorical, nw.Enum):
+        column = column.cast(nw.String)
+    ids = column.to_list()
+    if isinstance(column.dtype, (nw.List, nw.Array, nw.Struct)):
+        _fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "")
+    types = set(map(type, ids))
+    if types & {float, np.float64, np.float32}:  # pandas turns whole numbers into floats
+        for item in ids:
+            if not isinstance(item, (int, float, np.number)) or not float(item).is_integer():
+                _fail(table.label, name, "whole numbers or text", repr(item), item, "")
+        return [int(item) for item in ids]
+    if len(types) > 1 and not all(issubclass(t, numbers.Integral) for t in types):
+        first = type(ids[0])
+        item = next(item for item in ids if type(item) is not first)
+        _fail(
+            table.label,
+            name,
+            f"ids of one type ({first.__name__}, as in the first row)",
+            type(item).__name__,
+            item,
+            "Convert the column.",
+        )
+    return ids
+
+
+def _agree(
+    left: list[Any], left_table: _Table | None, right: list[Any], right_table: _Table | None, name
+) -> tuple[list[Any], list[Any]]:
+    """Return both lists of ids in one type; a CSV file's 7 may be the text '7'."""
+    kinds = [_id_kind(ids[0]) if ids else "" for ids in (left, right)]
+    if kinds[0] != kinds[1] and left and right:
+        if kinds == ["a whole number", "text"] and left_table is not None and left_table.text:
+            return list(map(str, left)), right
+        if kinds == ["text", "a whole number"] and right_table is not None and right_table.text:
+            return left, list(map(str, right))
+        other = "in the static table" if right_table is not None else "of the known items"
+        label = "The series table" if left_table is None else left_table.label
+        _fail(
+            label,
+            name,
+            f"{kinds[1]}, as {other} ({right[0]!r})",
+            kinds[0],
+            left[0],
+            "Convert one of the columns.",
+        )
+    return left, right
+
+
+def _id_kind(item: Any) -> str:
+    if isinstance(item, numbers.Integral) and not isinstance(item, (bool, np.bool_)):
+        return "a whole number"
+    return "text" if isinstance(item, str) else type(item).__name__
+
+
+def _id_array(ids: list[Any]) -> np.ndarray:
+    """Return ids as int64 if they are whole numbers, else as objects."""
+    if ids and all(_id_kind(item) == "a whole number" for item in ids):
+        try:
+            return np.array(ids, np.int64)
+        except OverflowError:
+            pass  # beyond int64: objects will do
+    out = np.empty(len(ids), object)
+    out[:] = ids
+    return out
+
+
+def _when(table: _Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str | None]:
+    """Return the step column as float64 steps, or as dates with their form."""
+    column = table.frame[name]
+    advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
+    expected = "a whole number from 1, or a date"
+
+    def fail(bad: np.ndarray) -> NoReturn:
+        at = int(np.argmax(bad))
+        received = "nothing" if missing[at] else repr(column.to_list()[at])
+        _fail(table.label, name, expected, received, ids[at], advice)
+
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        fail(missing)
+    dtype = column.dtype
+    if isinstance(dtype, nw.Date):
+        return _dates(column), "date"
+    if isinstance(dtype, nw.Datetime):
+        if dtype.time_zone is not None:  # the wall clock is what steps are counted by
+            column = column.dt.replace_time_zone(None)
+        return _dates(column), "datetime"
+    if isinstance(dtype, nw.Object):
+        values = column.to_list()
+        if all(isinstance(value, datetime.date) for value in values):
+            form = "datetime" if isinstance(values[0], datetime.datetime) else "date"
+            naive = [v.replace(tzinfo=None) if hasattr(v, "tzinfo") else v for v in values]
+            return np.array(naive, "datetime64[us]"), form
+    if isinstance(dtype, (nw.String, nw.Object, nw.Categorical, nw.Enum)):
+        texts = column.to_list()
+        if not (table.text and _is_number(texts[0])):
+            distinct = {text: isinstance(text, str) and _iso(text) for text in set(texts)}
+            bad = np.fromiter((distinct[text] is None for text in texts), bool, len(texts))
+            bad |= np.fromiter((distinct[text] is False for text in texts), bool, len(texts))
+            if bad.any():
+                fail(bad)
+            date = np.fromiter(map(distinct.__getitem__, texts), "datetime64[us]", len(texts))
+            midnight = bool((date == date.astype("datetime64[D]")).all())
+            return date, "date" if midnight else "datetime"
+    if isinstance(dtype, nw.Boolean):
+        fail(np.ones(len(ids), bool))
+    step, bad = _floats(column, table.text)
+    if not bad.any():
+        bad = ~((step >= 1) & (step <= _MAX_STEPS) & (step == np.floor(step)))
+        if (step > _MAX_STEPS).any():
+            expected += f" (a step is at most {_MAX_STEPS:,})"
+    if bad.any():
+        fail(bad)
+    return step, None
+
+
+def _dates(column: Any) -> np.ndarray:
+    return column.cast(nw.Datetime("us")).to_numpy().astype("datetime64[us]")
+
+
+def _iso(text: str) -> np.datetime64 | None:
+    if not _ISO.fullmatch(text.strip()):
+        return None
+    try:
+        return np.datetime64(text.strip(), "us")
+    except ValueError:  # 30 February
+        return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _y(table: _Table, name: str, ids: list[Any]) -> np.ndarray:
+    y, bad = _floats(table.frame[name], table.text)
+    expected = "a number, or nothing where it was not observed"
+    if not bad.any():
+        bad, expected = np.abs(y) > _LARGEST, "a finite number"
+    if bad.any():
+        at = int(np.argmax(bad))
+        value = table.frame[name].to_list()[at]
+        advice = "Leave the cell empty (null or NaN) if nothing was observed."
+        _fail(table.label, name, expected, repr(value), ids[at], advice)
+    return y
+
+
+def _static_columns(
+    table: _Table, id_col: str, ids: list[Any], wanted: dict[str, str] | None
+) -> dict[str, np.ndarray]:
+    """Return the static columns: float64 with NaN, or objects (text or None)."""
+    names = [name for name in table.frame.columns if name != id_col]
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(
+                f"{table.label}: expected columns named by text; received {name!r}.",
+                column=str(name),
+            )
+    if wanted is not None:
+        _same_columns(table.label, names, wanted)
+    elif len(names) > _MAX_COLUMNS:
+        raise DataError(
+            f"{table.label}: expected at most {_MAX_COLUMNS} columns; received {len(names)}."
+        )
+    columns: dict[str, np.ndarray] = {}
+    for name in names if wanted is None else wanted:
+        kind = None if wanted is None else wanted[name]
+        columns[name] = _static_column(table, name, ids, kind)
+    return columns
+
+
+def _same_columns(label: str, names: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise unless the static columns are those of the fit, in any order."""
+    names, wanted = list(names), list(wanted)
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{label}: expected a static column {name!r}, as in fit; received {names}.",
+                column=name,
+            )
+    for name in names:
+        if name not in wanted:
+            raise DataError(
+                f"{label}: expected the static columns of fit, {wanted}; received {name!r} too. "
+                "Leave it out.",
+                column=name,
+            )
+
+
+def _static_column(table: _Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
+    """Return one static column, as the kind of the fit or, without one, by its type."""
+    column = table.frame[name]
+    missing = column.is_null().to_numpy()
+    values, bad = _floats(column, table.text)
+    if kind is None:
+        kind = "categorical" if bad.any() else "numeric"
+        if table.text and 0 < bad.sum() < 0.1 * (~missing).sum():
+            at = int(np.argmax(bad))
+            warnings.warn(
+                f"{table.label}, column {name!r} is taken as categories, as "
+                f"{column.to_list()[at]!r} (item {ids[at]!r}) is not a number though most "
+                "values are. Leave the cell empty where a number is missing.",
+                DataWarning,
+                stacklevel=5,  # the caller of fit
+            )
+    at, expected, received = int(np.argmax(~missing)), "", None
+    if kind == "numeric" and bad.any():
+        at, expected = int(np.argmax(bad)), "a number, as in fit"
+        received = repr(column.to_list()[at])
+    elif kind == "numeric" and (np.abs(values) > _LARGEST).any():
+        at, expected = int(np.argmax(np.abs(values) > _LARGEST)), "a finite number"
+        received = repr(column.to_list()[at])
+    elif kind == "categorical" and not missing.all():
+        expected = "numbers, text, categories or booleans"
+        if not bad.any() and not table.text:
+            expected, received = "text, as in fit", f"{column.to_list()[at]!r} ({column.dtype})"
+        elif isinstance(column.dtype, nw.Object):
+            for i, value in enumerate(column.to_list()):
+                if not missing[i] and not isinstance(value, str):
+                    at, received = i, repr(value)
+                    break
+        elif not isinstance(column.dtype, (nw.String, nw.Categorical, nw.Enum)):
+            received = f"{column.to_list()[at]!r} ({column.dtype})"
+    if received is not None:
+        advice = "Convert the column, or leave it out of fit and predict."
+        _fail(table.label, name, expected, received, ids[at], advice)
+    if kind == "numeric":
+        return values
+    out = np.full(len(ids), None, object)
+    if not missing.all():
+        texts = np.array(column.cast(nw.String).to_list(), object)
+        there = ~missing & (texts != "")
+        out[there] = texts[there]
+    return out
+
+
+def _floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as float64, NaN where missing, and where it is not a number."""
+    missing = column.is_null().to_numpy()
+    dtype = column.dtype
+    if text:
+        import polars as pl
+
+        cell = column.to_native().str.strip_chars()
+        number = cell.cast(pl.Float64, strict=False)
+        if (number.is_null() & cell.is_not_null()).any():
+            truth = cell.str.to_lowercase().replace_strict(
+                {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
+            )
+            number = number.fill_null(truth)
+        bad = (number.is_null() & cell.is_not_null()).to_numpy()
+        return number.to_numpy().astype(np.float64), bad
+    if missing.all():
+        return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
+    if dtype.is_numeric() or isinstance(dtype, nw.Boolean):
+        values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
+        return values, np.zeros(len(values), bool)
+    if isinstance(dtype, nw.Object):
+        return _object_floats(
+            [None if m else v for v, m in zip(column.to_list(), missing, strict=True)]
+        )
+    return np.full(len(missing), np.nan), ~missing
+
+
+def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """As ``_floats``, for Python objects: numbers, booleans, decimals, None."""
+    out = np.full(len(values), np.nan)
+    bad = np.zeros(len(values), bool)
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        if isinstance(value, (numbers.Number, np.bool_)) and not isinstance(value, complex):
+            try:
+                out[i] = float(value)  # type: ignore[arg-type]
+            except OverflowError:
+                out[i] = np.inf
+        else:
+            bad[i] = True
+    return out, bad
+
+
+# -- checks ----------------------------------------------------------------------------
+
+
+def _fail(
+    label: str, column: str, expected: str, received: str, item: Any, advice: str
+) -> NoReturn:
+    message = f"{label}, column {column!r}: expected {expected}; received {received}"
+    raise DataError(f"{message} (item {item!r}). {advice}".strip(), column=column, item=item)
+
+
+def _check_columns(table: _Table, names: Iterable[str]) -> None:
+    columns = list(table.frame.columns)
+    for name in names:
+        if name not in columns:
+            hint = " Columns are separated by commas." * (table.text and len(columns) == 1)
+            raise DataError(
+                f"{table.label}: expected a column {name!r}; received {columns[:20]}." + hint,
+                column=name,
+            )
+
+
+def _check_points(
+    parsed: _Parsed, step: np.ndarray, names: tuple[str, str, str], all_missing: bool = True
+) -> None:
+    """Raise for a repeated (id, step), and for an item that was observed nowhere."""
+    long = parsed.long
+    if long is None or parsed.kind == "arrays":
+        return
+    place = parsed.row * (_MAX_STEPS + 1) + step
+    order = np.argsort(place, kind="stable")
+    twice = place[order][1:] == place[order][:-1]
+    if twice.any():
+        at = int(order[1:][twice].min())
+        _fail(
+            long.label,
+            names[1],
+            "each step of an item once",
+            f"step {step[at]} again" if long.form is None else f"{long.when[at]} again",
+            long.ids[at],
+            "Keep one row of them.",
+        )
+    if all_missing:
+        rows = np.bincount(parsed.row, minlength=len(parsed.ids))
+        observed = np.bincount(parsed.row[~np.isnan(long.y)], minlength=len(parsed.ids))
+        empty = (rows > 0) & (observed == 0)
+        if empty.any():
+            _fail(
+                long.label,
+                names[2],
+                "at least one observation an item",
+                "missing values everywhere",
+                parsed.ids[int(np.argmax(empty))],
+                "For a forecast from k = 0, leave the item out of the series table.",
+            )
+
+
+def _check_not_negative(parsed: _Parsed, target_col: str) -> None:
+    long = parsed.long
+    if long is not None and (long.y < 0).any():
+        at = int(np.argmax(long.y < 0))
+        _fail(
+            long.label,
+            target_col,
+            "no negative value (y is scaled by log1p)",
+            f"{long.y[at]:g}",
+            long.ids[at],
+            "Fit with transform='none' if negative values are right.",
+        )
+
+
+def _check_cells(rows: int, steps: int, what: str) -> None:
+    if rows * steps > _MAX_CELLS:
+        raise DataError(
+            f"Expected at most {_MAX_CELLS:,} cells in {what}; received {rows:,} items x "
+            f"{steps:,} steps. Is a step far too large, or the table for several calls?"
+        )
+
+
+def _first_repeated(ids: list[Any]) -> Any:
+    seen: set[Any] = set()
+    for item in ids:
+        if item in seen:
+            return item
+        seen.add(item)
+    return None
+
+
+def _is_int(value: Any, least: int, most: float = math.inf) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        return False
+    return least <= int(value) <= most
+
+
+def _must(good: bool, what: str, expected: str, received: Any) -> None:
+    if not good:
+        text = repr(received)
+        text = text if len(text) <= 80 else text[:77] + "..."
+        raise ModelFileError(f"Not a schema of ours: {what}: expected {expected}; received {text}.")
+
+
+def _closed(config: Any, keys: tuple[str, ...], what: str) -> dict[str, Any]:
+    """Return the mapping if it has these keys and no others."""
+    _must(isinstance(config, dict), what, "an object", type(config).__name__)
+    _must(set(config) == set(keys), what, f"the keys {sorted(keys)}", sorted(map(str, config)))
+    return config

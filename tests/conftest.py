@@ -1,0 +1,70 @@
+"""What all tests share: the backend, slow tests, small settings, the growth data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports Keras. A backend chosen from outside is kept.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from statecast.data import GROWTH, Growth, growth
+
+CI = os.environ.get("CI") == "true"
+
+# No deadline: the first example compiles, so its time says nothing. In CI the examples are
+# the same in every run, so that a red run is the change's doing.
+settings.register_profile(
+    "statecast",
+    deadline=None,
+    derandomize=CI,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("statecast")
+
+SMALL = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 2}
+
+
+def pytest_report_header() -> str:
+    return f"Keras backend: {os.environ['KERAS_BACKEND']}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CI or os.environ.get("SLOW"):
+        return
+    skip = pytest.mark.skip(reason="slow: runs where CI=true, or with SLOW=1")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Forecasters are small unless told otherwise, so that documented code runs in seconds."""
+    from statecast import Forecaster
+
+    defaults = Forecaster.__init__.__kwdefaults__ or {}
+    for name, value in SMALL.items():
+        assert name in defaults
+        monkeypatch.setitem(defaults, name, value)
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def growth_tables() -> Growth:
+    """The growth study as polars tables: series, static, folds."""
+    return growth()
+
+
+@pytest.fixture
+def growth_folder(tmp_path: Path) -> Path:
+    """A folder of its own with series.csv, static.csv and folds.csv of the growth study."""
+    for name in ("series", "static", "folds"):
+        (tmp_path / f"{name}.csv").write_bytes((GROWTH / f"{name}.csv").read_bytes())
+    return tmp_path
