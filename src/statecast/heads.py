@@ -1,0 +1,253 @@
+"""Heads: from the network's output to a distribution over the next value.
+
+A head is a small frozen description without weights. It says how many raw numbers it
+needs (``size``), maps them to parameters, and answers everything about the distribution
+from those. All functions work on tensors of the current Keras backend and treat the last
+axis as the parameters', whatever stands before it.
+
+The head's location moves with ``shift``: a forecaster's residual path adds the last value
+there, so that the network learns the change.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import ArgumentError
+
+
+class Head(ABC):
+    """A family of distributions over one value.
+
+    ``parameters`` is ``(..., size)``; ``y`` is ``(...)``; ``levels`` is ``(..., k)`` or
+    ``(k,)``, strictly between 0 and 1.
+    """
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many raw numbers the network gives for a value."""
+
+    @abstractmethod
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        """Raw numbers ``(..., size)`` and a shift ``(..., 1)`` to parameters ``(..., size)``."""
+
+    @abstractmethod
+    def location(self, parameters: Any) -> Any:
+        """The median, ``(..., 1)``: what a closed loop feeds back."""
+
+    def pool(self, parameters: Any, axis: int) -> Any:
+        """One distribution from an ensemble's: its quantiles are the members' mean quantiles
+        (Vincent 1912). That keeps the members' shape and width, where a mixture would add
+        their disagreement on top. Both families are linear in their parameters, so theirs
+        is the mean of the parameters.
+        """
+        from keras import ops
+
+        return ops.mean(parameters, axis=axis)
+
+    @abstractmethod
+    def mean(self, parameters: Any) -> Any:
+        """The mean, ``(...)``."""
+
+    @abstractmethod
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        """The quantiles ``(..., k)``; they never cross. At uniform levels this is a sample."""
+
+    @abstractmethod
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        """The log-density at ``y``, ``(...)``."""
+
+    @abstractmethod
+    def crps(self, parameters: Any, y: Any) -> Any:
+        """The continuous ranked probability score at ``y``, ``(...)``: what training minimises.
+
+        It is proper, in the units of ``y``, and an outlier moves it linearly
+        (Gneiting and Raftery 2007, JASA 102, eq. 20).
+        """
+
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SMALLEST = 1e-4  # of a scale, in scaled units: keeps a likelihood finite
+
+
+def _softplus_inverse(x: Any) -> Any:
+    return np.log(np.expm1(x))
+
+
+def _constant(values: Any, like: Any) -> Any:
+    """NumPy values as a tensor of ``like``'s dtype: PyTorch mixes no arrays with gradients."""
+    from keras import ops
+
+    return ops.convert_to_tensor(np.asarray(values, "float32"), dtype=like.dtype)
+
+
+@dataclass(frozen=True)
+class Normal(Head):
+    """The normal distribution; parameters: mean, standard deviation."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        mean = raw[..., :1] + shift
+        scale = ops.softplus(raw[..., 1:] + float(_softplus_inverse(0.5))) + _SMALLEST
+        return ops.concatenate([mean, scale], axis=-1)
+
+    def location(self, parameters: Any) -> Any:
+        return parameters[..., :1]
+
+    def mean(self, parameters: Any) -> Any:
+        return parameters[..., 0]
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
+        deviate = math.sqrt(2.0) * ops.erfinv(2.0 * levels - 1.0)
+        return parameters[..., :1] + parameters[..., 1:] * deviate
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        from keras import ops
+
+        mean, scale = parameters[..., 0], parameters[..., 1]
+        return -0.5 * ops.square((y - mean) / scale) - ops.log(scale) - _HALF_LOG_2PI
+
+    def crps(self, parameters: Any, y: Any) -> Any:
+        """Closed form: Gneiting et al. (2005), Monthly Weather Review 133, eq. 5."""
+        from keras import ops
+
+        mean, scale = parameters[..., 0], parameters[..., 1]
+        w = (y - mean) / scale
+        cdf = 0.5 * (1.0 + ops.erf(w / math.sqrt(2.0)))
+        density = ops.exp(-0.5 * ops.square(w) - _HALF_LOG_2PI)
+        return scale * (w * (2.0 * cdf - 1.0) + 2.0 * density - 1.0 / math.sqrt(math.pi))
+
+
+@dataclass(frozen=True)
+class Quantiles(Head):
+    """A distribution given by its quantiles, straight between them, exponential beyond.
+
+    The parameters are the quantiles themselves: a median and positive gaps on either
+    side, so they cannot cross. Each tail is exponential and takes up the density of the
+    outermost gap.
+    """
+
+    levels: Sequence[float] = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+
+    def __post_init__(self) -> None:
+        levels = tuple(float(level) for level in self.levels)
+        inside = all(0.0 < level < 1.0 for level in levels)
+        rising = all(a < b for a, b in zip(levels, levels[1:], strict=False))
+        if len(levels) < 3 or len(levels) % 2 == 0 or not inside or not rising:
+            raise ArgumentError(
+                "levels: expected an odd number (3 or more) of rising levels between 0 and 1, "
+                f"received {self.levels}."
+            )
+        if levels[len(levels) // 2] != 0.5:
+            raise ArgumentError(f"levels: the middle one must be 0.5, received {self.levels}.")
+        object.__setattr__(self, "levels", levels)
+
+    @property
+    def size(self) -> int:
+        return len(self.levels)
+
+    @property
+    def _middle(self) -> int:
+        return len(self.levels) // 2
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        # Untrained, the gaps are those of a normal distribution of half the data's spread.
+        levels = np.asarray(self.levels)
+        start = 0.5 * np.diff([_normal_deviate(level) for level in levels])
+        m = self._middle
+        below = ops.softplus(raw[..., :m] + _constant(_softplus_inverse(start[:m]), raw)) + _SMALLEST
+        above = ops.softplus(raw[..., m + 1 :] + _constant(_softplus_inverse(start[m:]), raw)) + _SMALLEST
+        median = raw[..., m : m + 1] + shift
+        below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
+        return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
+
+    def location(self, parameters: Any) -> Any:
+        return parameters[..., self._middle : self._middle + 1]
+
+    def mean(self, parameters: Any) -> Any:
+        from keras import ops
+
+        width = _constant(np.diff(self.levels), parameters)
+        centre = 0.5 * (parameters[..., 1:] + parameters[..., :-1])
+        low, high = self._tails(parameters)
+        first, last = self.levels[0], 1.0 - self.levels[-1]
+        inner = ops.sum(centre * width, axis=-1)
+        return (
+            inner
+            + first * (parameters[..., 0] - low[..., 0])
+            + last * (parameters[..., -1] + high[..., 0])
+        )
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)[..., None]
+        knots = self.levels
+        gaps = parameters[..., 1:] - parameters[..., :-1]
+        width = _constant(np.diff(knots), parameters)
+        share = ops.clip((levels - _constant(knots[:-1], parameters)) / width, 0.0, 1.0)
+        if len(share.shape) == 2:  # the same levels everywhere: nothing of size rows x k x gaps
+            inner = parameters[..., :1] + ops.matmul(gaps, ops.transpose(share))
+        else:
+            inner = parameters[..., :1] + ops.sum(gaps[..., None, :] * share, axis=-1)
+        low, high = self._tails(parameters)
+        below = ops.log(ops.clip(levels[..., 0] / knots[0], 1e-30, 1.0))
+        above = ops.log(ops.clip((1.0 - levels[..., 0]) / (1.0 - knots[-1]), 1e-30, 1.0))
+        return inner + low * below - high * above
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        from keras import ops
+
+        y = y[..., None]
+        gaps = parameters[..., 1:] - parameters[..., :-1]
+        density = _constant(np.diff(self.levels), parameters) / gaps
+        within = ops.cast((y >= parameters[..., :-1]) & (y < parameters[..., 1:]), density.dtype)
+        low, high = self._tails(parameters)
+        first, last = parameters[..., :1], parameters[..., -1:]
+        under = math.log(self.levels[0]) - ops.log(low) + ops.minimum(y - first, 0.0) / low
+        over = math.log1p(-self.levels[-1]) - ops.log(high) - ops.maximum(y - last, 0.0) / high
+        inside = ops.sum(within * ops.log(density), axis=-1, keepdims=True)
+        return ops.where(y < first, under, ops.where(y >= last, over, inside))[..., 0]
+
+    def crps(self, parameters: Any, y: Any) -> Any:
+        """Twice the mean pinball loss over the levels: the score's integral by its sum."""
+        from keras import ops
+
+        levels = _constant(self.levels, parameters)
+        error = y[..., None] - parameters
+        return 2.0 * ops.mean(ops.maximum(levels * error, (levels - 1.0) * error), axis=-1)
+
+    def _tails(self, parameters: Any) -> tuple[Any, Any]:
+        """The scale of the exponential below and above, each ``(..., 1)``."""
+        levels = self.levels
+        first = levels[0] / (levels[1] - levels[0])
+        last = (1.0 - levels[-1]) / (levels[-1] - levels[-2])
+        low = first * (parameters[..., 1:2] - parameters[..., :1])
+        high = last * (parameters[..., -1:] - parameters[..., -2:-1])
+        return low, high
+
+
+def _normal_deviate(level: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(level)
+
+
+HEADS: Mapping[str, type[Head]] = {"normal": Normal, "quantiles": Quantiles}
