@@ -1,0 +1,745 @@
+"""``Forecaster``: what an item is and how it began in, the rest out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from types import NoneType
+from typing import Any
+
+import keras
+import numpy as np
+
+from statecast.cells import CELLS, Stack, within
+from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
+from statecast.heads import HEADS
+from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
+from statecast.state import State, read_safetensors, strict_json, write_whole
+from statecast.table import Panel, Schema
+from statecast.training import train
+
+FORMAT = "statecast-model"
+VERSION = 1
+_HEADER_CAP = 16 * 1024 * 1024  # bytes
+_CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
+_LARGEST = {"units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``Forecaster``, checked. See there."""
+
+    units: int
+    layers: int
+    cell: str
+    head: str
+    conditioning: str
+    ensemble: int
+    encoding: int
+    depth: int
+    transform: str
+    epochs: int
+    batch_size: int | None
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    seed: int
+    id_col: str
+    step_col: str
+    target_col: str
+
+    def __post_init__(self) -> None:
+        choices = {
+            "cell": tuple(CELLS),
+            "head": tuple(HEADS),
+            "conditioning": CONDITIONINGS,
+            "transform": ("auto", "none", "log"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ArgumentError(
+                    f"{name}: expected one of {list(allowed)}, received {getattr(self, name)!r}."
+                )
+        for name in (*_LARGEST, "epochs", "patience", "batch_size"):
+            value = getattr(self, name)
+            if name == "batch_size" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"{name}: expected a whole number >= 1, received {value!r}.")
+            if value > _LARGEST.get(name, value):
+                raise ArgumentError(f"{name}: expected at most {_LARGEST[name]}, received {value}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ArgumentError(f"seed: expected a whole number >= 0, received {self.seed!r}.")
+        for name, least in (("learning_rate", "above 0"), ("weight_decay", "0 or above")):
+            value = getattr(self, name)
+            real = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not real or not 0 <= value < float("inf") or (name == "learning_rate" and not value):
+                raise ArgumentError(f"{name}: expected a number {least}, received {value!r}.")
+        for name in ("id_col", "step_col", "target_col"):
+            if not isinstance(getattr(self, name), str):
+                raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
+
+
+class Forecaster:
+    """Forecast the rest of a sequence from what an item is and how it began.
+
+    One fitted model serves every prefix length k from 0 up. The static features X set the
+    initial state of a recurrent network, the first k observations advance it, and the
+    network runs on from there. It is trained on all prefixes at once, as an ensemble in
+    one batched run.
+
+    Parameters
+    ----------
+    units, layers : int
+        Width and number of the recurrent layers.
+    cell : {"lstm", "gru", "simple_rnn"}
+    head : {"quantiles", "normal"}
+        The family of the predicted distributions.
+    conditioning : {"both", "state", "inputs"}
+        Where X enters: the initial state, the inputs of every step, or both.
+    ensemble : int
+        Members; each holds out its own share of the items and stops by it.
+    encoding, depth : int
+        Width of the encoded X, and the depth of the map from there to the initial state.
+    transform : {"auto", "log", "none"}
+        Of y before scaling. ``"auto"`` takes the logarithm for skewed, non-negative data.
+    epochs, batch_size, learning_rate, weight_decay, patience
+        Of the training; ``patience`` is in epochs without any member improving.
+    seed : int
+        The same seed gives the same fit, and the same sample paths.
+    id_col, step_col, target_col : str
+        Column names of the series table.
+
+    Attributes
+    ----------
+    schema : Schema
+        What was learnt about the tables.
+    history : dict of str to list of float
+        Per epoch: ``loss``, ``crps``, ``val_loss``, ``val_crps`` (scaled units).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(20, 1))
+    >>> Y = X + 0.1 * rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, X, verbose=0)
+    >>> f.predict(Y[:3, :2], X[:3], until=6)["statecast"].shape
+    (3, 6)
+    """
+
+    def __init__(
+        self,
+        *,
+        units: int = 32,
+        layers: int = 1,
+        cell: str = "lstm",
+        head: str = "quantiles",
+        conditioning: str = "both",
+        ensemble: int = 8,
+        encoding: int = 16,
+        depth: int = 1,
+        transform: str = "auto",
+        epochs: int = 50,
+        batch_size: int | None = None,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.01,
+        patience: int = 15,
+        seed: int = 0,
+        id_col: str = "unique_id",
+        step_col: str = "ds",
+        target_col: str = "y",
+    ) -> None:
+        given = dict(locals())
+        del given["self"]
+        self.settings = Settings(**given)
+        self.history: dict[str, list[float | None]] = {}
+        self._schema: Schema | None = None
+
+    # -- the verbs -------------------------------------------------------------------
+
+    def fit(
+        self,
+        series: Any,
+        static: Any = None,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: Any = "auto",
+    ) -> Forecaster:
+        """Learn from a table of series and a table of static features.
+
+        Parameters
+        ----------
+        series : table, path or array
+            Long: a row an item and step, columns ``unique_id, ds, y`` (or as named at
+            construction); ``ds`` a whole number from 1, or a date. pandas, polars, Arrow;
+            the path of a CSV or Parquet file; or an array ``(items, steps)`` with NaN
+            where nothing was observed.
+        static : table, path or array, optional
+            A row an item: ``unique_id`` and its features, numbers or text; or an array
+            ``(items, features)``.
+        callbacks : sequence of keras.callbacks.Callback
+        verbose : "auto", 0, 1 or 2
+            As in Keras.
+
+        Returns
+        -------
+        The forecaster itself. A fit that fails leaves it as it was; Ctrl-C ends the fit
+        and keeps the best epoch so far.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used; the message names the column and the first item.
+        """
+        s = self.settings
+        schema = Schema.fit(
+            series,
+            static,
+            id_col=s.id_col,
+            step_col=s.step_col,
+            target_col=s.target_col,
+            transform=s.transform,
+        )
+        panel = schema.panel(series, static, for_fit=True)
+        decoder, options = self._plan(schema)
+        network = Network(decoder, **options, seed=s.seed)
+        history = train(
+            network,
+            panel,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            patience=s.patience,
+            seed=s.seed,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        self._adopt(schema, network, history)
+        return self
+
+    def predict(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: int,
+        level: Sequence[float] = (80,),
+        quantiles: Sequence[float] = (),
+        state: State | None = None,
+    ) -> Any:
+        """Forecast the rest: for each item the steps after its prefix, up to ``until``.
+
+        Parameters
+        ----------
+        series : table, path or array, optional
+            The prefixes; k may differ from item to item. An item of ``static`` that is not
+            here has k = 0.
+        static : table, path or array, optional
+            The same columns as in ``fit``.
+        until : int
+            The last step to forecast, counted from 1.
+        level : sequence of float
+            Central intervals to give, in percent.
+        quantiles : sequence of float
+            Further quantiles to give, between 0 and 1.
+        state : State, optional
+            Go on from here, in place of ``series`` and ``static``.
+
+        Returns
+        -------
+        A table of the kind that came in: the id, the step, ``statecast`` (the median), and
+        ``statecast-lo-80``, ``statecast-hi-80``, ... and ``statecast-q-0.1``, ... For arrays,
+        a dict of arrays ``(items, until)``, NaN on the prefix.
+
+        Raises
+        ------
+        DataError
+            Tables that cannot be used, or ``until`` not beyond an item's prefix.
+        StateError
+            A state that this forecaster did not make.
+        """
+        columns = {"statecast": 0.5}
+        for percent in level:
+            if not 0 < percent < 100:
+                raise ArgumentError(f"level: expected percent between 0 and 100, got {percent}.")
+            columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
+            columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
+        for quantile in quantiles:
+            if not 0 < quantile < 1:
+                raise ArgumentError(f"quantiles: expected between 0 and 1, got {quantile}.")
+            columns[f"statecast-q-{quantile:g}"] = quantile
+        levels = list(columns.values())
+        if state is None:
+            panel = self.schema.panel(series, static)
+            known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
+            self._check_until(until, ids, known)
+            values = self.quantiles(panel, until, levels)
+        else:
+            self._check_state(state, series, static)
+            (known, ids, origin), kind = self._position(state), None
+            self._check_until(until, ids, known)
+            values = self._rest_of(state, known, until, levels)
+        named = {name: values[..., i] for i, name in enumerate(columns)}
+        return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind)
+
+    def quantiles(self, panel: Panel, until: int, levels: Sequence[float]) -> np.ndarray:
+        """The forecast of a panel as an array, in original units.
+
+        Every step is forecast from X and what ``panel.mask`` shows before it, so steps
+        within the prefix hold forecasts of one step ahead.
+
+        Parameters
+        ----------
+        panel : Panel
+            As ``schema.panel`` makes it.
+        until : int
+            The last step.
+        levels : sequence of float
+            Between 0 and 1.
+
+        Returns
+        -------
+        array, float64, ``(rows, until, len(levels))``
+        """
+        parts = []
+        for part in _chunks(len(panel.ids)):
+            leaves = self._start(panel.take(part))
+            value, observed = _steps(panel.y[part], until), _steps(panel.mask[part], until)
+            parameters, _ = self._advance(leaves, value, observed, np.ones_like(observed))
+            parts.append(self._levels(parameters, levels))
+        return self._unscale(_joined(parts, (until, len(levels))))
+
+    def state(self, series: Any = None, static: Any = None) -> State:
+        """The state of each item after X and its prefix: where its next step starts.
+
+        Returns
+        -------
+        State
+            A row an item, with the items' ids; leaves ``(rows, members, ...)``.
+        """
+        return self._state_of(self.schema.panel(series, static))
+
+    def update(self, state: State, new_rows: Any) -> State:
+        """Advance items by their new observations: O(1) each, equal to a full re-run.
+
+        Parameters
+        ----------
+        state : State
+            From ``state`` or ``update``; it is left as it was.
+        new_rows : table or path
+            Columns as in ``fit``; any of the state's items, each at steps after those it
+            has. A step left out is a gap.
+
+        Returns
+        -------
+        State
+            All rows of ``state``, those with new observations advanced.
+
+        Raises
+        ------
+        DataError
+            A step that is not new, an item that the state does not have.
+        StateError
+            A state that this forecaster did not make.
+        """
+        self._check_state(state)
+        known, ids, origin = self._position(state)
+        new = self.schema.new_rows(new_rows, ids, known=known, origin=origin)
+        leaves = dict(state.at_rest().leaves)
+        if new.origin is not None:
+            leaves["origin"] = new.origin.astype("int64")
+        rows = np.flatnonzero(new.known)
+        if len(rows):
+            # Each row goes on after the steps it has; what lies between them is a gap.
+            more = (new.known - known)[rows, None]
+            ahead = np.arange(more.max())
+            at = np.minimum(known[rows, None] + ahead, new.y.shape[1] - 1)
+            value, seen = new.y[rows[:, None], at], new.mask[rows[:, None], at]
+            moved = {name: leaf[rows] for name, leaf in leaves.items()}
+            _, moved = self._advance(moved, value, seen, ahead < more)
+            for name, leaf in moved.items():
+                leaves[name] = leaves[name].copy()
+                leaves[name][rows] = leaf
+        return State(leaves, ids, self.fingerprint)
+
+    def simulate(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: int,
+        paths: int = 200,
+        state: State | None = None,
+    ) -> Paths:
+        """Joint sample paths of the rest.
+
+        A path is drawn step by step, each draw taken in as if it had been observed. The
+        paths then keep their ranks at every step and take the values of the forecast's
+        quantiles there (ensemble copula coupling, Schefzik et al. 2013), so that paths
+        and ``predict`` agree. An item's draws depend on the seed and its id alone.
+
+        Parameters
+        ----------
+        series, static, until, state
+            As in ``predict``.
+        paths : int
+            How many.
+
+        Returns
+        -------
+        Paths
+        """
+        if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
+            raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
+        kind = None
+        if state is None:
+            panel = self.schema.panel(series, static)
+            state, kind = self._state_of(panel), panel.kind
+        else:
+            self._check_state(state, series, static)
+        known, ids, origin = self._position(state)
+        self._check_until(until, ids, known)
+        values = np.full((len(ids), paths, until), np.nan, "float32")
+        levels = (np.arange(paths) + 0.5) / paths
+        for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
+            part = state.take(rows)
+            drawn = self._draw(part, known[rows], until, paths)
+            ranks = drawn.argsort(axis=1).argsort(axis=1)
+            marginal = self._rest_of(part, known[rows], until, levels)
+            marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
+            values[rows] = np.take_along_axis(marginal, ranks, axis=1)
+        return Paths(ids, known, values, self.schema, origin, kind)
+
+    def clone(self) -> Forecaster:
+        """An unfitted forecaster with the same settings."""
+        return Forecaster(**asdict(self.settings))
+
+    # -- files -----------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted forecaster as one safetensors file, readable on every backend.
+
+        The file appears whole or not at all.
+        """
+        from safetensors.numpy import save
+
+        schema, arrays = self.schema.to_config()
+        config = {
+            "settings": asdict(self.settings),
+            "schema": schema,
+            "history": self.history,
+            "statecast": version("statecast"),
+        }
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "config": json.dumps(config, allow_nan=False),
+        }
+        tensors = {f"network/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"schema/{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
+        write_whole(path, save(tensors, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Forecaster:
+        """Read a forecaster that ``save`` wrote.
+
+        Nothing in the file is executed: the model is rebuilt by this code from a strict
+        JSON header, and every shape is checked before anything is allocated.
+
+        Raises
+        ------
+        ModelFileError
+            Missing, truncated, an oversized header, another version, or not ours.
+        """
+        metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
+        try:
+            config = strict_json(metadata.get("config", ""))
+            expected = {"settings", "schema", "history", "statecast"}
+            if not isinstance(config, dict) or set(config) != expected:
+                raise ValueError(f"expected the entries {sorted(expected)}")
+            names = {field.name for field in fields(Settings)}
+            if not isinstance(config["settings"], dict) or set(config["settings"]) != names:
+                raise ValueError(f"settings: expected {sorted(names)}")
+            forecaster = cls(**config["settings"])
+            history = _checked_history(config["history"])
+            schema = Schema.from_config(config["schema"], within(tensors, "schema"))
+            weights = within(tensors, "network")
+            decoder, options = forecaster._plan(schema)
+            shapes = Network.weight_shapes(decoder, **options)
+            if set(weights) != set(shapes):
+                raise ValueError("the weights are not those of the settings")
+            for name, shape in shapes.items():
+                if weights[name].shape != shape or weights[name].dtype != np.float32:
+                    raise ValueError(
+                        f"weight {name}: expected float32 {shape}, "
+                        f"received {weights[name].dtype} {weights[name].shape}"
+                    )
+        except ValueError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        network = Network(decoder, **options, seed=0)
+        for name, variable in network.weight_map().items():
+            variable.assign(weights[name])
+        forecaster._adopt(schema, network, history)
+        return forecaster
+
+    # -- what was fitted -------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema:
+        """What was learnt about the tables."""
+        if self._schema is None:
+            raise NotFittedError("This Forecaster is not fitted: call fit or load first.")
+        return self._schema
+
+    @property
+    def network(self) -> Network:
+        """The Keras model inside."""
+        self.schema  # noqa: B018  raises where nothing is fitted
+        return self._network
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights: the states they make carry it."""
+        return self._fingerprint
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _plan(self, schema: Schema) -> tuple[Decoder, dict[str, Any]]:
+        """The network's parts for tables of this schema."""
+        s = self.settings
+        featured = schema.numeric_width or schema.cardinalities
+        decoder = Decoder(
+            stack=Stack([CELLS[s.cell](s.units) for _ in range(s.layers)]),
+            head=HEADS[s.head](),
+            horizon=schema.steps,
+            static=s.encoding if featured and s.conditioning != "state" else 0,
+        )
+        options = {
+            "numeric": schema.numeric_width,
+            "cardinalities": schema.cardinalities,
+            "members": s.ensemble,
+            "encoding": s.encoding,
+            "conditioning": s.conditioning,
+            "depth": s.depth,
+        }
+        return decoder, options
+
+    def _adopt(self, schema: Schema, network: Network, history: dict[str, list[float | None]]) -> None:
+        self._schema, self._network = schema, network
+        # Strict JSON knows no NaN; a diverged epoch is None.
+        self.history = {
+            name: [float(v) if v is not None and np.isfinite(v) else None for v in values]
+            for name, values in history.items()
+        }
+        self._models = Start(network), Advance(network), Sample(network)
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in self._weights().items():
+            digest.update(name.encode())
+            digest.update(value.tobytes())
+        self._fingerprint = digest.hexdigest()
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {
+            name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
+            for name, weight in self.network.weight_map().items()
+        }
+
+    def _state_of(self, panel: Panel) -> State:
+        steps = int(panel.known.max(initial=0))
+        leaves = self._start(panel)
+        active = np.arange(1, steps + 1) <= panel.known[:, None]
+        _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active)
+        if panel.origin is not None:
+            leaves["origin"] = panel.origin.astype("int64")
+        return State(leaves, panel.ids, self.fingerprint)
+
+    def _start(self, panel: Panel) -> dict[str, np.ndarray]:
+        return _batched(self._models[0], {"numeric": panel.numeric, "codes": panel.codes})
+
+    def _advance(
+        self, leaves: dict[str, np.ndarray], value: np.ndarray, seen: np.ndarray, active: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Pooled parameters ``(rows, steps, size)`` and the leaves after ``active`` steps."""
+        own = self._network.decoder.state_shapes
+        steps = value.shape[1]
+        if not steps:
+            size = self._network.decoder.head.size
+            return np.zeros((len(value), 0, size), "float32"), leaves
+        inputs = {name: leaves[name] for name in own}
+        inputs |= {
+            "value": _few_lengths(value.astype("float32")),
+            "observed": _few_lengths(seen.astype("float32")),
+            "active": _few_lengths(active.astype(bool)),
+        }
+        after = _batched(self._models[1], inputs)
+        return after.pop("parameters")[:, :steps], leaves | after
+
+    def _levels(self, parameters: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        levels = np.asarray(levels, "float32")
+        quantile = self._network.decoder.head.quantile
+        return keras.ops.convert_to_numpy(quantile(keras.ops.convert_to_tensor(parameters), levels))
+
+    def _unscale(self, scaled: np.ndarray) -> np.ndarray:
+        """``(rows, steps from 1, levels)`` to original units, float64."""
+        return np.moveaxis(self.schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
+
+    def _rest_of(
+        self, state: State, known: np.ndarray, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken."""
+        parts = []
+        for rows in _chunks(state.rows):
+            first = int(known[rows].min())
+            nothing = np.zeros((len(rows), until - first), "float32")
+            leaves = dict(state.take(rows).leaves)
+            parameters, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing))
+            scaled = self._levels(parameters, levels)
+            parts.append(_aligned(scaled, known[rows], until))
+        return self._unscale(_joined(parts, (until, len(levels))))
+
+    def _draw(self, state: State, known: np.ndarray, until: int, paths: int) -> np.ndarray:
+        """Scaled paths ``(rows, paths, until)``, drawn step by step."""
+        members, rows = self.settings.ensemble, state.rows
+        share = -(-paths // members)
+        first = int(known.min())
+        uniform = np.stack(
+            [self._stream(item).random((until, share * members), "float32") for item in state.ids]
+        )  # by step first: a longer forecast begins with the same draws
+        uniform = np.clip(uniform, 1e-6, 1 - 1e-6)
+        # Each row starts after its own prefix: its draws are shifted to there.
+        steps = np.minimum(known[:, None] + np.arange(until - first), until - 1)
+        uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
+        uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
+        inputs = dict(state.fork(share).leaves)
+        inputs.pop("origin", None)
+        uniform = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
+        drawn = _batched(self._models[2], inputs | {"uniform": uniform})[..., : until - first]
+        drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
+        return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
+
+    def _stream(self, item: Any) -> np.random.Generator:
+        """An item's own random numbers: they do not depend on its neighbours."""
+        text = f"{self.settings.seed}/{type(item).__name__}/{item}".encode()
+        key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
+        return np.random.Generator(np.random.Philox(key=key))
+
+    def _position(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Per row of a state: the steps taken, the id, the date of step 1."""
+        rest = state.at_rest()
+        known = rest["step"][:, 0, 0].astype(int)
+        origin = rest["origin"].astype("datetime64[us]") if "origin" in rest.names else None
+        ids = np.arange(state.rows) if state.ids is None else state.ids
+        return known, ids, origin
+
+    def _check_state(self, state: State, series: Any = None, static: Any = None) -> None:
+        if series is not None or static is not None:
+            raise ArgumentError("Give either series and static, or state; received both.")
+        if not isinstance(state, State):
+            raise StateError(f"state: expected a State, received {type(state).__name__}.")
+        members = self.settings.ensemble
+        spec = {n: (members, *s) for n, s in self.network.decoder.state_shapes.items()}
+        if self.schema.spacing is not None:
+            spec["origin"] = ()
+        state.check(spec)
+        if state.fingerprint != self.fingerprint:
+            raise StateError(
+                "This state was made by other weights. States belong to the fit that made "
+                "them: make it again with this forecaster's `state`."
+            )
+
+    def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
+        if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
+            raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
+        late = np.flatnonzero(known >= until)
+        if len(late):
+            raise DataError(
+                f"until: expected a step beyond every item's prefix, received {until}; item "
+                f"{ids[late[0]]!r} is already observed up to step {known[late[0]]}. Ask for a "
+                "later step, or leave that item out.",
+                column=self.settings.step_col,
+                item=ids[late[0]],
+            )
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Joint sample paths.
+
+    Attributes
+    ----------
+    ids : array, ``(items,)``
+    known : array of int, ``(items,)``
+        Each item's prefix length; its paths begin at the step after.
+    values : array, float32, ``(items, paths, until)``
+        In original units, NaN on the prefix.
+    """
+
+    ids: np.ndarray
+    known: np.ndarray
+    values: np.ndarray
+    schema: Schema
+    origin: np.ndarray | None = None
+    kind: str | None = None
+
+    def table(self) -> Any:
+        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ..."""
+        named = {f"path-{i + 1}": self.values[:, i] for i in range(self.values.shape[1])}
+        return self.schema.table(
+            named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
+        )
+
+
+def _chunks(rows: int, size: int = _CHUNK) -> list[np.ndarray]:
+    return [np.arange(i, min(i + size, rows)) for i in range(0, rows, size)]
+
+
+def _joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros((0, *shape), "float32")
+
+
+def _steps(array: np.ndarray, until: int) -> np.ndarray:
+    """The first ``until`` columns, zeros where there are no more."""
+    return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))
+
+
+def _few_lengths(array: np.ndarray, value: Any = 0) -> np.ndarray:
+    """Steps, the last axis, padded to one or a multiple of eight: few lengths to compile."""
+    steps = array.shape[-1]
+    more = 0 if steps == 1 else -steps % 8
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)], constant_values=value)
+
+
+def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:
+    """``(rows, steps, ...)`` that begin after each row's prefix, put at their own steps."""
+    out = np.full((len(array), until, array.shape[2]), np.nan, array.dtype)
+    row, step = np.nonzero(np.arange(until) >= known[:, None])
+    out[row, step] = array[row, step - known[row]]
+    return out
+
+
+def _batched(model: keras.Model, inputs: dict[str, np.ndarray]) -> Any:
+    """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
+    rows = len(next(iter(inputs.values())))
+    parts = []
+    for chunk in _chunks(rows):
+        size = max(16, 1 << (len(chunk) - 1).bit_length())
+        padded = np.pad(chunk, (0, size - len(chunk)), mode="edge")
+        answer = model.predict_on_batch({name: value[padded] for name, value in inputs.items()})
+        parts.append(keras.tree.map_structure(lambda leaf, n=len(chunk): leaf[:n], answer))
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _checked_history(history: Any) -> dict[str, list[float | None]]:
+    numbers = isinstance(history, dict) and all(
+        isinstance(values, list) and all(isinstance(v, (int, float, NoneType)) for v in values)
+        for values in history.values()
+    )
+    if not numbers:
+        raise ValueError("history: expected lists of numbers")
+    return history

@@ -1,0 +1,215 @@
+"""How the network is trained: every prefix at once, each member on its own share of items.
+
+Every member of the ensemble holds out its own share of the items: the ensemble loses no data, and each member has an honest score to stop by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from statecast.network import Network
+from statecast.table import Panel
+
+# Of the training rows: how often a row is seen whole (one step ahead all along), and how
+# often its observations have holes, so that gaps and sampled paths are familiar.
+WHOLE, HOLED, HOLE = 0.25, 0.15, 0.3
+SHORT = 1.5  # the prefix is length * u**SHORT, u uniform: short prefixes come more often
+SHARES = 8  # a member holds out one item in so many, or in `members` if there are more
+STEPS = 24  # an epoch has at least so many updates, so that small data sees many a pass
+PREFIXES = (0, 1, 2, 3, 5, 8)  # the held-out items are scored at these
+VALIDATION_ROWS = 1000  # a member's held-out rows: each item at several prefixes, or at one
+
+
+def held_out(rows: int, members: int, seed: int) -> np.ndarray:
+    """Which rows each member holds out, bool ``(members, rows)``."""
+    order = np.random.default_rng([seed, 1]).permutation(rows)
+    count = min(max(members, SHARES), rows)
+    return (order % count) == (np.arange(members) % count)[:, None]
+
+
+class _Rows(keras.utils.PyDataset):
+    """Batches of one fixed size, so that nothing is compiled twice."""
+
+    def __init__(self, panel: Panel, members: int, batch: int) -> None:
+        super().__init__()
+        self.panel, self.members, self.batch = panel, members, batch
+        self.length = np.where(
+            panel.mask.any(axis=1), panel.mask.shape[1] - panel.mask[:, ::-1].argmax(axis=1), 0
+        )
+
+    def pack(self, rows: np.ndarray, seen: np.ndarray, counted: np.ndarray) -> tuple[Any, ...]:
+        """Rows ``(batch, members)``; which steps are seen, and which count, with steps."""
+        panel = self.panel
+        value, mask = panel.y[rows], panel.mask[rows]
+        inputs = {
+            "value": value,
+            "observed": (mask & seen).astype("float32"),
+            "numeric": panel.numeric[rows],
+            "codes": panel.codes[rows],
+        }
+        return inputs, value, (mask & counted).astype("float32")
+
+
+class TrainingRows(_Rows):
+    """Each member's own items in its own order, cut at random prefixes, drawn anew each epoch."""
+
+    def __init__(self, panel: Panel, held: np.ndarray, members: int, batch: int, seed: int) -> None:
+        super().__init__(panel, members, batch)
+        self.rng = np.random.default_rng([seed, 2])
+        # With a single item there is nothing to learn from but the one held out.
+        self.own = [np.flatnonzero(~out if not out.all() else out) for out in held]
+        self.steps = max(STEPS, math.ceil(max(map(len, self.own)) / batch))
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        need = self.steps * self.batch
+        columns = []
+        for rows in self.own:
+            passes = math.ceil(need / len(rows))
+            columns.append(np.concatenate([self.rng.permutation(rows) for _ in range(passes)])[:need])
+        self.order = np.stack(columns, axis=1)
+
+    def on_epoch_end(self) -> None:
+        self._shuffle()
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        rng = self.rng
+        rows = self.order[index * self.batch : (index + 1) * self.batch]
+        steps = np.arange(self.panel.y.shape[1])
+        prefix = np.floor(self.length[rows] * rng.random(rows.shape) ** SHORT)
+        whole = rng.random(rows.shape) < WHOLE
+        seen = (steps < prefix[..., None]) | whole[..., None]
+        holed = rng.random(rows.shape) < HOLED
+        seen &= ~(holed[..., None] & (rng.random(seen.shape) < HOLE))
+        return self.pack(rows, seen, np.ones_like(seen))
+
+
+class HeldOutRows(_Rows):
+    """Each member's held-out items at fixed prefixes; only the rest of the item counts."""
+
+    def __init__(self, panel: Panel, held: np.ndarray, members: int, batch: int) -> None:
+        out = [np.flatnonzero(rows) for rows in held]
+        most = max(map(len, out))
+        prefixes = [k for k in PREFIXES if k < panel.y.shape[1]]
+        each = min(len(prefixes), math.ceil(VALIDATION_ROWS / most))
+        count = most * each
+        super().__init__(panel, members, min(batch, count))
+        self.rows = np.zeros((count, members), int)
+        self.prefix = np.full((count, members), panel.y.shape[1])  # nothing counts: padding
+        for member, rows in enumerate(out):
+            turn = np.arange(len(rows) * each)
+            self.rows[: len(turn), member] = np.repeat(rows, each)
+            self.prefix[: len(turn), member] = np.asarray(prefixes)[turn % len(prefixes)]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        take = np.arange(index * self.batch, (index + 1) * self.batch)
+        inside = take < len(self.rows)
+        take = np.where(inside, take, 0)
+        steps = np.arange(self.panel.y.shape[1])
+        seen = steps < self.prefix[take][..., None]
+        return self.pack(self.rows[take], seen, ~seen & inside[:, None, None])
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps each member's weights of its best epoch, and stops when none has improved.
+
+    ``model.score`` holds the held-out score of each member when an epoch ends.
+    """
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        self.best: np.ndarray | None = None
+        self.weights: list[np.ndarray] = []
+        self.waited = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        score = self.model.score.by_member()
+        score = np.where(np.isnan(score), np.inf, score)  # a member that diverged is not kept
+        now = [keras.ops.convert_to_numpy(weight) for weight in self.model.trainable_weights]
+        if self.best is None:
+            self.best, self.weights = score, [np.array(weight) for weight in now]
+            better = np.ones(len(score), bool)
+        else:
+            better = score < self.best
+            self.best = np.where(better, score, self.best)
+            for kept, weight in zip(self.weights, now, strict=True):
+                kept[better] = weight[better]
+        self.waited = 0 if better.any() else self.waited + 1
+        if self.waited >= self.patience:
+            self.model.stop_training = True
+
+    def restore(self) -> None:
+        """Put every member back to its best epoch."""
+        for variable, weight in zip(self.model.trainable_weights, self.weights, strict=True):
+            variable.assign(weight)
+
+
+def train(
+    network: Network,
+    panel: Panel,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    learning_rate: float,
+    weight_decay: float,
+    patience: int,
+    seed: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: Any = "auto",
+) -> dict[str, list[float]]:
+    """Fit ``network`` to ``panel`` and leave each member at its best epoch.
+
+    Ctrl-C ends the fit and keeps the best epoch so far; before the first epoch has ended
+    there is none, and the interrupt goes on to the caller.
+
+    Returns
+    -------
+    history : dict of str to list of float
+        Per epoch, as Keras's ``History.history``.
+    """
+    rows, members = len(panel.ids), network.members
+    batch = batch_size or int(np.clip(rows // 8, 32, 512))
+    held = held_out(rows, members, seed)
+    training = TrainingRows(panel, held, members, batch, seed)
+    validation = HeldOutRows(panel, held, members, batch)
+    total = epochs * len(training)
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            learning_rate * 0.02,
+            total,
+            alpha=0.02,
+            warmup_target=learning_rate,
+            warmup_steps=min(50, total // 10),
+        ),
+        weight_decay=weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "residual"])
+    network.compile(optimizer=optimizer)
+    keep = KeepBest(patience)
+    history = keras.callbacks.History()
+    try:
+        network.fit(
+            training,
+            validation_data=validation,
+            shuffle=False,  # the rows are shuffled already, from our own seed
+            epochs=epochs,
+            callbacks=[keep, history, *callbacks],
+            verbose=verbose,
+        )
+    except KeyboardInterrupt:
+        if keep.best is None:
+            raise
+    keep.restore()
+    return history.history
