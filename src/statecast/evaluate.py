@@ -1,0 +1,905 @@
+"""Cross-validation by item: scores at every prefix length, beside simple baselines.
+
+Every fold's items are forecast by a forecaster that was fitted on the other folds, from
+their first k observations, for each k asked for. The same items at the same steps are
+forecast by baselines; whoever claims accuracy has those to beat.
+
+The measures pool all values of all folds. With y the truth, m the median forecast and
+q_l the forecast quantile at level l:
+
+- WAPE: ``sum |y - m| / sum |y|``;
+- CRPS: the mean over the levels of ``2 * sum max(l (y - q_l), (l - 1) (y - q_l)) / sum |y|``,
+  the mean weighted quantile loss; of a point forecast it is the WAPE;
+- coverage: the share of values within the 80 % interval, its ends included;
+- width: of that interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError
+
+# How a table is opened and its ids are read stays in one place.
+from statecast.table import Panel, Schema, _agree, _check_columns, _floats, _ids, _open, _Table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = [
+    "Baseline",
+    "LastValue",
+    "MeanCurve",
+    "Neighbours",
+    "Ridge",
+    "Row",
+    "Score",
+    "Scores",
+    "cross_validation",
+    "score",
+]
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_ENOUGH = 10  # training items at a step for a regression there
+_FEW = 10  # categories, for a curve of their own to make sense
+_ALPHAS = np.logspace(-3, 4, 15)
+
+
+# -- the measures ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good forecasts were; the measures are defined at the top of this module.
+
+    Attributes
+    ----------
+    wape, crps : float
+        Smaller is better. NaN where all truth is 0 or a forecast is NaN.
+    coverage, width : float or None
+        Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9.
+    values : int
+        How many values were scored.
+    """
+
+    wape: float
+    crps: float
+    coverage: float | None
+    width: float | None
+    values: int
+
+
+def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
+    """Score quantile forecasts against the truth.
+
+    Parameters
+    ----------
+    y : array, shape (...)
+        The truth, NaN where there is none; those values are not scored.
+    quantiles : array, shape (..., levels)
+        The forecasts, in the units of y.
+    levels : sequence of float
+        Increasing, between 0 and 1; 0.5 is among them.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ArgumentError
+        Levels as above they are not, or shapes that do not fit.
+
+    Examples
+    --------
+    >>> score([10.0, 20.0], [[9.0, 11.0, 12.0], [18.0, 20.0, 24.0]], (0.1, 0.5, 0.9)).coverage
+    1.0
+    """
+    levels = _checked_levels(levels)
+    y = np.asarray(y, np.float64)
+    quantiles = np.asarray(quantiles, np.float64)
+    if quantiles.shape != (*y.shape, len(levels)):
+        raise ArgumentError(
+            f"quantiles: expected shape {(*y.shape, len(levels))}, that of y and a last axis "
+            f"for the levels; received {quantiles.shape}."
+        )
+    return _score(_totals(y, quantiles, levels))
+
+
+def _totals(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Return the sums that scores are made of; those of parts add up to those of the whole.
+
+    They are: |y|, |error|, CRPS, values within the 80 % interval, its width, values.
+    """
+    known = ~np.isnan(y)
+    y, quantiles = y[known], quantiles[known]
+    level = np.array(levels)
+    error = y[:, None] - quantiles
+    loss = 2 * np.maximum(level * error, (level - 1) * error).mean(axis=1)
+    inside = width = np.full(1, np.nan)
+    if 0.1 in levels and 0.9 in levels:
+        low, high = (quantiles[:, levels.index(each)] for each in (0.1, 0.9))
+        inside, width = (low <= y) & (y <= high), high - low
+    middle = error[:, levels.index(0.5)]
+    sums = (np.abs(y), np.abs(middle), loss, inside, width, known)
+    return np.array([np.sum(each, dtype=np.float64) for each in sums])
+
+
+def _score(totals: np.ndarray) -> Score:
+    size, error, loss, inside, width, values = totals.tolist()
+    coverage = inside / values if values else np.nan
+    wape, crps, width = (each / size if size else np.nan for each in (error, loss, width))
+    interval = not np.isnan(totals[3])
+    return Score(
+        wape,
+        crps,
+        coverage if interval else None,
+        width if interval else None,
+        int(values),
+    )
+
+
+def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    # 0.1 * 3 is not 0.3; rounding finds 0.1, 0.5 and 0.9 however they were computed
+    try:
+        checked = tuple(round(float(level), 9) for level in levels)
+    except (TypeError, ValueError):
+        checked = ()
+    rising = all(low < high for low, high in zip((0.0, *checked), (*checked, 1.0), strict=True))
+    if not rising or 0.5 not in checked:
+        raise ArgumentError(
+            "levels: expected increasing numbers between 0 and 1, with 0.5 among them; "
+            f"received {levels!r}."
+        )
+    return checked
+
+
+# -- the scores ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row(Score):
+    """The score of one method at one prefix length.
+
+    Attributes
+    ----------
+    method : str
+    known : int
+        The prefix length k.
+    items : int
+        How many items were scored: those observed after step k.
+    """
+
+    method: str
+    known: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``cross_validation`` found. ``print`` it, index it, or take its ``table()``.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        A row a method and prefix length, by prefix length; the forecaster comes first.
+        Last value has none at k = 0.
+    forecaster : str
+        The forecaster's name among the methods.
+    folds : int
+        How many folds were forecast.
+
+    Examples
+    --------
+    >>> ours = Row(0.02, 0.015, 0.79, 0.05, 900, "statecast", 3, 30)
+    >>> ridge = Row(0.025, 0.02, 0.77, 0.06, 900, "ridge", 3, 30)
+    >>> scores = Scores((ours, ridge), "statecast", 1)
+    >>> scores["ridge", 3].wape
+    0.025
+    >>> round(scores.skill(3), 3), scores.best(3).method
+    (0.2, 'ridge')
+    """
+
+    rows: tuple[Row, ...]
+    forecaster: str
+    folds: int
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int], Row]:
+        return {(row.method, row.known): row for row in self.rows}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, the forecaster first."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The prefix lengths."""
+        return tuple(dict.fromkeys(row.known for row in self.rows))
+
+    def __getitem__(self, cell: tuple[str, int]) -> Row:
+        """Return the row of ``scores[method, k]``."""
+        if cell not in self._cells:
+            raise KeyError(f"{cell}: expected a method of {self.methods} and a k of {self.known}")
+        return self._cells[cell]
+
+    def best(self, known: int, measure: str = "wape") -> Row | None:
+        """Return the best baseline at a prefix length; None where there is no baseline.
+
+        Parameters
+        ----------
+        known : int
+        measure : {"wape", "crps"}
+        """
+        if measure not in ("wape", "crps"):
+            raise ArgumentError(f"measure: expected 'wape' or 'crps'; received {measure!r}.")
+        others = [r for r in self.rows if r.known == known and r.method != self.forecaster]
+        others = [row for row in others if not np.isnan(getattr(row, measure))]
+        return min(others, key=lambda row: getattr(row, measure), default=None)
+
+    def skill(self, known: int, measure: str = "wape") -> float | None:
+        """Return ``1 - ours / best``: above 0 where the forecaster beats every baseline.
+
+        None where there is no baseline; minus infinity if the best one makes no error and
+        the forecaster does.
+        """
+        best = self.best(known, measure)
+        if best is None:
+            return None
+        ours, theirs = getattr(self[self.forecaster, known], measure), getattr(best, measure)
+        if theirs == 0:
+            return 0.0 if ours == 0 else -np.inf
+        return 1 - ours / theirs
+
+    def table(self) -> pl.DataFrame:
+        """Return the rows as a polars table, with the forecaster's skill in its own rows."""
+        import polars as pl
+
+        names = ["method", "known", "wape", "crps", "coverage", "width", "items", "values"]
+        columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in self.rows] for n in names}
+        for measure in ("wape", "crps"):
+            columns[f"skill_{measure}"] = [
+                self.skill(row.known, measure) if row.method == self.forecaster else None
+                for row in self.rows
+            ]
+        floats = ["wape", "crps", "coverage", "width", "skill_wape", "skill_crps"]
+        return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
+
+    def __str__(self) -> str:
+        count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
+        lines = [f"Forecasts of items never met in training: {count}, smaller is better."]
+        wide = max(len(method) for method in self.methods)
+        for k in self.known:
+            rows = [row for row in self.rows if row.known == k]
+            lines += ["", f"k = {k}: {rows[0].items:,} items, {rows[0].values:,} values"]
+            lines.append(f"  {'':{wide}}    WAPE    CRPS  in 80 %   width")
+            for row in rows:
+                cover = "-" if row.coverage is None else f"{100 * row.coverage:.0f} %"
+                width = "-" if row.width is None else f"{row.width:.4f}"
+                lines.append(
+                    f"  {row.method:{wide}}  {row.wape:.4f}  {row.crps:.4f}  {cover:>7}  {width:>6}"
+                )
+            lines += [f"  {verdict}" for verdict in self._verdicts(k)]
+        return "\n".join(lines)
+
+    def _verdicts(self, k: int) -> Iterator[str]:
+        """Say for each measure whether the forecaster beats the best baseline."""
+        for measure in ("wape", "crps"):
+            best, skill = self.best(k, measure), self.skill(k, measure)
+            if best is None or skill is None:
+                continue
+            if skill > 0:
+                text = f"beats the best baseline, {best.method}, by {100 * skill:.1f} %"
+            elif skill == 0:
+                text = f"does not beat the best baseline, {best.method}: they are equal"
+            elif np.isfinite(skill):
+                text = f"does not beat the best baseline, {best.method}: {-100 * skill:.1f} % worse"
+            else:
+                text = f"does not beat the best baseline, {best.method}"
+            yield f"{measure.upper()}: {self.forecaster} {text}."
+
+
+# -- cross-validation ------------------------------------------------------------------
+
+
+def cross_validation(
+    forecaster: Any,
+    series: Any,
+    static: Any = None,
+    *,
+    folds: Any = 5,
+    known: Sequence[int] = (0, 1, 3, 5),
+    test_folds: Sequence[Any] | None = None,
+    levels: Sequence[float] = LEVELS,
+    baselines: bool | Sequence[Baseline] = True,
+    seed: int = 0,
+    callbacks: Sequence[Any] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scores:
+    """Forecast every fold's items by a fit on the other folds, and score it.
+
+    Parameters
+    ----------
+    forecaster : Forecaster
+        Its settings are what counts: each fold fits a ``clone()`` of it.
+    series, static : table, path or array
+        As in ``Forecaster.fit``. An item without observations is not scored.
+    folds : int, table, path or array
+        How many random folds; or the fold of each item, in a table with the id column and
+        a column ``fold`` (items of no series are ignored), or for arrays in an array
+        ``(n,)``. Give a table where items belong together, such as one river's years.
+    known : sequence of int
+        The prefix lengths k. An item counts at a k if it was observed after step k.
+    test_folds : sequence, optional
+        The folds to forecast; default all.
+    levels : sequence of float
+        The quantiles that CRPS is the mean over; 0.5 is among them.
+    baselines : bool or sequence of Baseline
+        True: last value, mean curve (also by group, where a categorical static has 2 to 10
+        categories), ridge regression and nearest neighbours, which need scikit-learn.
+    seed : int
+        For random folds, which do not depend on the order of the items.
+    callbacks : sequence
+        Passed on to each ``fit``.
+    progress : callable, optional
+        Called as ``progress(text, done, total)`` before each stage, and at the end.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    DataError
+        Tables that cannot be used; an item without a fold, or all in one.
+    ArgumentError
+        An argument outside what it may be; a k after which nothing was observed.
+    MissingExtraError
+        scikit-learn is not installed.
+
+    All of them come before the first fit, if the whole data show them.
+    """
+    levels = _checked_levels(levels)
+    known = _checked_known(known)
+    items = _Items.read(forecaster.settings, series, static)
+    fold = _folds_of(items, folds, seed)
+    names = sorted(set(fold.tolist()), key=lambda name: (isinstance(name, str), name))
+    tested = _checked_test_folds(test_folds, names)
+    last = items.last[np.isin(fold, np.array(tested, fold.dtype))].max(initial=0)
+    if known[-1] >= last:
+        raise ArgumentError(
+            f"known: expected prefixes shorter than the longest item to forecast, which is "
+            f"observed up to step {last}; received {known[-1]}."
+        )
+    if baselines is True:
+        baselines = default_baselines(items.schema)
+    methods = [] if baselines is False else list(baselines)
+    ours = "statecast"
+    taken = [ours]
+    for method in methods:
+        if method.name in taken:
+            raise ArgumentError(f"baselines: expected distinct names; {method.name!r} is a second.")
+        taken.append(method.name)
+        if method.needs_sklearn:
+            _need_sklearn(method.name)
+
+    totals: dict[tuple[str, int], np.ndarray] = {}
+    count = dict.fromkeys(known, 0)
+    stages, done = len(tested) * (1 + len(known)), 0
+
+    def say(text: str) -> None:
+        if progress is not None:
+            progress(text, done, stages)
+
+    for number, name in enumerate(tested, 1):
+        where = f"fold {name} ({number} of {len(tested)})"
+        say(f"{where}: fit")
+        train = items.take(fold != name)
+        fitted = forecaster.clone()
+        fitted.fit(*train, callbacks=callbacks, verbose=0)
+        schema = fitted.schema
+        test = schema.panel(*items.take((fold == name) & (items.last > 0)))
+        done += 1
+        if methods:
+            with warnings.catch_warnings():  # fit has said it of the same tables
+                warnings.simplefilter("ignore", DataWarning)
+                panel = schema.panel(*train, for_fit=True)
+            methods = [method.fit(panel, schema) for method in methods]
+        for k in known:
+            say(f"{where}: forecast from k = {k}")
+            part = test.take(np.flatnonzero(test.known > k))
+            until = int(part.known.max(initial=0))
+            if until:
+                count[k] += part.rows
+                # float32 at its scale, so within 1e-7 or so of what was handed in
+                y = schema.unscale(np.where(part.mask, part.y.astype(np.float64), np.nan))
+                y = y[:, k:until]
+                cut = part.prefix(k)
+                forecasts = {ours: fitted.quantiles(cut, until, levels)}
+                for method in methods:
+                    if k >= method.needs:
+                        forecasts[method.name] = method.quantiles(cut, k, until, levels)
+                for method, quantiles in forecasts.items():
+                    sums = _totals(y, np.asarray(quantiles, np.float64)[:, k:], levels)
+                    totals[method, k] = totals.get((method, k), 0) + sums
+            done += 1
+    say("done")
+
+    points = {method.name for method in methods if method.point}
+    rows = []
+    for k in known:
+        for name in taken:
+            if (name, k) not in totals:
+                continue
+            found = _score(totals[name, k])
+            if name in points:
+                found = replace(found, coverage=None, width=None)
+            rows.append(Row(**asdict(found), method=name, known=k, items=count[k]))
+    return Scores(tuple(rows), ours, len(tested))
+
+
+def _checked_known(known: Sequence[int]) -> tuple[int, ...]:
+    whole = (int, np.integer)
+    values = list(known) if isinstance(known, (Sequence, np.ndarray, range)) else [known]
+    good = bool(values) and not isinstance(known, str)
+    for k in values:
+        if not good or isinstance(k, bool) or not isinstance(k, whole) or k < 0:
+            raise ArgumentError(f"known: expected prefix lengths, 0 or more; received {known!r}.")
+    if not good:
+        raise ArgumentError(f"known: expected prefix lengths, 0 or more; received {known!r}.")
+    return tuple(sorted({int(k) for k in values}))
+
+
+def _checked_test_folds(test_folds: Sequence[Any] | None, names: list[Any]) -> list[Any]:
+    if test_folds is None:
+        return names
+    wanted = [test_folds] if isinstance(test_folds, (str, int)) else list(test_folds)
+    unknown = [name for name in wanted if name not in names]
+    if unknown or not wanted:
+        received = repr(unknown[0]) if unknown else "none"
+        raise ArgumentError(f"test_folds: expected some of {names}; received {received}.")
+    return list(dict.fromkeys(wanted))
+
+
+# -- items and folds -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """Both tables, checked as a whole and ready to be cut by item.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (n,)
+    last : ndarray, shape (n,), int
+        The last observed step of each.
+    schema : Schema
+        Of the whole. It is used for names and checks alone: no forecast sees it.
+    series, static : narwhals DataFrame or ndarray; static may be None
+    rows : ndarray, shape (N,), int
+        The item of each row of the series.
+    """
+
+    ids: np.ndarray
+    last: np.ndarray
+    schema: Schema
+    series: Any
+    static: Any
+    rows: np.ndarray
+
+    @classmethod
+    def read(cls, settings: Any, series: Any, static: Any) -> _Items:
+        """Open and check the tables; every error that the whole data show is raised here."""
+        names = {each: getattr(settings, each) for each in ("id_col", "step_col", "target_col")}
+        opened = [
+            None if source is None else _open(source, role, letter)
+            for source, role, letter in ((series, "series", "Y"), (static, "static", "X"))
+        ]
+        with warnings.catch_warnings():  # each fold's fit says it of what it uses
+            warnings.simplefilter("ignore", DataWarning)
+            schema = Schema.fit(series, static, transform="none", **names)
+            panel = schema.panel(series, static)
+        table, statics = opened
+        if isinstance(table, np.ndarray):
+            return cls(panel.ids, panel.known, schema, table, statics, np.arange(panel.rows))
+        assert isinstance(table, _Table)  # Schema.fit needs a series
+        position = {item: row for row, item in enumerate(panel.ids.tolist())}
+        ids = _in_kind_of(panel.ids, _ids(table, schema.id_col))
+        rows = np.array([position[item] for item in ids], np.int64)
+        typed = _typed(table, schema, panel.ids)
+        other = _typed(statics, schema, panel.ids) if isinstance(statics, _Table) else None
+        return cls(panel.ids, panel.known, schema, typed, other, rows)
+
+    def take(self, keep: np.ndarray) -> tuple[Any, Any]:
+        """Return the series and the static table of some items, by a mask of shape (n,)."""
+        if isinstance(self.series, np.ndarray):
+            return self.series[keep], None if self.static is None else self.static[keep]
+        series = self.series[np.flatnonzero(keep[self.rows])].to_native()
+        if self.static is None:
+            return series, None
+        return series, self.static[np.flatnonzero(keep)].to_native()  # rows are in order of ids
+
+
+def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
+    """Return ids as text where the items are text: a CSV file's 7 may be the text '7'."""
+    as_text = ids.dtype == object and isinstance(ids[0], str)
+    return list(map(str, found)) if as_text else found
+
+
+def _typed(table: _Table, schema: Schema, ids: np.ndarray) -> Any:
+    """Return a narwhals frame whose columns have types, also where they came as text.
+
+    A CSV file is read as text, and what a column means is settled by all of its rows. Parts
+    of it must mean the same.
+    """
+    frame = table.frame
+    if not table.text:
+        return frame
+    import narwhals.stable.v2 as nw
+    import polars as pl
+
+    numbers = {schema.target_col, *schema.numeric}
+    if schema.spacing is None:
+        numbers.add(schema.step_col)
+    columns: dict[str, pl.Series] = {}
+    for name in frame.columns:
+        if name == schema.id_col:
+            columns[name] = pl.Series(_in_kind_of(ids, _ids(table, name)))
+        elif name in numbers:
+            columns[name] = pl.Series(_floats(frame[name], True)[0]).fill_nan(None)
+        else:
+            columns[name] = frame[name].to_native()
+    return nw.from_native(pl.DataFrame(columns))
+
+
+def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
+    """Return the fold of each item."""
+    n = len(items.ids)
+    if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
+        if not 2 <= folds <= n:
+            raise ArgumentError(f"folds: expected 2 to {n} (the items) folds; received {folds}.")
+        order = sorted(range(n), key=items.ids.tolist().__getitem__)
+        fold = np.zeros(n, np.int64)
+        fold[order] = np.random.default_rng(seed).permutation(n) % folds
+        return fold
+    table = _open(folds, "folds", "folds")
+    if isinstance(table, np.ndarray):
+        fold = table
+        if fold.shape != (n,) or fold.dtype.kind not in "iuU":
+            raise DataError(
+                f"folds: expected how many, a table, or an array of whole numbers or text of "
+                f"shape ({n},); received {fold.dtype} of shape {fold.shape}."
+            )
+    else:
+        id_col = items.schema.id_col
+        _check_columns(table, (id_col, "fold"))
+        found, wanted = _ids(table, id_col), items.ids.tolist()
+        found, _ = _agree(found, table, wanted, None, id_col)
+        of = dict(zip(found, _ids(table, "fold"), strict=True))
+        if len(of) < len(found):
+            item = next(item for i, item in enumerate(found) if item in found[:i])
+            raise DataError(
+                f"{table.label}, column {id_col!r}: expected one row an item; received another "
+                f"(item {item!r}). Keep one of them.",
+                column=id_col,
+                item=item,
+            )
+        for item in wanted:
+            if item not in of:
+                raise DataError(
+                    f"{table.label}, column {id_col!r}: expected a row for every item; there is "
+                    f"none for item {item!r}. Add it, or take the item out of the tables.",
+                    column=id_col,
+                    item=item,
+                )
+        fold = np.array([of[item] for item in wanted])
+    distinct = set(fold[items.last > 0].tolist())
+    if len(distinct) < 2:
+        raise DataError(
+            f"folds: expected two or more; all items are in fold {min(distinct)!r}. There would "
+            "be nothing to fit on.",
+            column="fold",
+        )
+    return fold
+
+
+# -- the baselines ---------------------------------------------------------------------
+
+
+class Baseline(Protocol):
+    """What a baseline is. It works on a panel's scaled values and answers in original units.
+
+    Attributes
+    ----------
+    name : str
+    point : bool
+        Whether it forecasts points: all quantiles alike, and no interval to score.
+    needs : int
+        The shortest prefix that it can forecast from.
+    needs_sklearn : bool
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def point(self) -> bool: ...
+    @property
+    def needs(self) -> int: ...
+    @property
+    def needs_sklearn(self) -> bool: ...
+
+    def fit(self, panel: Panel, schema: Schema) -> Baseline:
+        """Learn from training items and return a fitted baseline; this one stays as it is."""
+        ...
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast steps ``known + 1`` to ``until`` of items cut to their first ``known`` steps.
+
+        Returns
+        -------
+        array, float64, ``(rows, until, len(levels))``
+            In original units; NaN at the steps of the prefix.
+        """
+        ...
+
+
+def default_baselines(schema: Schema) -> list[Baseline]:
+    """Return the baselines that ``cross_validation`` takes for tables of this schema."""
+    counts = {name: len(known) for name, known in schema.categories.items()}
+    few = [name for name, count in counts.items() if 2 <= count <= _FEW]
+    by = [MeanCurve(min(few, key=counts.__getitem__))] if few else []
+    return [LastValue(), MeanCurve(), *by, Ridge(), Neighbours()]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Fitted:
+    """What baselines remember of the training items."""
+
+    panel: Panel | None = None
+    schema: Schema | None = None
+
+    point = False
+    needs = 0
+    needs_sklearn = False
+
+    def fit(self, panel: Panel, schema: Schema) -> Any:
+        """Return a baseline of these training items."""
+        return replace(self, panel=panel, schema=schema)
+
+    def _training(self) -> tuple[Panel, Schema]:
+        if self.panel is None or self.schema is None:
+            raise ArgumentError("This baseline is not fitted: call fit first.")
+        return self.panel, self.schema
+
+    def _at(self, known: int, until: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the steps to forecast (from 0) in groups, with the training items to use.
+
+        Steps at which the same items were observed go together: one regression, one search
+        for neighbours, however many steps. A step beyond the training data has no items.
+        """
+        panel, _ = self._training()
+        rows, width = panel.mask.shape
+        mask = np.zeros((rows, max(until, width)), bool)
+        mask[:, :width] = panel.mask
+        groups: dict[bytes, list[int]] = {}
+        for step in range(known, until):
+            groups.setdefault(np.packbits(mask[:, step]).tobytes(), []).append(step)
+        for steps in groups.values():
+            yield np.array(steps), np.flatnonzero(mask[:, steps[0]])
+
+    def _targets(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        panel, _ = self._training()
+        if not len(rows):  # also for steps that the training panel does not have
+            return np.zeros((0, len(steps)))
+        return panel.y[np.ix_(rows, steps)].astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LastValue(_Fitted):
+    """The last observed value goes on for ever.
+
+    An item with nothing but gaps in its prefix is given the mean of each step.
+    """
+
+    name = "last value"
+    point = True
+    needs = 1
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast; see ``Baseline``."""
+        _, schema = self._training()
+        last = panel.known
+        rest = np.broadcast_to(schema.unscale(np.zeros(until)), (panel.rows, until)).copy()
+        seen = last > 0
+        values = schema.unscale(panel.y)
+        rest[seen] = values[seen, last[seen] - 1][:, None]
+        rest[:, :known] = np.nan
+        return np.repeat(rest[..., None], len(levels), axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanCurve(_Fitted):
+    """The mean of each step, with the spread of the training items around it.
+
+    Their quantiles are shifted so that the middle one is the mean. A step at which no
+    training item was observed is forecast by the mean that the schema interpolates.
+
+    Parameters
+    ----------
+    by : str, optional
+        A categorical static: each of its categories has its own curve. A category with
+        fewer than ten training items at a step is given that of all items.
+    """
+
+    by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name in the scores."""
+        return "mean curve" if self.by is None else f"mean curve by {self.by}"
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast; see ``Baseline``."""
+        training, schema = self._training()
+        out = np.full((panel.rows, until, len(levels)), np.nan)
+        group = seen = None
+        if self.by is not None:
+            column = list(schema.categories).index(self.by)
+            group, seen = panel.codes[:, column], training.codes[:, column]
+        for steps, rows in self._at(known, until):
+            targets = self._targets(rows, steps)
+            out[:, steps] = _around_mean(targets, levels)
+            if group is None or seen is None:
+                continue
+            for code in np.unique(group):
+                own = targets[seen[rows] == code]
+                if len(own) >= _ENOUGH:
+                    out[np.ix_(group == code, steps)] = _around_mean(own, levels)
+        return _unscaled(schema, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge(_Fitted):
+    """Ridge regression of each step on the static features and the prefix.
+
+    The strength of the penalty is chosen for each step by leave-one-out; a level's
+    quantile is the prediction plus that quantile of the leave-one-out residuals. Gaps in
+    the prefix count as the step's mean. A step with fewer than ten training items is
+    forecast by their quantiles, and one without any by the mean that the schema
+    interpolates; so are all steps where there is neither a static nor a prefix.
+    """
+
+    name = "ridge"
+    needs_sklearn = True
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast; see ``Baseline``."""
+        training, schema = self._training()
+        inputs, ours = _features(training, schema, known), _features(panel, schema, known)
+        out = np.full((panel.rows, until, len(levels)), np.nan)
+        for steps, rows in self._at(known, until):
+            targets = self._targets(rows, steps)
+            if len(rows) < _ENOUGH or not inputs.shape[1]:
+                out[:, steps] = _climate(targets, levels)
+                continue
+            predicted, residuals = _ridge(inputs[rows], targets, ours)
+            out[:, steps] = predicted[..., None] + np.quantile(residuals, levels, axis=0).T
+        return _unscaled(schema, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours(_Fitted):
+    """The quantiles of the training items nearest by static features and prefix.
+
+    At each step they are the nearest among the items that were observed there: all of
+    them, where they are fewer, or where there is neither a static nor a prefix. A step at
+    which none was is forecast by the mean that the schema interpolates.
+
+    Parameters
+    ----------
+    count : int
+        How many neighbours.
+    """
+
+    count: int = 20
+
+    name = "nearest neighbours"
+    needs_sklearn = True
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast; see ``Baseline``."""
+        training, schema = self._training()
+        inputs, ours = _features(training, schema, known), _features(panel, schema, known)
+        out = np.full((panel.rows, until, len(levels)), np.nan)
+        for steps, rows in self._at(known, until):
+            targets = self._targets(rows, steps)
+            if len(rows) <= self.count or not inputs.shape[1]:
+                out[:, steps] = _climate(targets, levels)
+                continue
+            near = _nearest(inputs[rows], ours, self.count)
+            for part in range(0, panel.rows, 1024):  # a bound on memory
+                paths = targets[near[part : part + 1024]]  # (rows, neighbours, steps)
+                found = np.quantile(paths, levels, axis=1)
+                out[part : part + 1024, steps] = np.moveaxis(found, 0, -1)
+        return _unscaled(schema, out)
+
+
+def _climate(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Return the quantiles of training items ``(items, steps)``, shape ``(steps, levels)``."""
+    if not len(targets):  # 0 is the mean on the scale of the panel
+        return np.zeros((targets.shape[1], len(levels)))
+    return np.quantile(targets, levels, axis=0).T
+
+
+def _around_mean(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """As ``_climate``, shifted so that the median comes to lie at the mean."""
+    found = _climate(targets, levels)
+    if not len(targets):
+        return found
+    return found + (targets.mean(axis=0) - np.median(targets, axis=0))[:, None]
+
+
+def _features(panel: Panel, schema: Schema, known: int) -> np.ndarray:
+    """Return [X, prefix], float64: a 0/1 column a category, none for never seen; gaps 0."""
+    prefix = np.where(panel.mask, panel.y, 0)[:, :known]
+    parts = [panel.numeric]
+    for column, codes in enumerate(schema.cardinalities):
+        parts.append(panel.codes[:, column, None] == np.arange(1, codes))
+    return np.concatenate([*parts, prefix], axis=1).astype(np.float64)
+
+
+def _ridge(
+    inputs: np.ndarray, targets: np.ndarray, ours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions for ``ours`` and the training items' leave-one-out residuals."""
+    from sklearn.linear_model import RidgeCV
+
+    model = RidgeCV(_ALPHAS, alpha_per_target=True).fit(inputs, targets)
+    predicted = model.predict(ours).reshape(len(ours), targets.shape[1])
+    fitted = model.predict(inputs).reshape(targets.shape)
+    # Leaving item i out divides its residual by 1 - h_i, h the diagonal of the hat matrix.
+    left, size, _ = np.linalg.svd(inputs - inputs.mean(axis=0), full_matrices=False)
+    penalty = np.broadcast_to(np.asarray(model.alpha_), targets.shape[1])
+    shrink = size[:, None] ** 2 / (size[:, None] ** 2 + penalty)
+    leverage = left**2 @ shrink + 1 / len(inputs)
+    return predicted, (targets - fitted) / np.maximum(1 - leverage, 1e-9)
+
+
+def _nearest(inputs: np.ndarray, ours: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of ``inputs`` nearest to each of ``ours``, shape (rows, count)."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(inputs)
+    return search.kneighbors(ours, return_distance=False)
+
+
+def _unscaled(schema: Schema, scaled: np.ndarray) -> np.ndarray:
+    """``(rows, steps from 1, levels)`` to original units; increasing, so quantiles stay so."""
+    return np.moveaxis(schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
+
+
+def _need_sklearn(method: str) -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The baseline {method!r} needs scikit-learn, which is not installed: "
+            "pip install 'statecast[evaluate]', or pass baselines=False."
+        ) from error
