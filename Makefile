@@ -1,0 +1,80 @@
+# Statecast. Every target makes the .venv it needs by itself; PYTHON=... chooses another
+# interpreter (3.11 or later). `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+# One process a backend, since Keras chooses its backend once. The first process runs every
+# test; the others run those that touch Keras (marked `backends`).
+BACKENDS := jax tensorflow torch
+
+# Tests marked `slow` run where CI=true, or with `make test SLOW=1`.
+ifeq ($(CI),true)
+SLOW ?= 1
+endif
+export SLOW
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
+	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
+	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
+	@echo 'make bench   every script in benchmarks/'
+	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/statecast demo
+
+test: $(VENV)/.all
+	@passed=''; failed=''; only=''; \
+	for backend in $(BACKENDS); do \
+	    echo; echo "== Tests on $$backend: $${only:-all of them} =="; \
+	    if KERAS_BACKEND=$$backend $(RUN) -m pytest -q $${only:+-m "$$only"} tests; \
+	    then passed="$$passed $$backend"; else failed="$$failed $$backend"; fi; \
+	    only='backends'; \
+	done; \
+	echo; echo "Tests passed on:$${passed:- no backend}."; \
+	if [ -n "$$failed" ]; then echo "Tests FAILED on:$$failed."; exit 1; fi
+
+check: $(VENV)/.all
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
+	    tests/test_floors.py tests/test_public_names.py
+
+bench: $(VENV)/.all
+	@set -- benchmarks/*.py; \
+	if [ ! -e "$$1" ]; then echo 'There are no benchmarks yet: benchmarks/ holds no script.'; exit 0; fi; \
+	for script in "$$@"; do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
+
+clean:
+	rm -rf build dist statecast-demo benchmarks/results .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment, shared by all targets; a stamp says how far it has come ------------
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'Statecast needs Python 3.11 or later; choose one with PYTHON=...'; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	@echo 'Installing Statecast and what the demo needs into $(VENV) (once; a minute or two) ...'
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+# PyTorch goes first and by its exact version: asked for by a range, pip would take the
+# newest build, with gigabytes of CUDA, even where a CPU build of this one is at hand.
+$(VENV)/.all: pyproject.toml | $(VENV)/.made
+	@echo 'Installing Statecast, three backends and the tools into $(VENV) (once; minutes) ...'
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e '.[dev,torch,tensorflow]'
+	@touch $@ $(VENV)/.demo

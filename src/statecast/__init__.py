@@ -1,0 +1,106 @@
+"""Forecast the rest of a sequence from what an item is and how it began.
+
+The names below load on first use: ``import statecast`` by itself loads no backend. Keras
+runs on JAX unless ``KERAS_BACKEND`` says otherwise or Keras was imported before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statecast import cells, data, evaluate, heads, layers, plots
+    from statecast.errors import (
+        ArgumentError,
+        DataError,
+        DataWarning,
+        KernelError,
+        MissingExtraError,
+        ModelFileError,
+        NotFittedError,
+        StatecastError,
+        StateError,
+    )
+    from statecast.evaluate import Scores, cross_validation
+    from statecast.forecaster import Forecaster
+    from statecast.layers import InitialState
+    from statecast.state import State
+    from statecast.table import Panel, Schema
+
+    __version__: str
+
+if "keras" not in sys.modules:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# Where each public name lives. A name equal to its module is the module itself.
+_HOMES = {
+    "ArgumentError": "errors",
+    "DataError": "errors",
+    "DataWarning": "errors",
+    "Forecaster": "forecaster",
+    "InitialState": "layers",
+    "KernelError": "errors",
+    "MissingExtraError": "errors",
+    "ModelFileError": "errors",
+    "NotFittedError": "errors",
+    "Panel": "table",
+    "Schema": "table",
+    "Scores": "evaluate",
+    "State": "state",
+    "StateError": "errors",
+    "StatecastError": "errors",
+    "cells": "cells",
+    "cross_validation": "evaluate",
+    "data": "data",
+    "evaluate": "evaluate",
+    "heads": "heads",
+    "layers": "layers",
+    "plots": "plots",
+}
+
+__all__ = [
+    "ArgumentError",
+    "DataError",
+    "DataWarning",
+    "Forecaster",
+    "InitialState",
+    "KernelError",
+    "MissingExtraError",
+    "ModelFileError",
+    "NotFittedError",
+    "Panel",
+    "Schema",
+    "Scores",
+    "State",
+    "StateError",
+    "StatecastError",
+    "__version__",
+    "cells",
+    "cross_validation",
+    "data",
+    "evaluate",
+    "heads",
+    "layers",
+    "plots",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("statecast")
+    elif name in _HOMES:
+        module = importlib.import_module(f"statecast.{_HOMES[name]}")
+        value = module if name == _HOMES[name] else getattr(module, name)
+    else:
+        raise AttributeError(f"module 'statecast' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

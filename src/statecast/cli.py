@@ -1,0 +1,643 @@
+"""The command line: a translator of the library, without logic of its own.
+
+Every command first checks what it will write to, then works, then writes; a file appears
+whole or not at all. What goes wrong with data, arguments or files is one message on stderr
+and exit code 2. Everything heavy is imported inside the commands, so that ``--help`` answers
+at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from keras.callbacks import Callback
+    from matplotlib.figure import Figure
+
+    from statecast.forecaster import Forecaster
+
+TABLES = (".csv", ".parquet")
+PICTURES = (".png", ".pdf", ".svg")
+MODELS = (".safetensors",)
+
+
+# -- the frame: errors, warnings, options ---------------------------------------------------
+
+
+class _Commands(TyperGroup):
+    """Commands whose foreseen failures are one message and exit code 2, without traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", DataWarning)
+            warnings.showwarning = lambda message, *rest: _say(f"warning: {message}")
+            try:
+                return super().invoke(ctx)
+            except StatecastError as error:
+                _say(f"error: {error}")
+                raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Forecast the rest of a sequence from what an item is and how it began.",
+    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` says more.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    # TensorFlow greets at length on import, whichever way it is used; its errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app()
+
+
+# The forecaster's arguments, as options. What is not given is left to the Forecaster.
+SETTINGS: Mapping[str, tuple[type, str]] = {
+    "id_col": (str, "Column with the item's id, in both tables.  [unique_id]"),
+    "step_col": (str, "Column with the step, a number from 1 or a date.  [ds]"),
+    "target_col": (str, "Column with the values to forecast.  [y]"),
+    "seed": (int, "The same seed gives the same fit."),
+    "ensemble": (int, "Members of the ensemble."),
+    "units": (int, "Width of the recurrent layers."),
+    "layers": (int, "Number of the recurrent layers."),
+    "cell": (str, "lstm, gru or simple_rnn."),
+    "head": (str, "Predicted distributions: quantiles or normal."),
+    "conditioning": (str, "Where static features enter: state, inputs or both."),
+    "encoding": (int, "Width of the encoded static features."),
+    "depth": (int, "Layers from there to the initial state."),
+    "transform": (str, "Of the values: auto, log or none."),
+    "epochs": (int, "At most so many passes."),
+    "patience": (int, "Stop after so many epochs without improvement."),
+    "batch_size": (int, "Items in a batch."),
+    "learning_rate": (float, "Of the training."),
+    "weight_decay": (float, "Of the training."),
+}
+
+
+COLUMNS = ("id_col", "step_col", "target_col")
+
+
+def _with_settings(
+    names: Iterable[str] = tuple(SETTINGS),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these settings as options; those that are given arrive in ``settings``."""
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, typer.Option(help=text, show_default=False)],
+        )
+        for name, (kind, text) in SETTINGS.items()
+        if name in names
+    ]
+
+    def extend(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def extended(**given: Any) -> None:
+            chosen = {option.name: given.pop(option.name) for option in added}
+            settings = {name: value for name, value in chosen.items() if value is not None}
+            command(**given, settings=settings)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "settings"]
+        extended.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        extended.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+        return extended
+
+    return extend
+
+
+Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
+Static = Annotated[
+    Path | None,
+    typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
+]
+Level = Annotated[
+    list[float] | None,
+    typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
+]
+
+
+# -- the commands -------------------------------------------------------------------------------
+
+
+@app.command()
+@_with_settings()
+def fit(
+    series: Series,
+    static: Static = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The model file, .safetensors.")],
+    settings: dict[str, Any],
+) -> None:
+    """Train a forecaster and write it to a file.
+
+    One model serves every prefix length. Ctrl-C ends the training early and keeps the best
+    epoch so far.
+    """
+    _outputs({out: MODELS}, inputs=[series, static])
+    from statecast.forecaster import Forecaster
+
+    forecaster = Forecaster(**settings)
+    with _progress() as (_, epochs):
+        forecaster.fit(series, static, callbacks=[epochs], verbose=0)
+    _save(forecaster, out)
+    _say(f"{_trained(forecaster)} Wrote {out}.")
+
+
+@app.command()
+def forecast(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")],
+    series: Series,
+    static: Static = None,
+    *,
+    until: Annotated[int, typer.Option(help="The last step to forecast.")],
+    level: Level = None,
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option(metavar="Q", help="A further quantile, 0 to 1; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet file; without it, CSV to stdout."),
+    ] = None,
+) -> None:
+    """Forecast the rest of every item, from its static features and its steps so far.
+
+    An item of STATIC without a row in SERIES is forecast from its static features alone.
+    """
+    if out is not None:
+        _outputs({out: TABLES}, inputs=[model, series, static])
+    from statecast.forecaster import Forecaster
+
+    table = Forecaster.load(model).predict(
+        series, static, until=until, level=level or (80,), quantiles=quantile or ()
+    )
+    if out is None:
+        sys.stdout.write(table.write_csv())
+        return
+    _write({out: _table_bytes(table, out)})
+    _say(f"Wrote {table.height} rows to {out}.")
+
+
+@app.command()
+@_with_settings()
+def evaluate(
+    series: Series,
+    static: Static = None,
+    *,
+    folds: Annotated[
+        str, typer.Option(help="A table of ids and folds, or how many random folds.")
+    ] = "5",
+    known: Annotated[
+        str, typer.Option(metavar="K,K,...", help="Forecast from so many steps.")
+    ] = "0,1,3,5",
+    out: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file for the scores.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of the scores: png, pdf, svg.", show_default=False)
+    ] = None,
+    settings: dict[str, Any],
+) -> None:
+    """Score forecasts of items never met in training, beside simple baselines.
+
+    Each fold is forecast by a forecaster that was fitted on the other folds. Nothing of it
+    is kept but the scores.
+    """
+    steps = _whole_numbers(known, "known")
+    kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, PICTURES)) if path is not None}
+    _outputs(kinds, inputs=[series, static, Path(folds)])
+    if plot is not None:
+        _need_matplotlib()
+    from statecast.evaluate import cross_validation
+    from statecast.forecaster import Forecaster
+
+    forecaster = Forecaster(**settings)
+    with _progress() as (stage, epochs), _interruptible():
+        scores = cross_validation(
+            forecaster,
+            series,
+            static,
+            folds=int(folds) if folds.isdigit() else folds,
+            known=steps,
+            seed=forecaster.settings.seed,
+            callbacks=[epochs],
+            progress=stage,
+        )
+    typer.echo(str(scores))
+    files = {}
+    if out is not None:
+        files[out] = _table_bytes(scores.table(), out)
+    if plot is not None:
+        from statecast import plots
+
+        files[plot] = _picture_bytes(plots.scores(scores), plot)
+    _write(files)
+    if files:
+        _say(f"Wrote {' and '.join(map(str, files))}.")
+
+
+@app.command()
+@_with_settings(COLUMNS)
+def plot(
+    forecast: Annotated[
+        Path, typer.Argument(metavar="FORECAST", help="A file that `forecast` wrote.")
+    ],
+    series: Annotated[
+        Path | None,
+        typer.Argument(metavar="SERIES", help="What was observed.", show_default=False),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The picture: png, pdf or svg.")],
+    item: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Whom to draw; may be repeated.  [the first six]"),
+    ] = None,
+    settings: dict[str, Any],
+) -> None:
+    """Draw forecasts as fans: what was known, the median, the intervals, and the truth.
+
+    What SERIES holds beyond an item's prefix is drawn as the truth.
+    """
+    _outputs({out: PICTURES}, inputs=[forecast, series])
+    _need_matplotlib()
+    from statecast import plots
+
+    figure = plots.fan(forecast, series, items=item or None, **settings)
+    _write({out: _picture_bytes(figure, out)})
+    _say(f"Wrote {out}.")
+
+
+@app.command()
+def info(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")
+    ] = None,
+) -> None:
+    """Say what a model file holds; without one, what is installed."""
+    if model is None:
+        _print_pairs(_installation())
+        return
+    from statecast.forecaster import Forecaster
+
+    _print_pairs(_described(Forecaster.load(model), model))
+
+
+@app.command()
+@_with_settings([name for name in SETTINGS if name not in COLUMNS])
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
+    settings: dict[str, Any],
+) -> None:
+    """Forecast how children will grow, on data that travels with Statecast.
+
+    Trains on four fifths of the children of the Berkeley growth study, and forecasts the
+    others from their sex and their first three heights.
+    """
+    if out.exists() and not out.is_dir():
+        raise ArgumentError(f"{out}: expected a folder, received a file. Choose another place.")
+    _need_folder(out if out.is_dir() else out.parent, out)
+    _need_matplotlib()
+    import polars as pl
+
+    from statecast import plots
+    from statecast.data import growth
+    from statecast.evaluate import Scores, cross_validation
+    from statecast.forecaster import Forecaster
+
+    series, static, folds = growth()
+    series = series.select("unique_id", "ds", "y")
+    old, new = folds.filter(pl.col("fold") > 0), folds.filter(pl.col("fold") == 0)
+    trained = [table.join(old, on="unique_id", how="semi") for table in (series, static)]
+    truth, statics = (table.join(new, on="unique_id", how="semi") for table in (series, static))
+    prefix = truth.filter(pl.col("ds") <= 3)
+    typer.echo(
+        f"The Berkeley growth study measured {static.height} children 31 times, from 1 year to 18 "
+        f"years.\nStatecast trains on {old.height} of them. The other {new.height} it never meets: "
+        "it forecasts how they\ngrow from 21 months to 18 years, from their sex and their first "
+        "three heights, at\n12, 15 and 18 months.\n"
+    )
+
+    # Each fold is forecast by a clone. There is one fold, and its clone is ours to keep.
+    forecaster = Forecaster(**settings)
+    with _progress() as (stage, epochs), _interruptible():
+        scores = cross_validation(
+            SimpleNamespace(settings=forecaster.settings, clone=lambda: forecaster),
+            series,
+            static,
+            folds=folds,
+            test_folds=[0],
+            known=(0, 1, 2, 3, 5, 8),
+            callbacks=[epochs],
+            progress=stage,
+        )
+    forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
+
+    three = tuple(row for row in scores.rows if row.known == 3)
+    typer.echo(str(Scores(three, scores.forecaster, scores.folds)))
+    off = forecast.join(truth, on=["unique_id", "ds"]).select(
+        "ds", cm=(pl.col("y") - pl.col("statecast")).abs()
+    )
+    last = off.filter(pl.col("ds") == 31)
+    typer.echo(
+        "\nWAPE is the error of the median forecast as a share of the height; CRPS judges the\n"
+        "whole distribution; 80 % of the heights should lie within the 80 % interval.\n"
+        f"In centimetres: off by {off['cm'].mean():.1f} on average, and by {last['cm'].mean():.1f} "
+        "at 18 years.\n"
+    )
+    fans = plots.fan(
+        forecast,
+        truth,
+        items=statics.group_by("sex", maintain_order=True).head(3)["unique_id"].to_list(),
+        step_label="measurement (1 to 18 years)",
+        target_label="height, cm",
+        share_y=True,
+    )
+    files = {
+        "forecast.csv": (forecast, "the forecasts, a row a child and measurement"),
+        "forecast.png": (fans, "three boys and three girls: known, forecast, and how they grew"),
+        "scores.png": (plots.scores(scores), "the scores against how many heights are known"),
+        "train/series.csv": (trained[0], f"the heights of the {old.height} children"),
+        "train/static.csv": (trained[1], "their sex"),
+        "train/folds.csv": (old, "a fold for each, to evaluate by"),
+        "new/series.csv": (prefix, f"the first three heights of the {new.height} others"),
+        "new/static.csv": (statics, "their sex"),
+        "new/truth.csv": (truth, "all their heights"),
+    }
+    for folder in (out, out / "train", out / "new"):
+        folder.mkdir(exist_ok=True)
+    _save(forecaster, out / "growth.safetensors")
+    _write(
+        {
+            out / name: _picture_bytes(what, out / name)
+            if name.endswith(".png")
+            else _table_bytes(what, out / name)
+            for name, (what, _) in files.items()
+        }
+    )
+    typer.echo(f"Everything is in {out}{os.sep}")
+    typer.echo("  growth.safetensors  the model; `statecast info` says what it holds")
+    for name, (_, text) in files.items():
+        typer.echo(f"  {name:<18}  {text}")
+
+
+# -- saying -----------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    """A line for people, on stderr: stdout carries results."""
+    typer.echo(text, err=True)
+
+
+def _print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
+    pairs = list(pairs)
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def _installation() -> Iterator[tuple[str, Any]]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from statecast import __version__
+
+    yield "statecast", __version__
+    yield "python", sys.version.split()[0]
+    yield "backend", os.environ.get("KERAS_BACKEND", "jax")
+    packages = {
+        "keras": None,
+        "jax": None,
+        "torch": "torch",
+        "tensorflow-cpu": "tensorflow",
+        "scikit-learn": "evaluate",
+        "matplotlib": "plots",
+    }
+    for package, extra in packages.items():
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, f"not installed: pip install 'statecast[{extra}]'"
+
+
+def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
+    from dataclasses import asdict
+
+    schema = forecaster.schema
+    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
+    yield "columns", f"{schema.id_col}, {schema.step_col}, {schema.target_col}"
+    yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
+    yield "numeric statics", ", ".join(schema.numeric) or "none"
+    for name, values in schema.categories.items():
+        yield f"static {name}", _shortened(values)
+    yield "y is scaled", f"by step, transform {schema.transform}"
+    for name, value in asdict(forecaster.settings).items():
+        if name not in ("id_col", "step_col", "target_col", "transform"):
+            yield name, value
+    shapes = [variable.shape for variable in forecaster.network.weights]
+    yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"
+    yield "trained", _trained(forecaster)
+
+
+def _trained(forecaster: Forecaster) -> str:
+    history = forecaster.history
+    epochs = len(history.get("loss", []))
+    scores = [
+        (score, at + 1) for at, score in enumerate(history.get("val_crps", [])) if score is not None
+    ]
+    best = f"; best score on held-out items in epoch {min(scores)[1]}" if scores else ""
+    return f"Trained for {epochs} epoch{'s' * (epochs != 1)}{best}."
+
+
+def _shortened(values: Sequence[str], most: int = 8) -> str:
+    more = f", ... ({len(values)} in all)" if len(values) > most else ""
+    return ", ".join(values[:most]) + more
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
+    """What shows progress: bars on a terminal, plain lines elsewhere.
+
+    Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
+    """
+    import keras
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    plain = not console.is_terminal
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[scores]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=plain,
+    )
+    stages = bars.add_task("", total=1, visible=False, scores="")
+    training = bars.add_task("Training, epoch", total=1, visible=False, scores="")
+
+    def stage(text: str, done: int, total: int) -> None:
+        text = text[:1].upper() + text[1:]
+        if plain and done < total:
+            _say(text)
+        bars.update(stages, description=text, completed=done, total=total, visible=True)
+        bars.update(training, visible=False)
+
+    class Epochs(keras.callbacks.Callback):
+        total = 1
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.total = (self.params or {}).get("epochs", 1)
+            bars.reset(training, total=self.total, visible=True, scores="")
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            scores = "".join(
+                f"  {word} {logs[name]:.4f}"
+                for name, word in (("crps", "score"), ("val_crps", "on held-out items"))
+                if name in (logs or {})
+            )
+            bars.update(training, completed=epoch + 1, scores=scores)
+            if plain and (epoch + 1) % max(1, self.total // 5) == 0:
+                _say(f"Training, epoch {epoch + 1}/{self.total}{scores}")
+
+    with bars:
+        yield stage, Epochs()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the command. In a fit it would end only the training, and the scores of
+    forecasters that were cut short would stand as if they were whole."""
+
+    def leave(*_: Any) -> None:
+        _say("Interrupted; nothing was written.")
+        sys.exit(130)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def _outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
+    """Raise unless every output can be written: before any work, so that none is lost."""
+    inputs = [path for path in inputs if path is not None and path.exists()]
+    for path, endings in kinds.items():
+        if path.suffix not in endings:
+            raise ArgumentError(
+                f"{path}: expected a file name ending in {' or '.join(endings)}, "
+                f"received {path.name!r}."
+            )
+        _need_folder(path.parent, path)
+        if path.is_dir():
+            raise ArgumentError(f"{path}: expected a file, received a folder. Choose another name.")
+        if path.exists() and any(path.samefile(given) for given in inputs):
+            raise ArgumentError(f"{path}: is also an input. Choose another name for the output.")
+
+
+def _need_folder(folder: Path, path: Path) -> None:
+    if not folder.is_dir():
+        raise ArgumentError(f"{path}: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK):
+        raise ArgumentError(f"{path}: the folder {folder} cannot be written to. Choose another.")
+
+
+def _need_matplotlib() -> None:
+    """Say so before the work, not after it."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
+        )
+
+
+def _whole_numbers(text: str, name: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
+    return [int(part) for part in parts]
+
+
+def _save(forecaster: Forecaster, path: Path) -> None:
+    with _written(path):
+        forecaster.save(path)
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """Write files that are complete in memory; each appears whole or not at all."""
+    from statecast.state import write_whole
+
+    for path, content in files.items():
+        with _written(path):
+            write_whole(path, content)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArgumentError(f"{path}: cannot be written ({reason}).") from None
+
+
+def _table_bytes(table: pl.DataFrame, path: Path) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    if path.suffix == ".parquet":
+        table.write_parquet(buffer)
+    else:
+        table.write_csv(buffer)
+    return buffer.getvalue()
+
+
+def _picture_bytes(figure: Figure, path: Path) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:])
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

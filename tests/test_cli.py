@@ -1,0 +1,520 @@
+"""The command line: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from statecast.cli import SETTINGS, app
+
+# A translator behaves alike on every backend; what trains or forecasts is tried on each.
+backends = pytest.mark.backends
+
+SMALL = ["--units", "4", "--encoding", "4", "--ensemble", "2", "--epochs", "2"]
+STEPS = 6
+
+Tables = dict[str, list[list[str]]]
+
+
+def tables() -> Tables:
+    """Ten plants, a to j, six heights each; a row a list of cells, the header first."""
+    series, static, folds = [["plant", "week", "height"]], [["plant", "soil", "light"]], []
+    folds.append(["plant", "fold"])
+    for i, plant in enumerate("abcdefghij"):
+        static.append([plant, "sand" if i % 2 else "clay", str(i / 10)])
+        folds.append([plant, str(i % 2)])
+        for week in range(1, STEPS + 1):
+            series.append([plant, str(week), f"{10 + i + week * (1 + i % 2) + 0.1 * week**2:.2f}"])
+    return {"series": series, "static": static, "folds": folds}
+
+
+def prefix(series: list[list[str]], steps: int = 3) -> list[list[str]]:
+    return [row for row in series if not row[1].isdigit() or int(row[1]) <= steps]
+
+
+def write(folder: Path, given: Tables) -> None:
+    for name, rows in given.items():
+        (folder / f"{name}.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+COLUMNS = ["--id-col", "plant", "--step-col", "week", "--target-col", "height"]
+FIT = ["fit", "series.csv", "static.csv", *COLUMNS, *SMALL, "--out", "new.safetensors"]
+FORECAST = ["forecast", "model.safetensors", "series.csv", "static.csv", "--until", "6"]
+EVALUATE = ["evaluate", "series.csv", "static.csv", *COLUMNS, *SMALL, "--known", "0,2"]
+EVALUATE += ["--folds", "folds.csv", "--out", "scores.csv", "--plot", "scores.png"]
+PLOT = ["plot", "forecast.csv", "whole.csv", *COLUMNS]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A model file, fitted on all plants."""
+    folder = tmp_path_factory.mktemp("model")
+    write(folder, tables())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        code, _, err = run(*FIT)
+    assert code == 0, err
+    return (folder / "new.safetensors").read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bytes) -> Path:
+    """The current folder: the model, the first three weeks, the static features, the folds."""
+    given = tables()
+    write(tmp_path, given | {"series": prefix(given["series"]), "whole": given["series"]})
+    (tmp_path / "model.safetensors").write_bytes(model)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# -- what works -----------------------------------------------------------------------------
+
+
+@backends
+def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
+    command = [*FORECAST, "--level", "80", "--level", "95", "--quantile", "0.25"]
+    code, out, err = run(*command)
+    assert (code, err) == (0, "")
+    assert run(*command, "--out", "f.csv")[0] == 0
+    assert (folder / "f.csv").read_text() == out
+    table = pl.read_csv(folder / "f.csv")
+    bounds = [f"statecast-{side}-{level}" for level in (80, 95) for side in ("lo", "hi")]
+    assert table.columns == ["plant", "week", "statecast", *bounds, "statecast-q-0.25"]
+    assert table.height == 10 * 3
+    assert table["week"].unique().sort().to_list() == [4, 5, 6]
+    assert table.select((pl.col(bounds[2]) <= pl.col(bounds[0])).all()).item()
+
+
+def test_parquet_in_and_out(folder: Path) -> None:
+    pl.read_csv("series.csv").write_parquet("series.parquet")
+    command = [word.replace("series.csv", "series.parquet") for word in FORECAST]
+    assert run(*command, "--out", "f.parquet")[0] == 0
+    assert run(*FORECAST, "--out", "f.csv")[0] == 0
+    assert pl.read_parquet("f.parquet").height == pl.read_csv("f.csv").height
+
+
+def test_an_item_without_a_row_in_the_series_is_forecast_from_the_start(folder: Path) -> None:
+    static = [*tables()["static"], ["k", "clay", "0.5"]]
+    write(folder, {"static": static})
+    code, out, _ = run(*FORECAST)
+    assert code == 0
+    assert sum(line.startswith("k,") for line in out.splitlines()) == STEPS
+
+
+def test_the_settings_reach_the_forecaster_and_an_output_may_be_overwritten(folder: Path) -> None:
+    (folder / "new.safetensors").write_text("old")
+    code, _, err = run(*FIT, "--seed", "7", "--cell", "gru", "--epochs", "1")
+    assert code == 0
+    assert "epoch 1/1" in err  # plain lines, as this is no terminal
+    assert "Trained for 1 epoch" in err
+    lines = run("info", "new.safetensors")[1].splitlines()
+    found = dict(line.split(maxsplit=1) for line in lines)
+    assert found["seed"] == "7"
+    assert found["cell"] == "gru"
+    assert found["units"] == "4"
+
+
+def test_info(folder: Path) -> None:
+    code, out, _ = run("info", "model.safetensors")
+    assert code == 0
+    for word in ("plant, week, height", "light", "clay, sand", "lstm", "Trained for 2 epochs"):
+        assert word in out
+    code, out, _ = run("info")
+    assert code == 0
+    for word in ("statecast", "keras", "backend"):
+        assert word in out
+
+
+def test_a_category_never_seen_is_a_warning_in_one_line(folder: Path) -> None:
+    static = tables()["static"]
+    static[1][1] = "peat"
+    write(folder, {"static": static})
+    code, _, err = run(*FORECAST, "--out", "f.csv")
+    assert code == 0
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "peat" in warnings[0]
+    assert "soil" in warnings[0]
+
+
+def test_the_options_are_the_arguments_of_the_forecaster() -> None:
+    import inspect
+
+    from statecast import Forecaster
+
+    assert set(SETTINGS) == set(inspect.signature(Forecaster).parameters)
+
+
+@backends
+def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from statecast.training import KeepBest
+
+    after = KeepBest.on_epoch_end
+
+    def interrupt(self: KeepBest, epoch: int, logs: object = None) -> None:
+        after(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(KeepBest, "on_epoch_end", interrupt)
+    code, _, err = run(*FIT, "--epochs", "50")
+    assert code == 0, err
+    assert "Wrote new.safetensors" in err
+    assert run("info", "new.safetensors")[0] == 0
+
+
+@backends
+def test_evaluate_writes_the_scores_and_their_picture(folder: Path) -> None:
+    words = [word.replace("series.csv", "whole.csv") for word in EVALUATE]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "k = 0" in out
+    assert "ridge" in out
+    scores = pl.read_csv("scores.csv")
+    assert scores["known"].unique().sort().to_list() == [0, 2]
+    assert "statecast" in scores["method"].to_list()
+    assert Path("scores.png").read_bytes().startswith(b"\x89PNG")
+    assert "Wrote scores.csv and scores.png" in err
+
+
+def test_a_number_of_folds_will_do(folder: Path) -> None:
+    words = ["evaluate", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--epochs", "1"]
+    code, out, _ = run(*words, "--known", "1", "--folds", "2")
+    assert code == 0
+    assert "2 folds" in out
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_plot(folder: Path, ending: str) -> None:
+    assert run(*FORECAST, "--level", "80", "--out", "forecast.csv")[0] == 0
+    code, _, err = run(*PLOT, "--item", "c", "--item", "a", "--out", f"fan.{ending}")
+    assert code == 0, err
+    assert Path(f"fan.{ending}").stat().st_size > 1000
+
+
+@backends
+def test_demo(folder: Path) -> None:
+    Path("statecast-demo/new").mkdir(parents=True)  # a second run writes over the first
+    Path("statecast-demo/forecast.csv").write_text("old")
+    code, out, err = run("demo", *SMALL)
+    assert code == 0, err
+    where = Path("statecast-demo")
+    found = {str(path.relative_to(where)) for path in where.rglob("*") if path.is_file()}
+    tables = {"train/series", "train/static", "train/folds", "new/series", "new/static"}
+    files = {f"{name}.csv" for name in (*tables, "new/truth", "forecast")}
+    assert found == files | {"forecast.png", "scores.png", "growth.safetensors"}
+    for name in found:
+        assert f"  {name} " in out, name
+    assert "ridge" in out
+    assert "k = 3: 22 items" in out
+
+    # What it wrote fits together: the model makes the forecast from the new children's files.
+    model, new = str(where / "growth.safetensors"), where / "new"
+    words = ["forecast", model, str(new / "series.csv"), str(new / "static.csv")]
+    assert run(*words, "--until", "31", "--level", "80", "--level", "95", "--out", "f.csv")[0] == 0
+    mine, theirs = pl.read_csv("f.csv"), pl.read_csv(where / "forecast.csv")
+    assert mine.columns == theirs.columns
+    assert mine.height == theirs.height == 22 * 28
+    assert (mine["statecast"] - theirs["statecast"]).abs().max() < 1e-3  # type: ignore[operator]
+    known = pl.read_csv(new / "series.csv")["unique_id"].unique()
+    assert not set(known) & set(pl.read_csv(where / "train/series.csv")["unique_id"])
+
+
+# -- what is refused ------------------------------------------------------------------------
+
+
+def refused(folder: Path, *command: str) -> str:
+    """Run a command that must fail: exit code 2, one message, nothing written. The message."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run(*command)
+    assert code == 2, out + err
+    assert out == ""
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return lines[0]
+
+
+def cell(table: str, row: int, column: int, value: str) -> Callable[[Tables], None]:
+    def change(given: Tables) -> None:
+        given[table][row][column] = value
+
+    return change
+
+
+def add(table: str, *cells: str) -> Callable[[Tables], None]:
+    return lambda given: given[table].append(list(cells))
+
+
+def keep(table: str, rows: slice) -> Callable[[Tables], None]:
+    def change(given: Tables) -> None:
+        given[table] = given[table][rows]
+
+    return change
+
+
+def all_missing(given: Tables) -> None:
+    for row in given["series"]:
+        if row[0] == "c":
+            row[2] = ""
+
+
+# What is wrong with the tables, and the words that the message must hold.
+BAD_TABLES = {
+    "missing column": (cell("series", 0, 2, "hight"), "'height'"),
+    "missing id column": (cell("static", 0, 0, "id"), "'plant'"),
+    "duplicate step": (add("series", "b", "2", "1.0"), "'week' 'b'"),
+    "step below 1": (cell("series", 5, 1, "0"), "'week' 'b'"),
+    "step not whole": (cell("series", 5, 1, "1.5"), "'week' 'b'"),
+    "step not a step": (cell("series", 5, 1, "soon"), "'week' 'b'"),
+    "y not a number": (cell("series", 5, 2, "tall"), "'height' 'tall' 'b'"),
+    "infinite y": (cell("series", 5, 2, "inf"), "'height' 'b'"),
+    "item missing from static": (add("series", "z", "1", "1.0"), "'plant' 'z'"),
+    "duplicate static row": (add("static", "b", "sand", "0.1"), "'plant' 'b'"),
+    "empty series": (keep("series", slice(1)), "series"),
+    "empty static": (keep("static", slice(1)), "static"),
+    "item without a value": (all_missing, "'height' 'c'"),
+}
+
+
+@pytest.mark.parametrize("command", [FIT, FORECAST, EVALUATE], ids=lambda words: words[0])
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_tables(folder: Path, case: str, command: list[str]) -> None:
+    change, words = BAD_TABLES[case]
+    given = tables()
+    given["series"] = prefix(given["series"])
+    change(given)
+    write(folder, given)
+    message = refused(folder, *command)
+    for word in words.split():
+        assert word in message
+
+
+@pytest.mark.parametrize("until", ["3", "2", "0", "-1"])
+def test_until_within_the_prefix(folder: Path, until: str) -> None:
+    message = refused(folder, *FORECAST[:-1], until, "--out", "f.csv")
+    assert "until" in message
+    if int(until) > 0:
+        assert "'a'" in message
+
+
+BAD_STATICS = {
+    "a column less": (lambda rows: [row[:2] for row in rows], "'light'"),
+    "a column more": (lambda rows: [[*row, "1"] for row in rows], "'1'"),
+    "another name": (lambda rows: [["plant", "soil", "sun"], *rows[1:]], "'light'"),
+    "another type": (lambda rows: [*rows[:2], ["b", "sand", "bright"], *rows[3:]], "'light' 'b'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STATICS)
+def test_statics_that_differ_from_the_fit(folder: Path, case: str) -> None:
+    change, words = BAD_STATICS[case]
+    write(folder, {"static": change(tables()["static"])})
+    message = refused(folder, *FORECAST, "--out", "f.csv")
+    for word in words.split():
+        assert word in message
+
+
+@pytest.mark.parametrize("table", ["series", "static"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe\x00nonsense"], ids=["missing", "nothing", "nonsense"]
+)
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_unreadable_tables(folder: Path, table: str, content: bytes | None, ending: str) -> None:
+    path = Path(f"other{ending}")
+    if content is not None:
+        path.write_bytes(content)
+    for command in (FIT, FORECAST, EVALUATE):
+        words = [word.replace(f"{table}.csv", str(path)) for word in command]
+        assert str(path) in refused(folder, *words)
+
+
+def test_a_table_of_another_kind(folder: Path) -> None:
+    Path("series.xlsx").write_bytes(b"x")
+    words = [word.replace("series.csv", "series.xlsx") for word in FORECAST]
+    assert "series.xlsx" in refused(folder, *words)
+
+
+BAD_FOLDS: dict[str, tuple[list[list[str]], str]] = {
+    "an item without a fold": (tables()["folds"][:-1], "'j'"),
+    "a fold missing": ([*tables()["folds"][:-1], ["j", ""]], "'fold'"),
+    "an item twice": ([*tables()["folds"], ["b", "1"]], "'plant' 'b'"),
+    "no fold column": ([["plant", "part"], *tables()["folds"][1:]], "'fold'"),
+    "one fold": ([["plant", "fold"], *([row[0], "0"] for row in tables()["folds"][1:])], "fold"),
+    "no row": ([["plant", "fold"]], "folds"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDS)
+def test_bad_folds(folder: Path, case: str) -> None:
+    rows, words = BAD_FOLDS[case]
+    write(folder, {"folds": rows})
+    message = refused(folder, *EVALUATE)
+    for word in words.split():
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--known", "0,x", "known"),
+        ("--known", "-1", "known"),
+        ("--known", "6", "known"),
+        ("--folds", "1", "folds"),
+        ("--folds", "none.csv", "none.csv"),
+        ("--out", "nowhere/s.csv", "no folder"),
+        ("--plot", "s.gif", ".png"),
+    ],
+)
+def test_evaluate_refuses(folder: Path, option: str, value: str, word: str) -> None:
+    assert word in refused(folder, *EVALUATE, option, value)
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["--out", "fan.gif"], ".png"),
+        (["--out", "nowhere/fan.png"], "no folder"),
+        (["--out", "fan.png", "--item", "z"], "'z'"),
+        (["--out", "fan.png", "--id-col", "unique_id"], "'unique_id'"),
+        (["--out", "fan.png", "--target-col", "y"], "'y'"),
+    ],
+)
+def test_plot_refuses(folder: Path, words: list[str], word: str) -> None:
+    rows = [["plant", "week", "statecast"], ["a", "4", "1.5"], ["b", "4", "2.5"]]
+    write(folder, {"forecast": rows})
+    assert word in refused(folder, *PLOT, *words)
+    assert "none.csv" in refused(folder, "plot", "none.csv", "--out", "fan.png")
+
+
+def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
+    assert "static.csv" in refused(folder, "demo", "--out", "static.csv")
+    assert "no folder" in refused(folder, "demo", "--out", "nowhere/demo")
+
+
+@pytest.mark.parametrize("words", [["demo"], EVALUATE, [*PLOT, "--out", "fan.png"]])
+def test_without_matplotlib_it_says_so_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    from statecast import cli
+
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert "statecast[plots]" in refused(folder, *words)
+
+
+def header(model: bytes, change: Callable[[dict[str, str]], object]) -> bytes:
+    """The model file with another header."""
+    length = struct.unpack("<Q", model[:8])[0]
+    head = json.loads(model[8 : 8 + length])
+    change(head["__metadata__"])
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + model[8 + length :]
+
+
+BAD_MODELS: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda model: b"",
+    "truncated": lambda model: model[:-10],
+    "truncated in the header": lambda model: model[:100],
+    "another version": lambda model: header(model, lambda head: head.update(version="99")),
+    "another kind": lambda model: header(model, lambda head: head.update(format="pt")),
+    "no config": lambda model: header(model, lambda head: head.pop("config")),
+    "a config of lists": lambda model: header(model, lambda head: head.update(config="[[]]")),
+    "an endless config": lambda model: header(
+        model, lambda head: head.update(config="[" * 100_000)
+    ),
+    "an oversized header": lambda model: struct.pack("<Q", 1 << 40) + model[8:],
+    "a header beyond the cap": lambda model: (
+        struct.pack("<Q", 100 << 20) + b" " * (100 << 20) + model
+    ),
+    "a table": lambda model: b"plant,week,height\na,1,2\n",
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_bad_models(folder: Path, model: bytes, case: str) -> None:
+    Path("bad.safetensors").write_bytes(BAD_MODELS[case](model))
+    words = [word.replace("model.safetensors", "bad.safetensors") for word in FORECAST]
+    assert "bad.safetensors" in refused(folder, *words, "--out", "f.csv")
+    assert "bad.safetensors" in refused(folder, "info", "bad.safetensors")
+
+
+def test_a_missing_model(folder: Path) -> None:
+    assert "none.safetensors" in refused(folder, "info", "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("out", "word"),
+    [
+        ("nowhere/f.csv", "no folder"),
+        ("f.txt", ".csv or .parquet"),
+        ("f", ".csv or .parquet"),
+        ("taken.csv", "a folder"),
+        ("series.csv", "also an input"),
+    ],
+)
+def test_outputs_that_cannot_be(folder: Path, out: str, word: str) -> None:
+    Path("taken.csv").mkdir()
+    assert word in refused(folder, *FORECAST, "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--head", "cauchy", "quantiles"),
+        ("--cell", "mamba", "lstm"),
+        ("--units", "0", "units"),
+        ("--conditioning", "none", "both"),
+        ("--learning-rate", "-1", "learning_rate"),
+        ("--id-col", "week", "step_col"),
+    ],
+)
+def test_settings_outside_what_they_may_be(
+    folder: Path, option: str, value: str, word: str
+) -> None:
+    assert word in refused(folder, *FIT, option, value)
+
+
+@pytest.mark.parametrize("level", ["0", "100", "nan"])
+def test_levels_outside_what_they_may_be(folder: Path, level: str) -> None:
+    assert "level" in refused(folder, *FORECAST, "--level", level)
+
+
+@pytest.mark.parametrize(
+    "words", [["forecast", "m"], ["nonsense"], [*FORECAST[:-1], "soon"], ["fit", "a", "b"]]
+)
+def test_usage_errors_are_exit_code_2(folder: Path, words: list[str]) -> None:
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Usage:" in err
+    assert "Traceback" not in err
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    Path("f.csv").write_text("old")
+
+    def fail(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert "No space left" in refused(folder, *FORECAST, "--out", "f.csv")

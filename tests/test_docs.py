@@ -1,0 +1,131 @@
+"""Every code block of the README and of docs/ runs.
+
+- ``python`` blocks of a file run in order and share their names;
+- in ``console`` and ``bash`` blocks the lines that start with ``statecast`` run, and ``make``
+  lines must name a target of the Makefile; what else may stand there is in ``UNTOUCHED``;
+- ``text`` and ``mermaid`` blocks are no code. A block of any other kind, or of none, fails.
+
+A file's blocks run in a folder of their own, beside the growth study's series.csv,
+static.csv and folds.csv. Forecasters are small there unless a block says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NO_CODE = {"text", "mermaid"}
+UNTOUCHED = ("git clone ", "cd ", "pip install ")  # set-up, which the tests cannot repeat
+FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    code: str
+    line: int
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a Markdown text; ``line`` is where the code begins."""
+    found = []
+    for match in FENCE.finditer(text):
+        indent, _, kind, code = match.groups()
+        code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        found.append(Block(kind.strip(), code, text[: match.start()].count("\n") + 2))
+    return found
+
+
+def commands(block: Block) -> list[str]:
+    """The commands of a shell block: of a console those after the prompt, else all lines."""
+    lines = block.code.replace("\\\n", " ").splitlines()
+    if block.kind == "console":
+        lines = [line[2:] for line in lines if line.startswith("$ ")]
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
+def make_targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z]+):(?!=)", makefile, re.MULTILINE))
+
+
+def run_command(command: str) -> str | None:
+    """Run one line of a shell block; what is wrong with it, or None."""
+    if command.startswith(UNTOUCHED):
+        return None
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        unknown = {word for word in words[1:] if "=" not in word} - make_targets()
+        return f"no such target: {unknown}" if unknown else None
+    if words[0] == "statecast":
+        from statecast.cli import app
+
+        result = CliRunner().invoke(app, words[1:])
+        return result.output + repr(result.exception) if result.exit_code else None
+    return "not a command that this test knows how to run"
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_block_runs(
+    path: Path, growth_folder: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, int]
+) -> None:
+    monkeypatch.chdir(growth_folder)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(path.read_text(encoding="utf-8")):
+        where = f"{path.relative_to(ROOT)}:{block.line}"
+        if block.kind == "python":
+            # Padded with empty lines, so that a traceback names the line in the document.
+            code = "\n" * (block.line - 1) + block.code
+            exec(compile(code, str(path), "exec"), names)
+        elif block.kind in ("console", "bash"):
+            found = commands(block)
+            assert found, f"{where}: a {block.kind} block without a command"
+            for command in found:
+                wrong = run_command(command)
+                assert wrong is None, f"{where}: {command}\n{wrong}"
+        else:
+            assert block.kind in NO_CODE, f"{where}: a block of kind {block.kind!r}; see above"
+
+
+def test_the_readme_is_among_the_files() -> None:
+    assert FILES[0].exists()
+
+
+def test_blocks_are_found() -> None:
+    text = (
+        "a\n```python\nx = 1\n```\n"
+        "- b\n  ```console\n  $ make \\\n    x\n  out\n  ```\n"
+        "````text\n```\n````\n"
+    )
+    found = blocks(text)
+    assert found == [
+        Block("python", "x = 1\n", 3),
+        Block("console", "$ make \\\n  x\nout\n", 7),
+        Block("text", "```\n", 12),
+    ]
+    assert [shlex.split(command) for command in commands(found[1])] == [["make", "x"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("make nonsense", "no such target"),
+        ("rm -rf x", "not a command"),
+        ("statecast nonsense", "No such command"),
+    ],
+)
+def test_a_wrong_command_is_found(command: str, wrong: str) -> None:
+    assert wrong in (run_command(command) or "")
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test SLOW=1", "git clone x", "cd x"])
+def test_a_right_command_is_fine(command: str) -> None:
+    assert run_command(command) is None

@@ -1,0 +1,189 @@
+"""The public surface, pinned: what a change here adds or takes away, users will notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import statecast
+from statecast import errors
+
+NAMES = [
+    "ArgumentError",
+    "DataError",
+    "DataWarning",
+    "Forecaster",
+    "InitialState",
+    "KernelError",
+    "MissingExtraError",
+    "ModelFileError",
+    "NotFittedError",
+    "Panel",
+    "Schema",
+    "Scores",
+    "State",
+    "StateError",
+    "StatecastError",
+    "__version__",
+    "cells",
+    "cross_validation",
+    "data",
+    "evaluate",
+    "heads",
+    "layers",
+    "plots",
+]
+
+# What the public modules define beside their own helpers.
+MODULES = {
+    "cells": {
+        "Cell",
+        "GRU",
+        "LSTM",
+        "SimpleRNN",
+        "Stack",
+        "cell_config",
+        "cell_from_config",
+        "within",
+    },
+    "data": {"Growth", "growth"},
+    "evaluate": {
+        "Baseline",
+        "LastValue",
+        "MeanCurve",
+        "Neighbours",
+        "Ridge",
+        "Row",
+        "Score",
+        "Scores",
+        "cross_validation",
+        "default_baselines",
+        "score",
+    },
+    "heads": {"Head", "Normal", "Quantiles"},
+    "layers": {"Affine", "InitialState"},
+    "plots": {"fan", "scores"},
+}
+
+VERBS = {
+    "Forecaster": {
+        "clone",
+        "fingerprint",
+        "fit",
+        "load",
+        "network",
+        "predict",
+        "quantiles",
+        "save",
+        "schema",
+        "simulate",
+        "state",
+        "update",
+    },
+    "State": {
+        "at_rest",
+        "check",
+        "fingerprint",
+        "fork",
+        "ids",
+        "load",
+        "names",
+        "put",
+        "reset",
+        "rows",
+        "save",
+        "take",
+    },
+}
+
+ERRORS = {
+    "ArgumentError": ValueError,
+    "DataError": ValueError,
+    "KernelError": RuntimeError,
+    "MissingExtraError": ImportError,
+    "ModelFileError": ValueError,
+    "NotFittedError": AttributeError,
+    "StateError": ValueError,
+}
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_public_names() -> None:
+    assert sorted(statecast.__all__) == NAMES
+    assert dir(statecast) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(statecast, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'forcaster'"):
+        statecast.forcaster  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_public_modules(name: str) -> None:
+    module = getattr(statecast, name)
+    public = {
+        each
+        for each, value in vars(module).items()
+        if not each.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
+    assert public == MODULES[name]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_verbs(name: str) -> None:
+    public = {verb for verb in dir(getattr(statecast, name)) if not verb.startswith("_")}
+    assert public == VERBS[name]
+
+
+def test_the_errors_are_one_tree() -> None:
+    found = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception) and name[0].isupper()
+    }
+    assert found == {*ERRORS, "StatecastError", "DataWarning"}
+    for name, base in ERRORS.items():
+        assert issubclass(getattr(statecast, name), (statecast.StatecastError)), name
+        assert issubclass(getattr(statecast, name), base), name
+
+
+def test_importing_statecast_is_quick_and_loads_no_backend() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import statecast; "
+        "took = time.perf_counter() - start; "
+        "heavy = {'keras', 'jax', 'torch', 'tensorflow', 'numpy', 'polars'} & set(sys.modules); "
+        "print(took, *heavy)"
+    )
+    took, *heavy = min(python(code).split() for _ in range(3))
+    assert heavy == []
+    assert float(took) < 0.3
+
+
+def test_jax_is_the_default_backend_and_no_more_than_that() -> None:
+    show = "import os, statecast; print(os.environ.get('KERAS_BACKEND'))"
+    unset = "import os; os.environ.pop('KERAS_BACKEND', None); "
+    assert python(unset + show) == "jax"
+    assert python("import os; os.environ['KERAS_BACKEND'] = 'torch'; " + show) == "torch"
+    before = "import sys, types; sys.modules['keras'] = types.ModuleType('keras'); "
+    assert python(unset + before + show) == "None"
+
+
+def test_the_command_line_answers_before_anything_heavy_loads() -> None:
+    code = (
+        "import sys; from statecast import cli; "
+        "print(*{'keras', 'jax', 'torch', 'tensorflow', 'polars'} & set(sys.modules))"
+    )
+    assert python(code) == ""
