@@ -1,11 +1,14 @@
 """The seam and its kernels, held to ``cells.py`` in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import backend, ops
+from keras import ops
 
+from gradients import gradients
 from statecast import recurrence
 from statecast.cells import GRU, LSTM, SimpleRNN, Stack, cell_config, cell_from_config
 from statecast.errors import ArgumentError, StateError
@@ -13,7 +16,7 @@ from statecast.errors import ArgumentError, StateError
 pytestmark = pytest.mark.backends
 
 # float32 steps compound: a few hundred units in the last place at these lengths.
-TOLERANCE = 300 * np.finfo("float32").eps
+TOLERANCE = 300 * float(np.finfo("float32").eps)
 
 CELLS = [
     SimpleRNN(3),
@@ -36,7 +39,7 @@ def _problem(cell, rows, steps, width, seed, lead=()):
     return weights, draw((rows, steps, width)), state, rng
 
 
-def _reference(cell, weights, x, state, mask=None, resets=None, initial=None):
+def _reference(cell, weights, x, state, mask=None, resets=None, initial: Any = None) -> Any:
     """Step after step in NumPy float64."""
     ys, last = [], 0.0
     for t in range(x.shape[-2]):
@@ -152,7 +155,7 @@ def test_gradients_are_the_references(cell):
         y, after = value(named, recurrence.run)
         return sum(ops.sum(ops.square(part)) for part in (y, *after.values()))
 
-    gradients = _gradients(tensor_loss, named)
+    found = gradients(tensor_loss, named)
     for name, array in named.items():
         for index in np.ndindex(array.shape):
             shifted = []
@@ -161,7 +164,7 @@ def test_gradients_are_the_references(cell):
                 moved[index] += sign
                 shifted.append(loss({**named, name: moved}))
             expected = (shifted[0] - shifted[1]) / 2e-6
-            assert gradients[name][index] == pytest.approx(expected, rel=1e-3, abs=1e-4), name
+            assert found[name][index] == pytest.approx(expected, rel=1e-3, abs=1e-4), name
 
 
 def test_no_gradient_passes_a_reset():
@@ -182,36 +185,12 @@ def test_no_gradient_passes_a_reset():
         )
         return ops.sum(ops.square(y[:, 3]))
 
-    gradients = _gradients(loss, {"x": x, **start})
-    assert not gradients["x"][0, :2].any()
-    assert gradients["x"][0, 2:].any()
-    assert gradients["x"][1, :2].any()
-    assert gradients["i/h"][0].any()
-    assert not gradients["i/h"][1].any()
-
-
-def _gradients(loss, named):
-    """Of a scalar with respect to named float32 tensors, on the current backend."""
-    arrays = {name: array.astype("float32") for name, array in named.items()}
-    if backend.backend() == "jax":
-        import jax
-
-        found = jax.grad(loss)(arrays)
-    elif backend.backend() == "torch":
-        import torch
-
-        tensors = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
-        loss(tensors).backward()
-        found = {name: tensor.grad for name, tensor in tensors.items()}
-    else:
-        import tensorflow as tf
-
-        tensors = {name: tf.constant(array) for name, array in arrays.items()}
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            total = loss(tensors)
-        found = tape.gradient(total, tensors)
-    return {name: ops.convert_to_numpy(gradient) for name, gradient in found.items()}
+    found = gradients(loss, {"x": x, **start})
+    assert not found["x"][0, :2].any()
+    assert found["x"][0, 2:].any()
+    assert found["x"][1, :2].any()
+    assert found["i/h"][0].any()
+    assert not found["i/h"][1].any()
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])

@@ -55,7 +55,7 @@ class Cell(ABC):
 
 
 @dataclass(frozen=True)
-class _Gated(Cell):
+class Gated(Cell):
     """What SimpleRNN, GRU and LSTM share: their options, their checks, their weights."""
 
     units: int
@@ -98,7 +98,7 @@ class _Gated(Cell):
 
 
 @dataclass(frozen=True)
-class SimpleRNN(_Gated):
+class SimpleRNN(Gated):
     """Elman's recurrence (1990): ``h = activation(x W + h U + b)``."""
 
     def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
@@ -109,7 +109,7 @@ class SimpleRNN(_Gated):
 
 
 @dataclass(frozen=True)
-class GRU(_Gated):
+class GRU(Gated):
     """Gated recurrent unit, Cho et al. (2014); gates in the order z, r, h, as in Keras.
 
     With ``reset_after`` (Keras's default, cuDNN's form) the reset gate is applied after the
@@ -149,7 +149,7 @@ class GRU(_Gated):
 
 
 @dataclass(frozen=True)
-class LSTM(_Gated):
+class LSTM(Gated):
     """Long short-term memory, Hochreiter and Schmidhuber (1997), with forget gate
     (Gers et al. 2000); gates in the order i, f, c, o, as in Keras."""
 
@@ -178,7 +178,7 @@ class Stack(Cell):
     Names carry the layer: leaf ``1/h``, weight ``0/kernel``.
     """
 
-    cells: Sequence[_Gated]
+    cells: Sequence[Gated]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
@@ -220,7 +220,7 @@ def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
     return {name[len(start) :]: v for name, v in named.items() if name.startswith(start)}
 
 
-CELLS: Mapping[str, type[_Gated]] = {"simple_rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
+CELLS: Mapping[str, type[Gated]] = {"simple_rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
 
 
 def cell_config(cell: Cell) -> dict[str, Any]:
@@ -235,10 +235,14 @@ def cell_config(cell: Cell) -> dict[str, Any]:
 
 def cell_from_config(config: Mapping[str, Any]) -> Cell:
     """The cell that ``cell_config`` described, from a closed list of names."""
+    if config.get("name") == "stack":
+        return Stack([_gated(inner) for inner in config["cells"]])
+    return _gated(config)
+
+
+def _gated(config: Mapping[str, Any]) -> Gated:
     options = dict(config)
     name = options.pop("name", None)
-    if name == "stack":
-        return Stack([cell_from_config(inner) for inner in options["cells"]])
     if name not in CELLS:
         raise ArgumentError(f"cell: expected one of {[*CELLS, 'stack']}, received {name!r}.")
     return CELLS[name](**options)

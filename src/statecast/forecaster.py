@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from types import NoneType
@@ -144,7 +144,7 @@ class Forecaster:
         encoding: int = 16,
         depth: int = 1,
         transform: str = "auto",
-        epochs: int = 50,
+        epochs: int = 40,
         batch_size: int | None = None,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.01,
@@ -406,7 +406,7 @@ class Forecaster:
         known, ids, origin = self._position(state)
         self._check_until(until, ids, known)
         values = np.full((len(ids), paths, until), np.nan, "float32")
-        levels = (np.arange(paths) + 0.5) / paths
+        levels = ((np.arange(paths) + 0.5) / paths).tolist()
         for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
             part = state.take(rows)
             drawn = self._draw(part, known[rows], until, paths)
@@ -530,7 +530,9 @@ class Forecaster:
         }
         return decoder, options
 
-    def _adopt(self, schema: Schema, network: Network, history: dict[str, list[float | None]]) -> None:
+    def _adopt(
+        self, schema: Schema, network: Network, history: Mapping[str, Sequence[float | None]]
+    ) -> None:
         self._schema, self._network = schema, network
         # Strict JSON knows no NaN; a diverged epoch is None.
         self.history = {
@@ -581,9 +583,9 @@ class Forecaster:
         return after.pop("parameters")[:, :steps], leaves | after
 
     def _levels(self, parameters: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-        levels = np.asarray(levels, "float32")
         quantile = self._network.decoder.head.quantile
-        return keras.ops.convert_to_numpy(quantile(keras.ops.convert_to_tensor(parameters), levels))
+        at = np.asarray(levels, "float32")
+        return keras.ops.convert_to_numpy(quantile(keras.ops.convert_to_tensor(parameters), at))
 
     def _unscale(self, scaled: np.ndarray) -> np.ndarray:
         """``(rows, steps from 1, levels)`` to original units, float64."""
@@ -643,7 +645,8 @@ class Forecaster:
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
         members = self.settings.ensemble
-        spec = {n: (members, *s) for n, s in self.network.decoder.state_shapes.items()}
+        shapes = self.network.decoder.state_shapes
+        spec: dict[str, tuple[int, ...]] = {n: (members, *shape) for n, shape in shapes.items()}
         if self.schema.spacing is not None:
             spec["origin"] = ()
         state.check(spec)
@@ -658,12 +661,13 @@ class Forecaster:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
         late = np.flatnonzero(known >= until)
         if len(late):
+            item = ids[late[:1]].tolist()[0]
             raise DataError(
                 f"until: expected a step beyond every item's prefix, received {until}; item "
-                f"{ids[late[0]]!r} is already observed up to step {known[late[0]]}. Ask for a "
-                "later step, or leave that item out.",
+                f"{item!r} is already observed up to step {known[late[0]]}. Ask for a later "
+                "step, or leave that item out.",
                 column=self.settings.step_col,
-                item=ids[late[0]],
+                item=item,
             )
 
 
@@ -731,7 +735,8 @@ def _batched(model: keras.Model, inputs: dict[str, np.ndarray]) -> Any:
         size = max(16, 1 << (len(chunk) - 1).bit_length())
         padded = np.pad(chunk, (0, size - len(chunk)), mode="edge")
         answer = model.predict_on_batch({name: value[padded] for name, value in inputs.items()})
-        parts.append(keras.tree.map_structure(lambda leaf, n=len(chunk): leaf[:n], answer))
+        rows = len(chunk)
+        parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 

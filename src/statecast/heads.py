@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ class Quantiles(Head):
     def __post_init__(self) -> None:
         levels = tuple(float(level) for level in self.levels)
         inside = all(0.0 < level < 1.0 for level in levels)
-        rising = all(a < b for a, b in zip(levels, levels[1:], strict=False))
+        rising = all(a < b for a, b in pairwise(levels))
         if len(levels) < 3 or len(levels) % 2 == 0 or not inside or not rising:
             raise ArgumentError(
                 "levels: expected an odd number (3 or more) of rising levels between 0 and 1, "
@@ -172,8 +173,13 @@ class Quantiles(Head):
         levels = np.asarray(self.levels)
         start = 0.5 * np.diff([_normal_deviate(level) for level in levels])
         m = self._middle
-        below = ops.softplus(raw[..., :m] + _constant(_softplus_inverse(start[:m]), raw)) + _SMALLEST
-        above = ops.softplus(raw[..., m + 1 :] + _constant(_softplus_inverse(start[m:]), raw)) + _SMALLEST
+        below = (
+            ops.softplus(raw[..., :m] + _constant(_softplus_inverse(start[:m]), raw)) + _SMALLEST
+        )
+        above = (
+            ops.softplus(raw[..., m + 1 :] + _constant(_softplus_inverse(start[m:]), raw))
+            + _SMALLEST
+        )
         median = raw[..., m : m + 1] + shift
         below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
         return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)

@@ -213,9 +213,7 @@ class InitialState(keras.layers.Layer):
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> dict[str, Any]:
         lead = shape[:-2] if self.members is None else (self.members,)
-        return {
-            name: (*lead, shape[-2], *leaf) for name, leaf in self.cell.state_shapes.items()
-        }
+        return {name: (*lead, shape[-2], *leaf) for name, leaf in self.cell.state_shapes.items()}
 
     def get_config(self) -> dict[str, Any]:
         source = self.source
@@ -233,7 +231,9 @@ class InitialState(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InitialState:
-        return cls(cell_from_config(config["cell"]), **{k: config[k] for k in config if k != "cell"})
+        return cls(
+            cell_from_config(config["cell"]), **{k: config[k] for k in config if k != "cell"}
+        )
 
 
 def _checked_source(source: Any, cell: Cell) -> Any:

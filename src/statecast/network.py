@@ -25,6 +25,7 @@ from statecast.layers import InitialState
 from statecast.recurrence import run
 
 CONDITIONINGS = ("state", "inputs", "both")
+AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Decoder(Cell):
         return shapes
 
     def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        taken = 3 + self.static  # value, observed, step and the encoded X
+        taken = 2 + AGES + self.static  # value, observed, age and the encoded X
         shapes = {f"cell/{n}": shape for n, shape in self.stack.weight_shapes(taken).items()}
         top = self.stack.cells[-1].units + self.static
         shapes["head/kernel"] = (top, self.head.size)
@@ -84,6 +85,7 @@ class Decoder(Cell):
         value = xp.where(observed > 0, x[..., :1], own)
         step = state["step"] + 1.0
         age = xp.minimum(step / self.horizon, 1.0)
+        age = xp.exp(-xp.square((AGES - 1) * age - xp.arange(AGES, dtype=step.dtype)))
         _, inner = self.stack.step(
             within(weights, "cell"), xp.concatenate([value, flag, age, *static], -1), inner, xp
         )
@@ -288,10 +290,9 @@ class Network(keras.Model):
 
     def start(self, numeric: Any, codes: Any) -> Leaves:
         """The decoder's initial leaves, ``(members, rows, ...)``, from static features."""
-        rows = ops.cast(ops.zeros_like(codes[..., :1]), self.compute_dtype) if (
-            codes.shape[-1]
-        ) else ops.zeros_like(numeric[..., :1])
-        rows = rows + ops.zeros((self.members, 1, 1), rows.dtype)
+        # A sum of no columns is a column of zeros: the rows are known even without features.
+        nothing = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
+        rows = nothing + ops.zeros((self.members, 1, 1), self.compute_dtype)
         x = self.encoder(numeric, codes) if self.featured else rows
         leaves = {f"cell/{name}": leaf for name, leaf in self.initial(x).items()}
         leaves |= {"last": rows, "step": rows}

@@ -1,6 +1,7 @@
 """How the network is trained: every prefix at once, each member on its own share of items.
 
-Every member of the ensemble holds out its own share of the items: the ensemble loses no data, and each member has an honest score to stop by.
+Every member of the ensemble holds out its own share of the items: the ensemble loses no
+data, and each member has an honest score to stop by.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class TrainingRows(_Rows):
         columns = []
         for rows in self.own:
             passes = math.ceil(need / len(rows))
-            columns.append(np.concatenate([self.rng.permutation(rows) for _ in range(passes)])[:need])
+            columns.append(
+                np.concatenate([self.rng.permutation(rows) for _ in range(passes)])[:need]
+            )
         self.order = np.stack(columns, axis=1)
 
     def on_epoch_end(self) -> None:

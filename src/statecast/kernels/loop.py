@@ -24,7 +24,7 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
     from keras import ops
 
-    cell, weights = problem.cell, problem.weights
+    cell, weights, start = problem.cell, problem.weights, dict(problem.state)
     steps = problem.x.shape[-2]
     masked, resets = problem.mask is not None, problem.resets is not None
 
@@ -48,24 +48,18 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     if steps == 0 or masked:
         # One step on no input gives the output's shape and dtype; before the first
         # step that counts the output is zero, on every backend alike.
-        nothing = ops.zeros_like(problem.x[..., :1, :])[..., 0, :] if steps else _blank(problem, ops)
-        last = ops.zeros_like(cell.step(weights, nothing, problem.state, ops)[0])
+        nothing = ops.zeros_like(ops.sum(problem.x, axis=-2))
+        last = ops.zeros_like(cell.step(weights, nothing, start, ops)[0])
         if steps == 0:
-            return last[..., None, :][..., :0, :], dict(problem.state)
+            return last[..., None, :][..., :0, :], start
     else:
         last = ops.zeros((), dtype=problem.x.dtype)
-    (state, _), y = _scan(advance, (dict(problem.state), last), inputs, steps)
+    (state, _), y = _scan(advance, (start, last), inputs, steps)
     return ops.moveaxis(y, 0, -2), state
 
 
-def _choose(take: Any, new: dict[str, Any], old: dict[str, Any], ops: Any) -> dict[str, Any]:
+def _choose(take: Any, new: Any, old: dict[str, Any], ops: Any) -> dict[str, Any]:
     return {name: ops.where(take, new[name], leaf) for name, leaf in old.items()}
-
-
-def _blank(problem: Problem, ops: Any) -> Any:
-    """The input of one step, all zeros, for a problem that has no step."""
-    x = problem.x
-    return ops.sum(x, axis=-2)  # a sum over no steps: zeros of the right shape
 
 
 def _scan(step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None) -> Any:

@@ -1,0 +1,555 @@
+"""The forecaster's laws: any k, no neighbours, gaps are not zeros, state is exact."""
+
+import json
+import struct
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast import errors
+from statecast.forecaster import Forecaster
+from statecast.network import Network
+from statecast.state import State
+
+pytestmark = pytest.mark.backends
+
+T = 8
+few = settings(max_examples=6, deadline=None)
+CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
+
+
+def _tables(rows=24, seed=0, scale=1.0):
+    """Curves set by a number and a group, with gaps; as long tables."""
+    rng = np.random.default_rng(seed)
+    level, group = rng.normal(size=rows), rng.choice(["a", "b"], rows)
+    steps = np.arange(1, T + 1)
+    y = scale * (50 + 3 * level[:, None] + (1 + (group == "a"))[:, None] * steps)
+    y = y + rng.normal(size=y.shape)
+    seen = rng.random(y.shape) < 0.9
+    seen[:, 0] = True
+    row, step = np.nonzero(seen)
+    series = pl.DataFrame({"unique_id": row, "ds": step + 1, "y": y[row, step]})
+    static = pl.DataFrame({"unique_id": np.arange(rows), "level": level, "group": group})
+    return series, static
+
+
+def _fit(**settings: Any):
+    small: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "seed": 0}
+    return Forecaster(**{**small, **settings}).fit(*_tables(), verbose=0)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return _fit()
+
+
+@pytest.fixture(scope="module", params=["gru-normal-state", "rnn-inputs-deep"])
+def other(request):
+    """Other corners of the settings."""
+    corners: dict[str, dict[str, Any]] = {
+        "gru-normal-state": {"cell": "gru", "head": "normal", "conditioning": "state", "layers": 2},
+        "rnn-inputs-deep": {"cell": "simple_rnn", "conditioning": "inputs", "depth": 2},
+    }
+    return _fit(**corners[request.param])
+
+
+def _values(table):
+    return table.select(pl.col("^statecast.*$")).to_numpy()
+
+
+def _same(found, expected, tolerance=CLOSE):
+    found, expected = found.sort("unique_id", "ds"), expected.sort("unique_id", "ds")
+    assert found["unique_id"].to_list() == expected["unique_id"].to_list()
+    assert found["ds"].to_list() == expected["ds"].to_list()
+    np.testing.assert_allclose(_values(found), _values(expected), rtol=tolerance)
+
+
+def _prefixes(series, known):
+    """The first steps of each item: ``known`` is a mapping from id to k."""
+    table = pl.DataFrame({"unique_id": list(known), "k": list(known.values())})
+    return series.join(table, on="unique_id").filter(pl.col("ds") <= pl.col("k")).drop("k")
+
+
+def _mixed(series, seed):
+    rng = np.random.default_rng(seed)
+    return _prefixes(series, {i: int(rng.integers(0, T)) for i in range(24)})
+
+
+def _predict(f, series, static, **more):
+    series = None if series is None or series.is_empty() else series
+    return f.predict(series, static, **{"until": T, "level": [80, 95], **more})
+
+
+# -- neighbours and prefixes ------------------------------------------------------------------
+
+
+@few
+@given(item=st.integers(0, 23), k=st.integers(0, T - 1))
+def test_a_forecast_does_not_depend_on_its_neighbours(fitted, item, k):
+    """Alone, among others, and beside items 100 times larger."""
+    series, static = _tables()
+    own, own_static = pl.col("unique_id") == item, static.filter(pl.col("unique_id") == item)
+    mine = series.filter(own & (pl.col("ds") <= k))
+    alone = _predict(fitted, mine, own_static)
+    big, big_static = _tables(seed=9, scale=100.0)
+    apart = pl.col("unique_id") + 1000
+    for others, others_static in [
+        (series.filter(~own), static.filter(~own)),
+        (big.with_columns(apart), big_static.with_columns(apart)),
+    ]:
+        among = _predict(
+            fitted, pl.concat([others, mine]), pl.concat([others_static, own_static]), until=T + 1
+        )
+        _same(among.filter(own & (pl.col("ds") <= T)), alone)
+
+
+@few
+@given(seed=st.integers(0, 1000))
+def test_one_call_with_mixed_k_is_a_call_per_k(fitted, seed):
+    series, static = _tables()
+    prefix = _mixed(series, seed)
+    together = _predict(fitted, prefix, static)
+    lengths = dict(prefix.group_by("unique_id").agg(pl.col("ds").max()).iter_rows())
+    for k in range(T):
+        ids = [i for i in range(24) if lengths.get(i, 0) == k]
+        inside = pl.col("unique_id").is_in(ids)
+        if ids:
+            per_k = _predict(fitted, prefix.filter(inside), static.filter(inside))
+            _same(together.filter(inside), per_k)
+
+
+def test_no_series_and_an_item_without_rows_are_k_0(fitted):
+    series, static = _tables()
+    some = series.filter((pl.col("unique_id") != 3) & (pl.col("ds") == 1))
+    item = pl.col("unique_id") == 3
+    _same(
+        _predict(fitted, some, static).filter(item),
+        _predict(fitted, None, static).filter(item),
+    )
+
+
+def test_what_comes_after_the_prefix_is_unknown(fitted):
+    """The rest of the table, cut away, changes nothing: no leak from the future."""
+    series, static = _tables()
+    panel = fitted.schema.panel(series, static)
+    levels = [0.1, 0.5, 0.9]
+    whole = fitted.quantiles(panel, T, levels)
+    for k in (0, 3):
+        cut = fitted.quantiles(panel.prefix(k), T, levels)
+        np.testing.assert_allclose(cut[:, : k + 1], whole[:, : k + 1], rtol=CLOSE)
+        assert not np.allclose(cut[:, k + 1 :], whole[:, k + 1 :], rtol=1e-3)
+
+
+# -- not observed is not zero -------------------------------------------------------------------
+
+
+def test_a_short_prefix_is_not_a_zero_padded_one(fitted):
+    _, static = _tables()
+    one = static.filter(pl.col("unique_id") == 0)
+    row = lambda steps, y: pl.DataFrame({"unique_id": 0, "ds": steps, "y": y})  # noqa: E731
+    v = 55.0
+    short = _predict(fitted, row([1], [v]), one).filter(pl.col("ds") > 3)
+    padded = _predict(fitted, row([1, 2, 3], [0.0, 0.0, v]), one)
+    assert (np.abs(_values(short) - _values(padded)) > 1e-2).any()
+
+
+def test_a_gap_is_finite_and_is_not_a_zero(fitted):
+    _, static = _tables()
+    one = static.filter(pl.col("unique_id") == 0)
+
+    def forecast(y):
+        table = pl.DataFrame({"unique_id": 0, "ds": [1, 2, 3], "y": y}, strict=False)
+        return _values(_predict(fitted, table, one))
+
+    gap, nan = forecast([52.0, None, 55.0]), forecast([52.0, float("nan"), 55.0])
+    assert np.isfinite(gap).all()
+    np.testing.assert_array_equal(gap, nan)
+    assert (np.abs(gap - forecast([52.0, 0.0, 55.0])) > 1e-2).any()
+    assert (np.abs(gap - forecast([52.0, 53.5, 55.0])) > 1e-4).any()
+
+
+# -- the state ------------------------------------------------------------------------------------
+
+
+@few
+@given(seed=st.integers(0, 1000))
+def test_a_state_forecasts_what_its_tables_do(fitted, seed):
+    series, static = _tables()
+    prefix = _mixed(series, seed)
+    state = fitted.state(prefix, static)
+    _same(fitted.predict(state=state, until=T, level=[80, 95]), _predict(fitted, prefix, static))
+
+
+@few
+@given(seed=st.integers(0, 1000))
+def test_updates_one_by_one_are_a_full_run(fitted, seed):
+    series, static = _tables()
+    prefix = _mixed(series, seed)
+    if prefix.is_empty():
+        return
+    state = fitted.state(None, static)
+    for step in range(1, T):
+        new = prefix.filter(pl.col("ds") == step)
+        if not new.is_empty():
+            before = {name: np.array(leaf) for name, leaf in state.leaves.items()}
+            after = fitted.update(state, new)
+            assert all((state[name] == leaf).all() for name, leaf in before.items())
+            state = after
+    full = fitted.state(prefix, static)
+    assert state.names == full.names
+    for name in full:
+        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
+    _same(fitted.predict(state=state, until=T, level=[80, 95]), _predict(fitted, prefix, static))
+
+
+def test_the_laws_hold_at_other_settings(other):
+    series, static = _tables()
+    prefix = _mixed(series, 4)
+    together = _predict(other, prefix, static)
+    state = other.state(None, static)
+    for step in range(1, T):
+        new = prefix.filter(pl.col("ds") == step)
+        state = other.update(state, new) if not new.is_empty() else state
+    _same(other.predict(state=state, until=T, level=[80, 95]), together)
+    item = pl.col("unique_id") == 5
+    alone = _predict(other, prefix.filter(item), static.filter(item))
+    _same(together.filter(item), alone)
+    assert np.isfinite(_values(together)).all()
+
+
+def test_an_update_with_nothing_new_and_a_saved_state_are_identities(fitted, tmp_path):
+    series, static = _tables()
+    state = fitted.state(_mixed(series, 1), static)
+    state.save(tmp_path / "s.safetensors")
+    back = State.load(tmp_path / "s.safetensors")
+    assert back == state
+    a, b = (fitted.predict(state=s, until=T) for s in (state, back))
+    assert a.equals(b)
+    new = pl.DataFrame({"unique_id": [2], "ds": [T], "y": [60.0]})
+    moved = fitted.update(state, new)
+    others = np.arange(24) != 2
+    for name in state:
+        assert moved[name][others].tobytes() == state[name][others].tobytes()
+    assert moved["step"][2, 0, 0] == T
+
+
+def test_a_state_of_other_weights_is_refused(fitted, other):
+    _, static = _tables()
+    state = fitted.state(None, static)
+    with pytest.raises(errors.StateError):
+        other.predict(state=state, until=T)
+    with pytest.raises(errors.StateError, match="made by other weights"):
+        fitted.predict(state=State(state.leaves, state.ids, "0" * 32), until=T)
+    with pytest.raises(errors.ArgumentError, match="received both"):
+        fitted.predict(None, static, until=T, state=state)
+    with pytest.raises(errors.StateError, match="expected a State, received dict"):
+        fitted.update({}, _tables()[0])
+    assert fitted.predict(state=state, until=T).height == 24 * T
+
+
+# -- paths ----------------------------------------------------------------------------------------
+
+
+def test_paths_agree_with_the_forecast_and_not_with_their_neighbours(fitted):
+    series, static = _tables()
+    prefix = _mixed(series, 2)
+    paths = fitted.simulate(prefix, static, until=T, paths=99)
+    assert paths.values.shape == (24, 99, T)
+    known = np.arange(T) < paths.known[:, None]
+    assert (np.isnan(paths.values) == known[:, None, :]).all()
+    forecast = _predict(fitted, prefix, static)
+    for column, q in (("statecast", 0.5), ("statecast-lo-80", 0.1), ("statecast-hi-80", 0.9)):
+        rest = np.sort(paths.values.swapaxes(1, 2)[~known], axis=-1)
+        found = np.array([np.interp(q, (np.arange(99) + 0.5) / 99, path) for path in rest])
+        np.testing.assert_allclose(found, forecast[column].to_numpy(), rtol=2e-3)
+    longest = int(paths.known.argmax())
+    item = pl.col("unique_id") == longest
+    alone = fitted.simulate(prefix.filter(item), static.filter(item), until=T, paths=99)
+    np.testing.assert_allclose(alone.values[0], paths.values[longest], rtol=CLOSE)
+    state = fitted.simulate(state=fitted.state(prefix, static), until=T, paths=99)
+    np.testing.assert_allclose(state.values, paths.values, rtol=CLOSE)
+    again = fitted.simulate(prefix, static, until=T, paths=99)
+    np.testing.assert_array_equal(again.values, paths.values)
+    assert paths.table().columns == ["unique_id", "ds", *(f"path-{i}" for i in range(1, 100))]
+
+
+def test_paths_are_joint(fitted):
+    """A path that is high at one step tends to be high at the next: ranks are not shuffled."""
+    _, static = _tables()
+    paths = fitted.simulate(None, static, until=T, paths=200).values
+    rank = paths.argsort(axis=1).argsort(axis=1).astype(float)
+    correlation = [np.corrcoef(rank[row, :, T - 2], rank[row, :, T - 1])[0, 1] for row in range(24)]
+    assert np.mean(correlation) > 0.2
+
+
+# -- the fit -----------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_fit(fitted):
+    _, static = _tables()
+    again = _fit()
+    assert again.history == fitted.history
+    assert again.fingerprint == fitted.fingerprint
+    assert _predict(again, None, static).equals(_predict(fitted, None, static))
+    assert _fit(seed=1).fingerprint != fitted.fingerprint
+
+
+def test_save_then_load_gives_identical_forecasts(fitted, other, tmp_path):
+    series, static = _tables()
+    prefix = _mixed(series, 3)
+    for f in (fitted, other):
+        f.save(tmp_path / "m.safetensors")
+        back = Forecaster.load(tmp_path / "m.safetensors")
+        assert asdict(back.settings) == asdict(f.settings)
+        assert back.history == f.history
+        assert _predict(back, prefix, static).equals(_predict(f, prefix, static))
+        state = f.state(prefix, static)
+        assert back.state(prefix, static) == state  # the fingerprint holds too
+        assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_the_gradient_reaches_the_encoder_through_h_and_through_c(fitted):
+    """One step of training on h's head alone, or on c's alone, moves the encoder."""
+    series, static = _tables()
+    for leaf in ("h", "c"):
+        decoder, options = fitted._plan(fitted.schema)
+        options["conditioning"] = "both"
+        network = Network(decoder, **options, seed=0)
+        weights = network.weight_map()
+        # Cut every other way from the encoder to the forecast.
+        encoding = options["encoding"]
+        for name, weight in weights.items():
+            value = keras.ops.convert_to_numpy(weight).copy()
+            if name in ("decoder/head/kernel", "decoder/cell/0/kernel"):
+                value[:, -encoding:] = 0
+            elif name.startswith("initial/") and name != f"initial/0/{leaf}/kernel":
+                value[...] = 0
+            else:
+                continue
+            weight.assign(value)
+        before = keras.ops.convert_to_numpy(weights["encoder/kernel"]).copy()
+        panel = fitted.schema.panel(series, static)
+        network.compile(optimizer=keras.optimizers.SGD(0.1))
+        ones = np.ones((24, 1, panel.y.shape[1]), "float32")
+        network.train_on_batch(
+            {
+                "value": panel.y[:, None],
+                "observed": 0 * ones,
+                "numeric": panel.numeric[:, None],
+                "codes": panel.codes[:, None],
+            },
+            panel.y[:, None],
+            sample_weight=ones * np.ones((1, options["members"], 1), "float32"),
+        )
+        moved = keras.ops.convert_to_numpy(weights["encoder/kernel"]) - before
+        assert np.isfinite(moved).all()
+        assert np.abs(moved).max() > 0, leaf
+
+
+def test_h_and_c_start_apart(fitted):
+    _, static = _tables()
+    state = fitted.state(None, static)
+    assert not np.allclose(state["cell/0/h"], state["cell/0/c"], atol=1e-2)
+
+
+def test_interrupted_it_keeps_the_best_epoch(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def __init__(self, epoch):
+            super().__init__()
+            self.epoch = epoch
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == self.epoch:
+                raise KeyboardInterrupt
+
+    series, static = _tables()
+    small: dict[str, Any] = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 5}
+    f = Forecaster(**small).fit(series, static, callbacks=[Interrupt(2)], verbose=0)
+    assert len(f.history["loss"]) == 2
+    assert np.isfinite(_values(_predict(f, None, static))).all()
+    f.save(tmp_path / "m.safetensors")
+    fresh = Forecaster(**small)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.fit(series, static, callbacks=[Interrupt(0)], verbose=0)
+    with pytest.raises(errors.NotFittedError, match="call fit or load first"):
+        fresh.predict(None, static, until=T)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy):
+    series, static = _tables()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        f = _fit()
+        assert f.network.compute_dtype == policy.removeprefix("mixed_")
+        assert all(weight.dtype == "float32" for weight in f.network.trainable_weights)
+        found = _values(_predict(f, _mixed(series, 5), static))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert np.isfinite(found).all()
+    assert (np.abs(found - 55) < 30).all()
+
+
+def test_arrays_in_arrays_out_and_no_features():
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(12, 5)).cumsum(axis=1)
+    f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, verbose=0)
+    prefix = Y[:3].copy()
+    prefix[0, :] = np.nan
+    prefix[1, 2:] = np.nan
+    prefix[2, 1] = prefix[2, 3:] = np.nan
+    out = f.predict(prefix, until=6, level=[], quantiles=[0.25])
+    assert sorted(out) == ["statecast", "statecast-q-0.25"]
+    assert (np.isnan(out["statecast"]).sum(axis=1) == [0, 2, 3]).all()
+    assert (out["statecast"] >= out["statecast-q-0.25"])[~np.isnan(out["statecast"])].all()
+
+
+def test_dates_come_back_as_dates_and_updates_know_them():
+    series, static = _tables()
+    start = pl.date(2020, 1, 6)
+    dated = series.with_columns(ds=start + pl.duration(days=7 * (pl.col("ds") - 1)))
+    f = Forecaster(units=4, ensemble=2, epochs=1).fit(dated, static, verbose=0)
+    g = Forecaster(units=4, ensemble=2, epochs=1).fit(series, static, verbose=0)
+    first = pl.col("unique_id") < 5
+    prefix, numbered = (
+        t.filter(first & (pl.col("step") <= 3))
+        for t in (dated.with_columns(step=series["ds"]), series.with_columns(step="ds"))
+    )
+    a = f.predict(prefix.drop("step"), static, until=T)
+    b = g.predict(numbered.drop("step"), static, until=T)
+    np.testing.assert_allclose(a["statecast"], b["statecast"], rtol=CLOSE)
+    assert a["step"].to_list() == b["ds"].to_list()
+    known = a.filter(first)
+    assert known["ds"].dtype == pl.Date
+    assert known.select(
+        (pl.col("ds") == start + pl.duration(days=7 * (pl.col("step") - 1))).all()
+    ).item()
+    assert a.filter(~first)["ds"].is_null().all()
+    state = f.state(prefix.drop("step"), static)
+    after = f.update(state, dated.filter(first & (series["ds"] > 3) & (series["ds"] <= 5)))
+    full = f.state(dated.filter(first & (series["ds"] <= 5)), static)
+    for name in full:
+        np.testing.assert_allclose(after[name], full[name], rtol=CLOSE, atol=CLOSE)
+
+
+def test_a_category_never_seen_and_a_missing_static_are_ordinary(fitted):
+    static = pl.DataFrame({"unique_id": [1, 2], "level": [None, 0.5], "group": ["a", "new"]})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", errors.DataWarning)
+        found = _predict(fitted, None, static)
+    ours = [w for w in caught if issubclass(w.category, errors.DataWarning)]
+    assert len(ours) == 1
+    assert "'new'" in str(ours[0].message)
+    assert "level" in str(ours[0].message)
+    assert np.isfinite(_values(found)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_very_few_items(rows):
+    series, static = _tables(rows=rows, seed=3)
+    f = Forecaster(units=4, encoding=4, ensemble=3, epochs=2).fit(series, static, verbose=0)
+    assert np.isfinite(_values(_predict(f, None, static))).all()
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"units": 0}, "units: expected a whole number >= 1, received 0"),
+        ({"units": 10**9}, "units: expected at most 4096"),
+        ({"epochs": 2.5}, "epochs"),
+        ({"cell": "rnn"}, "cell: expected one of"),
+        ({"head": "gaussian"}, "head: expected one of"),
+        ({"conditioning": "none"}, "conditioning: expected one of"),
+        ({"transform": "sqrt"}, "transform: expected one of"),
+        ({"seed": -1}, "seed: expected a whole number >= 0"),
+        ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay: expected a number 0 or above"),
+        ({"id_col": 3}, "id_col: expected text"),
+    ],
+)
+def test_settings_are_checked_at_once(settings, says):
+    with pytest.raises(errors.ArgumentError, match=says):
+        Forecaster(**settings)
+
+
+def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
+    series, static = _tables()
+    good = _predict(fitted, None, static)
+    with pytest.raises(errors.DataError, match="item 4 is already observed up to step 5") as caught:
+        fitted.predict(_prefixes(series, {4: 5, 6: 2}), static, until=5)
+    assert (caught.value.column, caught.value.item) == ("ds", 4)
+    with pytest.raises(errors.ArgumentError, match="until: expected a whole number"):
+        fitted.predict(None, static, until=0)
+    with pytest.raises(errors.ArgumentError, match="level: expected percent between 0 and 100"):
+        fitted.predict(None, static, until=T, level=[100])
+    with pytest.raises(errors.ArgumentError, match="quantiles: expected between 0 and 1"):
+        fitted.predict(None, static, until=T, quantiles=[1])
+    with pytest.raises(errors.ArgumentError, match="paths: expected a whole number"):
+        fitted.simulate(None, static, until=T, paths=0)
+    with pytest.raises(errors.DataError, match="group"):
+        fitted.predict(None, static.drop("group"), until=T)
+    with pytest.raises(errors.NotFittedError):
+        Forecaster().save("nowhere.safetensors")
+    history = dict(fitted.history)
+    with pytest.raises(errors.DataError):
+        fitted.fit(series.drop("y"), static, verbose=0)
+    assert fitted.history == history
+    assert _predict(fitted, None, static).equals(good)
+
+
+def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fitted.save(path)
+    whole = path.read_bytes()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8:end])
+    config = json.loads(header["__metadata__"]["config"])
+
+    def rewritten(config=config, **metadata):
+        text = config if isinstance(config, str) else json.dumps(config)
+        new = {**header, "__metadata__": {**header["__metadata__"], "config": text, **metadata}}
+        packed = json.dumps(new).encode()
+        return struct.pack("<Q", len(packed)) + packed + whole[end:]
+
+    def changed(**settings):
+        return rewritten({**config, "settings": {**config["settings"], **settings}})
+
+    damaged = {
+        "truncated": whole[:-10],
+        "cut in the header": whole[:100],
+        "empty": b"",
+        "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "a pickle": b"\x80\x04\x95" + bytes(100),
+        "an oversized header": struct.pack("<Q", 2**40) + whole[8:],
+        "a header over the cap": struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 100),
+        "another version": rewritten(version="2"),
+        "a state": rewritten(format="statecast-state"),
+        "no config": rewritten(""),
+        "an entry too many": rewritten({**config, "code": "import os"}),
+        "an entry too few": rewritten({"settings": config["settings"]}),
+        "a setting too many": changed(lambda_layer="x"),
+        "a cell outside the list": changed(cell="os.system"),
+        "weights of another size": changed(units=7),
+        "a huge model": changed(units=4096, ensemble=256, layers=16, encoding=4096),
+        "NaN": rewritten(json.dumps({**config, "history": {"loss": [float("nan")]}})),
+        "deep": rewritten("[" * 100_000),
+    }
+    for content in damaged.values():
+        path.write_bytes(content)
+        with pytest.raises(errors.ModelFileError, match=r"m\.safetensors"):
+            Forecaster.load(path)
+    with pytest.raises(errors.ModelFileError, match="cannot be read"):
+        Forecaster.load(tmp_path / "missing.safetensors")
+    path.write_bytes(whole)
+    assert Forecaster.load(path).fingerprint == fitted.fingerprint
