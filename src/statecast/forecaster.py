@@ -144,7 +144,7 @@ class Forecaster:
         encoding: int = 16,
         depth: int = 1,
         transform: str = "auto",
-        epochs: int = 40,
+        epochs: int = 30,
         batch_size: int | None = None,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.01,
@@ -539,7 +539,7 @@ class Forecaster:
             name: [float(v) if v is not None and np.isfinite(v) else None for v in values]
             for name, values in history.items()
         }
-        self._models = Start(network), Advance(network), Sample(network)
+        self._models: dict[tuple[Any, ...], keras.Model] = {}
         digest = hashlib.blake2b(digest_size=16)
         for name, value in self._weights().items():
             digest.update(name.encode())
@@ -562,7 +562,7 @@ class Forecaster:
         return State(leaves, panel.ids, self.fingerprint)
 
     def _start(self, panel: Panel) -> dict[str, np.ndarray]:
-        return _batched(self._models[0], {"numeric": panel.numeric, "codes": panel.codes})
+        return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
     def _advance(
         self, leaves: dict[str, np.ndarray], value: np.ndarray, seen: np.ndarray, active: np.ndarray
@@ -579,8 +579,25 @@ class Forecaster:
             "observed": _few_lengths(seen.astype("float32")),
             "active": _few_lengths(active.astype(bool)),
         }
-        after = _batched(self._models[1], inputs)
+        after = self._batched(Advance, inputs)
         return after.pop("parameters")[:, :steps], leaves | after
+
+    def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
+        """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
+        parts = []
+        for chunk in _chunks(len(next(iter(inputs.values())))):
+            rows = len(chunk)
+            size = max(16, 1 << (rows - 1).bit_length())
+            padded = np.pad(chunk, (0, size - rows), mode="edge")
+            given = {name: value[padded] for name, value in inputs.items()}
+            # A model a shape: TensorFlow would loosen the shapes of one that meets several,
+            # and round otherwise from then on.
+            key = (kind, *(value.shape for value in given.values()))
+            if key not in self._models:
+                self._models[key] = kind(self._network)
+            answer = self._models[key].predict_on_batch(given)
+            parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
+        return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
     def _levels(self, parameters: np.ndarray, levels: Sequence[float]) -> np.ndarray:
         quantile = self._network.decoder.head.quantile
@@ -621,7 +638,7 @@ class Forecaster:
         inputs = dict(state.fork(share).leaves)
         inputs.pop("origin", None)
         uniform = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
-        drawn = _batched(self._models[2], inputs | {"uniform": uniform})[..., : until - first]
+        drawn = self._batched(Sample, inputs | {"uniform": uniform})[..., : until - first]
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
@@ -725,19 +742,6 @@ def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:
     row, step = np.nonzero(np.arange(until) >= known[:, None])
     out[row, step] = array[row, step - known[row]]
     return out
-
-
-def _batched(model: keras.Model, inputs: dict[str, np.ndarray]) -> Any:
-    """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
-    rows = len(next(iter(inputs.values())))
-    parts = []
-    for chunk in _chunks(rows):
-        size = max(16, 1 << (len(chunk) - 1).bit_length())
-        padded = np.pad(chunk, (0, size - len(chunk)), mode="edge")
-        answer = model.predict_on_batch({name: value[padded] for name, value in inputs.items()})
-        rows = len(chunk)
-        parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
-    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def _checked_history(history: Any) -> dict[str, list[float | None]]:

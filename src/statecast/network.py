@@ -85,7 +85,8 @@ class Decoder(Cell):
         value = xp.where(observed > 0, x[..., :1], own)
         step = state["step"] + 1.0
         age = xp.minimum(step / self.horizon, 1.0)
-        age = xp.exp(-xp.square((AGES - 1) * age - xp.arange(AGES, dtype=step.dtype)))
+        bumps = xp.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=step.dtype)
+        age = xp.exp(-xp.square((AGES - 1) * age - bumps))
         _, inner = self.stack.step(
             within(weights, "cell"), xp.concatenate([value, flag, age, *static], -1), inner, xp
         )
@@ -329,6 +330,7 @@ class Network(keras.Model):
         training: bool = True,
     ) -> Any:
         """The members' mean CRPS over the values that count (``sample_weight``)."""
+        y, sample_weight = ops.convert_to_tensor(y), ops.convert_to_tensor(sample_weight)
         score = ops.sum(self.decoder.head.crps(y_pred, y) * sample_weight, axis=(0, 2))
         weight = ops.sum(sample_weight, axis=(0, 2))
         self.score.update_state(score, weight)
