@@ -26,7 +26,7 @@ SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
     {"errors", "state"},
-    {"cells", "recurrence", "kernels", "table", "data"},
+    {"cells", "recurrence", "kernels", "reading", "table", "data"},
     {"layers", "heads"},
     {"network", "training", "forecaster"},
     {"sessions", "evaluate", "plots", "distributed"},
@@ -35,7 +35,7 @@ FLOORS = (
 PEERS_APART = 4  # from this floor up, modules on one floor never import each other
 FORECASTER = ("network", "training", "forecaster")  # each may import those before it
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
-NO_KERAS = {"errors", "state", "table", "data"}
+NO_KERAS = {"errors", "state", "reading", "table", "data"}
 NO_TABLE = {"cells", "recurrence", "kernels", "layers", "heads", "network"}
 EXTRAS = {"torch", "tensorflow", "sklearn", "matplotlib", "pandas", "pyarrow"}
 
@@ -119,7 +119,7 @@ def violations(sources: Mapping[str, str], packages: frozenset[str] = frozenset(
                 FORECASTER.index(target) > FORECASTER.index(own)
             ):
                 wrong.append(f"{where}: within the floor only {' < '.join(FORECASTER)}")
-            elif target == "table" and own in NO_TABLE:
+            elif target in ("reading", "table") and own in NO_TABLE:
                 wrong.append(f"{where}: {own} never sees tables")
     return wrong
 

@@ -41,6 +41,7 @@ MODULES = {
     "cells": {
         "Cell",
         "GRU",
+        "Gated",
         "LSTM",
         "SimpleRNN",
         "Stack",

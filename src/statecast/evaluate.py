@@ -27,7 +27,8 @@ import numpy as np
 from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError
 
 # How a table is opened and its ids are read stays in one place.
-from statecast.table import Panel, Schema, _agree, _check_columns, _floats, _ids, _open, _Table
+from statecast.reading import Table, agree, check_columns, open_table, read_floats, read_ids
+from statecast.table import Panel, Schema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -499,7 +500,7 @@ class _Items:
         """Open and check the tables; every error that the whole data show is raised here."""
         names = {each: getattr(settings, each) for each in ("id_col", "step_col", "target_col")}
         opened = [
-            None if source is None else _open(source, role, letter)
+            None if source is None else open_table(source, role, letter)
             for source, role, letter in ((series, "series", "Y"), (static, "static", "X"))
         ]
         with warnings.catch_warnings():  # each fold's fit says it of what it uses
@@ -509,12 +510,12 @@ class _Items:
         table, statics = opened
         if isinstance(table, np.ndarray):
             return cls(panel.ids, panel.known, schema, table, statics, np.arange(panel.rows))
-        assert isinstance(table, _Table)  # Schema.fit needs a series
+        assert isinstance(table, Table)  # Schema.fit needs a series
         position = {item: row for row, item in enumerate(panel.ids.tolist())}
-        ids = _in_kind_of(panel.ids, _ids(table, schema.id_col))
+        ids = _in_kind_of(panel.ids, read_ids(table, schema.id_col))
         rows = np.array([position[item] for item in ids], np.int64)
         typed = _typed(table, schema, panel.ids)
-        other = _typed(statics, schema, panel.ids) if isinstance(statics, _Table) else None
+        other = _typed(statics, schema, panel.ids) if isinstance(statics, Table) else None
         return cls(panel.ids, panel.known, schema, typed, other, rows)
 
     def take(self, keep: np.ndarray) -> tuple[Any, Any]:
@@ -533,7 +534,7 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
     return list(map(str, found)) if as_text else found
 
 
-def _typed(table: _Table, schema: Schema, ids: np.ndarray) -> Any:
+def _typed(table: Table, schema: Schema, ids: np.ndarray) -> Any:
     """Return a narwhals frame whose columns have types, also where they came as text.
 
     A CSV file is read as text, and what a column means is settled by all of its rows. Parts
@@ -551,9 +552,9 @@ def _typed(table: _Table, schema: Schema, ids: np.ndarray) -> Any:
     columns: dict[str, pl.Series] = {}
     for name in frame.columns:
         if name == schema.id_col:
-            columns[name] = pl.Series(_in_kind_of(ids, _ids(table, name)))
+            columns[name] = pl.Series(_in_kind_of(ids, read_ids(table, name)))
         elif name in numbers:
-            columns[name] = pl.Series(_floats(frame[name], True)[0]).fill_nan(None)
+            columns[name] = pl.Series(read_floats(frame[name], True)[0]).fill_nan(None)
         else:
             columns[name] = frame[name].to_native()
     return nw.from_native(pl.DataFrame(columns))
@@ -569,7 +570,7 @@ def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
         fold = np.zeros(n, np.int64)
         fold[order] = np.random.default_rng(seed).permutation(n) % folds
         return fold
-    table = _open(folds, "folds", "folds")
+    table = open_table(folds, "folds", "folds")
     if isinstance(table, np.ndarray):
         fold = table
         if fold.shape != (n,) or fold.dtype.kind not in "iuU":
@@ -579,10 +580,10 @@ def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
             )
     else:
         id_col = items.schema.id_col
-        _check_columns(table, (id_col, "fold"))
-        found, wanted = _ids(table, id_col), items.ids.tolist()
-        found, _ = _agree(found, table, wanted, None, id_col)
-        of = dict(zip(found, _ids(table, "fold"), strict=True))
+        check_columns(table, (id_col, "fold"))
+        found, wanted = read_ids(table, id_col), items.ids.tolist()
+        found, _ = agree(found, table, wanted, None, id_col)
+        of = dict(zip(found, read_ids(table, "fold"), strict=True))
         if len(of) < len(found):
             item = next(item for i, item in enumerate(found) if item in found[:i])
             raise DataError(

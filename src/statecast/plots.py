@@ -16,7 +16,16 @@ import numpy as np
 from statecast.errors import ArgumentError, DataError, MissingExtraError
 
 # How a table is opened and its columns are read stays in one place.
-from statecast.table import _agree, _check_columns, _floats, _ids, _open, _Table, _when, _y
+from statecast.reading import (
+    Table,
+    agree,
+    check_columns,
+    open_table,
+    read_floats,
+    read_ids,
+    read_when,
+    read_y,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +115,7 @@ class _Forecast:
     """A forecast table: one entry a row."""
 
     label: str
-    table: _Table | None
+    table: Table | None
     ids: list[Any]
     when: np.ndarray  # steps (float64) or dates
     step: np.ndarray  # where there is no date, the step
@@ -139,30 +148,30 @@ def _forecast(forecast: Any, names: tuple[str, str]) -> _Forecast:
         row, at = np.nonzero(~np.isnan(arrays["statecast"]))
         columns = {name: values[row, at] for name, values in arrays.items()}
         return _Forecast("The forecast", None, row.tolist(), at + 1.0, at + 1.0, columns)
-    table = _open(forecast, "forecast", "forecast")
+    table = open_table(forecast, "forecast", "forecast")
     if isinstance(table, np.ndarray):
         raise DataError(
             "The forecast: expected what Forecaster.predict returns, a table or a dict of arrays; "
             f"received an array of shape {table.shape}."
         )
-    _check_columns(table, (*names, "statecast"))
-    ids = _ids(table, names[0])
+    check_columns(table, (*names, "statecast"))
+    ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
     # An item with k = 0 has no dates; its steps are in a column of their own.
     numbers = "step" if "step" not in names else "step_number"
     dated = ~table.frame[names[1]].is_null().to_numpy()
     if numbers in table.frame.columns:
-        step = _floats(table.frame[numbers], table.text)[0]
+        step = read_floats(table.frame[numbers], table.text)[0]
     if dated.all() or numbers not in table.frame.columns:
-        when, _ = _when(table, names[1], ids)
+        when, _ = read_when(table, names[1], ids)
     else:
         when = np.full(len(ids), "NaT", "datetime64[us]")
         if dated.any():
             rows = np.flatnonzero(dated)
-            part = _Table(table.frame[rows], table.label, table.kind, table.text)
-            when[rows], _ = _when(part, names[1], [ids[row] for row in rows])
+            part = Table(table.frame[rows], table.label, table.kind, table.text)
+            when[rows], _ = read_when(part, names[1], [ids[row] for row in rows])
     columns = {
-        name: _floats(table.frame[name], table.text)[0]
+        name: read_floats(table.frame[name], table.text)[0]
         for name in table.frame.columns
         if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
     }
@@ -208,17 +217,17 @@ def _wanted(forecast: _Forecast, items: Any) -> list[Any]:
 
 
 def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> _Observed:
-    table = _open(series, "series", "Y")
+    table = open_table(series, "series", "Y")
     if isinstance(table, np.ndarray):
         if forecast.table is not None:
             raise DataError("Expected a series table beside a forecast table; received an array.")
         row, at = np.nonzero(~np.isnan(table.astype(np.float64)))
         return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64))
-    _check_columns(table, names)
-    ids = _ids(table, names[0])
-    ids, _ = _agree(ids, table, forecast.ids, forecast.table, names[0])
-    when, _ = _when(table, names[1], ids)
-    y = _y(table, names[2], ids)
+    check_columns(table, names)
+    ids = read_ids(table, names[0])
+    ids, _ = agree(ids, table, forecast.ids, forecast.table, names[0])
+    when, _ = read_when(table, names[1], ids)
+    y = read_y(table, names[2], ids)
     if (when.dtype.kind == "M") != (forecast.when.dtype.kind == "M"):
         kinds = ["numbers", "dates"] if when.dtype.kind == "M" else ["dates", "numbers"]
         raise DataError(

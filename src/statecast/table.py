@@ -15,40 +15,37 @@ from __future__ import annotations
 
 import datetime
 import math
-import numbers
-import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from os import PathLike
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
+from statecast.reading import (
+    KINDS,
+    LARGEST,
+    MAX_COLUMNS,
+    MAX_STEPS,
+    Long,
+    Parsed,
+    check_cells,
+    fail,
+    id_array,
+    parse,
+)
 
 __all__ = ["Panel", "Schema"]
 
-# Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
-# and a model file beyond them is not ours.
-_MAX_STEPS = 1_000_000
-_MAX_COLUMNS = 1_000
-_MAX_CATEGORIES = 10_000
-_MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
-_LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
-
+_MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _STATIC_LIMIT = 5.0  # standardised numeric statics are clipped here: no outlier rules the network
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
-
-_KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
-_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
-_ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 
 # -- the panel -------------------------------------------------------------------------
@@ -222,7 +219,7 @@ class Schema:
             )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        parsed = _parse(series, static, names, None)
+        parsed = parse(series, static, names, None)
         long = parsed.long
         assert long is not None  # series was given
         observed = ~np.isnan(long.y)
@@ -342,14 +339,14 @@ class Schema:
                 "received None."
             )
         names = (self.id_col, self.step_col, self.target_col)
-        parsed = _parse(series, static, names, self._static_columns)
+        parsed = parse(series, static, names, self._static_columns)
         step, origin = _steps(parsed, self.spacing, names)
         _check_points(parsed, step, names)
         if self.transform == "log":
             _check_not_negative(parsed, self.target_col)
         y, mask = self._grid(parsed, step)
         keep = mask.any(axis=1) if for_fit else np.ones(len(mask), bool)
-        ids = _id_array(parsed.ids)[keep]
+        ids = id_array(parsed.ids)[keep]
         columns = {name: values[keep] for name, values in parsed.static.items()}
         numeric, codes = self._statics(ids.tolist(), columns)
         if origin is not None:
@@ -399,7 +396,7 @@ class Schema:
                 raise ArgumentError(
                     f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
                 )
-        parsed = _parse(series, None, names, {}, items)
+        parsed = parse(series, None, names, {}, items)
         step, origin = _steps(parsed, self.spacing, names, origin)
         _check_points(parsed, step, names, all_missing=False)
         if self.transform == "log":
@@ -411,7 +408,7 @@ class Schema:
             stale = step <= known[parsed.row]
             if stale.any():
                 at = int(np.argmax(stale))
-                _fail(
+                fail(
                     long.label,
                     self.step_col,
                     f"steps after {known[parsed.row[at]]}, up to which the item is known",
@@ -423,7 +420,7 @@ class Schema:
         rows = len(items)
         nothing = np.zeros((rows, 0), np.float32)
         return Panel(
-            _id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
+            id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
         )
 
     # -- scaling -----------------------------------------------------------------------
@@ -530,8 +527,8 @@ class Schema:
                 )
         if known.shape != (len(items),):
             raise ArgumentError(f"known: expected shape ({len(items)},); received {known.shape}.")
-        if kind not in _KINDS:
-            raise ArgumentError(f"kind: expected one of {_KINDS}; received {kind!r}.")
+        if kind not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
         wanted = np.arange(1, shape[1] + 1) > known[:, None]
         if kind == "arrays":
             return {
@@ -540,7 +537,7 @@ class Schema:
             }
         row, at = np.nonzero(wanted)
         step = (at + 1).astype(np.int64)
-        data: dict[str, np.ndarray] = {self.id_col: _id_array(items)[row]}
+        data: dict[str, np.ndarray] = {self.id_col: id_array(items)[row]}
         if self.spacing is None:
             data[self.step_col] = step
         else:
@@ -596,17 +593,17 @@ class Schema:
         columns = [config["id_col"], config["step_col"], config["target_col"]]
         _must(all(isinstance(c, str) and c for c in columns), "column names", "text", columns)
         _must(len(set(columns)) == 3, "column names", "three of them", columns)
-        _must(config["kind"] in _KINDS, "kind", f"one of {_KINDS}", config["kind"])
+        _must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
         transform, centre, steps = config["transform"], config["centre"], config["steps"]
         _must(transform in ("none", "log"), "transform", "'none' or 'log'", transform)
-        finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= _LARGEST
+        finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= LARGEST
         _must(finite, "centre", "a positive number", centre)
-        _must(_is_int(steps, 1, _MAX_STEPS), "steps", f"1 to {_MAX_STEPS:,}", steps)
+        _must(_is_int(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
         numeric, categorical = config["numeric"], config["categorical"]
         for key, value in (("numeric", numeric), ("categorical", categorical)):
             _must(isinstance(value, list), key, "a list", type(value).__name__)
         count = len(numeric) + len(categorical)
-        _must(count <= _MAX_COLUMNS, "static columns", f"at most {_MAX_COLUMNS}", count)
+        _must(count <= MAX_COLUMNS, "static columns", f"at most {MAX_COLUMNS}", count)
         categories: dict[str, tuple[str, ...]] = {}
         statics = list(numeric)
         for entry in categorical:
@@ -684,12 +681,12 @@ class Schema:
         at = np.minimum(at, self.steps - 1)
         return self.location[at], self.scaling[at]
 
-    def _grid(self, parsed: _Parsed, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _grid(self, parsed: Parsed, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled y and mask, shape (rows, T), of the long rows."""
         rows, long = len(parsed.ids), parsed.long
         observed = np.zeros(0, bool) if long is None else ~np.isnan(long.y)
         width = max(self.steps, int(step[observed].max(initial=0)))
-        _check_cells(rows, width, "the panel")
+        check_cells(rows, width, "the panel")
         y = np.zeros((rows, width), np.float32)
         mask = np.zeros((rows, width), bool)
         if long is not None:
@@ -829,7 +826,7 @@ class Spacing:
         return cls(unit, count, month_end, form)
 
 
-def _learn_spacing(long: _Long, row: np.ndarray, step_col: str) -> Spacing:
+def _learn_spacing(long: Long, row: np.ndarray, step_col: str) -> Spacing:
     """Return the most common difference between an item's dates, by the calendar if it fits."""
     order = np.lexsort((long.when, row))
     when, sorted_row = long.when[order], row[order]
@@ -872,7 +869,7 @@ def _first_dates(when: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _steps(
-    parsed: _Parsed,
+    parsed: Parsed,
     spacing: Spacing | None,
     names: tuple[str, str, str],
     origin: np.ndarray | None = None,
@@ -887,7 +884,7 @@ def _steps(
         return np.zeros(0, np.int64), origin if spacing is not None else None
     if (long.form is None) != (spacing is None):
         expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
-        _fail(
+        fail(
             long.label, names[1], f"{expected}, as in fit", received, parsed.ids[0], "Convert them."
         )
     if spacing is None:
@@ -895,11 +892,11 @@ def _steps(
     assert origin is not None  # made above
     origin = np.where(np.isnat(origin), _first_dates(long.when, parsed.row, rows), origin)
     step, on_grid = spacing.steps(long.when, origin[parsed.row])
-    good = on_grid & (step >= 1) & (step <= _MAX_STEPS)
+    good = on_grid & (step >= 1) & (step <= MAX_STEPS)
     if not good.all():
         at = int(np.argmin(good))
         start = np.datetime_as_string(origin[parsed.row[at]], unit="auto")
-        _fail(
+        fail(
             long.label,
             names[1],
             f"dates {spacing} apart from the item's first, {start}",
@@ -921,7 +918,7 @@ def _long_upper_tail(y: np.ndarray) -> bool:
 
 def _positive_median(values: np.ndarray) -> float:
     positive = values[values > 0]
-    return max(float(np.median(positive)), 1 / _LARGEST) if len(positive) else 1.0
+    return max(float(np.median(positive)), 1 / LARGEST) if len(positive) else 1.0
 
 
 def _location_and_scaling(z: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -946,11 +943,11 @@ def _location_and_scaling(z: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np
     # No item shares a step with another (a single item, say), or all agree: take the spread
     # of all values; and if all are equal, their size.
     largest = float(np.abs(z).max())
-    negligible = max(1e-9 * largest, 1 / _LARGEST) ** 2
+    negligible = max(1e-9 * largest, 1 / LARGEST) ** 2
     if pooled <= negligible:
         pooled = float(z.var())
     if pooled <= negligible:
-        pooled = largest**2 if largest > 1 / _LARGEST else 1.0
+        pooled = largest**2 if largest > 1 / LARGEST else 1.0
 
     near = around(n)
     borrowed_mean = np.where(near > 0, around(n * mean) / np.where(near > 0, near, 1), mean)
@@ -984,7 +981,7 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
         centre = _positive_median(seen)
         seen = np.log1p(seen / centre)
     mean, spread = float(seen.mean()), float(seen.std())
-    varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / _LARGEST)
+    varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / LARGEST)
     return centre, mean, 1 / spread if varies else 0.0, flag
 
 
@@ -999,573 +996,22 @@ def _vocabulary(values: np.ndarray, name: str) -> tuple[str, ...]:
     return tuple(known)
 
 
-# -- reading ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table as it came: a narwhals frame, what to call it, and whether it is all text."""
-
-    frame: Any
-    label: str
-    kind: str
-    text: bool  # a CSV file: what a column means depends on what is asked of it
-
-
-@dataclass(frozen=True)
-class _Long:
-    """The series table: one entry a row."""
-
-    label: str
-    ids: list[Any]
-    when: np.ndarray  # (N,) float64 steps, or datetime64[us]
-    form: str | None  # "date" or "datetime"; None for steps
-    y: np.ndarray  # (N,) float64, NaN where not observed
-
-
-@dataclass(frozen=True)
-class _Parsed:
-    """Both tables, checked one by one and against each other."""
-
-    ids: list[Any]  # the items, in the panel's order
-    kind: str
-    long: _Long | None
-    row: np.ndarray  # (N,) int64: the item of each long row
-    static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
-
-
-def _parse(
-    series: Any,
-    static: Any,
-    names: tuple[str, str, str],
-    wanted: dict[str, str] | None,
-    items: list[Any] | None = None,
-) -> _Parsed:
-    """Read and check both tables.
-
-    ``wanted`` gives the static columns of the fit and their kinds (None: this is the fit);
-    ``items`` the known items, if the table may speak of no others.
-    """
-    table = None if series is None else _open(series, "series", "Y")
-    statics = None if static is None else _open(static, "static", "X")
-    if table is not None and statics is not None:
-        arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
-        if arrays[0] != arrays[1]:
-            raise DataError(
-                "Expected two tables or two arrays; received "
-                + ("an array Y and a static table." if arrays[0] else "a series table and X.")
-            )
-    if isinstance(table, np.ndarray) or isinstance(statics, np.ndarray):
-        assert not isinstance(table, _Table)  # both are arrays, or None
-        assert not isinstance(statics, _Table)
-        return _parse_arrays(table, statics, wanted, items)
-
-    kind = next(source.kind for source in (table, statics) if source is not None)
-    long_ids = static_ids = None
-    if table is not None:
-        _check_columns(table, names)
-        long_ids = _ids(table, names[0])
-    if statics is not None:
-        _check_columns(statics, names[:1])
-        static_ids = _ids(statics, names[0])
-    known, other = (static_ids, statics) if items is None else (items, None)
-    if long_ids is not None and known is not None:
-        long_ids, known = _agree(long_ids, table, known, other, names[0])
-    if items is None:
-        static_ids = known
-    long = None
-    if table is not None and long_ids is not None:
-        when, form = _when(table, names[1], long_ids)
-        long = _Long(table.label, long_ids, when, form, _y(table, names[2], long_ids))
-
-    ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
-    position = dict(zip(ids, range(len(ids)), strict=True))
-    if len(position) < len(ids):
-        item = _first_repeated(ids)
-        label = "The known items" if statics is None else statics.label
-        _fail(label, names[0], "one row an item", "another row", item, "Keep one of them.")
-    row = np.zeros(0, np.int64)
-    if long is not None:
-        row = np.fromiter(map(position.get, long.ids, repeat(-1)), np.int64, len(long.ids))
-        if (row < 0).any():
-            item = long.ids[int(np.argmax(row < 0))]
-            where = "the static table" if items is None else "the known items"
-            _fail(
-                long.label,
-                names[0],
-                f"items of {where}",
-                "one that is not there",
-                item,
-                f"Add it to {where}, or take it out of the series.",
-            )
-    columns = {}
-    if statics is not None and static_ids is not None:
-        columns = _static_columns(statics, names[0], static_ids, wanted)
-    return _Parsed(ids, kind, long, row, columns)
-
-
-def _parse_arrays(
-    table: np.ndarray | None,
-    statics: np.ndarray | None,
-    wanted: dict[str, str] | None,
-    items: list[Any] | None,
-) -> _Parsed:
-    """As ``_parse``, for ``Y (n, T)`` and ``X (n, f)``; the ids are 0..n-1."""
-    columns: dict[str, np.ndarray] = {}
-    if statics is not None:
-        x = _matrix(statics, "X", "(n, f)")
-        columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
-        if wanted is not None:
-            _same_columns("X", list(columns), wanted)
-        elif len(columns) > _MAX_COLUMNS:
-            raise DataError(f"X: expected at most {_MAX_COLUMNS} columns; received {len(columns)}.")
-    first = statics if table is None else table
-    assert first is not None  # one of them is given
-    n = len(first)
-    if not n:
-        raise DataError("Expected at least one item; received an array without rows.")
-    if items is not None and len(items) != n:
-        raise DataError(f"Y: expected a row for each of {len(items)} known items; received {n}.")
-    ids = list(range(n)) if items is None else items
-    if table is None:
-        return _Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns)
-    y = _matrix(table, "Y", "(n, T)")
-    if statics is not None and len(statics) != n:
-        raise DataError(
-            f"Expected a row an item in Y and in X; received {n} rows in Y and {len(statics)} in X."
-        )
-    if y.shape[1] > _MAX_STEPS:
-        raise DataError(f"Y: expected at most {_MAX_STEPS:,} steps; received {y.shape[1]:,}.")
-    row, at = np.nonzero(~np.isnan(y))
-    long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
-    return _Parsed(ids, "arrays", _Long("Y", long_ids, at + 1.0, None, y[row, at]), row, columns)
-
-
-def _open(source: Any, role: str, letter: str) -> _Table | np.ndarray:
-    """Return a ``_Table``, or the array that was handed in."""
-    if isinstance(source, (str, PathLike)):
-        table = _open_path(Path(source), role)
-    else:
-        label = f"The {role} table"
-        try:
-            frame = nw.from_native(source, pass_through=True)
-            if isinstance(frame, nw.LazyFrame):
-                frame = frame.collect()
-        except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
-            raise DataError(f"{label}: {error}") from error
-        if not isinstance(frame, nw.DataFrame):
-            return _array(source, role, letter)
-        kind = frame.implementation.value
-        if kind not in _KINDS:
-            raise DataError(f"{label}: expected one of {_KINDS}; received {kind!r}.")
-        table = _Table(frame, label, kind, False)
-    columns = list(table.frame.columns)
-    if len(set(columns)) < len(columns):
-        name = str(_first_repeated(columns))
-        raise DataError(f"{table.label}: expected unique names; {name!r} is there twice.")
-    if not len(table.frame):
-        raise DataError(
-            f"{table.label}: expected at least one row; received none"
-            + (f" (columns {columns[:5]})." if columns else ".")
-            + " To forecast from k = 0, leave the series table out." * (role == "series")
-        )
-    return table
-
-
-def _open_path(name: Path, role: str) -> _Table:
-    label = f"The {role} table {str(name)!r}"
-    ending = name.suffix.lower()
-    if ending not in (".csv", ".parquet"):
-        raise DataError(f"{label}: expected a .csv or a .parquet file; received {ending!r}.")
-    if not name.is_file():
-        raise DataError(f"{label}: expected a file; there is none.")
-    import polars as pl
-
-    try:
-        if ending == ".csv":
-            # As text: what a column means is settled when it is used, by all of its rows
-            frame = pl.read_csv(name, infer_schema=False)
-            frame = frame.with_columns(pl.all().replace("", None))
-        else:
-            frame = pl.read_parquet(name)
-    except (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
-        what = str(e).strip().split("\n")[0] or type(e).__name__
-        raise DataError(f"{label}: expected a {ending[1:]} table; cannot read it: {what}") from e
-    return _Table(nw.from_native(frame), label, "polars", ending == ".csv")
-
-
-def _array(source: Any, role: str, letter: str) -> np.ndarray:
-    try:
-        array = np.ma.filled(source, np.nan) if np.ma.isMaskedArray(source) else np.asarray(source)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{letter}: expected a rectangular array, NaN where nothing was observed; "
-            f"received {type(source).__name__}: {error}"
-        ) from error
-    if array.ndim == 0:
-        raise DataError(
-            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
-            f"received {type(source).__name__}."
-        )
-    return array
-
-
-def _matrix(array: np.ndarray, letter: str, shape: str) -> np.ndarray:
-    """Return an array that was handed in as float64, checked."""
-    if array.ndim != 2:
-        raise DataError(f"{letter}: expected shape {shape}; received {array.shape}.")
-    if array.dtype.kind in "biuf":
-        values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
-    elif array.dtype == object:
-        flat, wrong = _object_floats(array.ravel().tolist())
-        values, bad = flat.reshape(array.shape), wrong.reshape(array.shape)
-    else:
-        values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
-    expected = "a number or NaN"
-    if not bad.any():
-        bad, expected = np.abs(values) > _LARGEST, "a finite number, or NaN"
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        name = letter if letter == "Y" else f"x{column + 1}"
-        raise DataError(
-            f"{letter}[{row}, {column}]: expected {expected}; received {array[row, column]!r}.",
-            column=name,
-            item=row,
-        )
-    return values
-
-
-def _ids(table: _Table, name: str) -> list[Any]:
-    """Return the id of each row: all whole numbers, or all of one other type."""
-    column = table.frame[name]
-    missing = column.is_null().to_numpy()
-    if missing.any():
-        at = int(np.argmax(missing))
-        raise DataError(
-            f"{table.label}, column {name!r}: expected an id in every row; row {at + 1} has none.",
-            column=name,
-        )
-    if table.text:
-        whole = column.str.contains(_WHOLE).all()
-        return (column.cast(nw.Int64) if whole else column).to_list()
-    if column.dtype in (nw.Categorical, nw.Enum):
-        column = column.cast(nw.String)
-    ids = column.to_list()
-    if isinstance(column.dtype, (nw.List, nw.Array, nw.Struct)):
-        _fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "")
-    types = set(map(type, ids))
-    if types & {float, np.float64, np.float32}:  # pandas turns whole numbers into floats
-        for item in ids:
-            if not isinstance(item, (int, float, np.number)) or not float(item).is_integer():
-                _fail(table.label, name, "whole numbers or text", repr(item), item, "")
-        return [int(item) for item in ids]
-    if len(types) > 1 and not all(issubclass(t, numbers.Integral) for t in types):
-        first = type(ids[0])
-        item = next(item for item in ids if type(item) is not first)
-        _fail(
-            table.label,
-            name,
-            f"ids of one type ({first.__name__}, as in the first row)",
-            type(item).__name__,
-            item,
-            "Convert the column.",
-        )
-    return ids
-
-
-def _agree(
-    left: list[Any], left_table: _Table | None, right: list[Any], right_table: _Table | None, name
-) -> tuple[list[Any], list[Any]]:
-    """Return both lists of ids in one type; a CSV file's 7 may be the text '7'."""
-    kinds = [_id_kind(ids[0]) if ids else "" for ids in (left, right)]
-    if kinds[0] != kinds[1] and left and right:
-        if kinds == ["a whole number", "text"] and left_table is not None and left_table.text:
-            return list(map(str, left)), right
-        if kinds == ["text", "a whole number"] and right_table is not None and right_table.text:
-            return left, list(map(str, right))
-        other = "in the static table" if right_table is not None else "of the known items"
-        label = "The series table" if left_table is None else left_table.label
-        _fail(
-            label,
-            name,
-            f"{kinds[1]}, as {other} ({right[0]!r})",
-            kinds[0],
-            left[0],
-            "Convert one of the columns.",
-        )
-    return left, right
-
-
-def _id_kind(item: Any) -> str:
-    if isinstance(item, numbers.Integral) and not isinstance(item, (bool, np.bool_)):
-        return "a whole number"
-    return "text" if isinstance(item, str) else type(item).__name__
-
-
-def _id_array(ids: list[Any]) -> np.ndarray:
-    """Return ids as int64 if they are whole numbers, else as objects."""
-    if ids and all(_id_kind(item) == "a whole number" for item in ids):
-        try:
-            return np.array(ids, np.int64)
-        except OverflowError:
-            pass  # beyond int64: objects will do
-    out = np.empty(len(ids), object)
-    out[:] = ids
-    return out
-
-
-def _when(table: _Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str | None]:
-    """Return the step column as float64 steps, or as dates with their form."""
-    column = table.frame[name]
-    advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
-    expected = "a whole number from 1, or a date"
-
-    def fail(bad: np.ndarray) -> NoReturn:
-        at = int(np.argmax(bad))
-        received = "nothing" if missing[at] else repr(column.to_list()[at])
-        _fail(table.label, name, expected, received, ids[at], advice)
-
-    missing = column.is_null().to_numpy()
-    if missing.any():
-        fail(missing)
-    dtype = column.dtype
-    if isinstance(dtype, nw.Date):
-        return _dates(column), "date"
-    if isinstance(dtype, nw.Datetime):
-        if dtype.time_zone is not None:  # the wall clock is what steps are counted by
-            column = column.dt.replace_time_zone(None)
-        return _dates(column), "datetime"
-    if isinstance(dtype, nw.Object):
-        values = column.to_list()
-        if all(isinstance(value, datetime.date) for value in values):
-            form = "datetime" if isinstance(values[0], datetime.datetime) else "date"
-            naive = [v.replace(tzinfo=None) if hasattr(v, "tzinfo") else v for v in values]
-            return np.array(naive, "datetime64[us]"), form
-    if isinstance(dtype, (nw.String, nw.Object, nw.Categorical, nw.Enum)):
-        texts = column.to_list()
-        if not (table.text and _is_number(texts[0])):
-            distinct = {text: isinstance(text, str) and _iso(text) for text in set(texts)}
-            bad = np.fromiter((distinct[text] is None for text in texts), bool, len(texts))
-            bad |= np.fromiter((distinct[text] is False for text in texts), bool, len(texts))
-            if bad.any():
-                fail(bad)
-            date = np.fromiter(map(distinct.__getitem__, texts), "datetime64[us]", len(texts))
-            midnight = bool((date == date.astype("datetime64[D]")).all())
-            return date, "date" if midnight else "datetime"
-    if isinstance(dtype, nw.Boolean):
-        fail(np.ones(len(ids), bool))
-    step, bad = _floats(column, table.text)
-    if not bad.any():
-        bad = ~((step >= 1) & (step <= _MAX_STEPS) & (step == np.floor(step)))
-        if (step > _MAX_STEPS).any():
-            expected += f" (a step is at most {_MAX_STEPS:,})"
-    if bad.any():
-        fail(bad)
-    return step, None
-
-
-def _dates(column: Any) -> np.ndarray:
-    return column.cast(nw.Datetime("us")).to_numpy().astype("datetime64[us]")
-
-
-def _iso(text: str) -> np.datetime64 | None:
-    if not _ISO.fullmatch(text.strip()):
-        return None
-    try:
-        return np.datetime64(text.strip(), "us")
-    except ValueError:  # 30 February
-        return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _y(table: _Table, name: str, ids: list[Any]) -> np.ndarray:
-    y, bad = _floats(table.frame[name], table.text)
-    expected = "a number, or nothing where it was not observed"
-    if not bad.any():
-        bad, expected = np.abs(y) > _LARGEST, "a finite number"
-    if bad.any():
-        at = int(np.argmax(bad))
-        value = table.frame[name].to_list()[at]
-        advice = "Leave the cell empty (null or NaN) if nothing was observed."
-        _fail(table.label, name, expected, repr(value), ids[at], advice)
-    return y
-
-
-def _static_columns(
-    table: _Table, id_col: str, ids: list[Any], wanted: dict[str, str] | None
-) -> dict[str, np.ndarray]:
-    """Return the static columns: float64 with NaN, or objects (text or None)."""
-    names = [name for name in table.frame.columns if name != id_col]
-    for name in names:
-        if not isinstance(name, str):
-            raise DataError(
-                f"{table.label}: expected columns named by text; received {name!r}.",
-                column=str(name),
-            )
-    if wanted is not None:
-        _same_columns(table.label, names, wanted)
-    elif len(names) > _MAX_COLUMNS:
-        raise DataError(
-            f"{table.label}: expected at most {_MAX_COLUMNS} columns; received {len(names)}."
-        )
-    columns: dict[str, np.ndarray] = {}
-    for name in names if wanted is None else wanted:
-        kind = None if wanted is None else wanted[name]
-        columns[name] = _static_column(table, name, ids, kind)
-    return columns
-
-
-def _same_columns(label: str, names: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise unless the static columns are those of the fit, in any order."""
-    names, wanted = list(names), list(wanted)
-    for name in wanted:
-        if name not in names:
-            raise DataError(
-                f"{label}: expected a static column {name!r}, as in fit; received {names}.",
-                column=name,
-            )
-    for name in names:
-        if name not in wanted:
-            raise DataError(
-                f"{label}: expected the static columns of fit, {wanted}; received {name!r} too. "
-                "Leave it out.",
-                column=name,
-            )
-
-
-def _static_column(table: _Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
-    """Return one static column, as the kind of the fit or, without one, by its type."""
-    column = table.frame[name]
-    missing = column.is_null().to_numpy()
-    values, bad = _floats(column, table.text)
-    if kind is None:
-        kind = "categorical" if bad.any() else "numeric"
-        if table.text and 0 < bad.sum() < 0.1 * (~missing).sum():
-            at = int(np.argmax(bad))
-            warnings.warn(
-                f"{table.label}, column {name!r} is taken as categories, as "
-                f"{column.to_list()[at]!r} (item {ids[at]!r}) is not a number though most "
-                "values are. Leave the cell empty where a number is missing.",
-                DataWarning,
-                stacklevel=5,  # the caller of fit
-            )
-    at, expected, received = int(np.argmax(~missing)), "", None
-    if kind == "numeric" and bad.any():
-        at, expected = int(np.argmax(bad)), "a number, as in fit"
-        received = repr(column.to_list()[at])
-    elif kind == "numeric" and (np.abs(values) > _LARGEST).any():
-        at, expected = int(np.argmax(np.abs(values) > _LARGEST)), "a finite number"
-        received = repr(column.to_list()[at])
-    elif kind == "categorical" and not missing.all():
-        expected = "numbers, text, categories or booleans"
-        if not bad.any() and not table.text:
-            expected, received = "text, as in fit", f"{column.to_list()[at]!r} ({column.dtype})"
-        elif isinstance(column.dtype, nw.Object):
-            for i, value in enumerate(column.to_list()):
-                if not missing[i] and not isinstance(value, str):
-                    at, received = i, repr(value)
-                    break
-        elif not isinstance(column.dtype, (nw.String, nw.Categorical, nw.Enum)):
-            received = f"{column.to_list()[at]!r} ({column.dtype})"
-    if received is not None:
-        advice = "Convert the column, or leave it out of fit and predict."
-        _fail(table.label, name, expected, received, ids[at], advice)
-    if kind == "numeric":
-        return values
-    out = np.full(len(ids), None, object)
-    if not missing.all():
-        texts = np.array(column.cast(nw.String).to_list(), object)
-        there = ~missing & (texts != "")
-        out[there] = texts[there]
-    return out
-
-
-def _floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return a column as float64, NaN where missing, and where it is not a number."""
-    missing = column.is_null().to_numpy()
-    dtype = column.dtype
-    if text:
-        import polars as pl
-
-        cell = column.to_native().str.strip_chars()
-        number = cell.cast(pl.Float64, strict=False)
-        if (number.is_null() & cell.is_not_null()).any():
-            truth = cell.str.to_lowercase().replace_strict(
-                {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
-            )
-            number = number.fill_null(truth)
-        bad = (number.is_null() & cell.is_not_null()).to_numpy()
-        return number.to_numpy().astype(np.float64), bad
-    if missing.all():
-        return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
-    if dtype.is_numeric() or isinstance(dtype, nw.Boolean):
-        values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
-        return values, np.zeros(len(values), bool)
-    if isinstance(dtype, nw.Object):
-        return _object_floats(
-            [None if m else v for v, m in zip(column.to_list(), missing, strict=True)]
-        )
-    return np.full(len(missing), np.nan), ~missing
-
-
-def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """As ``_floats``, for Python objects: numbers, booleans, decimals, None."""
-    out = np.full(len(values), np.nan)
-    bad = np.zeros(len(values), bool)
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        if isinstance(value, (numbers.Number, np.bool_)) and not isinstance(value, complex):
-            try:
-                out[i] = float(value)  # type: ignore[arg-type]
-            except OverflowError:
-                out[i] = np.inf
-        else:
-            bad[i] = True
-    return out, bad
-
-
 # -- checks ----------------------------------------------------------------------------
 
 
-def _fail(
-    label: str, column: str, expected: str, received: str, item: Any, advice: str
-) -> NoReturn:
-    message = f"{label}, column {column!r}: expected {expected}; received {received}"
-    raise DataError(f"{message} (item {item!r}). {advice}".strip(), column=column, item=item)
-
-
-def _check_columns(table: _Table, names: Iterable[str]) -> None:
-    columns = list(table.frame.columns)
-    for name in names:
-        if name not in columns:
-            hint = " Columns are separated by commas." * (table.text and len(columns) == 1)
-            raise DataError(
-                f"{table.label}: expected a column {name!r}; received {columns[:20]}." + hint,
-                column=name,
-            )
-
-
 def _check_points(
-    parsed: _Parsed, step: np.ndarray, names: tuple[str, str, str], all_missing: bool = True
+    parsed: Parsed, step: np.ndarray, names: tuple[str, str, str], all_missing: bool = True
 ) -> None:
     """Raise for a repeated (id, step), and for an item that was observed nowhere."""
     long = parsed.long
     if long is None or parsed.kind == "arrays":
         return
-    place = parsed.row * (_MAX_STEPS + 1) + step
+    place = parsed.row * (MAX_STEPS + 1) + step
     order = np.argsort(place, kind="stable")
     twice = place[order][1:] == place[order][:-1]
     if twice.any():
         at = int(order[1:][twice].min())
-        _fail(
+        fail(
             long.label,
             names[1],
             "each step of an item once",
@@ -1578,7 +1024,7 @@ def _check_points(
         observed = np.bincount(parsed.row[~np.isnan(long.y)], minlength=len(parsed.ids))
         empty = (rows > 0) & (observed == 0)
         if empty.any():
-            _fail(
+            fail(
                 long.label,
                 names[2],
                 "at least one observation an item",
@@ -1588,11 +1034,11 @@ def _check_points(
             )
 
 
-def _check_not_negative(parsed: _Parsed, target_col: str) -> None:
+def _check_not_negative(parsed: Parsed, target_col: str) -> None:
     long = parsed.long
     if long is not None and (long.y < 0).any():
         at = int(np.argmax(long.y < 0))
-        _fail(
+        fail(
             long.label,
             target_col,
             "no negative value (y is scaled by log1p)",
@@ -1600,23 +1046,6 @@ def _check_not_negative(parsed: _Parsed, target_col: str) -> None:
             long.ids[at],
             "Fit with transform='none' if negative values are right.",
         )
-
-
-def _check_cells(rows: int, steps: int, what: str) -> None:
-    if rows * steps > _MAX_CELLS:
-        raise DataError(
-            f"Expected at most {_MAX_CELLS:,} cells in {what}; received {rows:,} items x "
-            f"{steps:,} steps. Is a step far too large, or the table for several calls?"
-        )
-
-
-def _first_repeated(ids: list[Any]) -> Any:
-    seen: set[Any] = set()
-    for item in ids:
-        if item in seen:
-            return item
-        seen.add(item)
-    return None
 
 
 def _is_int(value: Any, least: int, most: float = math.inf) -> bool:

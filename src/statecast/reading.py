@@ -1,0 +1,599 @@
+"""Reading the tables people have: pandas, polars, Arrow, CSV and Parquet files, arrays.
+
+Everything is checked here, column by column, before anything is done with it; what comes
+out is NumPy. What the tables mean (steps, scaling, vocabulary) is ``table``'s.
+"""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import repeat
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import DataError, DataWarning
+
+# Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
+# and a model file beyond them is not ours.
+MAX_STEPS = 1_000_000
+MAX_COLUMNS = 1_000
+MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
+LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
+_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
+_ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it came: a narwhals frame, what to call it, and whether it is all text."""
+
+    frame: Any
+    label: str
+    kind: str
+    text: bool  # a CSV file: what a column means depends on what is asked of it
+
+
+@dataclass(frozen=True)
+class Long:
+    """The series table: one entry a row."""
+
+    label: str
+    ids: list[Any]
+    when: np.ndarray  # (N,) float64 steps, or datetime64[us]
+    form: str | None  # "date" or "datetime"; None for steps
+    y: np.ndarray  # (N,) float64, NaN where not observed
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Both tables, checked one by one and against each other."""
+
+    ids: list[Any]  # the items, in the panel's order
+    kind: str
+    long: Long | None
+    row: np.ndarray  # (N,) int64: the item of each long row
+    static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
+
+
+def parse(
+    series: Any,
+    static: Any,
+    names: tuple[str, str, str],
+    wanted: dict[str, str] | None,
+    items: list[Any] | None = None,
+) -> Parsed:
+    """Read and check both tables.
+
+    ``wanted`` gives the static columns of the fit and their kinds (None: this is the fit);
+    ``items`` the known items, if the table may speak of no others.
+    """
+    table = None if series is None else open_table(series, "series", "Y")
+    statics = None if static is None else open_table(static, "static", "X")
+    if table is not None and statics is not None:
+        arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
+        if arrays[0] != arrays[1]:
+            raise DataError(
+                "Expected two tables or two arrays; received "
+                + ("an array Y and a static table." if arrays[0] else "a series table and X.")
+            )
+    if isinstance(table, np.ndarray) or isinstance(statics, np.ndarray):
+        assert not isinstance(table, Table)  # both are arrays, or None
+        assert not isinstance(statics, Table)
+        return _parse_arrays(table, statics, wanted, items)
+
+    kind = next(source.kind for source in (table, statics) if source is not None)
+    long_ids = static_ids = None
+    if table is not None:
+        check_columns(table, names)
+        long_ids = read_ids(table, names[0])
+    if statics is not None:
+        check_columns(statics, names[:1])
+        static_ids = read_ids(statics, names[0])
+    known, other = (static_ids, statics) if items is None else (items, None)
+    if long_ids is not None and known is not None:
+        long_ids, known = agree(long_ids, table, known, other, names[0])
+    if items is None:
+        static_ids = known
+    long = None
+    if table is not None and long_ids is not None:
+        when, form = read_when(table, names[1], long_ids)
+        long = Long(table.label, long_ids, when, form, read_y(table, names[2], long_ids))
+
+    ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
+    position = dict(zip(ids, range(len(ids)), strict=True))
+    if len(position) < len(ids):
+        item = _first_repeated(ids)
+        label = "The known items" if statics is None else statics.label
+        fail(label, names[0], "one row an item", "another row", item, "Keep one of them.")
+    row = np.zeros(0, np.int64)
+    if long is not None:
+        row = np.fromiter(map(position.get, long.ids, repeat(-1)), np.int64, len(long.ids))
+        if (row < 0).any():
+            item = long.ids[int(np.argmax(row < 0))]
+            where = "the static table" if items is None else "the known items"
+            fail(
+                long.label,
+                names[0],
+                f"items of {where}",
+                "one that is not there",
+                item,
+                f"Add it to {where}, or take it out of the series.",
+            )
+    columns = {}
+    if statics is not None and static_ids is not None:
+        columns = _static_columns(statics, names[0], static_ids, wanted)
+    return Parsed(ids, kind, long, row, columns)
+
+
+def _parse_arrays(
+    table: np.ndarray | None,
+    statics: np.ndarray | None,
+    wanted: dict[str, str] | None,
+    items: list[Any] | None,
+) -> Parsed:
+    """As ``parse``, for ``Y (n, T)`` and ``X (n, f)``; the ids are 0..n-1."""
+    columns: dict[str, np.ndarray] = {}
+    if statics is not None:
+        x = _matrix(statics, "X", "(n, f)")
+        columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
+        if wanted is not None:
+            _same_columns("X", list(columns), wanted)
+        elif len(columns) > MAX_COLUMNS:
+            raise DataError(f"X: expected at most {MAX_COLUMNS} columns; received {len(columns)}.")
+    first = statics if table is None else table
+    assert first is not None  # one of them is given
+    n = len(first)
+    if not n:
+        raise DataError("Expected at least one item; received an array without rows.")
+    if items is not None and len(items) != n:
+        raise DataError(f"Y: expected a row for each of {len(items)} known items; received {n}.")
+    ids = list(range(n)) if items is None else items
+    if table is None:
+        return Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns)
+    y = _matrix(table, "Y", "(n, T)")
+    if statics is not None and len(statics) != n:
+        raise DataError(
+            f"Expected a row an item in Y and in X; received {n} rows in Y and {len(statics)} in X."
+        )
+    if y.shape[1] > MAX_STEPS:
+        raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
+    row, at = np.nonzero(~np.isnan(y))
+    long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
+    return Parsed(ids, "arrays", Long("Y", long_ids, at + 1.0, None, y[row, at]), row, columns)
+
+
+def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
+    """Return a ``Table``, or the array that was handed in."""
+    if isinstance(source, (str, PathLike)):
+        table = _open_path(Path(source), role)
+    else:
+        label = f"The {role} table"
+        try:
+            frame = nw.from_native(source, pass_through=True)
+            if isinstance(frame, nw.LazyFrame):
+                frame = frame.collect()
+        except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
+            raise DataError(f"{label}: {error}") from error
+        if not isinstance(frame, nw.DataFrame):
+            return _array(source, role, letter)
+        kind = frame.implementation.value
+        if kind not in KINDS:
+            raise DataError(f"{label}: expected one of {KINDS}; received {kind!r}.")
+        table = Table(frame, label, kind, False)
+    columns = list(table.frame.columns)
+    if len(set(columns)) < len(columns):
+        name = str(_first_repeated(columns))
+        raise DataError(f"{table.label}: expected unique names; {name!r} is there twice.")
+    if not len(table.frame):
+        raise DataError(
+            f"{table.label}: expected at least one row; received none"
+            + (f" (columns {columns[:5]})." if columns else ".")
+            + " To forecast from k = 0, leave the series table out." * (role == "series")
+        )
+    return table
+
+
+def _open_path(name: Path, role: str) -> Table:
+    label = f"The {role} table {str(name)!r}"
+    ending = name.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        raise DataError(f"{label}: expected a .csv or a .parquet file; received {ending!r}.")
+    if not name.is_file():
+        raise DataError(f"{label}: expected a file; there is none.")
+    import polars as pl
+
+    try:
+        if ending == ".csv":
+            # As text: what a column means is settled when it is used, by all of its rows
+            frame = pl.read_csv(name, infer_schema=False)
+            frame = frame.with_columns(pl.all().replace("", None))
+        else:
+            frame = pl.read_parquet(name)
+    except (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        what = str(e).strip().split("\n")[0] or type(e).__name__
+        raise DataError(f"{label}: expected a {ending[1:]} table; cannot read it: {what}") from e
+    return Table(nw.from_native(frame), label, "polars", ending == ".csv")
+
+
+def _array(source: Any, role: str, letter: str) -> np.ndarray:
+    try:
+        array = np.ma.filled(source, np.nan) if np.ma.isMaskedArray(source) else np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{letter}: expected a rectangular array, NaN where nothing was observed; "
+            f"received {type(source).__name__}: {error}"
+        ) from error
+    if array.ndim == 0:
+        raise DataError(
+            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
+            f"received {type(source).__name__}."
+        )
+    return array
+
+
+def _matrix(array: np.ndarray, letter: str, shape: str) -> np.ndarray:
+    """Return an array that was handed in as float64, checked."""
+    if array.ndim != 2:
+        raise DataError(f"{letter}: expected shape {shape}; received {array.shape}.")
+    if array.dtype.kind in "biuf":
+        values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
+    elif array.dtype == object:
+        flat, wrong = _object_floats(array.ravel().tolist())
+        values, bad = flat.reshape(array.shape), wrong.reshape(array.shape)
+    else:
+        values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
+    expected = "a number or NaN"
+    if not bad.any():
+        bad, expected = np.abs(values) > LARGEST, "a finite number, or NaN"
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        name = letter if letter == "Y" else f"x{column + 1}"
+        raise DataError(
+            f"{letter}[{row}, {column}]: expected {expected}; received {array[row, column]!r}.",
+            column=name,
+            item=row,
+        )
+    return values
+
+
+def read_ids(table: Table, name: str) -> list[Any]:
+    """Return the id of each row: all whole numbers, or all of one other type."""
+    column = table.frame[name]
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        at = int(np.argmax(missing))
+        raise DataError(
+            f"{table.label}, column {name!r}: expected an id in every row; row {at + 1} has none.",
+            column=name,
+        )
+    if table.text:
+        whole = column.str.contains(_WHOLE).all()
+        return (column.cast(nw.Int64) if whole else column).to_list()
+    if column.dtype in (nw.Categorical, nw.Enum):
+        column = column.cast(nw.String)
+    ids = column.to_list()
+    if isinstance(column.dtype, (nw.List, nw.Array, nw.Struct)):
+        fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "")
+    types = set(map(type, ids))
+    if types & {float, np.float64, np.float32}:  # pandas turns whole numbers into floats
+        for item in ids:
+            if not isinstance(item, (int, float, np.number)) or not float(item).is_integer():
+                fail(table.label, name, "whole numbers or text", repr(item), item, "")
+        return [int(item) for item in ids]
+    if len(types) > 1 and not all(issubclass(t, numbers.Integral) for t in types):
+        first = type(ids[0])
+        item = next(item for item in ids if type(item) is not first)
+        fail(
+            table.label,
+            name,
+            f"ids of one type ({first.__name__}, as in the first row)",
+            type(item).__name__,
+            item,
+            "Convert the column.",
+        )
+    return ids
+
+
+def agree(
+    left: list[Any], left_table: Table | None, right: list[Any], right_table: Table | None, name
+) -> tuple[list[Any], list[Any]]:
+    """Return both lists of ids in one type; a CSV file's 7 may be the text '7'."""
+    kinds = [_id_kind(ids[0]) if ids else "" for ids in (left, right)]
+    if kinds[0] != kinds[1] and left and right:
+        if kinds == ["a whole number", "text"] and left_table is not None and left_table.text:
+            return list(map(str, left)), right
+        if kinds == ["text", "a whole number"] and right_table is not None and right_table.text:
+            return left, list(map(str, right))
+        other = "in the static table" if right_table is not None else "of the known items"
+        label = "The series table" if left_table is None else left_table.label
+        fail(
+            label,
+            name,
+            f"{kinds[1]}, as {other} ({right[0]!r})",
+            kinds[0],
+            left[0],
+            "Convert one of the columns.",
+        )
+    return left, right
+
+
+def _id_kind(item: Any) -> str:
+    if isinstance(item, numbers.Integral) and not isinstance(item, (bool, np.bool_)):
+        return "a whole number"
+    return "text" if isinstance(item, str) else type(item).__name__
+
+
+def id_array(ids: list[Any]) -> np.ndarray:
+    """Return ids as int64 if they are whole numbers, else as objects."""
+    if ids and all(_id_kind(item) == "a whole number" for item in ids):
+        try:
+            return np.array(ids, np.int64)
+        except OverflowError:
+            pass  # beyond int64: objects will do
+    out = np.empty(len(ids), object)
+    out[:] = ids
+    return out
+
+
+def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str | None]:
+    """Return the step column as float64 steps, or as dates with their form."""
+    column = table.frame[name]
+    advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
+    expected = "a whole number from 1, or a date"
+
+    def refuse(bad: np.ndarray) -> NoReturn:
+        at = int(np.argmax(bad))
+        received = "nothing" if missing[at] else repr(column.to_list()[at])
+        fail(table.label, name, expected, received, ids[at], advice)
+
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        refuse(missing)
+    dtype = column.dtype
+    if isinstance(dtype, nw.Date):
+        return _dates(column), "date"
+    if isinstance(dtype, nw.Datetime):
+        if dtype.time_zone is not None:  # the wall clock is what steps are counted by
+            column = column.dt.replace_time_zone(None)
+        return _dates(column), "datetime"
+    if isinstance(dtype, nw.Object):
+        values = column.to_list()
+        if all(isinstance(value, datetime.date) for value in values):
+            form = "datetime" if isinstance(values[0], datetime.datetime) else "date"
+            naive = [v.replace(tzinfo=None) if hasattr(v, "tzinfo") else v for v in values]
+            return np.array(naive, "datetime64[us]"), form
+    if isinstance(dtype, (nw.String, nw.Object, nw.Categorical, nw.Enum)):
+        texts = column.to_list()
+        if not (table.text and is_number(texts[0])):
+            distinct = {text: isinstance(text, str) and _iso(text) for text in set(texts)}
+            bad = np.fromiter((distinct[text] is None for text in texts), bool, len(texts))
+            bad |= np.fromiter((distinct[text] is False for text in texts), bool, len(texts))
+            if bad.any():
+                refuse(bad)
+            date = np.fromiter(map(distinct.__getitem__, texts), "datetime64[us]", len(texts))
+            midnight = bool((date == date.astype("datetime64[D]")).all())
+            return date, "date" if midnight else "datetime"
+    if isinstance(dtype, nw.Boolean):
+        refuse(np.ones(len(ids), bool))
+    step, bad = read_floats(column, table.text)
+    if not bad.any():
+        bad = ~((step >= 1) & (step <= MAX_STEPS) & (step == np.floor(step)))
+        if (step > MAX_STEPS).any():
+            expected += f" (a step is at most {MAX_STEPS:,})"
+    if bad.any():
+        refuse(bad)
+    return step, None
+
+
+def _dates(column: Any) -> np.ndarray:
+    return column.cast(nw.Datetime("us")).to_numpy().astype("datetime64[us]")
+
+
+def _iso(text: str) -> np.datetime64 | None:
+    if not _ISO.fullmatch(text.strip()):
+        return None
+    try:
+        return np.datetime64(text.strip(), "us")
+    except ValueError:  # 30 February
+        return None
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
+    y, bad = read_floats(table.frame[name], table.text)
+    expected = "a number, or nothing where it was not observed"
+    if not bad.any():
+        bad, expected = np.abs(y) > LARGEST, "a finite number"
+    if bad.any():
+        at = int(np.argmax(bad))
+        value = table.frame[name].to_list()[at]
+        advice = "Leave the cell empty (null or NaN) if nothing was observed."
+        fail(table.label, name, expected, repr(value), ids[at], advice)
+    return y
+
+
+def _static_columns(
+    table: Table, id_col: str, ids: list[Any], wanted: dict[str, str] | None
+) -> dict[str, np.ndarray]:
+    """Return the static columns: float64 with NaN, or objects (text or None)."""
+    names = [name for name in table.frame.columns if name != id_col]
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(
+                f"{table.label}: expected columns named by text; received {name!r}.",
+                column=str(name),
+            )
+    if wanted is not None:
+        _same_columns(table.label, names, wanted)
+    elif len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"{table.label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
+        )
+    columns: dict[str, np.ndarray] = {}
+    for name in names if wanted is None else wanted:
+        kind = None if wanted is None else wanted[name]
+        columns[name] = _static_column(table, name, ids, kind)
+    return columns
+
+
+def _same_columns(label: str, names: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise unless the static columns are those of the fit, in any order."""
+    names, wanted = list(names), list(wanted)
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{label}: expected a static column {name!r}, as in fit; received {names}.",
+                column=name,
+            )
+    for name in names:
+        if name not in wanted:
+            raise DataError(
+                f"{label}: expected the static columns of fit, {wanted}; received {name!r} too. "
+                "Leave it out.",
+                column=name,
+            )
+
+
+def _static_column(table: Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
+    """Return one static column, as the kind of the fit or, without one, by its type."""
+    column = table.frame[name]
+    missing = column.is_null().to_numpy()
+    values, bad = read_floats(column, table.text)
+    if kind is None:
+        kind = "categorical" if bad.any() else "numeric"
+        if table.text and 0 < bad.sum() < 0.1 * (~missing).sum():
+            at = int(np.argmax(bad))
+            warnings.warn(
+                f"{table.label}, column {name!r} is taken as categories, as "
+                f"{column.to_list()[at]!r} (item {ids[at]!r}) is not a number though most "
+                "values are. Leave the cell empty where a number is missing.",
+                DataWarning,
+                stacklevel=5,  # the caller of fit
+            )
+    at, expected, received = int(np.argmax(~missing)), "", None
+    if kind == "numeric" and bad.any():
+        at, expected = int(np.argmax(bad)), "a number, as in fit"
+        received = repr(column.to_list()[at])
+    elif kind == "numeric" and (np.abs(values) > LARGEST).any():
+        at, expected = int(np.argmax(np.abs(values) > LARGEST)), "a finite number"
+        received = repr(column.to_list()[at])
+    elif kind == "categorical" and not missing.all():
+        expected = "numbers, text, categories or booleans"
+        if not bad.any() and not table.text:
+            expected, received = "text, as in fit", f"{column.to_list()[at]!r} ({column.dtype})"
+        elif isinstance(column.dtype, nw.Object):
+            for i, value in enumerate(column.to_list()):
+                if not missing[i] and not isinstance(value, str):
+                    at, received = i, repr(value)
+                    break
+        elif not isinstance(column.dtype, (nw.String, nw.Categorical, nw.Enum)):
+            received = f"{column.to_list()[at]!r} ({column.dtype})"
+    if received is not None:
+        advice = "Convert the column, or leave it out of fit and predict."
+        fail(table.label, name, expected, received, ids[at], advice)
+    if kind == "numeric":
+        return values
+    out = np.full(len(ids), None, object)
+    if not missing.all():
+        texts = np.array(column.cast(nw.String).to_list(), object)
+        there = ~missing & (texts != "")
+        out[there] = texts[there]
+    return out
+
+
+def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as float64, NaN where missing, and where it is not a number."""
+    missing = column.is_null().to_numpy()
+    dtype = column.dtype
+    if text:
+        import polars as pl
+
+        cell = column.to_native().str.strip_chars()
+        number = cell.cast(pl.Float64, strict=False)
+        if (number.is_null() & cell.is_not_null()).any():
+            truth = cell.str.to_lowercase().replace_strict(
+                {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
+            )
+            number = number.fill_null(truth)
+        bad = (number.is_null() & cell.is_not_null()).to_numpy()
+        return number.to_numpy().astype(np.float64), bad
+    if missing.all():
+        return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
+    if dtype.is_numeric() or isinstance(dtype, nw.Boolean):
+        values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
+        return values, np.zeros(len(values), bool)
+    if isinstance(dtype, nw.Object):
+        return _object_floats(
+            [None if m else v for v, m in zip(column.to_list(), missing, strict=True)]
+        )
+    return np.full(len(missing), np.nan), ~missing
+
+
+def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """As ``read_floats``, for Python objects: numbers, booleans, decimals, None."""
+    out = np.full(len(values), np.nan)
+    bad = np.zeros(len(values), bool)
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        if isinstance(value, (numbers.Number, np.bool_)) and not isinstance(value, complex):
+            try:
+                out[i] = float(value)  # type: ignore[arg-type]
+            except OverflowError:
+                out[i] = np.inf
+        else:
+            bad[i] = True
+    return out, bad
+
+
+# -- checks ----------------------------------------------------------------------------
+
+
+def fail(label: str, column: str, expected: str, received: str, item: Any, advice: str) -> NoReturn:
+    message = f"{label}, column {column!r}: expected {expected}; received {received}"
+    raise DataError(f"{message} (item {item!r}). {advice}".strip(), column=column, item=item)
+
+
+def check_columns(table: Table, names: Iterable[str]) -> None:
+    columns = list(table.frame.columns)
+    for name in names:
+        if name not in columns:
+            hint = " Columns are separated by commas." * (table.text and len(columns) == 1)
+            raise DataError(
+                f"{table.label}: expected a column {name!r}; received {columns[:20]}." + hint,
+                column=name,
+            )
+
+
+def check_cells(rows: int, steps: int, what: str) -> None:
+    if rows * steps > MAX_CELLS:
+        raise DataError(
+            f"Expected at most {MAX_CELLS:,} cells in {what}; received {rows:,} items x "
+            f"{steps:,} steps. Is a step far too large, or the table for several calls?"
+        )
+
+
+def _first_repeated(ids: list[Any]) -> Any:
+    seen: set[Any] = set()
+    for item in ids:
+        if item in seen:
+            return item
+        seen.add(item)
+    return None
