@@ -27,7 +27,7 @@ SOURCE = Path(statecast.__file__).parent
 FLOORS = (
     {"errors", "state"},
     {"cells", "recurrence", "kernels", "reading", "table", "data"},
-    {"layers", "heads"},
+    {"current", "layers", "heads", "control"},
     {"network", "training", "forecaster"},
     {"sessions", "evaluate", "plots", "distributed"},
     {"cli", "server"},
@@ -36,7 +36,7 @@ PEERS_APART = 4  # from this floor up, modules on one floor never import each ot
 FORECASTER = ("network", "training", "forecaster")  # each may import those before it
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {"errors", "state", "reading", "table", "data"}
-NO_TABLE = {"cells", "recurrence", "kernels", "layers", "heads", "network"}
+NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
 EXTRAS = {"torch", "tensorflow", "sklearn", "matplotlib", "pandas", "pyarrow"}
 
 

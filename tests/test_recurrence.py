@@ -1,7 +1,10 @@
 """The seam and its kernels, held to ``cells.py`` in float64."""
 
+import re
+from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +13,8 @@ from keras import ops
 
 from gradients import gradients
 from statecast import recurrence
-from statecast.cells import GRU, LSTM, SimpleRNN, Stack, cell_config, cell_from_config
-from statecast.errors import ArgumentError, StateError
+from statecast.cells import GRU, LSTM, SimpleRNN, Stack
+from statecast.errors import ArgumentError, KernelError, StateError
 
 pytestmark = pytest.mark.backends
 
@@ -25,6 +28,8 @@ CELLS = [
     LSTM(3),
     LSTM(2, use_bias=False),
     LSTM(2, activation="relu"),
+    SimpleRNN(2, activation="relu"),
+    GRU(2, use_bias=False),
     Stack([LSTM(3), GRU(2)]),
 ]
 shapes = st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(1, 3), st.integers(0, 2**32))
@@ -72,10 +77,26 @@ def _close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.fixture(params=[kernel.name for kernel in recurrence.KERNELS])
+def kernel(request):
+    """Each kernel by name, forced where it does not decline."""
+    return request.param
+
+
+def _forced(kernel, cell, weights, x, state, **more):
+    """Run with a kernel, or see it refuse with the reason that ``explain`` gives."""
+    reason = recurrence.explain(cell, weights, x.astype("float32"), state, **more)[kernel]
+    if not reason.startswith("declines: "):
+        return _run(cell, weights, x, state, kernel=kernel, **more)
+    with pytest.raises(KernelError, match=re.escape(reason.removeprefix("declines: "))):
+        _run(cell, weights, x, state, kernel=kernel, **more)
+    return None
+
+
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 @settings(max_examples=8, deadline=None)
 @given(shape=shapes, masked=st.booleans(), reset=st.booleans())
-def test_run_is_the_reference(cell, shape, masked, reset):
+def test_run_is_the_reference(cell, kernel, shape, masked, reset):
     rows, steps, width, seed = shape
     weights, x, state, rng = _problem(cell, rows, steps, width, seed)
     more = {}
@@ -84,7 +105,10 @@ def test_run_is_the_reference(cell, shape, masked, reset):
     if reset:
         more["resets"] = rng.random((rows, steps)) < 0.3
         more["initial"] = {name: rng.normal(size=leaf.shape) for name, leaf in state.items()}
-    y, after = _run(cell, weights, x, state, **more)
+    found = _forced(kernel, cell, weights, x, state, **more)
+    if found is None:
+        return
+    y, after = found
     expected_y, expected = _reference(cell, weights, x, state, **more)
     if steps:
         _close(y, expected_y)
@@ -136,10 +160,12 @@ def test_a_reset_row_leaves_the_others_bit_identical():
     assert not np.allclose(kept[1, 3:], reset[1, 3:])
 
 
-@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
-def test_gradients_are_the_references(cell):
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3), GRU(2, use_bias=False)], ids=repr)
+def test_gradients_are_the_references(cell, kernel):
     """To inputs, initial state and every weight, against central differences in float64."""
     weights, x, state, _ = _problem(cell, 2, 3, 2, seed=5)
+    if _forced(kernel, cell, weights, x, state) is None:
+        return
     named = {**{f"w/{n}": a for n, a in weights.items()}, **{f"s/{n}": a for n, a in state.items()}}
     named["x"] = x
 
@@ -152,7 +178,7 @@ def test_gradients_are_the_references(cell):
         return sum((part**2).sum() for part in (y, *after.values()))
 
     def tensor_loss(named):
-        y, after = value(named, recurrence.run)
+        y, after = value(named, partial(recurrence.run, kernel=kernel))
         return sum(ops.sum(ops.square(part)) for part in (y, *after.values()))
 
     found = gradients(tensor_loss, named)
@@ -195,8 +221,6 @@ def test_no_gradient_passes_a_reset():
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
 def test_same_weights_same_outputs_as_keras(kind):
-    import keras
-
     from statecast import cells
 
     cell = getattr(cells, kind)(4)
@@ -212,9 +236,41 @@ def test_same_weights_same_outputs_as_keras(kind):
 def test_explain_names_the_choice_and_an_unknown_kernel_is_refused():
     cell = LSTM(2)
     weights, x, state, _ = _problem(cell, 1, 2, 1, seed=0)
-    assert recurrence.explain(cell, weights, x, state) == {"loop": "runs"}
-    with pytest.raises(ArgumentError, match=r"expected one of \['loop'\], received 'fast'"):
+    answer = recurrence.explain(cell, weights, x.astype("float32"), state)
+    assert list(answer) == ["fused", "loop"]
+    assert list(answer.values()).count("runs") == 1
+    if answer["loop"] == "runs":
+        assert answer["fused"].startswith("declines: ")
+    else:
+        assert answer == {"fused": "runs", "loop": "would run"}
+    with pytest.raises(
+        ArgumentError, match=r"expected one of \['fused', 'loop'\], received 'fast'"
+    ):
         recurrence.run(cell, weights, x, state, kernel="fast")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others need a GPU")
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
+def test_torch_has_a_fused_kernel_on_every_machine(cell):
+    weights, x, state, _ = _problem(cell, 2, 3, 1, seed=0)
+    assert recurrence.explain(cell, weights, x.astype("float32"), state)["fused"] == "runs"
+
+
+@pytest.mark.parametrize(
+    ("cell", "more", "reason"),
+    [
+        (LSTM(2, activation="relu"), {}, "the activation is 'relu'"),
+        (LSTM(2, recurrent_activation="tanh"), {}, "the recurrent activation is 'tanh'"),
+        (LSTM(2), {"unroll": True}, "unroll was asked for"),
+        (LSTM(2), {"resets": np.ones((1, 2), bool)}, "the state is reset inside the sequence"),
+        (Stack([LSTM(2)]), {}, "has no fused Stack"),
+    ],
+    ids=str,
+)
+def test_the_fused_kernel_says_why_it_declines(cell, more, reason):
+    weights, x, state, _ = _problem(cell, 1, 2, 1, seed=0)
+    answer = recurrence.explain(cell, weights, x, state, initial=state, **more)
+    assert reason in answer["fused"]
 
 
 def test_a_state_that_is_not_the_cells_is_refused():
@@ -228,11 +284,6 @@ def test_a_state_that_is_not_the_cells_is_refused():
         recurrence.run(cell, weights, x, state, resets=np.ones((1, 2), bool))
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=repr)
-def test_a_cell_comes_back_from_its_config(cell):
-    assert cell_from_config(cell_config(cell)) == cell
-
-
 def test_a_cell_checks_its_arguments():
     with pytest.raises(ArgumentError, match="units: expected a whole number >= 1, received 0"):
         LSTM(0)
@@ -240,5 +291,3 @@ def test_a_cell_checks_its_arguments():
         GRU(2, recurrent_activation="swish")
     with pytest.raises(ArgumentError, match="at least one cell"):
         Stack([])
-    with pytest.raises(ArgumentError, match="expected one of"):
-        cell_from_config({"name": "os.system"})

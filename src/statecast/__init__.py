@@ -12,7 +12,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statecast import cells, data, evaluate, heads, layers, plots
+    from statecast import cells, control, data, evaluate, heads, layers, plots
+    from statecast.control import (
+        ResetStates,
+        Windows,
+        explain_state,
+        get_state,
+        peek,
+        reset_states,
+        set_state,
+        take_control,
+        trajectory,
+    )
     from statecast.errors import (
         ArgumentError,
         DataError,
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelFileError,
         NotFittedError,
+        NotStatefulError,
         StatecastError,
         StateError,
     )
@@ -46,19 +58,30 @@ _HOMES = {
     "MissingExtraError": "errors",
     "ModelFileError": "errors",
     "NotFittedError": "errors",
+    "NotStatefulError": "errors",
     "Panel": "table",
+    "ResetStates": "control",
     "Schema": "table",
     "Scores": "evaluate",
     "State": "state",
     "StateError": "errors",
     "StatecastError": "errors",
+    "Windows": "control",
     "cells": "cells",
+    "control": "control",
     "cross_validation": "evaluate",
     "data": "data",
     "evaluate": "evaluate",
+    "explain_state": "control",
+    "get_state": "control",
     "heads": "heads",
     "layers": "layers",
+    "peek": "control",
     "plots": "plots",
+    "reset_states": "control",
+    "set_state": "control",
+    "take_control": "control",
+    "trajectory": "control",
 }
 
 __all__ = [
@@ -71,20 +94,31 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "NotFittedError",
+    "NotStatefulError",
     "Panel",
+    "ResetStates",
     "Schema",
     "Scores",
     "State",
     "StateError",
     "StatecastError",
+    "Windows",
     "__version__",
     "cells",
+    "control",
     "cross_validation",
     "data",
     "evaluate",
+    "explain_state",
+    "get_state",
     "heads",
     "layers",
+    "peek",
     "plots",
+    "reset_states",
+    "set_state",
+    "take_control",
+    "trajectory",
 ]
 
 

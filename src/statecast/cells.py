@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from statecast.errors import ArgumentError
@@ -221,28 +221,3 @@ def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
 
 
 CELLS: Mapping[str, type[Gated]] = {"simple_rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
-
-
-def cell_config(cell: Cell) -> dict[str, Any]:
-    """A cell as strict JSON; ``cell_from_config`` reads it back."""
-    if isinstance(cell, Stack):
-        return {"name": "stack", "cells": [cell_config(inner) for inner in cell.cells]}
-    for name, kind in CELLS.items():
-        if type(cell) is kind:
-            return {"name": name} | asdict(cell)
-    raise ArgumentError(f"{type(cell).__name__} is not one of {[*CELLS, 'stack']}.")
-
-
-def cell_from_config(config: Mapping[str, Any]) -> Cell:
-    """The cell that ``cell_config`` described, from a closed list of names."""
-    if config.get("name") == "stack":
-        return Stack([_gated(inner) for inner in config["cells"]])
-    return _gated(config)
-
-
-def _gated(config: Mapping[str, Any]) -> Gated:
-    options = dict(config)
-    name = options.pop("name", None)
-    if name not in CELLS:
-        raise ArgumentError(f"cell: expected one of {[*CELLS, 'stack']}, received {name!r}.")
-    return CELLS[name](**options)

@@ -4,6 +4,7 @@
     ├── DataError            (ValueError)      a table or an array that was handed in
     ├── ArgumentError        (ValueError)      an argument outside what it may be
     ├── StateError           (ValueError)      a state that does not fit where it is put
+    │   └── NotStatefulError (AttributeError)  a layer that keeps no state between calls
     ├── ModelFileError       (ValueError)      a file that is not one of ours, or is damaged
     ├── KernelError          (RuntimeError)    a kernel was forced and declines the problem
     ├── NotFittedError       (AttributeError)  a verb that needs ``fit`` first
@@ -49,6 +50,10 @@ class ArgumentError(StatecastError, ValueError):
 
 class StateError(StatecastError, ValueError):
     """A state, or a leaf of one, that does not fit where it is put."""
+
+
+class NotStatefulError(StateError, AttributeError):
+    """A layer, or a model without a layer, that keeps its state between calls."""
 
 
 class ModelFileError(StatecastError, ValueError):

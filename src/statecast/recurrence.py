@@ -13,10 +13,10 @@ from typing import Any
 
 from statecast.cells import Cell
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.kernels import loop
+from statecast.kernels import fused, loop
 
 # In order of preference. Errors inside a kernel propagate: nothing falls back in silence.
-KERNELS = (loop,)
+KERNELS = (fused, loop)
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Problem:
     mask: Any = None
     resets: Any = None
     initial: Mapping[str, Any] | None = None
+    unroll: bool = False
 
 
 def run(
@@ -45,6 +46,7 @@ def run(
     mask: Any = None,
     resets: Any = None,
     initial: Mapping[str, Any] | None = None,
+    unroll: bool = False,
     kernel: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Run a cell over all steps of ``x``, starting from ``state``.
@@ -65,6 +67,9 @@ def run(
         True puts the row back to ``initial`` before the step; no gradient passes a reset.
     initial : mapping of str to tensor, optional
         Where a reset goes; needed with ``resets``.
+    unroll : bool
+        Lay the steps out one by one rather than in the backend's loop: compiles for longer,
+        and on short sequences runs faster. The number of steps must then be known.
     kernel : str, optional
         Force one by name.
 
@@ -81,7 +86,7 @@ def run(
     KernelError
         The forced kernel declines; the message carries its reason.
     """
-    problem = _problem(cell, weights, x, state, mask, resets, initial)
+    problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
     return _choose(problem, kernel).run(problem)
 
 
@@ -94,9 +99,10 @@ def explain(
     mask: Any = None,
     resets: Any = None,
     initial: Mapping[str, Any] | None = None,
+    unroll: bool = False,
 ) -> dict[str, str]:
     """Per kernel, in order of preference: ``"runs"``, ``"would run"`` or why it declines."""
-    problem = _problem(cell, weights, x, state, mask, resets, initial)
+    problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
     answer: dict[str, str] = {}
     for kernel in KERNELS:
         reason = kernel.declines(problem)
@@ -113,6 +119,7 @@ def _problem(
     mask: Any,
     resets: Any,
     initial: Mapping[str, Any] | None,
+    unroll: bool,
 ) -> Problem:
     for role, leaves in (("state", state), ("initial", initial)):
         if leaves is None:
@@ -130,7 +137,7 @@ def _problem(
                 )
     if resets is not None and initial is None:
         raise ArgumentError("resets needs `initial`, the state that a reset goes to.")
-    return Problem(cell, weights, x, state, mask, resets, initial)
+    return Problem(cell, weights, x, state, mask, resets, initial, unroll)
 
 
 def _choose(problem: Problem, forced: str | None) -> Any:

@@ -27,6 +27,31 @@ VERSION = 1
 _HEADER_CAP = 64 * 1024 * 1024  # bytes; ids of a million rows fit, a forged length does not
 
 
+def row_index(rows: Any, count: int) -> np.ndarray:
+    """The rows meant by an index, a list of them, a slice or a boolean mask, of ``count``.
+
+    Raises
+    ------
+    StateError
+        A row out of range, a mask of another length, or neither whole numbers nor bool.
+    """
+    everything = np.arange(count)
+    if not isinstance(rows, slice):
+        rows = np.atleast_1d(np.asarray(rows))
+        if rows.dtype == bool and rows.shape != (count,):
+            raise StateError(f"A row mask needs shape ({count},), received {rows.shape}.")
+        if rows.size == 0:
+            rows = rows.astype(int)
+        if rows.dtype != bool and rows.dtype.kind not in "iu":
+            raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
+    try:
+        return everything[rows]
+    except IndexError:
+        raise StateError(
+            f"A row is out of range: there are {count} rows, received {rows}."
+        ) from None
+
+
 def at_rest(array: Any) -> np.ndarray:
     """Return any backend's tensor as a NumPy array, without a gradient."""
     if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
@@ -153,7 +178,7 @@ class State:
         StateError
             An index out of range, or the same row twice while the state has ids.
         """
-        index = self._index(rows)
+        index = row_index(rows, self.rows)
         ids = None if self.ids is None else self.ids[index]
         return self._with({name: at_rest(leaf)[index] for name, leaf in self.leaves.items()}, ids)
 
@@ -165,7 +190,7 @@ class State:
         StateError
             Other leaves, shapes or number of rows; nothing broadcasts.
         """
-        index = self._index(rows)
+        index = row_index(rows, self.rows)
         self.check(state.spec)
         if state.rows != len(index):
             raise StateError(
@@ -262,21 +287,6 @@ class State:
 
     def _with(self, leaves: Mapping[str, Any], ids: Any) -> State:
         return State(leaves, ids, self.fingerprint)
-
-    def _index(self, rows: Any) -> np.ndarray:
-        everything = np.arange(self.rows)
-        if not isinstance(rows, slice):
-            rows = np.atleast_1d(np.asarray(rows))
-            if rows.dtype == bool and rows.shape != (self.rows,):
-                raise StateError(f"A row mask needs shape ({self.rows},), received {rows.shape}.")
-            if rows.size == 0:
-                rows = rows.astype(int)
-            if rows.dtype != bool and rows.dtype.kind not in "iu":
-                raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
-        try:
-            return everything[rows]
-        except IndexError:
-            raise StateError(f"A row is out of range: this state has {self.rows} rows.") from None
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:

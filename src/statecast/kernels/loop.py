@@ -54,7 +54,7 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             return last[..., None, :][..., :0, :], start
     else:
         last = ops.zeros((), dtype=problem.x.dtype)
-    (state, _), y = _scan(advance, (start, last), inputs, steps)
+    (state, _), y = _scan(advance, (start, last), inputs, steps, problem.unroll)
     return ops.moveaxis(y, 0, -2), state
 
 
@@ -62,7 +62,9 @@ def _choose(take: Any, new: Any, old: dict[str, Any], ops: Any) -> dict[str, Any
     return {name: ops.where(take, new[name], leaf) for name, leaf in old.items()}
 
 
-def _scan(step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None) -> Any:
+def _scan(
+    step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None, unroll: bool
+) -> Any:
     """``carry, y = step(carry, inputs[t])`` for every t; the y stacked.
 
     Not ``keras.ops.scan``: on TensorFlow that one requires y to look like the carry.
@@ -70,18 +72,16 @@ def _scan(step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: i
     import keras
 
     backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return jax.lax.scan(step, carry, inputs)
-    if backend == "torch":
-        import torch
-
+    if unroll or backend == "torch":
         outputs = []
         for t in range(inputs["x"].shape[0]):
             carry, y = step(carry, {name: value[t] for name, value in inputs.items()})
             outputs.append(y)
-        return carry, torch.stack(outputs)
+        return carry, keras.ops.stack(outputs)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.scan(step, carry, inputs)
     return _tensorflow_scan(step, carry, inputs, steps)
 
 

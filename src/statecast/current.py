@@ -1,0 +1,557 @@
+"""``CurrentState``: where a stateful layer's next step starts, kept between calls.
+
+Keras carries a value through a compiled step only if a tracked variable holds it, and a
+variable has one shape for life; a batch has not. ``Rows`` is a variable whose number of
+rows may change, so that a model may be fitted at 64 rows and asked for one. A row is
+*fresh*, and then starts from its initial state, or *running*, and goes on from here.
+
+This module alone knows how Keras's variables work inside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+from statecast.cells import within
+from statecast.errors import ArgumentError, StateError
+from statecast.state import State, at_rest, row_index
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class AnyRows(tuple):
+    """A shape that any number of rows satisfies: Keras compares it with a value's."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (tuple, list)) and self[1:] == tuple(other)[1:]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+
+class Rows(keras.Variable):
+    """A variable that is not a weight, and whose first axis may change its length."""
+
+    def __init__(self, rows: int, tail: tuple[int, ...], dtype: str, name: str) -> None:
+        self._tail = tail
+        # By an initializer, since Keras may build a layer while it only infers shapes.
+        super().__init__(
+            keras.initializers.Zeros() if dtype != "bool" else _all_false,
+            shape=(rows, *tail),
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name=name,
+        )
+
+    @property
+    def shape(self) -> Any:
+        return AnyRows((None, *self._tail))
+
+    @property
+    def carried(self) -> bool:
+        """Whether a step that is under way holds the value (Keras on JAX, inside ``fit``)."""
+        return self._value is None
+
+    def assign(self, value: Any) -> Any:
+        value = self._convert_to_tensor(value, dtype=self._dtype)
+        if in_stateless_scope():
+            get_stateless_scope().add_update((self, value))
+        else:
+            self._direct_assign(value)
+        return value
+
+    def _direct_assign(self, value: Any) -> None:
+        if keras.backend.backend() == "torch":
+            # A new tensor, not a copy into the old one: autograd may still need the old.
+            import torch
+
+            self._value = torch.nn.Parameter(value.detach(), requires_grad=False)
+        else:
+            super()._direct_assign(value)
+
+    def _initialize(self, value: Any) -> None:
+        if keras.backend.backend() != "tensorflow":
+            super()._initialize(value)
+            return
+        import tensorflow as tf
+
+        self._value = tf.Variable(
+            value,
+            dtype=self._dtype,
+            trainable=False,
+            name=self.name,
+            shape=tf.TensorShape([None, *self._tail]),
+        )
+
+
+def _all_false(shape: Any, dtype: Any = None) -> Any:
+    return ops.zeros(shape, dtype="bool")
+
+
+class InitialVectors:
+    """A layer's own initial state: one vector for each leaf, the same for every row.
+
+    Parameters
+    ----------
+    vectors : mapping of str to keras.Variable
+        Trained, or constants that can be assigned between compiled steps.
+    """
+
+    def __init__(self, vectors: Mapping[str, Any]) -> None:
+        self.vectors = dict(vectors)  # held here, Keras does not take constants for weights
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self.vectors.values())
+
+    def of_rows(self, rows: Any) -> dict[str, Any]:
+        """Tensors ``(rows, units)``."""
+        return {
+            leaf: ops.broadcast_to(vector.value, (rows, *vector.shape))
+            for leaf, vector in self.vectors.items()
+        }
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Each vector at rest: ``(units,)``."""
+        return {leaf: at_rest(vector.value) for leaf, vector in self.vectors.items()}
+
+
+class CurrentState:
+    """The current state of one layer: a ``Rows`` for each leaf, and which rows are running.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Leaf name to shape, without rows.
+    dtype : str
+        Of the leaves.
+    rows : int
+        To begin with, all fresh; 0 while the batch size is unknown.
+    """
+
+    def __init__(self, shapes: Shapes, dtype: str, rows: int) -> None:
+        self.shapes = dict(shapes)
+        self.leaves = {
+            leaf: Rows(rows, shape, dtype, f"state_{leaf.replace('/', '_')}")
+            for leaf, shape in self.shapes.items()
+        }
+        self.running = Rows(rows, (), "bool", "running")
+
+    @property
+    def variables(self) -> list[Rows]:
+        """What Keras has to carry through a compiled step."""
+        return [*self.leaves.values(), self.running]
+
+    # -- inside a call: tensors, perhaps of a graph --------------------------------------
+
+    def start(self, initial: Mapping[str, Any], reset: Any = None) -> dict[str, Any]:
+        """Where each row of a call starts: the first rows of what is kept.
+
+        Parameters
+        ----------
+        initial : mapping of str to tensor, ``(rows, ...)``
+            Where fresh rows start; the gradient reaches it. None reaches the past.
+        reset : tensor, bool, ``(rows,)``, optional
+            Rows that start afresh.
+        """
+        some = next(iter(initial.values()))
+        goes_on = _first(self.running.value, ops.shape(some)[0])
+        if reset is not None:
+            goes_on = ops.logical_and(goes_on, ops.logical_not(reset))
+        start = {}
+        for leaf, variable in self.leaves.items():
+            fresh = initial[leaf]
+            kept = ops.cast(_first(variable.value, ops.shape(some)[0]), fresh.dtype)
+            start[leaf] = ops.where(_beside(goes_on, fresh), ops.stop_gradient(kept), fresh)
+        return start
+
+    def keep(self, after: Mapping[str, Any], ran: Any, reset: Any = None) -> None:
+        """Keep what a call left. ``ran``, bool ``(rows,)``, says which rows took a step.
+
+        A row that took none is as fresh or as running as before, ``reset`` apart.
+        """
+        rows = ops.shape(ran)[0]
+        if keras.backend.backend() == "jax" and in_stateless_scope():
+            # JAX says once that a buffer which grew could not be used again; it is right, and
+            # there is nothing that anyone should do about it.
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+        before = _first(self.running.value, rows)
+        if reset is not None:
+            before = ops.logical_and(before, ops.logical_not(reset))
+        self.running.assign(_over(ops.logical_or(before, ran), self.running.value))
+        for leaf, variable in self.leaves.items():
+            value = ops.stop_gradient(ops.cast(after[leaf], variable.dtype))
+            variable.assign(_over(value, variable.value))
+
+    # -- from outside: NumPy -------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """The number of rows; 0 while the batch size is unknown."""
+        return len(self.flags())
+
+    def known(self) -> bool:
+        """Whether the batch size is known; may be asked while TensorFlow traces a step."""
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return self.rows > 0
+
+    def flags(self) -> np.ndarray:
+        """Which rows are running: bool ``(rows,)``."""
+        return self._now(self.running)
+
+    def read(self, initial: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The leaves at rest. A fresh row reads as ``initial``, leaves without rows."""
+        running = self.flags()
+        leaves = {}
+        for leaf, variable in self.leaves.items():
+            value = self._now(variable).copy()
+            value[~running] = initial[leaf]
+            leaves[leaf] = value
+        return leaves
+
+    def write(self, values: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+        """Set rows, already checked; they are running from now on."""
+        running = self.flags().copy()
+        running[rows] = True
+        for leaf, variable in self.leaves.items():
+            value = self._now(variable).copy()
+            value[rows] = values[leaf]
+            variable.assign(value)
+        self.running.assign(running)
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Make rows fresh."""
+        running = self.flags().copy()
+        running[rows] = False
+        self.running.assign(running)
+
+    def resize(self, rows: int) -> None:
+        """Have so many rows, all fresh."""
+        self._now(self.running)
+        for leaf, variable in self.leaves.items():
+            variable.assign(np.zeros((rows, *self.shapes[leaf]), variable.dtype))
+        self.running.assign(np.zeros(rows, bool))
+
+    def snapshot(self) -> list[np.ndarray]:
+        """All there is, for ``restore``."""
+        return [self._now(variable).copy() for variable in self.variables]
+
+    def restore(self, snapshot: list[np.ndarray]) -> None:
+        """Be again as at ``snapshot``."""
+        for variable, value in zip(self.variables, snapshot, strict=True):
+            variable.assign(value)
+
+    def _now(self, variable: Rows) -> np.ndarray:
+        if variable.carried:
+            raise StateError(
+                "The state is on its way through fit, evaluate or predict, and the layer does "
+                "not hold it now. Use get_state(model), set_state(model, ...) or "
+                "reset_states(model) with the model that runs, or the callback ResetStates."
+            )
+        return at_rest(variable.value)
+
+
+def _first(value: Any, rows: Any) -> Any:
+    """The first ``rows`` rows; zeros (False) where there are not so many."""
+    have = ops.shape(value)[0]
+    if isinstance(have, int) and isinstance(rows, int):
+        if have < rows:
+            missing = ops.zeros((rows - have, *value.shape[1:]), value.dtype)
+            value = ops.concatenate([value, missing])
+        return value[:rows]
+    missing = ops.zeros((ops.maximum(rows - have, 0), *value.shape[1:]), value.dtype)
+    return ops.concatenate([value, missing])[:rows]
+
+
+def _over(new: Any, old: Any) -> Any:
+    """``old`` with its first rows replaced by ``new``."""
+    return ops.concatenate([new, old[ops.shape(new)[0] :]])
+
+
+def _beside(flags: Any, leaf: Any) -> Any:
+    """Flags ``(rows,)`` with as many axes as ``leaf``."""
+    return ops.reshape(flags, (-1, *(1 for _ in leaf.shape[1:])))
+
+
+# -- the states of layers, from outside ----------------------------------------------------
+
+
+class Joined:
+    """The current states of some layers, read and written as one.
+
+    Parameters
+    ----------
+    layers : mapping of str to layers.RNN
+        Stateful layers by the name that goes before their leaves; "" for none.
+    where : str
+        What they are, for messages: "layer 'lstm'".
+    """
+
+    def __init__(self, layers: Mapping[str, Any], where: str) -> None:
+        self.layers = layers
+        self.where = where
+        self.shapes = {
+            f"{name}/{leaf}" if name else leaf: shape
+            for name, layer in layers.items()
+            for leaf, shape in layer.state_shapes.items()
+        }
+
+    def read(self) -> State:
+        """The current state of every row. A fresh row reads as its initial state."""
+        checked_rows(None, self._rows(), self.where)
+        leaves: dict[str, Any] = {}
+        for name, layer in self.layers.items():
+            for leaf, value in layer._read().items():
+                leaves[f"{name}/{leaf}" if name else leaf] = value
+        return State(leaves)
+
+    def reset(
+        self,
+        states: Any = None,
+        rows: Any = None,
+        *,
+        batch_size: int | None = None,
+        allow_nonfinite: bool = False,
+    ) -> None:
+        """Reset or set; everything is checked before anything is written."""
+        if batch_size is not None:
+            if rows is not None:
+                raise ArgumentError(
+                    f"{self.where}: batch_size makes all rows anew, so rows={rows!r} cannot be "
+                    "given beside it."
+                )
+            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+                raise ArgumentError(
+                    f"{self.where}: batch_size: expected a whole number of 1 or more, received "
+                    f"{batch_size!r}."
+                )
+        count = self._rows() if batch_size is None else batch_size
+        if states is None and rows is None and count == 0:
+            return  # nothing has begun, so there is nothing to reset
+        index = checked_rows(rows, count, self.where)
+        values = None
+        if states is not None:
+            values = checked(
+                states, self.shapes, len(index), self.where, allow_nonfinite=allow_nonfinite
+            )
+        for layer in self.layers.values():
+            layer._current_state.flags()  # raises while a step carries the state
+        for name, layer in self.layers.items():
+            if batch_size is not None:
+                layer._current_state.resize(batch_size)
+            if values is None:
+                layer._current_state.reset(index)
+            else:
+                mine = within(values, name) if name else values
+                layer._current_state.write(mine, index)
+
+    def _rows(self) -> int:
+        rows = {name: layer._current_state.rows for name, layer in self.layers.items()}
+        if len(set(rows.values())) > 1:
+            raise StateError(
+                f"{self.where}: the layers' states have different numbers of rows, {rows}, so "
+                "they are no one state. Use each layer's own."
+            )
+        return next(iter(rows.values()))
+
+
+class LiveState:
+    """One leaf of a layer's current state, as ``layer.states`` gives it: always as it is now.
+
+    It reads like an array, and ``assign`` sets all rows of this leaf.
+    """
+
+    def __init__(self, layer: Any, leaf: str) -> None:
+        self._layer = layer
+        self.name = leaf
+
+    def numpy(self) -> np.ndarray:
+        """The leaf now: ``(rows, units)``."""
+        return self._layer._read()[self.name]
+
+    @property
+    def value(self) -> Any:
+        """The leaf now, as a tensor of the backend."""
+        return ops.convert_to_tensor(self.numpy())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numpy().shape
+
+    @property
+    def dtype(self) -> str:
+        return str(self.numpy().dtype)
+
+    def assign(self, value: Any) -> None:
+        """Set all rows of this leaf; they run on from it.
+
+        Raises
+        ------
+        StateError
+            Another shape, or values that are no finite numbers. Nothing broadcasts.
+        """
+        where = f"layer {self._layer.name!r}"
+        current = self._layer._current_state
+        rows = checked_rows(None, current.rows, where)
+        shapes = {self.name: self._layer.state_shapes[self.name]}
+        current.write(self._layer._read() | checked([value], shapes, len(rows), where), rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.numpy().astype(dtype) if dtype is not None else self.numpy()
+
+    def __len__(self) -> int:
+        return len(self.numpy())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.numpy()[index]
+
+    def __repr__(self) -> str:
+        return f"LiveState({self._layer.name}/{self.name}: {self.numpy()!r})"
+
+
+# -- what a user hands in -------------------------------------------------------------------
+
+
+def checked(
+    states: Any,
+    shapes: Shapes,
+    rows: int,
+    where: str,
+    *,
+    allow_nonfinite: bool = False,
+) -> dict[str, np.ndarray]:
+    """What a user hands in as a state, as one array for each leaf, copied.
+
+    Parameters
+    ----------
+    states : State, mapping of str to array, array, or list of arrays (nested or flat)
+        Lists in the order of ``shapes``; one array alone where there is one leaf.
+    shapes : mapping of str to tuple of int
+        The leaves expected, without rows.
+    rows : int
+        The rows expected. Nothing broadcasts.
+    where : str
+        What is being set, for messages: "layer 'lstm'".
+    allow_nonfinite : bool
+        Let NaN and infinite values pass.
+
+    Raises
+    ------
+    StateError
+        Other leaves, count, rank, rows or units, or values that are no finite numbers.
+    """
+    named = _named(states, list(shapes), where)
+    checked: dict[str, np.ndarray] = {}
+    for leaf, shape in shapes.items():
+        try:
+            value = np.array(at_rest(named[leaf]))
+        except (TypeError, ValueError) as error:
+            raise StateError(f"{where}, leaf {leaf!r}: not an array ({error}).") from None
+        expected = (rows, *shape)
+        if value.dtype.kind not in "fiub" and "float" not in str(value.dtype):  # bfloat16 is V
+            raise StateError(f"{where}, leaf {leaf!r}: expected numbers, received {value.dtype}.")
+        if value.ndim != len(expected):
+            raise StateError(
+                f"{where}, leaf {leaf!r}: expected shape {expected}, received {value.shape}: "
+                f"{value.ndim} axes where there are {len(expected)}."
+            )
+        if value.shape[1:] != expected[1:]:
+            raise StateError(
+                f"{where}, leaf {leaf!r}: expected shape {expected}, received {value.shape}: "
+                "the units differ."
+            )
+        if value.shape[0] != rows:
+            raise StateError(
+                f"{where}, leaf {leaf!r}: expected shape {expected}, received {value.shape}: "
+                "the rows differ, and nothing broadcasts. Name the rows meant with rows=..., or "
+                f"say batch_size={value.shape[0]} to have so many from now on."
+            )
+        value = value.astype("float64")
+        if not allow_nonfinite and not np.isfinite(value).all():
+            row = int(np.argwhere(~np.isfinite(value))[0][0])
+            raise StateError(
+                f"{where}, leaf {leaf!r}: expected finite numbers, received "
+                f"{value[row][~np.isfinite(value[row])][0]} in row {row}. "
+                "Pass allow_nonfinite=True if that is meant."
+            )
+        checked[leaf] = value
+    return checked
+
+
+def checked_rows(rows: Any, count: int, where: str) -> np.ndarray:
+    """The rows a user means, all of them for None.
+
+    Raises
+    ------
+    StateError
+        A row out of range, the same row twice, or the number of rows is unknown.
+    """
+    if count == 0:
+        raise StateError(
+            f"{where}: the batch size is unknown, so there are no rows yet. Give the model "
+            "Input(batch_shape=(rows, ...)), call it once, or say batch_size=... here."
+        )
+    if rows is None:
+        return np.arange(count)
+    try:
+        index = row_index(rows, count)
+    except StateError as error:
+        raise StateError(f"{where}: {error}") from None
+    if len(set(index.tolist())) != len(index):
+        raise StateError(f"{where}: a row is given twice in {rows}.")
+    return index
+
+
+def _named(states: Any, names: list[str], where: str) -> Mapping[str, Any]:
+    if isinstance(states, State):
+        states = states.leaves
+    if isinstance(states, Mapping):
+        flat = _flat(states)
+        if set(flat) != set(names):
+            raise StateError(f"{where}: expected the leaves {names}, received {list(flat)}.")
+        return flat
+    values = _leaves(states)
+    if len(values) != len(names):
+        raise StateError(
+            f"{where}: expected {len(names)} state{'s' * (len(names) > 1)} "
+            f"({', '.join(names)}), received {len(values)}."
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def _flat(states: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in states.items():
+        flat |= (
+            _flat(value, f"{before}{name}/")
+            if isinstance(value, Mapping)
+            else {before + name: value}
+        )
+    return flat
+
+
+def _leaves(states: Any) -> list[Any]:
+    """The arrays of a nested list; a list of numbers is an array."""
+    if isinstance(states, (list, tuple)) and not _numeric(states):
+        return [leaf for inner in states for leaf in _leaves(inner)]
+    return [states]
+
+
+def _numeric(states: Any) -> bool:
+    if isinstance(states, (list, tuple)):
+        return bool(states) and all(_numeric(inner) for inner in states)
+    return isinstance(states, (int, float, np.number))
