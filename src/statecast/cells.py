@@ -38,7 +38,13 @@ ACTIVATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 class Cell(ABC):
-    """One step of a recurrence, as a description without weights."""
+    """One step of a recurrence, as a description without weights.
+
+    Cells that are equal do the same; ``pure`` says that the step is a function of its
+    arguments alone.
+    """
+
+    pure: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -524,7 +524,7 @@ def _named(states: Any, names: list[str], where: str) -> Mapping[str, Any]:
         if set(flat) != set(names):
             raise StateError(f"{where}: expected the leaves {names}, received {list(flat)}.")
         return flat
-    values = _leaves(states)
+    values = in_order(states)
     if len(values) != len(names):
         raise StateError(
             f"{where}: expected {len(names)} state{'s' * (len(names) > 1)} "
@@ -544,14 +544,15 @@ def _flat(states: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def _leaves(states: Any) -> list[Any]:
-    """The arrays of a nested list; a list of numbers is an array."""
-    if isinstance(states, (list, tuple)) and not _numeric(states):
-        return [leaf for inner in states for leaf in _leaves(inner)]
+def in_order(states: Any, axes: int = 2) -> list[Any]:
+    """The arrays of a nested list, in order; numbers nested ``axes`` deep are an array."""
+    if isinstance(states, (list, tuple)) and _depth(states) > axes:
+        return [leaf for inner in states for leaf in in_order(inner, axes)]
     return [states]
 
 
-def _numeric(states: Any) -> bool:
+def _depth(states: Any) -> float:
+    """How deep numbers are nested; endless where there is anything else."""
     if isinstance(states, (list, tuple)):
-        return bool(states) and all(_numeric(inner) for inner in states)
-    return isinstance(states, (int, float, np.number))
+        return 1 + max((_depth(inner) for inner in states), default=np.inf)
+    return 0 if isinstance(states, (int, float, np.number)) else np.inf

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ from keras import ops, tree
 
 from statecast import cells
 from statecast.cells import ACTIVATIONS, Cell, Leaves, Weights, within
-from statecast.current import CurrentState, InitialVectors, Joined, LiveState
+from statecast.current import CurrentState, InitialVectors, Joined, LiveState, in_order
 from statecast.errors import ArgumentError, DataError, NotStatefulError, StateError
 from statecast.recurrence import explain, run
 from statecast.state import State, at_rest
@@ -303,6 +303,8 @@ class _KerasCell(Cell):
     width: tuple[int, ...]
     training: bool = False
 
+    pure: ClassVar[bool] = False  # the weights are the layer's
+
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         return _state_shapes(self.layer)
@@ -364,11 +366,15 @@ def _weights(cell: Any) -> dict[str, Any]:
     return {name: ops.convert_to_tensor(w) for name, w in found.items() if w is not None}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Traced(Cell):
     """A cell that also puts out every leaf it leaves, side by side."""
 
     cell: Cell
+
+    @property
+    def pure(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.cell.pure
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -613,7 +619,7 @@ class RNN(Controlled, keras.layers.RNN):
                 "layer(sequences, initial_state=InitialState(layer)(X))."
             )
         if isinstance(source, (list, tuple)):
-            flat = tree.flatten(list(source))
+            flat = in_order(source, axes=1)
             if len(flat) != len(self.state_shapes):
                 raise StateError(
                     f"{where}: expected {len(self.state_shapes)} constants "
@@ -643,7 +649,9 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _constant(self, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
         value = self._source[leaf] if isinstance(self._source, dict) else self._source
-        return np.broadcast_to(0.0 if value in (None, "zeros") else value, shape).astype("float32")
+        if value is None or isinstance(value, str):  # "zeros", or the cell's own: zeros
+            value = 0.0
+        return np.broadcast_to(value, shape).astype("float32")
 
     def _own_start(self) -> bool:
         """Whether the cell has an initial state of its own, not Keras's zeros."""
@@ -1018,6 +1026,13 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
         }[self.merge_mode]()
         outputs = [*merged, *states]
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def compute_mask(self, _: Any, mask: Any) -> Any:
+        """The mask of each output: Keras's own fails for a stateful layer that returns states."""
+        mask = tree.flatten(mask)[0] if mask is not None and self.return_sequences else None
+        outputs = 2 if self.merge_mode is None else 1
+        masks = [mask] * outputs + [None] * (len(self.state_shapes) if self.return_state else 0)
+        return masks if len(masks) > 1 else mask
 
     def _both_ways(self) -> bool:
         """Whether Keras's own call does what is asked: no states of the layers' own."""

@@ -7,6 +7,7 @@ tested against it, and it against ``cells.py`` in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,36 @@ def declines(problem: Problem) -> str | None:
 
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
+    import keras
+
+    if keras.backend.backend() != "jax" or not problem.cell.pure:
+        return _run(problem)
+    # Compiled once for a cell and its shapes: outside of a compiled step JAX would compile
+    # the loop anew at every call.
+    values = {name: getattr(problem, name) for name in _VALUES}
+    values["weights"] = {n: keras.ops.convert_to_tensor(w) for n, w in problem.weights.items()}
+    values["state"] = dict(problem.state)
+    values["initial"] = None if problem.initial is None else dict(problem.initial)
+    y, state = _compiled()(problem.cell, problem.unroll, values)
+    return y, {name: state[name] for name in problem.state}  # JAX sorts the names
+
+
+_VALUES = ("weights", "x", "state", "mask", "resets", "initial")
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    import jax
+
+    from statecast.recurrence import Problem
+
+    def run_values(cell: Any, unroll: bool, values: dict[str, Any]) -> Any:
+        return _run(Problem(cell, unroll=unroll, **values))
+
+    return jax.jit(run_values, static_argnums=(0, 1))
+
+
+def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     from keras import ops
 
     cell, weights, start = problem.cell, problem.weights, dict(problem.state)

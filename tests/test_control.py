@@ -1,0 +1,779 @@
+"""State control on whole models: eager, compiled, in fit, evaluate and predict."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import statecast
+from statecast import control, layers
+from statecast.control import (
+    ResetStates,
+    Windows,
+    explain_state,
+    get_state,
+    peek,
+    reset_states,
+    set_state,
+    take_control,
+    trajectory,
+)
+from statecast.errors import ArgumentError, NotStatefulError, StateError
+from statecast.layers import InitialState
+from statecast.state import State, at_rest
+
+pytestmark = pytest.mark.backends
+
+BACKEND = keras.backend.backend()
+TOLERANCE = 300 * float(np.finfo("float32").eps)
+ROWS, STEPS = 3, 4
+
+
+def _data(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def _model(batch: int | None = None, stateful: bool = True, **options: Any) -> Any:
+    """Nested, with a stack, a bidirectional layer and plain ones, and random weights."""
+    both = layers.Bidirectional(
+        layers.GRU(2, return_sequences=True, stateful=stateful), name="both"
+    )
+    inner = keras.Sequential([keras.Input(batch_shape=(batch, STEPS, 2)), both], name="inner")
+    start = keras.Input(batch_shape=(batch, STEPS, 2))
+    cells = [keras.layers.LSTMCell(3), keras.layers.GRUCell(2)]
+    y = layers.RNN(cells, return_sequences=True, stateful=stateful, name="stack")(inner(start))
+    y = layers.LSTM(3, stateful=stateful, name="lstm")(y)
+    model = keras.Model(start, keras.layers.Dense(1, name="dense")(y))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
+    model.compile(keras.optimizers.SGD(0.1), "mse", **options)
+    return model
+
+
+def _random_state(model: Any, rows: int = ROWS, seed: int = 3) -> State:
+    rng = np.random.default_rng(seed)
+    spec = dict(control._joined(model).shapes)
+    return State({n: rng.normal(size=(rows, *s)).astype("float32") for n, s in spec.items()})
+
+
+def _close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _same(found: State, expected: State) -> None:
+    assert found.names == expected.names
+    for name in expected:
+        _close(found[name], expected[name])
+
+
+def test_the_leaves_are_named_by_the_layers_on_the_way():
+    assert list(get_state(_model(batch=ROWS)).names) == [
+        "inner/both/forward/h",
+        "inner/both/backward/h",
+        "stack/0/h",
+        "stack/0/c",
+        "stack/1/h",
+        "lstm/h",
+        "lstm/c",
+    ]
+
+
+CALLS = {
+    "call": lambda model, x, y: model(x),
+    "predict": lambda model, x, y: model.predict(x, verbose=0),
+    "predict_on_batch": lambda model, x, y: model.predict_on_batch(x),
+    "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),
+    "test_on_batch": lambda model, x, y: model.test_on_batch(x, y),
+    "fit": lambda model, x, y: model.fit(x, y, shuffle=False, verbose=0),
+    "train_on_batch": lambda model, x, y: model.train_on_batch(x, y),
+}
+
+
+def _after(state: State | None, x: np.ndarray) -> State:
+    """What one pass over x leaves, step by step without compiling: the reference."""
+    model = _model(batch=ROWS)
+    if state is not None:
+        set_state(model, state)
+    model(x)
+    return get_state(model)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_you_set_is_the_start_and_what_you_read_is_the_end(call, eager):
+    """Before and after the first trace: set, call, set, call, reset, call."""
+    if eager and call == "call":
+        pytest.skip("a call is eager")
+    x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1, seed=1)
+    model = _model(batch=ROWS, run_eagerly=eager)
+    model.optimizer.learning_rate = 0.0  # the weights stay those of the reference
+    for seed in (3, 4):
+        state = _random_state(model, seed=seed)
+        set_state(model, state)
+        assert get_state(model) == state
+        CALLS[call](model, x, y)
+        _same(get_state(model), _after(state, x))
+    once = get_state(model)
+    CALLS[call](model, x, y)
+    _same(get_state(model), _after(once, x))
+    reset_states(model)
+    CALLS[call](model, x, y)
+    _same(get_state(model), _after(None, x))
+
+
+def test_fit_with_a_state_differs_from_fit_without():
+    """Two batches of the same rows: the second goes on where the first ended."""
+    x, y = _data(2 * ROWS, STEPS, 2), _data(2 * ROWS, 1, seed=1)
+    losses = {}
+    for stateful in (True, False):
+        model = _model(batch=ROWS, stateful=stateful)
+        model.optimizer.learning_rate = 0.0
+        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0)
+        losses[stateful] = model.evaluate(x, y, batch_size=ROWS, verbose=0)
+    reference = _model(batch=ROWS)
+    outputs = [at_rest(reference(part)) for _ in range(2) for part in (x[:ROWS], x[ROWS:])]
+    expected = np.mean(np.square(np.concatenate(outputs[2:]) - y))
+    assert losses[True] == pytest.approx(expected, rel=1e-4)
+    assert losses[True] != pytest.approx(losses[False], rel=1e-3)
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_the_state_is_not_tied_to_the_batch_size(batch):
+    """Fit at 4 with a partial last batch, predict at 1 and at 7."""
+    x, y = _data(10, STEPS, 2), _data(10, 1, seed=1)
+    model = _model(batch=batch)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    assert get_state(model).rows == 4
+    weights = model.get_weights()
+    reset_states(model)
+    for rows in (1, 7):
+        found = model.predict(x[:rows], verbose=0)
+        reference = _model(batch=rows)
+        reference.set_weights(weights)
+        _close(found, reference.predict(x[:rows], verbose=0))
+        reset_states(model)
+    assert get_state(model).rows == 7
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+def test_batch_one_trains_with_the_default_batch_size(kind):
+    x, y = _data(5, STEPS, 2), _data(5, 1, seed=1)
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(1, STEPS, 2)), kind(3, stateful=True), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"run_eagerly": True},
+        {"jit_compile": False},
+        {"jit_compile": True},
+        {"steps_per_execution": 2},
+    ],
+    ids=str,
+)
+def test_every_way_to_compile_gives_the_same(how):
+    if BACKEND == "torch" and how.get("jit_compile"):
+        pytest.skip("torch.compile needs minutes here; see the slow test")
+    if BACKEND == "torch" and "steps_per_execution" in how:
+        with pytest.raises(ValueError, match="steps_per_execution"):  # Keras refuses
+            _model(**how).fit(_data(4, STEPS, 2), _data(4, 1), verbose=0)
+        return
+    found = []
+    for options in ({}, how):
+        x, y = _data(10, STEPS, 2), _data(10, 1, seed=1)
+        model = _model(batch=4, **options)
+        model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        found.append((model.predict(x[:4], verbose=0), get_state(model)))
+    _close(found[0][0], found[1][0])
+    _same(found[0][1], found[1][1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "torch", reason="the others compile anyway")
+def test_torch_compile_gives_the_same():
+    x, y = _data(8, STEPS, 2), _data(8, 1, seed=1)
+    found = []
+    for options in ({}, {"jit_compile": True}):
+        model = keras.Sequential([keras.Input((STEPS, 2)), layers.LSTM(3, stateful=True)])
+        model.set_weights([_data(*w.shape) for w in model.get_weights()])
+        model.compile("sgd", "mse", **options)
+        model.fit(x, np.tile(y, 3), batch_size=4, shuffle=False, verbose=0)
+        found.append(model.predict(x[:4], verbose=0))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA's limit is TensorFlow's")
+def test_xla_refuses_an_unknown_batch_size_with_a_reason():
+    x, y = _data(4, STEPS, 2), _data(4, 1)
+    model = _model(jit_compile=True)
+    with pytest.raises(StateError, match="XLA cannot change it within a compiled step"):
+        model.fit(x, y, verbose=0)
+    reset_states(model, batch_size=4)
+    model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_other_precisions(policy):
+    if policy == "float64" and BACKEND == "jax":
+        pytest.skip("JAX has no float64 unless told so before it starts")
+    x = _data(ROWS, STEPS, 2)
+    layer = layers.LSTM(3, stateful=True, dtype=policy)
+    whole = at_rest(ops.cast(layer(x), "float32"))
+    layer.reset_states()
+    layer(x[:, :2])
+    assert layer.state["h"].dtype == np.dtype(layer.variable_dtype)
+    split = at_rest(ops.cast(layer(x[:, 2:]), "float32"))
+    np.testing.assert_allclose(split, whole, rtol=1e-2 if "16" in policy else 1e-12)
+
+
+def test_a_reset_mask_is_an_input_like_any_other():
+    """By row and by step, in fit and in predict."""
+    x, y = _data(6, STEPS, 2), _data(6, 1, seed=1)
+    by_row = np.array([True, False, True] * 2)
+    by_step = _data(6, STEPS, seed=2) > 0
+    for reset, shape in ((by_row, ()), (by_step, (STEPS,))):
+        start = keras.Input((STEPS, 2))
+        flags = keras.Input(shape, dtype="bool")
+        layer = layers.GRU(3, stateful=True, name="gru")
+        model = keras.Model([start, flags], keras.layers.Dense(1)(layer(start, reset=flags)))
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        alone = layers.GRU(3, stateful=True)
+        alone.build((None, STEPS, 2))
+        alone.set_weights(layer.get_weights())
+        model.fit([x, reset], y, batch_size=3, shuffle=False, verbose=0)
+        model.predict([x, reset], batch_size=3, verbose=0)
+        for _ in range(2):
+            for part in (slice(3), slice(3, 6)):
+                alone(x[part], reset=reset[part])
+        _close(get_state(model)["gru/h"], alone.state["h"])
+
+
+def test_the_gradient_reaches_the_encoder_of_x_in_fit():
+    X, x, y = _data(6, 5), _data(6, STEPS, 2), _data(6, 1, seed=1)
+    features, start = keras.Input((5,)), keras.Input((STEPS, 2))
+    lstm = layers.LSTM(3, stateful=True)
+    encode = InitialState(lstm)
+    out = lstm(start, initial_state=encode(features))
+    model = keras.Model([features, start], keras.layers.Dense(1)(out))
+    model.compile("sgd", "mse")
+    before = encode.get_weights()
+    model.fit([X, x], y, batch_size=3, verbose=0, callbacks=[ResetStates("batch")])
+    assert all((a != b).any() for a, b in zip(before, encode.get_weights(), strict=True))
+    settled = encode.get_weights()
+    model.fit([X, x], y, batch_size=3, verbose=0)  # rows run on: X is not asked again
+    assert all((a == b).all() for a, b in zip(settled, encode.get_weights(), strict=True))
+    assert explain_state(model)[0].fresh == "from X"
+    reset_states(model, rows=[0])
+    assert explain_state(model)[0].rows == ("from X", "current", "current")
+
+
+# -- rows, files, peeking --------------------------------------------------------------------
+
+
+def test_some_rows_of_a_model():
+    x = _data(ROWS, STEPS, 2)
+    model = _model(batch=ROWS)
+    model.predict(x, verbose=0)
+    before = get_state(model)
+    some = _random_state(model, rows=2)
+    set_state(model, some, rows=[2, 0])
+    assert get_state(model) == before.put([2, 0], some)
+    reset_states(model, rows=1)
+    assert get_state(model).take([0, 2]) == before.put([2, 0], some).take([0, 2])
+    assert all((leaf[1] == 0).all() for leaf in get_state(model).leaves.values())
+
+
+def test_every_way_to_hand_in_a_state_is_the_same():
+    model = _model(batch=ROWS)
+    state = _random_state(model)
+    flat = list(state.leaves.values())
+    nested = [flat[:2], [flat[2:4], flat[4]], flat[5:]]
+    by_name: dict[str, Any] = dict(state.leaves)
+    tree: dict[str, Any] = {}
+    for name, leaf in by_name.items():
+        *path, last = name.split("/")
+        place = tree
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = leaf
+    tensors = [ops.convert_to_tensor(leaf) for leaf in flat]
+    for given in (state, flat, nested, by_name, tree, tensors, [leaf.tolist() for leaf in flat]):
+        reset_states(model)
+        set_state(model, given)
+        assert get_state(model) == state
+
+
+def test_a_state_file_and_a_weight_file_make_the_model_again(tmp_path):
+    x = _data(ROWS, STEPS, 2)
+    model = _model(batch=ROWS)
+    model.predict(x, verbose=0)
+    get_state(model).save(tmp_path / "state.safetensors")
+    model.save(tmp_path / "model.keras")
+    expected = model.predict(x, verbose=0)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    set_state(loaded, State.load(tmp_path / "state.safetensors"))
+    _close(loaded.predict(x, verbose=0), expected)
+
+
+def test_a_state_fits_where_keras_has_numbered_the_layers_otherwise():
+    models = [
+        keras.Sequential(
+            [
+                keras.Input(batch_shape=(2, STEPS, 1)),
+                layers.GRU(3, stateful=True, return_sequences=True),
+                layers.GRU(3, stateful=True),
+            ]
+        )
+        for _ in range(2)
+    ]
+    state = _random_state(models[0], rows=2)
+    assert set(state.names) != set(get_state(models[1]).names)
+    set_state(models[1], state)
+    for found, expected in zip(
+        get_state(models[1]).leaves.values(), state.leaves.values(), strict=True
+    ):
+        assert (found == expected).all()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_peeking_leaves_the_state_as_it_was(fails):
+    x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1)
+    model = _model(batch=ROWS)
+    model.optimizer.learning_rate = 0.0
+    model.predict(x, verbose=0)
+    reset_states(model, rows=[1])
+    before, starts = get_state(model), explain_state(model)
+    expected = None
+    try:
+        with peek(model):
+            expected = model.predict(x, verbose=0)
+            model.fit(x, y, verbose=0)
+            set_state(model, _random_state(model))
+            if fails:
+                raise RuntimeError("inside")
+    except RuntimeError:
+        assert fails
+    assert get_state(model) == before
+    assert [layer.rows for layer in explain_state(model)] == [layer.rows for layer in starts]
+    _close(model.predict(x, verbose=0), expected)
+
+
+def test_the_trajectory_is_what_every_step_leaves():
+    x = _data(ROWS, STEPS, 2)
+    model = _model(batch=ROWS)
+    set_state(model, _random_state(model))
+    before = get_state(model)
+    found = trajectory(model, x)
+    assert get_state(model) == before
+    assert {name: leaf.shape for name, leaf in found.items()} == {
+        name: (ROWS, STEPS, *shape) for name, shape in before.spec.items()
+    }
+    model.predict(x, verbose=0)
+    after = get_state(model)
+    for name in found:
+        _close(found[name][:, -1], after[name])
+    lstm = layers.LSTM(3)
+    start = {"h": _data(ROWS, 3, seed=1), "c": _data(ROWS, 3, seed=2)}
+    steps = trajectory(lstm, x, initial_state=start)
+    for t in range(STEPS):
+        returning = layers.LSTM(3, return_state=True)
+        returning.build(x.shape)
+        returning.set_weights(lstm.get_weights())
+        _, h, c = returning(x[:, : t + 1], initial_state=start)
+        _close(steps["lstm/h" if "lstm/h" in steps else f"{lstm.name}/h"][:, t], at_rest(h))
+        _close(steps[f"{lstm.name}/c"][:, t], at_rest(c))
+
+
+# -- taking over -----------------------------------------------------------------------------
+
+
+def _stock() -> Any:
+    inner = keras.Sequential(
+        [
+            keras.Input((STEPS, 2)),
+            keras.layers.Masking(),
+            keras.layers.LSTM(3, return_sequences=True),
+            keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True)),
+        ]
+    )
+    start = keras.Input((STEPS, 2))
+    shared = keras.layers.SimpleRNN(2, return_sequences=True)
+    y = shared(inner(start)[..., :2] + shared(start))
+    cells = [keras.layers.LSTMCell(3), keras.layers.LSTMCell(2)]
+    y = keras.layers.RNN(cells, return_sequences=True)(y)
+    y = keras.layers.TimeDistributed(keras.layers.Dense(2))(y)
+    model = keras.Model(start, keras.layers.GRU(2, name="last")(y))
+    model.compile("adam", "mse")
+    return model
+
+
+def test_taking_control_keeps_everything_but_the_layers():
+    x = _data(ROWS, STEPS, 2)
+    x[0, 2:] = 0
+    stock = _stock()
+    taken = take_control(stock)
+    _close(taken.predict(x, verbose=0), stock.predict(x, verbose=0))
+    assert [w.shape for w in taken.get_weights()] == [w.shape for w in stock.get_weights()]
+    recurrent = [layer for _, layer in control._recurrences(taken)]
+    assert len(recurrent) == 6
+    assert not any(
+        isinstance(layer, keras.layers.RNN) and not isinstance(layer, layers.RNN)
+        for layer in taken._flatten_layers()
+    )
+    assert not any(layer.stateful for layer in recurrent)
+    assert taken.optimizer.name == stock.optimizer.name
+    taken.fit(x, _data(ROWS, 2), verbose=0)
+
+
+def test_taking_control_can_make_layers_stateful():
+    x = _data(ROWS, STEPS, 2)
+    stock = keras.Sequential(
+        [
+            keras.Input((STEPS, 2)),
+            keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True)),
+            keras.layers.GRU(2),
+        ]
+    )
+    taken = take_control(stock, stateful=True)
+    _close(taken.predict(x, verbose=0), stock.predict(x, verbose=0))
+    assert get_state(taken).rows == ROWS
+    assert not np.allclose(taken.predict(x, verbose=0), stock.predict(x, verbose=0))
+    with pytest.raises(NotStatefulError):
+        get_state(take_control(taken, stateful=False))
+
+
+def test_a_subclassed_model_cannot_be_taken_over():
+    class Own(keras.Model):
+        def call(self, x: Any) -> Any:
+            return x
+
+    with pytest.raises(ArgumentError, match="expected a Functional or Sequential model"):
+        take_control(Own())
+
+
+# -- explaining ------------------------------------------------------------------------------
+
+
+def test_explain_says_where_each_row_starts_and_which_kernel_runs():
+    x = _data(ROWS, STEPS, 2)
+    model = _model()
+    assert "no rows yet; each will start from zeros" in str(explain_state(model))
+    model.predict(x, verbose=0)
+    reset_states(model, rows=[0, 1])
+    found = {layer.name: layer for layer in explain_state(model)}
+    assert list(found) == ["inner/both/forward", "inner/both/backward", "stack", "lstm"]
+    for layer in found.values():
+        assert layer.rows == ("zeros", "zeros", "current")
+        assert list(layer.kernels.values()).count("runs") == 1
+    assert "lstm: rows 0-1: zeros; row 2: current" in str(explain_state(model))
+    fused = found["lstm"].kernels["fused"]
+    assert fused == "runs" if BACKEND == "torch" else "GPU" in fused
+    for options, source in (
+        ({"initial_state": "learned"}, "learned"),
+        ({"initial_state": 0.5}, "constant"),
+        ({}, "zeros"),
+    ):
+        layer = layers.GRU(2, stateful=True, **options)
+        layer.build((2, 3, 1))
+        assert explain_state(layer)[0].rows == (source, source)
+    layer(x[:2, :3, :1], initial_state=[np.ones((2, 2), "float32")])
+    layer.reset_states(rows=0)
+    assert explain_state(layer)[0].rows == ("passed", "current")
+    stateless = explain_state(layers.GRU(2, name="gru"))
+    assert str(stateless).startswith("gru: every call starts from zeros")
+
+
+def test_the_kernel_that_explain_names_is_the_one_that_runs(monkeypatch):
+    from statecast import recurrence
+
+    ran = []
+    for kernel in recurrence.KERNELS:
+        monkeypatch.setattr(
+            kernel, "run", lambda p, k=kernel, run=kernel.run: (ran.append(k.name), run(p))[1]
+        )
+    for options in ({}, {"use_cudnn": False}, {"activation": "relu"}, {"unroll": True}):
+        layer = layers.LSTM(2, **options)
+        layer(_data(2, 3, 1))
+        kernels = explain_state(layer)[0].kernels
+        assert [name for name, answer in kernels.items() if answer == "runs"] == [ran.pop()]
+
+
+# -- training --------------------------------------------------------------------------------
+
+
+def _follow(every: Any, states: Any = None, rows: Any = None) -> list[float]:
+    """The first number of h after each batch of two epochs of three batches, weights held."""
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(float(get_state(self.model)["gru/h"][0, 0]))
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(2, 1, 1)), layers.GRU(2, stateful=True, name="gru")]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(
+        np.ones((6, 1, 1)),
+        np.ones((6, 2)),
+        batch_size=2,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[ResetStates(every, states, rows), Watch()],
+    )
+    return seen
+
+
+def test_the_callback_resets_at_each_epoch_batch_or_sequence():
+    a, b, c = _follow("epoch")[:3]
+    assert len({a, b, c}) == 3
+    assert _follow("epoch") == pytest.approx([a, b, c] * 2, abs=1e-6)
+    assert _follow("batch") == pytest.approx([a] * 6, abs=1e-6)
+    assert _follow(2) == pytest.approx([a, b, a] * 2, abs=1e-6)
+    assert _follow(lambda batch: batch == 1) == pytest.approx(
+        [a, a, b, _follow(lambda batch: batch == 1)[3], a, b], abs=1e-6
+    )
+    assert _follow("batch", rows=[1])[:3] == pytest.approx([a, b, c], abs=1e-6)
+    given = _follow("batch", states=[np.full((2, 2), 0.5)])
+    assert given == pytest.approx([given[0]] * 6, abs=1e-6)
+    assert abs(given[0] - a) > 1e-3
+    varied = _follow("batch", states=lambda batch: [np.full((2, 2), 0.1 * batch)])
+    assert varied[:3] == pytest.approx(varied[3:], abs=1e-6)
+    assert len(set(varied)) >= 3
+
+
+def test_the_callback_refuses_what_it_could_not_do():
+    for every in ("step", 0, 1.5, True):
+        with pytest.raises(ArgumentError, match="every: expected"):
+            ResetStates(every)
+    if BACKEND != "torch":
+        model = _model(batch=4, steps_per_execution=2)
+        x, y = _data(8, STEPS, 2), _data(8, 1)
+        with pytest.raises(ArgumentError, match="steps_per_execution=2"):
+            model.fit(x, y, batch_size=4, verbose=0, callbacks=[ResetStates("batch")])
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[ResetStates("epoch")])
+
+
+def _sequence_model(stateful: bool = True, **options: Any) -> Any:
+    model = keras.Sequential(
+        [
+            keras.Input((None, 2)),
+            layers.LSTM(3, stateful=stateful, return_sequences=True),
+            keras.layers.Dense(1),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
+    model.compile(keras.optimizers.SGD(0.1), "mse", **options)
+    return model
+
+
+def test_windows_as_long_as_the_sequence_are_the_full_run():
+    x, y = _data(5, 6, 2), _data(5, 6, 1, seed=1)
+    windowed, plain = _sequence_model(), _sequence_model(stateful=False)
+    Windows(x, y, steps=6, batch_size=2).fit(windowed, epochs=2, verbose=0)
+    plain.fit(x, y, batch_size=2, epochs=2, shuffle=False, verbose=0)
+    for found, expected in zip(windowed.get_weights(), plain.get_weights(), strict=True):
+        _close(found, expected)
+
+
+def test_windows_carry_the_state_and_cut_the_gradient():
+    """One pass by hand: each window from the state the one before it left, as a constant."""
+    x, y = _data(2, 6, 2), _data(2, 6, 1, seed=1)
+    windowed = _sequence_model()
+    windows = Windows(x, y, steps=2, batch_size=2)
+    windows.fit(windowed, verbose=0)
+    by_hand = _sequence_model(stateful=False)
+    lstm, dense = by_hand.layers
+    start, h, c = keras.Input((2, 2)), keras.Input((3,)), keras.Input((3,))
+    trained = keras.Model([start, h, c], dense(lstm(start, initial_state=[h, c])))
+    trained.compile(keras.optimizers.SGD(0.1), "mse")
+    state = [np.zeros((2, 3), "float32")] * 2
+    for at in (0, 2, 4):
+        part = x[:, at : at + 2]
+        steps = trajectory(lstm, part, initial_state=state)
+        trained.train_on_batch([part, *state], y[:, at : at + 2])
+        state = [leaf[:, -1] for leaf in steps.values()]
+    for found, expected in zip(windowed.get_weights(), by_hand.get_weights(), strict=True):
+        _close(found, expected)
+    full = _sequence_model(stateful=False)
+    full.fit(x, y, verbose=0)
+    assert not all(
+        np.allclose(a, b) for a, b in zip(windowed.get_weights(), full.get_weights(), strict=True)
+    )
+
+
+def test_windows_handle_rows_that_end_at_different_times():
+    x, y = _data(5, 7, 2), _data(5, 7, 1, seed=1)
+    lengths = [7, 2, 3, 1, 5]
+    windows = Windows(x, y, steps=3, batch_size=2, lengths=lengths)
+    assert windows.windows == [(0, 0), (0, 3), (0, 6), (2, 0), (4, 0), (4, 3)]
+    assert [windows.starts(batch) for batch in range(len(windows))] == [1, 0, 0, 1, 1, 0]
+    model = _sequence_model()
+    found = windows.predict(model)
+    expected = _sequence_model(stateful=False).predict(x, verbose=0)
+    for row, length in enumerate(lengths):
+        _close(found[row, :length], expected[row, :length])
+    changed = y.copy()
+    for row, length in enumerate(lengths):
+        changed[row, length:] = 1e6  # beyond its end nothing counts
+    other = Windows(x, changed, steps=3, batch_size=2, lengths=lengths)
+    assert windows.evaluate(model, verbose=0) == pytest.approx(
+        other.evaluate(model, verbose=0), rel=1e-5
+    )
+
+
+def test_windows_leave_static_features_whole():
+    x = {"sequence": _data(4, 6, 2), "features": _data(4, 3)}
+    windows = Windows(x, _data(4, 6, 1), steps=4, batch_size=2, whole=["features"])
+    inputs, y, weight = windows[1]
+    assert inputs["sequence"].shape == (2, 4, 2)
+    assert (inputs["sequence"][:, :2] == x["sequence"][:2, 4:]).all()
+    assert (inputs["features"] == x["features"][:2]).all()
+    assert y.shape == (2, 4, 1)
+    assert weight.tolist() == [[1, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected 1 or more, received 0"),
+        ({"steps": 2, "batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"steps": 2, "y": np.zeros((4, 5, 1))}, r"'y': \(4, 5\)"),
+        ({"steps": 2, "y": np.zeros(4)}, r"'y': \(4,\)"),
+        ({"steps": 2, "lengths": [1, 2]}, "lengths: expected 4 whole numbers"),
+        ({"steps": 2, "lengths": [1, 2, 3, 9]}, r"lengths: expected values in 1\.\.6"),
+        ({"steps": 2, "whole": ["X"]}, "x has no entry 'X'"),
+    ],
+)
+def test_windows_check_what_they_are_given(options, message):
+    options = {"y": np.zeros((4, 6, 1))} | options
+    with pytest.raises(ArgumentError, match=message):
+        Windows(np.zeros((4, 6, 2)), **options)
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_a_refusal_names_the_leaf_and_loses_nothing():
+    """Compiled and traced, on every backend: the next good call works."""
+    x = _data(ROWS, STEPS, 2)
+    model = _model(batch=ROWS)
+    model.predict(x, verbose=0)
+    before = get_state(model)
+    good = _random_state(model)
+    bad = {
+        "units": (dict(good.leaves) | {"lstm/c": np.ones((ROWS, 4))}, "leaf 'lstm/c'.*units"),
+        "rows": (_random_state(model, rows=ROWS + 1), "the rows differ, and nothing broadcasts"),
+        "one row": (_random_state(model, rows=1), "the rows differ, and nothing broadcasts"),
+        "names": (State({"other/h": np.ones((ROWS, 3))}), "expected the leaves .*'other/h'"),
+        "count": ([np.ones((ROWS, 2))] * 6, "expected 7 states"),
+        "nan": (dict(good.leaves) | {"lstm/h": np.full((ROWS, 3), np.nan)}, "'lstm/h'.*nan"),
+        "nothing": (None, "needs a state"),
+    }
+    for state, message in bad.values():
+        with pytest.raises(StateError, match=message):
+            set_state(model, state)
+        assert get_state(model) == before
+    with pytest.raises(StateError, match="out of range"):
+        reset_states(model, rows=[ROWS])
+    with pytest.raises(ArgumentError, match="batch_size: expected"):
+        reset_states(model, batch_size=0)
+    with pytest.raises(ArgumentError, match="rows="):
+        reset_states(model, rows=[0], batch_size=2)
+    assert get_state(model) == before
+    set_state(model, good)
+    _same(_after(good, x), (model.predict(x, verbose=0), get_state(model))[1])
+
+
+def test_a_model_that_keeps_no_state_says_so():
+    with pytest.raises(NotStatefulError, match="none of its recurrent layers"):
+        get_state(_model(stateful=False))
+    with pytest.raises(NotStatefulError, match="take_control"):
+        reset_states(keras.Sequential([keras.Input((3, 1)), keras.layers.LSTM(2)]))
+    with pytest.raises(ArgumentError, match="no recurrent layer"):
+        trajectory(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), _data(2, 3))
+
+
+def test_an_unknown_batch_size_is_said():
+    model = _model()
+    reset_states(model)
+    for refused in (
+        lambda: get_state(model),
+        lambda: set_state(model, _random_state(model)),
+        lambda: reset_states(model, rows=[0]),
+    ):
+        with pytest.raises(StateError, match="batch size is unknown"):
+            refused()
+    state = _random_state(model)
+    set_state(model, state, batch_size=ROWS)
+    assert get_state(model) == state
+
+
+def test_a_stateful_layer_used_twice_in_a_graph_is_refused():
+    first, second = keras.Input((STEPS, 2)), keras.Input((STEPS, 2))
+    lstm = layers.LSTM(3, stateful=True, name="shared")
+    model = keras.Model([first, second], [lstm(first), lstm(second)])
+    x = _data(ROWS, STEPS, 2)
+    with pytest.raises(StateError, match="layer 'shared' is stateful and is used 2 times"):
+        model([x, x])
+    one = keras.Model(first, lstm.output if False else lstm(first))
+    assert one.predict(x, verbose=0).shape == (ROWS, 3)  # in two models, once in each
+
+
+def test_a_layer_used_again_in_a_models_own_code_goes_on():
+    class Twice(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layers.GRU(2, stateful=True)
+
+        def call(self, x: Any) -> Any:
+            self.gru(x[:, :2])
+            return self.gru(x[:, 2:])
+
+    x = _data(ROWS, STEPS, 2)
+    model = Twice()
+    found = model.predict(x, verbose=0)
+    whole = layers.GRU(2)
+    whole.build(x.shape)
+    whole.set_weights(model.get_weights())
+    _close(found, at_rest(whole(x)))
+
+
+def test_the_layer_itself_says_when_fit_has_its_state():
+    """Keras on JAX keeps the state aside in fit; the model-level functions know where."""
+    seen: list[Any] = []
+
+    class Ask(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            layer = self.model.layers[0]
+            try:
+                seen.append(layer.state)
+            except StateError as error:
+                seen.append(error)
+            seen.append(get_state(self.model))
+
+    model = keras.Sequential([keras.Input((STEPS, 2)), layers.GRU(2, stateful=True)])
+    model.compile("sgd", "mse")
+    model.fit(_data(ROWS, STEPS, 2), _data(ROWS, 2), verbose=0, callbacks=[Ask()])
+    if BACKEND == "jax":
+        assert "Use get_state(model)" in str(seen[0])
+    else:
+        assert seen[0].rows == ROWS
+    assert seen[1].rows == ROWS
+
+
+def test_the_public_names_are_the_functions():
+    assert statecast.get_state is get_state
+    assert statecast.take_control is take_control
