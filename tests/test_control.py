@@ -1,5 +1,6 @@
 """State control on whole models: eager, compiled, in fit, evaluate and predict."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -52,6 +53,50 @@ def _model(batch: int | None = None, stateful: bool = True, **options: Any) -> A
     return model
 
 
+def _small(batch: int | None = None, **options: Any) -> Any:
+    """One layer, where it is the compiling that counts."""
+    model = keras.Sequential(
+        [
+            keras.Input(batch_shape=(batch, STEPS, 2)),
+            layers.LSTM(3, stateful=True, name="lstm"),
+            keras.layers.Dense(1),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
+    model.compile(keras.optimizers.SGD(0.1), "mse", **options)
+    return model
+
+
+@pytest.fixture(scope="module")
+def built() -> Any:
+    """One nested model for many tests, traced by the first; its weights never move."""
+    model = _model(batch=ROWS)
+    model.optimizer.learning_rate = 0.0
+    return model
+
+
+@pytest.fixture
+def model(built: Any) -> Any:
+    reset_states(built, batch_size=ROWS)
+    return built
+
+
+@pytest.fixture(scope="module")
+def after() -> Callable[[State | None, np.ndarray], State]:
+    """What one pass leaves, called without compiling: the reference."""
+    reference = _model(batch=ROWS)
+
+    def after(state: State | None, x: np.ndarray) -> State:
+        reset_states(reference)
+        if state is not None:
+            set_state(reference, state)
+        reference(x)
+        return get_state(reference)
+
+    return after
+
+
 def _random_state(model: Any, rows: int = ROWS, seed: int = 3) -> State:
     rng = np.random.default_rng(seed)
     spec = dict(control._joined(model).shapes)
@@ -68,8 +113,8 @@ def _same(found: State, expected: State) -> None:
         _close(found[name], expected[name])
 
 
-def test_the_leaves_are_named_by_the_layers_on_the_way():
-    assert list(get_state(_model(batch=ROWS)).names) == [
+def test_the_leaves_are_named_by_the_layers_on_the_way(model):
+    assert list(get_state(model).names) == [
         "inner/both/forward/h",
         "inner/both/backward/h",
         "stack/0/h",
@@ -91,68 +136,54 @@ CALLS = {
 }
 
 
-def _after(state: State | None, x: np.ndarray) -> State:
-    """What one pass over x leaves, step by step without compiling: the reference."""
-    model = _model(batch=ROWS)
-    if state is not None:
-        set_state(model, state)
-    model(x)
-    return get_state(model)
-
-
-@pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_you_set_is_the_start_and_what_you_read_is_the_end(call, eager):
-    """Before and after the first trace: set, call, set, call, reset, call."""
-    if eager and call == "call":
-        pytest.skip("a call is eager")
+def test_what_you_set_is_the_start_and_what_you_read_is_the_end(call, model, after):
+    """Before and after the first trace: set, call, set, call, call, reset, call."""
     x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1, seed=1)
-    model = _model(batch=ROWS, run_eagerly=eager)
-    model.optimizer.learning_rate = 0.0  # the weights stay those of the reference
     for seed in (3, 4):
         state = _random_state(model, seed=seed)
         set_state(model, state)
         assert get_state(model) == state
         CALLS[call](model, x, y)
-        _same(get_state(model), _after(state, x))
+        _same(get_state(model), after(state, x))
     once = get_state(model)
     CALLS[call](model, x, y)
-    _same(get_state(model), _after(once, x))
+    _same(get_state(model), after(once, x))
     reset_states(model)
     CALLS[call](model, x, y)
-    _same(get_state(model), _after(None, x))
+    _same(get_state(model), after(None, x))
 
 
 def test_fit_with_a_state_differs_from_fit_without():
-    """Two batches of the same rows: the second goes on where the first ended."""
+    """Two batches: the second goes on where the first ended, and so learns other weights."""
     x, y = _data(2 * ROWS, STEPS, 2), _data(2 * ROWS, 1, seed=1)
-    losses = {}
-    for stateful in (True, False):
-        model = _model(batch=ROWS, stateful=stateful)
-        model.optimizer.learning_rate = 0.0
-        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0)
-        losses[stateful] = model.evaluate(x, y, batch_size=ROWS, verbose=0)
-    reference = _model(batch=ROWS)
-    outputs = [at_rest(reference(part)) for _ in range(2) for part in (x[:ROWS], x[ROWS:])]
-    expected = np.mean(np.square(np.concatenate(outputs[2:]) - y))
-    assert losses[True] == pytest.approx(expected, rel=1e-4)
-    assert losses[True] != pytest.approx(losses[False], rel=1e-3)
+    weights = []
+    for callbacks in ([], [ResetStates("batch")]):
+        model = _small(batch=ROWS)
+        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=callbacks)
+        weights.append(model.get_weights())
+    by_hand = _small(batch=ROWS)
+    for part in (slice(ROWS), slice(ROWS, None)):
+        by_hand.train_on_batch(x[part], y[part])
+    for found, expected in zip(weights[0], by_hand.get_weights(), strict=True):
+        _close(found, expected)
+    assert not all(np.allclose(a, b, atol=1e-4) for a, b in zip(*weights, strict=True))
 
 
 @pytest.mark.parametrize("batch", [None, 4])
 def test_the_state_is_not_tied_to_the_batch_size(batch):
     """Fit at 4 with a partial last batch, predict at 1 and at 7."""
     x, y = _data(10, STEPS, 2), _data(10, 1, seed=1)
-    model = _model(batch=batch)
+    model = _small(batch=batch)
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
     assert get_state(model).rows == 4
     weights = model.get_weights()
     reset_states(model)
     for rows in (1, 7):
         found = model.predict(x[:rows], verbose=0)
-        reference = _model(batch=rows)
+        reference = _small(batch=rows)
         reference.set_weights(weights)
-        _close(found, reference.predict(x[:rows], verbose=0))
+        _close(found, at_rest(reference(x[:rows])))
         reset_states(model)
     assert get_state(model).rows == 7
 
@@ -185,12 +216,12 @@ def test_every_way_to_compile_gives_the_same(how):
         pytest.skip("torch.compile needs minutes here; see the slow test")
     if BACKEND == "torch" and "steps_per_execution" in how:
         with pytest.raises(ValueError, match="steps_per_execution"):  # Keras refuses
-            _model(**how).fit(_data(4, STEPS, 2), _data(4, 1), verbose=0)
+            _small(**how).fit(_data(4, STEPS, 2), _data(4, 1), verbose=0)
         return
     found = []
     for options in ({}, how):
         x, y = _data(10, STEPS, 2), _data(10, 1, seed=1)
-        model = _model(batch=4, **options)
+        model = _small(batch=4, **options)
         model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
         found.append((model.predict(x[:4], verbose=0), get_state(model)))
     _close(found[0][0], found[1][0])
@@ -214,7 +245,7 @@ def test_torch_compile_gives_the_same():
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA's limit is TensorFlow's")
 def test_xla_refuses_an_unknown_batch_size_with_a_reason():
     x, y = _data(4, STEPS, 2), _data(4, 1)
-    model = _model(jit_compile=True)
+    model = _small(jit_compile=True)
     with pytest.raises(StateError, match="XLA cannot change it within a compiled step"):
         model.fit(x, y, verbose=0)
     reset_states(model, batch_size=4)
@@ -279,9 +310,8 @@ def test_the_gradient_reaches_the_encoder_of_x_in_fit():
 # -- rows, files, peeking --------------------------------------------------------------------
 
 
-def test_some_rows_of_a_model():
+def test_some_rows_of_a_model(model):
     x = _data(ROWS, STEPS, 2)
-    model = _model(batch=ROWS)
     model.predict(x, verbose=0)
     before = get_state(model)
     some = _random_state(model, rows=2)
@@ -292,8 +322,7 @@ def test_some_rows_of_a_model():
     assert all((leaf[1] == 0).all() for leaf in get_state(model).leaves.values())
 
 
-def test_every_way_to_hand_in_a_state_is_the_same():
-    model = _model(batch=ROWS)
+def test_every_way_to_hand_in_a_state_is_the_same(model):
     state = _random_state(model)
     flat = list(state.leaves.values())
     nested = [flat[:2], [flat[2:4], flat[4]], flat[5:]]
@@ -312,9 +341,8 @@ def test_every_way_to_hand_in_a_state_is_the_same():
         assert get_state(model) == state
 
 
-def test_a_state_file_and_a_weight_file_make_the_model_again(tmp_path):
+def test_a_state_file_and_a_weight_file_make_the_model_again(model, tmp_path):
     x = _data(ROWS, STEPS, 2)
-    model = _model(batch=ROWS)
     model.predict(x, verbose=0)
     get_state(model).save(tmp_path / "state.safetensors")
     model.save(tmp_path / "model.keras")
@@ -345,10 +373,8 @@ def test_a_state_fits_where_keras_has_numbered_the_layers_otherwise():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_peeking_leaves_the_state_as_it_was(fails):
+def test_peeking_leaves_the_state_as_it_was(fails, model):
     x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1)
-    model = _model(batch=ROWS)
-    model.optimizer.learning_rate = 0.0
     model.predict(x, verbose=0)
     reset_states(model, rows=[1])
     before, starts = get_state(model), explain_state(model)
@@ -367,9 +393,8 @@ def test_peeking_leaves_the_state_as_it_was(fails):
     _close(model.predict(x, verbose=0), expected)
 
 
-def test_the_trajectory_is_what_every_step_leaves():
+def test_the_trajectory_is_what_every_step_leaves(model):
     x = _data(ROWS, STEPS, 2)
-    model = _model(batch=ROWS)
     set_state(model, _random_state(model))
     before = get_state(model)
     found = trajectory(model, x)
@@ -510,47 +535,52 @@ def test_the_kernel_that_explain_names_is_the_one_that_runs(monkeypatch):
 # -- training --------------------------------------------------------------------------------
 
 
-def _follow(every: Any, states: Any = None, rows: Any = None) -> list[float]:
-    """The first number of h after each batch of two epochs of three batches, weights held."""
-    seen = []
-
-    class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            seen.append(float(get_state(self.model)["gru/h"][0, 0]))
-
+@pytest.fixture(scope="module")
+def follow() -> Callable[..., list[float]]:
+    """The first number of h after each of the three batches of an epoch, weights held."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input(batch_shape=(2, 1, 1)), layers.GRU(2, stateful=True, name="gru")]
-    )
+    gru = layers.GRU(2, stateful=True, name="gru")
+    model = keras.Sequential([keras.Input(batch_shape=(2, 1, 1)), gru])
     model.compile(keras.optimizers.SGD(0.0), "mse")
-    model.fit(
-        np.ones((6, 1, 1)),
-        np.ones((6, 2)),
-        batch_size=2,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
-        callbacks=[ResetStates(every, states, rows), Watch()],
-    )
-    return seen
+
+    def follow(every: Any, states: Any = None, rows: Any = None, epochs: int = 1) -> list[float]:
+        seen = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                seen.append(float(get_state(self.model)["gru/h"][0, 0]))
+
+        reset_states(model)
+        callbacks = [ResetStates(every, states, rows), Watch()]
+        model.fit(
+            np.ones((6, 1, 1)),
+            np.ones((6, 2)),
+            batch_size=2,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
+        return seen
+
+    return follow
 
 
-def test_the_callback_resets_at_each_epoch_batch_or_sequence():
-    a, b, c = _follow("epoch")[:3]
+def test_the_callback_resets_at_each_epoch_batch_or_sequence(follow):
+    a, b, c = follow("epoch")
     assert len({a, b, c}) == 3
-    assert _follow("epoch") == pytest.approx([a, b, c] * 2, abs=1e-6)
-    assert _follow("batch") == pytest.approx([a] * 6, abs=1e-6)
-    assert _follow(2) == pytest.approx([a, b, a] * 2, abs=1e-6)
-    assert _follow(lambda batch: batch == 1) == pytest.approx(
-        [a, a, b, _follow(lambda batch: batch == 1)[3], a, b], abs=1e-6
-    )
-    assert _follow("batch", rows=[1])[:3] == pytest.approx([a, b, c], abs=1e-6)
-    given = _follow("batch", states=[np.full((2, 2), 0.5)])
-    assert given == pytest.approx([given[0]] * 6, abs=1e-6)
-    assert abs(given[0] - a) > 1e-3
-    varied = _follow("batch", states=lambda batch: [np.full((2, 2), 0.1 * batch)])
-    assert varied[:3] == pytest.approx(varied[3:], abs=1e-6)
-    assert len(set(varied)) >= 3
+    near = lambda values: pytest.approx(values, abs=1e-6)  # noqa: E731
+    assert follow("epoch", epochs=2) == near([a, b, c] * 2)
+    assert follow("batch") == near([a, a, a])
+    assert follow(2) == near([a, b, a])
+    assert follow(lambda batch: batch == 1) == near([a, a, b])
+    assert follow("batch", rows=[1]) == near([a, b, c])
+    same = follow("batch", states=[np.full((2, 2), 0.5)])
+    assert same == near([same[0]] * 3)
+    assert abs(same[0] - a) > 1e-3
+    varied = follow("batch", states=lambda batch: [np.full((2, 2), 0.1 * batch)])
+    assert varied[0] == near(a)
+    assert len(set(varied)) == 3
 
 
 def test_the_callback_refuses_what_it_could_not_do():
@@ -558,7 +588,7 @@ def test_the_callback_refuses_what_it_could_not_do():
         with pytest.raises(ArgumentError, match="every: expected"):
             ResetStates(every)
     if BACKEND != "torch":
-        model = _model(batch=4, steps_per_execution=2)
+        model = _small(batch=4, steps_per_execution=2)
         x, y = _data(8, STEPS, 2), _data(8, 1)
         with pytest.raises(ArgumentError, match="steps_per_execution=2"):
             model.fit(x, y, batch_size=4, verbose=0, callbacks=[ResetStates("batch")])
@@ -666,10 +696,9 @@ def test_windows_check_what_they_are_given(options, message):
 # -- refusals --------------------------------------------------------------------------------
 
 
-def test_a_refusal_names_the_leaf_and_loses_nothing():
+def test_a_refusal_names_the_leaf_and_loses_nothing(model, after):
     """Compiled and traced, on every backend: the next good call works."""
     x = _data(ROWS, STEPS, 2)
-    model = _model(batch=ROWS)
     model.predict(x, verbose=0)
     before = get_state(model)
     good = _random_state(model)
@@ -694,7 +723,8 @@ def test_a_refusal_names_the_leaf_and_loses_nothing():
         reset_states(model, rows=[0], batch_size=2)
     assert get_state(model) == before
     set_state(model, good)
-    _same(_after(good, x), (model.predict(x, verbose=0), get_state(model))[1])
+    model.predict(x, verbose=0)
+    _same(get_state(model), after(good, x))
 
 
 def test_a_model_that_keeps_no_state_says_so():
