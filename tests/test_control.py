@@ -584,7 +584,8 @@ def test_the_callback_resets_at_each_epoch_batch_or_sequence(follow):
 
 
 def test_the_callback_refuses_what_it_could_not_do():
-    for every in ("step", 0, 1.5, True):
+    wrong: list[Any] = ["step", 0, 1.5, True]
+    for every in wrong:
         with pytest.raises(ArgumentError, match="every: expected"):
             ResetStates(every)
     if BACKEND != "torch":
@@ -756,10 +757,21 @@ def test_a_stateful_layer_used_twice_in_a_graph_is_refused():
     lstm = layers.LSTM(3, stateful=True, name="shared")
     model = keras.Model([first, second], [lstm(first), lstm(second)])
     x = _data(ROWS, STEPS, 2)
-    with pytest.raises(StateError, match="layer 'shared' is stateful and is used 2 times"):
-        model([x, x])
-    one = keras.Model(first, lstm.output if False else lstm(first))
-    assert one.predict(x, verbose=0).shape == (ROWS, 3)  # in two models, once in each
+    for call in (lambda: model([x, x]), lambda: model.predict([x, x], verbose=0)):
+        with pytest.raises(StateError, match=r"layer 'shared' .* more than once"):
+            call()
+
+
+def test_a_stateful_layer_may_stand_in_two_models():
+    first = keras.Input((STEPS, 2))
+    lstm = layers.LSTM(3, stateful=True, name="shared")
+    one, other = keras.Model(first, lstm(first)), keras.Model(first, lstm(first)[:, :1])
+    x = _data(ROWS, STEPS, 2)
+    one.predict(x, verbose=0)
+    state = get_state(one)
+    other.predict(x, verbose=0)
+    assert get_state(one) == get_state(other)
+    assert get_state(one) != state
 
 
 def test_a_layer_used_again_in_a_models_own_code_goes_on():
@@ -781,27 +793,32 @@ def test_a_layer_used_again_in_a_models_own_code_goes_on():
     _close(found, at_rest(whole(x)))
 
 
-def test_the_layer_itself_says_when_fit_has_its_state():
-    """Keras on JAX keeps the state aside in fit; the model-level functions know where."""
-    seen: list[Any] = []
+def test_callbacks_see_the_state_inside_fit_and_data_is_told_where_it_is():
+    """Keras on JAX keeps the state aside in fit: a callback finds it, the data cannot."""
+    start = keras.Input(batch_shape=(ROWS, STEPS, 2))
+    layer = layers.GRU(2, stateful=True, name="gru")
+    model = keras.Model(start, layer(start))
+    model.compile("sgd", "mse")
+    seen, told = [], []
 
     class Ask(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            layer = self.model.layers[0]
-            try:
-                seen.append(layer.state)
-            except StateError as error:
-                seen.append(error)
-            seen.append(get_state(self.model))
+            seen.append(get_state(self.model)["gru/h"].tolist() == layer.state["h"].tolist())
 
-    model = keras.Sequential([keras.Input((STEPS, 2)), layers.GRU(2, stateful=True)])
-    model.compile("sgd", "mse")
-    model.fit(_data(ROWS, STEPS, 2), _data(ROWS, 2), verbose=0, callbacks=[Ask()])
-    if BACKEND == "jax":
-        assert "Use get_state(model)" in str(seen[0])
-    else:
-        assert seen[0].rows == ROWS
-    assert seen[1].rows == ROWS
+    def batches() -> Any:
+        for _ in range(3):
+            yield _data(ROWS, STEPS, 2), _data(ROWS, 2)
+            try:
+                layer.reset_states(rows=[0])
+            except StateError as error:
+                told.append(str(error))
+
+    model.fit(batches(), steps_per_epoch=3, verbose=0, callbacks=[Ask()])
+    assert seen == [True] * 3
+    assert all("Use get_state(model)" in message for message in told)
+    assert bool(told) == (BACKEND == "jax")
+    model.predict(_data(ROWS, STEPS, 2), verbose=0)  # and nothing was lost
+    assert layer.state.rows == ROWS
 
 
 def test_the_public_names_are_the_functions():

@@ -473,7 +473,8 @@ def test_resets_by_step_are_sequences_of_their_own(make, shape, backwards):
 def test_a_reset_by_row_in_the_call_is_a_reset_of_those_rows():
     x = _input((3, 4, 2))
     one, other = (_random(_lstm(stateful=True), x.shape) for _ in range(2))
-    one(x), other(x)
+    one(x)
+    other(x)
     other.reset_states(rows=[0, 2])
     _close(one(x, reset=np.array([True, False, True])), other(x))
     assert one.state == other.state

@@ -100,6 +100,19 @@ def _all_false(shape: Any, dtype: Any = None) -> Any:
     return ops.zeros(shape, dtype="bool")
 
 
+def seen_before(layer: Any, context: Any) -> bool:
+    """Whether a layer was called before in this pass of a model; notes that it was called now.
+
+    ``context`` is Keras's for the outermost call; inside a compiled step of JAX it is the
+    stateless scope that knows what belongs together.
+    """
+    holder = get_stateless_scope() or context
+    seen = vars(holder).setdefault("_statecast_seen", set())
+    before = id(layer) in seen
+    seen.add(id(layer))
+    return before
+
+
 class InitialVectors:
     """A layer's own initial state: one vector for each leaf, the same for every row.
 

@@ -23,7 +23,7 @@ from keras import ops, tree
 
 from statecast import cells
 from statecast.cells import ACTIVATIONS, Cell, Leaves, Weights, within
-from statecast.current import CurrentState, InitialVectors, Joined, LiveState, in_order
+from statecast.current import CurrentState, InitialVectors, Joined, LiveState, in_order, seen_before
 from statecast.errors import ArgumentError, DataError, NotStatefulError, StateError
 from statecast.recurrence import explain, run
 from statecast.state import State, at_rest
@@ -720,11 +720,15 @@ class RNN(Controlled, keras.layers.RNN):
 
     @property
     def states(self) -> Any:
-        """The current state as Keras gives it, [h, c] or nested, live: each leaf reads as it is
+        """The current state as Keras gives it, (h, c) or nested, live: each leaf reads as it is
         now and can be assigned. None for a layer that is not stateful or not yet built."""
         if not self.stateful or self._current_state is None:
             return None
-        return tree.map_structure(lambda leaf: LiveState(self, leaf), self._nested_names())
+
+        def live(names: Any) -> Any:  # tuples: a state put in a leaf's place would not be seen
+            return LiveState(self, names) if isinstance(names, str) else tuple(map(live, names))
+
+        return live(self._nested_names())
 
     @states.setter
     def states(self, value: Any) -> None:
@@ -786,7 +790,7 @@ class RNN(Controlled, keras.layers.RNN):
         initial = self._fresh(initial_state, rows)
         start = initial
         if self._current_state is not None:
-            self._check_model(self._get_call_context().entry_layer)
+            self._check_pass()
             start = self._current_state.start(initial, row_reset)
         cell, weights, x = self._problem(sequences, start, training)
         if self.go_backwards:
@@ -825,15 +829,16 @@ class RNN(Controlled, keras.layers.RNN):
         leaves = {leaf: ops.cast(value, self.compute_dtype) for leaf, value in after.items()}
         return y, *tree.map_structure(lambda leaf: leaves[leaf], self._nested_names())
 
-    def _check_model(self, model: Any) -> None:
-        """Refuse what a model, or a layer, cannot do with the state of a layer within it."""
-        if _uses(model, self) > 1:
+    def _check_pass(self) -> None:
+        """Refuse what cannot be done with one state in one pass of a model."""
+        context = self._get_call_context()
+        if seen_before(self, context) and len(self._inbound_nodes) > 1:
             raise StateError(
-                f"layer {self.name!r} is stateful and is used {_uses(model, self)} times in "
-                f"{model.name!r}: one state cannot follow two sequences, and which of them comes "
-                "first is not defined. Make a layer for each; RNN(layer.cell, stateful=True) "
-                "shares the weights."
+                f"layer {self.name!r} is stateful and is wired into one model more than once: one "
+                "state cannot follow two sequences, and which of them comes first is not defined. "
+                "Make a layer for each; RNN(layer.cell, stateful=True) shares the weights."
             )
+        model = context.entry_layer
         if (
             keras.backend.backend() == "tensorflow"
             and getattr(model, "jit_compile", False)
@@ -970,7 +975,7 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
     def states(self) -> Any:
         """The forward layer's live states, then the backward layer's; None as for ``RNN``."""
         forward, backward = self.forward_layer.states, self.backward_layer.states
-        return None if forward is None or backward is None else [*forward, *backward]
+        return None if forward is None or backward is None else (*forward, *backward)
 
     def set_initial_state(self, source: Any) -> None:
         """As ``RNN.set_initial_state``: a word or a number for both directions, or a mapping or
@@ -1084,17 +1089,6 @@ def controlled(layer: Any) -> Any:
             f"controlled; there are {[kind.__name__ for kind in kinds]}."
         )
     return layer
-
-
-def _uses(operation: Any, layer: Any) -> int:
-    """How often one run of ``operation`` runs ``layer``, as far as it is wired as a graph."""
-    if operation is layer:
-        return 1
-    graph = getattr(operation, "_functional", None) or operation
-    depths = getattr(graph, "_nodes_by_depth", None)
-    if depths is not None:
-        return sum(_uses(node.operation, layer) for nodes in depths.values() for node in nodes)
-    return sum(_uses(inner, layer) for inner in getattr(operation, "_layers", []))
 
 
 def _ran(rows: Any, steps: Any, mask: Any, resets: Any) -> tuple[Any, Any]:
