@@ -38,12 +38,11 @@ def _data(*shape: int, seed: int = 0) -> np.ndarray:
 
 def _model(batch: int | None = None, stateful: bool = True, **options: Any) -> Any:
     """Nested, with a stack, a bidirectional layer and plain ones, and random weights."""
-    both = layers.Bidirectional(
-        layers.GRU(2, return_sequences=True, stateful=stateful), name="both"
-    )
+    one_way = layers.SimpleRNN(2, return_sequences=True, stateful=stateful)
+    both = layers.Bidirectional(one_way, name="both")
     inner = keras.Sequential([keras.Input(batch_shape=(batch, STEPS, 2)), both], name="inner")
     start = keras.Input(batch_shape=(batch, STEPS, 2))
-    cells = [keras.layers.LSTMCell(3), keras.layers.GRUCell(2)]
+    cells = [keras.layers.LSTMCell(3), keras.layers.SimpleRNNCell(2)]
     y = layers.RNN(cells, return_sequences=True, stateful=stateful, name="stack")(inner(start))
     y = layers.LSTM(3, stateful=stateful, name="lstm")(y)
     model = keras.Model(start, keras.layers.Dense(1, name="dense")(y))
@@ -204,8 +203,8 @@ def test_batch_one_trains_with_the_default_batch_size(kind):
 @pytest.mark.parametrize(
     "how",
     [
-        {"run_eagerly": True},
-        {"jit_compile": False},
+        pytest.param({"run_eagerly": True}, marks=pytest.mark.slow),
+        pytest.param({"jit_compile": False}, marks=pytest.mark.slow),
         {"jit_compile": True},
         {"steps_per_execution": 2},
     ],
@@ -757,9 +756,44 @@ def test_a_stateful_layer_used_twice_in_a_graph_is_refused():
     lstm = layers.LSTM(3, stateful=True, name="shared")
     model = keras.Model([first, second], [lstm(first), lstm(second)])
     x = _data(ROWS, STEPS, 2)
+    reset_states(model, batch_size=ROWS)
+    before = get_state(model)
     for call in (lambda: model([x, x]), lambda: model.predict([x, x], verbose=0)):
         with pytest.raises(StateError, match=r"layer 'shared' .* more than once"):
             call()
+        assert get_state(model) == before
+
+
+@pytest.mark.parametrize("call", ["predict", "evaluate", "fit", "train_on_batch"])
+def test_an_error_inside_a_step_loses_nothing(call, model, after):
+    """Data of another width, at once and after a good batch: the next good call works."""
+    x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1, seed=1)
+    model.predict(x, verbose=0)
+    state = get_state(model)
+    weights = model.get_weights()
+    with pytest.raises(Exception, match=r"\S"):  # Keras's own error, another on each backend
+        CALLS[call](model, _data(ROWS, STEPS, 5), y)
+    assert get_state(model) == state
+    CALLS[call](model, x, y)
+    _same(get_state(model), after(state, x))
+    for found, expected in zip(model.get_weights(), weights, strict=True):
+        _close(found, expected)
+
+
+def test_an_error_between_the_batches_of_predict_loses_nothing(model, after):
+    x = _data(3 * ROWS, STEPS, 2)
+
+    class Stop(keras.callbacks.Callback):
+        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                raise RuntimeError("between batches")
+
+    with pytest.raises(RuntimeError, match="between batches"):
+        model.predict(x, batch_size=ROWS, verbose=0, callbacks=[Stop()])
+    two = after(after(None, x[:ROWS]), x[ROWS : 2 * ROWS])
+    _same(get_state(model), two)
+    model.predict(x[2 * ROWS :], verbose=0)
+    _same(get_state(model), after(two, x[2 * ROWS :]))
 
 
 def test_a_stateful_layer_may_stand_in_two_models():

@@ -249,6 +249,14 @@ def test_explain_names_the_choice_and_an_unknown_kernel_is_refused():
         recurrence.run(cell, weights, x, state, kernel="fast")
 
 
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3), Stack([LSTM(2)])], ids=repr)
+def test_features_the_weights_do_not_fit_are_refused(cell):
+    """PyTorch's fused LSTM would read beyond its buffers."""
+    weights, x, state, _ = _problem(cell, 2, 3, 4, seed=0)
+    with pytest.raises(ArgumentError, match=r"x has 3 features, .*kernel' should have"):
+        _run(cell, weights, x[..., :3], state)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others need a GPU")
 @pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
 def test_torch_has_a_fused_kernel_on_every_machine(cell):

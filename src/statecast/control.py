@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from statecast.current import Joined
+from statecast.current import Joined, restore
 from statecast.errors import ArgumentError, NotStatefulError, StateError
 from statecast.layers import RNN, Bidirectional, Controlled, controlled
 from statecast.state import State, at_rest
@@ -589,6 +589,7 @@ def _synchronise(model: Any) -> None:
     synchronise = getattr(model, "jax_state_sync", None)
     if synchronise is not None:
         synchronise()
+        restore(model)
 
 
 def _where(model: Any) -> str:

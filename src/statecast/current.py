@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -100,17 +101,62 @@ def _all_false(shape: Any, dtype: Any = None) -> Any:
     return ops.zeros(shape, dtype="bool")
 
 
-def seen_before(layer: Any, context: Any) -> bool:
-    """Whether a layer was called before in this pass of a model; notes that it was called now.
+def seen_before(layer: Any) -> bool:
+    """Whether a layer was called before in the same compiled step of JAX; notes this call.
 
-    ``context`` is Keras's for the outermost call; inside a compiled step of JAX it is the
-    stateless scope that knows what belongs together.
+    There no layer knows which model runs it. Elsewhere False.
     """
-    holder = get_stateless_scope() or context
-    seen = vars(holder).setdefault("_statecast_seen", set())
+    scope = get_stateless_scope()
+    if scope is None:
+        return False
+    seen = vars(scope).setdefault("_statecast_seen", set())
     before = id(layer) in seen
     seen.add(id(layer))
     return before
+
+
+# What a model's variables held when Keras took it out of them for a step.
+_held: WeakKeyDictionary[Any, list[tuple[Any, Any]]] = WeakKeyDictionary()
+
+
+def restore(model: Any) -> None:
+    """Give a model's variables back what an error inside a step on JAX left out of them.
+
+    Keras's trainer takes all values out of the variables before a step, and where the step
+    raises it does not put them back: weights and state would be lost.
+    """
+    held = _held.pop(model, [])
+    if any(variable._value is None for variable, _ in held):
+        if model._jax_state:  # what the last good step of the same run left
+            model._jax_state_synced = False
+            model.jax_state_sync()
+        for variable, value in held:
+            if variable._value is None:
+                variable._value = value
+
+
+def _spare_models() -> None:
+    """On JAX, have models with a state hold on to their values through a step that fails."""
+    take_out, give = keras.Model._purge_model_variables, keras.Model._get_jax_state
+
+    def purge(model: Any, **which: bool) -> None:
+        if any(isinstance(variable, Rows) for variable in model.non_trainable_variables):
+            held = [*model.variables, *model.metrics_variables]
+            if getattr(model, "optimizer", None) is not None:
+                held += model.optimizer.variables
+            _held[model] = [(variable, variable._value) for variable in held]
+            model._jax_state = None
+        take_out(model, **which)
+
+    def get(model: Any, **which: bool) -> Any:
+        restore(model)
+        return give(model, **which)
+
+    keras.Model._purge_model_variables, keras.Model._get_jax_state = purge, get
+
+
+if keras.backend.backend() == "jax":
+    _spare_models()
 
 
 class InitialVectors:

@@ -831,14 +831,14 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _check_pass(self) -> None:
         """Refuse what cannot be done with one state in one pass of a model."""
-        context = self._get_call_context()
-        if seen_before(self, context) and len(self._inbound_nodes) > 1:
+        model = self._get_call_context().entry_layer
+        twice = seen_before(self) and len(self._inbound_nodes) > 1
+        if twice or _uses(model, self) > 1:
             raise StateError(
                 f"layer {self.name!r} is stateful and is wired into one model more than once: one "
                 "state cannot follow two sequences, and which of them comes first is not defined. "
                 "Make a layer for each; RNN(layer.cell, stateful=True) shares the weights."
             )
-        model = context.entry_layer
         if (
             keras.backend.backend() == "tensorflow"
             and getattr(model, "jit_compile", False)
@@ -1089,6 +1089,17 @@ def controlled(layer: Any) -> Any:
             f"controlled; there are {[kind.__name__ for kind in kinds]}."
         )
     return layer
+
+
+def _uses(operation: Any, layer: Any) -> int:
+    """How often one run of ``operation`` runs ``layer``, as far as it is wired as a graph."""
+    if operation is layer:
+        return 1
+    graph = getattr(operation, "_functional", None) or operation
+    depths = getattr(graph, "_nodes_by_depth", None)
+    if depths is not None:
+        return sum(_uses(node.operation, layer) for nodes in depths.values() for node in nodes)
+    return sum(_uses(inner, layer) for inner in getattr(operation, "_layers", []))
 
 
 def _ran(rows: Any, steps: Any, mask: Any, resets: Any) -> tuple[Any, Any]:

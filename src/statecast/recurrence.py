@@ -83,6 +83,8 @@ def run(
     ------
     StateError
         The state's leaves are not the cell's.
+    ArgumentError
+        The weights' shapes are not the cell's for as many features as ``x`` has.
     KernelError
         The forced kernel declines; the message carries its reason.
     """
@@ -134,6 +136,15 @@ def _problem(
                 raise StateError(
                     f"{role}, leaf {name!r}: expected (..., rows, {shape[-1]}), "
                     f"received {tuple(leaves[name].shape)}."
+                )
+    width = x.shape[-1]
+    if weights and width is not None:
+        for name, shape in cell.weight_shapes(width).items():
+            found = tuple(weights[name].shape)[-len(shape) :]
+            if found != shape:
+                raise ArgumentError(
+                    f"x has {width} features, so the weight {name!r} should have the shape "
+                    f"{shape}; it has {found}."
                 )
     if resets is not None and initial is None:
         raise ArgumentError("resets needs `initial`, the state that a reset goes to.")
