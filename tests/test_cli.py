@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from statecast import cli
 from statecast.cli import SETTINGS, app
 
 # A translator behaves alike on every backend; what trains or forecasts is tried on each.
@@ -177,6 +182,46 @@ def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
     assert code == 0, err
     assert "Wrote new.safetensors" in err
     assert run("info", "new.safetensors")[0] == 0
+
+
+@backends
+def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: Path) -> None:
+    words = [word.replace("series.csv", "-") for word in FORECAST]
+    code, out, err = run(*words, "--out", "none.csv")
+    assert code == 0, err
+    assert pl.read_csv("none.csv").height == 10 * STEPS, out
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [("foo", "expected jax, torch or tensorflow, received 'foo'"), ("torch", "is not installed")],
+)
+def test_a_backend_that_is_not_there_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, backend: str, message: str
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    code, _, err = run("info")
+    assert code == 2
+    assert message in err
+
+
+@backends
+@pytest.mark.parametrize("after", [2, 6])
+def test_ctrl_c_before_there_is_anything_to_keep_says_so(folder: Path, after: int) -> None:
+    """While modules load, and while the first step compiles, too."""
+    command = [sys.executable, "-c", "from statecast.cli import main; main()", *FIT]
+    process = subprocess.Popen(
+        [*command, "--epochs", "2000"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    if process.returncode == 0:  # an epoch was done by then: it is kept
+        assert (folder / "new.safetensors").exists()
+    else:
+        assert process.returncode in (130, -signal.SIGINT), err
+        assert not list(folder.glob("*new*"))
 
 
 @backends
@@ -415,7 +460,10 @@ def test_without_matplotlib_it_says_so_before_the_work(
 ) -> None:
     from statecast import cli
 
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    found = cli.find_spec
+    monkeypatch.setattr(
+        cli, "find_spec", lambda name: None if name == "matplotlib" else found(name)
+    )
     assert "statecast[plots]" in refused(folder, *words)
 
 

@@ -150,6 +150,19 @@ def test_what_comes_after_the_prefix_is_unknown(fitted):
 # -- not observed is not zero -------------------------------------------------------------------
 
 
+def test_one_level_is_a_list_of_one(fitted):
+    _, static = _tables()
+    one, listed = (fitted.predict(None, static, until=T, level=n) for n in (90, [90]))
+    assert one.equals(listed)
+
+
+def test_a_fork_without_ids_is_not_updated(fitted):
+    series, static = _tables()
+    state = fitted.state(_prefixes(series, {1: 2}), static)
+    with pytest.raises(errors.StateError, match="has no ids"):
+        fitted.update(state.fork(2), series.filter(pl.col("ds") == 3))
+
+
 def test_a_short_prefix_is_not_a_zero_padded_one(fitted):
     _, static = _tables()
     one = static.filter(pl.col("unique_id") == 0)
@@ -491,9 +504,15 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     assert (caught.value.column, caught.value.item) == ("ds", 4)
     with pytest.raises(errors.ArgumentError, match="until: expected a whole number"):
         fitted.predict(None, static, until=0)
-    with pytest.raises(errors.ArgumentError, match="level: expected percent between 0 and 100"):
+    with pytest.raises(errors.ArgumentError, match="until: expected at most 10,000"):
+        fitted.predict(None, static, until=1_000_000)
+    with pytest.raises(errors.ArgumentError, match="level: expected a number or several"):
+        fitted.predict(None, static, until=T, level="80")
+    with pytest.raises(errors.ArgumentError, match="level: expected percent, from 1 to below 100"):
         fitted.predict(None, static, until=T, level=[100])
-    with pytest.raises(errors.ArgumentError, match="quantiles: expected between 0 and 1"):
+    with pytest.raises(
+        errors.ArgumentError, match="quantiles: expected numbers above 0 and below 1"
+    ):
         fitted.predict(None, static, until=T, quantiles=[1])
     with pytest.raises(errors.ArgumentError, match="paths: expected a whole number"):
         fitted.simulate(None, static, until=T, paths=0)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,7 @@ class _Commands(TyperGroup):
             warnings.simplefilter("always", DataWarning)
             warnings.showwarning = lambda message, *rest: _say(f"warning: {message}")
             try:
+                _need_backend()
                 return super().invoke(ctx)
             except StatecastError as error:
                 _say(f"error: {error}")
@@ -71,6 +73,7 @@ def main() -> None:
     """Run the command line."""
     # TensorFlow greets at length on import, whichever way it is used; its errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    signal.signal(signal.SIGINT, _leave)
     app()
 
 
@@ -132,6 +135,7 @@ def _with_settings(
 
 
 Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
+NONE = Path("-")
 Static = Annotated[
     Path | None,
     typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
@@ -163,7 +167,7 @@ def fit(
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster(**settings)
-    with _progress() as (_, epochs):
+    with _progress(keeps=True) as (_, epochs):
         forecaster.fit(series, static, callbacks=[epochs], verbose=0)
     _save(forecaster, out)
     _say(f"{_trained(forecaster)} Wrote {out}.")
@@ -188,14 +192,19 @@ def forecast(
 ) -> None:
     """Forecast the rest of every item, from its static features and its steps so far.
 
-    An item of STATIC without a row in SERIES is forecast from its static features alone.
+    An item of STATIC without a row in SERIES is forecast from its static features alone. With
+    `-` for SERIES all of them are.
     """
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.forecaster import Forecaster
 
     table = Forecaster.load(model).predict(
-        series, static, until=until, level=level or (80,), quantiles=quantile or ()
+        None if series == NONE else series,
+        static,
+        until=until,
+        level=level or (80,),
+        quantiles=quantile or (),
     )
     if out is None:
         sys.stdout.write(table.write_csv())
@@ -238,7 +247,7 @@ def evaluate(
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster(**settings)
-    with _progress() as (stage, epochs), _interruptible():
+    with _progress() as (stage, epochs):
         scores = cross_validation(
             forecaster,
             series,
@@ -346,7 +355,7 @@ def demo(
 
     # Each fold is forecast by a clone. There is one fold, and its clone is ours to keep.
     forecaster = Forecaster(**settings)
-    with _progress() as (stage, epochs), _interruptible():
+    with _progress() as (stage, epochs):
         scores = cross_validation(
             SimpleNamespace(settings=forecaster.settings, clone=lambda: forecaster),
             series,
@@ -490,8 +499,12 @@ def _size(shape: Sequence[int]) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
+def _progress(
+    keeps: bool = False,
+) -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
     """What shows progress: bars on a terminal, plain lines elsewhere.
+
+    With ``keeps`` Ctrl-C ends the training, not the command, once there is an epoch to keep.
 
     Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
     """
@@ -527,6 +540,8 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
             bars.reset(training, total=self.total, visible=True, scores="")
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if keeps and signal.getsignal(signal.SIGINT) is _leave:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             scores = "".join(
                 f"  {word} {logs[name]:.4f}"
                 for name, word in (("crps", "score"), ("val_crps", "on held-out items"))
@@ -540,20 +555,14 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
         yield stage, Epochs()
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the command. In a fit it would end only the training, and the scores of
-    forecasters that were cut short would stand as if they were whole."""
+def _leave(*_: Any) -> None:
+    """What Ctrl-C does, wherever it comes: outputs appear whole or not at all, so leave at once.
 
-    def leave(*_: Any) -> None:
-        _say("Interrupted; nothing was written.")
-        sys.exit(130)
-
-    before = signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    An exception raised in the midst of a compilation can take the process down without a word.
+    """
+    _say("Interrupted; nothing was written.")
+    sys.stdout.flush()
+    os._exit(130)
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -578,8 +587,27 @@ def _outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] 
 def _need_folder(folder: Path, path: Path) -> None:
     if not folder.is_dir():
         raise ArgumentError(f"{path}: there is no folder {folder}. Make it first.")
-    if not os.access(folder, os.W_OK):
-        raise ArgumentError(f"{path}: the folder {folder} cannot be written to. Choose another.")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArgumentError(
+            f"{path}: the folder {folder} cannot be written to ({error.strerror}). Choose another."
+        ) from None
+
+
+def _need_backend() -> None:
+    """Keras would fail at its import, at length."""
+    backend = os.environ.get("KERAS_BACKEND") or "jax"
+    if backend not in ("jax", "torch", "tensorflow"):
+        raise ArgumentError(
+            f"KERAS_BACKEND: expected jax, torch or tensorflow, received {backend!r}."
+        )
+    if find_spec(backend) is None:
+        raise MissingExtraError(
+            f"KERAS_BACKEND is {backend!r}, which is not installed: "
+            f"pip install 'statecast[{backend}]'."
+        )
 
 
 def _need_matplotlib() -> None:

@@ -25,6 +25,7 @@ from statecast.training import train
 FORMAT = "statecast-model"
 VERSION = 1
 _HEADER_CAP = 16 * 1024 * 1024  # bytes
+MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
 _CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
 _LARGEST = {"units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16}
 
@@ -229,8 +230,8 @@ class Forecaster:
         static: Any = None,
         *,
         until: int,
-        level: Sequence[float] = (80,),
-        quantiles: Sequence[float] = (),
+        level: float | Sequence[float] = (80,),
+        quantiles: float | Sequence[float] = (),
         state: State | None = None,
     ) -> Any:
         """Forecast the rest: for each item the steps after its prefix, up to ``until``.
@@ -244,12 +245,13 @@ class Forecaster:
             The same columns as in ``fit``.
         until : int
             The last step to forecast, counted from 1.
-        level : sequence of float
+        level : float or sequence of float
             Central intervals to give, in percent.
-        quantiles : sequence of float
+        quantiles : float or sequence of float
             Further quantiles to give, between 0 and 1.
         state : State, optional
-            Go on from here, in place of ``series`` and ``static``.
+            Go on from here, in place of ``series`` and ``static``. The rows of a state without
+            ids (a fork) are numbered from 0.
 
         Returns
         -------
@@ -265,14 +267,18 @@ class Forecaster:
             A state that this forecaster did not make.
         """
         columns = {"statecast": 0.5}
-        for percent in level:
-            if not 0 < percent < 100:
-                raise ArgumentError(f"level: expected percent between 0 and 100, got {percent}.")
+        for percent in _numbers("level", level):
+            if not 1 <= percent < 100:
+                raise ArgumentError(
+                    f"level: expected percent, from 1 to below 100, received {percent}."
+                )
             columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
             columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
-        for quantile in quantiles:
+        for quantile in _numbers("quantiles", quantiles):
             if not 0 < quantile < 1:
-                raise ArgumentError(f"quantiles: expected between 0 and 1, got {quantile}.")
+                raise ArgumentError(
+                    f"quantiles: expected numbers above 0 and below 1, received {quantile}."
+                )
             columns[f"statecast-q-{quantile:g}"] = quantile
         levels = list(columns.values())
         if state is None:
@@ -346,9 +352,14 @@ class Forecaster:
         DataError
             A step that is not new, an item that the state does not have.
         StateError
-            A state that this forecaster did not make.
+            A state that this forecaster did not make, or one without ids.
         """
         self._check_state(state)
+        if state.ids is None:
+            raise StateError(
+                "This state has no ids (a fork drops them), so no new row can find its item. Give "
+                "it some: State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
+            )
         known, ids, origin = self._position(state)
         new = self.schema.new_rows(new_rows, ids, known=known, origin=origin)
         leaves = dict(state.at_rest().leaves)
@@ -676,6 +687,8 @@ class Forecaster:
     def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
         if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
+        if until > MOST_STEPS:
+            raise ArgumentError(f"until: expected at most {MOST_STEPS:,}, received {until:,}.")
         late = np.flatnonzero(known >= until)
         if len(late):
             item = ids[late[:1]].tolist()[0]
@@ -714,6 +727,14 @@ class Paths:
         return self.schema.table(
             named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
         )
+
+
+def _numbers(name: str, given: Any) -> list[float]:
+    """One number, or several."""
+    several = [given] if isinstance(given, (int, float, np.number)) else given
+    if isinstance(several, str) or not all(isinstance(n, (int, float, np.number)) for n in several):
+        raise ArgumentError(f"{name}: expected a number or several, received {given!r}.")
+    return [float(number) for number in several]
 
 
 def _chunks(rows: int, size: int = _CHUNK) -> list[np.ndarray]:

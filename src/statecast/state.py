@@ -112,7 +112,8 @@ class State:
                     f"Leaf {name!r} has {shape[0]} rows, expected {rows} as in {first!r}."
                 )
             spec[name] = shape[1:]
-        object.__setattr__(self, "leaves", MappingProxyType(dict(self.leaves)))
+        leaves = {name: _read_only(leaf) for name, leaf in self.leaves.items()}
+        object.__setattr__(self, "leaves", MappingProxyType(leaves))
         object.__setattr__(self, "spec", MappingProxyType(spec))
         if self.ids is not None:
             ids = np.asarray(self.ids)
@@ -289,13 +290,23 @@ class State:
         return State(leaves, ids, self.fingerprint)
 
 
+def _read_only(leaf: Any) -> Any:
+    """A NumPy leaf as one that cannot be written to by way of the state."""
+    if isinstance(leaf, np.ndarray):
+        leaf = leaf.view()
+        leaf.flags.writeable = False
+    return leaf
+
+
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
+    """Write a file so that it appears whole or not at all; an ``OSError`` names ``path``."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         part.unlink(missing_ok=True)
 
