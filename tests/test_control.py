@@ -773,6 +773,8 @@ def test_an_error_inside_a_step_loses_nothing(call, model, after):
     weights = model.get_weights()
     with pytest.raises(Exception, match=r"\S"):  # Keras's own error, another on each backend
         CALLS[call](model, _data(ROWS, STEPS, 5), y)
+    layer = model.get_layer("lstm")
+    assert layer.state["h"].tolist() == state["lstm/h"].tolist()  # before the model is asked
     assert get_state(model) == state
     CALLS[call](model, x, y)
     _same(get_state(model), after(state, x))
@@ -827,31 +829,52 @@ def test_a_layer_used_again_in_a_models_own_code_goes_on():
     _close(found, at_rest(whole(x)))
 
 
-def test_callbacks_see_the_state_inside_fit_and_data_is_told_where_it_is():
-    """Keras on JAX keeps the state aside in fit: a callback finds it, the data cannot."""
-    start = keras.Input(batch_shape=(ROWS, STEPS, 2))
-    layer = layers.GRU(2, stateful=True, name="gru")
-    model = keras.Model(start, layer(start))
-    model.compile("sgd", "mse")
-    seen, told = [], []
+def test_callbacks_read_and_set_the_state_inside_fit():
+    """Keras on JAX keeps all values aside in fit; a callback need not know."""
+    model = _model(batch=ROWS)
+    model.optimizer.learning_rate = 0.0
+    layer = model.get_layer("lstm")
+    left: list[State] = []
 
-    class Ask(keras.callbacks.Callback):
+    class Callback(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if batch == 2:
+                layer.reset_states()
+
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            seen.append(get_state(self.model)["gru/h"].tolist() == layer.state["h"].tolist())
+            left.append(layer.state)
+
+    x, y = _data(4 * ROWS, STEPS, 2), _data(4 * ROWS, 1, seed=1)
+    model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[Callback()])
+    assert layer.state == left[-1]
+    reset_states(model)
+    for batch, state in enumerate(left):
+        if batch == 2:
+            layer.reset_states()
+        model(x[batch * ROWS : (batch + 1) * ROWS])
+        _same(state, layer.state)
+
+
+def test_data_that_sets_the_state_in_the_middle_of_a_step_is_told():
+    """On JAX it would be lost, and the step's weights with it; it loses nothing."""
+    model = _model(batch=ROWS)
+    layer = model.get_layer("lstm")
+    told = []
 
     def batches() -> Any:
         for _ in range(3):
-            yield _data(ROWS, STEPS, 2), _data(ROWS, 2)
-            try:
-                layer.reset_states(rows=[0])
-            except StateError as error:
-                told.append(str(error))
+            yield _data(ROWS, STEPS, 2), _data(ROWS, 1)
+            for touch in (layer.reset_states, lambda: get_state(model)):
+                try:
+                    touch()
+                except StateError as error:
+                    told.append("between the steps" in str(error))
 
-    model.fit(batches(), steps_per_epoch=3, verbose=0, callbacks=[Ask()])
-    assert seen == [True] * 3
-    assert all("Use get_state(model)" in message for message in told)
-    assert bool(told) == (BACKEND == "jax")
-    model.predict(_data(ROWS, STEPS, 2), verbose=0)  # and nothing was lost
+    before = model.get_weights()
+    model.fit(batches(), steps_per_epoch=3, verbose=0)
+    assert told == ([True] * 2 if BACKEND == "jax" else [])  # the first is read ahead
+    assert model.optimizer.iterations == 3
+    assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert layer.state.rows == ROWS
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from statecast.current import Joined, restore
+from statecast.current import Joined
 from statecast.errors import ArgumentError, NotStatefulError, StateError
 from statecast.layers import RNN, Bidirectional, Controlled, controlled
 from statecast.state import State, at_rest
@@ -108,7 +108,6 @@ def peek(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        _synchronise(model)
         for layer, snapshot in zip(layers, before, strict=True):
             layer._current_state.restore(snapshot)
 
@@ -276,7 +275,6 @@ def explain_state(model: Any) -> Explanation:
     What a call passes (an initial state, a mask, resets) is taken to be as in the last call,
     or as the model is wired.
     """
-    _synchronise(model)
     found = []
     for name, layer in _recurrences(model):
         fresh = layer._passed
@@ -536,7 +534,6 @@ def _filled(window: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _joined(model: Any) -> Joined:
-    _synchronise(model)
     everything = dict(_recurrences(model))
     stateful = {name: layer for name, layer in everything.items() if layer.stateful}
     if not stateful:
@@ -582,14 +579,6 @@ def _renamed(state: State, joined: Joined) -> Any:
 def _unnumbered(names: Any) -> list[str]:
     """Leaf names with each layer's number taken away."""
     return [re.sub(r"_\d+(?=/)", "", name) for name in names]
-
-
-def _synchronise(model: Any) -> None:
-    """Have the variables hold what the last step left: Keras on JAX keeps it aside in ``fit``."""
-    synchronise = getattr(model, "jax_state_sync", None)
-    if synchronise is not None:
-        synchronise()
-        restore(model)
 
 
 def _where(model: Any) -> str:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import keras
 import numpy as np
@@ -59,11 +60,6 @@ class Rows(keras.Variable):
     @property
     def shape(self) -> Any:
         return AnyRows((None, *self._tail))
-
-    @property
-    def carried(self) -> bool:
-        """Whether a step that is under way holds the value (Keras on JAX, inside ``fit``)."""
-        return self._value is None
 
     def assign(self, value: Any) -> Any:
         value = self._convert_to_tensor(value, dtype=self._dtype)
@@ -115,19 +111,20 @@ def seen_before(layer: Any) -> bool:
     return before
 
 
-# What a model's variables held when Keras took it out of them for a step.
+# Keras's trainer on JAX passes all values from step to step and has the variables hold none
+# meanwhile. What they held, by model; and the models whose step is under way.
 _held: WeakKeyDictionary[Any, list[tuple[Any, Any]]] = WeakKeyDictionary()
+_stepping: WeakSet[Any] = WeakSet()
 
 
-def restore(model: Any) -> None:
-    """Give a model's variables back what an error inside a step on JAX left out of them.
+def _put_back(model: Any) -> None:
+    """Have a model's variables hold their values between steps, and after one that failed.
 
-    Keras's trainer takes all values out of the variables before a step, and where the step
-    raises it does not put them back: weights and state would be lost.
+    Keras does not after an error, and weights and state would be lost.
     """
     held = _held.pop(model, [])
     if any(variable._value is None for variable, _ in held):
-        if model._jax_state:  # what the last good step of the same run left
+        if model._jax_state:  # what the last good step left
             model._jax_state_synced = False
             model.jax_state_sync()
         for variable, value in held:
@@ -135,8 +132,8 @@ def restore(model: Any) -> None:
                 variable._value = value
 
 
-def _spare_models() -> None:
-    """On JAX, have models with a state hold on to their values through a step that fails."""
+def _watch_models() -> None:
+    """On JAX, have models with a state say where their values are."""
     take_out, give = keras.Model._purge_model_variables, keras.Model._get_jax_state
 
     def purge(model: Any, **which: bool) -> None:
@@ -149,14 +146,40 @@ def _spare_models() -> None:
         take_out(model, **which)
 
     def get(model: Any, **which: bool) -> Any:
-        restore(model)
+        _put_back(model)
         return give(model, **which)
 
     keras.Model._purge_model_variables, keras.Model._get_jax_state = purge, get
+    for name in ("train_function", "test_function", "predict_function"):
+        setattr(keras.Model, f"make_{name}", _watched(name, getattr(keras.Model, f"make_{name}")))
+
+
+def _watched(name: str, make: Any) -> Any:
+    """Keras's ``make_train_function`` or another, whose function notes that it runs."""
+
+    @wraps(make)
+    def make_watched(model: Any, force: bool = False) -> None:
+        before = getattr(model, name)
+        make(model, force)
+        function = getattr(model, name)
+        if function is before:
+            return
+
+        @wraps(function)
+        def step(*arguments: Any) -> Any:
+            _stepping.add(model)
+            try:
+                return function(*arguments)
+            finally:
+                _stepping.discard(model)
+
+        setattr(model, name, step)
+
+    return make_watched
 
 
 if keras.backend.backend() == "jax":
-    _spare_models()
+    _watch_models()
 
 
 class InitialVectors:
@@ -311,16 +334,20 @@ class CurrentState:
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
         """Be again as at ``snapshot``."""
+        self._now(self.running)
         for variable, value in zip(self.variables, snapshot, strict=True):
             variable.assign(value)
 
     def _now(self, variable: Rows) -> np.ndarray:
-        if variable.carried:
+        models = [m for m, held in _held.items() if any(v is variable for v, _ in held)]
+        if in_stateless_scope() or any(model in _stepping for model in models):
             raise StateError(
-                "The state is on its way through fit, evaluate or predict, and the layer does "
-                "not hold it now. Use get_state(model), set_state(model, ...) or "
-                "reset_states(model) with the model that runs, or the callback ResetStates."
+                "A step of fit, evaluate or predict is under way and holds the state, so neither "
+                "the model's code nor its data can read or set it. Do so between the steps, in a "
+                "callback such as ResetStates, or pass the layer reset=..."
             )
+        for model in models:
+            _put_back(model)
         return at_rest(variable.value)
 
 

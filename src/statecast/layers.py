@@ -642,6 +642,8 @@ class RNN(Controlled, keras.layers.RNN):
                 f"{where}: its cell computes its own initial state, and compiled steps may hold "
                 "that; choose another before the layer is built."
             )
+        if self._current_state is not None:
+            self._current_state.flags()  # a run on JAX may have the model's values aside
         self._source = source
         if self.built and self._initial is not None and source != "learned":
             for leaf, vector in self._initial.vectors.items():
@@ -744,6 +746,7 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _read(self) -> dict[str, np.ndarray]:
         """The leaves at rest, fresh rows as the layer's own initial state."""
+        self._current_state.flags()  # first: a run on JAX may have the model's values aside
         if self._initial is not None:
             initial = self._initial.read()
         else:
