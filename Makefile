@@ -18,13 +18,14 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check sanitize bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
+	@echo 'make sanitize  the native kernel under the address and undefined-behaviour sanitizers'
 	@echo 'make bench   every script in benchmarks/'
 	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
 
@@ -49,6 +50,16 @@ check: $(VENV)/.all
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
 	    tests/test_floors.py tests/test_public_names.py
 
+# The kernel's tests under the address and undefined-behaviour sanitizers.
+sanitize: $(VENV)/.all
+	command -v cmake >/dev/null || $(PIP) cmake
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	cmake -S native -B build/sanitize -DSTATECAST_SANITIZE=ON && cmake --build build/sanitize -j 2
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	    STATECAST_LIBRARY=build/sanitize/libstatecast.so SLOW=1 \
+	    $(RUN) -m pytest -q -p no:cacheprovider tests/test_native.py
+
 bench: $(VENV)/.all
 	@set -- benchmarks/*.py; \
 	if [ ! -e "$$1" ]; then echo 'There are no benchmarks yet: benchmarks/ holds no script.'; exit 0; fi; \
@@ -66,14 +77,16 @@ $(VENV)/.made:
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+NATIVE := $(wildcard native/*)
+
+$(VENV)/.demo: pyproject.toml $(NATIVE) | $(VENV)/.made
 	@echo 'Installing Statecast and what the demo needs into $(VENV) (once; a minute or two) ...'
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
 # PyTorch goes first and by its exact version: asked for by a range, pip would take the
 # newest build, with gigabytes of CUDA, even where a CPU build of this one is at hand.
-$(VENV)/.all: pyproject.toml | $(VENV)/.made
+$(VENV)/.all: pyproject.toml $(NATIVE) | $(VENV)/.made
 	@echo 'Installing Statecast, three backends and the tools into $(VENV) (once; minutes) ...'
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[dev,torch,tensorflow]'

@@ -499,8 +499,13 @@ def test_explain_says_where_each_row_starts_and_which_kernel_runs():
         assert layer.rows == ("zeros", "zeros", "current")
         assert list(layer.kernels.values()).count("runs") == 1
     assert "lstm: rows 0-1: zeros; row 2: current" in str(explain_state(model))
-    fused = found["lstm"].kernels["fused"]
-    assert fused == "runs" if BACKEND == "torch" else "GPU" in fused
+    kernels = found["lstm"].kernels
+    assert (
+        "TensorFlow" in kernels["native"]
+        if BACKEND == "tensorflow"
+        else kernels["native"] == "runs"
+    )
+    assert kernels["fused"] == "would run" if BACKEND == "torch" else "GPU" in kernels["fused"]
     for options, source in (
         ({"initial_state": "learned"}, "learned"),
         ({"initial_state": 0.5}, "constant"),

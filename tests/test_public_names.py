@@ -22,6 +22,7 @@ NAMES = [
     "NotFittedError",
     "NotStatefulError",
     "Panel",
+    "Recurrence",
     "ResetStates",
     "Schema",
     "Scores",

@@ -17,6 +17,7 @@ from statecast.cells import GRU, LSTM, SimpleRNN, Stack
 from statecast.errors import ArgumentError, KernelError, StateError
 
 pytestmark = pytest.mark.backends
+BACKEND = keras.backend.backend()
 
 # float32 steps compound: a few hundred units in the last place at these lengths.
 TOLERANCE = 300 * float(np.finfo("float32").eps)
@@ -237,14 +238,13 @@ def test_explain_names_the_choice_and_an_unknown_kernel_is_refused():
     cell = LSTM(2)
     weights, x, state, _ = _problem(cell, 1, 2, 1, seed=0)
     answer = recurrence.explain(cell, weights, x.astype("float32"), state)
-    assert list(answer) == ["fused", "loop"]
+    assert list(answer) == ["native", "fused", "loop"]
     assert list(answer.values()).count("runs") == 1
-    if answer["loop"] == "runs":
-        assert answer["fused"].startswith("declines: ")
-    else:
-        assert answer == {"fused": "runs", "loop": "would run"}
+    first = list(answer.values()).index("runs")
+    assert all(said.startswith("declines: ") for said in list(answer.values())[:first])
+    assert answer["loop"] in ("runs", "would run")
     with pytest.raises(
-        ArgumentError, match=r"expected one of \['fused', 'loop'\], received 'fast'"
+        ArgumentError, match=r"expected one of \['native', 'fused', 'loop'\], received 'fast'"
     ):
         recurrence.run(cell, weights, x, state, kernel="fast")
 
@@ -261,7 +261,8 @@ def test_features_the_weights_do_not_fit_are_refused(cell):
 @pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
 def test_torch_has_a_fused_kernel_on_every_machine(cell):
     weights, x, state, _ = _problem(cell, 2, 3, 1, seed=0)
-    assert recurrence.explain(cell, weights, x.astype("float32"), state)["fused"] == "runs"
+    answer = recurrence.explain(cell, weights, x.astype("float32"), state)
+    assert answer["fused"] in ("runs", "would run")
 
 
 @pytest.mark.parametrize(
@@ -299,3 +300,96 @@ def test_a_cell_checks_its_arguments():
         GRU(2, recurrent_activation="swish")
     with pytest.raises(ArgumentError, match="at least one cell"):
         Stack([])
+
+
+# -- the native kernel inside a backend --------------------------------------------------------
+
+
+def _native_loss(cell, **more) -> Any:
+    """The sum of squares of all that a run leaves, by the native kernel or another."""
+
+    def loss(named, kernel="native"):
+        weights = {n: named[n] for n in cell.weight_shapes(1)}
+        state = {n: named[n] for n in cell.state_shapes}
+        y, after = recurrence.run(cell, weights, named["x"], state, kernel=kernel, **more)
+        return sum(ops.sum(ops.square(part)) for part in (y, *after.values()))
+
+    return loss
+
+
+def _named(cell, seed):
+    weights, x, state, _ = _problem(cell, 4, 5, 2, seed=seed)
+    named = {**weights, **state, "x": x}
+    return {n: ops.convert_to_tensor(a, "float32") for n, a in named.items()}
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's transformations")
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
+def test_the_native_kernel_goes_through_jaxs_transformations(cell):
+    import jax
+
+    loss = _native_loss(cell)
+    runs = [_named(cell, seed) for seed in range(3)]
+    stacked = {n: ops.stack([named[n] for named in runs]) for n in runs[0]}
+    each = [jax.grad(loss)(named) for named in runs]
+    together = jax.jit(jax.vmap(jax.grad(loss)))(stacked)
+    _, scanned = jax.lax.scan(lambda carry, named: (carry, jax.grad(loss)(named)), 0.0, stacked)
+    for i, gradient in enumerate(each):
+        for n, expected in gradient.items():
+            _close(together[n][i], expected)
+            _close(scanned[n][i], expected)
+    shared = jax.vmap(lambda x: loss(runs[0] | {"x": x}))(stacked["x"])
+    _close(shared[1], loss(runs[0] | {"x": runs[1]["x"]}))
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no native kernel")
+@pytest.mark.parametrize("cell", [GRU(3), LSTM(3)], ids=repr)
+def test_gradients_of_gradients_are_the_loops(cell):
+    rng = np.random.default_rng(1)
+    mask = ops.convert_to_tensor(rng.random((4, 5)) < 0.7)
+    loss = _native_loss(cell, mask=mask)
+    found = {}
+    named = _named(cell, 0)
+    for kernel in ("native", "loop"):
+
+        def slope(x, kernel=kernel):
+            """The length of the gradient to x, as in a gradient penalty."""
+            if BACKEND == "jax":
+                import jax
+
+                inner = jax.grad(lambda x: loss(named | {"x": x}, kernel))(x)
+            else:
+                import torch
+
+                (inner,) = torch.autograd.grad(
+                    loss(named | {"x": x}, kernel), [x], create_graph=True
+                )
+            return ops.sum(ops.square(inner))
+
+        x = ops.convert_to_numpy(named["x"])
+        found[kernel] = gradients(lambda named, slope=slope: slope(named["x"]), {"x": x})["x"]
+    _close(found["native"], found["loop"])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's graphs")
+def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
+    import torch
+
+    from statecast.kernels import native
+
+    cell = LSTM(3)
+    loss, named = _native_loss(cell), _named(cell, 0)
+    for tensor in named.values():
+        tensor.requires_grad_()
+    first, second = loss(named), loss(named)  # two graphs at once hold memory of their own
+    expected = torch.autograd.grad(first, list(named.values()), retain_graph=True)
+    other = torch.autograd.grad(second, list(named.values()))
+    again = torch.autograd.grad(first, list(named.values()))
+    for a, b, c in zip(expected, other, again, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    del first, second
+    held = sum(len(spare) for spare in native._spare.values())
+    for _ in range(5):
+        loss(named).backward()
+    assert sum(len(spare) for spare in native._spare.values()) <= max(held, 1)

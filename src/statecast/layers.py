@@ -905,7 +905,7 @@ class RNN(Controlled, keras.layers.RNN):
             unroll=self.unroll,
         )
         if getattr(self, "use_cudnn", "auto") is False:
-            answer |= {"fused": "declines: use_cudnn is False", "loop": "runs"}
+            answer = dict.fromkeys(answer, "declines: use_cudnn is False") | {"loop": "runs"}
         return answer
 
     def _run_traced(

@@ -13,10 +13,10 @@ from typing import Any
 
 from statecast.cells import Cell
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.kernels import fused, loop
+from statecast.kernels import fused, loop, native
 
 # In order of preference. Errors inside a kernel propagate: nothing falls back in silence.
-KERNELS = (fused, loop)
+KERNELS = (native, fused, loop)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+/* The kernel as XLA custom calls, on XLA's C interface: its buffers are used where they are.
+ *
+ * Buffers come in the order of statecast.h, those that a call has not got left out; the
+ * attribute `has` says which are there. More axes before the members' (vmap) are members too.
+ */
+#include "statecast.h"
+#include "xla/ffi/api/c_api.h"
+
+#include <string.h>
+
+namespace {
+
+enum Has { BIAS = 1, MASK = 2, RESETS = 4, SAVED = 8, DX = 16, DY = 32, DHN = 64, DCN = 128 };
+
+XLA_FFI_Error *error(const XLA_FFI_CallFrame *frame, const char *message, XLA_FFI_Error_Code code) {
+    XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, nullptr, message, code};
+    return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+XLA_FFI_Error *answer(const XLA_FFI_CallFrame *frame, int status) {
+    switch (status) {
+        case STATECAST_OK: return nullptr;
+        case STATECAST_TOO_LARGE:
+            return error(frame, "statecast: the problem is too large", XLA_FFI_Error_Code_INVALID_ARGUMENT);
+        case STATECAST_NO_MEMORY:
+            return error(frame, "statecast: out of memory", XLA_FFI_Error_Code_RESOURCE_EXHAUSTED);
+        default:
+            return error(frame, "statecast: buffers that do not fit", XLA_FFI_Error_Code_INVALID_ARGUMENT);
+    }
+}
+
+/* XLA asks once which version of its interface this was built for. */
+bool asks_version(const XLA_FFI_CallFrame *frame) {
+    XLA_FFI_Extension_Base *extension = frame->extension_start;
+    if (!extension || extension->type != XLA_FFI_Extension_Metadata) return false;
+    XLA_FFI_Metadata *metadata = reinterpret_cast<XLA_FFI_Metadata_Extension *>(extension)->metadata;
+    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+    metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+    metadata->traits = 0;
+    return true;
+}
+
+int64_t attribute(const XLA_FFI_CallFrame *frame, const char *name) {
+    for (int64_t i = 0; i < frame->attrs.size; ++i) {
+        const XLA_FFI_ByteSpan *found = frame->attrs.names[i];
+        if (found->len == strlen(name) && memcmp(found->ptr, name, found->len) == 0 &&
+            frame->attrs.types[i] == XLA_FFI_AttrType_SCALAR)
+            return *static_cast<int64_t *>(static_cast<XLA_FFI_Scalar *>(frame->attrs.attrs[i])->value);
+    }
+    return -1;
+}
+
+/* Hands out buffers one after the other; never null, though XLA has none where nothing is in. */
+class Buffers {
+  public:
+    Buffers(void **buffers, int64_t size) : buffers_(buffers), left_(size) {}
+    const XLA_FFI_Buffer *peek() const { return static_cast<XLA_FFI_Buffer *>(*buffers_); }
+    void *next() {
+        if (left_-- <= 0) return nullptr;
+        static double nothing;
+        void *data = static_cast<XLA_FFI_Buffer *>(*buffers_++)->data;
+        return data ? data : &nothing;
+    }
+    bool all_taken() const { return left_ == 0; }
+
+  private:
+    void **buffers_;
+    int64_t left_;
+};
+
+const uint8_t *flags(Buffers &buffers) { return static_cast<const uint8_t *>(buffers.next()); }
+
+/* The arguments that forward and backward share. */
+bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_forward_args &a) {
+    a = {};
+    a.cell = attribute(frame, "cell");
+    if (frame->args.size < 4) return false;
+    const XLA_FFI_Buffer *x = in.peek();
+    if (x->rank < 4) return false;
+    a.dtype = x->dtype == XLA_FFI_DataType_F32 ? STATECAST_F32
+              : x->dtype == XLA_FFI_DataType_F64 ? STATECAST_F64
+                                                 : -1;
+    a.members = 1;
+    for (int64_t i = 0; i < x->rank - 3; ++i) a.members *= x->dims[i];
+    a.rows = x->dims[x->rank - 3];
+    a.steps = x->dims[x->rank - 2];
+    a.inputs = x->dims[x->rank - 1];
+    const bool lstm = a.cell == STATECAST_LSTM;
+    a.x = in.next();
+    a.w = in.next();
+    const XLA_FFI_Buffer *u = in.peek();
+    a.units = u->dims[u->rank - 2];
+    a.u = in.next();
+    if (has & BIAS) a.bias = in.next();
+    a.h0 = in.next();
+    if (lstm) a.c0 = in.next();
+    if (has & MASK) a.mask = flags(in);
+    if (has & RESETS) {
+        a.resets = flags(in);
+        a.hr = in.next();
+        if (lstm) a.cr = in.next();
+    }
+    return true;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_forward(
+    XLA_FFI_CallFrame *frame) {
+    if (asks_version(frame)) return nullptr;
+    const int64_t has = attribute(frame, "has");
+    Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
+    statecast_forward_args a;
+    if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    a.y = out.next();
+    a.hn = out.next();
+    if (a.cell == STATECAST_LSTM) a.cn = out.next();
+    if (has & SAVED) a.saved = out.next();
+    if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
+    return answer(frame, statecast_forward(&a));
+}
+
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_backward(
+    XLA_FFI_CallFrame *frame) {
+    if (asks_version(frame)) return nullptr;
+    const int64_t has = attribute(frame, "has");
+    Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
+    statecast_backward_args b = {};
+    statecast_forward_args &a = b.forward;
+    if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    const bool lstm = a.cell == STATECAST_LSTM;
+    a.y = in.next();
+    a.saved = in.next();
+    if (has & DY) b.dy = in.next();
+    if (has & DHN) b.dhn = in.next();
+    if (has & DCN) b.dcn = in.next();
+    if (has & DX) b.dx = out.next();
+    b.dw = out.next();
+    b.du = out.next();
+    if (has & BIAS) b.dbias = out.next();
+    b.dh0 = out.next();
+    if (lstm) b.dc0 = out.next();
+    if (has & RESETS) {
+        b.dhr = out.next();
+        if (lstm) b.dcr = out.next();
+    }
+    if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
+    return answer(frame, statecast_backward(&b));
+}

@@ -1,0 +1,744 @@
+/* The recurrence, forward and backward: one source, compiled once for each instruction set.
+ *
+ * Rows are independent, so a tile of rows runs the whole sequence by itself, and its state
+ * stays in the cache. Within a step the units come in blocks of one vector. A block's weights
+ * are packed [k][gate][lane]: one pass over k = inputs, then units, feeds a register tile of
+ * TILE_ROWS rows x all gates of the block, and the gates' functions follow on registers.
+ *
+ * Backward walks a tile's steps from the last to the first. What reaches the gates before
+ * their functions (the pre-activations) is kept for GROUP steps, and then gives the weights'
+ * gradients as one product over those rows and steps.
+ */
+#include "services.h"
+#include "simd.h"
+
+namespace statecast {
+namespace {
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+constexpr int TILE = 18; /* rows that go through a sequence together */
+constexpr int GROUP = 4; /* steps whose weight gradients are taken at once */
+constexpr int64_t MOST_SUMS = 16; /* partial sums of the weights' gradients, for each member */
+
+/* A cell's slots: the sums that a unit's pre-activations are made of. x and h may feed
+ * different ones: GRU's candidate needs its two parts apart. `w` and `u` say which; the
+ * columns of the weights come in that order. KEPT quantities a unit and step are saved. */
+template <int CELL>
+struct Cell;
+template <>
+struct Cell<STATECAST_LSTM> { /* i f g o; kept: i f g o c */
+    static constexpr int SLOTS = 4, GATES = 4, KEPT = 5;
+    static constexpr int w[] = {0, 1, 2, 3}, u[] = {0, 1, 2, 3};
+};
+template <>
+struct Cell<STATECAST_GRU> { /* z r, the candidate's input and state part; kept: z r g part */
+    static constexpr int SLOTS = 4, GATES = 3, KEPT = 4;
+    static constexpr int w[] = {0, 1, 2}, u[] = {0, 1, 3};
+};
+template <>
+struct Cell<STATECAST_RNN> { /* its derivative follows from its output */
+    static constexpr int SLOTS = 1, GATES = 1, KEPT = 0;
+    static constexpr int w[] = {0}, u[] = {0};
+};
+
+/* The sizes of a call, and of what is laid out for it. */
+template <class T, int CELL>
+struct Sizes {
+    static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    int64_t members, rows, steps, inputs, units;
+    int64_t blocks, padded;   /* of units: vectors, and lanes in them */
+    int64_t height, tiles;    /* rows of a tile, and tiles of a member */
+    int64_t share, shares;    /* tiles of one partial sum, and partial sums of a member */
+    int64_t kept, step, tile; /* of `saved`: quantities, numbers a step, numbers a tile */
+    int64_t packed;           /* numbers in a member's packed weights */
+    int64_t reduction;        /* rows of the weights' gradients: units, inputs, bias */
+
+    Sizes(const statecast_forward_args &a)
+        : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units) {
+        blocks = (units + L - 1) / L;
+        padded = blocks * L;
+        /* Few rows still make an even number of tiles, so that two threads have equal work.
+         * This depends on the rows alone, for the sums' order does on this. */
+        const int64_t pairs = (rows + 2 * TILE - 1) / (2 * TILE);
+        height = TILE;
+        if (pairs < 8) {
+            const int64_t even = (rows + 2 * pairs - 1) / (pairs ? 2 * pairs : 1);
+            height = (even + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+        }
+        height = height > 0 ? height : TILE_ROWS;
+        tiles = (rows + height - 1) / height;
+        share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
+        share = share > 0 ? share : 1;
+        shares = (tiles + share - 1) / share;
+        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* a mask parts the state from the output */
+        step = blocks * kept * height * L;
+        tile = steps * step;
+        packed = blocks * L * ((int64_t)S + G * (inputs + units));
+        reduction = units + inputs + 1;
+    }
+    int64_t count(int64_t t) const { /* rows of a tile */
+        const int64_t left = rows - t * height;
+        return left < height ? left : height;
+    }
+};
+
+template <class T>
+T *offset(const T *p, int64_t n) {
+    return p ? const_cast<T *>(p) + n : nullptr;
+}
+template <class T>
+T *of(const void *p) {
+    return static_cast<T *>(const_cast<void *>(p));
+}
+int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
+/* -- packing ------------------------------------------------------------------------------- */
+
+/* One member's weights: for each block its bias [slot][lane], then w [k][gate][lane], then u. */
+template <class T, int CELL>
+void pack(const Sizes<T, CELL> &z, const T *w, const T *u, const T *bias, T *out) {
+    constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    const int64_t U = z.units, columns = G * U;
+    for (int64_t b = 0; b < z.blocks; ++b) {
+        const int n = least(L, U - b * L);
+        memset(out, 0, (size_t)(S * L) * sizeof(T));
+        if (bias) {
+            const T *state_bias = CELL == STATECAST_GRU ? bias + columns : nullptr;
+            for (int g = 0; g < G; ++g)
+                for (int l = 0; l < n; ++l) {
+                    out[Cell<CELL>::w[g] * L + l] += bias[g * U + b * L + l];
+                    if (state_bias) out[Cell<CELL>::u[g] * L + l] += state_bias[g * U + b * L + l];
+                }
+        }
+        out += S * L;
+        for (int part = 0; part < 2; ++part) {
+            const T *from = part ? u : w;
+            for (int64_t k = 0; k < (part ? U : z.inputs); ++k)
+                for (int g = 0; g < G; ++g, out += L)
+                    store(out, load(from + k * columns + g * U + b * L, n));
+        }
+    }
+}
+
+/* The transpose of a matrix (outputs, G*U), for `outputs` = lanes of the result: for each group
+ * of up to four vectors of outputs, [block][gate][lane of the unit][vector][lane]. */
+template <class T, int CELL>
+void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, T *out) {
+    constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
+    const int64_t U = z.units, columns = G * U, vectors = (outputs + L - 1) / L;
+    for (int64_t v = 0; v < vectors; v += 4) {
+        const int wide = least(4, vectors - v) * L;
+        for (int64_t b = 0; b < z.blocks; ++b)
+            for (int g = 0; g < G; ++g)
+                for (int l = 0; l < least(L, U - b * L); ++l, out += wide) {
+                    const T *column = matrix + g * U + b * L + l;
+                    for (int i = 0; i < wide; ++i)
+                        out[i] = v * L + i < outputs ? column[(v * L + i) * columns] : T(0);
+                }
+    }
+}
+template <class T, int CELL>
+int64_t transposed_size(const Sizes<T, CELL> &z, int64_t outputs) {
+    constexpr int L = LANES<T>;
+    return (outputs + L - 1) / L * L * Cell<CELL>::GATES * z.units;
+}
+
+/* -- forward --------------------------------------------------------------------------------- */
+
+/* R rows of one block take a step; rows are `stride` apart in h, next and c. */
+template <class T, int CELL, int R>
+struct Step {
+    static void run(const T *packed, int64_t inputs, int64_t units, int64_t block, const T *x,
+                    int64_t x_stride, const T *h, T *next, T *c, int64_t stride,
+                    const uint8_t *mask, int64_t mask_stride, T *saved, int64_t quantity) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+        V<T> sum[R][S];
+        UNROLL for (int s = 0; s < S; ++s) {
+            const V<T> bias = load(packed + s * L);
+            UNROLL for (int r = 0; r < R; ++r) sum[r][s] = bias;
+        }
+        packed += S * L;
+        for (int64_t k = 0; k < inputs; ++k, packed += G * L) {
+            V<T> in[R];
+            UNROLL for (int r = 0; r < R; ++r) in[r] = all(x[r * x_stride + k]);
+            UNROLL for (int g = 0; g < G; ++g) {
+                const V<T> weight = load(packed + g * L);
+                UNROLL for (int r = 0; r < R; ++r)
+                    sum[r][Cell<CELL>::w[g]] = fma(in[r], weight, sum[r][Cell<CELL>::w[g]]);
+            }
+        }
+        for (int64_t k = 0; k < units; ++k, packed += G * L) {
+            V<T> in[R];
+            UNROLL for (int r = 0; r < R; ++r) in[r] = all(h[r * stride + k]);
+            UNROLL for (int g = 0; g < G; ++g) {
+                const V<T> weight = load(packed + g * L);
+                UNROLL for (int r = 0; r < R; ++r)
+                    sum[r][Cell<CELL>::u[g]] = fma(in[r], weight, sum[r][Cell<CELL>::u[g]]);
+            }
+        }
+        UNROLL for (int r = 0; r < R; ++r) {
+            const V<T> before = load(h + r * stride + block * L);
+            T *keep = saved ? saved + r * L : nullptr;
+            const bool counts = !mask || mask[r * mask_stride];
+            V<T> after;
+            if constexpr (CELL == STATECAST_LSTM) {
+                T *cell = c + r * stride + block * L;
+                const V<T> i = sigmoid(sum[r][0]), f = sigmoid(sum[r][1]), g = tanh_of(sum[r][2]),
+                           o = sigmoid(sum[r][3]);
+                V<T> now = fma(f, load(cell), i * g);
+                after = o * tanh_of(now);
+                if (!counts) now = load(cell);
+                store(cell, now);
+                if (keep) {
+                    store(keep, i);
+                    store(keep + quantity, f);
+                    store(keep + 2 * quantity, g);
+                    store(keep + 3 * quantity, o);
+                    store(keep + 4 * quantity, now);
+                }
+            } else if constexpr (CELL == STATECAST_GRU) {
+                const V<T> update = sigmoid(sum[r][0]), reset = sigmoid(sum[r][1]), part = sum[r][3],
+                           candidate = tanh_of(fma(reset, part, sum[r][2]));
+                after = fma(update, before - candidate, candidate);
+                if (keep) {
+                    store(keep, update);
+                    store(keep + quantity, reset);
+                    store(keep + 2 * quantity, candidate);
+                    store(keep + 3 * quantity, part);
+                }
+            } else {
+                after = tanh_of(sum[r][0]);
+            }
+            if (!counts) after = before;
+            store(next + r * stride + block * L, after);
+            if (keep && mask) store(keep + Cell<CELL>::KEPT * quantity, after);
+        }
+    }
+};
+
+/* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
+template <template <int> class Body, class... Arguments>
+INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
+    int64_t r = 0;
+    for (; r + TILE_ROWS <= rows; r += TILE_ROWS) Body<TILE_ROWS>::run(r, arguments...);
+    if constexpr (TILE_ROWS > 3)
+        for (; r + 3 <= rows; r += 3) Body<3>::run(r, arguments...);
+    if constexpr (TILE_ROWS > 2)
+        for (; r + 2 <= rows; r += 2) Body<2>::run(r, arguments...);
+    for (; r < rows; ++r) Body<1>::run(r, arguments...);
+}
+
+template <class T, int CELL>
+struct Forward {
+    const statecast_forward_args &a;
+    Sizes<T, CELL> z;
+    const T *packed;
+
+    struct At { /* a step of a tile */
+        const T *packed, *x, *h;
+        T *next, *c, *saved;
+        const uint8_t *mask;
+        int64_t block;
+    };
+    template <int R>
+    struct Rows {
+        static void run(int64_t row, const Sizes<T, CELL> &z, const At &at) {
+            Step<T, CELL, R>::run(at.packed, z.inputs, z.units, at.block,
+                                  at.x + row * z.steps * z.inputs, z.steps * z.inputs,
+                                  at.h + row * z.padded, at.next + row * z.padded,
+                                  offset(at.c, row * z.padded), z.padded,
+                                  offset(at.mask, row * z.steps), z.steps,
+                                  offset(at.saved, row * LANES<T>), z.height * LANES<T>);
+        }
+    };
+
+    static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
+
+    static size_t memory(const Sizes<T, CELL> &z) {
+        return (size_t)(3 * z.height * z.padded) * sizeof(T);
+    }
+
+    void tile(int64_t item) {
+        const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
+        const int64_t first = member * z.rows + tile * z.height; /* row of all */
+        const int64_t U = z.units, P = z.padded, area = z.height * P;
+        T *h = static_cast<T *>(scratch(TASK, memory(z))), *next = h + area, *c = next + area;
+        const T *h0 = of<T>(a.h0) + first * U, *c0 = offset(of<T>(a.c0), first * U);
+        const T *hr = offset(of<T>(a.hr), first * U), *cr = offset(of<T>(a.cr), first * U);
+        const uint8_t *mask = offset(a.mask, first * z.steps);
+        const uint8_t *resets = offset(a.resets, first * z.steps);
+        T *y = offset(of<T>(a.y), first * z.steps * U), *saved = of<T>(a.saved);
+        if (saved) saved += item * z.tile;
+        memset(h, 0, memory(z));
+        for (int64_t r = 0; r < rows; ++r) put(r, h, c, h0, c0);
+
+        for (int64_t t = 0; t < z.steps; ++t) {
+            for (int64_t r = 0; resets && r < rows; ++r)
+                if (resets[r * z.steps + t]) put(r, h, c, hr, cr);
+            At at = {packed + member * z.packed, of<T>(a.x) + (first * z.steps + t) * z.inputs,
+                     h, next, CELL == STATECAST_LSTM ? c : nullptr,
+                     saved ? saved + t * z.step : nullptr, offset(mask, t), 0};
+            for (; at.block < z.blocks; ++at.block) {
+                by_rows<Rows>(rows, z, at);
+                at.packed += z.packed / z.blocks;
+                if (saved) at.saved += z.kept * z.height * LANES<T>;
+            }
+            for (int64_t r = 0; y && r < rows; ++r) {
+                T *out = y + (r * z.steps + t) * U;
+                if (!mask || mask[r * z.steps + t])
+                    memcpy(out, next + r * P, (size_t)U * sizeof(T));
+                else if (t)
+                    memcpy(out, out - U, (size_t)U * sizeof(T));
+                else
+                    memset(out, 0, (size_t)U * sizeof(T));
+            }
+            T *swap = h;
+            h = next;
+            next = swap;
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            memcpy(of<T>(a.hn) + (first + r) * U, h + r * P, (size_t)U * sizeof(T));
+            if (CELL == STATECAST_LSTM)
+                memcpy(of<T>(a.cn) + (first + r) * U, c + r * P, (size_t)U * sizeof(T));
+        }
+    }
+
+    void put(int64_t r, T *h, T *c, const T *h_from, const T *c_from) {
+        const size_t bytes = (size_t)z.units * sizeof(T);
+        memcpy(h + r * z.padded, h_from + r * z.units, bytes);
+        if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + r * z.units, bytes);
+    }
+
+    static void pack_task(void *self, int64_t member) {
+        const Forward &f = *static_cast<Forward *>(self);
+        const Sizes<T, CELL> &z = f.z;
+        const int64_t columns = z.G * z.units;
+        const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
+        pack(z, of<T>(f.a.w) + member * z.inputs * columns, of<T>(f.a.u) + member * z.units * columns,
+             offset(of<T>(f.a.bias), member * biases * columns),
+             const_cast<T *>(f.packed) + member * z.packed);
+    }
+};
+
+template <class T, int CELL>
+int forward(const statecast_forward_args &a) {
+    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), nullptr};
+    if (!scratch(TASK, f.memory(f.z))) return STATECAST_NO_MEMORY;
+    if (a.packed) {
+        f.packed = of<T>(a.packed);
+    } else {
+        void *memory = scratch(CALL, (size_t)(f.z.members * f.z.packed) * sizeof(T));
+        if (!memory) return STATECAST_NO_MEMORY;
+        f.packed = static_cast<T *>(memory);
+        parallel(f.z.members, f.pack_task, &f);
+    }
+    parallel(f.z.members * f.z.tiles, f.task, &f);
+    return STATECAST_OK;
+}
+
+template <class T, int CELL>
+int pack_only(const statecast_forward_args &a, void *packed) {
+    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), static_cast<T *>(packed)};
+    parallel(f.z.members, f.pack_task, &f);
+    return STATECAST_OK;
+}
+
+/* -- backward --------------------------------------------------------------------------------- */
+
+/* R rows of `out` (rows, lanes) plus their gates' gradients times a transposed matrix, C vectors
+ * wide. `gates` holds [block][row of the group][slot][lane]. */
+template <class T, int CELL, int R, int C, bool TO_X>
+INLINE void through(const T *gates, int64_t block_stride, int64_t units, const T *matrix, T *out,
+                    int64_t out_stride) {
+    constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    V<T> sum[R][C];
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < C; ++v) sum[r][v] = load(out + r * out_stride + v * L);
+    for (int64_t first = 0; first < units; first += L, gates += block_stride) {
+        const int lanes = least(L, units - first);
+        for (int g = 0; g < G; ++g) {
+            const T *gate = gates + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g]) * L;
+            for (int l = 0; l < lanes; ++l, matrix += C * L) {
+                V<T> in[R];
+                UNROLL for (int r = 0; r < R; ++r) in[r] = all(gate[r * S * L + l]);
+                UNROLL for (int v = 0; v < C; ++v) {
+                    const V<T> weight = load(matrix + v * L);
+                    UNROLL for (int r = 0; r < R; ++r) sum[r][v] = fma(in[r], weight, sum[r][v]);
+                }
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < C; ++v) store(out + r * out_stride + v * L, sum[r][v]);
+}
+
+/* R rows (inputs or units) of the weights' gradients of one block: `in` (m, ...) transposed times
+ * the gates' gradients (m, slot, lane), added to `out` (R, slot, lane). */
+template <class T, int CELL, int R, bool TO_X>
+INLINE void outer(const T *in, int64_t in_stride, const T *gates, int64_t m, T *out) {
+    constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    V<T> sum[R][G];
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int g = 0; g < G; ++g)
+            sum[r][g] = load(out + (r * S + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g])) * L);
+    for (; m > 0; --m, in += in_stride, gates += S * L) {
+        V<T> factor[R];
+        UNROLL for (int r = 0; r < R; ++r) factor[r] = all(in[r]);
+        UNROLL for (int g = 0; g < G; ++g) {
+            const V<T> gate = load(gates + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g]) * L);
+            UNROLL for (int r = 0; r < R; ++r) sum[r][g] = fma(factor[r], gate, sum[r][g]);
+        }
+    }
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int g = 0; g < G; ++g)
+            store(out + (r * S + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g])) * L, sum[r][g]);
+}
+
+template <class T, int CELL>
+struct Backward {
+    static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    const statecast_backward_args &b;
+    const statecast_forward_args &a;
+    Sizes<T, CELL> z;
+    int64_t wide;    /* numbers of a row of what went in: h (padded), x, to whole vectors */
+    int64_t inputs;  /* x's width, to whole vectors */
+    int64_t ut, wt;  /* numbers of the transposed u and w, for a member */
+    int64_t sums;    /* numbers of one partial sum */
+    T *transposed, *partial;
+
+    Backward(const statecast_backward_args &b) : b(b), a(b.forward), z(b.forward) {
+        inputs = (z.inputs + L - 1) / L * L;
+        wide = z.padded + inputs;
+        /* Rows a multiple of the page apart would share the same few lines of the cache. */
+        if (wide * (int64_t)sizeof(T) % 1024 == 0) wide += L;
+        ut = transposed_size(z, z.units);
+        wt = b.dx ? transposed_size(z, z.inputs) : 0;
+        sums = z.blocks * z.reduction * S * L;
+    }
+
+    size_t memory() const { /* of a task */
+        const int64_t m = GROUP * z.height;
+        return (size_t)(z.height * (3 * z.padded + inputs) + m * (z.blocks * S * L + wide)) *
+               sizeof(T);
+    }
+    size_t shared() const {
+        return (size_t)(z.members * (ut + wt + z.shares * sums)) * sizeof(T);
+    }
+
+    static void pack_task(void *self, int64_t member) {
+        const Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        T *out = k.transposed + member * (k.ut + k.wt);
+        const int64_t columns = G * z.units;
+        pack_transposed(z, of<T>(k.a.u) + member * z.units * columns, z.units, out);
+        if (k.wt)
+            pack_transposed(z, of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
+    }
+
+    /* Where the tile stands, and its buffers. */
+    struct Tile {
+        int64_t first, rows;
+        const T *saved;
+        T *dh, *dc, *held; /* of the state; of the output that a masked step repeats */
+        T *dx, *gates, *in;
+    };
+
+    static void task(void *self, int64_t item) {
+        Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        const int64_t member = item / z.shares, share = item % z.shares;
+        T *sum = k.partial + item * k.sums;
+        memset(sum, 0, (size_t)k.sums * sizeof(T));
+        for (int64_t t = share * z.share; t < z.tiles && t < (share + 1) * z.share; ++t)
+            k.tile(member, t, sum);
+    }
+
+    void tile(int64_t member, int64_t tile, T *sum) {
+        const int64_t U = z.units, P = z.padded, area = z.height * P, m = GROUP * z.height;
+        Tile at;
+        at.first = member * z.rows + tile * z.height;
+        at.rows = z.count(tile);
+        at.saved = of<T>(a.saved) + (member * z.tiles + tile) * z.tile;
+        at.dh = static_cast<T *>(scratch(TASK, memory()));
+        at.dc = at.dh + area;
+        at.held = at.dc + area;
+        at.dx = at.held + area;
+        at.gates = at.dx + z.height * inputs;
+        at.in = at.gates + m * z.blocks * S * L;
+        memset(at.dh, 0, memory());
+        for (int64_t r = 0; r < at.rows; ++r) {
+            if (b.dhn) take(at.dh + r * P, of<T>(b.dhn) + (at.first + r) * U);
+            if (b.dcn && CELL == STATECAST_LSTM)
+                take(at.dc + r * P, of<T>(b.dcn) + (at.first + r) * U);
+            if (a.resets) {
+                memset(of<T>(b.dhr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
+                if (CELL == STATECAST_LSTM)
+                    memset(of<T>(b.dcr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
+            }
+        }
+        const T *matrices = transposed + member * (ut + wt);
+        for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
+            T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
+            for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
+            product<false>(at.rows, gates, m, matrices, P / L, at.dh, P);
+            if (wt) {
+                memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
+                product<true>(at.rows, gates, m, matrices + ut, inputs / L, at.dx, inputs);
+                for (int64_t r = 0; r < at.rows; ++r)
+                    memcpy(of<T>(b.dx) + ((at.first + r) * z.steps + t) * z.inputs,
+                           at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
+            }
+            for (int64_t r = 0; a.resets && r < at.rows; ++r)
+                if (a.resets[(at.first + r) * z.steps + t]) {
+                    give(of<T>(b.dhr) + (at.first + r) * U, at.dh + r * P);
+                    if (CELL == STATECAST_LSTM)
+                        give(of<T>(b.dcr) + (at.first + r) * U, at.dc + r * P);
+                }
+            if (++filled == GROUP || t == 0) {
+                weights(filled * at.rows, at, sum);
+                filled = 0;
+            }
+        }
+        for (int64_t r = 0; r < at.rows; ++r) {
+            memcpy(of<T>(b.dh0) + (at.first + r) * U, at.dh + r * P, (size_t)U * sizeof(T));
+            if (CELL == STATECAST_LSTM)
+                memcpy(of<T>(b.dc0) + (at.first + r) * U, at.dc + r * P, (size_t)U * sizeof(T));
+        }
+    }
+
+    void take(T *to, const T *from) { memcpy(to, from, (size_t)z.units * sizeof(T)); }
+    void give(T *to, T *from) { /* adds, and leaves zeros: nothing passes a reset */
+        for (int64_t i = 0; i < z.units; ++i) to[i] += from[i];
+        memset(from, 0, (size_t)z.padded * sizeof(T));
+    }
+
+    /* What reaches row r's gates in step t, from dh and dc, which become what the step hands on
+     * besides; and what went into the step. */
+    void to_gates(Tile &at, int64_t t, int64_t r, T *gates, T *in) {
+        const int64_t U = z.units, P = z.padded, row = at.first + r, quantity = z.height * L;
+        const int64_t now = row * z.steps + t, stride = GROUP * z.height * S * L;
+        const bool reset = a.resets && a.resets[now], counts = !a.mask || a.mask[now];
+        const T *saved = at.saved + t * z.step + r * L, *prior = saved - z.step;
+        const T *dy = offset(of<T>(b.dy), now * U);
+        T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
+        gates += r * S * L;
+        if (!counts) { /* the output was that of an earlier step; x did not count either */
+            for (int64_t i = 0; dy && i < U; ++i) held[i] += dy[i];
+            for (int64_t k = 0; k < z.blocks; ++k)
+                memset(gates + k * stride, 0, (size_t)(S * L) * sizeof(T));
+            memset(in, 0, (size_t)wide * sizeof(T));
+            return;
+        }
+        const int64_t block_size = z.kept * quantity;
+        const T *h_before = of<T>(reset ? a.hr : a.h0) + row * U;
+        const T *c_before = CELL == STATECAST_LSTM ? of<T>(reset ? a.cr : a.c0) + row * U : nullptr;
+        const bool earlier = !reset && t > 0;
+        if (earlier && a.mask)
+            for (int64_t k = 0; k < z.blocks; ++k)
+                store(in + k * L, load(prior + k * block_size + Cell<CELL>::KEPT * quantity));
+        else
+            memcpy(in, earlier ? of<T>(a.y) + (now - 1) * U : h_before, (size_t)U * sizeof(T));
+        if (z.inputs)
+            memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
+
+        const V<T> one = all(T(1));
+        for (int64_t k = 0; k < z.blocks;
+             ++k, saved += block_size, prior += block_size, gates += stride) {
+            const int n = least(L, U - k * L);
+            V<T> d = load(dh + k * L);
+            if (dy) d += load(dy + k * L, n);
+            if (a.mask) {
+                d += load(held + k * L);
+                store(held + k * L, V<T>{});
+            }
+            if constexpr (CELL == STATECAST_LSTM) {
+                const V<T> i = load(saved), f = load(saved + quantity),
+                           g = load(saved + 2 * quantity), o = load(saved + 3 * quantity),
+                           c = tanh_of(load(saved + 4 * quantity));
+                const V<T> before =
+                    earlier ? load(prior + 4 * quantity) : load(c_before + k * L, n);
+                const V<T> cell = fma(d * o, one - c * c, load(dc + k * L));
+                store(gates, cell * g * i * (one - i));
+                store(gates + L, cell * before * f * (one - f));
+                store(gates + 2 * L, cell * i * (one - g * g));
+                store(gates + 3 * L, d * c * o * (one - o));
+                store(dc + k * L, cell * f);
+                store(dh + k * L, V<T>{});
+            } else if constexpr (CELL == STATECAST_GRU) {
+                const V<T> update = load(saved), reset_gate = load(saved + quantity),
+                           g = load(saved + 2 * quantity), part = load(saved + 3 * quantity);
+                const V<T> candidate = d * (one - update) * (one - g * g);
+                store(gates, d * (load(in + k * L) - g) * update * (one - update));
+                store(gates + L, candidate * part * reset_gate * (one - reset_gate));
+                store(gates + 2 * L, candidate);
+                store(gates + 3 * L, candidate * reset_gate);
+                store(dh + k * L, d * update);
+            } else {
+                const V<T> h = load(of<T>(a.y) + now * U + k * L, n);
+                store(gates, d * (one - h * h));
+                store(dh + k * L, V<T>{});
+            }
+        }
+    }
+
+    template <int C, bool TO_X>
+    struct Product {
+        template <int R>
+        struct Rows {
+            static void run(int64_t row, const T *gates, int64_t block_stride, int64_t units,
+                            const T *matrix, T *out, int64_t out_stride) {
+                through<T, CELL, R, C, TO_X>(gates + row * S * L, block_stride, units, matrix,
+                                             out + row * out_stride, out_stride);
+            }
+        };
+    };
+
+    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. */
+    template <bool TO_X>
+    void product(int64_t rows, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
+                 int64_t out_stride) {
+        const int64_t block_stride = m * S * L;
+        for (int64_t v = 0; v < vectors; v += 4) {
+            const int c = least(4, vectors - v);
+            T *to = out + v * L;
+            if (c == 4)
+                by_rows<Product<4, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to, out_stride);
+            else if (c == 3)
+                by_rows<Product<3, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to, out_stride);
+            else if (c == 2)
+                by_rows<Product<2, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to, out_stride);
+            else
+                by_rows<Product<1, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to, out_stride);
+            matrix += c * L * (int64_t)G * z.units;
+        }
+    }
+
+    template <bool TO_X>
+    struct Outer {
+        template <int R>
+        struct Rows {
+            static void run(int64_t row, const T *in, int64_t in_stride, const T *gates, int64_t m,
+                            T *out) {
+                outer<T, CELL, R, TO_X>(in + row, in_stride, gates, m, out + row * S * L);
+            }
+        };
+    };
+
+    /* Adds to a partial sum, [block][unit, input, bias][slot][lane], what m rows give. */
+    void weights(int64_t m, const Tile &at, T *sum) {
+        const T *gates = at.gates;
+        for (int64_t k = 0; k < z.blocks; ++k, gates += GROUP * z.height * S * L) {
+            by_rows<Outer<false>::template Rows>(z.units, (const T *)at.in, wide, gates, m, sum);
+            sum += z.units * S * L;
+            by_rows<Outer<true>::template Rows>(z.inputs, (const T *)at.in + z.padded, wide, gates, m, sum);
+            sum += z.inputs * S * L;
+            V<T> bias[S];
+            UNROLL for (int s = 0; s < S; ++s) bias[s] = load(sum + s * L);
+            for (int64_t i = 0; i < m; ++i)
+                UNROLL for (int s = 0; s < S; ++s) bias[s] += load(gates + (i * S + s) * L);
+            UNROLL for (int s = 0; s < S; ++s) store(sum + s * L, bias[s]);
+            sum += S * L;
+        }
+    }
+
+    /* One block of a member's weights: the partial sums added in order, and laid out as the
+     * weights are. */
+    static void reduce_task(void *self, int64_t item) {
+        Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        const int64_t member = item / z.blocks, block = item % z.blocks, U = z.units;
+        const int n = least(L, U - block * L);
+        T *sum = k.partial + member * z.shares * k.sums + block * z.reduction * S * L;
+        const int64_t columns = G * U, biases = CELL == STATECAST_GRU ? 2 : 1;
+        T *du = of<T>(k.b.du) + member * U * columns + block * L;
+        T *dw = of<T>(k.b.dw) + member * z.inputs * columns + block * L;
+        T *dbias = offset(of<T>(k.b.dbias), member * biases * columns + block * L);
+        for (int64_t row = 0; row < z.reduction; ++row, sum += S * L) {
+            T whole[S * L] = {};
+            for (int64_t share = 0; share < z.shares; ++share)
+                for (int i = 0; i < S * L; ++i) whole[i] += sum[share * k.sums + i];
+            for (int g = 0; g < G; ++g) {
+                const size_t bytes = (size_t)n * sizeof(T);
+                const T *to_x = whole + Cell<CELL>::w[g] * L, *to_h = whole + Cell<CELL>::u[g] * L;
+                if (row < U) {
+                    memcpy(du + row * columns + g * U, to_h, bytes);
+                } else if (row < U + z.inputs) {
+                    memcpy(dw + (row - U) * columns + g * U, to_x, bytes);
+                } else if (dbias) {
+                    memcpy(dbias + g * U, to_x, bytes);
+                    if (biases == 2) memcpy(dbias + columns + g * U, to_h, bytes);
+                }
+            }
+        }
+    }
+};
+
+template <class T, int CELL>
+int backward(const statecast_backward_args &b) {
+    Backward<T, CELL> k(b);
+    k.transposed = static_cast<T *>(scratch(CALL, k.shared()));
+    if (!k.transposed || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
+    k.partial = k.transposed + k.z.members * (k.ut + k.wt);
+    parallel(k.z.members, k.pack_task, &k);
+    parallel(k.z.members * k.z.shares, k.task, &k);
+    parallel(k.z.members * k.z.blocks, k.reduce_task, &k);
+    return STATECAST_OK;
+}
+
+/* -- by cell ---------------------------------------------------------------------------------- */
+
+/* `call`<T, CELL>(...), by the cell that is asked for. */
+#define BY_CELL(cell, call, ...)                                        \
+    switch (cell) {                                                     \
+        case STATECAST_LSTM: return call<T, STATECAST_LSTM>(__VA_ARGS__); \
+        case STATECAST_GRU: return call<T, STATECAST_GRU>(__VA_ARGS__);   \
+        default: return call<T, STATECAST_RNN>(__VA_ARGS__);              \
+    }
+
+template <class T, int CELL>
+int64_t saved_size(const Sizes<T, CELL> &z) {
+    return z.members * z.tiles * z.tile * (int64_t)sizeof(T);
+}
+template <class T, int CELL>
+int64_t packed_size(const Sizes<T, CELL> &z) {
+    return z.members * z.packed * (int64_t)sizeof(T);
+}
+template <class T>
+int64_t saved_bytes(const statecast_forward_args *a) {
+    BY_CELL(a->cell, saved_size, *a)
+}
+template <class T>
+int64_t packed_bytes(const statecast_forward_args *a) {
+    BY_CELL(a->cell, packed_size, *a)
+}
+template <class T>
+int pack_of(const statecast_forward_args *a, void *packed) {
+    BY_CELL(a->cell, pack_only, *a, packed)
+}
+template <class T>
+int forward_of(const statecast_forward_args *a) {
+    BY_CELL(a->cell, forward, *a)
+}
+template <class T>
+int backward_of(const statecast_backward_args *b) {
+    BY_CELL(b->forward.cell, backward, *b)
+}
+
+#define NAME_OF(x) #x
+#define NAME(x) NAME_OF(x)
+
+}  // namespace
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
+    NAME(STATECAST_INSTRUCTIONS),
+    {saved_bytes<float>, saved_bytes<double>},
+    {packed_bytes<float>, packed_bytes<double>},
+    {pack_of<float>, pack_of<double>},
+    {forward_of<float>, forward_of<double>},
+    {backward_of<float>, backward_of<double>},
+};
+
+}  // namespace statecast

@@ -1,0 +1,325 @@
+/* Threads, memory, and the choice of an instruction set. */
+#include "services.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __linux__
+#include <sched.h>
+#include <sys/mman.h>
+#endif
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+
+namespace statecast {
+namespace {
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* -- threads -------------------------------------------------------------------------------- */
+
+/* Workers join the job that is open. They look for one for a while before they sleep: a wake
+ * costs more than a small job. */
+class Pool {
+  public:
+    ~Pool() = delete; /* workers may outlive main */
+
+    bool run(int64_t items, void (*task)(void *, int64_t), void *context, int threads) {
+        if (busy_.exchange(true, std::memory_order_acquire)) return false;
+        while (workers_ < threads - 1 && start()) ++workers_;
+        task_ = task, context_ = context, items_ = items;
+        helpers_ = threads - 1;
+        next_.store(0, std::memory_order_relaxed);
+        open_.store(true);
+        jobs_.fetch_add(1);
+        if (sleepers_.load() > 0) {
+            std::lock_guard<std::mutex> hold(mutex_);
+            wake_.notify_all();
+        }
+        work();
+        open_.store(false);
+        while (inside_.load() > 0) relax();
+        busy_.store(false, std::memory_order_release);
+        return true;
+    }
+
+  private:
+    bool start() {
+        try {
+            std::thread([this] { serve(); }).detach();
+            return true;
+        } catch (...) {
+            return false; /* fewer threads, the same results */
+        }
+    }
+
+    void work() {
+        for (int64_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;)
+            task_(context_, item);
+    }
+
+    void serve() {
+        const int me = started_.fetch_add(1);
+        uint64_t seen = 0;
+        for (;;) {
+            wait(seen);
+            seen = jobs_.load();
+            inside_.fetch_add(1); /* from here on the caller does not return */
+            if (open_.load() && me < helpers_) work();
+            inside_.fetch_sub(1);
+        }
+    }
+
+    void wait(uint64_t seen) {
+        using clock = std::chrono::steady_clock;
+        const auto until = clock::now() + std::chrono::microseconds(80);
+        do {
+            for (int i = 0; i < 64; ++i) {
+                if (jobs_.load() != seen) return;
+                relax();
+            }
+        } while (clock::now() < until);
+        std::unique_lock<std::mutex> hold(mutex_);
+        sleepers_.fetch_add(1);
+        wake_.wait(hold, [&] { return jobs_.load() != seen; });
+        sleepers_.fetch_sub(1);
+    }
+
+    std::atomic<bool> busy_{false}, open_{false};
+    std::atomic<int64_t> next_{0};
+    std::atomic<uint64_t> jobs_{0};
+    std::atomic<int> inside_{0}, sleepers_{0}, started_{0};
+    int workers_ = 0, helpers_ = 0;
+    int64_t items_ = 0;
+    void (*task_)(void *, int64_t) = nullptr;
+    void *context_ = nullptr;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+};
+
+std::atomic<Pool *> the_pool{nullptr};
+std::atomic<int> chosen_threads{0};
+
+/* A child of fork() has none of the parent's threads, so it begins with a pool of its own. */
+void forget_pool() { the_pool.store(new (std::nothrow) Pool); }
+
+Pool *pool() {
+    static const bool once = [] {
+        forget_pool();
+        pthread_atfork(nullptr, nullptr, forget_pool);
+        return true;
+    }();
+    (void)once;
+    return the_pool.load();
+}
+
+int available() {
+    if (const char *wish = getenv("STATECAST_THREADS")) {
+        const int count = atoi(wish);
+        if (count > 0) return count;
+    }
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    const int count = (int)std::thread::hardware_concurrency();
+    return count > 0 ? count : 1;
+}
+
+/* -- memory ---------------------------------------------------------------------------------- */
+
+struct Memory {
+    void *block[USES] = {};
+    size_t size[USES] = {};
+    ~Memory() {
+        for (void *b : block) free(b);
+    }
+};
+thread_local Memory memory;
+
+}  // namespace
+
+void parallel(int64_t items, void (*task)(void *, int64_t), void *context) {
+    int threads = statecast_threads();
+    if (threads > items) threads = (int)items;
+    if (threads > 1) {
+        Pool *p = pool();
+        if (p && p->run(items, task, context, threads)) return;
+    }
+    for (int64_t i = 0; i < items; ++i) task(context, i);
+}
+
+void *scratch(Use use, size_t bytes) {
+    if (bytes <= memory.size[use] && memory.block[use]) return memory.block[use];
+    free(memory.block[use]);
+    memory.block[use] = nullptr;
+    memory.size[use] = 0;
+    const size_t page = bytes >= (1u << 21) ? 1u << 21 : 4096;
+    const size_t size = (bytes + page - 1) / page * page + (bytes == 0 ? page : 0);
+    void *block = nullptr;
+    if (posix_memalign(&block, page, size)) return nullptr;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (page > 4096) madvise(block, size, MADV_HUGEPAGE);
+#endif
+    memory.block[use] = block;
+    memory.size[use] = size;
+    return block;
+}
+
+/* -- the choice ------------------------------------------------------------------------------ */
+
+#define KERNELS(name) extern const Kernels kernels_##name;
+KERNELS(portable)
+#ifdef STATECAST_X86
+KERNELS(avx2)
+KERNELS(avx512)
+#endif
+#ifdef STATECAST_ARM
+KERNELS(neon)
+#endif
+
+namespace {
+
+bool runs(const Kernels &k) {
+#ifdef STATECAST_X86
+    if (&k == &kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("fma");
+    if (&k == &kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return true;
+}
+
+/* Best first. */
+const Kernels *const all[] = {
+#ifdef STATECAST_X86
+    &kernels_avx512,
+    &kernels_avx2,
+#endif
+#ifdef STATECAST_ARM
+    &kernels_neon,
+#endif
+    &kernels_portable,
+};
+
+std::atomic<const Kernels *> chosen{nullptr};
+
+const Kernels &kernels() {
+    if (!chosen.load()) statecast_use(getenv("STATECAST_INSTRUCTIONS"));
+    if (!chosen.load()) statecast_use(nullptr);
+    return *chosen.load();
+}
+
+/* -- what a call asks for -------------------------------------------------------------------- */
+
+int check(const statecast_forward_args &a) {
+    if (a.cell < STATECAST_RNN || a.cell > STATECAST_LSTM) return STATECAST_BAD_ARGUMENT;
+    if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
+    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1)
+        return STATECAST_BAD_ARGUMENT;
+    /* The largest buffers, with what is added to fill vectors and tiles. */
+    const int64_t columns = 4;
+    int64_t n, weights;
+    const int64_t units = a.units, inputs = a.inputs, rows = a.rows, steps = a.steps;
+    if (units > (1 << 24) || inputs > (1 << 24)) return STATECAST_TOO_LARGE;
+    if (__builtin_mul_overflow(units + inputs + 64, (units + 64) * columns * 8 * 32, &weights) ||
+        __builtin_mul_overflow(weights, a.members + 1, &weights))
+        return STATECAST_TOO_LARGE;
+    if (rows > (INT64_MAX >> 1) || __builtin_mul_overflow(rows + 64, a.members + 1, &n) ||
+        __builtin_mul_overflow(n, steps + 1, &n) ||
+        __builtin_mul_overflow(n, (units + inputs + 64) * 6 * 8, &n))
+        return STATECAST_TOO_LARGE;
+    return STATECAST_OK;
+}
+
+}  // namespace
+}  // namespace statecast
+
+using namespace statecast;
+
+const char *statecast_built(void) {
+    return ""
+#ifdef STATECAST_X86
+           "avx512,avx2,"
+#endif
+#ifdef STATECAST_ARM
+           "neon,"
+#endif
+           "portable";
+}
+
+const char *statecast_used(void) { return kernels().name; }
+
+int statecast_use(const char *instructions) {
+    const bool any = !instructions || !*instructions;
+    for (const Kernels *k : all)
+        if (runs(*k) && (any || strcmp(k->name, instructions) == 0)) {
+            chosen.store(k);
+            return STATECAST_OK;
+        }
+    return STATECAST_BAD_ARGUMENT;
+}
+
+int statecast_threads(void) {
+    int count = chosen_threads.load(std::memory_order_relaxed);
+    if (count < 1) chosen_threads.store(count = available());
+    return count;
+}
+
+void statecast_set_threads(int count) { chosen_threads.store(count < 1 ? 0 : count); }
+
+int64_t statecast_saved_bytes(const statecast_forward_args *a) {
+    return check(*a) == STATECAST_OK ? kernels().saved_bytes[a->dtype](a) : -1;
+}
+
+int64_t statecast_packed_bytes(const statecast_forward_args *a) {
+    return check(*a) == STATECAST_OK ? kernels().packed_bytes[a->dtype](a) : -1;
+}
+
+int statecast_pack(const statecast_forward_args *a, void *packed) {
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->w || !a->u || !packed) return STATECAST_BAD_ARGUMENT;
+    return kernels().pack[a->dtype](a, packed);
+}
+
+int statecast_forward(const statecast_forward_args *a) {
+    const bool lstm = a->cell == STATECAST_LSTM;
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->x || (!a->packed && (!a->w || !a->u)) || !a->h0 || !a->hn || (lstm && (!a->c0 || !a->cn)) ||
+        (a->saved && !a->y) || (a->resets && (!a->hr || (lstm && !a->cr))))
+        return STATECAST_BAD_ARGUMENT;
+    return kernels().forward[a->dtype](a);
+}
+
+int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
+                  const void *h0, const void *c0, void *y, void *hn, void *cn) {
+    statecast_forward_args a = *fixed;
+    a.rows = rows, a.steps = steps;
+    a.x = x, a.h0 = h0, a.c0 = c0;
+    a.y = y, a.hn = hn, a.cn = cn;
+    return statecast_forward(&a);
+}
+
+int statecast_backward(const statecast_backward_args *b) {
+    const statecast_forward_args *a = &b->forward;
+    const bool lstm = a->cell == STATECAST_LSTM;
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->x || !a->w || !a->u || !a->h0 || !a->y || !a->saved || (lstm && !a->c0) ||
+        (a->resets && (!a->hr || (lstm && !a->cr))) || !b->dw || !b->du || !b->dh0 ||
+        (lstm && !b->dc0) || (a->bias && !b->dbias) ||
+        (a->resets && (!b->dhr || (lstm && !b->dcr))))
+        return STATECAST_BAD_ARGUMENT;
+    return kernels().backward[a->dtype](b);
+}

@@ -1,0 +1,36 @@
+/* What the kernels of every instruction set share: threads and memory that is used again.
+ *
+ * Nothing here is inline: a kernel's translation unit is compiled for its own instruction
+ * set, and a function inlined there could be taken by the linker for all.
+ */
+#ifndef STATECAST_SERVICES_H
+#define STATECAST_SERVICES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "statecast.h"
+
+namespace statecast {
+
+/* Calls task(context, item) for every item once, on several threads; items are taken in order
+ * from one counter. Returns when all are done. Where the pool is busy with another caller's
+ * work, the calling thread does it alone. */
+void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context);
+
+/* Memory of this thread, aligned to 64 bytes, that stays until the next call with the same
+ * `use`; its pages stay with the thread. Null where there is none. */
+enum Use { CALL, TASK, USES };
+void *scratch(Use use, size_t bytes);
+
+struct Kernels {
+    const char *name;
+    int64_t (*saved_bytes[2])(const statecast_forward_args *);
+    int64_t (*packed_bytes[2])(const statecast_forward_args *);
+    int (*pack[2])(const statecast_forward_args *, void *packed);
+    int (*forward[2])(const statecast_forward_args *);
+    int (*backward[2])(const statecast_backward_args *);
+};
+
+}  // namespace statecast
+#endif

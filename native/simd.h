@@ -1,0 +1,141 @@
+/* Vectors of the instruction set that the translation unit is compiled for.
+ *
+ * Arithmetic and comparison come from the compiler's vector extension; what it has no word
+ * for stands here. Every multiply-add is written out (contraction is off), so a row goes
+ * through the same operations whichever tile it stands in.
+ */
+#ifndef STATECAST_SIMD_H
+#define STATECAST_SIMD_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(STATECAST_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+#define STATECAST_INSTRUCTIONS avx512
+constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6;
+#elif defined(__AVX2__)
+#define STATECAST_INSTRUCTIONS avx2
+constexpr int VECTOR_BYTES = 32, TILE_ROWS = 3;
+#elif defined(STATECAST_NEON)
+#define STATECAST_INSTRUCTIONS neon
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 6;
+#else
+#define STATECAST_INSTRUCTIONS portable
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 2;
+#endif
+
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+    typedef float type __attribute__((vector_size(VECTOR_BYTES)));
+    typedef float loose __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+};
+template <>
+struct Vector<double> {
+    typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+    typedef double loose __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+};
+template <class T>
+using V = typename Vector<T>::type;
+template <class T>
+constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
+
+#define INLINE inline __attribute__((always_inline))
+
+template <class T>
+INLINE V<T> load(const T *p) {
+    return *(const typename Vector<T>::loose *)p;
+}
+template <class T>
+INLINE void store(T *p, V<T> v) {
+    *(typename Vector<T>::loose *)p = v;
+}
+/* The first n lanes, zeros after them. */
+template <class T>
+INLINE V<T> load(const T *p, int n) {
+    if (n >= LANES<T>) return load(p);
+    V<T> v = {};
+    memcpy(&v, p, (size_t)n * sizeof(T));
+    return v;
+}
+
+#if defined(__AVX512F__)
+INLINE V<float> all(float s) { return _mm512_set1_ps(s); }
+INLINE V<double> all(double s) { return _mm512_set1_pd(s); }
+INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm512_fmadd_pd(a, b, c); }
+INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one step of Newton's */
+    V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
+}
+#elif defined(__AVX2__)
+INLINE V<float> all(float s) { return _mm256_set1_ps(s); }
+INLINE V<double> all(double s) { return _mm256_set1_pd(s); }
+INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm256_fmadd_pd(a, b, c); }
+INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+#elif defined(STATECAST_NEON)
+INLINE V<float> all(float s) { return vdupq_n_f32(s); }
+INLINE V<double> all(double s) { return vdupq_n_f64(s); }
+INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return vfmaq_f32(c, a, b); }
+INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return vfmaq_f64(c, a, b); }
+INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+#else
+INLINE V<float> all(float s) { return V<float>{s, s, s, s}; }
+INLINE V<double> all(double s) { return V<double>{s, s}; }
+INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return a * b + c; }
+INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return a * b + c; }
+INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+#endif
+
+/* tanh(x) = x P(x^2) / Q(x^2) on [-9.02, 9.02], where it is 1 in float32; a rational fit of
+ * least maximal relative error, 2.1e-8. `scale` a power of two: the coefficients of
+ * tanh(scale x) / x, exactly. The comparison is false for NaN, which so goes through. */
+template <int HALVED>
+INLINE V<float> tanh_over(V<float> &x) {
+    constexpr float s = HALVED ? 0.5f : 1.0f, s2 = s * s, s4 = s2 * s2;
+    const V<float> edge = all(9.02f / s);
+    x = x > edge ? edge : x;
+    x = x < -edge ? -edge : x;
+    const V<float> q = x * x;
+    V<float> p = fma(q, all(1.3319128810359891e-08f * s4 * s4), all(2.0583525536229656e-05f * s4 * s2));
+    p = fma(p, q, all(3.4940373534968891e-03f * s4));
+    p = fma(p, q, all(1.3379720315971441e-01f * s2));
+    p = fma(p, q, all(1.0f));
+    V<float> d = fma(q, all(7.7620437346182900e-07f * s4 * s4), all(3.2830973428961651e-04f * s4 * s2));
+    d = fma(d, q, all(2.5871083906485015e-02f * s4));
+    d = fma(d, q, all(4.6713035556198285e-01f * s2));
+    d = fma(d, q, all(1.0f));
+    return p * reciprocal(d);
+}
+INLINE V<float> tanh_of(V<float> x) {
+    const V<float> ratio = tanh_over<0>(x);
+    return x * ratio;
+}
+INLINE V<float> sigmoid(V<float> x) { /* (1 + tanh(x / 2)) / 2 */
+    const V<float> ratio = tanh_over<1>(x);
+    return fma(x * all(0.25f), ratio, all(0.5f));
+}
+/* float64 is there for checking, not for speed. */
+INLINE V<double> tanh_of(V<double> x) {
+    for (int i = 0; i < LANES<double>; ++i) x[i] = ::tanh(x[i]);
+    return x;
+}
+INLINE V<double> sigmoid(V<double> x) {
+    for (int i = 0; i < LANES<double>; ++i) x[i] = 0.5 * (::tanh(0.5 * x[i]) + 1.0);
+    return x;
+}
+
+}  // namespace
+#endif

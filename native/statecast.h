@@ -1,0 +1,98 @@
+/* The native recurrence kernel: LSTM, GRU and SimpleRNN over whole sequences on a CPU.
+ *
+ * A C interface with no framework behind it. Equations, gate order and weight layouts are
+ * those of Keras and of src/statecast/cells.py, the reference.
+ *
+ * Buffers. All are dense and row-major, of the call's dtype (masks: one byte a flag), and
+ * belong to the caller; the kernel reads and writes them during the call only and keeps no
+ * pointer. Any alignment will do. No output may overlap an input or another output. M
+ * members (an ensemble's; each has its own weights) run as one call; M = 1 is the ordinary
+ * case. N rows, T steps, I inputs, U units, G = 4 gates for LSTM, 3 for GRU, 1 for RNN.
+ *
+ *   x         (M, N, T, I)        w  (M, I, G*U)   u  (M, U, G*U)
+ *   bias      (M, G*U), for GRU (M, 2, 3*U): the input's, then the state's; or null
+ *   h0, c0    (M, N, U)           where the first step starts; c0 for LSTM only
+ *   mask      (M, N, T) or null   0 skips the step: the state stays, y repeats (zeros at first)
+ *   resets    (M, N, T) or null   1 puts the row at (hr, cr) before the step
+ *   hr, cr    (M, N, U)           with resets only
+ *   y         (M, N, T, U)        every step's output; may be null without `saved`
+ *   hn, cn    (M, N, U)           the state after the last step; a copy of h0, c0 where T = 0
+ *   packed    what statecast_pack() wrote for w, u and bias, which are then not read; or null
+ *   saved     statecast_saved_bytes() bytes for the backward pass, or null for none. Its
+ *             contents are the kernel's own and hold for equal arguments in the same process.
+ *
+ * Results are deterministic. A row's outputs, and the gradients that belong to a row, have
+ * the same bits whatever rows stand beside it and whatever the number of threads. The
+ * gradients of weights are sums over rows and steps, taken in an order that depends on N
+ * alone: other rows or another N may change their last bits, threads do not.
+ *
+ * NaN and infinity go through as arithmetic has it. Every function may be called from
+ * several threads at once, and after fork().
+ */
+#ifndef STATECAST_H
+#define STATECAST_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
+enum { STATECAST_F32 = 0, STATECAST_F64 = 1 };
+enum { STATECAST_OK = 0, STATECAST_BAD_ARGUMENT = 1, STATECAST_TOO_LARGE = 2, STATECAST_NO_MEMORY = 3 };
+
+typedef struct {
+    int64_t cell, dtype;
+    int64_t members, rows, steps, inputs, units;
+    const void *x, *w, *u, *bias, *h0, *c0;
+    const uint8_t *mask, *resets;
+    const void *hr, *cr;
+    const void *packed;
+    void *y, *hn, *cn, *saved;
+} statecast_forward_args;
+
+/* The gradients of a loss, given those of y, hn and cn (each may be null: zeros). `dx` may be
+ * null where it is not wanted. dhr, dcr go with resets, dc0 and dcr with LSTM, dbias with bias.
+ * The other outputs are always written, never added to. */
+typedef struct {
+    statecast_forward_args forward; /* as in the forward call; hn and cn are not read */
+    const void *dy, *dhn, *dcn;
+    void *dx, *dw, *du, *dbias, *dh0, *dc0, *dhr, *dcr;
+} statecast_backward_args;
+
+/* Bytes of `saved`, from the sizes, the dtype, the cell and whether mask is null; -1 where
+ * they are refused. */
+int64_t statecast_saved_bytes(const statecast_forward_args *);
+
+/* Weights laid out beforehand, for many short calls with the same. The layout belongs to the
+ * instruction set in use. Sizes, dtype, cell, w, u and bias are read. */
+int64_t statecast_packed_bytes(const statecast_forward_args *);
+int statecast_pack(const statecast_forward_args *, void *packed);
+
+int statecast_forward(const statecast_forward_args *);
+
+/* A forward call as `fixed` has it, but with these sizes and buffers: for short calls from
+ * languages that fill a struct slowly. c0 and cn are for LSTM. */
+int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
+                  const void *h0, const void *c0, void *y, void *hn, void *cn);
+int statecast_backward(const statecast_backward_args *);
+
+/* The instruction sets built in, comma-separated, and the one in use: "avx512", "avx2",
+ * "neon" or "portable". statecast_use chooses one by name, "" the best; it answers
+ * STATECAST_BAD_ARGUMENT where the machine or the build has not got it. */
+const char *statecast_built(void);
+const char *statecast_used(void);
+int statecast_use(const char *instructions);
+
+/* Threads a call may use, the calling one included. 0 asks for the number of CPUs this
+ * process may run on, or STATECAST_THREADS. */
+int statecast_threads(void);
+void statecast_set_threads(int count);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,652 @@
+"""The native kernel: our own recurrence for CPUs, written in C++ (``native/``).
+
+It runs LSTM, GRU and SimpleRNN, stacks of them and ensembles, with masks and resets,
+forward and backward, inside JAX (through XLA's custom calls, without a copy), in PyTorch,
+and on NumPy arrays by themselves (``Prepared``). What it cannot run it declines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from statecast.cells import GRU, LSTM, Gated, SimpleRNN, Stack, within
+from statecast.errors import ArgumentError, KernelError, StateError
+
+if TYPE_CHECKING:
+    from statecast.recurrence import Problem
+
+name = "native"
+
+_CODES: Mapping[type, int] = {SimpleRNN: 0, GRU: 1, LSTM: 2}
+_DTYPES = {"float32": 0, "float64": 1}
+_STATUS = {
+    1: "the library refused the buffers",
+    2: "the problem is too large: a buffer's size overflows",
+    3: "out of memory",
+}
+
+
+# -- the library -----------------------------------------------------------------------------
+
+
+class _Forward(ctypes.Structure):
+    """``statecast_forward_args`` of native/statecast.h."""
+
+    _fields_ = [
+        *((field, ctypes.c_int64) for field in ("cell", "dtype")),
+        *((field, ctypes.c_int64) for field in ("members", "rows", "steps", "inputs", "units")),
+        *((field, ctypes.c_void_p) for field in ("x", "w", "u", "bias", "h0", "c0")),
+        *((field, ctypes.c_void_p) for field in ("mask", "resets", "hr", "cr")),
+        *((field, ctypes.c_void_p) for field in ("packed", "y", "hn", "cn", "saved")),
+    ]
+
+
+class _Backward(ctypes.Structure):
+    """``statecast_backward_args`` of native/statecast.h."""
+
+    _fields_ = [
+        ("forward", _Forward),
+        *((field, ctypes.c_void_p) for field in ("dy", "dhn", "dcn")),
+        *((field, ctypes.c_void_p) for field in ("dx", "dw", "du", "dbias")),
+        *((field, ctypes.c_void_p) for field in ("dh0", "dc0", "dhr", "dcr")),
+    ]
+
+
+@cache
+def _library() -> Any:
+    """The loaded library, or, as text, why there is none."""
+    import statecast.kernels
+
+    # An editable install has the modules in one folder and the library in another.
+    places = [Path(folder) / "libstatecast.so" for folder in statecast.kernels.__path__]
+    if "STATECAST_LIBRARY" in os.environ:  # another build, for measuring and checking
+        places = [Path(os.environ["STATECAST_LIBRARY"])]
+    for path in places:
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError as error:
+                return f"its library does not load ({error})"
+            library.statecast_used.restype = ctypes.c_char_p
+            library.statecast_built.restype = ctypes.c_char_p
+            library.statecast_use.argtypes = [ctypes.c_char_p]
+            library.statecast_run.argtypes = [
+                ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 6
+            ]  # fmt: skip
+            for sizes in (library.statecast_saved_bytes, library.statecast_packed_bytes):
+                sizes.restype = ctypes.c_int64
+            return library
+    return "it was not built, for want of a C++ compiler when Statecast was installed"
+
+
+def status() -> str:
+    """What the kernel runs on, "avx512, 2 threads", or why it is not there."""
+    library = _library()
+    if isinstance(library, str):
+        return library
+    return f"{library.statecast_used().decode()}, {library.statecast_threads()} threads"
+
+
+def use(instructions: str = "", threads: int = 0) -> None:
+    """Choose an instruction set by name ("" for the best) and the threads of a call (0: as many
+    as the process has CPUs); for measuring, since the defaults are the fastest.
+
+    Raises
+    ------
+    ArgumentError
+        The machine or the build has not got it.
+    KernelError
+        There is no native kernel.
+    """
+    library = _loaded()
+    if library.statecast_use(instructions.encode()):
+        raise ArgumentError(
+            f"instructions: built are {library.statecast_built().decode()}, and this machine may "
+            f"lack the first of them; received {instructions!r}."
+        )
+    library.statecast_set_threads(int(threads))
+
+
+def _loaded() -> Any:
+    library = _library()
+    if isinstance(library, str):
+        raise KernelError(f"The native kernel cannot run: {library}.")
+    return library
+
+
+def _check(status: int) -> None:
+    if status:
+        raise KernelError(f"The native kernel failed: {_STATUS[status]}.")
+
+
+# -- behind the seam ---------------------------------------------------------------------------
+
+
+def declines(problem: Problem) -> str | None:
+    """Why this kernel cannot run ``problem`` on the current backend; None where it can."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return "TensorFlow keeps its own recurrence"
+    library = _library()
+    if isinstance(library, str):
+        return library
+    reason = _cell_declines(problem.cell)
+    if reason is not None:
+        return reason
+    if problem.unroll:
+        return "unroll was asked for"
+    dtype = str(problem.x.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        return f"it computes in float32 and float64, not {dtype}"
+    return _jax_declines(library) if backend == "jax" else _torch_declines(problem)
+
+
+def _cell_declines(cell: Any) -> str | None:
+    for part in cell.cells if isinstance(cell, Stack) else [cell]:
+        if type(part) not in _CODES:
+            return f"it has no {type(part).__name__}"
+        if part.activation != "tanh":
+            return f"the activation is {part.activation!r}, not 'tanh'"
+        recurrent = getattr(part, "recurrent_activation", "sigmoid")
+        if recurrent != "sigmoid":
+            return f"the recurrent activation is {recurrent!r}, not 'sigmoid'"
+        if not getattr(part, "reset_after", True):
+            return "reset_after is False"
+    return None
+
+
+def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """All steps of ``problem``: outputs ``(..., rows, steps, units)`` and the last leaves."""
+    import keras
+
+    if isinstance(problem.cell, Stack):  # over the whole sequence, one cell after the other
+        x, after = problem.x, {}
+        for layer, cell in enumerate(problem.cell.cells):
+            x, leaves = run(
+                replace(
+                    problem,
+                    cell=cell,
+                    x=x,
+                    weights=within(problem.weights, layer),
+                    state=within(problem.state, layer),
+                    initial=problem.initial and within(problem.initial, layer),
+                )
+            )
+            after |= {f"{layer}/{leaf}": value for leaf, value in leaves.items()}
+        return x, after
+    values = {"x": problem.x, "w": problem.weights["kernel"]}
+    values["u"] = problem.weights["recurrent_kernel"]
+    values["bias"] = problem.weights.get("bias")
+    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
+    values |= {"mask": problem.mask, "resets": problem.resets}
+    if problem.resets is not None:
+        values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
+    values = {n: value for n, value in values.items() if value is not None}
+    entry = _jax_entry() if keras.backend.backend() == "jax" else _torch_run
+    y, *leaves = entry(problem.cell, values)
+    return y, dict(zip(problem.cell.state_shapes, leaves, strict=True))
+
+
+def _shapes(cell: Gated, lead: tuple[int, ...], sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """The shape of every value, of members ``lead`` and sizes (rows, steps, inputs)."""
+    rows, steps, inputs = sizes
+    columns = cell.gates * cell.units
+    state = (*lead, rows, cell.units)
+    return {
+        "x": (*lead, rows, steps, inputs),
+        "w": (*lead, inputs, columns),
+        "u": (*lead, cell.units, columns),
+        "bias": (*lead, 2, columns) if isinstance(cell, GRU) else (*lead, columns),
+        **dict.fromkeys(("h0", "c0", "hr", "cr", "hn", "cn"), state),
+        **dict.fromkeys(("mask", "resets"), (*lead, rows, steps)),
+        "y": (*lead, rows, steps, cell.units),
+    }
+
+
+def _arguments(cell: Gated, dtype: str, shape: tuple[int, ...], **pointers: int) -> _Forward:
+    """The library's arguments for an x of a shape."""
+    *lead, rows, steps, inputs = shape
+    return _Forward(
+        _CODES[type(cell)], _DTYPES[dtype], math.prod(lead), rows, steps, inputs, cell.units,
+        **pointers,
+    )  # fmt: skip
+
+
+def _saved_bytes(arguments: _Forward) -> int:
+    size = _loaded().statecast_saved_bytes(ctypes.byref(arguments))
+    if size < 0:
+        raise KernelError(f"The native kernel declines: {_STATUS[2]}.")
+    return size
+
+
+def _by_loop(cell: Gated, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The same by the loop kernel, which may be differentiated any number of times."""
+    from statecast.kernels import loop
+    from statecast.recurrence import Problem
+
+    weights = {"kernel": values["w"], "recurrent_kernel": values["u"]}
+    if "bias" in values:
+        weights["bias"] = values["bias"]
+    leaves = list(cell.state_shapes)
+    initial = {leaf: values[f"{leaf}r"] for leaf in leaves} if "resets" in values else None
+    state = {leaf: values[f"{leaf}0"] for leaf in leaves}
+    problem = Problem(
+        cell, weights, values["x"], state, values.get("mask"), values.get("resets"), initial
+    )
+    y, after = loop.run(problem)
+    return (y, *(after[leaf] for leaf in leaves))
+
+
+# -- NumPy ---------------------------------------------------------------------------------------
+
+
+class Recurrence:
+    """A cell and its weights, to run on NumPy arrays without a backend: for serving.
+
+    The weights are copied and laid out once, so that a step of one row takes microseconds.
+    It may be used from several threads at once.
+
+    Parameters
+    ----------
+    cell : LSTM, GRU, SimpleRNN or Stack
+        Of ``statecast.cells``, with Keras's default activations.
+    weights : mapping of str to array
+        As ``cell.weight_shapes`` names and shapes them.
+    dtype : {"float32", "float64"}
+
+    Raises
+    ------
+    ArgumentError
+        Another cell or dtype, or weights that are not the cell's.
+    KernelError
+        There is no native kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Recurrence
+    >>> from statecast.cells import GRU
+    >>> weights = {name: np.zeros(shape) for name, shape in GRU(2).weight_shapes(3).items()}
+    >>> y, state = Recurrence(GRU(2), weights).run(np.ones((4, 5, 3)), {"h": np.ones((4, 2))})
+    >>> y.shape, float(state["h"][0, 0])
+    ((4, 5, 2), 0.03125)
+    """
+
+    def __init__(self, cell: Any, weights: Mapping[str, Any], *, dtype: str = "float32") -> None:
+        if dtype not in _DTYPES:
+            raise ArgumentError(f"dtype: expected float32 or float64, received {dtype!r}.")
+        reason = _cell_declines(cell)
+        if reason is not None:
+            raise ArgumentError(f"cell: the native kernel cannot run {cell!r}: {reason}.")
+        first = "0/kernel" if isinstance(cell, Stack) else "kernel"
+        width = int(np.shape(weights[first])[0]) if first in weights else 0
+        expected = cell.weight_shapes(width)
+        found = {weight: np.shape(value) for weight, value in weights.items()}
+        if found != expected:
+            raise ArgumentError(f"weights: expected the shapes {expected}, received {found}.")
+        self.cell, self.width, self.dtype = cell, width, np.dtype(dtype)
+        if isinstance(cell, Stack):
+            self._parts = [
+                _Packed(part, f"{layer}/", within(weights, layer), dtype)
+                for layer, part in enumerate(cell.cells)
+            ]
+        else:
+            self._parts = [_Packed(cell, "", weights, dtype)]
+
+    def step(
+        self, x: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """One step: x ``(rows, width)`` and leaves ``(rows, units)`` to the output
+        ``(rows, units)`` and the next leaves. Raises as ``run`` does."""
+        y, after = self.run(np.asarray(x)[:, None], state)
+        return y[:, 0], after
+
+    def run(
+        self, x: np.ndarray, state: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """All steps of x.
+
+        Parameters
+        ----------
+        x : array, ``(rows, steps, width)``
+        state : mapping of str to array, ``(rows, units)``
+            Where the first step starts; it is left as it is.
+
+        Returns
+        -------
+        y : array, ``(rows, steps, units)``
+        state : dict of str to array
+            What the last step left.
+
+        Raises
+        ------
+        ArgumentError
+            x has another shape.
+        StateError
+            Other leaves, or other shapes of them.
+        """
+        y = np.ascontiguousarray(x, self.dtype)
+        if y.ndim != 3 or y.shape[2] != self.width:
+            raise ArgumentError(f"x: expected (rows, steps, {self.width}), received {y.shape}.")
+        after: dict[str, np.ndarray] = {}
+        for part in self._parts:
+            y, leaves = part.run(y, state)
+            after |= leaves
+        if len(state) != len(after):
+            raise StateError(f"state: expected the leaves {list(after)}, received {list(state)}.")
+        return y, after
+
+
+class _Packed:
+    """One cell with its weights laid out; ``prefix`` goes before its leaves' names."""
+
+    def __init__(self, cell: Gated, prefix: str, weights: Mapping[str, Any], dtype: str) -> None:
+        self.library, self.dtype, self.units = _loaded(), np.dtype(dtype), cell.units
+        self.names = [prefix + leaf for leaf in cell.state_shapes]
+        values = {name: np.ascontiguousarray(w, dtype) for name, w in weights.items()}
+        own = {"w": values["kernel"], "u": values["recurrent_kernel"], "bias": values.get("bias")}
+        shape = (1, 0, 0, len(own["w"]))
+        pointers = {n: _at(value) for n, value in own.items() if value is not None}
+        arguments = _arguments(cell, dtype, shape, **pointers)
+        size = self.library.statecast_packed_bytes(ctypes.byref(arguments))
+        if size < 0:
+            raise KernelError(f"The native kernel failed: {_STATUS[2]}.")
+        self.memory = np.empty(size, np.uint8)
+        packed = _at(self.memory)
+        _check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
+        self.fixed = _arguments(cell, dtype, shape, packed=packed)
+        self.pointer = ctypes.byref(self.fixed)
+
+    def run(
+        self, x: np.ndarray, state: Mapping[str, Any]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        rows, steps, _ = x.shape
+        expected = (rows, self.units)
+        before, after = [], {}
+        for name in self.names:
+            leaf = state.get(name)
+            if leaf is None or np.shape(leaf) != expected:
+                found = "none" if leaf is None else np.shape(leaf)
+                raise StateError(f"state: leaf {name!r}: expected {expected}, received {found}.")
+            before.append(np.ascontiguousarray(leaf, self.dtype))
+            after[name] = np.empty(expected, self.dtype)
+        y = np.empty((rows, steps, self.units), self.dtype)
+        h, c = _at(before[0]), _at(before[-1])  # c goes unread where there is none
+        hn, cn = (_at(leaf) for leaf in (after[self.names[0]], after[self.names[-1]]))
+        _check(self.library.statecast_run(self.pointer, rows, steps, _at(x), h, c, _at(y), hn, cn))
+        return y, after
+
+
+def _at(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+# -- JAX -----------------------------------------------------------------------------------------
+
+# What a call has, as jax.cpp reads it.
+_HAS = {"bias": 1, "mask": 2, "resets": 4, "saved": 8, "dx": 16, "dy": 32, "dh": 64, "dc": 128}
+_ORDER = ("x", "w", "u", "bias", "h0", "c0", "mask", "resets", "hr", "cr")
+_FLAGS = ("mask", "resets")
+
+
+def _jax_declines(library: Any) -> str | None:
+    import jax
+
+    if not hasattr(library, "statecast_jax_forward"):
+        return "it was built without JAX's headers"
+    if jax.default_backend() != "cpu":
+        return f"JAX runs on {jax.default_backend()}"
+    return None
+
+
+@cache
+def _jax_entry() -> Callable[..., Any]:
+    """``run(cell, values) -> (y, h[, c])``, compiled once for a cell and its shapes."""
+    import jax
+    import jax.numpy as jnp
+
+    library = _loaded()
+    for which in ("forward", "backward"):
+        handler = jax.ffi.pycapsule(getattr(library, f"statecast_jax_{which}"))
+        jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
+    custom_vjp: Any = jax.custom_vjp
+    symbolic_zero = jax.custom_derivatives.SymbolicZero
+
+    def call(which: str, cell: Any, has: Any, outputs: Any, operands: Any) -> Any:
+        target = jax.ffi.ffi_call(f"statecast_{which}", outputs, vmap_method="broadcast_all")
+        flags = sum(_HAS[part] for part in has)
+        return target(*operands, cell=np.int64(_CODES[type(cell)]), has=np.int64(flags))
+
+    def native(cell: Any, values: Any, save: bool) -> Any:
+        x = values["x"]
+        *lead, rows, steps, inputs = x.shape
+        shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
+        spec = jax.ShapeDtypeStruct
+        outputs = [spec(shapes["y"], x.dtype)]
+        outputs += [spec(shapes["hn"], x.dtype)] * len(cell.state_shapes)
+        if save:
+            arguments = _arguments(cell, str(x.dtype), x.shape, mask=int("mask" in values))
+            outputs.append(spec((_saved_bytes(arguments),), "uint8"))
+        has = [part for part in ("bias", *_FLAGS) if part in values] + ["saved"] * save
+        operands = [values[n] for n in _ORDER if n in values]
+        return call("forward", cell, has, outputs, operands)
+
+    @partial(custom_vjp, nondiff_argnums=(0,))
+    def recurrence(cell: Any, values: Any) -> Any:
+        return tuple(native(cell, values, save=False))
+
+    def forward(cell: Any, values: Any) -> Any:
+        wanted = () if values["x"].perturbed else None  # structure, so known when compiling
+        values = {n: value.value for n, value in values.items()}
+        *outputs, saved = saving(cell, values)
+        return tuple(outputs), (values, outputs[0], saved, wanted)
+
+    def backward(cell: Any, kept: Any, cotangents: Any) -> Any:
+        values, y, saved, wanted = kept
+        given = [None if isinstance(ct, symbolic_zero) else ct for ct in cotangents]
+        return (gradients(cell, wanted is not None, values, y, saved, given),)
+
+    @partial(custom_vjp, nondiff_argnums=(0, 1))
+    def gradients(cell: Any, dx: bool, values: Any, y: Any, saved: Any, given: Any) -> Any:
+        outputs = {n: value for n, value in values.items() if n not in _FLAGS and (dx or n != "x")}
+        has = [part for part in ("bias", *_FLAGS) if part in values] + ["dx"] * dx
+        has += [part for part, ct in zip(("dy", "dh", "dc"), given, strict=False) if ct is not None]
+        order = [n for n in _ORDER if n in outputs]
+        specs = [jax.ShapeDtypeStruct(values[n].shape, y.dtype) for n in order]
+        operands = [values[n] for n in _ORDER if n in values]
+        operands += [y, saved, *(ct for ct in given if ct is not None)]
+        found = dict(zip(order, call("backward", cell, has, specs, operands), strict=True))
+        return {n: found.get(n) for n in values}
+
+    # Gradients of gradients: through the forward pass by the kernel once more, through its
+    # gradients, which are rare, by the loop.
+    @partial(custom_vjp, nondiff_argnums=(0,))
+    def saving(cell: Any, values: Any) -> Any:
+        return tuple(native(cell, values, save=True))
+
+    def saving_forward(cell: Any, values: Any) -> Any:
+        outputs = saving(cell, values)
+        return outputs, (values, outputs[0], outputs[-1])
+
+    def saving_backward(cell: Any, kept: Any, cotangents: Any) -> Any:
+        return (gradients(cell, True, *kept, list(cotangents[:-1])),)
+
+    def gradients_forward(cell: Any, dx: bool, values: Any, y: Any, saved: Any, given: Any) -> Any:
+        return gradients(cell, dx, values, y, saved, given), (values, given)
+
+    def gradients_backward(cell: Any, dx: bool, kept: Any, cotangents: Any) -> Any:
+        values, given = kept
+        floats = {n: v for n, v in values.items() if n not in _FLAGS}
+        flags = {n: v for n, v in values.items() if n in _FLAGS}
+
+        def plain(floats: Any, given: Any) -> Any:
+            outputs, vjp = jax.vjp(lambda f: _by_loop(cell, f | flags), floats)
+            pairs = zip(outputs, given, strict=True)
+            (found,) = vjp(tuple(jnp.zeros_like(y) if ct is None else ct for y, ct in pairs))
+            return found if dx else {n: g for n, g in found.items() if n != "x"}
+
+        _, vjp = jax.vjp(plain, floats, given)
+        of_values, of_given = vjp({n: g for n, g in cotangents.items() if g is not None})
+        return {n: of_values.get(n) for n in values}, None, None, of_given
+
+    recurrence.defvjp(forward, backward, symbolic_zeros=True)
+    saving.defvjp(saving_forward, saving_backward)
+    gradients.defvjp(gradients_forward, gradients_backward)
+
+    def entry(cell: Any, values: Any) -> Any:
+        dtype = values["x"].dtype
+        *lead, rows, steps, inputs = values["x"].shape
+        shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
+        kinds = {n: "bool" if n in _FLAGS else dtype for n in values}
+        values = {
+            n: jnp.broadcast_to(jnp.asarray(v, kinds[n]), shapes[n]) for n, v in values.items()
+        }
+        # The library counts members on the first axis alone.
+        axes, members = len(lead), math.prod(lead)
+        flat = {n: v.reshape(members, *v.shape[axes:]) for n, v in values.items()}
+        found = recurrence(cell, flat)
+        return tuple(v.reshape(*lead, *v.shape[1:]) for v in found)
+
+    return jax.jit(entry, static_argnums=0)
+
+
+# -- PyTorch -------------------------------------------------------------------------------------
+
+
+def _torch_declines(problem: Problem) -> str | None:
+    import torch
+
+    if torch.compiler.is_compiling():
+        return "torch.compile traces the steps itself"
+    if not isinstance(problem.x, torch.Tensor):
+        return "PyTorch runs on cuda" if torch.cuda.is_available() else None
+    if problem.x.device.type == "meta":
+        return "shapes are only being inferred"
+    return None if problem.x.device.type == "cpu" else f"the tensors are on {problem.x.device}"
+
+
+def _torch_run(cell: Any, values: dict[str, Any]) -> Any:
+    import torch
+
+    x = values["x"] = torch.as_tensor(values["x"])
+    *lead, rows, steps, inputs = x.shape
+    shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
+    tensors = []
+    for n in _ORDER:
+        value = values.get(n)
+        if value is not None:
+            dtype = torch.bool if n in _FLAGS else x.dtype
+            value = torch.as_tensor(value)
+            if value.dtype != dtype:
+                value = value.to(dtype)
+            if tuple(value.shape) != shapes[n]:
+                value = value.broadcast_to(shapes[n])
+            value = value.contiguous()
+        tensors.append(value)
+    return _torch_function().apply(cell, torch.is_grad_enabled(), *tensors)
+
+
+# Memory of `saved` that no step uses now, by size: fresh pages cost more than the kernel.
+_spare: dict[int, list[Any]] = {}
+
+
+class _Saved:
+    """Memory for the backward pass, given back when the graph that holds it goes."""
+
+    def __init__(self, size: int) -> None:
+        import torch
+
+        spare = _spare.get(size)
+        self.tensor = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
+
+    def __del__(self) -> None:
+        size = self.tensor.numel()
+        if size not in _spare and len(_spare) >= 8:  # sizes of long ago
+            _spare.pop(next(iter(_spare)))
+        if len(spare := _spare.setdefault(size, [])) < 4:
+            spare.append(self.tensor)
+
+
+@cache
+def _torch_function() -> Any:
+    import torch
+
+    library = _loaded()
+    nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
+
+    def at(tensor: Any) -> int:
+        return tensor.data_ptr() or ctypes.addressof(nothing)
+
+    class Recurrence(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, cell: Any, learns: bool, *tensors: Any) -> Any:
+            values = dict(zip(_ORDER, tensors, strict=True))
+            x = values["x"]
+            y = x.new_empty((*x.shape[:-1], cell.units))
+            leaves = [torch.empty_like(values["h0"]) for _ in cell.state_shapes]
+            pointers = {n: at(v) for n, v in values.items() if v is not None}
+            pointers |= {n: at(leaf) for n, leaf in zip(("hn", "cn"), leaves, strict=False)}
+            dtype = str(x.dtype).removeprefix("torch.")
+            arguments = _arguments(cell, dtype, x.shape, y=at(y), **pointers)
+            if learns and any(ctx.needs_input_grad):
+                ctx.cell, ctx.arguments = cell, arguments
+                ctx.saved = _Saved(_saved_bytes(arguments))
+                arguments.saved = at(ctx.saved.tensor)
+                ctx.save_for_backward(y, *tensors)
+            _check(library.statecast_forward(ctypes.byref(arguments)))
+            return y, *leaves
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            dy, *dleaves = cotangents
+            _, *tensors = ctx.saved_tensors
+            if torch.is_grad_enabled():  # create_graph: gradients of gradients are the loop's
+                return None, None, *_torch_gradients(ctx.cell, tensors, (dy, *dleaves))
+            values = dict(zip(_ORDER, tensors, strict=True))
+            wanted = dict(zip(_ORDER, ctx.needs_input_grad[2:], strict=True))
+            found = {
+                n: torch.empty_like(v)
+                for n, v in values.items()
+                if v is not None and n not in _FLAGS and (n != "x" or wanted["x"])
+            }
+            given = {"dy": dy, **dict(zip(("dhn", "dcn"), dleaves, strict=False))}
+            given = {n: v.contiguous() for n, v in given.items() if v is not None}
+            arguments = _Backward(
+                ctx.arguments,
+                **{n: at(v) for n, v in given.items()},
+                **{f"d{n}": at(v) for n, v in found.items()},
+            )
+            _check(library.statecast_backward(ctypes.byref(arguments)))
+            return None, None, *(found.get(n) if wanted[n] else None for n in _ORDER)
+
+    return Recurrence
+
+
+def _torch_gradients(cell: Any, tensors: list[Any], given: tuple[Any, ...]) -> list[Any]:
+    import torch
+
+    values = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
+    inputs = [n for n, v in values.items() if v.requires_grad]
+    with torch.enable_grad():
+        outputs = _by_loop(cell, values)
+        pairs = [(y, ct) for y, ct in zip(outputs, given, strict=True) if ct is not None]
+        found = torch.autograd.grad(
+            [y for y, _ in pairs],
+            [values[n] for n in inputs],
+            [ct for _, ct in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    by_name = dict(zip(inputs, found, strict=True))
+    return [by_name.get(n) for n in _ORDER]

@@ -1,0 +1,471 @@
+"""The native kernel, called by its C interface and held to ``cells.py`` in float64."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast import cells
+from statecast.errors import ArgumentError, KernelError, StateError
+from statecast.kernels import native
+from statecast.kernels.native import Recurrence
+
+LIBRARY = native._library()
+pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"native: {LIBRARY}")
+
+KINDS = {"lstm": cells.LSTM, "gru": cells.GRU, "rnn": cells.SimpleRNN}
+WEIGHTS = {"kernel": "w", "recurrent_kernel": "u", "bias": "bias"}
+
+
+def _instructions() -> list[str]:
+    """Those built that this machine has."""
+    if isinstance(LIBRARY, str):
+        return []
+    names = LIBRARY.statecast_built().decode().split(",")
+    found = [name for name in names if not LIBRARY.statecast_use(name.encode())]
+    native.use()
+    return found
+
+
+INSTRUCTIONS = _instructions()
+
+
+@pytest.fixture(autouse=True)
+def _defaults() -> Iterator[None]:
+    yield
+    native.use()
+
+
+Values = dict[str, np.ndarray]
+
+
+def _values(
+    cell: Any,
+    sizes: tuple[int, int, int, int],
+    seed: int = 0,
+    mask: bool = False,
+    resets: bool = False,
+    dtype: str = "float32",
+) -> Values:
+    """Random buffers by the library's names, of ``(members, rows, steps, inputs)``."""
+    members, rows, steps, inputs = sizes
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.standard_normal((members, *shape)) * 0.7).astype(dtype)
+
+    values = {"x": draw(rows, steps, inputs)}
+    for name, shape in cell.weight_shapes(inputs).items():
+        values[WEIGHTS[name]] = draw(*shape)
+    values["u"] /= np.asarray(cell.units**0.5, dtype)  # else a step is chaos, whoever takes it
+    values |= {f"{leaf}0": draw(rows, cell.units) for leaf in cell.state_shapes}
+    if mask:
+        values["mask"] = rng.random((members, rows, steps)) < 0.6
+    if resets:
+        values["resets"] = rng.random((members, rows, steps)) < 0.3
+        values |= {f"{leaf}r": draw(rows, cell.units) for leaf in cell.state_shapes}
+    return values
+
+
+def _empty(cell: Any, values: Values) -> Values:
+    shape = values["x"].shape[:-1]
+    outputs = {"y": (*shape, cell.units)}
+    outputs |= {f"{leaf}n": (*shape[:-1], cell.units) for leaf in cell.state_shapes}
+    return {n: np.full(s, np.nan, values["x"].dtype) for n, s in outputs.items()}
+
+
+def _forward(cell: Any, values: Values, save: bool = False) -> Values:
+    """y, hn, cn, and what backward needs."""
+    outputs = _empty(cell, values)
+    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    arguments = native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers)
+    if save:  # filled, so that what is read without having been written shows
+        outputs["saved"] = np.full(native._saved_bytes(arguments) + 64, 255, np.uint8)
+        arguments.saved = native._at(outputs["saved"])
+    assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == 0
+    if save:
+        assert (outputs["saved"][-64:] == 255).all()
+    return outputs
+
+
+def _backward(cell: Any, values: Values, given: Values, dx: bool = True) -> Values:
+    """The gradients of ``sum(given * outputs)``, by the names of the values."""
+    outputs = _forward(cell, values, save=True)
+    found = {
+        n: np.full_like(v, np.nan)
+        for n, v in values.items()
+        if n not in ("mask", "resets") and (dx or n != "x")
+    }
+    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    arguments = native._Backward(
+        native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers),
+        **{f"d{n}": native._at(v) for n, v in (given | found).items()},
+    )
+    assert LIBRARY.statecast_backward(ctypes.byref(arguments)) == 0
+    return found
+
+
+def _given(cell: Any, values: Values, seed: int) -> Values:
+    rng = np.random.default_rng(seed)
+    return {
+        n: rng.standard_normal(v.shape).astype(v.dtype) for n, v in _empty(cell, values).items()
+    }
+
+
+def _reference(cell: Any, values: Mapping[str, np.ndarray]) -> Values:
+    """Step after step, in whatever NumPy type the values have."""
+    weights = {name: values[n] for name, n in WEIGHTS.items() if n in values}
+    state = {leaf: values[f"{leaf}0"] for leaf in cell.state_shapes}
+    x, ys = values["x"], []
+    last = np.zeros((*x.shape[:2], cell.units), x.dtype)
+    for t in range(x.shape[2]):
+        if "resets" in values:
+            put = values["resets"][..., t, None]
+            state = {leaf: np.where(put, values[f"{leaf}r"], v) for leaf, v in state.items()}
+        y, after = cell.step(weights, x[..., t, :], state, np)
+        if "mask" in values:
+            on = values["mask"][..., t, None]
+            after = {leaf: np.where(on, v, state[leaf]) for leaf, v in after.items()}
+            y = np.where(on, y, last)
+        state, last = after, y
+        ys.append(y)
+    shape = (*x.shape[:-1], cell.units)
+    outputs = {"y": np.stack(ys, axis=2) if ys else np.zeros(shape, x.dtype)}
+    return outputs | {f"{leaf}n": value for leaf, value in state.items()}
+
+
+def _slope(cell: Any, values: Values, given: Values, name: str, way: np.ndarray) -> float:
+    """How ``sum(given * outputs)`` changes along ``way`` in one of the values: a step along the
+    imaginary axis, which is exact in float64 (Squire and Trapp 1998)."""
+    complexes = {n: v if v.dtype == bool else v.astype("complex128") for n, v in values.items()}
+    complexes[name] = complexes[name] + 1e-40j * way
+    outputs: dict[str, Any] = _reference(cell, complexes)
+    return sum(float((given[n] * outputs[n].imag).sum()) for n in given) / 1e-40
+
+
+def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Equal, relative to the largest of the array."""
+    assert found.shape == expected.shape
+    scale = np.abs(expected).max(initial=0) or 1.0
+    assert np.isfinite(found).all()
+    assert np.abs(found - expected).max(initial=0) <= tolerance * scale
+
+
+problems = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(sorted(KINDS)),
+        "bias": st.booleans(),
+        "units": st.one_of(st.integers(1, 40), st.sampled_from([64, 65, 128])),
+        "sizes": st.tuples(
+            st.integers(1, 3), st.integers(0, 45), st.integers(0, 9), st.integers(0, 20)
+        ),
+        "mask": st.booleans(),
+        "resets": st.booleans(),
+        "seed": st.integers(0, 2**32),
+    }
+)
+
+
+def _drawn(problem: dict[str, Any], dtype: str) -> tuple[Any, Values]:
+    cell = KINDS[problem["kind"]](problem["units"], use_bias=problem["bias"])
+    options = {name: problem[name] for name in ("seed", "mask", "resets")}
+    return cell, _values(cell, problem["sizes"], dtype=dtype, **options)
+
+
+# -- right -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-12)])
+@settings(max_examples=40, deadline=None)
+@given(problem=problems)
+def test_outputs_and_gradients_are_the_references(
+    instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
+) -> None:
+    native.use(instructions)
+    cell, values = _drawn(problem, dtype)
+    wide = {n: v if v.dtype == bool else v.astype("float64") for n, v in values.items()}
+    outputs = _forward(cell, values)
+    for name, expected in _reference(cell, wide).items():
+        _close(outputs[name], expected, tolerance)
+    given = _given(cell, values, problem["seed"])
+    rng = np.random.default_rng(problem["seed"])
+    for name, gradient in _backward(cell, values, given).items():
+        assert np.isfinite(gradient).all(), name
+        if gradient.size:
+            way = rng.choice([-1.0, 1.0], gradient.shape)
+            expected = _slope(cell, wide, given, name, way)
+            size = float(np.abs(gradient).sum())
+            assert abs(float((gradient * way).sum()) - expected) <= tolerance * max(size, 1e-3), (
+                name
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_steps_stay_close(kind: str) -> None:
+    """Float32 rounding compounds over the steps; on these weights to no more than this."""
+    cell = KINDS[kind](24)
+    values = _values(cell, (1, 7, 1000, 3), seed=1)
+    wide = {n: v.astype("float64") for n, v in values.items()}
+    for name, expected in _reference(cell, wide).items():
+        _close(_forward(cell, values)[name], expected, 2e-6)
+    given = _given(cell, values, 2)
+    way = np.random.default_rng(3).choice([-1.0, 1.0], values["u"].shape)
+    gradient = _backward(cell, values, given)["u"]
+    expected = _slope(cell, wide, given, "u", way)
+    assert abs((gradient * way).sum() - expected) <= 2e-6 * np.abs(gradient).sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(problem=problems, start=st.integers(0, 44))
+def test_a_row_has_the_same_bits_in_any_batch(problem: dict[str, Any], start: int) -> None:
+    cell, values = _drawn(problem, "float32")
+    rows = values["x"].shape[1]
+    if start >= rows:
+        return
+    some = slice(start, start + 1 + problem["seed"] % 3)
+    alone = {n: v if n in ("w", "u", "bias") else v[:, some].copy() for n, v in values.items()}
+    given = _given(cell, values, 1)
+    together, apart = _forward(cell, values), _forward(cell, alone)
+    for name, found in apart.items():
+        assert found.tobytes() == together[name][:, some].tobytes(), name
+    together = _backward(cell, values, given)
+    apart = _backward(cell, alone, {n: v[:, some].copy() for n, v in given.items()})
+    for name in set(apart) - {"w", "u", "bias"}:
+        assert apart[name].tobytes() == together[name][:, some].tobytes(), name
+
+
+@settings(max_examples=20, deadline=None)
+@given(problem=problems)
+def test_threads_change_no_bit(problem: dict[str, Any]) -> None:
+    cell, values = _drawn(problem, "float32")
+    given, found = _given(cell, values, 1), []
+    for threads in (1, 2, 5):
+        native.use(threads=threads)
+        found.append(_forward(cell, values) | _backward(cell, values, given))
+    for name, first in found[0].items():
+        assert all(first.tobytes() == other[name].tobytes() for other in found[1:]), name
+
+
+def test_a_gradient_that_is_not_asked_for_changes_no_other() -> None:
+    cell = cells.LSTM(9)
+    values = _values(cell, (2, 11, 4, 3))
+    given = _given(cell, values, 1)
+    whole, without = _backward(cell, values, given), _backward(cell, values, given, dx=False)
+    assert set(whole) - set(without) == {"x"}
+    assert all(without[name].tobytes() == whole[name].tobytes() for name in without)
+    zeros = {n: np.zeros_like(v) for n, v in given.items()}
+    some = _backward(cell, values, zeros | {"y": given["y"]})
+    only = _backward(cell, values, {"y": given["y"]})
+    assert all(only[name].tobytes() == some[name].tobytes() for name in only)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_nan_and_infinity_go_where_arithmetic_sends_them(
+    bad: float, kind: str, instructions: str
+) -> None:
+    native.use(instructions)
+    cell = KINDS[kind](17)
+    values = _values(cell, (1, 8, 5, 2))
+    clean = _forward(cell, values)
+    for name in values:
+        hit = {n: v.copy() for n, v in values.items()}
+        hit[name].flat[hit[name].size // 2] = bad
+        outputs = _forward(cell, hit)
+        with np.errstate(all="ignore"):
+            expected = _reference(cell, {n: v.astype("float64") for n, v in hit.items()})
+        for output, right in expected.items():
+            nan = np.isnan(outputs[output])
+            # A gate that is shut in float64 may be open by 1e-8 in float32: 0 * inf.
+            assert (nan == np.isnan(right)).all() or (np.isinf(bad) and kind == "gru")
+            assert np.isnan(right[nan]).all()
+            both = np.isfinite(outputs[output]) & np.isfinite(right)
+            _close(outputs[output][both], right[both], 1e-5)
+        assert outputs["y"].tobytes() != clean["y"].tobytes(), name
+        if name in ("x", "h0", "c0"):  # the other rows do not know
+            row = 4
+            others = [r for r in range(8) if r != row]
+            assert outputs["y"][:, others].tobytes() == clean["y"][:, others].tobytes()
+        if np.isnan(bad) and name not in ("c0",):
+            gradients = _backward(cell, hit, _given(cell, values, 1))
+            assert np.isnan(gradients["u"]).any()
+
+
+def test_what_a_masked_step_holds_is_not_seen() -> None:
+    cell = cells.LSTM(5)
+    values = _values(cell, (1, 6, 4, 2), mask=True)
+    hidden = values | {"x": np.where(values["mask"][..., None], values["x"], np.float32(np.nan))}
+    given = _given(cell, values, 1)
+    seen, unseen = _forward(cell, values), _forward(cell, hidden)
+    assert all(seen[name].tobytes() == unseen[name].tobytes() for name in seen)
+    seen, unseen = _backward(cell, values, given), _backward(cell, hidden, given)
+    assert all(seen[name].tobytes() == unseen[name].tobytes() for name in seen)
+
+
+# -- safe ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "units", "status"),
+    [
+        ((1, 2**62, 4, 1), 8, 2),
+        ((1, 4, 2**62, 1), 8, 2),
+        ((2**62, 4, 4, 1), 8, 2),
+        ((1, 4, 4, 2**40), 8, 2),
+        ((1, 4, 4, 1), 2**40, 2),
+        ((1, -1, 4, 1), 8, 1),
+        ((1, 4, 4, 1), 0, 1),
+        ((1, 4, 4, 1), 8, 1),  # no buffers
+    ],
+)
+def test_sizes_that_overflow_and_missing_buffers_are_refused(
+    sizes: tuple[int, int, int, int], units: int, status: int
+) -> None:
+    arguments = native._Forward(2, 0, *sizes, units)
+    assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == status
+    assert LIBRARY.statecast_backward(ctypes.byref(native._Backward(arguments))) == status
+    with pytest.raises(KernelError, match="native kernel failed"):
+        native._check(status)
+
+
+def test_threads_of_the_caller_do_not_meet() -> None:
+    cell = cells.GRU(20)
+    jobs = [_values(cell, (1, 40, 12, 3), seed=seed) for seed in range(8)]
+    given = _given(cell, jobs[0], 1)
+    expected = [_backward(cell, values, given) for values in jobs]
+    found: list[list[Values]] = [[] for _ in jobs]
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            found[i].append(_backward(cell, jobs[i], given))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine, right in zip(found, expected, strict=True):
+        assert len(mine) == 20
+        for values in mine:
+            assert all(values[name].tobytes() == right[name].tobytes() for name in right)
+
+
+FORK = """
+import os, numpy as np
+from statecast.cells import LSTM
+from statecast.kernels.native import Recurrence, use
+use(threads=3)
+cell = LSTM(8)
+rng = np.random.default_rng(0)
+draw = lambda shape: rng.standard_normal(shape).astype("float32")
+recurrence = Recurrence(cell, {n: draw(s) for n, s in cell.weight_shapes(2).items()})
+x, state = draw((100, 6, 2)), {"h": draw((100, 8)), "c": draw((100, 8))}
+before = recurrence.run(x, state)[0]
+child = os.fork()
+after = recurrence.run(x, state)[0]
+if child == 0:
+    os._exit(0 if after.tobytes() == before.tobytes() else 3)
+assert os.waitpid(child, 0)[1] == 0 and after.tobytes() == before.tobytes()
+print("same")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_it_works_after_fork() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.slow
+def test_nothing_leaks_over_a_hundred_thousand_calls() -> None:
+    resource = pytest.importorskip("resource")
+    cell = cells.LSTM(4)
+    values = _values(cell, (1, 3, 2, 2))
+    outputs = _forward(cell, values)
+    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    arguments = native._arguments(cell, "float32", values["x"].shape, **pointers)
+    most = []
+    for _ in range(2):
+        for _ in range(50_000):
+            LIBRARY.statecast_forward(ctypes.byref(arguments))
+        most.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert most[1] - most[0] < 1024  # kilobytes
+
+
+# -- on NumPy arrays, and where it is not there ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [cells.LSTM(5), cells.GRU(3, use_bias=False), cells.Stack([cells.LSTM(4), cells.SimpleRNN(2)])],
+    ids=repr,
+)
+def test_a_recurrence_on_arrays_is_the_reference(cell: Any) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=s) for name, s in cell.weight_shapes(3).items()}
+    state = {leaf: rng.normal(size=(4, *s)) for leaf, s in cell.state_shapes.items()}
+    x = rng.normal(size=(4, 6, 3))
+    recurrence = Recurrence(cell, weights, dtype="float64")
+    y, after = recurrence.run(x, state)
+    one = state
+    for t in range(6):
+        expected, state = cell.step(weights, x[:, t], state, np)
+        np.testing.assert_allclose(y[:, t], expected, rtol=1e-12, atol=1e-13)
+        stepped, one = recurrence.step(x[:, t], one)
+        assert stepped.tobytes() == y[:, t].tobytes()
+    for leaf, value in state.items():
+        np.testing.assert_allclose(after[leaf], value, rtol=1e-12, atol=1e-13)
+        assert one[leaf].tobytes() == after[leaf].tobytes()
+
+
+def test_a_recurrence_says_what_does_not_fit() -> None:
+    cell = cells.LSTM(2)
+    weights = {name: np.zeros(shape) for name, shape in cell.weight_shapes(3).items()}
+    state = {leaf: np.zeros((4, 2)) for leaf in "hc"}
+    recurrence = Recurrence(cell, weights)
+    with pytest.raises(
+        ArgumentError, match=r"x: expected \(rows, steps, 3\), received \(4, 5, 2\)"
+    ):
+        recurrence.run(np.zeros((4, 5, 2)), state)
+    with pytest.raises(StateError, match=r"leaf 'c': expected \(4, 2\), received \(1, 2\)"):
+        recurrence.run(np.zeros((4, 5, 3)), state | {"c": np.zeros((1, 2))})
+    with pytest.raises(StateError, match=r"leaf 'c': expected \(4, 2\), received none"):
+        recurrence.run(np.zeros((4, 5, 3)), {"h": state["h"]})
+    with pytest.raises(StateError, match=r"expected the leaves \['h', 'c'\]"):
+        recurrence.run(np.zeros((4, 5, 3)), state | {"x": state["h"]})
+    with pytest.raises(ArgumentError, match="weights: expected the shapes"):
+        Recurrence(cell, {"kernel": weights["kernel"]})
+    with pytest.raises(ArgumentError, match="the activation is 'relu'"):
+        Recurrence(cells.LSTM(2, activation="relu"), weights)
+    with pytest.raises(ArgumentError, match="expected float32 or float64"):
+        Recurrence(cell, weights, dtype="float16")
+    y, _ = recurrence.run(np.zeros((4, 5, 3)), state)
+    assert y.shape == (4, 5, 2)
+
+
+def test_unknown_instructions_are_refused() -> None:
+    used = native.status()
+    with pytest.raises(ArgumentError, match="received 'mmx'"):
+        native.use("mmx")
+    assert native.status() == used
+
+
+def test_without_the_library_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_library", lambda: "it was not built")
+    assert native.status() == "it was not built"
+    cell = cells.SimpleRNN(1)
+    with pytest.raises(KernelError, match="cannot run: it was not built"):
+        Recurrence(cell, {n: np.zeros(s) for n, s in cell.weight_shapes(1).items()})
