@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from statecast.evaluate import Scores, cross_validation
     from statecast.forecaster import Forecaster
+    from statecast.kernels.native import Recurrence
     from statecast.layers import InitialState
     from statecast.state import State
     from statecast.table import Panel, Schema
