@@ -309,8 +309,7 @@ class Recurrence:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """One step: x ``(rows, width)`` and leaves ``(rows, units)`` to the output
         ``(rows, units)`` and the next leaves. Raises as ``run`` does."""
-        y, after = self.run(np.asarray(x)[:, None], state)
-        return y[:, 0], after
+        return self._run(np.ascontiguousarray(x, self.dtype), 2, state)
 
     def run(
         self, x: np.ndarray, state: Mapping[str, np.ndarray]
@@ -336,13 +335,18 @@ class Recurrence:
         StateError
             Other leaves, or other shapes of them.
         """
-        y = np.ascontiguousarray(x, self.dtype)
-        if y.ndim != 3 or y.shape[2] != self.width:
-            raise ArgumentError(f"x: expected (rows, steps, {self.width}), received {y.shape}.")
+        return self._run(np.ascontiguousarray(x, self.dtype), 3, state)
+
+    def _run(
+        self, x: np.ndarray, axes: int, state: Mapping[str, Any]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if x.ndim != axes or x.shape[-1] != self.width:
+            steps = "" if axes == 2 else " steps,"
+            raise ArgumentError(f"x: expected (rows,{steps} {self.width}), received {x.shape}.")
         after: dict[str, np.ndarray] = {}
+        y = x
         for part in self._parts:
-            y, leaves = part.run(y, state)
-            after |= leaves
+            y = part.run(y, state, after)
         if len(state) != len(after):
             raise StateError(f"state: expected the leaves {list(after)}, received {list(state)}.")
         return y, after
@@ -368,24 +372,37 @@ class _Packed:
         self.fixed = _arguments(cell, dtype, shape, packed=packed)
         self.pointer = ctypes.byref(self.fixed)
 
-    def run(
-        self, x: np.ndarray, state: Mapping[str, Any]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        rows, steps, _ = x.shape
-        expected = (rows, self.units)
-        before, after = [], {}
+    def run(self, x: np.ndarray, state: Mapping[str, Any], after: dict[str, Any]) -> np.ndarray:
+        """The output, as ``x`` with steps or without; the next leaves go into ``after``."""
+        rows, units = x.shape[0], self.units
+        steps = x.shape[1] if x.ndim == 3 else 1
+        before = []
         for name in self.names:
-            leaf = state.get(name)
-            if leaf is None or np.shape(leaf) != expected:
-                found = "none" if leaf is None else np.shape(leaf)
-                raise StateError(f"state: leaf {name!r}: expected {expected}, received {found}.")
-            before.append(np.ascontiguousarray(leaf, self.dtype))
-            after[name] = np.empty(expected, self.dtype)
-        y = np.empty((rows, steps, self.units), self.dtype)
-        h, c = _at(before[0]), _at(before[-1])  # c goes unread where there is none
-        hn, cn = (_at(leaf) for leaf in (after[self.names[0]], after[self.names[-1]]))
-        _check(self.library.statecast_run(self.pointer, rows, steps, _at(x), h, c, _at(y), hn, cn))
-        return y, after
+            leaf = np.ascontiguousarray(state.get(name, _NONE), self.dtype)
+            if leaf.shape != (rows, units):
+                found = leaf.shape if name in state else "none"
+                raise StateError(
+                    f"state: leaf {name!r}: expected {(rows, units)}, received {found}."
+                )
+            before.append(leaf)
+        # To ask an array for its address takes a microsecond: one array for all that comes out.
+        leaves, size = len(before), rows * units
+        out = np.empty((leaves + steps, rows, units), self.dtype)
+        start, each = _at(out), size * self.dtype.itemsize
+        h = _at(before[0])
+        c = _at(before[1]) if leaves == 2 else None
+        y = start + leaves * each
+        _check(
+            self.library.statecast_run(
+                self.pointer, rows, steps, _at(x), h, c, y, start, start + each
+            )
+        )
+        for name, leaf in zip(self.names, out, strict=False):
+            after[name] = leaf
+        return out[leaves:].reshape(*x.shape[:-1], units)
+
+
+_NONE = np.empty(0)
 
 
 def _at(array: np.ndarray) -> int:
