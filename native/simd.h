@@ -70,11 +70,14 @@ INLINE V<T> load(const T *p, int n) {
     return v;
 }
 
+/* least and most give x where it is NaN: x86's give their second operand then. */
 #if defined(__AVX512F__)
 INLINE V<float> all(float s) { return _mm512_set1_ps(s); }
 INLINE V<double> all(double s) { return _mm512_set1_pd(s); }
 INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm512_fmadd_pd(a, b, c); }
+INLINE V<float> least(V<float> edge, V<float> x) { return _mm512_min_ps(edge, x); }
+INLINE V<float> most(V<float> edge, V<float> x) { return _mm512_max_ps(edge, x); }
 INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one step of Newton's */
     V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
@@ -84,30 +87,35 @@ INLINE V<float> all(float s) { return _mm256_set1_ps(s); }
 INLINE V<double> all(double s) { return _mm256_set1_pd(s); }
 INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm256_fmadd_pd(a, b, c); }
+INLINE V<float> least(V<float> edge, V<float> x) { return _mm256_min_ps(edge, x); }
+INLINE V<float> most(V<float> edge, V<float> x) { return _mm256_max_ps(edge, x); }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 #elif defined(STATECAST_NEON)
 INLINE V<float> all(float s) { return vdupq_n_f32(s); }
 INLINE V<double> all(double s) { return vdupq_n_f64(s); }
 INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return vfmaq_f32(c, a, b); }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return vfmaq_f64(c, a, b); }
+INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
+INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 #else
 INLINE V<float> all(float s) { return V<float>{s, s, s, s}; }
 INLINE V<double> all(double s) { return V<double>{s, s}; }
 INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return a * b + c; }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return a * b + c; }
+INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
+INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 #endif
 
 /* tanh(x) = x P(x^2) / Q(x^2) on [-9.02, 9.02], where it is 1 in float32; a rational fit of
  * least maximal relative error, 2.1e-8. `scale` a power of two: the coefficients of
- * tanh(scale x) / x, exactly. The comparison is false for NaN, which so goes through. */
+ * tanh(scale x) / x, exactly. */
 template <int HALVED>
 INLINE V<float> tanh_over(V<float> &x) {
     constexpr float s = HALVED ? 0.5f : 1.0f, s2 = s * s, s4 = s2 * s2;
     const V<float> edge = all(9.02f / s);
-    x = x > edge ? edge : x;
-    x = x < -edge ? -edge : x;
+    x = most(-edge, least(edge, x));
     const V<float> q = x * x;
     V<float> p = fma(q, all(1.3319128810359891e-08f * s4 * s4), all(2.0583525536229656e-05f * s4 * s2));
     p = fma(p, q, all(3.4940373534968891e-03f * s4));
