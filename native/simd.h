@@ -76,8 +76,8 @@ INLINE V<float> all(float s) { return _mm512_set1_ps(s); }
 INLINE V<double> all(double s) { return _mm512_set1_pd(s); }
 INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm512_fmadd_pd(a, b, c); }
-INLINE V<float> least(V<float> edge, V<float> x) { return _mm512_min_ps(edge, x); }
-INLINE V<float> most(V<float> edge, V<float> x) { return _mm512_max_ps(edge, x); }
+INLINE V<float> least(V<float> edge, V<float> x) { return _mm512_maskz_min_ps((__mmask16)-1, edge, x); }
+INLINE V<float> most(V<float> edge, V<float> x) { return _mm512_maskz_max_ps((__mmask16)-1, edge, x); }
 INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one step of Newton's */
     V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
