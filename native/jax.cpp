@@ -10,7 +10,10 @@
 
 namespace {
 
-enum Has { BIAS = 1, MASK = 2, RESETS = 4, SAVED = 8, DX = 16, DY = 32, DHN = 64, DCN = 128 };
+enum Has {
+    BIAS = 1, MASK = 2, RESETS = 4, SAVED = 8, DX = 16, DY = 32, DHN = 64, DCN = 128,
+    OBSERVED = 256, DFED = 512
+};
 
 XLA_FFI_Error *error(const XLA_FFI_CallFrame *frame, const char *message, XLA_FFI_Error_Code code) {
     XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, nullptr, message, code};
@@ -100,6 +103,13 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_fo
         a.hr = in.next();
         if (lstm) a.cr = in.next();
     }
+    if (has & OBSERVED) {
+        a.observed = flags(in);
+        a.feed = in.next();
+        a.base = in.next();
+        a.decay = in.next();
+        a.last = in.next();
+    }
     return true;
 }
 
@@ -113,6 +123,7 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_f
     statecast_forward_args a;
     if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
     a.y = out.next();
+    if (has & OBSERVED) a.fed = out.next();
     a.hn = out.next();
     if (a.cell == STATECAST_LSTM) a.cn = out.next();
     if (has & SAVED) a.saved = out.next();
@@ -130,8 +141,10 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
     const bool lstm = a.cell == STATECAST_LSTM;
     a.y = in.next();
+    if (has & OBSERVED) a.fed = in.next();
     a.saved = in.next();
     if (has & DY) b.dy = in.next();
+    if (has & DFED) b.dfed = in.next();
     if (has & DHN) b.dhn = in.next();
     if (has & DCN) b.dcn = in.next();
     if (has & DX) b.dx = out.next();
@@ -143,6 +156,12 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     if (has & RESETS) {
         b.dhr = out.next();
         if (lstm) b.dcr = out.next();
+    }
+    if (has & OBSERVED) {
+        b.dfeed = out.next();
+        b.dbase = out.next();
+        b.ddecay = out.next();
+        b.dlast = out.next();
     }
     if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
     return answer(frame, statecast_backward(&b));

@@ -91,6 +91,15 @@ template <class T>
 T *of(const void *p) {
     return static_cast<T *>(const_cast<void *>(p));
 }
+/* The product of vectors of n numbers, whole vectors of lanes; always added in one order. */
+template <class T>
+T dot(const T *a, const T *b, int64_t n) {
+    V<T> sum = {};
+    for (int64_t i = 0; i < n; i += LANES<T>) sum = fma(load(a + i), load(b + i), sum);
+    T total = 0;
+    for (int l = 0; l < LANES<T>; ++l) total += sum[l];
+    return total;
+}
 int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
 /* -- packing ------------------------------------------------------------------------------- */
@@ -236,7 +245,9 @@ struct Forward {
     const T *packed;
 
     struct At { /* a step of a tile */
-        const T *packed, *x, *h;
+        const T *packed, *x;
+        int64_t x_stride;
+        const T *h;
         T *next, *c, *saved;
         const uint8_t *mask;
         int64_t block;
@@ -245,7 +256,7 @@ struct Forward {
     struct Rows {
         static void run(int64_t row, const Sizes<T, CELL> &z, const At &at) {
             Step<T, CELL, R>::run(at.packed, z.inputs, z.units, at.block,
-                                  at.x + row * z.steps * z.inputs, z.steps * z.inputs,
+                                  at.x + row * at.x_stride, at.x_stride,
                                   at.h + row * z.padded, at.next + row * z.padded,
                                   offset(at.c, row * z.padded), z.padded,
                                   offset(at.mask, row * z.steps), z.steps,
@@ -256,7 +267,7 @@ struct Forward {
     static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
 
     static size_t memory(const Sizes<T, CELL> &z) {
-        return (size_t)(3 * z.height * z.padded) * sizeof(T);
+        return (size_t)(z.height * (3 * z.padded + z.inputs) + z.padded) * sizeof(T);
     }
 
     void tile(int64_t item) {
@@ -264,6 +275,7 @@ struct Forward {
         const int64_t first = member * z.rows + tile * z.height; /* row of all */
         const int64_t U = z.units, P = z.padded, area = z.height * P;
         T *h = static_cast<T *>(scratch(TASK, memory(z))), *next = h + area, *c = next + area;
+        T *feed = c + area, *x_now = feed + P;
         const T *h0 = of<T>(a.h0) + first * U, *c0 = offset(of<T>(a.c0), first * U);
         const T *hr = offset(of<T>(a.hr), first * U), *cr = offset(of<T>(a.cr), first * U);
         const uint8_t *mask = offset(a.mask, first * z.steps);
@@ -272,13 +284,20 @@ struct Forward {
         if (saved) saved += item * z.tile;
         memset(h, 0, memory(z));
         for (int64_t r = 0; r < rows; ++r) put(r, h, c, h0, c0);
+        if (a.observed) memcpy(feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
 
         for (int64_t t = 0; t < z.steps; ++t) {
             for (int64_t r = 0; resets && r < rows; ++r)
                 if (resets[r * z.steps + t]) put(r, h, c, hr, cr);
-            At at = {packed + member * z.packed, of<T>(a.x) + (first * z.steps + t) * z.inputs,
+            At at = {packed + member * z.packed,
+                     of<T>(a.x) + (first * z.steps + t) * z.inputs, z.steps * z.inputs,
                      h, next, CELL == STATECAST_LSTM ? c : nullptr,
                      saved ? saved + t * z.step : nullptr, offset(mask, t), 0};
+            if (a.observed) {
+                close_loop(member, first, rows, t, h, feed, at.x, x_now);
+                at.x = x_now;
+                at.x_stride = z.inputs;
+            }
             for (; at.block < z.blocks; ++at.block) {
                 by_rows<Rows>(rows, z, at);
                 at.packed += z.packed / z.blocks;
@@ -301,6 +320,25 @@ struct Forward {
             memcpy(of<T>(a.hn) + (first + r) * U, h + r * P, (size_t)U * sizeof(T));
             if (CELL == STATECAST_LSTM)
                 memcpy(of<T>(a.cn) + (first + r) * U, c + r * P, (size_t)U * sizeof(T));
+        }
+    }
+
+    /* What every row takes in at step t, its first number fed back where it was not observed. */
+    void close_loop(int64_t member, int64_t first, int64_t rows, int64_t t, const T *h,
+                    const T *feed, const T *x, T *x_now) {
+        const T decay = of<T>(a.decay)[member];
+        for (int64_t r = 0; r < rows; ++r, x_now += z.inputs) {
+            const int64_t row = first + r, now = row * z.steps + t;
+            T *fed = of<T>(a.fed) + now;
+            const T last = t ? fed[-1] : of<T>(a.last)[row];
+            memcpy(x_now, x + r * z.steps * z.inputs, (size_t)z.inputs * sizeof(T));
+            if (a.mask && !a.mask[now])
+                *fed = last;
+            else if (a.observed[now])
+                *fed = x_now[0];
+            else
+                *fed = dot(feed, h + r * z.padded, z.padded) + of<T>(a.base)[row] + decay * last;
+            x_now[0] = *fed;
         }
     }
 
@@ -403,9 +441,10 @@ struct Backward {
     Sizes<T, CELL> z;
     int64_t wide;    /* numbers of a row of what went in: h (padded), x, to whole vectors */
     int64_t inputs;  /* x's width, to whole vectors */
+    int64_t weight_sums;
     int64_t ut, wt;  /* numbers of the transposed u and w, for a member */
-    int64_t sums;    /* numbers of one partial sum */
-    T *transposed, *partial;
+    int64_t sums;    /* numbers of one partial sum; those of feed and decay stand behind */
+    T *transposed, *partial, *first_w;
 
     Backward(const statecast_backward_args &b) : b(b), a(b.forward), z(b.forward) {
         inputs = (z.inputs + L - 1) / L * L;
@@ -414,16 +453,17 @@ struct Backward {
         if (wide * (int64_t)sizeof(T) % 1024 == 0) wide += L;
         ut = transposed_size(z, z.units);
         wt = b.dx ? transposed_size(z, z.inputs) : 0;
-        sums = z.blocks * z.reduction * S * L;
+        weight_sums = z.blocks * z.reduction * S * L;
+        sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
 
     size_t memory() const { /* of a task */
         const int64_t m = GROUP * z.height;
-        return (size_t)(z.height * (3 * z.padded + inputs) + m * (z.blocks * S * L + wide)) *
-               sizeof(T);
+        return (size_t)(z.height * (3 * z.padded + inputs + 2) + z.padded +
+                        m * (z.blocks * S * L + wide)) * sizeof(T);
     }
     size_t shared() const {
-        return (size_t)(z.members * (ut + wt + z.shares * sums)) * sizeof(T);
+        return (size_t)(z.members * (ut + wt + z.blocks * S * L + z.shares * sums)) * sizeof(T);
     }
 
     static void pack_task(void *self, int64_t member) {
@@ -434,6 +474,15 @@ struct Backward {
         pack_transposed(z, of<T>(k.a.u) + member * z.units * columns, z.units, out);
         if (k.wt)
             pack_transposed(z, of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
+        /* What the first of x's numbers does to the gates, [block][slot][lane]. */
+        out = k.first_w + member * z.blocks * S * L;
+        memset(out, 0, (size_t)(z.blocks * S * L) * sizeof(T));
+        for (int64_t block = 0; k.a.observed && block < z.blocks; ++block)
+            for (int g = 0; g < G; ++g) {
+                const T *w = of<T>(k.a.w) + member * z.inputs * columns + g * z.units + block * L;
+                store(out + (block * S + Cell<CELL>::w[g]) * L,
+                      load(w, least(L, z.units - block * L)));
+            }
     }
 
     /* Where the tile stands, and its buffers. */
@@ -442,6 +491,7 @@ struct Backward {
         const T *saved;
         T *dh, *dc, *held; /* of the state; of the output that a masked step repeats */
         T *dx, *gates, *in;
+        T *feed, *dlast, *dvalue; /* of the closed loop: the last number, and x's first */
     };
 
     static void task(void *self, int64_t item) {
@@ -466,28 +516,37 @@ struct Backward {
         at.dx = at.held + area;
         at.gates = at.dx + z.height * inputs;
         at.in = at.gates + m * z.blocks * S * L;
+        at.feed = at.in + m * wide;
+        at.dlast = at.feed + P;
+        at.dvalue = at.dlast + z.height;
         memset(at.dh, 0, memory());
         for (int64_t r = 0; r < at.rows; ++r) {
             if (b.dhn) take(at.dh + r * P, of<T>(b.dhn) + (at.first + r) * U);
             if (b.dcn && CELL == STATECAST_LSTM)
                 take(at.dc + r * P, of<T>(b.dcn) + (at.first + r) * U);
+            if (a.observed) of<T>(b.dbase)[at.first + r] = 0;
             if (a.resets) {
                 memset(of<T>(b.dhr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
                 if (CELL == STATECAST_LSTM)
                     memset(of<T>(b.dcr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
             }
         }
+        if (a.observed) memcpy(at.feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
         const T *matrices = transposed + member * (ut + wt);
         for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
             T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
             for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
             product<false>(at.rows, gates, m, matrices, P / L, at.dh, P);
+            if (a.observed) open_loop(member, at, t, gates, in, sum + weight_sums);
             if (wt) {
                 memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
                 product<true>(at.rows, gates, m, matrices + ut, inputs / L, at.dx, inputs);
-                for (int64_t r = 0; r < at.rows; ++r)
-                    memcpy(of<T>(b.dx) + ((at.first + r) * z.steps + t) * z.inputs,
-                           at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
+                for (int64_t r = 0; r < at.rows; ++r) {
+                    const int64_t now = (at.first + r) * z.steps + t;
+                    T *dx = of<T>(b.dx) + now * z.inputs;
+                    memcpy(dx, at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
+                    if (a.observed) dx[0] = at.dvalue[r];
+                }
             }
             for (int64_t r = 0; a.resets && r < at.rows; ++r)
                 if (a.resets[(at.first + r) * z.steps + t]) {
@@ -504,6 +563,40 @@ struct Backward {
             memcpy(of<T>(b.dh0) + (at.first + r) * U, at.dh + r * P, (size_t)U * sizeof(T));
             if (CELL == STATECAST_LSTM)
                 memcpy(of<T>(b.dc0) + (at.first + r) * U, at.dc + r * P, (size_t)U * sizeof(T));
+            if (a.observed) of<T>(b.dlast)[at.first + r] = at.dlast[r];
+        }
+    }
+
+    /* What reaches the numbers that step t took first; where they were fed back, it goes on to
+     * what fed them. `gates` and `in` are the step's. */
+    void open_loop(int64_t member, Tile &at, int64_t t, const T *gates, const T *in, T *sum) {
+        const int64_t stride = GROUP * z.height * S * L;
+        const T decay = of<T>(a.decay)[member], *w = first_w + member * z.blocks * S * L;
+        for (int64_t r = 0; r < at.rows; ++r, in += wide) {
+            const int64_t row = at.first + r, now = row * z.steps + t;
+            T value = at.dlast[r] + (b.dfed ? of<T>(b.dfed)[now] : T(0));
+            at.dvalue[r] = 0;
+            if (a.mask && !a.mask[now]) { /* it was the last number once more */
+                at.dlast[r] = value;
+                continue;
+            }
+            for (int64_t k = 0; k < z.blocks; ++k)
+                value += dot(gates + k * stride + r * S * L, w + k * S * L, S * L);
+            at.dlast[r] = 0;
+            if (a.observed[now]) {
+                at.dvalue[r] = value;
+                continue;
+            }
+            const T last = t ? of<T>(a.fed)[now - 1] : of<T>(a.last)[row];
+            const V<T> each = all(value);
+            T *dh = at.dh + r * z.padded;
+            for (int64_t i = 0; i < z.padded; i += L) {
+                store(dh + i, fma(each, load(at.feed + i), load(dh + i)));
+                store(sum + i, fma(each, load(in + i), load(sum + i)));
+            }
+            sum[z.padded] += value * last;
+            of<T>(b.dbase)[row] += value;
+            at.dlast[r] = value * decay;
         }
     }
 
@@ -541,6 +634,7 @@ struct Backward {
             memcpy(in, earlier ? of<T>(a.y) + (now - 1) * U : h_before, (size_t)U * sizeof(T));
         if (z.inputs)
             memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
+        if (a.observed) in[P] = of<T>(a.fed)[now];
 
         const V<T> one = all(T(1));
         for (int64_t k = 0; k < z.blocks;
@@ -650,6 +744,16 @@ struct Backward {
         const int64_t member = item / z.blocks, block = item % z.blocks, U = z.units;
         const int n = least(L, U - block * L);
         T *sum = k.partial + member * z.shares * k.sums + block * z.reduction * S * L;
+        if (k.a.observed) {
+            T *feed = sum - block * z.reduction * S * L + k.weight_sums;
+            T whole[L] = {}, decay = 0;
+            for (int64_t share = 0; share < z.shares; ++share, feed += k.sums) {
+                for (int i = 0; i < L; ++i) whole[i] += feed[block * L + i];
+                decay += feed[z.padded];
+            }
+            memcpy(of<T>(k.b.dfeed) + member * U + block * L, whole, (size_t)n * sizeof(T));
+            if (block == 0) of<T>(k.b.ddecay)[member] = decay;
+        }
         const int64_t columns = G * U, biases = CELL == STATECAST_GRU ? 2 : 1;
         T *du = of<T>(k.b.du) + member * U * columns + block * L;
         T *dw = of<T>(k.b.dw) + member * z.inputs * columns + block * L;
@@ -679,7 +783,8 @@ int backward(const statecast_backward_args &b) {
     Backward<T, CELL> k(b);
     k.transposed = static_cast<T *>(scratch(CALL, k.shared()));
     if (!k.transposed || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
-    k.partial = k.transposed + k.z.members * (k.ut + k.wt);
+    k.first_w = k.transposed + k.z.members * (k.ut + k.wt);
+    k.partial = k.first_w + k.z.members * k.z.blocks * k.S * k.L;
     parallel(k.z.members, k.pack_task, &k);
     parallel(k.z.members * k.z.shares, k.task, &k);
     parallel(k.z.members * k.z.blocks, k.reduce_task, &k);

@@ -249,6 +249,18 @@ int check(const statecast_forward_args &a) {
 
 using namespace statecast;
 
+namespace {
+
+/* Whether the buffers that go together are there together. */
+bool complete(const statecast_forward_args &a) {
+    const bool lstm = a.cell == STATECAST_LSTM;
+    if (!a.x || !a.h0 || (lstm && !a.c0)) return false;
+    if (a.resets && (!a.hr || (lstm && !a.cr))) return false;
+    return !a.observed || (!a.resets && a.inputs > 0 && a.feed && a.base && a.decay && a.last && a.fed);
+}
+
+}  // namespace
+
 const char *statecast_built(void) {
     return ""
 #ifdef STATECAST_X86
@@ -297,8 +309,8 @@ int statecast_pack(const statecast_forward_args *a, void *packed) {
 int statecast_forward(const statecast_forward_args *a) {
     const bool lstm = a->cell == STATECAST_LSTM;
     if (const int wrong = check(*a)) return wrong;
-    if (!a->x || (!a->packed && (!a->w || !a->u)) || !a->h0 || !a->hn || (lstm && (!a->c0 || !a->cn)) ||
-        (a->saved && !a->y) || (a->resets && (!a->hr || (lstm && !a->cr))))
+    if (!complete(*a) || (!a->packed && (!a->w || !a->u)) || !a->hn || (lstm && !a->cn) ||
+        (a->saved && !a->y))
         return STATECAST_BAD_ARGUMENT;
     return kernels().forward[a->dtype](a);
 }
@@ -316,10 +328,10 @@ int statecast_backward(const statecast_backward_args *b) {
     const statecast_forward_args *a = &b->forward;
     const bool lstm = a->cell == STATECAST_LSTM;
     if (const int wrong = check(*a)) return wrong;
-    if (!a->x || !a->w || !a->u || !a->h0 || !a->y || !a->saved || (lstm && !a->c0) ||
-        (a->resets && (!a->hr || (lstm && !a->cr))) || !b->dw || !b->du || !b->dh0 ||
+    if (!complete(*a) || !a->w || !a->u || !a->y || !a->saved || !b->dw || !b->du || !b->dh0 ||
         (lstm && !b->dc0) || (a->bias && !b->dbias) ||
-        (a->resets && (!b->dhr || (lstm && !b->dcr))))
+        (a->resets && (!b->dhr || (lstm && !b->dcr))) ||
+        (a->observed && (!b->dfeed || !b->dbase || !b->ddecay || !b->dlast)))
         return STATECAST_BAD_ARGUMENT;
     return kernels().backward[a->dtype](b);
 }

@@ -16,7 +16,15 @@
  *   resets    (M, N, T) or null   1 puts the row at (hr, cr) before the step
  *   hr, cr    (M, N, U)           with resets only
  *   y         (M, N, T, U)        every step's output; may be null without `saved`
+ *   fed       (M, N, T)           with observed: every step's first number; where masked, the last
  *   hn, cn    (M, N, U)           the state after the last step; a copy of h0, c0 where T = 0
+ *   observed  (M, N, T) or null   a closed loop: where 0, the first of x's numbers is not read and
+ *                                 feed . h + base + decay * last stands in its place, with h as
+ *                                 the step finds it and `last` the step before's first number
+ *   feed      (M, U)              with observed only, and not with resets
+ *   base      (M, N)
+ *   decay     (M)
+ *   last      (M, N)              `last` for the first step
  *   packed    what statecast_pack() wrote for w, u and bias, which are then not read; or null
  *   saved     statecast_saved_bytes() bytes for the backward pass, or null for none. Its
  *             contents are the kernel's own and hold for equal arguments in the same process.
@@ -49,17 +57,20 @@ typedef struct {
     const void *x, *w, *u, *bias, *h0, *c0;
     const uint8_t *mask, *resets;
     const void *hr, *cr;
+    const uint8_t *observed;
+    const void *feed, *base, *decay, *last;
     const void *packed;
-    void *y, *hn, *cn, *saved;
+    void *y, *fed, *hn, *cn, *saved;
 } statecast_forward_args;
 
-/* The gradients of a loss, given those of y, hn and cn (each may be null: zeros). `dx` may be
- * null where it is not wanted. dhr, dcr go with resets, dc0 and dcr with LSTM, dbias with bias.
- * The other outputs are always written, never added to. */
+/* The gradients of a loss, given those of y, fed, hn and cn (each may be null: zeros). `dx` may be
+ * null where it is not wanted. dhr, dcr go with resets, dc0 and dcr with LSTM, dbias with bias, and
+ * dfeed, dbase, ddecay, dlast with observed. Outputs are written, never added to. */
 typedef struct {
     statecast_forward_args forward; /* as in the forward call; hn and cn are not read */
-    const void *dy, *dhn, *dcn;
+    const void *dy, *dfed, *dhn, *dcn;
     void *dx, *dw, *du, *dbias, *dh0, *dc0, *dhr, *dcr;
+    void *dfeed, *dbase, *ddecay, *dlast;
 } statecast_backward_args;
 
 /* Bytes of `saved`, from the sizes, the dtype, the cell and whether mask is null; -1 where

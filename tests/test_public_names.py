@@ -52,6 +52,7 @@ NAMES = [
 MODULES = {
     "cells": {
         "Cell",
+        "ClosedLoop",
         "GRU",
         "Gated",
         "LSTM",

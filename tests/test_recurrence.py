@@ -13,7 +13,7 @@ from keras import ops
 
 from gradients import gradients
 from statecast import recurrence
-from statecast.cells import GRU, LSTM, SimpleRNN, Stack
+from statecast.cells import GRU, LSTM, ClosedLoop, SimpleRNN, Stack
 from statecast.errors import ArgumentError, KernelError, StateError
 
 pytestmark = pytest.mark.backends
@@ -32,12 +32,17 @@ CELLS = [
     SimpleRNN(2, activation="relu"),
     GRU(2, use_bias=False),
     Stack([LSTM(3), GRU(2)]),
+    ClosedLoop(LSTM(3)),
+    ClosedLoop(Stack([GRU(2)])),
+    ClosedLoop(Stack([SimpleRNN(2), LSTM(2)])),
 ]
 shapes = st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(1, 3), st.integers(0, 2**32))
 
 
 def _problem(cell, rows, steps, width, seed, lead=()):
     """Random weights, so that swapped gates show, and a random state."""
+    if isinstance(cell, ClosedLoop):
+        width = max(width, 2)  # a value, and whether it was observed
     rng = np.random.default_rng(seed)
     draw = lambda shape: rng.normal(size=(*lead, *shape)) * 0.7  # noqa: E731
     weights = {name: draw(shape) for name, shape in cell.weight_shapes(width).items()}
@@ -114,8 +119,9 @@ def test_run_is_the_reference(cell, kernel, shape, masked, reset):
     if steps:
         _close(y, expected_y)
     else:
-        out = cell.cells[-1].units if isinstance(cell, Stack) else cell.units
-        assert y.shape == (rows, 0, out)
+        first = {name: np.zeros_like(leaf) for name, leaf in state.items()}
+        out, _ = cell.step(weights, np.zeros((rows, x.shape[-1])), first, np)
+        assert y.shape == (rows, 0, out.shape[-1])
     for name, leaf in expected.items():
         _close(after[name], leaf)
 

@@ -220,6 +220,45 @@ class Stack(Cell):
         return self.cells[top].output(within(state, top))
 
 
+@dataclass(frozen=True)
+class ClosedLoop(Cell):
+    """A cell that takes in its own affine output where nothing was observed.
+
+    The inputs are a value, whether it was observed (1) or not (0), and whatever else. In place
+    of a value that was not observed the cell takes ``h feed + base + decay last``, with the
+    output ``h`` that its state gives before the step and the ``last`` value taken in. The
+    output is the cell's, with the value taken in behind it.
+
+    Its state is the cell's, ``last``, and ``base``, a number of the row's own.
+    """
+
+    cell: Gated | Stack
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {f"cell/{name}": shape for name, shape in self.cell.state_shapes.items()}
+        return shapes | {"last": (1,), "base": (1,)}
+
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        shapes = {f"cell/{name}": shape for name, shape in self.cell.weight_shapes(width).items()}
+        top = self.cell.cells[-1] if isinstance(self.cell, Stack) else self.cell
+        return shapes | {"feed": (top.units, 1), "decay": (1,)}
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        inner = within(state, "cell")
+        own = xp.matmul(self.cell.output(inner), weights["feed"])
+        own = own + state["base"] + weights["decay"][..., None, :] * state["last"]
+        value = xp.where(x[..., 1:2] > 0, x[..., :1], own)
+        taken = xp.concatenate([value, x[..., 1:]], axis=-1)
+        y, inner = self.cell.step(within(weights, "cell"), taken, inner, xp)
+        after = {f"cell/{name}": leaf for name, leaf in inner.items()}
+        return xp.concatenate([y, value], axis=-1), {
+            **after,
+            "last": value,
+            "base": state["base"],
+        }
+
+
 def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
     """The entries under ``scope/``, without it: the weights or leaves of one layer."""
     start = f"{scope}/"

@@ -39,9 +39,10 @@ class Head(ABC):
     def parameters(self, raw: Any, shift: Any) -> Any:
         """Raw numbers ``(..., size)`` and a shift ``(..., 1)`` to parameters ``(..., size)``."""
 
+    @property
     @abstractmethod
-    def location(self, parameters: Any) -> Any:
-        """The median, ``(..., 1)``: what a closed loop feeds back."""
+    def located_by(self) -> int:
+        """Which raw number, with the shift, is the median: what a closed loop feeds back."""
 
     def pool(self, parameters: Any, axis: int) -> Any:
         """One distribution from an ensemble's: its quantiles are the members' mean quantiles
@@ -104,8 +105,9 @@ class Normal(Head):
         scale = ops.softplus(raw[..., 1:] + float(_softplus_inverse(0.5))) + _SMALLEST
         return ops.concatenate([mean, scale], axis=-1)
 
-    def location(self, parameters: Any) -> Any:
-        return parameters[..., :1]
+    @property
+    def located_by(self) -> int:
+        return 0
 
     def mean(self, parameters: Any) -> Any:
         return parameters[..., 0]
@@ -163,7 +165,7 @@ class Quantiles(Head):
         return len(self.levels)
 
     @property
-    def _middle(self) -> int:
+    def located_by(self) -> int:
         return len(self.levels) // 2
 
     def parameters(self, raw: Any, shift: Any) -> Any:
@@ -172,7 +174,7 @@ class Quantiles(Head):
         # Untrained, the gaps are those of a normal distribution of half the data's spread.
         levels = np.asarray(self.levels)
         start = 0.5 * np.diff([_normal_deviate(level) for level in levels])
-        m = self._middle
+        m = self.located_by
         below = (
             ops.softplus(raw[..., :m] + _constant(_softplus_inverse(start[:m]), raw)) + _SMALLEST
         )
@@ -183,9 +185,6 @@ class Quantiles(Head):
         median = raw[..., m : m + 1] + shift
         below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
         return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
-
-    def location(self, parameters: Any) -> Any:
-        return parameters[..., self._middle : self._middle + 1]
 
     def mean(self, parameters: Any) -> Any:
         from keras import ops

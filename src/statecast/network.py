@@ -12,14 +12,14 @@ matrix products want them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from statecast.cells import Cell, Leaves, Stack, Weights, within
+from statecast.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.heads import Head
 from statecast.layers import InitialState
 from statecast.recurrence import run
@@ -29,17 +29,14 @@ AGES = 8  # the step enters as so many bumps along the horizon, each alive in it
 
 
 @dataclass(frozen=True)
-class Decoder(Cell):
-    """A stack of cells whose head feeds its next input: one step of the forecast.
+class Decoder:
+    """A stack of cells whose head feeds its next input.
 
     Before step t the head turns the stack's output (and the encoded X) into the
-    distribution of y_t: that is the step's output. Then the stack takes y_t where it was
-    observed, and where it was not, the distribution's median and a flag that says so; not
-    observed is not zero. With ``sampling`` it takes a draw instead, as if observed, which
-    makes a joint path.
+    distribution of y_t. Then the stack takes y_t where it was observed, and where it was
+    not, the distribution's median and a flag that says so; not observed is not zero.
 
-    The inputs are ``(value, observed)``, with ``sampling`` also a uniform draw.
-    Its state is the stack's, and: ``last``, the value last taken in, which the head's
+    The state is the stack's, and: ``last``, the value last taken in, which the head's
     location is measured from (the residual path); ``step``, how many steps were taken;
     ``static``, the encoded X, where it conditions the inputs.
     """
@@ -48,7 +45,16 @@ class Decoder(Cell):
     head: Head
     horizon: int
     static: int = 0
-    sampling: bool = False
+
+    @property
+    def units(self) -> int:
+        """Of the stack's output."""
+        return self.stack.cells[-1].units
+
+    @property
+    def width(self) -> int:
+        """Of what the stack takes in: value, observed, age and the encoded X."""
+        return 2 + AGES + self.static
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -58,43 +64,44 @@ class Decoder(Cell):
             shapes["static"] = (self.static,)
         return shapes
 
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.stack.weight_shapes(self.width)
+        return {f"cell/{name}": shape for name, shape in shapes.items()} | {
+            "head/kernel": (self.units + self.static, self.head.size),
+            "head/bias": (self.head.size,),
+            "head/residual": (1,),
+        }
+
+
+@dataclass(frozen=True)
+class Sampler(Cell):
+    """A decoder that takes in a draw of y_t, as if it had been observed: a joint path.
+
+    The inputs are a uniform draw and the rest of what the stack takes in; the output is the
+    value drawn. The encoded X stands among the inputs, not in the state.
+    """
+
+    decoder: Decoder
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.decoder.state_shapes
+        return {name: shape for name, shape in shapes.items() if name not in ("step", "static")}
+
     def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        taken = 2 + AGES + self.static  # value, observed, age and the encoded X
-        shapes = {f"cell/{n}": shape for n, shape in self.stack.weight_shapes(taken).items()}
-        top = self.stack.cells[-1].units + self.static
-        shapes["head/kernel"] = (top, self.head.size)
-        shapes["head/bias"] = (self.head.size,)
-        shapes["head/residual"] = (1,)
-        return shapes
+        return self.decoder.weight_shapes
 
     def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
-        inner = within(state, "cell")
-        static = [state["static"]] if self.static else []
-        raw = xp.matmul(
-            xp.concatenate([self.stack.output(inner), *static], axis=-1), weights["head/kernel"]
-        )
+        stack, head, inner = self.decoder.stack, self.decoder.head, within(state, "cell")
+        seen = xp.concatenate([stack.output(inner), x[..., 2 + AGES :]], axis=-1)
+        raw = xp.matmul(seen, weights["head/kernel"]) + weights["head/bias"][..., None, :]
         shift = state["last"] * weights["head/residual"][..., None, :]
-        parameters = self.head.parameters(raw + weights["head/bias"][..., None, :], shift)
-
-        observed = x[..., 1:2]
-        if self.sampling:
-            own = self.head.quantile(parameters, x[..., 2:3])
-            flag = xp.ones_like(observed)
-        else:
-            own, flag = self.head.location(parameters), observed
-        value = xp.where(observed > 0, x[..., :1], own)
-        step = state["step"] + 1.0
-        age = xp.minimum(step / self.horizon, 1.0)
-        bumps = xp.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=step.dtype)
-        age = xp.exp(-xp.square((AGES - 1) * age - bumps))
-        _, inner = self.stack.step(
-            within(weights, "cell"), xp.concatenate([value, flag, age, *static], -1), inner, xp
-        )
+        drawn = head.quantile(head.parameters(raw, shift), x[..., :1])
+        taken = xp.concatenate([drawn, x[..., 1:]], axis=-1)
+        _, inner = stack.step(within(weights, "cell"), taken, inner, xp)
         after = {f"cell/{name}": leaf for name, leaf in inner.items()}
-        after |= {"last": value, "step": step}
-        if self.static:
-            after["static"] = state["static"]
-        return parameters, after
+        return drawn, after | {"last": drawn}
 
 
 class Encoder(keras.layers.Layer):
@@ -224,7 +231,7 @@ class Network(keras.Model):
         )
         self.initial.build((None, None, encoding))
         self.cell_weights: dict[str, Any] = {}
-        for name, shape in decoder.weight_shapes(2).items():
+        for name, shape in decoder.weight_shapes.items():
             self.cell_weights[name] = self.add_weight(
                 name=name.replace("/", "_"),
                 shape=(members, *shape),
@@ -245,7 +252,7 @@ class Network(keras.Model):
         depth: int,
     ) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, before any is made: what a model file must hold."""
-        shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes(2).items()}
+        shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
         featured = bool(numeric or cardinalities)
         if featured:
             if numeric:
@@ -302,23 +309,79 @@ class Network(keras.Model):
         return leaves
 
     def advance(
-        self, decoder: Decoder, leaves: Mapping[str, Any], channels: Sequence[Any], mask: Any = None
+        self, leaves: Mapping[str, Any], value: Any, observed: Any, mask: Any = None
     ) -> tuple[Any, Leaves]:
-        """Run ``decoder`` from ``leaves`` over channels ``(members or 1, rows, steps)``."""
-        x = ops.cast(ops.stack(channels, axis=-1), self.compute_dtype)
-        x = x + ops.zeros((self.members, 1, 1, 1), x.dtype)
-        weights = {
-            name: ops.cast(weight, self.compute_dtype) for name, weight in self.cell_weights.items()
-        }
-        leaves = {name: ops.cast(leaf, self.compute_dtype) for name, leaf in leaves.items()}
-        parameters, leaves = run(decoder, weights, x, leaves, mask=mask)
-        return ops.cast(parameters, "float32"), leaves
+        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+
+        ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
+        False where a step is not taken. Gives every step's parameters, float32
+        ``(members, rows, steps, head.size)``, those of a step not taken without meaning, and
+        the leaves after.
+        """
+        decoder, head = self.decoder, self.decoder.head
+        leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
+        x, steps = self._inputs(leaves, value, observed, mask)
+        kernel = weights["head/kernel"]
+        own = weights["head/bias"][:, None, :]
+        if decoder.static:
+            own = own + ops.matmul(leaves["static"], kernel[:, decoder.units :])
+        own = own + ops.zeros_like(leaves["last"])
+        kernel, at = kernel[:, : decoder.units], head.located_by
+        loop = ClosedLoop(decoder.stack)
+        start = {name: leaf for name, leaf in leaves.items() if name not in ("step", "static")}
+        y, after = run(
+            loop,
+            {name: weight for name, weight in weights.items() if name.startswith("cell/")}
+            | {"feed": kernel[..., at : at + 1], "decay": weights["head/residual"]},
+            x,
+            start | {"base": own[..., at : at + 1]},
+            mask=mask,
+        )
+        # Every step's head at once, from what the stack put out before it.
+        first = loop.cell.output(within(leaves, "cell"))
+        before = ops.concatenate([first, leaves["last"]], axis=-1)[:, :, None, :]
+        if mask is not None:  # until the first step that is taken
+            taken = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
+            y = ops.where(taken[..., None], y, before)
+        before = ops.concatenate([before, y], axis=2)[:, :, :-1]
+        raw = ops.matmul(before[..., :-1], kernel[:, None]) + own[:, :, None, :]
+        shift = before[..., -1:] * weights["head/residual"][:, None, None, :]
+        after = {name: after[name] for name in start} | {"step": steps}
+        if decoder.static:
+            after["static"] = leaves["static"]
+        return ops.cast(head.parameters(raw, shift), "float32"), after
+
+    def sample(self, leaves: Mapping[str, Any], uniform: Any) -> Any:
+        """Joint paths from ``leaves``, ``(members, rows, steps)``, as is ``uniform``."""
+        leaves = self._computed(leaves)
+        x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform))
+        sampler = Sampler(self.decoder)
+        start = {name: leaves[name] for name in sampler.state_shapes}
+        drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
+        return ops.cast(drawn[..., 0], "float32")
+
+    def _computed(self, named: Mapping[str, Any]) -> Leaves:
+        return {name: ops.cast(value, self.compute_dtype) for name, value in named.items()}
+
+    def _inputs(self, leaves: Leaves, value: Any, observed: Any, mask: Any = None) -> tuple:
+        """What the stack takes in, ``(members, rows, steps, width)``, and the steps taken after."""
+        dtype = self.compute_dtype
+        one = ops.ones_like(value[:1]) if mask is None else mask
+        steps = leaves["step"] + ops.cumsum(ops.cast(one, dtype), axis=-1)  # (members, rows, steps)
+        age = (AGES - 1) * ops.minimum(steps / self.decoder.horizon, 1.0)[..., None]
+        bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
+        channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
+        channels.append(ops.exp(-ops.square(age - bumps)))
+        if self.decoder.static:
+            channels.append(leaves["static"][:, :, None, :])
+        like = ops.zeros_like(steps)[..., None]
+        after = ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]
+        return ops.concatenate([channel + like for channel in channels], axis=-1), after
 
     def call(self, inputs: Mapping[str, Any]) -> Any:
         inputs = {name: ops.swapaxes(value, 0, 1) for name, value in inputs.items()}
         leaves = self.start(inputs["numeric"], inputs["codes"])
-        channels = [inputs["value"], inputs["observed"]]
-        parameters, _ = self.advance(self.decoder, leaves, channels)
+        parameters, _ = self.advance(leaves, inputs["value"], inputs["observed"])
         return ops.swapaxes(parameters, 0, 1)
 
     def compute_loss(
@@ -367,8 +430,8 @@ class Advance(keras.Model):
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         network, decoder = self.network, self.network.decoder
         leaves = {name: ops.swapaxes(inputs[name], 0, 1) for name in decoder.state_shapes}
-        channels = [inputs["value"][None], inputs["observed"][None]]
-        parameters, leaves = network.advance(decoder, leaves, channels, inputs["active"])
+        channels = [inputs[name][None] for name in ("value", "observed", "active")]
+        parameters, leaves = network.advance(leaves, *channels)
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
             "parameters": decoder.head.pool(parameters, axis=0)
         }
@@ -384,17 +447,12 @@ class Sample(keras.Model):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.decoder = replace(network.decoder, sampling=True)
         self.built = True
 
     def call(self, inputs: Mapping[str, Any]) -> Any:
-        leaves = {name: ops.swapaxes(inputs[name], 0, 1) for name in self.decoder.state_shapes}
-        uniform = ops.swapaxes(inputs["uniform"], 0, 1)
-        nothing = ops.zeros_like(uniform)
-        channels = [nothing, nothing, uniform]
-        parameters, _ = self.network.advance(self.decoder, leaves, channels)
-        drawn = self.decoder.head.quantile(parameters, uniform[..., None])[..., 0]
-        return ops.swapaxes(drawn, 0, 1)
+        network = self.network
+        leaves = {n: ops.swapaxes(inputs[n], 0, 1) for n in network.decoder.state_shapes}
+        return ops.swapaxes(network.sample(leaves, ops.swapaxes(inputs["uniform"], 0, 1)), 0, 1)
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:

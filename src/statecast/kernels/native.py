@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from statecast.cells import GRU, LSTM, Gated, SimpleRNN, Stack, within
+from statecast.cells import GRU, LSTM, ClosedLoop, Gated, SimpleRNN, Stack, within
 from statecast.errors import ArgumentError, KernelError, StateError
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class _Forward(ctypes.Structure):
         *((field, ctypes.c_int64) for field in ("members", "rows", "steps", "inputs", "units")),
         *((field, ctypes.c_void_p) for field in ("x", "w", "u", "bias", "h0", "c0")),
         *((field, ctypes.c_void_p) for field in ("mask", "resets", "hr", "cr")),
-        *((field, ctypes.c_void_p) for field in ("packed", "y", "hn", "cn", "saved")),
+        *((field, ctypes.c_void_p) for field in ("observed", "feed", "base", "decay", "last")),
+        *((field, ctypes.c_void_p) for field in ("packed", "y", "fed", "hn", "cn", "saved")),
     ]
 
 
@@ -55,9 +56,10 @@ class _Backward(ctypes.Structure):
 
     _fields_ = [
         ("forward", _Forward),
-        *((field, ctypes.c_void_p) for field in ("dy", "dhn", "dcn")),
+        *((field, ctypes.c_void_p) for field in ("dy", "dfed", "dhn", "dcn")),
         *((field, ctypes.c_void_p) for field in ("dx", "dw", "du", "dbias")),
         *((field, ctypes.c_void_p) for field in ("dh0", "dc0", "dhr", "dcr")),
+        *((field, ctypes.c_void_p) for field in ("dfeed", "dbase", "ddecay", "dlast")),
     ]
 
 
@@ -141,7 +143,14 @@ def declines(problem: Problem) -> str | None:
     library = _library()
     if isinstance(library, str):
         return library
-    reason = _cell_declines(problem.cell)
+    cell: Any = problem.cell
+    if isinstance(cell, ClosedLoop):
+        if isinstance(cell.cell, Stack) and len(cell.cell.cells) > 1:
+            return "its closed loop goes through one layer"
+        if problem.resets is not None:
+            return "its closed loop knows no resets"
+        cell = cell.cell
+    reason = _cell_declines(cell)
     if reason is not None:
         return reason
     if problem.unroll:
@@ -167,9 +176,9 @@ def _cell_declines(cell: Any) -> str | None:
 
 
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
-    """All steps of ``problem``: outputs ``(..., rows, steps, units)`` and the last leaves."""
-    import keras
-
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
+    if isinstance(problem.cell, ClosedLoop):
+        return _run_closed(problem, problem.cell)
     if isinstance(problem.cell, Stack):  # over the whole sequence, one cell after the other
         x, after = problem.x, {}
         for layer, cell in enumerate(problem.cell.cells):
@@ -185,17 +194,56 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             )
             after |= {f"{layer}/{leaf}": value for leaf, value in leaves.items()}
         return x, after
-    values = {"x": problem.x, "w": problem.weights["kernel"]}
-    values["u"] = problem.weights["recurrent_kernel"]
-    values["bias"] = problem.weights.get("bias")
-    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
-    values |= {"mask": problem.mask, "resets": problem.resets}
+    values = _values(problem)
     if problem.resets is not None:
         values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
-    values = {n: value for n, value in values.items() if value is not None}
+        values["resets"] = problem.resets
+    cell: Any = problem.cell
+    y, *leaves = _call(cell, values)
+    return y, dict(zip(cell.state_shapes, leaves, strict=True))
+
+
+def _run_closed(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str, Any]]:
+    from keras import ops
+
+    cell, prefix = loop.cell, "cell"
+    if isinstance(cell, Stack):
+        cell, prefix = cell.cells[0], "cell/0"
+    own = replace(
+        problem,
+        cell=cell,
+        weights=within(problem.weights, prefix),
+        state=within(problem.state, prefix),
+    )
+    last, base = (problem.state[leaf][..., 0] for leaf in ("last", "base"))
+    values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
+    values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
+    y, fed, *leaves = _call(cell, values)
+    after = dict(zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True))
+    after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
+    if problem.x.shape[-2]:
+        after["last"] = fed[..., -1:]
+        if problem.mask is not None:  # before the first step that counts the output is zero
+            seen = ops.cumsum(ops.cast(problem.mask, "int32"), axis=-1) > 0
+            fed = ops.where(seen, fed, 0.0)
+    return ops.concatenate([y, fed[..., None]], axis=-1), after
+
+
+def _values(problem: Problem) -> dict[str, Any]:
+    """By the library's names, what every problem has."""
+    weights = problem.weights
+    values = {"x": problem.x, "w": weights["kernel"], "u": weights["recurrent_kernel"]}
+    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
+    options = {"bias": weights.get("bias"), "mask": problem.mask}
+    return values | {n: value for n, value in options.items() if value is not None}
+
+
+def _call(cell: Gated, values: dict[str, Any]) -> Any:
+    """y, with a closed loop the numbers fed, and the last leaves."""
+    import keras
+
     entry = _jax_entry() if keras.backend.backend() == "jax" else _torch_run
-    y, *leaves = entry(problem.cell, values)
-    return y, dict(zip(problem.cell.state_shapes, leaves, strict=True))
+    return entry(cell, values)
 
 
 def _shapes(cell: Gated, lead: tuple[int, ...], sizes: tuple[int, int, int]) -> dict[str, Any]:
@@ -209,9 +257,21 @@ def _shapes(cell: Gated, lead: tuple[int, ...], sizes: tuple[int, int, int]) -> 
         "u": (*lead, cell.units, columns),
         "bias": (*lead, 2, columns) if isinstance(cell, GRU) else (*lead, columns),
         **dict.fromkeys(("h0", "c0", "hr", "cr", "hn", "cn"), state),
-        **dict.fromkeys(("mask", "resets"), (*lead, rows, steps)),
+        **dict.fromkeys(("mask", "resets", "observed", "fed"), (*lead, rows, steps)),
+        **dict.fromkeys(("base", "last"), (*lead, rows)),
+        "feed": (*lead, cell.units),
+        "decay": lead,
         "y": (*lead, rows, steps, cell.units),
     }
+
+
+# The library's name for the gradient of an output, as _HAS has it.
+_COTANGENTS = {"y": "dy", "fed": "dfed", "hn": "dh", "cn": "dc"}
+
+
+def _outputs(cell: Gated, values: Mapping[str, Any]) -> list[str]:
+    """The outputs of a call, by the library's names, in its order."""
+    return ["y", *["fed"] * ("observed" in values), *(f"{leaf}n" for leaf in cell.state_shapes)]
 
 
 def _arguments(cell: Gated, dtype: str, shape: tuple[int, ...], **pointers: int) -> _Forward:
@@ -241,11 +301,20 @@ def _by_loop(cell: Gated, values: Mapping[str, Any]) -> tuple[Any, ...]:
     leaves = list(cell.state_shapes)
     initial = {leaf: values[f"{leaf}r"] for leaf in leaves} if "resets" in values else None
     state = {leaf: values[f"{leaf}0"] for leaf in leaves}
-    problem = Problem(
-        cell, weights, values["x"], state, values.get("mask"), values.get("resets"), initial
-    )
+    if "observed" not in values:
+        y, after = loop.run(
+            Problem(
+                cell, weights, values["x"], state, values.get("mask"), values.get("resets"), initial
+            )
+        )
+        return (y, *(after[leaf] for leaf in leaves))
+    weights = {f"cell/{n}": weight for n, weight in weights.items()}
+    weights |= {"feed": values["feed"][..., None], "decay": values["decay"][..., None]}
+    state = {f"cell/{leaf}": value for leaf, value in state.items()}
+    state |= {leaf: values[leaf][..., None] for leaf in ("last", "base")}
+    problem = Problem(ClosedLoop(cell), weights, values["x"], state, values.get("mask"))
     y, after = loop.run(problem)
-    return (y, *(after[leaf] for leaf in leaves))
+    return (y[..., :-1], y[..., -1], *(after[f"cell/{leaf}"] for leaf in leaves))
 
 
 # -- NumPy ---------------------------------------------------------------------------------------
@@ -413,8 +482,10 @@ def _at(array: np.ndarray) -> int:
 
 # What a call has, as jax.cpp reads it.
 _HAS = {"bias": 1, "mask": 2, "resets": 4, "saved": 8, "dx": 16, "dy": 32, "dh": 64, "dc": 128}
+_HAS |= {"observed": 256, "dfed": 512}
 _ORDER = ("x", "w", "u", "bias", "h0", "c0", "mask", "resets", "hr", "cr")
-_FLAGS = ("mask", "resets")
+_ORDER += ("observed", "feed", "base", "decay", "last")
+_FLAGS = ("mask", "resets", "observed")
 
 
 def _jax_declines(library: Any) -> str | None:
@@ -450,8 +521,7 @@ def _jax_entry() -> Callable[..., Any]:
         *lead, rows, steps, inputs = x.shape
         shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
         spec = jax.ShapeDtypeStruct
-        outputs = [spec(shapes["y"], x.dtype)]
-        outputs += [spec(shapes["hn"], x.dtype)] * len(cell.state_shapes)
+        outputs = [spec(shapes[n], x.dtype) for n in _outputs(cell, values)]
         if save:
             arguments = _arguments(cell, str(x.dtype), x.shape, mask=int("mask" in values))
             outputs.append(spec((_saved_bytes(arguments),), "uint8"))
@@ -467,22 +537,25 @@ def _jax_entry() -> Callable[..., Any]:
         wanted = () if values["x"].perturbed else None  # structure, so known when compiling
         values = {n: value.value for n, value in values.items()}
         *outputs, saved = saving(cell, values)
-        return tuple(outputs), (values, outputs[0], saved, wanted)
+        return tuple(outputs), (values, tuple(outputs), saved, wanted)
 
     def backward(cell: Any, kept: Any, cotangents: Any) -> Any:
-        values, y, saved, wanted = kept
+        values, outputs, saved, wanted = kept
         given = [None if isinstance(ct, symbolic_zero) else ct for ct in cotangents]
-        return (gradients(cell, wanted is not None, values, y, saved, given),)
+        return (gradients(cell, wanted is not None, values, outputs, saved, given),)
 
     @partial(custom_vjp, nondiff_argnums=(0, 1))
-    def gradients(cell: Any, dx: bool, values: Any, y: Any, saved: Any, given: Any) -> Any:
-        outputs = {n: value for n, value in values.items() if n not in _FLAGS and (dx or n != "x")}
+    def gradients(cell: Any, dx: bool, values: Any, outputs: Any, saved: Any, given: Any) -> Any:
+        wanted = {n: value for n, value in values.items() if n not in _FLAGS and (dx or n != "x")}
+        names = _outputs(cell, values)
+        cotangents = {n: ct for n, ct in zip(names, given, strict=True) if ct is not None}
         has = [part for part in ("bias", *_FLAGS) if part in values] + ["dx"] * dx
-        has += [part for part, ct in zip(("dy", "dh", "dc"), given, strict=False) if ct is not None]
-        order = [n for n in _ORDER if n in outputs]
-        specs = [jax.ShapeDtypeStruct(values[n].shape, y.dtype) for n in order]
+        has += [_COTANGENTS[n] for n in cotangents]
+        order = [n for n in _ORDER if n in wanted]
+        specs = [jax.ShapeDtypeStruct(values[n].shape, values["x"].dtype) for n in order]
         operands = [values[n] for n in _ORDER if n in values]
-        operands += [y, saved, *(ct for ct in given if ct is not None)]
+        operands += [outputs[i] for i, n in enumerate(names) if n in ("y", "fed")]
+        operands += [saved, *cotangents.values()]
         found = dict(zip(order, call("backward", cell, has, specs, operands), strict=True))
         return {n: found.get(n) for n in values}
 
@@ -493,14 +566,16 @@ def _jax_entry() -> Callable[..., Any]:
         return tuple(native(cell, values, save=True))
 
     def saving_forward(cell: Any, values: Any) -> Any:
-        outputs = saving(cell, values)
-        return outputs, (values, outputs[0], outputs[-1])
+        *outputs, saved = saving(cell, values)
+        return (*outputs, saved), (values, tuple(outputs), saved)
 
     def saving_backward(cell: Any, kept: Any, cotangents: Any) -> Any:
         return (gradients(cell, True, *kept, list(cotangents[:-1])),)
 
-    def gradients_forward(cell: Any, dx: bool, values: Any, y: Any, saved: Any, given: Any) -> Any:
-        return gradients(cell, dx, values, y, saved, given), (values, given)
+    def gradients_forward(
+        cell: Any, dx: bool, values: Any, outputs: Any, saved: Any, given: Any
+    ) -> Any:
+        return gradients(cell, dx, values, outputs, saved, given), (values, given)
 
     def gradients_backward(cell: Any, dx: bool, kept: Any, cotangents: Any) -> Any:
         values, given = kept
@@ -610,26 +685,27 @@ def _torch_function() -> Any:
         def forward(ctx: Any, cell: Any, learns: bool, *tensors: Any) -> Any:
             values = dict(zip(_ORDER, tensors, strict=True))
             x = values["x"]
-            y = x.new_empty((*x.shape[:-1], cell.units))
-            leaves = [torch.empty_like(values["h0"]) for _ in cell.state_shapes]
-            pointers = {n: at(v) for n, v in values.items() if v is not None}
-            pointers |= {n: at(leaf) for n, leaf in zip(("hn", "cn"), leaves, strict=False)}
+            values = {n: v for n, v in values.items() if v is not None}
+            *lead, rows, steps, inputs = x.shape
+            shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
+            outputs = {n: x.new_empty(shapes[n]) for n in _outputs(cell, values)}
+            pointers = {n: at(v) for n, v in (values | outputs).items()}
             dtype = str(x.dtype).removeprefix("torch.")
-            arguments = _arguments(cell, dtype, x.shape, y=at(y), **pointers)
+            arguments = _arguments(cell, dtype, x.shape, **pointers)
             if learns and any(ctx.needs_input_grad):
                 ctx.cell, ctx.arguments = cell, arguments
                 ctx.saved = _Saved(_saved_bytes(arguments))
                 arguments.saved = at(ctx.saved.tensor)
-                ctx.save_for_backward(y, *tensors)
+                held = [value for n, value in outputs.items() if n in ("y", "fed")]
+                ctx.save_for_backward(*tensors, *held)
             _check(library.statecast_forward(ctypes.byref(arguments)))
-            return y, *leaves
+            return tuple(outputs.values())
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            dy, *dleaves = cotangents
-            _, *tensors = ctx.saved_tensors
+            tensors = ctx.saved_tensors[: len(_ORDER)]
             if torch.is_grad_enabled():  # create_graph: gradients of gradients are the loop's
-                return None, None, *_torch_gradients(ctx.cell, tensors, (dy, *dleaves))
+                return None, None, *_torch_gradients(ctx.cell, tensors, cotangents)
             values = dict(zip(_ORDER, tensors, strict=True))
             wanted = dict(zip(_ORDER, ctx.needs_input_grad[2:], strict=True))
             found = {
@@ -637,8 +713,9 @@ def _torch_function() -> Any:
                 for n, v in values.items()
                 if v is not None and n not in _FLAGS and (n != "x" or wanted["x"])
             }
-            given = {"dy": dy, **dict(zip(("dhn", "dcn"), dleaves, strict=False))}
-            given = {n: v.contiguous() for n, v in given.items() if v is not None}
+            present = {n: v for n, v in values.items() if v is not None}
+            pairs = zip(_outputs(ctx.cell, present), cotangents, strict=True)
+            given = {f"d{n}": ct.contiguous() for n, ct in pairs if ct is not None}
             arguments = _Backward(
                 ctx.arguments,
                 **{n: at(v) for n, v in given.items()},
@@ -650,7 +727,7 @@ def _torch_function() -> Any:
     return Recurrence
 
 
-def _torch_gradients(cell: Any, tensors: list[Any], given: tuple[Any, ...]) -> list[Any]:
+def _torch_gradients(cell: Any, tensors: Any, given: tuple[Any, ...]) -> list[Any]:
     import torch
 
     values = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
