@@ -710,3 +710,99 @@ def test_a_kernel_that_is_forced_and_declines_says_why():
 def test_a_convolutional_layer_has_no_counterpart():
     with pytest.raises(ArgumentError, match="ConvLSTM1D has no counterpart"):
         layers.controlled(keras.layers.ConvLSTM1D(2, 3, name="conv"))
+
+
+# -- masks and lengths in compiled steps --------------------------------------------------------
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_mask_and_an_initial_state_meet_in_compiled_steps(stateful, both_ways):
+    """Keras passes no mask on beside an initial state, and on JAX a tracer carries none."""
+    gru = layers.GRU(2, stateful=stateful)
+    layer = layers.Bidirectional(gru) if both_ways else gru
+    x, start = keras.Input(batch_shape=(2, 4, 1)), keras.Input(batch_shape=(2, 4))
+    states = [start[:, :2], start[:, 2:]] if both_ways else [start[:, :2]]
+    model = keras.Model([x, start], layer(keras.layers.Masking()(x), initial_state=states))
+    rng = np.random.default_rng(0)
+    values, initial = rng.normal(size=(2, 4, 1)), rng.normal(size=(2, 4))
+    values[:, 2:] = 0.0
+    compiled = model.predict([values, initial], verbose=0)
+    if stateful:
+        layer.reset_states()
+    initial = initial.astype("float32")
+    parts = [initial[:, :2], initial[:, 2:]] if both_ways else [initial[:, :2]]
+    short = layer(values[:, :2].astype("float32"), initial_state=parts)
+    np.testing.assert_allclose(compiled, at_rest(short), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_one_model_takes_any_number_of_steps(stateful, sequences):
+    start = keras.Input((None, 1))
+    layer = layers.LSTM(2, stateful=stateful, return_sequences=sequences)
+    model = keras.Model(start, layer(start))
+    x = np.random.default_rng(0).normal(size=(3, 4, 1)).astype("float32")
+    parts = [model.predict(x[:, cut], verbose=0) for cut in (slice(0, 3), slice(3, 4))]
+    if stateful:
+        layer.reset_states()
+        expected = at_rest(layer(x))
+    else:
+        expected = at_rest(layer(x[:, 3:]))
+    last = parts[1][:, -1] if sequences else parts[1]
+    whole = expected[:, -1] if sequences else expected
+    np.testing.assert_allclose(last, whole, rtol=TOLERANCE, atol=TOLERANCE)
+    none = model.predict(x[:, :0], verbose=0)
+    assert none.shape == ((3, 0, 2) if sequences else (3, 2))
+    assert not none.any()
+
+
+# -- what a state may hold -----------------------------------------------------------------------
+
+
+def test_a_state_in_bfloat16_is_read_and_kept(tmp_path):
+    options = {"dtype": "bfloat16", "recurrent_initializer": "glorot_uniform"}
+    layer = layers.GRU(3, stateful=True, **options)
+    layer(np.ones((2, 3, 2), "float32"))
+    state = layer.state
+    assert state["h"].dtype == "float32"
+    assert state["h"].any()
+    state.save(tmp_path / "s.safetensors")
+    layer.reset_states()
+    layer.reset_states(State.load(tmp_path / "s.safetensors"))
+    assert layer.state == state
+
+
+def test_numbers_that_the_dtype_cannot_hold_are_refused():
+    layer = layers.LSTM(3, stateful=True)
+    layer(np.ones((2, 3, 2), "float32"))
+    state = layer.state
+    with pytest.raises(
+        StateError, match=r"leaf 'c': expected finite numbers of float32, .*1e\+300"
+    ):
+        layer.reset_states([np.zeros((2, 3)), np.full((2, 3), 1e300)])
+    with pytest.raises(StateError, match="1e\\+300"):
+        layer.states[0].assign(np.full((2, 3), 1e300))
+    for source in (float("nan"), {"h": np.zeros(3), "c": np.full(3, np.inf)}):
+        with pytest.raises(StateError, match="finite"):
+            layer.set_initial_state(source)
+    assert layer.state == state
+
+
+def test_live_states_compute_like_arrays():
+    layer = layers.GRU(3, stateful=True)
+    layer(np.ones((2, 3, 2), "float32"))
+    live, now = layer.states[0], layer.state["h"]
+    np.testing.assert_array_equal(live + 1, now + 1)
+    np.testing.assert_array_equal(2 * live - live, now)
+    np.testing.assert_allclose(at_rest(ops.sum(live)), now.sum(), rtol=1e-6)
+
+
+def test_a_cell_whose_state_sizes_are_no_numbers_is_refused():
+    class Odd(Leaky):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.state_size = [(2, 3), 3, [(1, 1)]]
+
+    with pytest.raises(StateError, match=r"layer 'odd'.*state_size says"):
+        layers.RNN(Odd(), stateful=True, name="odd")(np.ones((2, 3, 2), "float32"))

@@ -1,6 +1,8 @@
 """State is a value: its verbs never touch the state they start from."""
 
+import copy
 import json
+import pickle
 import struct
 
 import numpy as np
@@ -140,6 +142,19 @@ def test_a_damaged_file_is_refused(tmp_path):
             State.load(path)
     with pytest.raises(ModelFileError):
         State.load(tmp_path / "missing.safetensors")
+
+
+@given(states())
+def test_a_copy_and_a_pickle_are_the_state(state):
+    assert copy.deepcopy(state) == state
+    assert pickle.loads(pickle.dumps(state)) == state
+
+
+def test_fork_counts_in_whole_numbers():
+    state = State({"h": np.zeros((2, 3), "float32")})
+    for n in (0, 1.5, True, "2"):
+        with pytest.raises(StateError, match="whole number n >= 1"):
+            state.fork(n)  # type: ignore[arg-type]
 
 
 def test_a_leaf_cannot_be_written_to():

@@ -286,6 +286,8 @@ def explain_state(model: Any) -> Explanation:
         if layer._current_state is not None:
             rows = tuple("current" if on else fresh for on in layer._current_state.flags())
         found.append(LayerStart(name, rows, fresh, layer.stateful, layer._kernels()))
+    if not found:
+        raise ArgumentError(f"{_where(model)} has no recurrent layer of statecast.layers.")
     return Explanation(found)
 
 
@@ -361,6 +363,10 @@ class ResetStates(keras.callbacks.Callback):
 
     def _reset(self, batch: int) -> None:
         states = self.states(batch) if callable(self.states) else self.states
+        if states is None and self.states is not None:
+            raise ArgumentError(
+                f"ResetStates(states=...): the function gave no states for batch {batch}."
+            )
         reset_states(self.model, states, self.rows)
 
     def _before(self, batch: int) -> None:
@@ -402,7 +408,8 @@ class Windows(keras.utils.PyDataset):
     y : array ``(sequences, steps, ...)``, optional
         A target for each step; None to predict.
     steps : int
-        The length of a window. The last is filled up with zeros, whose targets have no weight.
+        The length of a window. The last is filled up with zeros, whose targets have no weight:
+        the loss is the mean over the steps there are, and so are ``weighted_metrics``.
     batch_size : int
         Sequences to a batch.
     lengths : array of int ``(sequences,)``, optional
@@ -475,6 +482,9 @@ class Windows(keras.utils.PyDataset):
             for begin in range(0, self.count, batch_size)
             for at in range(0, int(self.lengths[begin : begin + batch_size].max()), self.steps)
         ]
+        # Keras divides a loss by all steps, those without weight too: this makes up for them.
+        rows = sum(min(batch_size, self.count - begin) for begin, _ in self.windows)
+        self.weight = np.float32(rows * self.steps / self.lengths.sum())
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -491,21 +501,24 @@ class Windows(keras.utils.PyDataset):
             return (x,)
         y = _filled(self.y[rows, cut], self.steps)
         alive = np.arange(at, at + self.steps) < self.lengths[rows, None]
-        return x, y, alive.astype("float32")
+        return x, y, alive.astype("float32") * self.weight
 
     def starts(self, batch: int) -> bool:
         """Whether a batch is its sequences' first window."""
         return self.windows[batch][1] == 0
 
     def fit(self, model: Any, **options: Any) -> Any:
-        """``model.fit`` on the windows in order; the state is reset where sequences begin."""
+        """``model.fit`` on the windows in order; the state is reset where sequences begin.
+
+        ``options`` are those of ``model.fit``, which by itself would reset nothing.
+        """
         return model.fit(self, **self._options(options), shuffle=False)
 
     def evaluate(self, model: Any, **options: Any) -> Any:
         """``model.evaluate`` in the same way."""
         return model.evaluate(self, **self._options(options))
 
-    def predict(self, model: Any, **options: Any) -> np.ndarray:
+    def predict(self, model: Any) -> np.ndarray:
         """Outputs ``(sequences, steps, ...)`` of a model that returns sequences.
 
         Zero where all of a batch's sequences have ended.
@@ -514,7 +527,12 @@ class Windows(keras.utils.PyDataset):
         for batch, (begin, at) in enumerate(self.windows):
             if at == 0:
                 reset_states(model)
-            y = at_rest(model.predict_on_batch(self[batch][0], **options))
+            y = at_rest(model.predict_on_batch(self[batch][0]))
+            if y.shape[1:2] != (self.steps,):
+                raise ArgumentError(
+                    f"{_where(model)}: expected an output for each of {self.steps} steps, received "
+                    f"{y.shape}. Its last recurrent layer needs return_sequences=True."
+                )
             if found is None:
                 found = np.zeros((self.count, self.length, *y.shape[2:]), y.dtype)
             cut = slice(at, at + self.steps)
@@ -522,6 +540,11 @@ class Windows(keras.utils.PyDataset):
         return found
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        for name in ("x", "y", "shuffle", "batch_size", "sample_weight"):
+            if name in options:
+                raise ArgumentError(f"{name}: Windows has its own; received {options[name]!r}.")
+        if self.y is None:
+            raise ArgumentError("y: training and evaluation need targets; this Windows has none.")
         return options | {"callbacks": [ResetStates(self.starts), *options.get("callbacks", [])]}
 
 

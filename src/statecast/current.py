@@ -170,6 +170,9 @@ def _watched(name: str, make: Any) -> Any:
             _stepping.add(model)
             try:
                 return function(*arguments)
+            except BaseException:
+                _put_back(model)
+                raise
             finally:
                 _stepping.discard(model)
 
@@ -431,8 +434,13 @@ class Joined:
         index = checked_rows(rows, count, self.where)
         values = None
         if states is not None:
+            dtypes = {
+                f"{name}/{leaf}" if name else leaf: variable.dtype
+                for name, layer in self.layers.items()
+                for leaf, variable in layer._current_state.leaves.items()
+            }
             values = checked(
-                states, self.shapes, len(index), self.where, allow_nonfinite=allow_nonfinite
+                states, self.shapes, len(index), self.where, dtypes, allow_nonfinite=allow_nonfinite
             )
         for layer in self.layers.values():
             layer._current_state.flags()  # raises while a step carries the state
@@ -455,7 +463,7 @@ class Joined:
         return next(iter(rows.values()))
 
 
-class LiveState:
+class LiveState(np.lib.mixins.NDArrayOperatorsMixin):
     """One leaf of a layer's current state, as ``layer.states`` gives it: always as it is now.
 
     It reads like an array, and ``assign`` sets all rows of this leaf.
@@ -494,10 +502,19 @@ class LiveState:
         current = self._layer._current_state
         rows = checked_rows(None, current.rows, where)
         shapes = {self.name: self._layer.state_shapes[self.name]}
-        current.write(self._layer._read() | checked([value], shapes, len(rows), where), rows)
+        dtypes = {self.name: current.leaves[self.name].dtype}
+        new = checked([value], shapes, len(rows), where, dtypes)
+        current.write(self._layer._read() | new, rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy().astype(dtype) if dtype is not None else self.numpy()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [x.numpy() if isinstance(x, LiveState) else x for x in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __jax_array__(self) -> Any:
+        return self.value
 
     def __len__(self) -> int:
         return len(self.numpy())
@@ -517,6 +534,7 @@ def checked(
     shapes: Shapes,
     rows: int,
     where: str,
+    dtypes: Mapping[str, str],
     *,
     allow_nonfinite: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -532,6 +550,8 @@ def checked(
         The rows expected. Nothing broadcasts.
     where : str
         What is being set, for messages: "layer 'lstm'".
+    dtypes : mapping of str to str
+        What the leaves are kept in.
     allow_nonfinite : bool
         Let NaN and infinite values pass.
 
@@ -567,11 +587,14 @@ def checked(
                 f"say batch_size={value.shape[0]} to have so many from now on."
             )
         value = value.astype("float64")
-        if not allow_nonfinite and not np.isfinite(value).all():
-            row = int(np.argwhere(~np.isfinite(value))[0][0])
+        kept = dtypes[leaf] if dtypes[leaf] in ("float16", "float64") else "float32"
+        with np.errstate(over="ignore"):
+            lost = ~np.isfinite(value.astype(kept))
+        if not allow_nonfinite and lost.any():
+            row = int(np.argwhere(lost)[0][0])
             raise StateError(
-                f"{where}, leaf {leaf!r}: expected finite numbers, received "
-                f"{value[row][~np.isfinite(value[row])][0]} in row {row}. "
+                f"{where}, leaf {leaf!r}: expected finite numbers of {dtypes[leaf]}, received "
+                f"{value[row][lost[row]][0]} in row {row}. "
                 "Pass allow_nonfinite=True if that is meant."
             )
         checked[leaf] = value

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src.backend import get_keras_mask
 
 from statecast import cells
 from statecast.cells import ACTIVATIONS, Cell, Leaves, Weights, within
@@ -258,8 +259,12 @@ def _checked_source(source: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
                     f"Leaf {name!r}: expected a constant of shape {shape}, "
                     f"received {constants[name].shape}."
                 )
+            if not np.isfinite(constants[name]).all():
+                raise StateError(f"Leaf {name!r}: expected finite numbers.")
         return constants
     if isinstance(source, (int, float)) and not isinstance(source, bool):
+        if not np.isfinite(np.float32(source)):
+            raise StateError(f"Expected a finite number, received {source}.")
         return float(source)
     raise ArgumentError(
         f"source: expected one of {SOURCES}, a number, or a constant for each leaf; "
@@ -327,6 +332,11 @@ class _KerasCell(Cell):
 
 def _state_shapes(cell: Any) -> dict[str, tuple[int, ...]]:
     names, sizes = tree.flatten(_names(cell)), tree.flatten(cell.state_size)
+    if len(names) != len(sizes):
+        raise ArgumentError(
+            f"cell {type(cell).__name__}: state_size: expected a whole number for each state, in "
+            f"a list where there are several; received {cell.state_size}."
+        )
     return {name: (size,) for name, size in zip(names, sizes, strict=True)}
 
 
@@ -685,6 +695,13 @@ class RNN(Controlled, keras.layers.RNN):
             leaves = self._initial.of_rows(rows)
         else:
             start = tree.flatten(self.cell.get_initial_state(batch_size=rows))
+            found = [tuple(value.shape[1:]) for value in start]
+            if found != list(self.state_shapes.values()):
+                raise StateError(
+                    f"layer {self.name!r}: the cell's state_size says "
+                    f"{list(self.state_shapes.values())} a row, and its get_initial_state gives "
+                    f"{found}. State sizes are whole numbers, one for each state."
+                )
             leaves = dict(zip(self.state_shapes, start, strict=True))
         return {leaf: ops.cast(value, dtype) for leaf, value in leaves.items()}
 
@@ -784,7 +801,7 @@ class RNN(Controlled, keras.layers.RNN):
     ) -> Any:
         mask = tree.flatten(mask)[0] if mask is not None else None
         if mask is None:  # Keras forgets it where an initial state is passed
-            mask = getattr(sequences, "_keras_mask", None)
+            mask = get_keras_mask(sequences)
         mask = None if mask is None else ops.cast(mask, "bool")
         rows, steps = ops.shape(sequences)[:2]
         row_reset, step_resets = self._resets(reset, rows, steps)
@@ -826,7 +843,11 @@ class RNN(Controlled, keras.layers.RNN):
         if mask is not None and self.zero_output_for_mask:
             y = ops.where(mask[..., None], y, 0.0)
         if not self.return_sequences:
-            y = ops.zeros_like(ops.sum(y, axis=1)) if steps == 0 else y[:, -1]
+            nothing = ops.zeros_like(ops.sum(y, axis=1))
+            if isinstance(steps, int):
+                y = y[:, -1] if steps else nothing
+            else:  # TensorFlow may not know the number of steps before it runs them
+                y = ops.concatenate([nothing[:, None], y], axis=1)[:, -1]
         if not self.return_state:
             return y
         leaves = {leaf: ops.cast(value, self.compute_dtype) for leaf, value in after.items()}

@@ -56,7 +56,10 @@ def at_rest(array: Any) -> np.ndarray:
     """Return any backend's tensor as a NumPy array, without a gradient."""
     if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
         array = array.detach().cpu()
-    return np.asarray(array)
+        if str(array.dtype) == "torch.bfloat16":  # NumPy has no such type
+            array = array.float()
+    array = np.asarray(array)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,9 @@ class State:
 
     __hash__ = None  # type: ignore[assignment]  # a value with arrays inside
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (dict(self.at_rest().leaves), self.ids, self.fingerprint)
+
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}{list(shape)}" for name, shape in self.spec.items())
         return f"State({self.rows} rows: {inside})"
@@ -221,8 +227,8 @@ class State:
         StateError
             ``n`` below 1.
         """
-        if n < 1:
-            raise StateError(f"fork needs n >= 1, received {n}.")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise StateError(f"fork needs a whole number n >= 1, received {n!r}.")
         return self._with(
             {name: np.repeat(at_rest(leaf), n, axis=0) for name, leaf in self.leaves.items()}, None
         )

@@ -126,15 +126,28 @@ def _tensorflow_scan(
         name: tf.TensorArray(value.dtype, size=length).unstack(value)
         for name, value in inputs.items()
     }
-    # The first step runs outside the loop: it tells the output's dtype and shape.
-    carry, first = step(carry, {name: array.read(0) for name, array in arrays.items()})
-    outputs = tf.TensorArray(first.dtype, size=length, element_shape=first.shape).write(0, first)
+    if steps is None:
+        # There may be none, and a stack of none has no shape: one more, on no input, ends it.
+        nothing = {
+            name: tf.zeros(tf.shape(value)[1:], value.dtype) for name, value in inputs.items()
+        }
+        _, last = step(carry, nothing)
+        begun, size = 0, length + 1
+        outputs = tf.TensorArray(last.dtype, size=size, element_shape=last.shape)
+        outputs = outputs.write(length, last)
+    else:
+        # The first step runs outside the loop: it tells the output's dtype and shape.
+        carry, first = step(carry, {name: array.read(0) for name, array in arrays.items()})
+        begun = 1
+        outputs = tf.TensorArray(first.dtype, size=length, element_shape=first.shape)
+        outputs = outputs.write(0, first)
 
     def body(t: Any, carry: Any, outputs: Any) -> tuple[Any, Any, Any]:
         carry, y = step(carry, {name: array.read(t) for name, array in arrays.items()})
         return t + 1, carry, outputs.write(t, y)
 
     _, carry, outputs = tf.while_loop(
-        lambda t, *_: t < length, body, (1, carry, outputs), maximum_iterations=length
+        lambda t, *_: t < length, body, (begun, carry, outputs), maximum_iterations=length
     )
-    return carry, outputs.stack()
+    stacked = outputs.stack()
+    return carry, stacked if steps is not None else stacked[:length]
