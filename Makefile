@@ -61,12 +61,11 @@ sanitize: $(VENV)/.all
 	    $(RUN) -m pytest -q -p no:cacheprovider tests/test_native.py
 
 bench: $(VENV)/.all
-	@set -- benchmarks/*.py; \
-	if [ ! -e "$$1" ]; then echo 'There are no benchmarks yet: benchmarks/ holds no script.'; exit 0; fi; \
-	for script in "$$@"; do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
+	@$(PIP) -e '.[bench]'
+	@for script in benchmarks/*.py; do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
 
 clean:
-	rm -rf build dist statecast-demo benchmarks/results .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist statecast-demo .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment, shared by all targets; a stamp says how far it has come ------------

@@ -371,6 +371,10 @@ int forward(const statecast_forward_args &a) {
         f.packed = static_cast<T *>(memory);
         parallel(f.z.members, f.pack_task, &f);
     }
+    if (a.saved) {
+        large_pages(a.saved, (size_t)(f.z.members * f.z.tiles * f.z.tile) * sizeof(T));
+        large_pages(a.y, (size_t)(f.z.members * f.z.rows * f.z.steps * f.z.units) * sizeof(T));
+    }
     parallel(f.z.members * f.z.tiles, f.task, &f);
     return STATECAST_OK;
 }
@@ -616,6 +620,13 @@ struct Backward {
         const T *dy = offset(of<T>(b.dy), now * U);
         T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
         gates += r * S * L;
+        if (t > 0) { /* what the step before it needs comes while this one's products run */
+            for (int64_t i = 0; i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
+            for (int64_t i = 0; i < U; i += L) {
+                if (dy) prefetch(dy - U + i);
+                if (t > 1) prefetch(of<T>(a.y) + (now - 2) * U + i);
+            }
+        }
         if (!counts) { /* the output was that of an earlier step; x did not count either */
             for (int64_t i = 0; dy && i < U; ++i) held[i] += dy[i];
             for (int64_t k = 0; k < z.blocks; ++k)

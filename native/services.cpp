@@ -139,6 +139,8 @@ int available() {
 
 /* -- memory ---------------------------------------------------------------------------------- */
 
+constexpr size_t LARGE = 1u << 21; /* a large page */
+
 struct Memory {
     void *block[USES] = {};
     size_t size[USES] = {};
@@ -160,18 +162,24 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context) {
     for (int64_t i = 0; i < items; ++i) task(context, i);
 }
 
+void large_pages(void *memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t begin = ((uintptr_t)memory + LARGE - 1) / LARGE * LARGE;
+    const uintptr_t end = ((uintptr_t)memory + bytes) / LARGE * LARGE;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 void *scratch(Use use, size_t bytes) {
     if (bytes <= memory.size[use] && memory.block[use]) return memory.block[use];
     free(memory.block[use]);
     memory.block[use] = nullptr;
     memory.size[use] = 0;
-    const size_t page = bytes >= (1u << 21) ? 1u << 21 : 4096;
+    const size_t page = bytes >= LARGE ? LARGE : 4096;
     const size_t size = (bytes + page - 1) / page * page + (bytes == 0 ? page : 0);
     void *block = nullptr;
     if (posix_memalign(&block, page, size)) return nullptr;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (page > 4096) madvise(block, size, MADV_HUGEPAGE);
-#endif
+    large_pages(block, size);
     memory.block[use] = block;
     memory.size[use] = size;
     return block;

@@ -23,6 +23,10 @@ void parallel(int64_t items, void (*task)(void *context, int64_t item), void *co
 enum Use { CALL, TASK, USES };
 void *scratch(Use use, size_t bytes);
 
+/* Asks for large pages where whole ones fit. To touch fresh memory by pages of 4 KiB takes as
+ * long as the recurrence, and a caller such as XLA brings fresh memory to every call. */
+void large_pages(void *memory, size_t bytes);
+
 struct Kernels {
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);

@@ -61,6 +61,7 @@ template <class T>
 INLINE void store(T *p, V<T> v) {
     *(typename Vector<T>::loose *)p = v;
 }
+INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 /* The first n lanes, zeros after them. */
 template <class T>
 INLINE V<T> load(const T *p, int n) {

@@ -159,6 +159,22 @@ class KeepBest(keras.callbacks.Callback):
             variable.assign(weight)
 
 
+def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.optimizers.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with a warm start and a cosine's end after ``updates``."""
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            learning_rate * 0.02,
+            updates,
+            alpha=0.02,
+            warmup_target=learning_rate,
+            warmup_steps=min(50, updates // 10),
+        ),
+        weight_decay=weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "residual"])
+    return optimizer
+
+
 def train(
     network: Network,
     panel: Panel,
@@ -187,19 +203,7 @@ def train(
     held = held_out(rows, members, seed)
     training = TrainingRows(panel, held, members, batch, seed)
     validation = HeldOutRows(panel, held, members, batch)
-    total = epochs * len(training)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(
-            learning_rate * 0.02,
-            total,
-            alpha=0.02,
-            warmup_target=learning_rate,
-            warmup_steps=min(50, total // 10),
-        ),
-        weight_decay=weight_decay,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "residual"])
-    network.compile(optimizer=optimizer)
+    network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
     keep = KeepBest(patience)
     history = keras.callbacks.History()
     try:

@@ -1,0 +1,158 @@
+"""What the recurrence costs as items, steps, units and threads grow, and the memory it takes.
+
+Run it from the root of the repository, without arguments, on a machine that does nothing else::
+
+    .venv/bin/python benchmarks/scaling.py
+
+It measures forward and backward of one LSTM in PyTorch on the native kernel, and writes
+``docs/scaling.md`` and ``docs/scaling.svg``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+ROWS, STEPS, INPUTS, UNITS = 256, 30, 4, 64
+SWEEPS = {
+    "items": [64, 256, 1024, 4096, 16384],
+    "steps": [10, 30, 100, 300, 1000],
+    "units": [16, 32, 64, 128, 256, 512],
+}
+
+
+def step(rows: int, steps: int, units: int, threads: int = 0, repeats: int = 9) -> float:
+    """Median milliseconds of a forward and backward pass; 0 threads: all there are."""
+    import torch
+
+    from statecast import cells, recurrence
+    from statecast.kernels import native
+
+    native.use(threads=threads)
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.tensor(rng.standard_normal(shape).astype("float32") * 0.1)
+
+    cell = cells.LSTM(units)
+    weights = {n: draw(*s).requires_grad_() for n, s in cell.weight_shapes(INPUTS).items()}
+    x, gradient = draw(rows, steps, INPUTS), draw(rows, steps, units)
+    state = {leaf: torch.zeros(rows, units) for leaf in "hc"}
+    took = []
+    for _ in range(repeats + 2):
+        begin = time.perf_counter()
+        recurrence.run(cell, weights, x, state, kernel="native")[0].backward(gradient)
+        took.append(1e3 * (time.perf_counter() - begin))
+    return float(np.median(took[2:]))
+
+
+def memory(rows: int) -> float:
+    """MiB that a pass adds to what the process held at its most before."""
+    step(1, 1, UNITS, repeats=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(rows, STEPS, UNITS, repeats=2)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory_apart(rows: int) -> float:
+    """The same in a process of its own, since a peak never comes down."""
+    ran = subprocess.run(
+        [sys.executable, __file__, str(rows)], capture_output=True, text=True, check=True
+    )
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def measured() -> dict[str, list[float]]:
+    found = {
+        "items": [step(rows, STEPS, UNITS) for rows in SWEEPS["items"]],
+        "steps": [step(ROWS, steps, UNITS) for steps in SWEEPS["steps"]],
+        "units": [step(ROWS, STEPS, units) for units in SWEEPS["units"]],
+    }
+    found["one thread"] = [step(rows, STEPS, UNITS, threads=1) for rows in SWEEPS["items"]]
+    found["memory"] = [memory_apart(rows) for rows in SWEEPS["items"]]
+    return found
+
+
+def plot(found: dict[str, list[float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "statecast"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+    for axis, name in zip(axes, SWEEPS, strict=False):
+        axis.loglog(SWEEPS[name], found[name], "o-", label="all threads")
+        if name == "items":
+            axis.loglog(SWEEPS[name], found["one thread"], "s--", label="one thread")
+        middle = len(SWEEPS[name]) // 2
+        power = 2 if name == "units" else 1
+        guide = [found[name][middle] * (n / SWEEPS[name][middle]) ** power for n in SWEEPS[name]]
+        axis.loglog(
+            SWEEPS[name], guide, ":", color="grey", label="squared" if power == 2 else "linear"
+        )
+        axis.set(xlabel=name, ylabel="ms")
+        axis.legend()
+    axes[3].loglog(SWEEPS["items"], found["memory"], "o-")
+    axes[3].set(xlabel="items", ylabel="MiB")
+    figure.savefig(DOCS / "scaling.svg", metadata={"Date": None})
+
+
+def page(found: dict[str, list[float]]) -> str:
+    from statecast.kernels import native
+
+    lines = [
+        "# How the cost grows",
+        "",
+        f"Forward and backward of one LSTM in PyTorch on the native kernel ({native.status()}):",
+        f"{ROWS} items, {STEPS} steps, {INPUTS} inputs, {UNITS} units, but for the one that grows.",
+        "Written by `benchmarks/scaling.py`, which `make bench` runs.",
+        "",
+        "![Time and memory against items, steps and units](scaling.svg)",
+        "",
+    ]
+    for name, sizes in SWEEPS.items():
+        took = found[name]
+        rows = [
+            [f"{size}", f"{ms:.2f} ms", f"{1e6 * ms / _work(name, size):.3f}"]
+            for size, ms in zip(sizes, took, strict=True)
+        ]
+        head = [name, "time", "nanoseconds an item, step and unit"]
+        if name == "items":
+            head += ["on one thread", "memory"]
+            for row, ms, mib in zip(rows, found["one thread"], found["memory"], strict=True):
+                row += [f"{ms:.2f} ms", f"{mib:.0f} MiB"]
+        lines += ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+        lines += [""]
+    lines += [
+        "A number that stays as it is down a column says that the cost is linear. In the units it",
+        "grows linearly by itself, since the recurrent weights are units by units. Memory is what",
+        "the pass adds to the process: inputs, outputs, their gradients, and five numbers for each",
+        "item, step and unit that the backward pass needs.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _work(name: str, size: int) -> int:
+    sizes = {"items": ROWS, "steps": STEPS, "units": UNITS} | {name: size}
+    return sizes["items"] * sizes["steps"] * sizes["units"]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(memory(int(sys.argv[1]))))
+    else:
+        os.environ["KERAS_BACKEND"] = "torch"
+        results = measured()
+        plot(results)
+        (DOCS / "scaling.md").write_text(page(results))
+        print("Wrote docs/scaling.md and docs/scaling.svg.")
