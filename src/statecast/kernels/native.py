@@ -474,8 +474,8 @@ class _Packed:
 _NONE = np.empty(0)
 
 
-def _at(array: np.ndarray) -> int:
-    """The address of a contiguous array."""
+def _at(array: Any) -> int:
+    """The address of a contiguous NumPy array."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
     except (TypeError, ValueError):  # read-only, or empty: three times slower
