@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +246,10 @@ def _call(cell: Gated, values: dict[str, Any]) -> Any:
     return entry(cell, values)
 
 
-def _shapes(cell: Gated, lead: tuple[int, ...], sizes: tuple[int, int, int]) -> dict[str, Any]:
+@lru_cache
+def _shapes(
+    cell: Gated, lead: tuple[int, ...], sizes: tuple[int, int, int]
+) -> Mapping[str, tuple[int, ...]]:
     """The shape of every value, of members ``lead`` and sizes (rows, steps, inputs)."""
     rows, steps, inputs = sizes
     columns = cell.gates * cell.units
@@ -646,11 +649,11 @@ def _torch_run(cell: Any, values: dict[str, Any]) -> Any:
             value = torch.as_tensor(value)
             if value.dtype != dtype:
                 value = value.to(dtype)
-            if tuple(value.shape) != shapes[n]:
+            if value.shape != shapes[n]:
                 value = value.broadcast_to(shapes[n])
             value = value.contiguous()
         tensors.append(value)
-    return _torch_function().apply(cell, torch.is_grad_enabled(), *tensors)
+    return _torch_function().apply(cell, shapes, torch.is_grad_enabled(), *tensors)
 
 
 # Memory of `saved` that no step uses now, by size: fresh pages cost more than the kernel.
@@ -680,18 +683,16 @@ def _torch_function() -> Any:
 
     library = _loaded()
     nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
+    ungraded = (None, None, None)  # cell, shapes and learns have no gradient
 
     def at(tensor: Any) -> int:
         return tensor.data_ptr() or ctypes.addressof(nothing)
 
     class Recurrence(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, cell: Any, learns: bool, *tensors: Any) -> Any:
-            values = dict(zip(_ORDER, tensors, strict=True))
+        def forward(ctx: Any, cell: Any, shapes: Any, learns: bool, *tensors: Any) -> Any:
+            values = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
             x = values["x"]
-            values = {n: v for n, v in values.items() if v is not None}
-            *lead, rows, steps, inputs = x.shape
-            shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
             outputs = {n: x.new_empty(shapes[n]) for n in _outputs(cell, values)}
             pointers = {n: at(v) for n, v in (values | outputs).items()}
             dtype = str(x.dtype).removeprefix("torch.")
@@ -709,15 +710,14 @@ def _torch_function() -> Any:
         def backward(ctx: Any, *cotangents: Any) -> Any:
             tensors = ctx.saved_tensors[: len(_ORDER)]
             if torch.is_grad_enabled():  # create_graph: gradients of gradients are the loop's
-                return None, None, *_torch_gradients(ctx.cell, tensors, cotangents)
-            values = dict(zip(_ORDER, tensors, strict=True))
-            wanted = dict(zip(_ORDER, ctx.needs_input_grad[2:], strict=True))
+                return *ungraded, *_torch_gradients(ctx.cell, tensors, cotangents)
+            present = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
+            wanted = dict(zip(_ORDER, ctx.needs_input_grad[3:], strict=True))
             found = {
                 n: torch.empty_like(v)
-                for n, v in values.items()
-                if v is not None and n not in _FLAGS and (n != "x" or wanted["x"])
+                for n, v in present.items()
+                if n not in _FLAGS and (n != "x" or wanted["x"])
             }
-            present = {n: v for n, v in values.items() if v is not None}
             pairs = zip(_outputs(ctx.cell, present), cotangents, strict=True)
             given = {f"d{n}": ct.contiguous() for n, ct in pairs if ct is not None}
             arguments = _Backward(
@@ -726,7 +726,7 @@ def _torch_function() -> Any:
                 **{f"d{n}": at(v) for n, v in found.items()},
             )
             _check(library.statecast_backward(ctypes.byref(arguments)))
-            return None, None, *(found.get(n) if wanted[n] else None for n in _ORDER)
+            return *ungraded, *(found.get(n) if wanted[n] else None for n in _ORDER)
 
     return Recurrence
 
