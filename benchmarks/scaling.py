@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -29,8 +28,9 @@ SWEEPS = {
 }
 
 
-def step(rows: int, steps: int, units: int, threads: int = 0, repeats: int = 9) -> float:
-    """Median milliseconds of a forward and backward pass; 0 threads: all there are."""
+def step(rows: int, steps: int, units: int, threads: int = 0, seconds: float = 2.0) -> float:
+    """Median milliseconds of a forward and backward pass, over at least 9 and as many as take so
+    long; 0 threads: all there are."""
     import torch
 
     from statecast import cells, recurrence
@@ -46,20 +46,31 @@ def step(rows: int, steps: int, units: int, threads: int = 0, repeats: int = 9) 
     weights = {n: draw(*s).requires_grad_() for n, s in cell.weight_shapes(INPUTS).items()}
     x, gradient = draw(rows, steps, INPUTS), draw(rows, steps, units)
     state = {leaf: torch.zeros(rows, units) for leaf in "hc"}
-    took = []
-    for _ in range(repeats + 2):
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(took) < 11 or time.perf_counter() < until:
         begin = time.perf_counter()
         recurrence.run(cell, weights, x, state, kernel="native")[0].backward(gradient)
         took.append(1e3 * (time.perf_counter() - begin))
+    native.use()
     return float(np.median(took[2:]))
+
+
+def peak() -> float:
+    """MiB that this process has held at its most. Not by ``resource``: there a process begins with
+    the peak of the one that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("The peak of the memory is read from /proc, which Linux has.")
 
 
 def memory(rows: int) -> float:
     """MiB that a pass adds to what the process held at its most before."""
-    step(1, 1, UNITS, repeats=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step(rows, STEPS, UNITS, repeats=2)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    step(1, 1, UNITS, seconds=0)
+    before = peak()
+    step(rows, STEPS, UNITS, seconds=0)
+    return peak() - before
 
 
 def memory_apart(rows: int) -> float:
