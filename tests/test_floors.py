@@ -27,16 +27,17 @@ SOURCE = Path(statecast.__file__).parent
 FLOORS = (
     {"errors", "state"},
     {"cells", "recurrence", "kernels", "reading", "table", "data"},
-    {"current", "layers", "heads", "control"},
-    {"network", "training", "forecaster"},
+    {"current", "layers", "heads", "control", "analogues"},
+    {"network", "stacking", "training", "forecaster"},
     {"sessions", "evaluate", "plots", "distributed"},
     {"cli", "server"},
 )
 PEERS_APART = 4  # from this floor up, modules on one floor never import each other
-FORECASTER = ("network", "training", "forecaster")  # each may import those before it
+FORECASTER = ("network", "stacking", "training", "forecaster")  # each may import those before it
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
-NO_KERAS = {"errors", "state", "reading", "table", "data"}
+NO_KERAS = {"errors", "state", "reading", "table", "data", "analogues", "stacking"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
+NO_TABLE |= {"analogues", "stacking"}
 EXTRAS = {"torch", "tensorflow", "sklearn", "matplotlib", "pandas", "pyarrow"}
 
 

@@ -14,13 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from statecast.analogues import MOST_ITEMS as MOST_ANALOGUES
+from statecast.analogues import Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
-from statecast.heads import HEADS
+from statecast.heads import HEADS, KNOTS, Quantiles
 from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
+from statecast.stacking import FEWEST as FEWEST_STACKED
+from statecast.stacking import MOST_ITEMS as MOST_STACKED
+from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
 from statecast.table import Panel, Schema
-from statecast.training import train
+from statecast.training import held_out, held_out_parameters, train
 
 FORMAT = "statecast-model"
 VERSION = 1
@@ -43,6 +48,7 @@ class Settings:
     encoding: int
     depth: int
     transform: str
+    analogues: bool
     epochs: int
     batch_size: int | None
     learning_rate: float
@@ -65,6 +71,8 @@ class Settings:
                 raise ArgumentError(
                     f"{name}: expected one of {list(allowed)}, received {getattr(self, name)!r}."
                 )
+        if not isinstance(self.analogues, bool):
+            raise ArgumentError(f"analogues: expected True or False, received {self.analogues!r}.")
         for name in (*_LARGEST, "epochs", "patience", "batch_size"):
             value = getattr(self, name)
             if name == "batch_size" and value is None:
@@ -100,14 +108,18 @@ class Forecaster:
     cell : {"lstm", "gru", "simple_rnn"}
     head : {"quantiles", "normal"}
         The family of the predicted distributions.
-    conditioning : {"both", "state", "inputs"}
-        Where X enters: the initial state, the inputs of every step, or both.
+    conditioning : {"state", "inputs", "both"}
+        Where X enters the network: the initial state, the inputs of every step, or both.
     ensemble : int
         Members; each holds out its own share of the items and stops by it.
     encoding, depth : int
         Width of the encoded X, and the depth of the map from there to the initial state.
     transform : {"auto", "log", "none"}
         Of y before scaling. ``"auto"`` takes the logarithm for skewed, non-negative data.
+    analogues : bool
+        Whether a linear path and the training items that began most alike have a part in
+        the forecast (see ``statecast.analogues``); held-out items say how large a part.
+        The model file then holds the training items' numbers.
     epochs, batch_size, learning_rate, weight_decay, patience
         Of the training; ``patience`` is in epochs without any member improving.
     seed : int
@@ -140,11 +152,12 @@ class Forecaster:
         layers: int = 1,
         cell: str = "lstm",
         head: str = "quantiles",
-        conditioning: str = "both",
+        conditioning: str = "state",
         ensemble: int = 8,
         encoding: int = 16,
         depth: int = 1,
         transform: str = "auto",
+        analogues: bool = True,
         epochs: int = 30,
         batch_size: int | None = None,
         learning_rate: float = 4e-3,
@@ -209,9 +222,11 @@ class Forecaster:
         panel = schema.panel(series, static, for_fit=True)
         decoder, options = self._plan(schema)
         network = Network(decoder, **options, seed=s.seed)
+        held = held_out(panel.groups, s.ensemble, s.seed)
         history = train(
             network,
             panel,
+            held,
             epochs=s.epochs,
             batch_size=s.batch_size,
             learning_rate=s.learning_rate,
@@ -221,7 +236,8 @@ class Forecaster:
             callbacks=callbacks,
             verbose=verbose,
         )
-        self._adopt(schema, network, history)
+        analogues, stacking = _companions(network, panel, held, wanted=s.analogues, seed=s.seed)
+        self._adopt(schema, network, history, analogues, stacking)
         return self
 
     def predict(
@@ -232,6 +248,7 @@ class Forecaster:
         until: int,
         level: float | Sequence[float] = (80,),
         quantiles: float | Sequence[float] = (),
+        calibrated: bool = True,
         state: State | None = None,
     ) -> Any:
         """Forecast the rest: for each item the steps after its prefix, up to ``until``.
@@ -249,6 +266,10 @@ class Forecaster:
             Central intervals to give, in percent.
         quantiles : float or sequence of float
             Further quantiles to give, between 0 and 1.
+        calibrated : bool
+            Move the quantiles to where the truths of held-out items fell, for each prefix
+            length and horizon, so that the intervals hold for new items. False gives them
+            as the models have them.
         state : State, optional
             Go on from here, in place of ``series`` and ``static``. The rows of a state without
             ids (a fork) are numbered from 0.
@@ -285,20 +306,22 @@ class Forecaster:
             panel = self.schema.panel(series, static)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
             self._check_until(until, ids, known)
-            values = self.quantiles(panel, until, levels)
+            values = self.quantiles(panel, until, levels, calibrated=calibrated)
         else:
             self._check_state(state, series, static)
             (known, ids, origin), kind = self._position(state), None
             self._check_until(until, ids, known)
-            values = self._rest_of(state, known, until, levels)
+            values = self._rest_of(state, known, until, levels, calibrated)
         named = {name: values[..., i] for i, name in enumerate(columns)}
         return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind)
 
-    def quantiles(self, panel: Panel, until: int, levels: Sequence[float]) -> np.ndarray:
+    def quantiles(
+        self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
+    ) -> np.ndarray:
         """The forecast of a panel as an array, in original units.
 
         Every step is forecast from X and what ``panel.mask`` shows before it, so steps
-        within the prefix hold forecasts of one step ahead.
+        within the prefix hold forecasts of one step ahead: the network's alone.
 
         Parameters
         ----------
@@ -308,17 +331,22 @@ class Forecaster:
             The last step.
         levels : sequence of float
             Between 0 and 1.
+        calibrated : bool
+            As in ``predict``.
 
         Returns
         -------
         array, float64, ``(rows, until, len(levels))``
         """
         parts = []
-        for part in _chunks(len(panel.ids)):
-            leaves = self._start(panel.take(part))
-            value, observed = _steps(panel.y[part], until), _steps(panel.mask[part], until)
-            parameters, _ = self._advance(leaves, value, observed, np.ones_like(observed))
-            parts.append(self._levels(parameters, levels))
+        for rows in _chunks(len(panel.ids)):
+            part = panel.take(rows)
+            value, observed = _steps(part.y, until), _steps(part.mask, until)
+            parameters, _ = self._advance(
+                self._start(part), value, observed, np.ones_like(observed)
+            )
+            memory = self._memory(part)
+            parts.append(self._stack(parameters, memory, part.known, levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
     def state(self, series: Any = None, static: Any = None) -> State:
@@ -374,6 +402,7 @@ class Forecaster:
             value, seen = new.y[rows[:, None], at], new.mask[rows[:, None], at]
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
             _, moved = self._advance(moved, value, seen, ahead < more)
+            moved |= self._remembered(moved, new.take(rows))
             for name, leaf in moved.items():
                 leaves[name] = leaves[name].copy()
                 leaves[name][rows] = leaf
@@ -422,7 +451,7 @@ class Forecaster:
             part = state.take(rows)
             drawn = self._draw(part, known[rows], until, paths)
             ranks = drawn.argsort(axis=1).argsort(axis=1)
-            marginal = self._rest_of(part, known[rows], until, levels)
+            marginal = self._rest_of(part, known[rows], until, levels, True)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
         return Paths(ids, known, values, self.schema, origin, kind)
@@ -454,6 +483,7 @@ class Forecaster:
         }
         tensors = {f"network/{name}": value for name, value in self._weights().items()}
         tensors |= {f"schema/{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
+        tensors |= self._learnt()
         write_whole(path, save(tensors, metadata=metadata))
 
     @classmethod
@@ -480,6 +510,14 @@ class Forecaster:
             forecaster = cls(**config["settings"])
             history = _checked_history(config["history"])
             schema = Schema.from_config(config["schema"], within(tensors, "schema"))
+            learnt = {name: within(tensors, name) for name in ("analogues", "stacking")}
+            analogues = stacking = None
+            if learnt["stacking"]:
+                stacking = Stacking.from_arrays(learnt["stacking"], schema.steps)
+            if learnt["analogues"]:
+                analogues = Analogues.from_arrays(learnt["analogues"])
+                if not analogues.fits(schema.numeric_width, schema.cardinalities, schema.steps):
+                    raise ValueError("analogues: they are not those of the schema")
             weights = within(tensors, "network")
             decoder, options = forecaster._plan(schema)
             shapes = Network.weight_shapes(decoder, **options)
@@ -496,7 +534,7 @@ class Forecaster:
         network = Network(decoder, **options, seed=0)
         for name, variable in network.weight_map().items():
             variable.assign(weights[name])
-        forecaster._adopt(schema, network, history)
+        forecaster._adopt(schema, network, history, analogues, stacking)
         return forecaster
 
     # -- what was fitted -------------------------------------------------------------
@@ -542,9 +580,15 @@ class Forecaster:
         return decoder, options
 
     def _adopt(
-        self, schema: Schema, network: Network, history: Mapping[str, Sequence[float | None]]
+        self,
+        schema: Schema,
+        network: Network,
+        history: Mapping[str, Sequence[float | None]],
+        analogues: Analogues | None,
+        stacking: Stacking | None,
     ) -> None:
         self._schema, self._network = schema, network
+        self._analogues, self._stacking = analogues, stacking
         # Strict JSON knows no NaN; a diverged epoch is None.
         self.history = {
             name: [float(v) if v is not None and np.isfinite(v) else None for v in values]
@@ -552,7 +596,7 @@ class Forecaster:
         }
         self._models: dict[tuple[Any, ...], keras.Model] = {}
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in self._weights().items():
+        for name, value in (self._weights() | self._learnt()).items():
             digest.update(name.encode())
             digest.update(value.tobytes())
         self._fingerprint = digest.hexdigest()
@@ -563,9 +607,70 @@ class Forecaster:
             for name, weight in self.network.weight_map().items()
         }
 
+    def _learnt(self) -> dict[str, np.ndarray]:
+        """The arrays beside the network's weights, as a model file has them."""
+        parts = {"analogues": self._analogues, "stacking": self._stacking}
+        return {
+            f"{name}/{leaf}": np.ascontiguousarray(array)
+            for name, part in parts.items()
+            if part is not None
+            for leaf, array in part.arrays().items()
+        }
+
+    def _memory(self, panel: Panel) -> dict[str, np.ndarray]:
+        """What the analogues of an item are found by, as leaves of its state: its features, and
+        the first observations at their steps."""
+        if self._analogues is None:
+            return {}
+        x = self._analogues.features(panel.numeric, panel.codes)
+        nothing = np.zeros((panel.rows, self._analogues.steps), "float32")
+        leaves = {"analogues/x": x, "analogues/y": nothing, "analogues/seen": nothing}
+        return leaves | self._remembered(leaves, panel)
+
+    def _remembered(self, leaves: Mapping[str, np.ndarray], new: Panel) -> dict[str, np.ndarray]:
+        """The leaves of ``_memory`` that new observations change."""
+        if self._analogues is None:
+            return {}
+        seen = _steps(new.mask, self._analogues.steps)
+        value = np.where(seen, _steps(new.y, self._analogues.steps), leaves["analogues/y"])
+        return {
+            "analogues/y": value.astype("float32"),
+            "analogues/seen": np.maximum(seen, leaves["analogues/seen"]).astype("float32"),
+        }
+
+    def _stack(
+        self,
+        parameters: np.ndarray,
+        memory: Mapping[str, np.ndarray],
+        known: np.ndarray,
+        levels: Sequence[float],
+        calibrated: bool,
+    ) -> np.ndarray:
+        """Scaled quantiles ``(rows, steps, len(levels))`` of the network's parameters, of the
+        analogues, and as calibrated; the network's alone on the prefix."""
+        if self._stacking is None:
+            return self._levels(parameters, levels)
+        own = knots = self._levels(parameters, KNOTS)
+        steps, until = self.schema.steps, knots.shape[1]
+        if self._analogues is not None:
+            x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
+            other = self._analogues.forecast(x, y, seen > 0, known, KNOTS)
+            knots = self._stacking.blend(own[:, :steps], other[:, :until], known)
+            # Beyond the longest training item the network goes on from where both had come to.
+            more = own[:, steps:] + (knots - own[:, :steps])[:, -1:]
+            knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)
+        if calibrated:
+            knots = self._stacking.calibrate(knots, known)
+        rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(knots)
+        knots = np.where(rest, knots, own).astype("float32")
+        found = Quantiles(KNOTS).quantile(
+            keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
+        )
+        return keras.ops.convert_to_numpy(found)
+
     def _state_of(self, panel: Panel) -> State:
         steps = int(panel.known.max(initial=0))
-        leaves = self._start(panel)
+        leaves = self._start(panel) | self._memory(panel)
         active = np.arange(1, steps + 1) <= panel.known[:, None]
         _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active)
         if panel.origin is not None:
@@ -620,7 +725,12 @@ class Forecaster:
         return np.moveaxis(self.schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
 
     def _rest_of(
-        self, state: State, known: np.ndarray, until: int, levels: Sequence[float]
+        self,
+        state: State,
+        known: np.ndarray,
+        until: int,
+        levels: Sequence[float],
+        calibrated: bool,
     ) -> np.ndarray:
         """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken."""
         parts = []
@@ -629,8 +739,8 @@ class Forecaster:
             nothing = np.zeros((len(rows), until - first), "float32")
             leaves = dict(state.take(rows).leaves)
             parameters, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing))
-            scaled = self._levels(parameters, levels)
-            parts.append(_aligned(scaled, known[rows], until))
+            parameters = _aligned(parameters, known[rows], until)
+            parts.append(self._stack(parameters, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
     def _draw(self, state: State, known: np.ndarray, until: int, paths: int) -> np.ndarray:
@@ -646,8 +756,8 @@ class Forecaster:
         steps = np.minimum(known[:, None] + np.arange(until - first), until - 1)
         uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
         uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
-        inputs = dict(state.fork(share).leaves)
-        inputs.pop("origin", None)
+        forks = state.fork(share)
+        inputs = {name: forks[name] for name in self._network.decoder.state_shapes}
         uniform = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
         drawn = self._batched(Sample, inputs | {"uniform": uniform})[..., : until - first]
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
@@ -675,6 +785,9 @@ class Forecaster:
         members = self.settings.ensemble
         shapes = self.network.decoder.state_shapes
         spec: dict[str, tuple[int, ...]] = {n: (members, *shape) for n, shape in shapes.items()}
+        if self._analogues is not None:
+            steps, features = (self._analogues.steps,), (self._analogues.x.shape[1],)
+            spec |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
         if self.schema.spacing is not None:
             spec["origin"] = ()
         state.check(spec)
@@ -727,6 +840,36 @@ class Paths:
         return self.schema.table(
             named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
         )
+
+
+def _companions(
+    network: Network, panel: Panel, held: np.ndarray, *, wanted: bool, seed: int
+) -> tuple[Analogues | None, Stacking | None]:
+    """What stands beside the network: analogues where they are wanted, and what held-out items
+    say of both. With few items there is neither."""
+    # In an order of chance: so analogues want it, and a part of them is a fair sample.
+    order = np.random.default_rng([seed, 4]).permutation(panel.rows)[:MOST_ANALOGUES]
+    panel, held = panel.take(order), held[:, order]
+    rows = np.flatnonzero(held.any(axis=0))[:MOST_STACKED]
+    if len(rows) < FEWEST_STACKED:
+        return None, None
+    analogues = None
+    if wanted:
+        analogues = Analogues.fit(
+            panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
+        )
+    head, some = network.decoder.head, panel.take(rows)
+    ours, theirs = {}, {}
+    for k in prefixes(panel.y.shape[1]):
+        parameters = held_out_parameters(network, panel, held, rows, k)
+        knots = head.quantile(keras.ops.convert_to_tensor(parameters), np.array(KNOTS, "float32"))
+        ours[k] = keras.ops.convert_to_numpy(knots)
+        if analogues is not None:
+            seen = some.mask & (np.arange(some.mask.shape[1]) < k)
+            x, known = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
+            theirs[k] = analogues.forecast(x, some.y, seen, known, KNOTS, items=rows)
+    truth = np.where(some.mask, some.y, np.nan)
+    return analogues, Stacking.fit(truth, ours, theirs or None)
 
 
 def _numbers(name: str, given: Any) -> list[float]:

@@ -136,6 +136,10 @@ class Normal(Head):
         return scale * (w * (2.0 * cdf - 1.0) + 2.0 * density - 1.0 / math.sqrt(math.pi))
 
 
+# The levels by which a distribution is known where it is given by its quantiles.
+KNOTS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+
+
 @dataclass(frozen=True)
 class Quantiles(Head):
     """A distribution given by its quantiles, straight between them, exponential beyond.
@@ -145,7 +149,7 @@ class Quantiles(Head):
     outermost gap.
     """
 
-    levels: Sequence[float] = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+    levels: Sequence[float] = KNOTS
 
     def __post_init__(self) -> None:
         levels = tuple(float(level) for level in self.levels)

@@ -44,6 +44,7 @@ _MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is 
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _STATIC_LIMIT = 5.0  # standardised numeric statics are clipped here: no outlier rules the network
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
+_CLASSES = 30  # different statics from which on they name things, and not classes of things
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
@@ -94,6 +95,20 @@ class Panel:
         """The last observed step of each row, 0 where there is none; shape (rows,), int64."""
         last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
         return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """A number for the rows that belong together, shape (rows,), int64.
+
+        Rows with the very same statics are one thing seen several times (a basin's years),
+        and a new thing is not like them: they are held out together. With fewer than
+        30 different statics (a sex, a make) they are classes, and every row stands for itself.
+        """
+        static = np.concatenate([self.numeric, self.codes], axis=1)
+        _, group = np.unique(static, axis=0, return_inverse=True)
+        group = group.ravel().astype(np.int64)
+        few = group.max(initial=-1) + 1 < _CLASSES
+        return np.arange(self.rows, dtype=np.int64) if few else group
 
     def prefix(self, k: int) -> Panel:
         """Return the panel in which only the first k steps are seen."""

@@ -26,10 +26,11 @@ PREFIXES = (0, 1, 2, 3, 5, 8)  # the held-out items are scored at these
 VALIDATION_ROWS = 1000  # a member's held-out rows: each item at several prefixes, or at one
 
 
-def held_out(rows: int, members: int, seed: int) -> np.ndarray:
-    """Which rows each member holds out, bool ``(members, rows)``."""
-    order = np.random.default_rng([seed, 1]).permutation(rows)
-    count = min(max(members, SHARES), rows)
+def held_out(groups: np.ndarray, members: int, seed: int) -> np.ndarray:
+    """Which rows each member holds out, bool ``(members, rows)``: whole groups of them."""
+    names, group = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng([seed, 1]).permutation(len(names))[group.ravel()]
+    count = min(max(members, SHARES), len(names))
     return (order % count) == (np.arange(members) % count)[:, None]
 
 
@@ -175,9 +176,28 @@ def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.opti
     return optimizer
 
 
+def held_out_parameters(
+    network: Network, panel: Panel, held: np.ndarray, rows: np.ndarray, k: int
+) -> np.ndarray:
+    """The forecasts of held-out rows from their first k steps, each by a member that holds it
+    out: parameters ``(len(rows), steps, head.size)``."""
+    own = [np.flatnonzero(out[rows]) for out in held]
+    most = max(map(len, own))
+    at = np.stack([np.pad(which, (0, most - len(which))) for which in own], axis=1)
+    batch = _Rows(panel, network.members, most)
+    seen = np.broadcast_to(np.arange(panel.y.shape[1]) < k, (*at.shape, panel.y.shape[1]))
+    inputs, _, _ = batch.pack(rows[at], seen, seen)
+    found = network.predict_on_batch(inputs)
+    out = np.empty((len(rows), *found.shape[2:]), found.dtype)
+    for member, which in enumerate(own):
+        out[which] = found[: len(which), member]
+    return out
+
+
 def train(
     network: Network,
     panel: Panel,
+    held: np.ndarray,
     *,
     epochs: int,
     batch_size: int | None,
@@ -188,7 +208,8 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Any = "auto",
 ) -> dict[str, list[float]]:
-    """Fit ``network`` to ``panel`` and leave each member at its best epoch.
+    """Fit ``network`` to ``panel`` and leave each member at its best epoch; ``held`` says which
+    rows each member stops by, as ``held_out`` does.
 
     Ctrl-C ends the fit and keeps the best epoch so far; before the first epoch has ended
     there is none, and the interrupt goes on to the caller.
@@ -200,7 +221,6 @@ def train(
     """
     rows, members = len(panel.ids), network.members
     batch = batch_size or int(np.clip(rows // 8, 32, 512))
-    held = held_out(rows, members, seed)
     training = TrainingRows(panel, held, members, batch, seed)
     validation = HeldOutRows(panel, held, members, batch)
     network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))

@@ -1,0 +1,587 @@
+"""Analogues: how the training items that began most alike went on.
+
+A linear path says what a Gaussian would: y given X by ridge regression, and the rest given
+the first k observations by conditioning. It serves every k and every pattern of gaps, for
+conditioning is all there is to a Gaussian. What it leaves over, the training items' own
+residuals, is then taken from the items that are nearest in X and in the prefix, each with
+the weight that a learnt distance gives it (kernel regression with a learnt metric:
+Weinberger and Tesauro 2007; in weather forecasting, the analog ensemble: Delle Monache et
+al. 2013). So a forecast is a distribution, made of what did happen to others.
+
+Arrays only, scaled as a panel has them; no tables and no Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+MOST_ITEMS = 50_000  # a model keeps no more
+NEAREST = 100  # items that a forecast is made of
+WINDOW = 100  # observations that the Gaussian is conditioned on: the last ones
+SHARES = 8  # the residuals of an eighth of the items are from a fit on the others
+_MOST_FEATURES = 256  # of X: beyond it, its principal components
+_MOST_CATEGORIES = 64  # of a categorical static: the most frequent, met at least thrice
+_TRIED = 3000  # items that ridges are chosen on and a covariance with gaps is learnt from
+_RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_ROUNDS = 12  # of expectation and maximisation
+_LAGS = 64  # observations further back than that have one weight in the distance
+_ENOUGH = 10  # items at a step, for a regression there
+_GRAIN = 1e-6  # of a distance: what differs by less is equal, on every machine
+
+
+def prefixes(steps: int) -> list[int]:
+    """Prefix lengths that stand for all below ``steps``: Fibonacci's numbers."""
+    known = [0, 1]
+    while known[-1] < steps:
+        known.append(known[-1] + (known[-2] or 1))
+    return known[:-1] if len(known) > 2 else [0]
+
+
+# -- the linear path ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """y = (x - centre) kernel + bias + e, with e normal of mean 0 and a full covariance.
+
+    Attributes
+    ----------
+    centre : array, ``(features,)``
+    kernel : array, ``(features, steps)``
+    bias : array, ``(steps,)``
+    covariance : array, ``(steps, steps)``
+    """
+
+    centre: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def regress(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
+        """Ridge regression of each step on x; the covariance is still zero."""
+        centre = x.mean(axis=0)
+        steps, features = y.shape[1], x.shape[1]
+        design = np.concatenate([x - centre, np.ones((len(x), 1))], axis=1)
+        penalty = np.diag([ridge] * features + [1e-6])
+        weights = np.zeros((features + 1, steps))
+        if mask.all():
+            weights = np.linalg.solve(design.T @ design + penalty, design.T @ y)
+        else:
+            # A step that few were observed at is drawn to the mean, which is 0.
+            for step in np.flatnonzero(mask.any(axis=0)):
+                rows = mask[:, step]
+                penalty[-1, -1] = 1e-6 if rows.sum() >= _ENOUGH else 1.0
+                own = design[rows]
+                weights[:, step] = np.linalg.solve(own.T @ own + penalty, own.T @ y[rows, step])
+        return cls(centre, weights[:-1], weights[-1], np.zeros((steps, steps)))
+
+    def with_covariance(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Linear:
+        """The residuals' covariance, by expectation and maximisation where there are gaps
+        (Dempster, Laird and Rubin 1977)."""
+        error = np.where(mask, y - self.of_x(x), 0.0)
+        if mask.all():
+            covariance = error.T @ error / len(error)
+        else:
+            error, mask = error[:_TRIED], mask[:_TRIED]
+            covariance = np.diag((error**2).sum(axis=0) / np.maximum(mask.sum(axis=0), 1) + 1e-6)
+            patterns = list(_patterns(mask))
+            for _ in range(_ROUNDS):
+                total = np.zeros_like(covariance)
+                for rows, seen in patterns:
+                    filled, unseen = error[rows], ~seen
+                    if seen.any() and unseen.any():
+                        gain = _gain(covariance, np.flatnonzero(seen), 1e-3)[:, unseen]
+                        filled[:, unseen] = filled[:, seen] @ gain
+                        left = covariance[np.ix_(unseen, unseen)]
+                        left = left - covariance[np.ix_(unseen, seen)] @ gain
+                        total[np.ix_(unseen, unseen)] += len(rows) * left
+                    elif unseen.any():
+                        total += len(rows) * covariance
+                    total += filled.T @ filled
+                covariance = total / len(error)
+        return Linear(self.centre, self.kernel, self.bias, covariance)
+
+    def of_x(self, x: np.ndarray) -> np.ndarray:
+        """The mean given X alone, ``(rows, steps)``."""
+        return (x - self.centre) @ self.kernel + self.bias
+
+    def mean(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> np.ndarray:
+        """The mean of every step given X and what ``mask`` shows of y, ``(rows, steps)``."""
+        prior = self.of_x(x)
+        error, mean = np.where(mask, y - prior, 0.0), prior.copy()
+        for rows, seen in _patterns(mask):
+            at = np.flatnonzero(seen)[-WINDOW:]
+            if len(at):
+                mean[rows] += error[np.ix_(rows, at)] @ _gain(self.covariance, at, ridge)
+        return mean
+
+
+def _gain(covariance: np.ndarray, at: np.ndarray, ridge: float) -> np.ndarray:
+    """What the errors at some steps say of all: ``(len(at), steps)``."""
+    inner = covariance[np.ix_(at, at)] + ridge * np.eye(len(at))
+    return np.linalg.solve(inner, covariance[at])
+
+
+def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows that were observed at the same steps, with those steps."""
+    if not len(mask):
+        return
+    _, which = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    cuts = np.flatnonzero(np.diff(which.ravel()[order])) + 1
+    for rows in np.split(order, cuts):
+        yield rows, mask[rows[0]]
+
+
+# -- the analogues -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Analogues:
+    """Training items to be like, with the linear path; made by ``Analogues.fit``.
+
+    Attributes
+    ----------
+    categories : array of int, ``(n, 2)``
+        The categorical features: which static, and which of its codes.
+    basis : array, ``(numeric + n, features)``
+        Wide X is seen through its principal components; else the unit matrix.
+    x : array, float32, ``(items, features)``
+    y : array, float32, ``(items, steps)``
+        NaN where nothing was observed.
+    share : array of int, ``(items,)``
+        Of the paths, which was fitted without the item.
+    group : array of int, ``(items,)``
+        Items with one number belong together: none is its own kin's analogue in training.
+    paths : tuple of Linear
+        A path for each share of the items, fitted on the others; the last one on all.
+    ridge : float
+        Added to the variance of what the Gaussian is conditioned on.
+    metric : array, ``(features + lags,)``
+        Logarithms of the weights of the squared differences: in each feature, and in the
+        observations by how far back they are.
+    """
+
+    categories: np.ndarray
+    basis: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    share: np.ndarray
+    group: np.ndarray
+    paths: tuple[Linear, ...]
+    ridge: float
+    metric: np.ndarray
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def fit(
+        cls,
+        numeric: np.ndarray,
+        codes: np.ndarray,
+        y: np.ndarray,
+        mask: np.ndarray,
+        group: np.ndarray,
+        *,
+        seed: int,
+    ) -> Analogues:
+        """Learn from training items: statics and observations as a panel has them.
+
+        Parameters
+        ----------
+        numeric, codes : arrays, ``(items, n)`` and ``(items, m)``
+            In an order of chance: of items equally near the first are taken.
+        y, mask : arrays, ``(items, steps)``
+        group : array of int, ``(items,)``
+        seed : int
+        """
+        rng = np.random.default_rng([seed, 3])
+        y = y.astype(np.float64)
+        categories = _frequent(codes)
+        raw = _indicators(numeric, codes, categories)
+        basis = _components(raw)
+        x = raw @ basis
+        # Whole groups go into one share.
+        names, which = np.unique(group, return_inverse=True)
+        share = (rng.permutation(len(names)) % SHARES)[which.ravel()]
+        paths, ridge = _linear_paths(x, y, mask, share)
+        found = cls(
+            categories,
+            basis,
+            x.astype(np.float32),
+            np.where(mask, y, np.nan).astype(np.float32),
+            share,
+            group,
+            paths,
+            ridge,
+            np.zeros(0),
+        )
+        return replace(found, metric=_learnt_metric(found, rng))
+
+    @property
+    def steps(self) -> int:
+        """The longest training item's length: forecasts end there."""
+        return self.y.shape[1]
+
+    def fits(self, numeric: int, cardinalities: Sequence[int], steps: int) -> bool:
+        """Whether statics and series of these sizes can be seen through it."""
+        column, code = self.categories.T
+        return (
+            len(self.basis) == numeric + len(self.categories)
+            and bool(((column >= 0) & (column < len(cardinalities)) & (code >= 0)).all())
+            and steps == self.steps
+        )
+
+    def features(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Statics as a panel has them to the x of this class, float32 ``(rows, features)``."""
+        x = _indicators(numeric, codes, self.categories) @ self.basis
+        return x.astype(np.float32)
+
+    def forecast(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        mask: np.ndarray,
+        known: np.ndarray,
+        levels: Sequence[float],
+        *,
+        items: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Quantiles of the rest of each row.
+
+        Parameters
+        ----------
+        x : array, ``(rows, features)``
+            By ``features``.
+        y, mask : arrays, ``(rows, steps)``
+            The prefix, and what of it was observed.
+        known : array of int, ``(rows,)``
+            The prefix's length.
+        levels : sequence of float
+            Rising, between 0 and 1.
+        items : array of int, ``(rows,)``, optional
+            The rows are these training items: the path is then one that was fitted without
+            them, and no analogue is of their group. (The residuals of the analogues are from
+            paths that did see them, to one part in the number of items.)
+
+        Returns
+        -------
+        array, float64, ``(rows, steps, len(levels))``
+            NaN on the prefix.
+        """
+        out = np.full((*y.shape, len(levels)), np.nan)
+        for k in np.unique(known):
+            if k >= self.steps:
+                continue
+            rows = np.flatnonzero(known == k)
+            for part in np.array_split(rows, -(-len(rows) // 512)):
+                own = None if items is None else items[part]
+                near, weight, mean = self.nearest(x[part], y[part], mask[part], int(k), items=own)
+                left = self._residuals(int(k))[near][:, :, k:]
+                found = _weighted_quantiles(left, weight, levels)
+                out[part, k:] = mean[:, k:, None] + found
+        return out
+
+    def nearest(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        mask: np.ndarray,
+        k: int,
+        *,
+        items: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The analogues of rows with a prefix of k steps: which training items, ``(rows, n)``,
+        with what weights (they add up to 1), and the linear path's mean ``(rows, steps)``."""
+        seen = mask & (np.arange(self.steps) < k)
+        mean = np.empty((len(x), self.steps))
+        which = np.full(len(x), len(self.paths) - 1) if items is None else self.share[items]
+        for path in np.unique(which):
+            rows = which == path
+            mean[rows] = self.paths[path].mean(x[rows], y[rows], seen[rows], self.ridge)
+        scale = self._scale(k)
+        ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
+        theirs, squares = self._places(k)
+        distance = squares - 2.0 * ours @ theirs.T + (ours**2).sum(axis=1)[:, None]
+        # Whole numbers and no two alike: which items are nearest does not hang on rounding.
+        rank = np.rint(np.clip(distance, 0.0, 1e6) / _GRAIN).astype(np.int64)
+        if items is not None:
+            kin = self.group[items][:, None] == self.group
+            rank[kin] = int(2e6 / _GRAIN)
+        rank = rank * len(self.x) + np.arange(len(self.x))
+        count = min(NEAREST, len(self.x))
+        near = np.argpartition(rank, count - 1, axis=1)[:, :count]
+        rank = np.take_along_axis(rank, near, axis=1)
+        order = np.argsort(rank, axis=1)
+        near, rank = (np.take_along_axis(a, order, axis=1) for a in (near, rank))
+        distance = rank // len(self.x) * _GRAIN
+        # Nothing is so far that its weight is 0: that is for kin alone.
+        weight = np.exp(np.maximum(distance[:, :1] - distance, -600.0)) * (distance < 1.5e6)
+        return near, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30), mean
+
+    # -- files -------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything by name, as a model file has it."""
+        own = {name: getattr(self, name) for name in _PLAIN}
+        stacked = {
+            f"paths/{name}": np.stack([getattr(path, name) for path in self.paths])
+            for name in _LINEAR
+        }
+        return own | stacked | {"ridge": np.array([self.ridge])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Analogues:
+        """What ``arrays`` gave.
+
+        Raises
+        ------
+        ValueError
+            Another set of names, or shapes or types that do not fit together.
+        """
+        x, y = arrays.get("x", np.zeros(0)), arrays.get("y", np.zeros(0))
+        basis, categories = arrays.get("basis", np.zeros(0)), arrays.get("categories", np.zeros(0))
+        if x.ndim != 2 or y.ndim != 2 or basis.ndim != 2 or categories.ndim != 2:
+            raise ValueError("analogues: x, y, basis and categories are tables")
+        (items, features), steps, paths = x.shape, y.shape[1], SHARES + 1
+        expected = {
+            "categories": ((len(categories), 2), "int64"),
+            "basis": ((len(basis), features), "float64"),
+            "x": ((items, features), "float32"),
+            "y": ((items, steps), "float32"),
+            "share": ((items,), "int64"),
+            "group": ((items,), "int64"),
+            "metric": ((features + min(steps, _LAGS),), "float64"),
+            "ridge": ((1,), "float64"),
+            "paths/centre": ((paths, features), "float64"),
+            "paths/kernel": ((paths, features, steps), "float64"),
+            "paths/bias": ((paths, steps), "float64"),
+            "paths/covariance": ((paths, steps, steps), "float64"),
+        }
+        found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+        if found != expected:
+            raise ValueError(f"analogues: expected {expected}, received {found}")
+        share = arrays["share"]
+        if not items or not steps or share.min() < 0 or share.max() >= SHARES:
+            raise ValueError("analogues: no items, no steps, or a share that is not there")
+        linear = tuple(
+            Linear(*(arrays[f"paths/{name}"][i] for name in _LINEAR)) for i in range(paths)
+        )
+        rest: dict[str, Any] = {name: arrays[name] for name in _PLAIN}
+        return cls(**rest, paths=linear, ridge=float(arrays["ridge"][0]))
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _residuals(self, k: int) -> np.ndarray:
+        """What the linear path, fitted without the item, left over of each training item after
+        its first k steps; float32 ``(items, steps)``, NaN where nothing was observed."""
+        if ("residuals", k) not in self._cache:
+            y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
+            seen = mask & (np.arange(self.steps) < k)
+            left = np.empty(self.y.shape, np.float32)
+            for share in range(SHARES):
+                rows = self.share == share
+                mean = self.paths[share].mean(self.x[rows], y[rows], seen[rows], self.ridge)
+                left[rows] = np.where(mask[rows], y[rows] - mean, np.nan)
+            self._cache["residuals", k] = left
+        return self._cache["residuals", k]
+
+    def _filled(self) -> np.ndarray:
+        """The training items' y, the linear path's where nothing was observed."""
+        if "filled" not in self._cache:
+            y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
+            mean = self.paths[-1].mean(self.x, y, mask, self.ridge)
+            self._cache["filled"] = np.where(mask, y, mean)
+        return self._cache["filled"]
+
+    def _scale(self, k: int) -> np.ndarray:
+        """The square roots of the metric's weights for x and k observations."""
+        at = _metric_at(self.x.shape[1], len(self.metric), k)
+        return np.exp(0.5 * self.metric[at])
+
+    def _places(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The training items where distances are plain, and their squared lengths."""
+        if ("places", k) not in self._cache:
+            places = np.concatenate([self.x, self._filled()[:, :k]], axis=1) * self._scale(k)
+            self._cache["places", k] = places, (places**2).sum(axis=1)
+        return self._cache["places", k]
+
+
+_PLAIN = ("categories", "basis", "x", "y", "share", "group", "metric")
+_LINEAR = ("centre", "kernel", "bias", "covariance")
+
+
+def _frequent(codes: np.ndarray) -> np.ndarray:
+    """The codes that are worth a column: ``(n, 2)``, static and code."""
+    found = []
+    for column in range(codes.shape[1]):
+        values, counts = np.unique(codes[:, column], return_counts=True)
+        often = np.argsort(-counts, kind="stable")[:_MOST_CATEGORIES]
+        found += [(column, values[i]) for i in sorted(often) if counts[i] >= 3]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _indicators(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """The numeric features and a column of 0 and 1 for each category, float64."""
+    met = codes[:, categories[:, 0]] == categories[:, 1]
+    return np.concatenate([numeric, met], axis=1, dtype=np.float64)
+
+
+def _components(raw: np.ndarray) -> np.ndarray:
+    width = raw.shape[1]
+    if width <= _MOST_FEATURES:
+        return np.eye(width)
+    centred = raw - raw.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    return vectors[:, : -_MOST_FEATURES - 1 : -1]
+
+
+def _linear_paths(
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, share: np.ndarray
+) -> tuple[tuple[Linear, ...], float]:
+    """A path without each share and one of all, and the ridge of the observations. Both ridges
+    are those whose forecasts of the shares left out err least."""
+    few = slice(_TRIED)
+
+    def without(left: int, ridge: float, rows: slice = few) -> Linear:
+        others = share[rows] != left
+        return Linear.regress(x[rows][others], y[rows][others], mask[rows][others], ridge)
+
+    def error(means: np.ndarray, known: int) -> float:
+        counts = mask[few] & (np.arange(y.shape[1]) >= known)
+        return float(np.abs(np.where(counts, y[few] - means, 0.0)).sum() / max(counts.sum(), 1))
+
+    def at_left_out(of: Any) -> np.ndarray:
+        means = np.zeros_like(y[few])
+        for left in range(SHARES):
+            rows = np.flatnonzero(share[few] == left)
+            if len(rows):
+                means[rows] = of(left, rows)
+        return means
+
+    ridge_x = min(
+        _RIDGES,
+        key=lambda ridge: error(at_left_out(lambda s, r: without(s, ridge).of_x(x[r])), 0),
+    )
+    every = [
+        without(s, ridge_x, slice(None)).with_covariance(*(a[share != s] for a in (x, y, mask)))
+        for s in range(SHARES)
+    ]
+    every.append(Linear.regress(x, y, mask, ridge_x).with_covariance(x, y, mask))
+
+    def of_prefixes(ridge: float) -> float:
+        total = 0.0
+        for k in prefixes(y.shape[1])[1:]:
+            seen = mask & (np.arange(y.shape[1]) < k)
+            means = at_left_out(lambda s, r, seen=seen: every[s].mean(x[r], y[r], seen[r], ridge))
+            total += error(means, k)
+        return total
+
+    ridges = [each / len(x) for each in _RIDGES]
+    return tuple(every), min(ridges, key=of_prefixes)
+
+
+def _metric_at(features: int, size: int, k: int) -> np.ndarray:
+    """Which entries of the metric belong to x and to k observations."""
+    back = np.minimum(np.arange(k)[::-1], size - features - 1)
+    return np.concatenate([np.arange(features), features + back]).astype(int)
+
+
+def _learnt_metric(
+    items: Analogues,
+    rng: np.random.Generator,
+    *,
+    updates: int = 300,
+    queries: int = 128,
+    keys: int = 16384,
+    nearest: int = 64,
+    horizons: int = 12,
+    rate: float = 0.1,
+) -> np.ndarray:
+    """The metric by whose weights the residuals of others best forecast an item's own.
+
+    Stochastic gradient descent (Adam: Kingma and Ba 2015) on the CRPS of the weighted sample,
+    ``sum_j w_j |v_j - y| - 1/2 sum_ij w_i w_j |v_i - v_j|``, at some steps of some items.
+    """
+    features, steps, count = items.x.shape[1], items.steps, len(items.x)
+    metric = np.concatenate(
+        [np.full(features, np.log(4.0 / max(features, 1))), np.full(min(steps, _LAGS), np.log(2.0))]
+    )
+    filled = items._filled()
+    known = np.array(prefixes(steps))
+    chance = 1.0 / (1.0 + known)
+    mean, square = np.zeros_like(metric), np.zeros_like(metric)
+    for update in range(1, updates + 1):
+        k = int(rng.choice(known, p=chance / chance.sum()))
+        ask = rng.choice(count, min(queries, count), replace=False)
+        answer = rng.choice(count, min(keys, count), replace=False)
+        at = _metric_at(features, len(metric), k)
+        weights = np.exp(metric[at])
+        ours, theirs = (
+            np.concatenate([items.x[rows], filled[rows, :k]], axis=1) for rows in (ask, answer)
+        )
+        distance = (theirs**2 @ weights) - 2.0 * (ours * weights) @ theirs.T
+        distance[items.group[ask][:, None] == items.group[answer]] = np.inf
+        most = min(nearest, len(answer))
+        near = np.argpartition(distance, most - 1, axis=1)[:, :most]
+        distance = np.take_along_axis(distance, near, axis=1)
+        least = distance.min(axis=1, keepdims=True)
+        w = np.exp(np.where(np.isfinite(least), least, 0.0) - distance)
+        w /= np.maximum(w.sum(axis=1, keepdims=True), 1e-30)
+
+        ahead = k + rng.choice(steps - k, min(horizons, steps - k), replace=False)
+        left = items._residuals(k)
+        value, truth = left[answer[near]][:, :, ahead], left[np.ix_(ask, ahead)][:, None]
+        has, counts = ~np.isnan(value), ~np.isnan(truth[:, 0])
+        value, truth = np.nan_to_num(value), np.nan_to_num(truth)
+        share = w[..., None] * has
+        whole = np.maximum(share.sum(axis=1, keepdims=True), 1e-9)
+        share = (share / whole).astype(np.float32)
+        apart = np.abs(value[:, :, None] - value[:, None])
+        slope = np.abs(value - truth) - np.einsum("qih,qjih->qjh", share, apart)
+        # Through the weights' sum at each step, and the one over all.
+        slope = (slope - (share * slope).sum(axis=1, keepdims=True)) * has / whole
+        slope = (slope * counts[:, None]).sum(axis=2) / max(counts.sum(), 1)
+        slope = -w * (slope - (w * slope).sum(axis=1, keepdims=True))
+        gradient = np.zeros_like(metric)
+        np.add.at(
+            gradient,
+            at,
+            weights * np.einsum("qj,qjf->f", slope, (ours[:, None] - theirs[near]) ** 2),
+        )
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.99 * square + 0.01 * gradient**2
+        step = mean / (1 - 0.9**update) / (np.sqrt(square / (1 - 0.99**update)) + 1e-12)
+        metric = metric - rate * (1.0 - update / (updates + 1)) * step
+    return metric
+
+
+def _weighted_quantiles(
+    values: np.ndarray, weight: np.ndarray, levels: Sequence[float]
+) -> np.ndarray:
+    """Quantiles ``(rows, steps, levels)`` of weighted samples: values ``(rows, n, steps)``, NaN
+    where there is none, and weights ``(rows, n)``, of which 0 counts as none. A step without any
+    has quantiles of 0."""
+    has = ~np.isnan(values) & (weight[..., None] > 0)
+    # Every value keeps a little weight: at a step where only the farthest have one, they count.
+    share = np.where(has, weight[..., None] + 1e-9, 0.0)
+    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-30)
+    order = np.argsort(np.where(has, values, np.inf), axis=1)
+    values = np.take_along_axis(np.nan_to_num(values), order, axis=1)
+    share = np.take_along_axis(share, order, axis=1)
+    upto = np.cumsum(share, axis=1)
+    middle = upto - 0.5 * share  # where in the distribution a value stands
+    last = np.maximum(has.sum(axis=1, keepdims=True) - 1, 0)
+    out = np.empty((len(values), values.shape[2], len(levels)))
+    for i, level in enumerate(levels):
+        after = np.minimum((middle < level).sum(axis=1, keepdims=True), last)
+        before = np.maximum(after - 1, 0)
+        low, high = (np.take_along_axis(values, at, axis=1) for at in (before, after))
+        first, second = (np.take_along_axis(middle, at, axis=1) for at in (before, after))
+        part = np.clip((level - first) / np.maximum(second - first, 1e-12), 0.0, 1.0)
+        out[..., i] = (low + (high - low) * part)[:, 0]
+    return out

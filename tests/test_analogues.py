@@ -1,0 +1,222 @@
+"""Analogues: the Gaussian is the textbook's, rows do not meet, nothing sees its own rest."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast.analogues import Analogues, Linear, _weighted_quantiles, prefixes
+
+LEVELS = (0.1, 0.5, 0.9)
+T = 9
+few = settings(max_examples=10, deadline=None)
+
+
+def _items(n=90, seed=0, gaps=0.2):
+    """Curves set by one of three numbers and by a class, which drift apart at random."""
+    rng = np.random.default_rng(seed)
+    numeric = rng.normal(size=(n, 3)).astype("float32")
+    codes = rng.integers(2, 5, size=(n, 1))
+    steps = np.arange(T) / T
+    y = (
+        numeric[:, :1] * (1 + steps)
+        + (codes == 3) * steps
+        + 0.2 * rng.normal(size=(n, T)).cumsum(1)
+    )
+    mask = rng.random((n, T)) >= gaps
+    mask[:, 0] = True
+    return numeric, codes, np.where(mask, y, 0.0), mask
+
+
+def _fit(numeric, codes, y, mask, seed=0, group=None):
+    group = np.arange(len(y)) if group is None else group
+    return Analogues.fit(numeric, codes, y, mask, group, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return _fit(*_items())
+
+
+def _ask(analogues, table, known, **more):
+    numeric, codes, y, mask = table
+    known = np.broadcast_to(known, len(y))
+    seen = mask & (np.arange(T) < known[:, None])
+    x = analogues.features(numeric, codes)
+    return analogues.forecast(x, np.where(seen, y, 0.0), seen, known, LEVELS, **more)
+
+
+# -- the linear path -----------------------------------------------------------------------------
+
+
+@few
+@given(seed=st.integers(0, 99), ridge=st.sampled_from([0.0, 0.3]), k=st.integers(0, T))
+def test_the_linear_path_is_the_conditional_mean_of_a_gaussian(seed, ridge, k):
+    """Against the partition formula, written with an inverse."""
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(T, T))
+    linear = Linear(
+        rng.normal(size=2), rng.normal(size=(2, T)), rng.normal(size=T), factor @ factor.T
+    )
+    x, y = rng.normal(size=(4, 2)), rng.normal(size=(4, T))
+    order = rng.permutation(T)
+    seen, mask = order[:k], np.zeros((4, T), bool)
+    mask[:, seen] = True
+    prior = (x - linear.centre) @ linear.kernel + linear.bias
+    inner = np.linalg.inv(linear.covariance[np.ix_(seen, seen)] + ridge * np.eye(k))
+    expected = prior + (y - prior)[:, seen] @ inner @ linear.covariance[seen]
+    np.testing.assert_allclose(linear.mean(x, y, mask, ridge), expected, rtol=1e-6, atol=1e-6)
+    if ridge == 0.0:  # what was observed is what it is
+        found = linear.mean(x, y, mask, 0.0)[mask]
+        np.testing.assert_allclose(found, y[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_without_gaps_the_regression_is_ridge_and_so_it_is_step_by_step():
+    from sklearn.linear_model import Ridge
+
+    numeric, _, y, mask = _items(gaps=0.0)
+    linear = Linear.regress(numeric, y, mask, 3.0)
+    judge = Ridge(alpha=3.0).fit(numeric, y)
+    np.testing.assert_allclose(linear.of_x(numeric), judge.predict(numeric), rtol=1e-5, atol=1e-5)
+    mask[::3, 4] = False
+    own = Linear.regress(numeric, y, mask, 3.0).kernel[:, 4]
+    rows = mask[:, 4]
+    centred = numeric[rows] - numeric.mean(axis=0)
+    np.testing.assert_allclose(own, Ridge(alpha=3.0).fit(centred, y[rows, 4]).coef_, rtol=1e-4)
+
+
+def test_a_covariance_is_found_through_gaps():
+    rng = np.random.default_rng(0)
+    factor = np.tril(rng.normal(size=(T, T)))
+    truth = factor @ factor.T
+    y = rng.multivariate_normal(np.zeros(T), truth, size=2500)
+    mask = rng.random(y.shape) < 0.8
+    nothing = Linear(np.zeros(0), np.zeros((0, T)), np.zeros(T), np.zeros((T, T)))
+    found = nothing.with_covariance(np.zeros((len(y), 0)), y, mask).covariance
+    spread = np.sqrt(np.outer(np.diag(truth), np.diag(truth)))
+    assert np.abs((found - truth) / spread).max() < 0.12
+    assert np.linalg.eigvalsh(found).min() > 0
+
+
+# -- forecasts -------------------------------------------------------------------------------------
+
+
+@few
+@given(seed=st.integers(0, 99), same=st.booleans())
+def test_rows_do_not_meet_and_k_may_differ(fitted, seed, same):
+    """Also rows that are all alike, whose analogues are all equally near."""
+    items = _items(12, seed + 1)
+    if same:
+        items = tuple(np.repeat(part[:1], 12, axis=0) for part in items)
+    known = np.random.default_rng(seed).integers(0, T, 12)
+    together = _ask(fitted, items, known)
+    for row in range(12):
+        alone = _ask(fitted, tuple(part[row : row + 1] for part in items), known[row : row + 1])
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-9, atol=1e-9)
+    assert np.isnan(together[:, :, 0]).sum() == known.sum()
+    rest = ~np.isnan(together[..., 0])
+    assert (np.diff(together[rest], axis=-1) >= 0).all()
+
+
+@few
+@given(k=st.integers(1, T - 1), seed=st.integers(0, 99))
+def test_what_comes_after_the_prefix_and_what_hides_in_a_gap_is_not_seen(fitted, k, seed):
+    numeric, codes, y, mask = _items(6, seed + 1)
+    seen = mask & (np.arange(T) < k)
+    x, known = fitted.features(numeric, codes), np.full(6, k)
+    first = fitted.forecast(x, y, seen, known, LEVELS)
+    other = np.where(seen, y, 1e3)
+    np.testing.assert_array_equal(fitted.forecast(x, other, seen, known, LEVELS), first)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_training_items_held_out_forecast_does_not_see_its_group(k, monkeypatch):
+    """Change what a group's items did later: no path fitted without them moves, and no forecast
+    that looks for their analogues; other items' forecasts do."""
+    monkeypatch.setattr("statecast.analogues._RIDGES", (3.0,))  # chosen on all items
+    numeric, codes, y, mask = _items(gaps=0.0)
+    group = np.arange(len(y)) // 3
+    own, later = group == 5, y.copy()
+    later[own, k:] += 3.0
+    before, after = (_fit(numeric, codes, values, mask, group=group) for values in (y, later))
+    (share,) = set(before.share[own])
+    for name, array in vars(before.paths[share]).items():
+        np.testing.assert_array_equal(getattr(after.paths[share], name), array)
+    after = replace(before, y=after.y, _cache={})
+    first, second = (
+        _ask(found, (numeric, codes, y, mask), k, items=np.arange(len(y)))
+        for found in (before, after)
+    )
+    np.testing.assert_array_equal(second[own], first[own])
+    assert np.nanmax(np.abs(second[~own] - first[~own])) > 0.1
+
+
+def test_the_metric_learns_which_feature_tells_items_apart():
+    """The spread of the rest is set by the second number, in no linear way."""
+    rng = np.random.default_rng(0)
+    numeric = rng.normal(size=(600, 3)).astype("float32")
+    y = np.sin(3.0 * numeric[:, 1:2]) + 0.1 * rng.normal(size=(600, T))
+    found = _fit(numeric, np.zeros((600, 0), int), y, np.ones(y.shape, bool))
+    assert found.metric[1] > found.metric[[0, 2]].max() + 1.0
+    spread = _ask(found, (numeric, np.zeros((600, 0), int), y, np.ones(y.shape, bool)), 0)
+    assert np.abs(spread[..., 1] - np.sin(3.0 * numeric[:, 1:2])).mean() < 0.25
+
+
+@few
+@given(seed=st.integers(0, 99), n=st.integers(2, 40))
+def test_with_equal_weights_quantiles_are_those_of_the_sample(seed, n):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(3, n, 4))
+    found = _weighted_quantiles(values, np.full((3, n), 1 / n), LEVELS)
+    expected = np.quantile(values, LEVELS, axis=1, method="hazen")
+    np.testing.assert_allclose(found, np.moveaxis(expected, 0, -1), rtol=1e-6, atol=1e-6)
+    # Values that are not there have no part.
+    missing = np.concatenate([values, np.full((3, 2, 4), np.nan)], axis=1)
+    again = _weighted_quantiles(missing, np.full((3, n + 2), 1 / (n + 2)), LEVELS)
+    np.testing.assert_allclose(again, found, rtol=1e-6, atol=1e-6)
+
+
+def test_a_step_that_nobody_was_observed_at_and_wide_features():
+    numeric, codes, y, mask = _items()
+    mask[:, 4] = False
+    found = _fit(numeric, codes, y, mask)
+    assert np.isfinite(_ask(found, (numeric, codes, y, mask), 0)).all()
+    wide = np.random.default_rng(0).normal(size=(90, 400)).astype("float32")
+    found = _fit(wide, codes, y, mask)
+    assert found.features(wide, codes).shape == (90, 256)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_arrays_and_back_is_identity_and_damage_is_refused(fitted):
+    arrays = fitted.arrays()
+    back = Analogues.from_arrays(arrays)
+    items = _items(5, 3)
+    np.testing.assert_array_equal(_ask(back, items, 2), _ask(fitted, items, 2))
+    for name in arrays:
+        with pytest.raises(ValueError, match="analogues"):
+            Analogues.from_arrays({n: a for n, a in arrays.items() if n != name})
+        damaged = arrays[name].astype("float16")
+        with pytest.raises(ValueError, match="analogues"):
+            Analogues.from_arrays(arrays | {name: damaged})
+    with pytest.raises(ValueError, match="share"):
+        Analogues.from_arrays(arrays | {"share": arrays["share"] + 100})
+
+
+def test_the_same_seed_gives_the_same_fit(fitted):
+    again = _fit(*_items()).arrays()
+    for name, array in fitted.arrays().items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+@given(steps=st.integers(1, 500))
+def test_prefixes_rise_from_0_and_stay_below_the_length(steps):
+    found = prefixes(steps)
+    assert found[0] == 0
+    assert found[-1] < steps
+    assert (np.diff(found) > 0).all()
+    assert all(b <= 2 * a + 1 for a, b in pairwise(found))

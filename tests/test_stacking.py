@@ -1,0 +1,87 @@
+"""Stacking: the better forecast gets the weight, and held-out truths fall where they should."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast.heads import KNOTS
+from statecast.stacking import Stacking
+
+T = 6
+DEVIATES = np.quantile(np.random.default_rng(1).normal(size=200_000), KNOTS)
+
+
+def _draw(n=600, seed=0, width=1.0, bias=0.0):
+    """Truths around known centres, and forecasts of them by prefix length; width 1 is right."""
+    rng = np.random.default_rng(seed)
+    centre = rng.normal(size=(n, T))
+    y = centre + rng.normal(size=(n, T))
+    knots = centre[..., None] + bias + width * DEVIATES
+    return y, {0: knots, 2: knots}
+
+
+def _coverage(y, knots):
+    return np.mean((knots[..., 1] <= y) & (y <= knots[..., -2]))
+
+
+@settings(max_examples=8, deadline=None)
+@given(width=st.sampled_from([0.3, 1.0, 3.0]), seed=st.integers(0, 50), k=st.integers(0, T - 1))
+def test_intervals_hold_for_new_items_however_wide_they_were(width, seed, k):
+    y, forecasts = _draw(seed=seed, width=width)
+    stacking = Stacking.fit(y, forecasts, None)
+    new, given_ = _draw(2000, seed + 1000, width)
+    knots = stacking.calibrate(given_[0], np.full(len(new), k))
+    assert abs(_coverage(new[:, k:], knots[:, k:]) - 0.8) < 0.04
+    np.testing.assert_array_equal(knots[..., 5], given_[0][..., 5])  # the median stays
+    assert (np.diff(knots, axis=-1) >= 0).all()
+
+
+def test_on_its_own_items_an_interval_covers_at_least_its_level():
+    """The conformal guarantee, at each horizon that has values enough."""
+    y, forecasts = _draw(width=0.2)
+    knots = Stacking.fit(y, forecasts, None).calibrate(forecasts[0], np.zeros(len(y), int))
+    for step in range(T):
+        assert _coverage(y[:, step], knots[:, step]) >= 0.8
+
+
+@pytest.mark.parametrize("better", ["network", "analogues"])
+def test_the_better_forecast_gets_the_weight(better):
+    y, good = _draw()
+    _, bad = _draw(bias=3.0)
+    network, analogues = (good, bad) if better == "network" else (bad, good)
+    stacking = Stacking.fit(y, network, analogues)
+    assert (stacking.weight == (1.0 if better == "network" else 0.0)).all()
+    known = np.zeros(len(y), int)
+    np.testing.assert_allclose(stacking.blend(network[0], analogues[0], known), good[0])
+
+
+def test_two_that_err_apart_are_better_together():
+    y, low = _draw(bias=-1.0)
+    _, high = _draw(bias=1.0)
+    assert (Stacking.fit(y, low, high).weight == 0.5).all()
+
+
+def test_few_items_lend_each_other_their_horizons():
+    """With 30 items a quantile's place is read from several horizons, and stays finite."""
+    y, forecasts = _draw(30)
+    y[:, 3] = np.nan
+    stacking = Stacking.fit(y, forecasts, None)
+    assert np.isfinite(stacking.offset).all()
+    assert np.ptp(stacking.offset[0], axis=0).max() < 0.2
+
+
+def test_arrays_and_back_is_identity_and_damage_is_refused():
+    y, forecasts = _draw(50)
+    arrays = Stacking.fit(y, forecasts, None).arrays()
+    back = Stacking.from_arrays(arrays, T)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back.arrays()[name], array)
+    for damaged in (
+        {},
+        arrays | {"known": arrays["known"] + 1},
+        arrays | {"weight": arrays["weight"][:1]},
+        arrays | {"offset": arrays["offset"][:, :2]},
+    ):
+        with pytest.raises(ValueError, match="stacking"):
+            Stacking.from_arrays(damaged, T)
