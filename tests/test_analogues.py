@@ -33,7 +33,7 @@ def _items(n=90, seed=0, gaps=0.2):
 
 def _fit(numeric, codes, y, mask, seed=0, group=None):
     group = np.arange(len(y)) if group is None else group
-    return Analogues.fit(numeric, codes, y, mask, group, seed=seed)
+    return Analogues.fit(np.arange(len(y)), numeric, codes, y, mask, group, seed=seed)
 
 
 @pytest.fixture(scope="module")

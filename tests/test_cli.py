@@ -104,6 +104,18 @@ def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
     assert table.select((pl.col(bounds[2]) <= pl.col(bounds[0])).all()).item()
 
 
+def test_explain_names_what_is_known_of_an_item(folder: Path) -> None:
+    words = [*FORECAST, "--analogues", "2", "--out", "why.csv"]
+    code, _, err = run("explain", *words[1:])
+    assert code == 0, err
+    why = pl.read_csv(folder / "why.csv")
+    own = why.filter(pl.col("plant") == "a")
+    assert set(own.filter(pl.col("what") == "static")["name"]) == {"soil", "light"}
+    assert sorted(own.filter(pl.col("what") == "observation")["name"].cast(str)) == ["1", "2", "3"]
+    code, out, _ = run("explain", *FORECAST[1:], "--analogues", "-1")
+    assert (code, out) == (2, "")
+
+
 def test_parquet_in_and_out(folder: Path) -> None:
     pl.read_csv("series.csv").write_parquet("series.parquet")
     command = [word.replace("series.csv", "series.parquet") for word in FORECAST]

@@ -28,12 +28,13 @@ FLOORS = (
     {"errors", "state"},
     {"cells", "recurrence", "kernels", "reading", "table", "data"},
     {"current", "layers", "heads", "control", "analogues"},
-    {"network", "stacking", "training", "forecaster"},
+    {"network", "stacking", "training", "explanation", "forecaster"},
     {"sessions", "evaluate", "plots", "distributed"},
     {"cli", "server"},
 )
 PEERS_APART = 4  # from this floor up, modules on one floor never import each other
-FORECASTER = ("network", "stacking", "training", "forecaster")  # each may import those before it
+# Each may import those before it.
+FORECASTER = ("network", "stacking", "training", "explanation", "forecaster")
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {"errors", "state", "reading", "table", "data", "analogues", "stacking"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}

@@ -105,6 +105,7 @@ MODULES = {
 VERBS = {
     "Forecaster": {
         "clone",
+        "explain",
         "fingerprint",
         "fit",
         "load",

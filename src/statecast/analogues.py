@@ -13,11 +13,14 @@ Arrays only, scaled as a panel has them; no tables and no Keras.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from statecast.state import strict_json
 
 MOST_ITEMS = 50_000  # a model keeps no more
 NEAREST = 100  # items that a forecast is made of
@@ -147,6 +150,7 @@ class Analogues:
 
     Attributes
     ----------
+    ids : array of objects, ``(items,)``
     categories : array of int, ``(n, 2)``
         The categorical features: which static, and which of its codes.
     basis : array, ``(numeric + n, features)``
@@ -167,6 +171,7 @@ class Analogues:
         observations by how far back they are.
     """
 
+    ids: np.ndarray
     categories: np.ndarray
     basis: np.ndarray
     x: np.ndarray
@@ -181,6 +186,7 @@ class Analogues:
     @classmethod
     def fit(
         cls,
+        ids: np.ndarray,
         numeric: np.ndarray,
         codes: np.ndarray,
         y: np.ndarray,
@@ -193,6 +199,8 @@ class Analogues:
 
         Parameters
         ----------
+        ids : array, ``(items,)``
+            Whole numbers or text.
         numeric, codes : arrays, ``(items, n)`` and ``(items, m)``
             In an order of chance: of items equally near the first are taken.
         y, mask : arrays, ``(items, steps)``
@@ -210,6 +218,7 @@ class Analogues:
         share = (rng.permutation(len(names)) % SHARES)[which.ravel()]
         paths, ridge = _linear_paths(x, y, mask, share)
         found = cls(
+            ids.astype(object),
             categories,
             basis,
             x.astype(np.float32),
@@ -332,7 +341,8 @@ class Analogues:
             f"paths/{name}": np.stack([getattr(path, name) for path in self.paths])
             for name in _LINEAR
         }
-        return own | stacked | {"ridge": np.array([self.ridge])}
+        ids = np.frombuffer(json.dumps(self.ids.tolist()).encode(), np.uint8)
+        return own | stacked | {"ridge": np.array([self.ridge]), "ids": ids}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Analogues:
@@ -348,7 +358,9 @@ class Analogues:
         if x.ndim != 2 or y.ndim != 2 or basis.ndim != 2 or categories.ndim != 2:
             raise ValueError("analogues: x, y, basis and categories are tables")
         (items, features), steps, paths = x.shape, y.shape[1], SHARES + 1
+        names = arrays.get("ids", np.zeros(0))
         expected = {
+            "ids": ((names.size,), "uint8"),
             "categories": ((len(categories), 2), "int64"),
             "basis": ((len(basis), features), "float64"),
             "x": ((items, features), "float32"),
@@ -371,8 +383,17 @@ class Analogues:
         linear = tuple(
             Linear(*(arrays[f"paths/{name}"][i] for name in _LINEAR)) for i in range(paths)
         )
+        ids = strict_json(names.tobytes().decode())
+        kinds = {type(item) for item in ids} if isinstance(ids, list) else set()
+        if kinds not in ({int}, {str}) or len(ids) != items:
+            raise ValueError(f"analogues: expected {items} ids, all numbers or all text")
         rest: dict[str, Any] = {name: arrays[name] for name in _PLAIN}
-        return cls(**rest, paths=linear, ridge=float(arrays["ridge"][0]))
+        return cls(
+            np.array(ids, object),
+            **rest,
+            paths=linear,
+            ridge=float(arrays["ridge"][0]),
+        )
 
     # -- inside ------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "encoding": (int, "Width of the encoded static features."),
     "depth": (int, "Layers from there to the initial state."),
     "transform": (str, "Of the values: auto, log or none."),
+    "analogues": (bool, "Whether a linear path and the items that began alike have a part."),
     "epochs": (int, "At most so many passes."),
     "patience": (int, "Stop after so many epochs without improvement."),
     "batch_size": (int, "Items in a batch."),
@@ -140,6 +141,9 @@ Static = Annotated[
     Path | None,
     typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
 ]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
+Until = Annotated[int, typer.Option(help="The last step to forecast.")]
+Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
 Level = Annotated[
     list[float] | None,
     typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
@@ -175,20 +179,20 @@ def fit(
 
 @app.command()
 def forecast(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")],
+    model: Model,
     series: Series,
     static: Static = None,
     *,
-    until: Annotated[int, typer.Option(help="The last step to forecast.")],
+    until: Until,
     level: Level = None,
     quantile: Annotated[
         list[float] | None,
         typer.Option(metavar="Q", help="A further quantile, 0 to 1; may be repeated."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="CSV or Parquet file; without it, CSV to stdout."),
-    ] = None,
+    calibrated: Annotated[
+        bool, typer.Option(help="Quantiles as held-out items have moved them, or as modelled.")
+    ] = True,
+    out: Out = None,
 ) -> None:
     """Forecast the rest of every item, from its static features and its steps so far.
 
@@ -205,12 +209,36 @@ def forecast(
         until=until,
         level=level or (80,),
         quantiles=quantile or (),
+        calibrated=calibrated,
     )
-    if out is None:
-        sys.stdout.write(table.write_csv())
-        return
-    _write({out: _table_bytes(table, out)})
-    _say(f"Wrote {table.height} rows to {out}.")
+    _deliver(table, out)
+
+
+@app.command()
+def explain(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    until: Until,
+    analogues: Annotated[
+        int, typer.Option(help="How many training items to name that began most alike.")
+    ] = 5,
+    out: Out = None,
+) -> None:
+    """Say what moved each forecast: its steps so far, its static features, items like it.
+
+    Each step and each feature is left out in turn: `effect` is the forecast with it less
+    that without it, on average over the rest's steps, and `strength` the mean of its size.
+    """
+    if out is not None:
+        _outputs({out: TABLES}, inputs=[model, series, static])
+    from statecast.forecaster import Forecaster
+
+    found = Forecaster.load(model).explain(
+        None if series == NONE else series, static, until=until, analogues=analogues
+    )
+    _deliver(found.table(), out)
 
 
 @app.command()
@@ -630,6 +658,15 @@ def _whole_numbers(text: str, name: str) -> list[int]:
 def _save(forecaster: Forecaster, path: Path) -> None:
     with _written(path):
         forecaster.save(path)
+
+
+def _deliver(table: pl.DataFrame, out: Path | None) -> None:
+    """A table to its file, or to stdout."""
+    if out is None:
+        sys.stdout.write(table.write_csv())
+        return
+    _write({out: _table_bytes(table, out)})
+    _say(f"Wrote {table.height} rows to {out}.")
 
 
 def _write(files: Mapping[Path, bytes]) -> None:

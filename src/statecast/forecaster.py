@@ -15,9 +15,10 @@ import keras
 import numpy as np
 
 from statecast.analogues import MOST_ITEMS as MOST_ANALOGUES
-from statecast.analogues import Analogues, prefixes
+from statecast.analogues import NEAREST, Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
+from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Quantiles
 from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
 from statecast.stacking import FEWEST as FEWEST_STACKED
@@ -456,6 +457,56 @@ class Forecaster:
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
         return Paths(ids, known, values, self.schema, origin, kind)
 
+    def explain(
+        self, series: Any = None, static: Any = None, *, until: int, analogues: int = 5
+    ) -> Explanation:
+        """What moved each item's forecast: its observations, its static features, and the
+        training items that began most alike.
+
+        Each observation and each static feature is left out in turn (occlusion), and the
+        forecast without it compared: ``statecast.explanation`` says what that can tell and
+        what it cannot. It takes a forecast for each of them.
+
+        Parameters
+        ----------
+        series, static, until
+            As in ``predict``.
+        analogues : int
+            How many of the training items to name; 0 for none.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        DataError
+            As ``predict``.
+        """
+        most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
+        if not most:
+            raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
+        panel, schema = self.schema.panel(series, static), self.schema
+        self._check_until(until, panel.ids, panel.known)
+        observations, statics = effects(
+            lambda part: self.quantiles(part, until, [0.5])[..., 0],
+            panel,
+            len(schema.numeric),
+            len(schema.categories),
+        )
+        names = [*schema.numeric, *schema.categories]
+        near, weights = self._nearest(panel, analogues)
+        return Explanation(
+            panel.ids,
+            panel.known,
+            observations,
+            {name: statics[:, i] for i, name in enumerate(names)},
+            near,
+            weights,
+            schema.id_col,
+            panel.kind,
+        )
+
     def clone(self) -> Forecaster:
         """An unfitted forecaster with the same settings."""
         return Forecaster(**asdict(self.settings))
@@ -637,6 +688,24 @@ class Forecaster:
             "analogues/y": value.astype("float32"),
             "analogues/seen": np.maximum(seen, leaves["analogues/seen"]).astype("float32"),
         }
+
+    def _nearest(self, panel: Panel, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The training items nearest to each row, by id, and their parts in its forecast."""
+        found = self._analogues
+        if found is None or self._stacking is None:
+            return np.empty((panel.rows, 0), object), np.zeros((panel.rows, 0))
+        memory = self._memory(panel)
+        x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
+        count = min(count, len(found.ids), NEAREST)
+        near, weights = np.empty((panel.rows, count), object), np.zeros((panel.rows, count))
+        part = 1.0 - self._stacking.share(panel.known)
+        for k in np.unique(panel.known):
+            rows = panel.known == k
+            at = min(int(k), found.steps)
+            items, weight, _ = found.nearest(x[rows], y[rows], seen[rows] > 0, at)
+            near[rows] = found.ids[items[:, :count]]
+            weights[rows] = weight[:, :count] * part[rows, None]
+        return near, weights
 
     def _stack(
         self,
@@ -856,7 +925,7 @@ def _companions(
     analogues = None
     if wanted:
         analogues = Analogues.fit(
-            panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
+            panel.ids, panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
         )
     head, some = network.decoder.head, panel.take(rows)
     ours, theirs = {}, {}

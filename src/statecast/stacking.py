@@ -75,9 +75,13 @@ class Stacking:
             offset[i, y.shape[1] - k :] = offset[i, y.shape[1] - k - 1]
         return cls(known, weight, offset)
 
+    def share(self, known: np.ndarray) -> np.ndarray:
+        """The network's part in the forecasts of rows with prefixes of these lengths."""
+        return self.weight[self._at(known)]
+
     def blend(self, network: np.ndarray, analogues: np.ndarray, known: np.ndarray) -> np.ndarray:
         """One forecast of two, ``(rows, steps, len(KNOTS))``; ``known`` is ``(rows,)``."""
-        weight = self.weight[self._at(known)][:, None, None]
+        weight = self.share(known)[:, None, None]
         return weight * network + (1 - weight) * analogues
 
     def calibrate(self, knots: np.ndarray, known: np.ndarray) -> np.ndarray:
