@@ -19,7 +19,7 @@ import numpy as np
 from statecast.heads import KNOTS
 
 MOST_ITEMS = 2000  # held-out items it is learnt from
-FEWEST = 20  # below, there is nothing to learn it from
+FEWEST = 8  # below, there is nothing to learn it from
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
 _ENOUGH = 400  # held-out values that a quantile's place is read from: else more horizons count
 _LEVELS = np.array(KNOTS)
