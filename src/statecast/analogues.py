@@ -24,13 +24,15 @@ from statecast.state import strict_json
 
 MOST_ITEMS = 50_000  # a model keeps no more
 NEAREST = 100  # items that a forecast is made of
+MOST_STEPS = 1000  # of a series: its covariance has the square of that
 WINDOW = 100  # observations that the Gaussian is conditioned on: the last ones
 SHARES = 8  # the residuals of an eighth of the items are from a fit on the others
 _MOST_FEATURES = 256  # of X: beyond it, its principal components
 _MOST_CATEGORIES = 64  # of a categorical static: the most frequent, met at least thrice
-_TRIED = 3000  # items that ridges are chosen on and a covariance with gaps is learnt from
+_TRIED = 3000  # items that ridges are chosen on and a covariance's gaps are filled of
 _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _ROUNDS = 12  # of expectation and maximisation
+_EFFORT = 6e9  # of them: rounds x patterns of gaps x steps cubed; seconds
 _LAGS = 64  # observations further back than that have one weight in the distance
 _ENOUGH = 10  # items at a step, for a regression there
 _GRAIN = 1e-6  # of a distance: what differs by less is equal, on every machine
@@ -84,29 +86,21 @@ class Linear:
         return cls(centre, weights[:-1], weights[-1], np.zeros((steps, steps)))
 
     def with_covariance(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Linear:
-        """The residuals' covariance, by expectation and maximisation where there are gaps
-        (Dempster, Laird and Rubin 1977)."""
+        """The residuals' covariance. Where there are gaps it is first that of the pairs which
+        were observed, and then improved by expectation and maximisation (Dempster, Laird and
+        Rubin 1977), as far as the effort allows."""
         error = np.where(mask, y - self.of_x(x), 0.0)
         if mask.all():
             covariance = error.T @ error / len(error)
         else:
+            # With one pair more, of two that do not vary together: a pair never met is apart.
+            seen = mask.astype(np.float64)
+            covariance = _definite(error.T @ error / (seen.T @ seen + 1.0))
             error, mask = error[:_TRIED], mask[:_TRIED]
-            covariance = np.diag((error**2).sum(axis=0) / np.maximum(mask.sum(axis=0), 1) + 1e-6)
             patterns = list(_patterns(mask))
-            for _ in range(_ROUNDS):
-                total = np.zeros_like(covariance)
-                for rows, seen in patterns:
-                    filled, unseen = error[rows], ~seen
-                    if seen.any() and unseen.any():
-                        gain = _gain(covariance, np.flatnonzero(seen), 1e-3)[:, unseen]
-                        filled[:, unseen] = filled[:, seen] @ gain
-                        left = covariance[np.ix_(unseen, unseen)]
-                        left = left - covariance[np.ix_(unseen, seen)] @ gain
-                        total[np.ix_(unseen, unseen)] += len(rows) * left
-                    elif unseen.any():
-                        total += len(rows) * covariance
-                    total += filled.T @ filled
-                covariance = total / len(error)
+            rounds = int(_EFFORT / (len(patterns) * mask.shape[1] ** 3))
+            for _ in range(min(rounds, _ROUNDS)):
+                covariance = _expected(covariance, error, patterns)
         return Linear(self.centre, self.kernel, self.bias, covariance)
 
     def of_x(self, x: np.ndarray) -> np.ndarray:
@@ -120,14 +114,35 @@ class Linear:
         for rows, seen in _patterns(mask):
             at = np.flatnonzero(seen)[-WINDOW:]
             if len(at):
-                mean[rows] += error[np.ix_(rows, at)] @ _gain(self.covariance, at, ridge)
+                inner = self.covariance[np.ix_(at, at)] + ridge * np.eye(len(at))
+                told = np.linalg.solve(inner, error[np.ix_(rows, at)].T)
+                mean[rows] += told.T @ self.covariance[at]
         return mean
 
 
-def _gain(covariance: np.ndarray, at: np.ndarray, ridge: float) -> np.ndarray:
-    """What the errors at some steps say of all: ``(len(at), steps)``."""
-    inner = covariance[np.ix_(at, at)] + ridge * np.eye(len(at))
-    return np.linalg.solve(inner, covariance[at])
+def _expected(
+    covariance: np.ndarray, error: np.ndarray, patterns: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """The covariance of errors whose gaps a covariance fills: one round."""
+    total = np.zeros_like(covariance)
+    for rows, seen in patterns:
+        filled, unseen = error[rows], ~seen
+        if seen.any() and unseen.any():
+            inner = covariance[np.ix_(seen, seen)] + 1e-3 * np.eye(int(seen.sum()))
+            gain = np.linalg.solve(inner, covariance[np.ix_(seen, unseen)])
+            filled[:, unseen] = filled[:, seen] @ gain
+            left = covariance[np.ix_(unseen, unseen)] - covariance[np.ix_(unseen, seen)] @ gain
+            total[np.ix_(unseen, unseen)] += len(rows) * left
+        elif unseen.any():
+            total += len(rows) * covariance
+        total += filled.T @ filled
+    return total / len(error)
+
+
+def _definite(covariance: np.ndarray) -> np.ndarray:
+    """The nearest matrix that is a covariance: without its negative eigenvalues."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.maximum(values, 1e-6)) @ vectors.T
 
 
 def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
