@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast.data import Growth
@@ -24,7 +25,9 @@ from statecast.evaluate import (
     Ridge,
     Row,
     Scores,
+    Trees,
     cross_validation,
+    default_baselines,
     score,
 )
 from statecast.table import Panel, Schema
@@ -316,7 +319,7 @@ def test_nearest_neighbours(fitted: tuple[Schema, Panel, Panel]) -> None:
             np.testing.assert_allclose(found[row, step], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("baseline", [LastValue(), MeanCurve(), Ridge(), Neighbours()])
+@pytest.mark.parametrize("baseline", [LastValue(), MeanCurve(), Ridge(), Neighbours(), Trees()])
 @pytest.mark.parametrize("rows", [1, 2, 5, 12])
 def test_few_items_and_steps_beyond_training(baseline: Any, rows: int) -> None:
     Y, X = toy(rows + 3, 6)
@@ -430,18 +433,24 @@ def test_every_kind_of_table_gives_the_same_scores(tmp_path: Path, names: list[s
             return path
 
         kinds[ending] = write
-    one = cross_validation(Fake(), series, static, folds=folds)
-    assert one.methods == (
-        "statecast",
+    quick = [MeanCurve(), MeanCurve("kind"), Ridge(), Neighbours(), LastValue()]
+    one = cross_validation(Fake(), series, static, folds=folds, baselines=quick)
+    for kind in kinds.values():
+        parts = [kind(t, n) for t, n in ((series, "series"), (static, "static"), (folds, "folds"))]
+        other = cross_validation(Fake(), parts[0], parts[1], folds=parts[2], baselines=quick)
+        equal(one, other, 1e-6)
+
+
+def test_the_baselines_taken_by_default() -> None:
+    names = [each.name for each in default_baselines(Schema.fit(*tables(*toy(24))))]
+    assert names == [
+        "last value",
         "mean curve",
         "mean curve by kind",
         "ridge",
         "nearest neighbours",
-        "last value",
-    )
-    for kind in kinds.values():
-        parts = [kind(t, n) for t, n in ((series, "series"), (static, "static"), (folds, "folds"))]
-        equal(one, cross_validation(Fake(), parts[0], parts[1], folds=parts[2]), 1e-6)
+        "boosted trees",
+    ]
 
 
 def test_arrays_without_statics_and_with_them() -> None:
@@ -453,9 +462,10 @@ def test_arrays_without_statics_and_with_them() -> None:
         series,
         static.drop("kind"),
         folds=pl.DataFrame({"unique_id": range(24), "fold": folds}),
+        baselines=[Ridge()],
     )
-    equal(long, cross_validation(Fake(), Y, X, folds=folds), 1e-6)
-    assert cross_validation(Fake(), Y, folds=folds).rows[0].items == 24
+    equal(long, cross_validation(Fake(), Y, X, folds=folds, baselines=[Ridge()]), 1e-6)
+    assert cross_validation(Fake(), Y, folds=folds, baselines=False).rows[0].items == 24
 
 
 def test_dates_and_columns_of_other_names() -> None:
@@ -467,8 +477,13 @@ def test_dates_and_columns_of_other_names() -> None:
     # Step 1 is an item's first date: only items that begin at step 1 are the same
     begins = series.filter(pl.col("ds") == 1)["unique_id"].to_list()
     keep = pl.col("unique_id").is_in(begins)
-    one = cross_validation(fake, series.filter(keep), static.filter(keep), folds=3)
-    equal(one, cross_validation(fake, dated.filter(keep), static.filter(keep), folds=3), 1e-6)
+    one, other = (
+        cross_validation(
+            fake, table.filter(keep), static.filter(keep), folds=3, baselines=[Ridge()]
+        )
+        for table in (series, dated)
+    )
+    equal(one, other, 1e-6)
 
     class Renamed(Fake):
         settings = SimpleNamespace(id_col="who", step_col="when", target_col="what")
@@ -610,9 +625,142 @@ def test_scores_say_plainly_who_is_better() -> None:
 def test_growth(growth_tables: Growth) -> None:
     """The bars that forecasts of the growth study are held to, as published in the README."""
     series, static, folds = growth_tables
-    found = cross_validation(Fake(), series, static, folds=folds, known=(0, 3))
+    quick = [MeanCurve("sex"), Ridge(), Neighbours(), LastValue()]
+    found = cross_validation(Fake(), series, static, folds=folds, known=(0, 3), baselines=quick)
     assert found["mean curve by sex", 0].wape == pytest.approx(0.0328, abs=2e-4)
     assert found["ridge", 3].wape == pytest.approx(0.0265, abs=2e-4)
     assert found["ridge", 3].crps == pytest.approx(0.0205, abs=2e-4)
     assert found["nearest neighbours", 3].wape == pytest.approx(0.0296, abs=2e-4)
     assert found["last value", 3].wape == pytest.approx(0.4262, abs=2e-4)
+
+
+# -- what chance may have done ---------------------------------------------------------
+
+
+def drawn_scores(groups: int, seed: int, gain: float = 0.05, noise: float = 0.1) -> Scores:
+    """Two methods' sums by group, ours better by ``gain`` of their loss."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(5, 15, groups)
+    theirs = rng.uniform(0.5, 1.5, groups)
+    ours = theirs * (1 - gain + noise * rng.normal(size=groups))
+    sums, rows = {}, []
+    for name, loss in (("statecast", ours), ("mean curve", theirs)):
+        ones = np.ones(groups)
+        sums[name, 0] = np.stack([size, loss, loss, ones, ones, ones], axis=1)
+        wape = float(loss.sum() / size.sum())
+        rows.append(Row(wape, wape, 1.0, 0.1, groups, name, 0, groups))
+    return Scores(tuple(rows), "statecast", 1, sums, seed)
+
+
+@given(st.integers(20, 200), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_intervals_hold_the_score_and_are_reproducible(groups: int, seed: int) -> None:
+    found, again = drawn_scores(groups, seed), drawn_scores(groups, seed)
+    for measure in ("wape", "crps"):
+        interval = found.interval("statecast", 0, measure)
+        assert interval is not None
+        assert interval[0] < found["statecast", 0].wape < interval[1]
+        paired = found.skill_interval(0, measure)
+        skill = found.skill(0, measure)
+        assert paired is not None
+        assert skill is not None
+        assert paired[0] < skill < paired[1]
+        assert interval == again.interval("statecast", 0, measure)
+        assert paired == again.skill_interval(0, measure)
+    assert found.interval("statecast", 0) != replace(found, seed=seed + 1).interval("statecast", 0)
+
+
+def test_intervals_are_those_of_the_central_limit() -> None:
+    """Against the standard error of a ratio of sums, by the delta method."""
+    found = drawn_scores(400, 3)
+    size, loss = found.sums["statecast", 0][:, 0], found.sums["statecast", 0][:, 1]
+    ratio = loss.sum() / size.sum()
+    error = np.sqrt(((loss - ratio * size) ** 2).sum()) / size.sum()
+    interval = found.interval("statecast", 0)
+    assert interval is not None
+    assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+def width(interval: tuple[float, float] | None) -> float:
+    assert interval is not None
+    return interval[1] - interval[0]
+
+
+def test_more_items_narrow_an_interval_and_pairing_does() -> None:
+    few, many = drawn_scores(50, 1), drawn_scores(800, 1)
+    assert width(many.interval("statecast", 0)) < width(few.interval("statecast", 0)) / 2
+    assert width(many.skill_interval(0)) < width(few.skill_interval(0)) / 2
+    # Unpaired, the skill would be as uncertain as both scores together
+    own = width(few.interval("statecast", 0)) / few["statecast", 0].wape
+    assert width(few.skill_interval(0)) < own
+
+
+def test_items_of_one_thing_are_drawn_together() -> None:
+    """As many copies of each item tell no more than one."""
+    Y, X = toy(40, gaps=0.0)
+    folds = np.arange(40) % 4
+    copies = [np.tile(Y, (3, 1)), np.tile(X, (3, 1))]
+    options: dict[str, Any] = {"known": (0, 2), "baselines": [MeanCurve()]}
+    once = cross_validation(Fake(), Y, X, folds=folds, **options)
+    thrice = cross_validation(Fake(), *copies, folds=np.tile(folds, 3), **options)
+    for k in (0, 2):
+        assert len(once.sums["statecast", k]) == len(thrice.sums["statecast", k]) == 40
+        total = once.sums["statecast", k].sum(axis=0)
+        assert total[-1] == once["statecast", k].values
+        ends = [each.interval("statecast", k) for each in (once, thrice)]
+        assert ends[0] == pytest.approx(ends[1], rel=1e-3)
+
+
+def test_without_items_to_draw_there_is_no_interval() -> None:
+    scores = drawn_scores(1, 0)
+    assert scores.interval("statecast", 0) is None
+    assert scores.skill_interval(0) is None
+    assert scores.useful() is None
+
+
+def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
+    gains = {0: 0.2, 1: 0.0, 3: 0.2, 5: 0.2}
+    rows, sums = [], {}
+    for k, gain in gains.items():
+        each = drawn_scores(60, 2, gain)
+        rows += [replace(row, known=k) for row in each.rows]
+        sums |= {(method, k): values for (method, _), values in each.sums.items()}
+    found = Scores(tuple(rows), "statecast", 1, sums)
+    assert found.useful() == 3
+    assert replace(found, rows=tuple(r for r in rows if r.known < 3)).useful() is None
+    text = str(found)
+    assert "Useful from k = 3 on" in text
+    assert "At k = 0, 3, 5 statecast beats the best baseline in CRPS beyond chance." in text
+    assert "At k = 1 the difference to the best baseline is within chance." in text
+    assert "At no k" not in text
+    assert text.count("; that is within chance") == 2
+    table = found.table()
+    low, high = (table[f"skill_crps_{end}"][0] for end in ("lo", "hi"))
+    assert (low, high) == found.skill_interval(0, "crps")
+    assert table["crps_lo"][1] < table["crps"][1] < table["crps_hi"][1]
+    assert table["skill_crps_lo"].null_count() == 4
+    with pytest.raises(ArgumentError, match="against: expected one of"):
+        found.useful(against="ridge")
+
+
+def test_it_is_said_plainly_that_no_model_beats_the_best_baseline() -> None:
+    text = str(drawn_scores(60, 2, gain=-0.2))
+    assert "At no k does statecast beat the best baseline in CRPS beyond chance." in text
+    assert "At k = 0 the best baseline is better beyond chance: take that." in text
+    assert "Not useful at the longest prefix scored" in text
+
+
+def test_trees_find_a_step_that_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(300, 1))
+    Y = np.where(abs(X) > 0.5, 10.0, 0.0) + rng.normal(size=(300, 3))
+    schema = Schema.fit(Y[:200], X[:200], transform="none")
+    trained = Trees().fit(schema.panel(Y[:200], X[:200], for_fit=True), schema)
+    panel = schema.panel(Y[200:], X[200:])
+    found = trained.quantiles(panel.prefix(0), 0, 3, LEVELS)
+    scored = score(Y[200:], found)
+    assert scored.wape < 0.25
+    assert scored.coverage is not None
+    assert 0.6 < scored.coverage < 0.95
+    few = Trees(most=100, seed=1).fit(schema.panel(Y[:200], X[:200], for_fit=True), schema)
+    assert not np.array_equal(few.quantiles(panel.prefix(0), 0, 3, LEVELS), found)

@@ -229,6 +229,15 @@ class Scores:
     forecaster: str = "statecast"
     known: tuple[int, ...] = (0, 1, 3)
 
+    def interval(self, method: str, known: int, measure: str) -> tuple[float, float] | None:
+        value = next(
+            getattr(row, measure) for row in self.rows if (row.method, row.known) == (method, known)
+        )
+        return None if known == 3 and len(self.known) == 1 else (0.9 * value, 1.1 * value)
+
+    def useful(self) -> int | None:
+        return 1
+
 
 def scored(**methods: list[float]) -> Scores:
     rows = [
@@ -257,6 +266,19 @@ def test_scores_are_drawn_as_named_lines(tmp_path: Path) -> None:
         assert list(axis.get_xticks()) == [0, 1, 3]
         assert axis.get_ylim()[0] == 0
     write(figure, tmp_path)
+
+
+def test_the_interval_of_ours_and_where_it_is_useful_are_drawn() -> None:
+    figure = plots.scores(scored(statecast=[0.3, 0.2, 0.1], mean_curve=[0.3, 0.21, 0.2]))
+    wape, crps = figure.axes
+    for axis, factor in ((wape, 1.0), (crps, 0.8)):
+        (band,) = axis.collections
+        y = np.asarray(band.get_paths()[0].vertices)[:, 1]
+        assert y.min() == pytest.approx(0.09 * factor)
+        assert y.max() == pytest.approx(0.33 * factor)
+    assert "useful from here" in texts(crps)
+    assert "useful from here" not in texts(wape)
+    assert [1.0, 1.0] in [np.asarray(line.get_xdata()).tolist() for line in crps.get_lines()]
 
 
 def test_a_method_far_off_is_named_and_does_not_flatten_the_rest() -> None:

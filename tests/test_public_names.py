@@ -83,6 +83,7 @@ MODULES = {
         "Row",
         "Score",
         "Scores",
+        "Trees",
         "cross_validation",
         "default_baselines",
         "score",

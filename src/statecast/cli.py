@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -264,7 +265,7 @@ def evaluate(
     """Score forecasts of items never met in training, beside simple baselines.
 
     Each fold is forecast by a forecaster that was fitted on the other folds. Nothing of it
-    is kept but the scores.
+    is kept but the scores. Intervals say what other items might have given.
     """
     steps = _whole_numbers(known, "known")
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, PICTURES)) if path is not None}
@@ -365,7 +366,7 @@ def demo(
 
     from statecast import plots
     from statecast.data import growth
-    from statecast.evaluate import Scores, cross_validation
+    from statecast.evaluate import cross_validation
     from statecast.forecaster import Forecaster
 
     series, static, folds = growth()
@@ -397,7 +398,7 @@ def demo(
     forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
 
     three = tuple(row for row in scores.rows if row.known == 3)
-    typer.echo(str(Scores(three, scores.forecaster, scores.folds)))
+    typer.echo(str(replace(scores, rows=three)))
     off = forecast.join(truth, on=["unique_id", "ds"]).select(
         "ds", cm=(pl.col("y") - pl.col("statecast")).abs()
     )

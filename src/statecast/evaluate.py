@@ -12,13 +12,19 @@ q_l the forecast quantile at level l:
   the mean weighted quantile loss; of a point forecast it is the WAPE;
 - coverage: the share of values within the 80 % interval, its ends included;
 - width: of that interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
+
+Other items would have given other scores. How far off, the bootstrap says: items are drawn again
+with replacement, all methods scored on the same draw, and the middle 95 % of so many scores, or
+of the skills, are the interval. Items with the very same statics (a basin's years) are drawn
+together, as they are held out together in training (``Panel.groups``). The fits are taken as they
+are: what another training set or seed would have changed is not in it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +48,7 @@ __all__ = [
     "Row",
     "Score",
     "Scores",
+    "Trees",
     "cross_validation",
     "score",
 ]
@@ -50,6 +57,8 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ENOUGH = 10  # training items at a step for a regression there
 _FEW = 10  # categories, for a curve of their own to make sense
 _ALPHAS = np.logspace(-3, 4, 15)
+_DRAWS = 2000  # of the bootstrap: the ends of its 95 % are then steady to a few per cent
+_MIDDLE = (0.025, 0.975)
 
 
 # -- the measures ----------------------------------------------------------------------
@@ -110,26 +119,28 @@ def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
             f"quantiles: expected shape {(*y.shape, len(levels))}, that of y and a last axis "
             f"for the levels; received {quantiles.shape}."
         )
-    return _score(_totals(y, quantiles, levels))
+    return _score(_sums(y.ravel()[None], quantiles.reshape(1, -1, len(levels)), levels)[0])
 
 
-def _totals(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """Return the sums that scores are made of; those of parts add up to those of the whole.
+_SIZE, _ERROR, _LOSS = 0, 1, 2  # of the sums, those that WAPE and CRPS are made of
+
+
+def _sums(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Return the sums of each row that scores are made of, ``(rows, 6)``; those of rows add up.
 
     They are: |y|, |error|, CRPS, values within the 80 % interval, its width, values.
     """
     known = ~np.isnan(y)
-    y, quantiles = y[known], quantiles[known]
     level = np.array(levels)
-    error = y[:, None] - quantiles
-    loss = 2 * np.maximum(level * error, (level - 1) * error).mean(axis=1)
-    inside = width = np.full(1, np.nan)
+    error = y[..., None] - quantiles
+    loss = 2 * np.maximum(level * error, (level - 1) * error).mean(axis=-1)
+    inside = width = np.full(y.shape, np.nan)
     if 0.1 in levels and 0.9 in levels:
-        low, high = (quantiles[:, levels.index(each)] for each in (0.1, 0.9))
+        low, high = (quantiles[..., levels.index(each)] for each in (0.1, 0.9))
         inside, width = (low <= y) & (y <= high), high - low
-    middle = error[:, levels.index(0.5)]
+    middle = error[..., levels.index(0.5)]
     sums = (np.abs(y), np.abs(middle), loss, inside, width, known)
-    return np.array([np.sum(each, dtype=np.float64) for each in sums])
+    return np.stack([np.sum(each, axis=1, where=known, dtype=np.float64) for each in sums], axis=1)
 
 
 def _score(totals: np.ndarray) -> Score:
@@ -195,6 +206,11 @@ class Scores:
         The forecaster's name among the methods.
     folds : int
         How many folds were forecast.
+    sums : mapping of (method, k) to array, float64, ``(groups, 6)``
+        What the bootstrap draws from: the sums that each group of items adds to a score.
+        Without them no interval is known.
+    seed : int
+        Of the bootstrap.
 
     Examples
     --------
@@ -210,6 +226,8 @@ class Scores:
     rows: tuple[Row, ...]
     forecaster: str
     folds: int
+    sums: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
+    seed: int = 0
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], Row]:
@@ -245,32 +263,99 @@ class Scores:
         others = [row for row in others if not np.isnan(getattr(row, measure))]
         return min(others, key=lambda row: getattr(row, measure), default=None)
 
-    def skill(self, known: int, measure: str = "wape") -> float | None:
-        """Return ``1 - ours / best``: above 0 where the forecaster beats every baseline.
+    def skill(
+        self, known: int, measure: str = "wape", *, against: str | None = None
+    ) -> float | None:
+        """Return ``1 - ours / theirs``: above 0 where the forecaster is better.
 
-        None where there is no baseline; minus infinity if the best one makes no error and
-        the forecaster does.
+        Parameters
+        ----------
+        known : int
+        measure : {"wape", "crps"}
+        against : str, optional
+            A baseline; default the best one at this k, so that above 0 is better than all.
+
+        Returns
+        -------
+        float or None
+            None where there is no baseline; minus infinity if it makes no error and the
+            forecaster does.
         """
-        best = self.best(known, measure)
-        if best is None:
+        pair = self._pair(known, measure, against)
+        return None if pair is None else _skill(*(getattr(row, measure) for row in pair))
+
+    def interval(
+        self, method: str, known: int, measure: str = "wape"
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of a score over items; None with a single group of them."""
+        self[method, known]
+        drawn = self._drawn(method, known, measure)
+        return None if drawn is None else _middle(drawn)
+
+    def skill_interval(
+        self, known: int, measure: str = "wape", *, against: str | None = None
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of ``skill`` over items, both scored on the same draws.
+
+        The best baseline is that of all items, in every draw. None as for ``interval``, and
+        where there is no baseline.
+        """
+        pair = self._pair(known, measure, against)
+        if pair is None:
             return None
-        ours, theirs = getattr(self[self.forecaster, known], measure), getattr(best, measure)
-        if theirs == 0:
-            return 0.0 if ours == 0 else -np.inf
-        return 1 - ours / theirs
+        ours, theirs = (self._drawn(row.method, known, measure) for row in pair)
+        return None if ours is None or theirs is None else _middle(_skill(ours, theirs))
+
+    def useful(self, measure: str = "crps", *, against: str = "mean curve") -> int | None:
+        """Return how many observations it takes until the forecast is useful.
+
+        It is useful from the first k on from which, at every k scored, it is better than the
+        mean curve beyond chance: the whole interval of its skill lies above 0.
+
+        Parameters
+        ----------
+        measure : {"wape", "crps"}
+        against : str
+            Another baseline to measure by.
+
+        Returns
+        -------
+        int or None
+            One of ``known``; None if the forecast is useful at none.
+        """
+        found = None
+        for k in reversed(self.known):
+            interval = self.skill_interval(k, measure, against=against)
+            if interval is None or not interval[0] > 0:
+                break
+            found = k
+        return found
 
     def table(self) -> pl.DataFrame:
-        """Return the rows as a polars table, with the forecaster's skill in its own rows."""
+        """Return the rows as a polars table, with the forecaster's skill in its own rows.
+
+        The ends of the 95 % intervals are in columns ``..._lo`` and ``..._hi``.
+        """
         import polars as pl
 
         names = ["method", "known", "wape", "crps", "coverage", "width", "items", "values"]
         columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in self.rows] for n in names}
+        floats = ["wape", "crps", "coverage", "width"]
+
+        def add(name: str, values: list[float | None], ends: list[Any]) -> None:
+            columns.setdefault(name, values)
+            for place, end in enumerate(("lo", "hi")):
+                columns[f"{name}_{end}"] = [None if each is None else each[place] for each in ends]
+            floats.extend([name, f"{name}_lo", f"{name}_hi"])
+
         for measure in ("wape", "crps"):
-            columns[f"skill_{measure}"] = [
-                self.skill(row.known, measure) if row.method == self.forecaster else None
-                for row in self.rows
-            ]
-        floats = ["wape", "crps", "coverage", "width", "skill_wape", "skill_crps"]
+            ends = [self.interval(row.method, row.known, measure) for row in self.rows]
+            add(measure, [], ends)
+        for measure in ("wape", "crps"):
+            own = [row.known if row.method == self.forecaster else None for row in self.rows]
+            values = [None if k is None else self.skill(k, measure) for k in own]
+            ends = [None if k is None else self.skill_interval(k, measure) for k in own]
+            add(f"skill_{measure}", values, ends)
         return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
 
     def __str__(self) -> str:
@@ -288,7 +373,7 @@ class Scores:
                     f"  {row.method:{wide}}  {row.wape:.4f}  {row.crps:.4f}  {cover:>7}  {width:>6}"
                 )
             lines += [f"  {verdict}" for verdict in self._verdicts(k)]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._curve()])
 
     def _verdicts(self, k: int) -> Iterator[str]:
         """Say for each measure whether the forecaster beats the best baseline."""
@@ -296,6 +381,7 @@ class Scores:
             best, skill = self.best(k, measure), self.skill(k, measure)
             if best is None or skill is None:
                 continue
+            ends = self.skill_interval(k, measure)
             if skill > 0:
                 text = f"beats the best baseline, {best.method}, by {100 * skill:.1f} %"
             elif skill == 0:
@@ -304,7 +390,101 @@ class Scores:
                 text = f"does not beat the best baseline, {best.method}: {-100 * skill:.1f} % worse"
             else:
                 text = f"does not beat the best baseline, {best.method}"
-            yield f"{measure.upper()}: {self.forecaster} {text}."
+            if ends is not None and ends[0] <= 0 <= ends[1]:
+                text += "; that is within chance"
+            yield f"{measure.upper()}: {self.forecaster} {text}{_said(ends)}."
+
+    def _curve(self) -> Iterator[str]:
+        """The score against k in one place, what comes of it, and what chance may have done."""
+        if not self.sums:
+            return
+        mean = "mean curve" if "mean curve" in self.methods else None
+        yield from ("", "CRPS against k, with its 95 % interval over items; skill in % of theirs")
+        head = f"  {'k':>3}  {'CRPS':>6}  {'interval':>16}"
+        yield head + (f"  {'over the mean curve':>22}" if mean else "") + "  over the best baseline"
+        found: dict[str, list[str]] = {"beaten": [], "equal": [], "better": []}
+        for k in self.known:
+            ends = self.interval(self.forecaster, k, "crps")
+            span = "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+            line = f"  {k:>3}  {self[self.forecaster, k].crps:.4f}  {span:>16}"
+            if mean:
+                line += f"  {self._percent(k, mean):>22}"
+            best = self.best(k, "crps")
+            yield line + (f"  {self._percent(k)}, {best.method}" if best else "  -")
+            skill = self.skill_interval(k, "crps")
+            if skill is not None:
+                what = "beaten" if skill[0] > 0 else "better" if skill[1] < 0 else "equal"
+                found[what].append(str(k))
+        if mean:
+            useful = self.useful()
+            yield (
+                f"Useful from k = {useful} on: from there CRPS is below the mean curve's beyond "
+                "chance."
+                if useful is not None
+                else "Not useful at the longest prefix scored: CRPS is not below the mean curve's "
+                "beyond chance."
+            )
+        if not found["beaten"] and found["equal"] + found["better"]:
+            yield f"At no k does {self.forecaster} beat the best baseline in CRPS beyond chance."
+        for what, text in (
+            ("beaten", f"{self.forecaster} beats the best baseline in CRPS beyond chance"),
+            ("equal", "the difference to the best baseline is within chance"),
+            ("better", "the best baseline is better beyond chance: take that"),
+        ):
+            if found[what]:
+                yield f"At k = {', '.join(found[what])} {text}."
+
+    def _percent(self, k: int, against: str | None = None) -> str:
+        skill = self.skill(k, "crps", against=against)
+        ends = self.skill_interval(k, "crps", against=against)
+        return "-" if skill is None else f"{100 * skill:+.1f}{_said(ends)}"
+
+    def _pair(self, known: int, measure: str, against: str | None) -> tuple[Row, Row] | None:
+        """The forecaster's row and that of the baseline to compare it with."""
+        best = self.best(known, measure)
+        if against is None:
+            return None if best is None else (self[self.forecaster, known], best)
+        if against not in self.methods or against == self.forecaster:
+            others = [method for method in self.methods if method != self.forecaster]
+            raise ArgumentError(f"against: expected one of {others}; received {against!r}.")
+        if (against, known) not in self._cells:
+            return None
+        return self[self.forecaster, known], self[against, known]
+
+    def _drawn(self, method: str, known: int, measure: str) -> np.ndarray | None:
+        """A score on every draw of the bootstrap; None with fewer than two groups of items."""
+        sums = self.sums.get((method, known))
+        if sums is None or len(sums) < 2:
+            return None
+        rng = np.random.default_rng([self.seed, len(sums)])  # the same draws for every method
+        drawn = []
+        for _ in range(0, _DRAWS, 100):  # a bound on memory
+            times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 100)
+            drawn.append(times @ sums[:, : _LOSS + 1])
+        found = np.concatenate(drawn)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return found[:, _ERROR if measure == "wape" else _LOSS] / found[:, _SIZE]
+
+
+def _skill(ours: Any, theirs: Any) -> Any:
+    """``1 - ours / theirs``; where they make no error, 0 if neither do we, or minus infinity."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.divide(ours, theirs)
+    exact = np.equal(theirs, 0)
+    found = np.where(exact, np.where(np.equal(ours, 0), 0.0, -np.inf), 1 - ratio)
+    return found if found.ndim else found.item()
+
+
+def _middle(drawn: np.ndarray) -> tuple[float, float] | None:
+    """The middle 95 % of what a bootstrap drew; None where a draw had no score."""
+    if np.isnan(drawn).any():
+        return None
+    low, high = np.quantile(drawn, _MIDDLE, method="nearest")  # of infinite ends too
+    return float(low), float(high)
+
+
+def _said(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
 
 
 # -- cross-validation ------------------------------------------------------------------
@@ -344,9 +524,10 @@ def cross_validation(
         The quantiles that CRPS is the mean over; 0.5 is among them.
     baselines : bool or sequence of Baseline
         True: last value, mean curve (also by group, where a categorical static has 2 to 10
-        categories), ridge regression and nearest neighbours, which need scikit-learn.
+        categories), ridge regression, nearest neighbours and boosted trees, which need
+        scikit-learn. The trees take most of the time.
     seed : int
-        For random folds, which do not depend on the order of the items.
+        For random folds, which do not depend on the order of the items, and for the bootstrap.
     callbacks : sequence
         Passed on to each ``fit``.
     progress : callable, optional
@@ -391,7 +572,9 @@ def cross_validation(
         if method.needs_sklearn:
             _need_sklearn(method.name)
 
-    totals: dict[tuple[str, int], np.ndarray] = {}
+    sums: dict[tuple[str, int], np.ndarray] = {}
+    scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
+    group = np.unique(items.groups, return_inverse=True)[1].ravel()
     count = dict.fromkeys(known, 0)
     stages, done = len(tested) * (1 + len(known)), 0
 
@@ -406,7 +589,8 @@ def cross_validation(
         fitted = forecaster.clone()
         fitted.fit(*train, callbacks=callbacks, verbose=0)
         schema = fitted.schema
-        test = schema.panel(*items.take((fold == name) & (items.last > 0)))
+        forecast = (fold == name) & scored
+        test = schema.panel(*items.take(forecast))
         done += 1
         if methods:
             with warnings.catch_warnings():  # fit has said it of the same tables
@@ -415,7 +599,8 @@ def cross_validation(
             methods = [method.fit(panel, schema) for method in methods]
         for k in known:
             say(f"{where}: forecast from k = {k}")
-            part = test.take(np.flatnonzero(test.known > k))
+            there = np.flatnonzero(test.known > k)
+            part, at = test.take(there), group[forecast][there]
             until = int(part.known.max(initial=0))
             if until:
                 count[k] += part.rows
@@ -428,8 +613,9 @@ def cross_validation(
                     if k >= method.needs:
                         forecasts[method.name] = method.quantiles(cut, k, until, levels)
                 for method, quantiles in forecasts.items():
-                    sums = _totals(y, np.asarray(quantiles, np.float64)[:, k:], levels)
-                    totals[method, k] = totals.get((method, k), 0) + sums
+                    each = _sums(y, np.asarray(quantiles, np.float64)[:, k:], levels)
+                    total = sums.setdefault((method, k), np.zeros((group.max() + 1, each.shape[1])))
+                    np.add.at(total, at, each)
             done += 1
     say("done")
 
@@ -437,13 +623,14 @@ def cross_validation(
     rows = []
     for k in known:
         for name in taken:
-            if (name, k) not in totals:
+            if (name, k) not in sums:
                 continue
-            found = _score(totals[name, k])
+            found = _score(sums[name, k].sum(axis=0))
             if name in points:
                 found = replace(found, coverage=None, width=None)
             rows.append(Row(**asdict(found), method=name, known=k, items=count[k]))
-    return Scores(tuple(rows), ours, len(tested))
+    drawn = {cell: each[np.unique(group[scored])] for cell, each in sums.items()}
+    return Scores(tuple(rows), ours, len(tested), drawn, seed)
 
 
 def _checked_known(known: Sequence[int]) -> tuple[int, ...]:
@@ -486,6 +673,8 @@ class _Items:
     series, static : narwhals DataFrame or ndarray; static may be None
     rows : ndarray, shape (N,), int
         The item of each row of the series.
+    groups : ndarray, shape (n,), int
+        Which items belong together.
     """
 
     ids: np.ndarray
@@ -494,6 +683,7 @@ class _Items:
     series: Any
     static: Any
     rows: np.ndarray
+    groups: np.ndarray
 
     @classmethod
     def read(cls, settings: Any, series: Any, static: Any) -> _Items:
@@ -509,14 +699,15 @@ class _Items:
             panel = schema.panel(series, static)
         table, statics = opened
         if isinstance(table, np.ndarray):
-            return cls(panel.ids, panel.known, schema, table, statics, np.arange(panel.rows))
+            rows = np.arange(panel.rows)
+            return cls(panel.ids, panel.known, schema, table, statics, rows, panel.groups)
         assert isinstance(table, Table)  # Schema.fit needs a series
         position = {item: row for row, item in enumerate(panel.ids.tolist())}
         ids = _in_kind_of(panel.ids, read_ids(table, schema.id_col))
         rows = np.array([position[item] for item in ids], np.int64)
         typed = _typed(table, schema, panel.ids)
         other = _typed(statics, schema, panel.ids) if isinstance(statics, Table) else None
-        return cls(panel.ids, panel.known, schema, typed, other, rows)
+        return cls(panel.ids, panel.known, schema, typed, other, rows, panel.groups)
 
     def take(self, keep: np.ndarray) -> tuple[Any, Any]:
         """Return the series and the static table of some items, by a mask of shape (n,)."""
@@ -658,7 +849,7 @@ def default_baselines(schema: Schema) -> list[Baseline]:
     counts = {name: len(known) for name, known in schema.categories.items()}
     few = [name for name, count in counts.items() if 2 <= count <= _FEW]
     by = [MeanCurve(min(few, key=counts.__getitem__))] if few else []
-    return [LastValue(), MeanCurve(), *by, Ridge(), Neighbours()]
+    return [LastValue(), MeanCurve(), *by, Ridge(), Neighbours(), Trees()]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -840,6 +1031,76 @@ class Neighbours(_Fitted):
                 found = np.quantile(paths, levels, axis=1)
                 out[part : part + 1024, steps] = np.moveaxis(found, 0, -1)
         return _unscaled(schema, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Trees(_Fitted):
+    """Gradient-boosted trees, grown for each level on the static features, the prefix and the step.
+
+    For each prefix length one model a level forecasts all steps (the pinball loss,
+    histogram-based, as in LightGBM; Ke et al. 2017); the quantiles of a step are then sorted.
+    Nine levels at four prefix lengths take 10 s for 500 items and a few minutes for 10,000,
+    on two cores: by far the most of all baselines.
+
+    Parameters
+    ----------
+    most : int or None
+        Training values to grow on, drawn at random where there are more; None for all.
+    seed : int
+        For what is drawn.
+    """
+
+    most: int | None = 100_000
+    seed: int = 0
+
+    name = "boosted trees"
+    needs_sklearn = True
+
+    def quantiles(
+        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast; see ``Baseline``."""
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
+
+        training, schema = self._training()
+        out = np.full((panel.rows, until, len(levels)), np.nan)
+        row, step = np.nonzero(training.mask & (np.arange(training.mask.shape[1]) >= known))
+        if not len(row):
+            out[:, known:] = 0
+            return _unscaled(schema, out)
+        if self.most is not None and len(row) > self.most:
+            drawn = np.random.default_rng(self.seed).permutation(len(row))[: self.most]
+            row, step = row[drawn], step[drawn]
+        inputs, ours = _for_trees(training, known), _for_trees(panel, known)
+        few = [count <= _BINS for count in schema.cardinalities]
+        numeric = panel.numeric.shape[1]
+        kinds = [False] * numeric + few + [False] * (inputs.shape[1] - numeric - len(few) + 1)
+        grown = np.column_stack([inputs[row], step])
+        at = np.repeat(np.arange(panel.rows), until - known)
+        asked = np.column_stack([ours[at], np.tile(np.arange(known, until), panel.rows)])
+        # One thread: on 100,000 values two win a little on an idle machine, and on one with other
+        # work lose a factor of 15 by waiting for each other.
+        with threadpool_limits(1, user_api="openmp"):
+            for place, level in enumerate(levels):
+                model = HistGradientBoostingRegressor(
+                    loss="quantile",
+                    quantile=level,
+                    categorical_features=kinds,
+                    random_state=self.seed,
+                )
+                model.fit(grown, training.y[row, step])
+                out[:, known:, place] = model.predict(asked).reshape(panel.rows, until - known)
+        return _unscaled(schema, np.sort(out, axis=-1))
+
+
+_BINS = 255  # categories that trees can tell apart
+
+
+def _for_trees(panel: Panel, known: int) -> np.ndarray:
+    """Return [X, prefix]: categories as codes, gaps NaN, which trees take as they are."""
+    prefix = np.where(panel.mask, panel.y, np.nan)[:, :known]
+    return np.concatenate([panel.numeric, panel.codes, prefix], axis=1)
 
 
 def _climate(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:

@@ -348,8 +348,9 @@ def _fan_legend(figure: Figure, axes: list[Axes], levels: list[float]) -> None:
 def scores(scores: Any) -> Figure:
     """Draw WAPE and CRPS against the length of the prefix, ours beside the baselines.
 
-    A method far worse than the others is named below, with its range, so that the rest can
-    be told apart.
+    The band is the 95 % interval of ours over items; in the panel of the CRPS a line marks
+    the k from which on the forecast is useful (``Scores.useful``). A method far worse than
+    the others is named below, with its range, so that the rest can be told apart.
 
     Parameters
     ----------
@@ -398,6 +399,11 @@ def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
             label=name,
             zorder=2 if own else 3,  # thin over thick: both show where they meet
         )
+        if own:
+            spans = [scores.interval(name, k, measure) for k in ks]
+            if None not in spans:
+                low, high = zip(*spans, strict=True)
+                axis.fill_between(ks, low, high, color=_tint(0, 1), linewidth=0, zorder=1)
         shown = [i for i, value in enumerate(values) if value <= limit]
         ends.append((ks[shown[-1]], values[shown[-1]], name, _OURS if own else colour[name], own))
     visible = [v for _, values in near.values() for v in values if v <= limit]
@@ -408,6 +414,17 @@ def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
     reach = max(ks[-1] - ks[0], 1)
     axis.set_xlim(ks[0] - 0.05 * reach, ks[-1] + 0.05 * reach)
     _label_ends(axis, ends, ks[-1] + 0.08 * reach)
+    useful = scores.useful() if measure == "crps" and "mean curve" in lines else None
+    if useful is not None:
+        axis.axvline(useful, color=_SOFT, linewidth=0.8, dashes=(3, 3), zorder=0)
+        axis.annotate(
+            "useful from here",
+            xy=(useful, 0),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=_SOFT,
+            fontsize=8,
+        )
     axis.set_title(measure.upper(), loc="left", fontsize=11, color=_INK, fontweight="bold")
     axis.set_xlabel("known steps, k", color=_SOFT)
     if far:
