@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from types import NoneType
@@ -21,6 +21,7 @@ from statecast.errors import ArgumentError, DataError, ModelFileError, NotFitted
 from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Quantiles
 from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
+from statecast.reading import MAX_CELLS
 from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
@@ -32,6 +33,7 @@ FORMAT = "statecast-model"
 VERSION = 1
 _HEADER_CAP = 16 * 1024 * 1024  # bytes
 MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
+_PATH_VALUES = 4_000_000  # of paths summed up at once: a bound on memory
 _CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
 _LARGEST = {"units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16}
 
@@ -288,20 +290,7 @@ class Forecaster:
         StateError
             A state that this forecaster did not make.
         """
-        columns = {"statecast": 0.5}
-        for percent in _numbers("level", level):
-            if not 1 <= percent < 100:
-                raise ArgumentError(
-                    f"level: expected percent, from 1 to below 100, received {percent}."
-                )
-            columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
-            columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
-        for quantile in _numbers("quantiles", quantiles):
-            if not 0 < quantile < 1:
-                raise ArgumentError(
-                    f"quantiles: expected numbers above 0 and below 1, received {quantile}."
-                )
-            columns[f"statecast-q-{quantile:g}"] = quantile
+        columns = _asked(level, quantiles)
         levels = list(columns.values())
         if state is None:
             panel = self.schema.panel(series, static)
@@ -435,17 +424,30 @@ class Forecaster:
         Returns
         -------
         Paths
+            In memory as a whole: ask for many items in parts, which changes no path.
+
+        Raises
+        ------
+        ArgumentError
+            More paths than fit, beside what ``predict`` raises.
         """
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
-        kind = None
+        kind = observed = None
         if state is None:
             panel = self.schema.panel(series, static)
             state, kind = self._state_of(panel), panel.kind
+            observed = self.schema.unscale(np.where(panel.mask, panel.y.astype("float64"), np.nan))
         else:
             self._check_state(state, series, static)
         known, ids, origin = self._position(state)
         self._check_until(until, ids, known)
+        if len(ids) * paths * until > MAX_CELLS:
+            raise ArgumentError(
+                f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
+                f"items x {paths:,} paths x {until:,} steps. Ask for fewer paths, or for the items "
+                "in parts."
+            )
         values = np.full((len(ids), paths, until), np.nan, "float32")
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
         for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
@@ -455,7 +457,7 @@ class Forecaster:
             marginal = self._rest_of(part, known[rows], until, levels, True)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
-        return Paths(ids, known, values, self.schema, origin, kind)
+        return Paths(ids, known, values, self.schema, origin, kind, observed)
 
     def explain(
         self, series: Any = None, static: Any = None, *, until: int, analogues: int = 5
@@ -894,6 +896,18 @@ class Paths:
         Each item's prefix length; its paths begin at the step after.
     values : array, float32, ``(items, paths, until)``
         In original units, NaN on the prefix.
+    observed : array, float64, ``(items, steps)``, or None
+        The prefixes, NaN where nothing was observed; None where the paths go on from a state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1) + 10
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, verbose=0)
+    >>> paths = f.simulate(Y[:3, :2], until=6)
+    >>> sorted(paths.total(since=1)), paths.time_to(12.0)["never"].shape
+    (['statecast', 'statecast-hi-80', 'statecast-lo-80'], (3,))
     """
 
     ids: np.ndarray
@@ -902,6 +916,7 @@ class Paths:
     schema: Schema
     origin: np.ndarray | None = None
     kind: str | None = None
+    observed: np.ndarray | None = None
 
     def table(self) -> Any:
         """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ..."""
@@ -909,6 +924,168 @@ class Paths:
         return self.schema.table(
             named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
         )
+
+    def total(
+        self,
+        *,
+        since: int | None = None,
+        level: float | Sequence[float] = (80,),
+        quantiles: float | Sequence[float] = (),
+    ) -> Any:
+        """How much each item comes to: the distribution of the sum over its paths.
+
+        Parameters
+        ----------
+        since : int, optional
+            The first step to count; default each item's first forecast step. From 1 on it is
+            the total of the whole item, what was observed included.
+        level, quantiles
+            As in ``Forecaster.predict``.
+
+        Returns
+        -------
+        A table of the kind that came in, a row an item: the id, ``statecast`` (the median),
+        ``statecast-lo-80``, ... in original units. For arrays, a dict of arrays ``(items,)``.
+
+        Raises
+        ------
+        DataError
+            A step since ``since`` is a gap, so that the total is unknown.
+        ArgumentError
+            ``since`` beyond ``until``; or within the prefix, of paths that go on from a state,
+            which does not hold what was observed.
+        """
+        columns = _asked(level, quantiles)
+        (totals,) = self._reduced(since, lambda rest, _: (np.nansum(rest, axis=-1),))
+        return self._summary(_quantiles(totals, columns))
+
+    def peak(
+        self,
+        *,
+        since: int | None = None,
+        level: float | Sequence[float] = (80,),
+        quantiles: float | Sequence[float] = (),
+    ) -> Any:
+        """How high each item rises, and when: the distributions of its largest value and of
+        the first step that has it.
+
+        Parameters, returns and errors are those of ``total``; beside the value's columns there
+        are the step's: ``step``, ``step-lo-80``, ...
+        """
+        columns = _asked(level, quantiles)
+        value, step = self._reduced(
+            since, lambda rest, _: (np.nanmax(rest, axis=-1), np.nanargmax(rest, axis=-1) + 1.0)
+        )
+        return self._summary(_quantiles(value, columns) | _steps_at(step, columns, "step"))
+
+    def time_to(
+        self,
+        threshold: Any,
+        *,
+        falling: bool = False,
+        since: int | None = None,
+        level: float | Sequence[float] = (80,),
+        quantiles: float | Sequence[float] = (),
+    ) -> Any:
+        """When each item reaches a threshold: the distribution of the first step at which its
+        value is at least so high.
+
+        Parameters
+        ----------
+        threshold : float or array, ``(items,)``
+            In original units.
+        falling : bool
+            The first step at which the value is at most so high instead.
+        since, level, quantiles
+            As in ``total``.
+
+        Returns
+        -------
+        As ``total`` does, in steps counted from 1, and ``never``: the share of paths that do
+        not reach it up to ``until``. A quantile that lies among those is NaN.
+
+        Raises
+        ------
+        As ``total`` does; ArgumentError for a threshold that is no number, or not one an item.
+        """
+        columns = _asked(level, quantiles)
+        try:
+            given = np.asarray(threshold, "float64")
+        except (TypeError, ValueError):
+            given = np.array(np.nan)
+        if given.shape not in ((), self.ids.shape) or np.isnan(given).any():
+            raise ArgumentError(
+                f"threshold: expected a number, or an array of shape {self.ids.shape}; received "
+                f"{threshold!r}."
+            )
+        limit = np.broadcast_to(given, self.ids.shape)
+
+        def first(rest: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray]:
+            beside = limit[rows, None, None]
+            reached = rest <= beside if falling else rest >= beside
+            return (np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1.0, np.inf),)
+
+        (step,) = self._reduced(since, first)
+        named = _steps_at(step, columns, "statecast")
+        return self._summary(named | {"never": np.isinf(step).mean(axis=1)})
+
+    def _reduced(
+        self, since: int | None, reduce: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+    ) -> list[np.ndarray]:
+        """What ``reduce`` makes of the steps since ``since``: of float64 ``(rows, paths, until)``,
+        NaN before, arrays ``(rows, paths)``. In parts, so that memory stays bounded."""
+        _, paths, until = self.values.shape
+        whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
+        if since is not None and not (whole and 1 <= since <= until):
+            raise ArgumentError(f"since: expected a step from 1 to {until}, received {since!r}.")
+        step = np.arange(1, until + 1)
+        first = self.known + 1 if since is None else np.full(self.known.shape, since)
+        counted = step >= first[:, None]
+        past = counted & (step <= self.known[:, None])
+        observed = np.full(past.shape, np.nan)
+        if past.any():
+            if self.observed is None:
+                raise ArgumentError(
+                    "since: expected a step after every prefix, as these paths go on from a "
+                    f"state, which does not hold what was observed; received {since}. Simulate "
+                    "from the series instead."
+                )
+            width = min(until, self.observed.shape[1])
+            observed[:, :width] = self.observed[:, :width]
+            gaps = np.argwhere(past & np.isnan(observed))
+            if len(gaps):
+                row, at = gaps[0].tolist()
+                item = self.ids[row : row + 1].tolist()[0]
+                raise DataError(
+                    f"since: expected no gap between step {since} and the end of the prefix; item "
+                    f"{item!r} was not observed at step {at + 1}. Begin after it, or leave that "
+                    "item out.",
+                    column=self.schema.target_col,
+                    item=item,
+                )
+        found = []
+        for rows in _chunks(len(self.ids), max(1, _PATH_VALUES // (paths * until))):
+            values = np.where(past[rows, None], observed[rows, None], self.values[rows])
+            found.append(reduce(np.where(counted[rows, None], values, np.nan), rows))
+        if not found:
+            found = [reduce(np.zeros((0, paths, until)), np.zeros(0, int))]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _summary(self, columns: dict[str, np.ndarray]) -> Any:
+        return self.schema.summary(columns, ids=self.ids, kind=self.kind)
+
+
+def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Of draws ``(items, paths)``, by the name of the column."""
+    found = np.quantile(drawn, list(columns.values()), axis=1)
+    return dict(zip(columns, found, strict=True))
+
+
+def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
+    """As ``_quantiles``, of steps: each a step that a path has, or NaN where it has none."""
+    found = np.quantile(step, list(columns.values()), axis=1, method="inverted_cdf")
+    found = np.where(np.isinf(found), np.nan, found)
+    return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
 
 
 def _companions(
@@ -939,6 +1116,25 @@ def _companions(
             theirs[k] = analogues.forecast(x, some.y, seen, known, KNOTS, items=rows)
     truth = np.where(some.mask, some.y, np.nan)
     return analogues, Stacking.fit(truth, ours, theirs or None)
+
+
+def _asked(level: Any, quantiles: Any) -> dict[str, float]:
+    """The columns of a forecast, by name, and the quantile that each of them is."""
+    columns = {"statecast": 0.5}
+    for percent in _numbers("level", level):
+        if not 1 <= percent < 100:
+            raise ArgumentError(
+                f"level: expected percent, from 1 to below 100, received {percent}."
+            )
+        columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
+        columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
+    for quantile in _numbers("quantiles", quantiles):
+        if not 0 < quantile < 1:
+            raise ArgumentError(
+                f"quantiles: expected numbers above 0 and below 1, received {quantile}."
+            )
+        columns[f"statecast-q-{quantile:g}"] = quantile
+    return columns
 
 
 def _numbers(name: str, given: Any) -> list[float]:

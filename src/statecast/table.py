@@ -569,6 +569,30 @@ class Schema:
         data.update((name, values[row, at]) for name, values in arrays.items())
         return nw.from_dict(data, backend=kind).to_native()
 
+    def summary(
+        self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: str | None = None
+    ) -> Any:
+        """Build a table of a row an item: the id, then the columns, each of shape (rows,).
+
+        For arrays it is a dict of the columns. ``ids`` and ``kind`` are as in ``table``.
+
+        Raises
+        ------
+        ArgumentError
+            A column named like that of the ids, or a kind that is none.
+        """
+        kind = self.kind if kind is None else kind
+        if kind not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
+        if kind == "arrays":
+            return dict(columns)
+        if self.id_col in columns:
+            raise ArgumentError(
+                f"Column {self.id_col!r} is also a column of the table; rename that of the ids."
+            )
+        data = {self.id_col: id_array(ids.tolist()), **columns}
+        return nw.from_dict(data, backend=kind).to_native()
+
     # -- files -------------------------------------------------------------------------
 
     def to_config(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
