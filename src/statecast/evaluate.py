@@ -1039,8 +1039,8 @@ class Trees(_Fitted):
 
     For each prefix length one model a level forecasts all steps (the pinball loss,
     histogram-based, as in LightGBM; Ke et al. 2017); the quantiles of a step are then sorted.
-    Nine levels at four prefix lengths take 10 s for 500 items and a few minutes for 10,000,
-    on two cores: by far the most of all baselines.
+    Nine levels at four prefix lengths took 7 s on 74 items, 11 s on 540, and 6 minutes on all
+    values of 12,500, on one core: by far the most of all baselines, so ``most`` bounds it.
 
     Parameters
     ----------
