@@ -14,6 +14,7 @@ enum Has {
     BIAS = 1, MASK = 2, RESETS = 4, SAVED = 8, DX = 16, DY = 32, DHN = 64, DCN = 128,
     OBSERVED = 256, DFED = 512
 };
+enum HasScore { FIRST = 1 };
 
 XLA_FFI_Error *error(const XLA_FFI_CallFrame *frame, const char *message, XLA_FFI_Error_Code code) {
     XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, nullptr, message, code};
@@ -43,14 +44,38 @@ bool asks_version(const XLA_FFI_CallFrame *frame) {
     return true;
 }
 
-int64_t attribute(const XLA_FFI_CallFrame *frame, const char *name) {
+/* The attribute of a name and type, or null. */
+void *attribute(const XLA_FFI_CallFrame *frame, const char *name, XLA_FFI_AttrType type) {
     for (int64_t i = 0; i < frame->attrs.size; ++i) {
         const XLA_FFI_ByteSpan *found = frame->attrs.names[i];
         if (found->len == strlen(name) && memcmp(found->ptr, name, found->len) == 0 &&
-            frame->attrs.types[i] == XLA_FFI_AttrType_SCALAR)
-            return *static_cast<int64_t *>(static_cast<XLA_FFI_Scalar *>(frame->attrs.attrs[i])->value);
+            frame->attrs.types[i] == type)
+            return frame->attrs.attrs[i];
     }
-    return -1;
+    return nullptr;
+}
+int64_t number(const XLA_FFI_CallFrame *frame, const char *name) {
+    void *found = attribute(frame, name, XLA_FFI_AttrType_SCALAR);
+    return found ? *static_cast<int64_t *>(static_cast<XLA_FFI_Scalar *>(found)->value) : -1;
+}
+double real(const XLA_FFI_CallFrame *frame, const char *name) {
+    void *found = attribute(frame, name, XLA_FFI_AttrType_SCALAR);
+    return found ? *static_cast<double *>(static_cast<XLA_FFI_Scalar *>(found)->value) : 0.0;
+}
+const XLA_FFI_Array *numbers(const XLA_FFI_CallFrame *frame, const char *name) {
+    void *found = attribute(frame, name, XLA_FFI_AttrType_ARRAY);
+    const XLA_FFI_Array *array = static_cast<XLA_FFI_Array *>(found);
+    return array && array->dtype == XLA_FFI_DataType_F64 ? array : nullptr;
+}
+int64_t dtype_of(const XLA_FFI_Buffer *x) {
+    return x->dtype == XLA_FFI_DataType_F32   ? STATECAST_F32
+           : x->dtype == XLA_FFI_DataType_F64 ? STATECAST_F64
+                                              : -1;
+}
+int64_t members_of(const XLA_FFI_Buffer *x, int64_t own) { /* all axes before the last `own` */
+    int64_t members = 1;
+    for (int64_t i = 0; i < x->rank - own; ++i) members *= x->dims[i];
+    return members;
 }
 
 /* Hands out buffers one after the other; never null, though XLA has none where nothing is in. */
@@ -76,15 +101,12 @@ const uint8_t *flags(Buffers &buffers) { return static_cast<const uint8_t *>(buf
 /* The arguments that forward and backward share. */
 bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_forward_args &a) {
     a = {};
-    a.cell = attribute(frame, "cell");
+    a.cell = number(frame, "cell");
     if (frame->args.size < 4) return false;
     const XLA_FFI_Buffer *x = in.peek();
     if (x->rank < 4) return false;
-    a.dtype = x->dtype == XLA_FFI_DataType_F32 ? STATECAST_F32
-              : x->dtype == XLA_FFI_DataType_F64 ? STATECAST_F64
-                                                 : -1;
-    a.members = 1;
-    for (int64_t i = 0; i < x->rank - 3; ++i) a.members *= x->dims[i];
+    a.dtype = dtype_of(x);
+    a.members = members_of(x, 3);
     a.rows = x->dims[x->rank - 3];
     a.steps = x->dims[x->rank - 2];
     a.inputs = x->dims[x->rank - 1];
@@ -113,12 +135,41 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_fo
     return true;
 }
 
+bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) {
+    a = {};
+    const XLA_FFI_Array *levels = numbers(frame, "levels"), *gaps = numbers(frame, "gaps");
+    if (frame->args.size < 7 || !levels || !gaps || gaps->size + 1 != levels->size) return false;
+    const XLA_FFI_Buffer *outputs = in.peek();
+    if (outputs->rank < 4) return false;
+    a.dtype = dtype_of(outputs);
+    a.members = members_of(outputs, 3);
+    a.rows = outputs->dims[outputs->rank - 3];
+    a.steps = outputs->dims[outputs->rank - 2];
+    a.units = outputs->dims[outputs->rank - 1];
+    a.quantiles = (int64_t)levels->size;
+    a.levels = static_cast<const double *>(levels->data);
+    a.gaps = static_cast<const double *>(gaps->data);
+    a.smallest = real(frame, "smallest");
+    a.outputs = in.next();
+    a.taken = in.next();
+    if (number(frame, "has") & FIRST) {
+        a.first = in.next();
+        a.last = in.next();
+    }
+    a.kernel = in.next();
+    a.base = in.next();
+    a.decay = in.next();
+    a.target = in.next();
+    a.weight = in.next();
+    return true;
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_forward(
     XLA_FFI_CallFrame *frame) {
     if (asks_version(frame)) return nullptr;
-    const int64_t has = attribute(frame, "has");
+    const int64_t has = number(frame, "has");
     Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
     statecast_forward_args a;
     if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
@@ -134,7 +185,7 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_f
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_backward(
     XLA_FFI_CallFrame *frame) {
     if (asks_version(frame)) return nullptr;
-    const int64_t has = attribute(frame, "has");
+    const int64_t has = number(frame, "has");
     Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
     statecast_backward_args b = {};
     statecast_forward_args &a = b.forward;
@@ -165,4 +216,35 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     }
     if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
     return answer(frame, statecast_backward(&b));
+}
+
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_score(
+    XLA_FFI_CallFrame *frame) {
+    if (asks_version(frame)) return nullptr;
+    Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
+    statecast_score_args a;
+    if (!read(frame, in, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    a.score = out.next();
+    if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
+    return answer(frame, statecast_score(&a));
+}
+
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_score_gradients(
+    XLA_FFI_CallFrame *frame) {
+    if (asks_version(frame)) return nullptr;
+    Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
+    statecast_score_gradients_args g = {};
+    if (!read(frame, in, g.forward)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    g.dscore = in.next();
+    g.doutputs = out.next();
+    g.dtaken = out.next();
+    if (g.forward.first) {
+        g.dfirst = out.next();
+        g.dlast = out.next();
+    }
+    g.dkernel = out.next();
+    g.dbase = out.next();
+    g.ddecay = out.next();
+    if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
+    return answer(frame, statecast_score_gradients(&g));
 }

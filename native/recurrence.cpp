@@ -15,11 +15,8 @@
 namespace statecast {
 namespace {
 
-#define UNROLL _Pragma("GCC unroll 8")
-
 constexpr int TILE = 18; /* rows that go through a sequence together */
 constexpr int GROUP = 4; /* steps whose weight gradients are taken at once */
-constexpr int64_t MOST_SUMS = 16; /* partial sums of the weights' gradients, for each member */
 
 /* A cell's slots: the sums that a unit's pre-activations are made of. x and h may feed
  * different ones: GRU's candidate needs its two parts apart. `w` and `u` say which; the
@@ -83,14 +80,6 @@ struct Sizes {
     }
 };
 
-template <class T>
-T *offset(const T *p, int64_t n) {
-    return p ? const_cast<T *>(p) + n : nullptr;
-}
-template <class T>
-T *of(const void *p) {
-    return static_cast<T *>(const_cast<void *>(p));
-}
 /* The product of vectors of n numbers, whole vectors of lanes; always added in one order. */
 template <class T>
 T dot(const T *a, const T *b, int64_t n) {
@@ -100,7 +89,6 @@ T dot(const T *a, const T *b, int64_t n) {
     for (int l = 0; l < LANES<T>; ++l) total += sum[l];
     return total;
 }
-int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
 /* -- packing ------------------------------------------------------------------------------- */
 
@@ -225,18 +213,6 @@ struct Step {
         }
     }
 };
-
-/* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
-template <template <int> class Body, class... Arguments>
-INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
-    int64_t r = 0;
-    for (; r + TILE_ROWS <= rows; r += TILE_ROWS) Body<TILE_ROWS>::run(r, arguments...);
-    if constexpr (TILE_ROWS > 3)
-        for (; r + 3 <= rows; r += 3) Body<3>::run(r, arguments...);
-    if constexpr (TILE_ROWS > 2)
-        for (; r + 2 <= rows; r += 2) Body<2>::run(r, arguments...);
-    for (; r < rows; ++r) Body<1>::run(r, arguments...);
-}
 
 template <class T, int CELL>
 struct Forward {
@@ -846,8 +822,7 @@ int backward_of(const statecast_backward_args *b) {
 
 }  // namespace
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
+extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS);
 extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     NAME(STATECAST_INSTRUCTIONS),
     {saved_bytes<float>, saved_bytes<double>},
@@ -855,6 +830,7 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {pack_of<float>, pack_of<double>},
     {forward_of<float>, forward_of<double>},
     {backward_of<float>, backward_of<double>},
+    &JOIN(quantiles_, STATECAST_INSTRUCTIONS),
 };
 
 }  // namespace statecast

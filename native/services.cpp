@@ -273,6 +273,21 @@ int check(const statecast_forward_args &a) {
     return STATECAST_OK;
 }
 
+int check(const statecast_score_args &a) {
+    if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
+    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.units < 1) return STATECAST_BAD_ARGUMENT;
+    if (a.quantiles < 3 || a.quantiles % 2 == 0) return STATECAST_BAD_ARGUMENT;
+    int64_t n;
+    if (a.units > (1 << 24) || a.quantiles > (1 << 16)) return STATECAST_TOO_LARGE;
+    if (a.rows > (INT64_MAX >> 1) || __builtin_mul_overflow(a.rows + 64, a.members + 1, &n) ||
+        __builtin_mul_overflow(n, a.steps + 1, &n) ||
+        __builtin_mul_overflow(n, (a.units + 64) * (a.quantiles + 64) * 8, &n))
+        return STATECAST_TOO_LARGE;
+    const bool there = a.outputs && a.taken && a.kernel && a.base && a.decay && a.target &&
+                       a.weight && a.levels && a.gaps && !a.first == !a.last;
+    return there ? STATECAST_OK : STATECAST_BAD_ARGUMENT;
+}
+
 }  // namespace
 }  // namespace statecast
 
@@ -363,4 +378,19 @@ int statecast_backward(const statecast_backward_args *b) {
         (a->observed && (!b->dfeed || !b->dbase || !b->ddecay || !b->dlast)))
         return STATECAST_BAD_ARGUMENT;
     return kernels().backward[a->dtype](b);
+}
+
+int statecast_score(const statecast_score_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->score) return STATECAST_BAD_ARGUMENT;
+    return kernels().quantiles->score[a->dtype](a);
+}
+
+int statecast_score_gradients(const statecast_score_gradients_args *g) {
+    const statecast_score_args *a = &g->forward;
+    if (const int wrong = check(*a)) return wrong;
+    if (!g->dscore || !g->doutputs || !g->dtaken || !g->dkernel || !g->dbase || !g->ddecay ||
+        (a->first && (!g->dfirst || !g->dlast)))
+        return STATECAST_BAD_ARGUMENT;
+    return kernels().quantiles->gradients[a->dtype](g);
 }

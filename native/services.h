@@ -27,6 +27,15 @@ void *scratch(Use use, size_t bytes);
  * long as the recurrence, and a caller such as XLA brings fresh memory to every call. */
 void large_pages(void *memory, size_t bytes);
 
+/* Partial sums of the weights' gradients, for each member: the sums' order depends on the rows
+ * alone. */
+constexpr int64_t MOST_SUMS = 16;
+
+struct Quantiles {
+    int (*score[2])(const statecast_score_args *);
+    int (*gradients[2])(const statecast_score_gradients_args *);
+};
+
 struct Kernels {
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);
@@ -34,6 +43,7 @@ struct Kernels {
     int (*pack[2])(const statecast_forward_args *, void *packed);
     int (*forward[2])(const statecast_forward_args *);
     int (*backward[2])(const statecast_backward_args *);
+    const Quantiles *quantiles;
 };
 
 }  // namespace statecast

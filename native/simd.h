@@ -52,6 +52,9 @@ template <class T>
 constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
 
 #define INLINE inline __attribute__((always_inline))
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define UNROLL _Pragma("GCC unroll 8")
 
 template <class T>
 INLINE V<T> load(const T *p) {
@@ -109,6 +112,28 @@ INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 #endif
 
+/* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
+template <template <int> class Body, class... Arguments>
+INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
+    int64_t r = 0;
+    for (; r + TILE_ROWS <= rows; r += TILE_ROWS) Body<TILE_ROWS>::run(r, arguments...);
+    if constexpr (TILE_ROWS > 3)
+        for (; r + 3 <= rows; r += 3) Body<3>::run(r, arguments...);
+    if constexpr (TILE_ROWS > 2)
+        for (; r + 2 <= rows; r += 2) Body<2>::run(r, arguments...);
+    for (; r < rows; ++r) Body<1>::run(r, arguments...);
+}
+
+template <class T>
+INLINE T *offset(const T *p, int64_t n) {
+    return p ? const_cast<T *>(p) + n : nullptr;
+}
+template <class T>
+INLINE T *of(const void *p) {
+    return static_cast<T *>(const_cast<void *>(p));
+}
+INLINE int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
 /* tanh(x) = x P(x^2) / Q(x^2) on [-9.02, 9.02], where it is 1 in float32; a rational fit of
  * least maximal relative error, 2.1e-8. `scale` a power of two: the coefficients of
  * tanh(scale x) / x, exactly. */
@@ -144,6 +169,43 @@ INLINE V<double> tanh_of(V<double> x) {
 INLINE V<double> sigmoid(V<double> x) {
     for (int i = 0; i < LANES<double>; ++i) x[i] = 0.5 * (::tanh(0.5 * x[i]) + 1.0);
     return x;
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, and its slope, the sigmoid of x.
+ * t = 2^n e^r by the exponent's bits and e^r's series; log(1 + t) = 2 artanh(t / (2 + t)) by
+ * its own, where the argument is at most 1/3. Both series are cut below 2e-8. */
+INLINE V<float> softplus(V<float> x, V<float> &slope) {
+    typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
+    const V<float> down = most(all(-87.0f), x < 0.0f ? x : -x);
+    const V<float> shift = all(12582912.0f + 127.0f); /* 1.5 * 2^23: rounds, n + 127 in the low bits */
+    const V<float> rounded = fma(down, all(1.44269504f), shift), n = rounded - shift;
+    const V<float> r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), down));
+    V<float> t = fma(r, all(1.0f / 5040), all(1.0f / 720));
+    t = fma(t, r, all(1.0f / 120));
+    t = fma(t, r, all(1.0f / 24));
+    t = fma(t, r, all(1.0f / 6));
+    t = fma(t, r, all(0.5f));
+    t = fma(t, r, all(1.0f));
+    t = fma(t, r, all(1.0f)) * (V<float>)((bits)rounded << 23);
+    const V<float> z = t * reciprocal(t + 2.0f), q = z * z;
+    V<float> p = fma(q, all(2.0f / 13), all(2.0f / 11));
+    p = fma(p, q, all(2.0f / 9));
+    p = fma(p, q, all(2.0f / 7));
+    p = fma(p, q, all(2.0f / 5));
+    p = fma(p, q, all(2.0f / 3));
+    p = fma(p, q, all(2.0f));
+    slope = (x < 0.0f ? t : all(1.0f)) * reciprocal(t + 1.0f);
+    return fma(p, z, most(all(0.0f), x));
+}
+INLINE V<double> softplus(V<double> x, V<double> &slope) {
+    V<double> value = {}, sigmoid = {};
+    for (int i = 0; i < LANES<double>; ++i) {
+        const double t = ::exp(x[i] < 0 ? x[i] : -x[i]);
+        sigmoid[i] = (x[i] < 0 ? t : 1.0) / (1.0 + t);
+        value[i] = (x[i] < 0 ? 0.0 : x[i]) + ::log1p(t);
+    }
+    slope = sigmoid;
+    return value;
 }
 
 }  // namespace

@@ -90,6 +90,48 @@ int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t ste
                   const void *h0, const void *c0, void *y, void *hn, void *cn);
 int statecast_backward(const statecast_backward_args *);
 
+/* The score of a head of quantiles over whole sequences (src/statecast/heads.py is the reference).
+ * Buffers are as above; Q quantiles, odd and at least 3.
+ *
+ *   outputs   (M, N, T, U)          of the recurrence
+ *   taken     (M, N, T)             the value it took in at each step
+ *   first     (M, N, U) or null     the output before the first step. With it step t is read from
+ *   last      (M, N)                the output and the value of step t - 1, and the first from
+ *                                   first and last; where both are null, from those of step t
+ *   kernel    (M, U, Q)
+ *   base      (M, N, Q)
+ *   decay     (M)
+ *   target    (M, N, T)
+ *   weight    (M, N, T)
+ *   levels    (Q)                   doubles, rising, the middle one the median's
+ *   gaps      (Q - 1)               doubles
+ *   score     (M, N)                summed over the steps
+ *
+ * With raw = output . kernel + base, the median is raw[Q / 2] + decay * value, and
+ * softplus(raw[q] + gap) + smallest leads from each quantile to the next one further out, where
+ * `gap` is that between the two. A step's score is weight * 2 / Q * the sum of the pinball losses.
+ *
+ * Results are deterministic as the recurrence's are. The loss has a corner where the target is a
+ * quantile: there the slope is that from above. */
+typedef struct {
+    int64_t dtype;
+    int64_t members, rows, steps, units, quantiles;
+    const void *outputs, *taken, *first, *last, *kernel, *base, *decay, *target, *weight;
+    const double *levels, *gaps;
+    double smallest;
+    void *score;
+} statecast_score_args;
+
+/* The gradients of a loss, given that of the score, (M, N). dfirst and dlast go with first. */
+typedef struct {
+    statecast_score_args forward; /* as in the forward call; score is not read */
+    const void *dscore;
+    void *doutputs, *dtaken, *dfirst, *dlast, *dkernel, *dbase, *ddecay;
+} statecast_score_gradients_args;
+
+int statecast_score(const statecast_score_args *);
+int statecast_score_gradients(const statecast_score_gradients_args *);
+
 /* The instruction sets built in, comma-separated, and the one in use: "avx512", "avx2",
  * "neon" or "portable". statecast_use chooses one by name, "" the best; it answers
  * STATECAST_BAD_ARGUMENT where the machine or the build has not got it. */

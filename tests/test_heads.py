@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import ops
+from keras import backend, ops
 
+from gradients import gradients
 from statecast.errors import ArgumentError
-from statecast.heads import HEADS, Quantiles
+from statecast.heads import HEADS, Quantiles, Readout
 
 pytestmark = pytest.mark.backends
 
@@ -105,6 +106,56 @@ def test_levels_may_differ_by_row(head, seed):
     for row in range(3):
         alone = _quantiles(head, parameters, levels[row])[row]
         np.testing.assert_allclose(together[row], alone, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(heads, seeds, st.booleans(), st.tuples(*[st.integers(1, 9)] * 4))
+def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, before, sizes):
+    members, rows, steps, units = sizes
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "outputs": sizes,
+        "taken": (members, rows, steps),
+        "kernel": (members, units, head.size),
+        "base": (members, rows, head.size),
+        "decay": (members,),
+    }
+    if before:
+        shapes |= {"first": (members, rows, units), "last": (members, rows)}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    y = rng.normal(size=(1, rows, steps)).astype("float32")  # the same for all members
+    weight = (rng.random((members, rows, steps)) < 0.7).astype("float32")
+    given = ops.convert_to_tensor(rng.normal(size=(members, rows)).astype("float32"))
+
+    class Plain(type(head)):
+        def _native_declines(self, readout):
+            return "told to"
+
+    def found(head):
+        score = head.score(Readout(**tensors), y, weight)
+        return {"score": ops.convert_to_numpy(score)} | gradients(
+            lambda named: ops.sum(head.score(Readout(**named), y, weight) * given), values
+        )
+
+    tensors = {n: ops.convert_to_tensor(v.astype("float32")) for n, v in values.items()}
+    runs = head.explain(Readout(**tensors))["native"] == "runs"
+    assert runs == (isinstance(head, Quantiles) and backend.backend() != "tensorflow")
+    assert Plain().explain(Readout(**tensors))["native"] == "declines: told to"
+    expected = found(Plain())
+    for name, value in found(head).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    # Each step is read from what stood before it, or where there is no before, at it.
+    outputs, taken = values["outputs"], values["taken"]
+    if before:
+        outputs = np.concatenate([values["first"][:, :, None], outputs[:, :, :-1]], axis=2)
+        taken = np.concatenate([values["last"][..., None], taken[..., :-1]], axis=2)
+    raw = np.einsum("mntu,mus->mnts", outputs, values["kernel"]) + values["base"][:, :, None]
+    shift = (taken * values["decay"][:, None, None])[..., None]
+    parameters = head.parameters(
+        ops.convert_to_tensor(raw.astype("float32")), ops.convert_to_tensor(shift.astype("float32"))
+    )
+    crps = ops.convert_to_numpy(head.crps(parameters, ops.convert_to_tensor(y)))
+    np.testing.assert_allclose((crps * weight).sum(-1), expected["score"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

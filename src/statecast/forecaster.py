@@ -1106,14 +1106,14 @@ def _companions(
         )
     head, some = network.decoder.head, panel.take(rows)
     ours, theirs = {}, {}
-    for k in prefixes(panel.y.shape[1]):
-        parameters = held_out_parameters(network, panel, held, rows, k)
+    known = prefixes(panel.y.shape[1])
+    for k, parameters in held_out_parameters(network, panel, held, rows, known):
         knots = head.quantile(keras.ops.convert_to_tensor(parameters), np.array(KNOTS, "float32"))
         ours[k] = keras.ops.convert_to_numpy(knots)
         if analogues is not None:
             seen = some.mask & (np.arange(some.mask.shape[1]) < k)
-            x, known = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
-            theirs[k] = analogues.forecast(x, some.y, seen, known, KNOTS, items=rows)
+            x, all_k = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
+            theirs[k] = analogues.forecast(x, some.y, seen, all_k, KNOTS, items=rows)
     truth = np.where(some.mask, some.y, np.nan)
     return analogues, Stacking.fit(truth, ours, theirs or None)
 

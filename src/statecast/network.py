@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from statecast.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
-from statecast.heads import Head
+from statecast.heads import Head, Readout
 from statecast.layers import InitialState
 from statecast.recurrence import run
 
@@ -198,8 +198,10 @@ class Network(keras.Model):
     inputs : dict
         ``value``, ``observed`` float ``(rows, members or 1, steps)``; ``numeric`` float and
         ``codes`` int ``(rows, members or 1, n)``.
-    returns : tensor, float32, ``(rows, members, steps, head.size)``
-        The distribution of every step's value, given X and what was observed before it.
+    returns : dict
+        What the head reads at every step, given X and what was observed before it: a
+        ``Readout``'s fields. The loss goes on from there in one operation; ``Parameters``
+        has the distributions.
     """
 
     def __init__(
@@ -313,12 +315,23 @@ class Network(keras.Model):
     ) -> tuple[Any, Leaves]:
         """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
 
-        ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
-        False where a step is not taken. Gives every step's parameters, float32
-        ``(members, rows, steps, head.size)``, those of a step not taken without meaning, and
-        the leaves after.
+        As ``read``, but gives every step's parameters, float32
+        ``(members, rows, steps, head.size)``.
         """
-        decoder, head = self.decoder, self.decoder.head
+        readout, after = self.read(leaves, value, observed, mask)
+        parameters = self.decoder.head.parameters(*readout.raw())
+        return ops.cast(parameters, "float32"), after
+
+    def read(
+        self, leaves: Mapping[str, Any], value: Any, observed: Any, mask: Any = None
+    ) -> tuple[Readout, Leaves]:
+        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+
+        ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
+        False where a step is not taken. Gives what the head reads at every step, at one not
+        taken without meaning, and the leaves after.
+        """
+        decoder = self.decoder
         leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
         x, steps = self._inputs(leaves, value, observed, mask)
         kernel = weights["head/kernel"]
@@ -326,7 +339,7 @@ class Network(keras.Model):
         if decoder.static:
             own = own + ops.matmul(leaves["static"], kernel[:, decoder.units :])
         own = own + ops.zeros_like(leaves["last"])
-        kernel, at = kernel[:, : decoder.units], head.located_by
+        kernel, at = kernel[:, : decoder.units], decoder.head.located_by
         loop = ClosedLoop(decoder.stack)
         start = {name: leaf for name, leaf in leaves.items() if name not in ("step", "static")}
         y, after = run(
@@ -337,19 +350,19 @@ class Network(keras.Model):
             start | {"base": own[..., at : at + 1]},
             mask=mask,
         )
-        # Every step's head at once, from what the stack put out before it.
-        first = loop.cell.output(within(leaves, "cell"))
-        before = ops.concatenate([first, leaves["last"]], axis=-1)[:, :, None, :]
+        # Split, not sliced: the gradient of slices is a sum of arrays padded with zeros.
+        outputs, taken = ops.split(y, [decoder.units], axis=-1)
+        taken = taken[..., 0]
+        first, last = loop.cell.output(within(leaves, "cell")), leaves["last"][..., 0]
         if mask is not None:  # until the first step that is taken
-            taken = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
-            y = ops.where(taken[..., None], y, before)
-        before = ops.concatenate([before, y], axis=2)[:, :, :-1]
-        raw = ops.matmul(before[..., :-1], kernel[:, None]) + own[:, :, None, :]
-        shift = before[..., -1:] * weights["head/residual"][:, None, None, :]
+            began = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
+            outputs = ops.where(began[..., None], outputs, first[:, :, None])
+            taken = ops.where(began, taken, last[..., None])
+        decay = weights["head/residual"][:, 0]
         after = {name: after[name] for name in start} | {"step": steps}
         if decoder.static:
             after["static"] = leaves["static"]
-        return ops.cast(head.parameters(raw, shift), "float32"), after
+        return Readout(outputs, taken, kernel, own, decay, first, last), after
 
     def sample(self, leaves: Mapping[str, Any], uniform: Any) -> Any:
         """Joint paths from ``leaves``, ``(members, rows, steps)``, as is ``uniform``."""
@@ -366,8 +379,11 @@ class Network(keras.Model):
     def _inputs(self, leaves: Leaves, value: Any, observed: Any, mask: Any = None) -> tuple:
         """What the stack takes in, ``(members, rows, steps, width)``, and the steps taken after."""
         dtype = self.compute_dtype
-        one = ops.ones_like(value[:1]) if mask is None else mask
-        steps = leaves["step"] + ops.cumsum(ops.cast(one, dtype), axis=-1)  # (members, rows, steps)
+        if mask is None:
+            taken = ops.convert_to_tensor(np.arange(1, value.shape[-1] + 1), dtype=dtype)
+        else:
+            taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
+        steps = leaves["step"] + taken  # (members, rows, steps)
         age = (AGES - 1) * ops.minimum(steps / self.decoder.horizon, 1.0)[..., None]
         bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
         channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
@@ -378,11 +394,11 @@ class Network(keras.Model):
         after = ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]
         return ops.concatenate([channel + like for channel in channels], axis=-1), after
 
-    def call(self, inputs: Mapping[str, Any]) -> Any:
+    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: ops.swapaxes(value, 0, 1) for name, value in inputs.items()}
         leaves = self.start(inputs["numeric"], inputs["codes"])
-        parameters, _ = self.advance(leaves, inputs["value"], inputs["observed"])
-        return ops.swapaxes(parameters, 0, 1)
+        readout, _ = self.read(leaves, inputs["value"], inputs["observed"])
+        return vars(readout)
 
     def compute_loss(
         self,
@@ -393,9 +409,9 @@ class Network(keras.Model):
         training: bool = True,
     ) -> Any:
         """The members' mean CRPS over the values that count (``sample_weight``)."""
-        y, sample_weight = ops.convert_to_tensor(y), ops.convert_to_tensor(sample_weight)
-        score = ops.sum(self.decoder.head.crps(y_pred, y) * sample_weight, axis=(0, 2))
-        weight = ops.sum(sample_weight, axis=(0, 2))
+        y, weight = (ops.swapaxes(ops.convert_to_tensor(v), 0, 1) for v in (y, sample_weight))
+        score = ops.sum(self.decoder.head.score(Readout(**y_pred), y, weight), axis=1)
+        weight = ops.sum(weight, axis=(1, 2))
         self.score.update_state(score, weight)
         return ops.mean(score / ops.maximum(weight, 1.0))
 
@@ -412,6 +428,21 @@ class Start(keras.Model):
     def call(self, inputs: Mapping[str, Any]) -> Leaves:
         leaves = self.network.start(inputs["numeric"][None], inputs["codes"][None])
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()}
+
+
+class Parameters(keras.Model):
+    """A call of ``Network`` as a compiled model that goes on to every step's distribution,
+    float32 ``(rows, members, steps, head.size)``."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        head = self.network.decoder.head
+        parameters = head.parameters(*Readout(**self.network(inputs)).raw())
+        return ops.swapaxes(ops.cast(parameters, "float32"), 0, 1)
 
 
 class Advance(keras.Model):

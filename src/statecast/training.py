@@ -7,13 +7,13 @@ data, and each member has an honest score to stop by.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from statecast.network import Network
+from statecast.network import Network, Parameters
 from statecast.table import Panel
 
 # Of the training rows: how often a row is seen whole (one step ahead all along), and how
@@ -177,21 +177,22 @@ def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.opti
 
 
 def held_out_parameters(
-    network: Network, panel: Panel, held: np.ndarray, rows: np.ndarray, k: int
-) -> np.ndarray:
-    """The forecasts of held-out rows from their first k steps, each by a member that holds it
-    out: parameters ``(len(rows), steps, head.size)``."""
+    network: Network, panel: Panel, held: np.ndarray, rows: np.ndarray, known: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """For each prefix length k of ``known``, k and the forecasts of held-out rows from their first
+    k steps, each by a member that holds it out: parameters ``(len(rows), steps, head.size)``."""
     own = [np.flatnonzero(out[rows]) for out in held]
     most = max(map(len, own))
     at = np.stack([np.pad(which, (0, most - len(which))) for which in own], axis=1)
-    batch = _Rows(panel, network.members, most)
-    seen = np.broadcast_to(np.arange(panel.y.shape[1]) < k, (*at.shape, panel.y.shape[1]))
-    inputs, _, _ = batch.pack(rows[at], seen, seen)
-    found = network.predict_on_batch(inputs)
-    out = np.empty((len(rows), *found.shape[2:]), found.dtype)
-    for member, which in enumerate(own):
-        out[which] = found[: len(which), member]
-    return out
+    batch, model = _Rows(panel, network.members, most), Parameters(network)  # compiled once
+    for k in known:
+        seen = np.broadcast_to(np.arange(panel.y.shape[1]) < k, (*at.shape, panel.y.shape[1]))
+        inputs, _, _ = batch.pack(rows[at], seen, seen)
+        found = model.predict_on_batch(inputs)
+        out = np.empty((len(rows), *found.shape[2:]), found.dtype)
+        for member, which in enumerate(own):
+            out[which] = found[: len(which), member]
+        yield k, out
 
 
 def train(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 name = "native"
 
 _CODES: Mapping[type, int] = {SimpleRNN: 0, GRU: 1, LSTM: 2}
-_DTYPES = {"float32": 0, "float64": 1}
+DTYPES = {"float32": 0, "float64": 1}
 _STATUS = {
     1: "the library refused the buffers",
     2: "the problem is too large: a buffer's size overflows",
@@ -109,7 +109,7 @@ def use(instructions: str = "", threads: int = 0) -> None:
     KernelError
         There is no native kernel.
     """
-    library = _loaded()
+    library = loaded()
     if library.statecast_use(instructions.encode()):
         raise ArgumentError(
             f"instructions: built are {library.statecast_built().decode()}, and this machine may "
@@ -118,14 +118,14 @@ def use(instructions: str = "", threads: int = 0) -> None:
     library.statecast_set_threads(int(threads))
 
 
-def _loaded() -> Any:
+def loaded() -> Any:
     library = _library()
     if isinstance(library, str):
         raise KernelError(f"The native kernel cannot run: {library}.")
     return library
 
 
-def _check(status: int) -> None:
+def check(status: int) -> None:
     if status:
         raise KernelError(f"The native kernel failed: {_STATUS[status]}.")
 
@@ -155,10 +155,22 @@ def declines(problem: Problem) -> str | None:
         return reason
     if problem.unroll:
         return "unroll was asked for"
-    dtype = str(problem.x.dtype).removeprefix("torch.")
-    if dtype not in _DTYPES:
+    return tensor_declines(problem.x)
+
+
+def tensor_declines(tensor: Any) -> str | None:
+    """Why the library cannot take a JAX or PyTorch tensor where it lies; None where it can."""
+    import keras
+
+    library = _library()
+    if isinstance(library, str):
+        return library
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
         return f"it computes in float32 and float64, not {dtype}"
-    return _jax_declines(library) if backend == "jax" else _torch_declines(problem)
+    if keras.backend.backend() == "jax":
+        return _jax_declines(library)
+    return _torch_declines(tensor)
 
 
 def _cell_declines(cell: Any) -> str | None:
@@ -281,13 +293,13 @@ def _arguments(cell: Gated, dtype: str, shape: tuple[int, ...], **pointers: int)
     """The library's arguments for an x of a shape."""
     *lead, rows, steps, inputs = shape
     return _Forward(
-        _CODES[type(cell)], _DTYPES[dtype], math.prod(lead), rows, steps, inputs, cell.units,
+        _CODES[type(cell)], DTYPES[dtype], math.prod(lead), rows, steps, inputs, cell.units,
         **pointers,
     )  # fmt: skip
 
 
 def _saved_bytes(arguments: _Forward) -> int:
-    size = _loaded().statecast_saved_bytes(ctypes.byref(arguments))
+    size = loaded().statecast_saved_bytes(ctypes.byref(arguments))
     if size < 0:
         raise KernelError(f"The native kernel declines: {_STATUS[2]}.")
     return size
@@ -356,7 +368,7 @@ class Recurrence:
     """
 
     def __init__(self, cell: Any, weights: Mapping[str, Any], *, dtype: str = "float32") -> None:
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise ArgumentError(f"dtype: expected float32 or float64, received {dtype!r}.")
         reason = _cell_declines(cell)
         if reason is not None:
@@ -428,7 +440,7 @@ class _Packed:
     """One cell with its weights laid out; ``prefix`` goes before its leaves' names."""
 
     def __init__(self, cell: Gated, prefix: str, weights: Mapping[str, Any], dtype: str) -> None:
-        self.library, self.dtype, self.units = _loaded(), np.dtype(dtype), cell.units
+        self.library, self.dtype, self.units = loaded(), np.dtype(dtype), cell.units
         self.names = [prefix + leaf for leaf in cell.state_shapes]
         values = {name: np.ascontiguousarray(w, dtype) for name, w in weights.items()}
         own = {"w": values["kernel"], "u": values["recurrent_kernel"], "bias": values.get("bias")}
@@ -440,7 +452,7 @@ class _Packed:
             raise KernelError(f"The native kernel failed: {_STATUS[2]}.")
         self.memory = np.empty(size, np.uint8)
         packed = _at(self.memory)
-        _check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
+        check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
         self.fixed = _arguments(cell, dtype, shape, packed=packed)
         self.pointer = ctypes.byref(self.fixed)
 
@@ -464,7 +476,7 @@ class _Packed:
         h = _at(before[0])
         c = _at(before[1]) if leaves == 2 else None
         y = start + leaves * each
-        _check(
+        check(
             self.library.statecast_run(
                 self.pointer, rows, steps, _at(x), h, c, y, start, start + each
             )
@@ -511,7 +523,7 @@ def _jax_entry() -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
-    library = _loaded()
+    library = loaded()
     for which in ("forward", "backward"):
         handler = jax.ffi.pycapsule(getattr(library, f"statecast_jax_{which}"))
         jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
@@ -623,16 +635,16 @@ def _jax_entry() -> Callable[..., Any]:
 # -- PyTorch -------------------------------------------------------------------------------------
 
 
-def _torch_declines(problem: Problem) -> str | None:
+def _torch_declines(tensor: Any) -> str | None:
     import torch
 
     if torch.compiler.is_compiling():
         return "torch.compile traces the steps itself"
-    if not isinstance(problem.x, torch.Tensor):
+    if not isinstance(tensor, torch.Tensor):
         return "PyTorch runs on cuda" if torch.cuda.is_available() else None
-    if problem.x.device.type == "meta":
+    if tensor.device.type == "meta":
         return "shapes are only being inferred"
-    return None if problem.x.device.type == "cpu" else f"the tensors are on {problem.x.device}"
+    return None if tensor.device.type == "cpu" else f"the tensors are on {tensor.device}"
 
 
 def _torch_run(cell: Any, values: dict[str, Any]) -> Any:
@@ -681,7 +693,7 @@ class _Saved:
 def _torch_function() -> Any:
     import torch
 
-    library = _loaded()
+    library = loaded()
     nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
     ungraded = (None, None, None)  # cell, shapes and learns have no gradient
 
@@ -703,7 +715,7 @@ def _torch_function() -> Any:
                 arguments.saved = at(ctx.saved.tensor)
                 held = [value for n, value in outputs.items() if n in ("y", "fed")]
                 ctx.save_for_backward(*tensors, *held)
-            _check(library.statecast_forward(ctypes.byref(arguments)))
+            check(library.statecast_forward(ctypes.byref(arguments)))
             return tuple(outputs.values())
 
         @staticmethod
@@ -725,7 +737,7 @@ def _torch_function() -> Any:
                 **{n: at(v) for n, v in given.items()},
                 **{f"d{n}": at(v) for n, v in found.items()},
             )
-            _check(library.statecast_backward(ctypes.byref(arguments)))
+            check(library.statecast_backward(ctypes.byref(arguments)))
             return *ungraded, *(found.get(n) if wanted[n] else None for n in _ORDER)
 
     return Recurrence
