@@ -331,7 +331,7 @@ def _score(spec: quantiles.Spec, values: Values, given: np.ndarray) -> tuple[np.
     return score, found
 
 
-def _score_reference(spec: quantiles.Spec, values: Mapping[str, np.ndarray]) -> np.ndarray:
+def _score_reference(spec: quantiles.Spec, values: Mapping[str, Any]) -> np.ndarray:
     outputs, taken = values["outputs"], values["taken"]
     if "first" in values:
         outputs = np.concatenate([values["first"][:, :, None], outputs], axis=2)[:, :, :-1]
@@ -347,7 +347,8 @@ def _score_reference(spec: quantiles.Spec, values: Mapping[str, np.ndarray]) -> 
     curve = np.concatenate(
         [median - below, median, median + np.cumsum(gaps[..., m:], axis=-1)], axis=-1
     )
-    error, levels = values["target"][..., None] - curve, np.array(spec.levels)
+    error: Any = values["target"][..., None] - curve
+    levels = np.array(spec.levels)
     loss = np.where(error.real > 0, levels, levels - 1) * error
     return (values["weight"] * 2 * loss.mean(axis=-1)).sum(axis=-1)
 
@@ -373,7 +374,8 @@ def test_scores_and_their_gradients_are_the_references(
             way = rng.choice([-1.0, 1.0], gradient.shape)
             moved = {n: v.astype("complex128") for n, v in wide.items()}
             moved[name] = moved[name] + 1e-40j * way
-            expected = float((given * _score_reference(spec, moved).imag).sum()) / 1e-40
+            slopes: Any = _score_reference(spec, moved)
+            expected = float((given * slopes.imag).sum()) / 1e-40
             # Terms that cancel: of every row and step in a weight's, of every quantile in all.
             size = np.abs(gradient).sum() + (0.1 * (1 + values["taken"].size))
             error = abs(float((gradient.astype("float64") * way).sum()) - expected)

@@ -88,7 +88,7 @@ MODULES = {
         "default_baselines",
         "score",
     },
-    "heads": {"Head", "Normal", "Quantiles"},
+    "heads": {"Head", "Normal", "Quantiles", "Readout"},
     "layers": {
         "Affine",
         "Bidirectional",

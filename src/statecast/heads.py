@@ -129,7 +129,7 @@ class Head(ABC):
 
         if self._native_declines(readout) is None:
             return ops.cast(self._native_score(readout, y, weight), "float32")
-        y, weight = ops.stop_gradient(y), ops.stop_gradient(weight)
+        y, weight = (ops.stop_gradient(ops.convert_to_tensor(data)) for data in (y, weight))
         parameters = ops.cast(self.parameters(*readout.raw()), "float32")
         return ops.sum(self.crps(parameters, y) * weight, axis=-1)
 

@@ -165,6 +165,27 @@ def _torch_function() -> Any:
     def at(tensor: Any) -> int:
         return tensor.data_ptr() or ctypes.addressof(nothing)
 
+    def arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
+        x = values["outputs"]
+        dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
+        constants = {n: _doubles(getattr(spec, n)) for n in ("levels", "gaps")}
+        return _Score(
+            dtype, *x.shape, len(spec.levels), smallest=spec.smallest,
+            **{n: at(v) for n, v in values.items()}, **constants, **more,
+        )  # fmt: skip
+
+    def gradients(ctx: Any, given: Any) -> Any:
+        values = {n: v for n, v in zip(ORDER, ctx.saved_tensors, strict=True) if v is not None}
+        found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
+        given = given.contiguous()
+        call = _Gradients(
+            arguments(ctx.spec, values),
+            dscore=at(given),
+            **{f"d{n}": at(v) for n, v in found.items()},
+        )
+        check(library.statecast_score_gradients(ctypes.byref(call)))
+        return None, *(found.get(n) for n in ORDER)
+
     class Score(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, spec: Spec, *tensors: Any) -> Any:
@@ -173,31 +194,10 @@ def _torch_function() -> Any:
             ctx.spec = spec
             ctx.save_for_backward(*tensors)
             score = x.new_empty(x.shape[:2])
-            check(library.statecast_score(ctypes.byref(_arguments(spec, values, score=at(score)))))
+            check(library.statecast_score(ctypes.byref(arguments(spec, values, score=at(score)))))
             return score
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, given: Any) -> Any:
-            values = {n: v for n, v in zip(ORDER, ctx.saved_tensors, strict=True) if v is not None}
-            found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
-            given = given.contiguous()
-            arguments = _Gradients(
-                _arguments(ctx.spec, values),
-                dscore=at(given),
-                **{f"d{n}": at(v) for n, v in found.items()},
-            )
-            check(library.statecast_score_gradients(ctypes.byref(arguments)))
-            return None, *(found.get(n) for n in ORDER)
-
-    def _arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
-        x = values["outputs"]
-        dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
-        constants = {n: _doubles(getattr(spec, n)) for n in ("levels", "gaps")}
-        return _Score(
-            dtype, *x.shape, len(spec.levels), smallest=spec.smallest,
-            **{n: at(v) for n, v in values.items()}, **constants, **more,
-        )  # fmt: skip
+        backward: Any = staticmethod(torch.autograd.function.once_differentiable(gradients))
 
     return Score
 
