@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statecast.analogues import Analogues, Linear, _weighted_quantiles, prefixes
+from statecast.analogues import (
+    Analogues,
+    Linear,
+    _mean_distances,
+    _weighted_quantiles,
+    prefixes,
+)
 
 LEVELS = (0.1, 0.5, 0.9)
 T = 9
@@ -220,3 +226,12 @@ def test_prefixes_rise_from_0_and_stay_below_the_length(steps):
     assert found[-1] < steps
     assert (np.diff(found) > 0).all()
     assert all(b <= 2 * a + 1 for a, b in pairwise(found))
+
+
+def test_mean_distances_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    values, weight = rng.normal(size=(3, 20, 4)).round(1), rng.random((3, 20, 4))  # some are equal
+    weight[rng.random(weight.shape) < 0.2] = 0.0
+    apart = np.abs(values[:, :, None] - values[:, None])
+    expected = np.einsum("qih,qjih->qjh", weight, apart)
+    np.testing.assert_allclose(_mean_distances(values, weight), expected, rtol=1e-12)

@@ -330,13 +330,19 @@ class Analogues:
         scale = self._scale(k)
         ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
         theirs, squares = self._places(k)
-        distance = squares - 2.0 * ours @ theirs.T + (ours**2).sum(axis=1)[:, None]
+        # In place: at rows x items numbers, fresh memory takes longer than the arithmetic.
+        distance = -2.0 * ours @ theirs.T
+        distance += squares
+        distance += (ours**2).sum(axis=1)[:, None]
+        np.clip(distance, 0.0, 1e6, out=distance)
+        distance /= _GRAIN
         # Whole numbers and no two alike: which items are nearest does not hang on rounding.
-        rank = np.rint(np.clip(distance, 0.0, 1e6) / _GRAIN).astype(np.int64)
+        rank = np.rint(distance, out=distance).astype(np.int64)
         if items is not None:
             kin = self.group[items][:, None] == self.group
             rank[kin] = int(2e6 / _GRAIN)
-        rank = rank * len(self.x) + np.arange(len(self.x))
+        rank *= len(self.x)
+        rank += np.arange(len(self.x))
         count = min(NEAREST, len(self.x))
         near = np.argpartition(rank, count - 1, axis=1)[:, :count]
         rank = np.take_along_axis(rank, near, axis=1)
@@ -577,8 +583,7 @@ def _learnt_metric(
         share = w[..., None] * has
         whole = np.maximum(share.sum(axis=1, keepdims=True), 1e-9)
         share = (share / whole).astype(np.float32)
-        apart = np.abs(value[:, :, None] - value[:, None])
-        slope = np.abs(value - truth) - np.einsum("qih,qjih->qjh", share, apart)
+        slope = np.abs(value - truth) - _mean_distances(value, share)
         # Through the weights' sum at each step, and the one over all.
         slope = (slope - (share * slope).sum(axis=1, keepdims=True)) * has / whole
         slope = (slope * counts[:, None]).sum(axis=2) / max(counts.sum(), 1)
@@ -594,6 +599,18 @@ def _learnt_metric(
         step = mean / (1 - 0.9**update) / (np.sqrt(square / (1 - 0.99**update)) + 1e-12)
         metric = metric - rate * (1.0 - update / (updates + 1)) * step
     return metric
+
+
+def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Of each value the weighted sum of the distances to all, ``sum_i w_i |v_j - v_i|``, along
+    axis 1: in order, it is sums of those below and above."""
+    order = np.argsort(values, axis=1)
+    values, weight = (np.take_along_axis(a, order, axis=1) for a in (values, weight))
+    below, moment = np.cumsum(weight, axis=1), np.cumsum(weight * values, axis=1)
+    inside = values * (2 * below - below[:, -1:]) - (2 * moment - moment[:, -1:])
+    out = np.empty_like(inside)
+    np.put_along_axis(out, order, inside, axis=1)
+    return out
 
 
 def _weighted_quantiles(
