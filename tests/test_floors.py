@@ -7,7 +7,8 @@ Every import counts, wherever it stands: at the top of a module, inside a functi
   within the forecaster's floor only in the order of ``FORECASTER``;
 - modules on one floor from 4 up never import each other;
 - ``errors``, ``state``, ``table`` and ``data`` never see Keras or a backend;
-- ``table`` is seen only where tables and networks meet: by ``training``, ``forecaster`` and above;
+- ``table`` is seen only where tables and networks meet: by ``training``, ``tokens``,
+  ``forecaster`` and above;
 - what an extra installs is imported where it is used, never at the top of a module.
 """
 
@@ -26,19 +27,20 @@ SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
     {"errors", "state"},
-    {"cells", "recurrence", "kernels", "reading", "table", "data"},
-    {"current", "layers", "heads", "control", "analogues"},
-    {"network", "stacking", "training", "explanation", "forecaster"},
+    {"cells", "recurrence", "kernels", "vocabulary", "reading", "table", "data"},
+    {"current", "layers", "heads", "control", "analogues", "decoding"},
+    {"network", "language", "stacking", "training", "explanation", "tokens", "forecaster"},
     {"sessions", "evaluate", "plots", "distributed"},
     {"cli", "server"},
 )
 PEERS_APART = 4  # from this floor up, modules on one floor never import each other
 # Each may import those before it.
-FORECASTER = ("network", "stacking", "training", "explanation", "forecaster")
+FORECASTER = ("network", "language", "stacking", "training", "explanation", "tokens", "forecaster")
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {"errors", "state", "reading", "table", "data", "analogues", "stacking"}
+NO_KERAS |= {"vocabulary", "decoding"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
-NO_TABLE |= {"analogues", "stacking"}
+NO_TABLE |= {"analogues", "stacking", "language", "decoding"}
 EXTRAS = {"torch", "tensorflow", "sklearn", "matplotlib", "pandas", "pyarrow"}
 
 

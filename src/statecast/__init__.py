@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statecast import cells, control, data, evaluate, heads, layers, plots
+    from statecast import cells, control, data, decoding, evaluate, heads, layers, plots
     from statecast.control import (
         ResetStates,
         Windows,
@@ -73,6 +73,7 @@ _HOMES = {
     "control": "control",
     "cross_validation": "evaluate",
     "data": "data",
+    "decoding": "decoding",
     "evaluate": "evaluate",
     "explain_state": "control",
     "get_state": "control",
@@ -111,6 +112,7 @@ __all__ = [
     "control",
     "cross_validation",
     "data",
+    "decoding",
     "evaluate",
     "explain_state",
     "get_state",

@@ -17,9 +17,11 @@ import numpy as np
 from statecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.analogues import NEAREST, Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
+from statecast.decoding import Beam, Sampling
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
 from statecast.explanation import Explanation, effects
-from statecast.heads import HEADS, KNOTS, Quantiles
+from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
+from statecast.language import WAYS, Language, LanguageNetwork
 from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
 from statecast.reading import MAX_CELLS
 from statecast.stacking import FEWEST as FEWEST_STACKED
@@ -27,6 +29,7 @@ from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
 from statecast.table import Panel, Schema
+from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
 FORMAT = "statecast-model"
@@ -35,7 +38,13 @@ _HEADER_CAP = 16 * 1024 * 1024  # bytes
 MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
 _PATH_VALUES = 4_000_000  # of paths summed up at once: a bound on memory
 _CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
-_LARGEST = {"units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16}
+_LARGEST = {
+    "units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16, "embedding": 4096
+}  # fmt: skip
+TOKENS = "categorical"  # the head of tokens: all others are of numbers
+# What depends on the head where nothing is said.
+_DEFAULTS = {"units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30}
+_TOKEN_DEFAULTS = {"units": 256, "ensemble": 2, "encoding": 32, "depth": 2, "epochs": 12}
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,10 @@ class Settings:
     depth: int
     transform: str
     analogues: bool
+    embedding: int
+    tied: bool
+    dropout: float
+    ends: bool
     epochs: int
     batch_size: int | None
     learning_rate: float
@@ -65,8 +78,8 @@ class Settings:
     def __post_init__(self) -> None:
         choices = {
             "cell": tuple(CELLS),
-            "head": tuple(HEADS),
-            "conditioning": CONDITIONINGS,
+            "head": (*HEADS, TOKENS),
+            "conditioning": WAYS if self.head == TOKENS else CONDITIONINGS,
             "transform": ("auto", "none", "log"),
         }
         for name, allowed in choices.items():
@@ -74,8 +87,14 @@ class Settings:
                 raise ArgumentError(
                     f"{name}: expected one of {list(allowed)}, received {getattr(self, name)!r}."
                 )
-        if not isinstance(self.analogues, bool):
-            raise ArgumentError(f"analogues: expected True or False, received {self.analogues!r}.")
+        for name in ("analogues", "tied", "ends"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ArgumentError(f"{name}: expected True or False, received {value!r}.")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise ArgumentError(
+                f"dropout: expected a number from 0 to below 1, received {self.dropout!r}."
+            )
         for name in (*_LARGEST, "epochs", "patience", "batch_size"):
             value = getattr(self, name)
             if name == "batch_size" and value is None:
@@ -109,10 +128,12 @@ class Forecaster:
     units, layers : int
         Width and number of the recurrent layers.
     cell : {"lstm", "gru", "simple_rnn"}
-    head : {"quantiles", "normal"}
-        The family of the predicted distributions.
+    head : {"quantiles", "normal", "categorical"}
+        The family of the predicted distributions. With ``"categorical"`` y holds tokens: text
+        (characters, words), whole numbers or booleans.
     conditioning : {"state", "inputs", "both"}
-        Where X enters the network: the initial state, the inputs of every step, or both.
+        Where X enters the network: the initial state, the inputs of every step, or both. For
+        tokens also ``"first"``: the inputs of the first step alone.
     ensemble : int
         Members; each holds out its own share of the items and stops by it.
     encoding, depth : int
@@ -122,7 +143,11 @@ class Forecaster:
     analogues : bool
         Whether a linear path and the training items that began most alike have a part in
         the forecast (see ``statecast.analogues``); held-out items say how large a part.
-        The model file then holds the training items' numbers.
+        The model file then holds the training items' numbers. Tokens have no such part.
+    embedding, tied, dropout, ends
+        Of tokens alone: the width of a token's embedding; whether the softmax takes the
+        embeddings for its weights; the share left out in a training step; and whether a
+        sequence ends by itself after its last token, or merely is not observed further.
     epochs, batch_size, learning_rate, weight_decay, patience
         Of the training; ``patience`` is in epochs without any member improving.
     seed : int
@@ -151,17 +176,21 @@ class Forecaster:
     def __init__(
         self,
         *,
-        units: int = 32,
+        units: int | None = None,
         layers: int = 1,
         cell: str = "lstm",
         head: str = "quantiles",
         conditioning: str = "state",
-        ensemble: int = 8,
-        encoding: int = 16,
-        depth: int = 1,
+        ensemble: int | None = None,
+        encoding: int | None = None,
+        depth: int | None = None,
         transform: str = "auto",
         analogues: bool = True,
-        epochs: int = 30,
+        embedding: int = 32,
+        tied: bool = False,
+        dropout: float = 0.2,
+        ends: bool = True,
+        epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.01,
@@ -173,9 +202,12 @@ class Forecaster:
     ) -> None:
         given = dict(locals())
         del given["self"]
+        defaults = _TOKEN_DEFAULTS if head == TOKENS else _DEFAULTS
+        given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
         self._schema: Schema | None = None
+        self._speaker: Speaker | None = None
 
     # -- the verbs -------------------------------------------------------------------
 
@@ -221,10 +253,18 @@ class Forecaster:
             step_col=s.step_col,
             target_col=s.target_col,
             transform=s.transform,
+            tokens=s.head == TOKENS,
         )
         panel = schema.panel(series, static, for_fit=True)
-        decoder, options = self._plan(schema)
-        network = Network(decoder, **options, seed=s.seed)
+        if schema.vocabulary is not None and schema.steps > MOST_STEPS:
+            item = panel.ids[[panel.known.argmax()]].tolist()[0]
+            raise DataError(
+                f"Column {s.step_col!r}: expected sequences of at most {MOST_STEPS:,} tokens, "
+                f"received one of {schema.steps:,} (item {item!r}). Cut it into several items.",
+                column=s.step_col,
+                item=item,
+            )
+        network = self._built(schema, s.seed)
         held = held_out(panel.groups, s.ensemble, s.seed)
         history = train(
             network,
@@ -236,10 +276,13 @@ class Forecaster:
             weight_decay=s.weight_decay,
             patience=s.patience,
             seed=s.seed,
+            ends=s.ends,
             callbacks=callbacks,
             verbose=verbose,
         )
-        analogues, stacking = _companions(network, panel, held, wanted=s.analogues, seed=s.seed)
+        analogues = stacking = None
+        if s.head != TOKENS:
+            analogues, stacking = _companions(network, panel, held, wanted=s.analogues, seed=s.seed)
         self._adopt(schema, network, history, analogues, stacking)
         return self
 
@@ -252,6 +295,7 @@ class Forecaster:
         level: float | Sequence[float] = (80,),
         quantiles: float | Sequence[float] = (),
         calibrated: bool = True,
+        decoding: Beam | None = None,
         state: State | None = None,
     ) -> Any:
         """Forecast the rest: for each item the steps after its prefix, up to ``until``.
@@ -273,6 +317,9 @@ class Forecaster:
             Move the quantiles to where the truths of held-out items fell, for each prefix
             length and horizon, so that the intervals hold for new items. False gives them
             as the models have them.
+        decoding : Beam, optional
+            For tokens, in place of levels and quantiles: how the most probable rest is searched
+            for; by default a beam of one, greedily.
         state : State, optional
             Go on from here, in place of ``series`` and ``static``. The rows of a state without
             ids (a fork) are numbered from 0.
@@ -281,7 +328,10 @@ class Forecaster:
         -------
         A table of the kind that came in: the id, the step, ``statecast`` (the median), and
         ``statecast-lo-80``, ``statecast-hi-80``, ... and ``statecast-q-0.1``, ... For arrays,
-        a dict of arrays ``(items, until)``, NaN on the prefix.
+        a dict of arrays ``(items, until)``, NaN on the prefix. For tokens the columns are
+        ``statecast``, the best rest, and ``statecast-nats``, its log-probability, the same in
+        all of an item's rows; and ``statecast-2``, ... where the beam gives more. Rows reach to
+        the step at which the sequence ended, with null there, or to ``until``.
 
         Raises
         ------
@@ -290,6 +340,13 @@ class Forecaster:
         StateError
             A state that this forecaster did not make.
         """
+        if self._speaker is not None:
+            beam = Beam() if decoding is None else decoding
+            if not isinstance(beam, Beam):
+                raise ArgumentError(f"decoding: expected a Beam, received {beam!r}.")
+            said = self._say(series, static, until, beam, 1, state)
+            return said.table("statecast", scored=True)
+        self._check_decoding(decoding)
         columns = _asked(level, quantiles)
         levels = list(columns.values())
         if state is None:
@@ -405,8 +462,9 @@ class Forecaster:
         *,
         until: int,
         paths: int = 200,
+        decoding: Sampling | None = None,
         state: State | None = None,
-    ) -> Paths:
+    ) -> Paths | Sequences:
         """Joint sample paths of the rest.
 
         A path is drawn step by step, each draw taken in as if it had been observed. The
@@ -420,11 +478,14 @@ class Forecaster:
             As in ``predict``.
         paths : int
             How many.
+        decoding : Sampling, optional
+            For tokens: what they are drawn from; by default the model's own distribution.
 
         Returns
         -------
         Paths
             In memory as a whole: ask for many items in parts, which changes no path.
+            For tokens ``Sequences``, drawn token by token.
 
         Raises
         ------
@@ -433,6 +494,12 @@ class Forecaster:
         """
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
+        if self._speaker is not None:
+            sampling = Sampling() if decoding is None else decoding
+            if not isinstance(sampling, Sampling):
+                raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
+            return self._say(series, static, until, sampling, paths, state)
+        self._check_decoding(decoding)
         kind = observed = None
         if state is None:
             panel = self.schema.panel(series, static)
@@ -509,6 +576,89 @@ class Forecaster:
             panel.kind,
         )
 
+    def log_likelihood(
+        self,
+        series: Any,
+        static: Any = None,
+        *,
+        known: int = 0,
+        ended: bool = True,
+        by_step: bool = False,
+    ) -> Any:
+        """How probable given sequences of tokens are, given X and their first tokens.
+
+        Parameters
+        ----------
+        series, static : table, path or array
+            As in ``predict``.
+        known : int
+            So many tokens are given, and the rest is scored.
+        ended : bool
+            Whether the sequences have ended, so that their end is scored as one more token.
+        by_step : bool
+            A row an item and step, in place of one an item.
+
+        Returns
+        -------
+        A table of the kind that came in: the id; ``log_likelihood`` in nats; ``tokens``, how
+        many were scored (gaps are not); ``bits_per_token`` and ``perplexity``, NaN where none
+        was. By step: the id, the step, and ``log_likelihood`` of the token there; the end stands
+        after the last.
+
+        Raises
+        ------
+        ArgumentError
+            A forecaster of numbers; ``known`` below 0.
+        DataError
+            Tables that cannot be used.
+        """
+        speaker = self._need_tokens("log_likelihood")
+        if isinstance(known, bool) or not isinstance(known, (int, np.integer)) or known < 0:
+            raise ArgumentError(f"known: expected a whole number >= 0, received {known!r}.")
+        panel = self.schema.panel(series, static)
+        return scores(speaker, self.schema, panel, int(known), ended=ended, by_step=by_step)
+
+    def rank(self, series: Any, static: Any, *, by: str = "series", best: int | None = None) -> Any:
+        """Which X a sequence of tokens says best, or which sequence an X: retrieval.
+
+        Every sequence is scored with every X. They are ranked by ``lift``, the log-likelihood
+        of the sequence with that X over the log of its mean likelihood with all of them, so that
+        a sequence that is probable anyhow gains nothing.
+
+        Parameters
+        ----------
+        series : table, path or array
+            Whole sequences. Their ids need not be those of ``static``.
+        static : table, path or array
+            What to match them with.
+        by : {"series", "static"}
+            A ranking of the X for each sequence, or of the sequences for each X.
+        best : int, optional
+            How many of each ranking; all by default.
+
+        Returns
+        -------
+        A table of the kind that came in: the id (of the sequence, or of the X), ``rank`` from 1,
+        ``match`` (the id of the X, or of the sequence), ``log_likelihood`` and ``lift`` in nats.
+
+        Raises
+        ------
+        ArgumentError
+            A forecaster of numbers, or one without static features; an argument outside what it
+            may be.
+        DataError
+            Tables that cannot be used.
+        """
+        speaker = self._need_tokens("rank")
+        if by not in ("series", "static"):
+            raise ArgumentError(f"by: expected 'series' or 'static', received {by!r}.")
+        whole = isinstance(best, (int, np.integer)) and not isinstance(best, bool)
+        if best is not None and (not whole or best < 1):
+            raise ArgumentError(f"best: expected a whole number >= 1, received {best!r}.")
+        things = self.schema.panel(None, static)
+        said = self.schema.new_rows(series, None)
+        return ranks(speaker, self.schema, said, things, by, best)
+
     def clone(self) -> Forecaster:
         """An unfitted forecaster with the same settings."""
         return Forecaster(**asdict(self.settings))
@@ -572,6 +722,8 @@ class Forecaster:
                 if not analogues.fits(schema.numeric_width, schema.cardinalities, schema.steps):
                     raise ValueError("analogues: they are not those of the schema")
             weights = within(tensors, "network")
+            if (schema.vocabulary is None) != (forecaster.settings.head != TOKENS):
+                raise ValueError("schema: a vocabulary and the categorical head go together")
             decoder, options = forecaster._plan(schema)
             shapes = Network.weight_shapes(decoder, **options)
             if set(weights) != set(shapes):
@@ -584,7 +736,7 @@ class Forecaster:
                     )
         except ValueError as error:
             raise ModelFileError(f"{path}: {error}") from None
-        network = Network(decoder, **options, seed=0)
+        network = forecaster._built(schema, 0)
         for name, variable in network.weight_map().items():
             variable.assign(weights[name])
         forecaster._adopt(schema, network, history, analogues, stacking)
@@ -612,16 +764,25 @@ class Forecaster:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _plan(self, schema: Schema) -> tuple[Decoder, dict[str, Any]]:
+    def _built(self, schema: Schema, seed: int) -> Network:
+        """The network for tables of this schema, untrained."""
+        decoder, options = self._plan(schema)
+        if isinstance(decoder, Language):
+            return LanguageNetwork(decoder, **options, dropout=self.settings.dropout, seed=seed)
+        return Network(decoder, **options, seed=seed)
+
+    def _plan(self, schema: Schema) -> tuple[Decoder | Language, dict[str, Any]]:
         """The network's parts for tables of this schema."""
         s = self.settings
         featured = schema.numeric_width or schema.cardinalities
-        decoder = Decoder(
-            stack=Stack([CELLS[s.cell](s.units) for _ in range(s.layers)]),
-            head=HEADS[s.head](),
-            horizon=schema.steps,
-            static=s.encoding if featured and s.conditioning != "state" else 0,
-        )
+        stack = Stack([CELLS[s.cell](s.units) for _ in range(s.layers)])
+        static = s.encoding if featured and s.conditioning != "state" else 0
+        decoder: Decoder | Language
+        if schema.vocabulary is None:
+            decoder = Decoder(stack, HEADS[s.head](), schema.steps, static)
+        else:
+            head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
+            decoder = Language(stack, head, s.embedding, s.tied, static, each)
         options = {
             "numeric": schema.numeric_width,
             "cardinalities": schema.cardinalities,
@@ -653,6 +814,10 @@ class Forecaster:
             digest.update(name.encode())
             digest.update(value.tobytes())
         self._fingerprint = digest.hexdigest()
+        self._speaker: Speaker | None = None
+        if isinstance(network, LanguageNetwork):
+            s = self.settings
+            self._speaker = Speaker(network.decoder, self._weights(), s.conditioning, ends=s.ends)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {
@@ -749,12 +914,19 @@ class Forecaster:
         return State(leaves, panel.ids, self.fingerprint)
 
     def _start(self, panel: Panel) -> dict[str, np.ndarray]:
+        if self._speaker is not None:
+            return self._speaker.start(panel.numeric, panel.codes)
         return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
     def _advance(
         self, leaves: dict[str, np.ndarray], value: np.ndarray, seen: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pooled parameters ``(rows, steps, size)`` and the leaves after ``active`` steps."""
+        """Pooled parameters ``(rows, steps, size)``, none of tokens, and the leaves after
+        ``active`` steps."""
+        if self._speaker is not None:
+            code = self._speaker.codes(value, seen)
+            after = self._speaker.advance(leaves, code, active.sum(axis=1))
+            return np.zeros((len(value), 0, 0), "float32"), leaves | after
         own = self._network.decoder.state_shapes
         steps = value.shape[1]
         if not steps:
@@ -813,6 +985,57 @@ class Forecaster:
             parameters = _aligned(parameters, known[rows], until)
             parts.append(self._stack(parameters, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
+
+    def _need_tokens(self, verb: str) -> Speaker:
+        self.schema  # noqa: B018  raises where nothing is fitted
+        if self._speaker is None:
+            raise ArgumentError(
+                f"{verb} is for tokens: Forecaster(head='categorical'); this one forecasts numbers "
+                f"(head={self.settings.head!r})."
+            )
+        return self._speaker
+
+    def _check_decoding(self, decoding: Any) -> None:
+        self.schema  # noqa: B018  raises where nothing is fitted
+        if decoding is not None:
+            raise ArgumentError(
+                "decoding is for tokens: Forecaster(head='categorical'); this one forecasts "
+                f"numbers (head={self.settings.head!r})."
+            )
+
+    def _say(
+        self,
+        series: Any,
+        static: Any,
+        until: int,
+        how: Beam | Sampling,
+        paths: int,
+        state: State | None,
+    ) -> Sequences:
+        """The rest of each item as tokens: so many drawn, or searched for by a beam."""
+        speaker, kind = self._need_tokens("decoding"), None
+        if state is None:
+            panel = self.schema.panel(series, static)
+            state, kind = self._state_of(panel), panel.kind
+        else:
+            self._check_state(state, series, static)
+        known, ids, origin = self._position(state)
+        self._check_until(until, ids, known)
+        assert self.schema.vocabulary is not None  # of tokens
+        rules = speaker.rules(self.schema.vocabulary, how, until - known)
+        found = []
+        several = how.width if isinstance(how, Beam) else paths
+        for rows in _chunks(len(ids), max(1, 4 * _CHUNK // several)):
+            leaves, room = state.take(rows).leaves, (until - known)[rows]
+            if isinstance(how, Beam):
+                found.append(speaker.search(leaves, room, how, rules))
+                continue
+            uniform = np.stack([self._stream(item).random((until, paths)) for item in ids[rows]])
+            uniform = uniform.swapaxes(1, 2)  # a longer forecast begins with the same draws
+            steps = np.minimum(known[rows, None, None] + np.arange(room.max()), until - 1)
+            uniform = np.take_along_axis(uniform, steps, axis=2)
+            found.append(speaker.sample(leaves, room, uniform, how, rules))
+        return sequences(found, ids, known, until, self.schema, origin, kind)
 
     def _draw(self, state: State, known: np.ndarray, until: int, paths: int) -> np.ndarray:
         """Scaled paths ``(rows, paths, until)``, drawn step by step."""

@@ -330,6 +330,70 @@ class Quantiles(Head):
         return low, high
 
 
+@dataclass(frozen=True)
+class Categorical(Head):
+    """One token of a closed set; parameters: the log-probability of each.
+
+    Tokens have no order, so there is no median, mean or CRPS: what asks for one is refused,
+    and training minimises the negative log-likelihood.
+
+    Parameters
+    ----------
+    tokens : int
+        How many there are; a token is its code, from 0.
+    """
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
+            raise ArgumentError(f"tokens: expected a whole number >= 1, received {self.tokens!r}.")
+
+    @property
+    def size(self) -> int:
+        return self.tokens
+
+    def parameters(self, raw: Any, shift: Any = 0.0) -> Any:
+        """Logits ``(..., size)``, moved by a shift ``(..., 1 or size)``, to log-probabilities."""
+        from keras import ops
+
+        return ops.log_softmax(raw + shift, axis=-1)
+
+    def pool(self, parameters: Any, axis: int) -> Any:
+        """The mixture of an ensemble's: the mean of the members' probabilities."""
+        from keras import ops
+
+        members = parameters.shape[axis]
+        return ops.logsumexp(parameters, axis=axis) - math.log(members)
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        """The log-probability of the codes ``y``, ``(...)``, whole numbers."""
+        from keras import ops
+
+        code = ops.cast(y, "int32")[..., None]
+        return ops.take_along_axis(parameters, code, axis=-1)[..., 0]
+
+    @property
+    def located_by(self) -> int:
+        raise self._no("median")
+
+    def mean(self, parameters: Any) -> Any:
+        raise self._no("mean")
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        raise self._no("quantiles")
+
+    def crps(self, parameters: Any, y: Any) -> Any:
+        raise self._no("CRPS")
+
+    @staticmethod
+    def _no(what: str) -> ArgumentError:
+        return ArgumentError(
+            f"Tokens have no order, so a categorical head has no {what}. Ask for the "
+            "log-likelihood, or for sequences."
+        )
+
+
 def _normal_deviate(level: float) -> float:
     from statistics import NormalDist
 

@@ -25,6 +25,7 @@ from statecast.layers import InitialState
 from statecast.recurrence import run
 
 CONDITIONINGS = ("state", "inputs", "both")
+IN_STATE = ("state", "both")  # those in which X sets the initial state
 AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
 
 
@@ -153,7 +154,7 @@ class Encoder(keras.layers.Layer):
 class MemberMean(keras.metrics.Metric):
     """The weighted mean of a score for each member; its result is the mean over members."""
 
-    def __init__(self, members: int, name: str = "crps") -> None:
+    def __init__(self, members: int, name: str) -> None:
         super().__init__(name=name)
         self.total = self.add_variable((members,), "zeros", name="total")
         self.weight = self.add_variable((members,), "zeros", name="weight")
@@ -204,9 +205,11 @@ class Network(keras.Model):
         has the distributions.
     """
 
+    measure = "crps"  # what training minimises
+
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Any,
         *,
         numeric: int,
         cardinalities: Sequence[int],
@@ -225,7 +228,7 @@ class Network(keras.Model):
             self.encoder.build((None, None, numeric))
         self.initial = InitialState(
             decoder.stack,
-            "features" if self.featured and conditioning != "inputs" else "learned",
+            "features" if self.featured and conditioning in IN_STATE else "learned",
             depth=depth,
             members=members,
             seed=int(rng.integers(2**31)),
@@ -239,12 +242,12 @@ class Network(keras.Model):
                 shape=(members, *shape),
                 initializer=_decoder_initializer(name, decoder, rng),
             )
-        self.score = MemberMean(members)
+        self.score = MemberMean(members, self.measure)
         self.built = True
 
     @staticmethod
     def weight_shapes(
-        decoder: Decoder,
+        decoder: Any,
         *,
         numeric: int,
         cardinalities: Sequence[int],
@@ -263,7 +266,7 @@ class Network(keras.Model):
             for i, codes in enumerate(cardinalities):
                 shapes[f"encoder/embedding_{i}"] = (codes, encoding)
         leaves = decoder.stack.state_shapes
-        if featured and conditioning != "inputs":
+        if featured and conditioning in IN_STATE:
             width = max(shape[-1] for shape in leaves.values())
             fans = [encoding, *[width] * (depth - 1)]
             for i, fan in enumerate(fans[:-1]):
@@ -494,7 +497,7 @@ def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
     return draw
 
 
-def _decoder_initializer(name: str, decoder: Decoder, rng: np.random.Generator) -> Any:
+def _decoder_initializer(name: str, decoder: Any, rng: np.random.Generator) -> Any:
     """Where a weight of the decoder starts; each member draws its own."""
     layer, _, last = name.rpartition("/")
 
@@ -506,6 +509,8 @@ def _decoder_initializer(name: str, decoder: Decoder, rng: np.random.Generator) 
             cell = None if layer == "head" else decoder.stack.cells[int(layer.split("/")[1])]
             if cell is not None and cell.gates == 4:  # remember first: Jozefowicz et al. 2015
                 values[..., cell.units : 2 * cell.units] = 1.0
+        elif last == "embedding":
+            values = rng.standard_normal(tuple(shape))
         elif last == "recurrent_kernel":
             members, units, columns = shape
             values = np.linalg.qr(rng.standard_normal((members, columns // units, units, units)))[0]

@@ -21,11 +21,12 @@ import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.errors import DataError, DataWarning
+from statecast.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
 # Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
 # and a model file beyond them is not ours.
 MAX_STEPS = 1_000_000
-MAX_COLUMNS = 1_000
+MAX_COLUMNS = 10_000  # a picture's features are 4,096
 MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
 LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
 KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
@@ -63,6 +64,7 @@ class Parsed:
     long: Long | None
     row: np.ndarray  # (N,) int64: the item of each long row
     static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
+    vocabulary: Vocabulary | None = None  # where y holds tokens: y are its codes
 
 
 def parse(
@@ -71,11 +73,13 @@ def parse(
     names: tuple[str, str, str],
     wanted: dict[str, str] | None,
     items: list[Any] | None = None,
+    tokens: Vocabulary | None = None,
 ) -> Parsed:
     """Read and check both tables.
 
     ``wanted`` gives the static columns of the fit and their kinds (None: this is the fit);
-    ``items`` the known items, if the table may speak of no others.
+    ``items`` the known items, if the table may speak of no others; ``tokens`` says that y holds
+    tokens, and of which vocabulary (one without any: it is learnt here).
     """
     table = None if series is None else open_table(series, "series", "Y")
     statics = None if static is None else open_table(static, "static", "X")
@@ -89,7 +93,7 @@ def parse(
     if isinstance(table, np.ndarray) or isinstance(statics, np.ndarray):
         assert not isinstance(table, Table)  # both are arrays, or None
         assert not isinstance(statics, Table)
-        return _parse_arrays(table, statics, wanted, items)
+        return _parse_arrays(table, statics, wanted, items, tokens)
 
     kind = next(source.kind for source in (table, statics) if source is not None)
     long_ids = static_ids = None
@@ -107,7 +111,12 @@ def parse(
     long = None
     if table is not None and long_ids is not None:
         when, form = read_when(table, names[1], long_ids)
-        long = Long(table.label, long_ids, when, form, read_y(table, names[2], long_ids))
+        if tokens is None:
+            y = read_y(table, names[2], long_ids)
+        else:
+            values = _token_cells(table, names[2], tokens)
+            y, tokens = read_tokens(values, table.label, names[2], long_ids, tokens)
+        long = Long(table.label, long_ids, when, form, y)
 
     ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
     position = dict(zip(ids, range(len(ids)), strict=True))
@@ -132,7 +141,7 @@ def parse(
     columns = {}
     if statics is not None and static_ids is not None:
         columns = _static_columns(statics, names[0], static_ids, wanted)
-    return Parsed(ids, kind, long, row, columns)
+    return Parsed(ids, kind, long, row, columns, tokens)
 
 
 def _parse_arrays(
@@ -140,6 +149,7 @@ def _parse_arrays(
     statics: np.ndarray | None,
     wanted: dict[str, str] | None,
     items: list[Any] | None,
+    tokens: Vocabulary | None,
 ) -> Parsed:
     """As ``parse``, for ``Y (n, T)`` and ``X (n, f)``; the ids are 0..n-1."""
     columns: dict[str, np.ndarray] = {}
@@ -159,8 +169,15 @@ def _parse_arrays(
         raise DataError(f"Y: expected a row for each of {len(items)} known items; received {n}.")
     ids = list(range(n)) if items is None else items
     if table is None:
-        return Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns)
-    y = _matrix(table, "Y", "(n, T)")
+        return Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns, tokens)
+    if tokens is None:
+        y = _matrix(table, "Y", "(n, T)")
+    else:
+        if table.ndim != 2:
+            raise DataError(f"Y: expected shape (n, T); received {table.shape}.")
+        rows = np.repeat(np.arange(n), table.size // n).tolist()
+        y, tokens = read_tokens(table.ravel().tolist(), "Y", "Y", rows, tokens)
+        y = y.reshape(n, -1)
     if statics is not None and len(statics) != n:
         raise DataError(
             f"Expected a row an item in Y and in X; received {n} rows in Y and {len(statics)} in X."
@@ -169,7 +186,8 @@ def _parse_arrays(
         raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
     row, at = np.nonzero(~np.isnan(y))
     long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
-    return Parsed(ids, "arrays", Long("Y", long_ids, at + 1.0, None, y[row, at]), row, columns)
+    long = Long("Y", long_ids, at + 1.0, None, y[row, at])
+    return Parsed(ids, "arrays", long, row, columns, tokens)
 
 
 def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
@@ -425,8 +443,76 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
         at = int(np.argmax(bad))
         value = table.frame[name].to_list()[at]
         advice = "Leave the cell empty (null or NaN) if nothing was observed."
+        if isinstance(value, str):
+            advice += " Text may also be tokens: Forecaster(head='categorical')."
         fail(table.label, name, expected, repr(value), ids[at], advice)
     return y
+
+
+def _token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
+    """The cells of a column of tokens; a file's whole numbers are numbers, if all of them are."""
+    column = table.frame[name]
+    if column.dtype in (nw.Categorical, nw.Enum):
+        column = column.cast(nw.String)
+    if table.text:
+        whole = column.str.contains(_WHOLE).all()
+        if whole and (not vocabulary.tokens or vocabulary.type is int):
+            column = column.cast(nw.Int64)
+    return column.to_list()
+
+
+def read_tokens(
+    values: list[Any], label: str, name: str, ids: list[Any], vocabulary: Vocabulary
+) -> tuple[np.ndarray, Vocabulary]:
+    """The codes of cells, float64 with NaN where nothing was observed, and the vocabulary.
+
+    One without tokens is learnt from the cells. A token that is not in it is an unknown one,
+    and a warning says so.
+    """
+    distinct: dict[Any, Any] = {}
+    tokens = []
+    for value, item in zip(values, ids, strict=True):
+        try:
+            key = (type(value), value)
+            if key not in distinct:
+                distinct[key] = token(value)
+            tokens.append(distinct[key])
+        except (TypeError, ValueError) as error:  # a list has no hash
+            expected = str(error) if isinstance(error, ValueError) else "text or a number"
+            fail(label, name, expected, repr(value)[:80], item, "Convert the column.")
+    learning = not vocabulary.tokens
+    first = next((each for each in tokens if each is not None), None)
+    kind = type(first) if learning else vocabulary.type
+    at = mixed(tokens, kind)
+    if first is not None and at is not None:
+        expected = f"tokens of one type ({type_name(kind)}, as "
+        expected += "in the first row)" if learning else "in fit)"
+        fail(label, name, expected, repr(tokens[at]), ids[at], "Convert the column.")
+    seen = {each for each in distinct.values() if each is not None}
+    if learning:
+        if not seen:
+            raise DataError(
+                f"{label}, column {name!r}: expected tokens; every cell is empty.", column=name
+            )
+        vocabulary = Vocabulary.learn(seen)
+        if len(seen) > MOST_TOKENS:
+            raise DataError(
+                f"{label}, column {name!r}: expected at most {MOST_TOKENS:,} different tokens; "
+                f"received {len(seen):,}. A token is a character or a word, not a text or an id.",
+                column=name,
+            )
+    codes = {each: float(code) for each, code in zip(seen, vocabulary.codes(seen), strict=True)}
+    new = sorted(each for each, code in codes.items() if code == UNKNOWN)
+    if new:
+        at = tokens.index(new[0])
+        more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+        warnings.warn(
+            f"{label}, column {name!r}: tokens never seen in training, taken as unknown: "
+            f"{', '.join(map(repr, new[:3]))}{more} (item {ids[at]!r}).",
+            DataWarning,
+            stacklevel=5,  # the caller of panel
+        )
+    return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
 
 
 def _static_columns(

@@ -37,6 +37,7 @@ from statecast.reading import (
     id_array,
     parse,
 )
+from statecast.vocabulary import Vocabulary
 
 __all__ = ["Panel", "Schema"]
 
@@ -62,7 +63,8 @@ class Panel:
         The items: int64, or objects (text). In the order of the static table, else in
         order of first appearance in the series table.
     y : ndarray, shape (rows, T), float32
-        Scaled observations; 0 where ``mask`` is False. ``T`` is at least ``Schema.steps``.
+        Scaled observations, or the codes of tokens; 0 where ``mask`` is False. ``T`` is at
+        least ``Schema.steps``.
     mask : ndarray, shape (rows, T), bool
         True where observed.
     numeric : ndarray, shape (rows, 2 * n), float32
@@ -158,6 +160,8 @@ class Schema:
         categories met in training.
     spacing : Spacing or None
         The grid of the dates; None when steps are numbers.
+    vocabulary : Vocabulary or None
+        The tokens met in training, where y holds tokens. They are not scaled.
 
     Examples
     --------
@@ -184,6 +188,7 @@ class Schema:
     numeric_scaling: np.ndarray
     categories: dict[str, tuple[str, ...]]
     spacing: Spacing | None
+    vocabulary: Vocabulary | None = None
 
     # -- learning ----------------------------------------------------------------------
 
@@ -197,6 +202,7 @@ class Schema:
         step_col: str = "ds",
         target_col: str = "y",
         transform: str = "auto",
+        tokens: bool = False,
     ) -> Schema:
         """Learn the schema from the items that have rows in the series table.
 
@@ -215,6 +221,9 @@ class Schema:
             ``"log"`` is ``log1p(y / c)``, c the median of the positive y. ``"auto"`` takes
             it where no y is negative and the ninth decile lies more than 1.5 times as far
             above the median as the first decile lies below it.
+        tokens : bool
+            Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty
+            text is a step that was not observed, as is null. Nothing is transformed.
 
         Raises
         ------
@@ -234,7 +243,7 @@ class Schema:
             )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        parsed = parse(series, static, names, None)
+        parsed = parse(series, static, names, None, tokens=Vocabulary() if tokens else None)
         long = parsed.long
         assert long is not None  # series was given
         observed = ~np.isnan(long.y)
@@ -263,14 +272,19 @@ class Schema:
             )
 
         y, at = long.y[observed], step[observed] - 1
-        if transform == "auto":
+        if tokens:
+            transform = "none"
+        elif transform == "auto":
             transform = "log" if y.min() >= 0 and _long_upper_tail(y) else "none"
         elif transform == "log":
             _check_not_negative(parsed, target_col)
         centre = _positive_median(y) if transform == "log" else 1.0
-        location, scaling = _location_and_scaling(
-            np.log1p(y / centre) if transform == "log" else y, at
-        )
+        if tokens:
+            location, scaling = np.zeros(at.max() + 1), np.ones(at.max() + 1)
+        else:
+            location, scaling = _location_and_scaling(
+                np.log1p(y / centre) if transform == "log" else y, at
+            )
 
         present = np.zeros(len(parsed.ids), bool)
         present[parsed.row] = True
@@ -297,6 +311,7 @@ class Schema:
             np.array(rules, np.float64).reshape(-1, 4),
             categories,
             spacing,
+            parsed.vocabulary,
         )
 
     # -- sizes -------------------------------------------------------------------------
@@ -354,7 +369,7 @@ class Schema:
                 "received None."
             )
         names = (self.id_col, self.step_col, self.target_col)
-        parsed = parse(series, static, names, self._static_columns)
+        parsed = parse(series, static, names, self._static_columns, tokens=self.vocabulary)
         step, origin = _steps(parsed, self.spacing, names)
         _check_points(parsed, step, names)
         if self.transform == "log":
@@ -371,7 +386,7 @@ class Schema:
     def new_rows(
         self,
         series: Any,
-        ids: Sequence[Any] | np.ndarray,
+        ids: Sequence[Any] | np.ndarray | None,
         *,
         known: np.ndarray | None = None,
         origin: np.ndarray | None = None,
@@ -382,8 +397,8 @@ class Schema:
         ----------
         series : table, path or array of shape (rows, T)
             The new observations only; items without any may be absent (or rows of NaN).
-        ids : sequence, shape (rows,)
-            The known items, in order.
+        ids : sequence, shape (rows,), or None
+            The known items, in order; None takes those of the table.
         known : ndarray, shape (rows,), int, optional
             The steps up to which they are known; each new row must lie after. Default 0.
         origin : ndarray, shape (rows,), datetime64, optional
@@ -405,13 +420,16 @@ class Schema:
         if series is None:
             raise DataError("Expected a table of new rows; received None.")
         names = (self.id_col, self.step_col, self.target_col)
-        items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        items = None
+        if ids is not None:
+            items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         for name, values in (("known", known), ("origin", origin)):
-            if values is not None and np.shape(values) != (len(items),):
+            if items is not None and values is not None and np.shape(values) != (len(items),):
                 raise ArgumentError(
                     f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
                 )
-        parsed = parse(series, None, names, {}, items)
+        parsed = parse(series, None, names, {}, items, self.vocabulary)
+        items = parsed.ids
         step, origin = _steps(parsed, self.spacing, names, origin)
         _check_points(parsed, step, names, all_missing=False)
         if self.transform == "log":
@@ -501,13 +519,14 @@ class Schema:
         known: np.ndarray,
         origin: np.ndarray | None = None,
         kind: str | None = None,
+        last: np.ndarray | None = None,
     ) -> Any:
         """Build a long table of the steps after each row's prefix.
 
         Parameters
         ----------
         columns : mapping of str to ndarray, shape (rows, until)
-            In original units; column j is step j + 1.
+            In original units, or tokens (objects); column j is step j + 1.
         ids : sequence, shape (rows,)
             The items. They may repeat (one row a sample path, for instance).
         known : ndarray, shape (rows,), int
@@ -516,13 +535,16 @@ class Schema:
             The dates of step 1, where steps are dates; NaT gives dates that are missing.
         kind : str, optional
             As ``Panel.kind``; default: as the table of ``fit``.
+        last : ndarray, shape (rows,), int, optional
+            Each row's last step; default: that of all columns.
 
         Returns
         -------
         table, or dict of str to ndarray
             ``id_col, step_col``, then the columns, ordered by row and step. If steps are
             dates, a column ``step`` follows, as an item with k = 0 has no dates. For
-            arrays: each column, shape (rows, until), float64, NaN on the prefix.
+            arrays: each column, shape (rows, until), float64, NaN on the prefix; or objects,
+            None there.
 
         Raises
         ------
@@ -545,14 +567,18 @@ class Schema:
         if kind not in KINDS:
             raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
         wanted = np.arange(1, shape[1] + 1) > known[:, None]
+        if last is not None:
+            wanted &= np.arange(1, shape[1] + 1) <= np.asarray(last)[:, None]
         if kind == "arrays":
             return {
-                name: np.where(wanted, values.astype(np.float64), np.nan)
+                name: np.where(wanted, values, np.array(None))
+                if values.dtype == object
+                else np.where(wanted, values.astype(np.float64), np.nan)
                 for name, values in arrays.items()
             }
         row, at = np.nonzero(wanted)
         step = (at + 1).astype(np.int64)
-        data: dict[str, np.ndarray] = {self.id_col: id_array(items)[row]}
+        data: dict[str, Any] = {self.id_col: id_array(items)[row]}
         if self.spacing is None:
             data[self.step_col] = step
         else:
@@ -566,7 +592,19 @@ class Schema:
         clash = [name for name in arrays if name in data]
         if clash:
             raise ArgumentError(f"Column {clash[0]!r} is also a column of the table; rename one.")
-        data.update((name, values[row, at]) for name, values in arrays.items())
+        for name, values in arrays.items():
+            cells = values[row, at]
+            data[name] = cells.tolist() if cells.dtype == object else cells
+        return nw.from_dict(data, backend=kind).to_native()
+
+    def rows(self, columns: Mapping[str, np.ndarray], kind: str | None = None) -> Any:
+        """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
+        kind = self.kind if kind is None else kind
+        if kind not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
+        if kind == "arrays":
+            return dict(columns)
+        data = {n: v.tolist() if v.dtype == object else v for n, v in columns.items()}
         return nw.from_dict(data, backend=kind).to_native()
 
     def summary(
@@ -610,6 +648,7 @@ class Schema:
                 {"name": name, "categories": list(known)} for name, known in self.categories.items()
             ],
             "spacing": None if self.spacing is None else self.spacing.to_config(),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.to_config(),
         }
         arrays = {
             "location": self.location,
@@ -628,7 +667,8 @@ class Schema:
             A key too many or too few, a value of another type, size or range.
         """
         keys = ("id_col", "step_col", "target_col", "kind", "transform", "centre", "steps")
-        config = _closed(config, (*keys, "numeric", "categorical", "spacing"), "schema")
+        keys_of_parts = ("numeric", "categorical", "spacing", "vocabulary")
+        config = _closed(config, (*keys, *keys_of_parts), "schema")
         columns = [config["id_col"], config["step_col"], config["target_col"]]
         _must(all(isinstance(c, str) and c for c in columns), "column names", "text", columns)
         _must(len(set(columns)) == 3, "column names", "three of them", columns)
@@ -666,6 +706,9 @@ class Schema:
         spacing = config["spacing"]
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
+        vocabulary = config["vocabulary"]
+        if vocabulary is not None:
+            vocabulary = Vocabulary.from_config(vocabulary)
 
         shapes = {
             "location": (steps,),
@@ -697,6 +740,7 @@ class Schema:
             rules,
             categories,
             spacing,
+            vocabulary,
         )
 
     # -- private -----------------------------------------------------------------------

@@ -13,16 +13,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from statecast.language import Language, LanguageNetwork
 from statecast.network import Network, Parameters
 from statecast.table import Panel
+from statecast.vocabulary import END, UNKNOWN
 
 # Of the training rows: how often a row is seen whole (one step ahead all along), and how
 # often its observations have holes, so that gaps and sampled paths are familiar.
 WHOLE, HOLED, HOLE = 0.25, 0.15, 0.3
+TOKENS_HOLED = 0.05  # of sequences of tokens, whose next token hangs on each single one
 SHORT = 1.5  # the prefix is length * u**SHORT, u uniform: short prefixes come more often
 SHARES = 8  # a member holds out one item in so many, or in `members` if there are more
 STEPS = 24  # an epoch has at least so many updates, so that small data sees many a pass
 PREFIXES = (0, 1, 2, 3, 5, 8)  # the held-out items are scored at these
+VALIDATION_TOKEN_ROWS = 2000  # a member's held-out sequences
 VALIDATION_ROWS = 1000  # a member's held-out rows: each item at several prefixes, or at one
 
 
@@ -32,6 +36,12 @@ def held_out(groups: np.ndarray, members: int, seed: int) -> np.ndarray:
     order = np.random.default_rng([seed, 1]).permutation(len(names))[group.ravel()]
     count = min(max(members, SHARES), len(names))
     return (order % count) == (np.arange(members) % count)[:, None]
+
+
+def own_rows(held: np.ndarray) -> list[np.ndarray]:
+    """The rows that each member learns from."""
+    # With a single item there is nothing to learn from but the one held out.
+    return [np.flatnonzero(~out if not out.all() else out) for out in held]
 
 
 class _Rows(keras.utils.PyDataset):
@@ -63,8 +73,7 @@ class TrainingRows(_Rows):
     def __init__(self, panel: Panel, held: np.ndarray, members: int, batch: int, seed: int) -> None:
         super().__init__(panel, members, batch)
         self.rng = np.random.default_rng([seed, 2])
-        # With a single item there is nothing to learn from but the one held out.
-        self.own = [np.flatnonzero(~out if not out.all() else out) for out in held]
+        self.own = own_rows(held)
         self.steps = max(STEPS, math.ceil(max(map(len, self.own)) / batch))
         self._shuffle()
 
@@ -123,6 +132,87 @@ class HeldOutRows(_Rows):
         steps = np.arange(self.panel.y.shape[1])
         seen = steps < self.prefix[take][..., None]
         return self.pack(self.rows[take], seen, ~seen & inside[:, None, None])
+
+
+class TokenRows(keras.utils.PyDataset):
+    """Whole sequences of tokens, each member's own, in batches of sequences of like length.
+
+    One pass scores every prefix length, so none is drawn; where ``ends`` says so, the end of a
+    sequence is one more token. With a seed the rows are drawn anew each epoch, some with holes,
+    and a token met once in all is at times taken for an unknown one, which so becomes familiar.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        rows: Sequence[np.ndarray],
+        language: Language,
+        *,
+        ends: bool,
+        batch: int,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.panel, self.own, self.language, self.ends = panel, rows, language, ends
+        self.rng = None if seed is None else np.random.default_rng([seed, 2])
+        # TensorFlow takes all batches to have the first one's shape.
+        self.whole = keras.backend.backend() == "tensorflow"
+        self.length = panel.known
+        self.code = np.where(panel.mask, panel.y, language.gap).astype("int32")
+        count = np.bincount(self.code[panel.mask], minlength=language.gap + 1)
+        self.rare = (count == 1)[self.code] & panel.mask
+        most = max(map(len, rows))
+        self.batch = min(batch, most)
+        self.steps = math.ceil(most / self.batch)
+        if self.rng is not None:
+            self.steps = max(STEPS, self.steps)
+        self._draw()
+
+    def _draw(self) -> None:
+        need = self.steps * self.batch
+        columns = []
+        for rows in self.own:
+            chosen = np.full(need, -1)  # no row: padding
+            if self.rng is None:
+                chosen[: len(rows)] = rows
+            else:
+                passes = [self.rng.permutation(rows) for _ in range(math.ceil(need / len(rows)))]
+                chosen = np.concatenate(passes)[:need]
+            columns.append(chosen[np.argsort(self.length[chosen], kind="stable")])
+        order = np.stack(columns, axis=1).reshape(self.steps, self.batch, len(self.own))
+        if self.rng is not None:
+            order = order[self.rng.permutation(self.steps)]
+        self.order = order
+
+    def on_epoch_end(self) -> None:
+        if self.rng is not None:
+            self._draw()
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        panel, language, rows = self.panel, self.language, self.order[index]
+        most = int(self.length.max() if self.whole else self.length[rows].max())
+        width = most + -(most + 1) % 8  # with "start" a multiple of eight: few shapes to compile
+        code = self.code[rows]
+        code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
+        steps, length = np.arange(width + 1), self.length[rows][..., None]
+        code = np.where(steps[:-1] < length, code, language.gap)
+        target = np.concatenate([code, np.full_like(code[..., :1], language.gap)], axis=-1)
+        if self.ends:
+            target = np.where(steps == length, END, target)
+        counted = (target != language.gap) & (rows >= 0)[..., None]
+        if self.rng is not None:
+            rare = np.pad(self.rare, [(0, 0), (0, max(0, width - self.rare.shape[1]))])
+            rare = rare[rows][..., :width] & (self.rng.random(code.shape) < 0.5)
+            code = np.where(rare, UNKNOWN, code)
+            target[..., :-1][rare] = UNKNOWN
+            holed = self.rng.random(rows.shape) < TOKENS_HOLED
+            holes = holed[..., None] & (self.rng.random(code.shape) < HOLE)
+            code = np.where(holes, language.gap, code)
+        inputs = {"tokens": code, "numeric": panel.numeric[rows], "codes": panel.codes[rows]}
+        return inputs, np.where(counted, target, 0), counted.astype("float32")
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -206,11 +296,13 @@ def train(
     weight_decay: float,
     patience: int,
     seed: int,
+    ends: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Any = "auto",
 ) -> dict[str, list[float]]:
     """Fit ``network`` to ``panel`` and leave each member at its best epoch; ``held`` says which
-    rows each member stops by, as ``held_out`` does.
+    rows each member stops by, as ``held_out`` does, and ``ends`` whether sequences of tokens end
+    by themselves.
 
     Ctrl-C ends the fit and keeps the best epoch so far; before the first epoch has ended
     there is none, and the interrupt goes on to the caller.
@@ -221,9 +313,18 @@ def train(
         Per epoch, as Keras's ``History.history``.
     """
     rows, members = len(panel.ids), network.members
-    batch = batch_size or int(np.clip(rows // 8, 32, 512))
-    training = TrainingRows(panel, held, members, batch, seed)
-    validation = HeldOutRows(panel, held, members, batch)
+    training: Any
+    validation: Any
+    if isinstance(network, LanguageNetwork):
+        batch = batch_size or int(np.clip(rows // 8, 16, 64))
+        language, own = network.decoder, own_rows(held)
+        training = TokenRows(panel, own, language, ends=ends, batch=batch, seed=seed)
+        out = [np.flatnonzero(rows)[:VALIDATION_TOKEN_ROWS] for rows in held]
+        validation = TokenRows(panel, out, language, ends=ends, batch=4 * batch)
+    else:
+        batch = batch_size or int(np.clip(rows // 8, 32, 512))
+        training = TrainingRows(panel, held, members, batch, seed)
+        validation = HeldOutRows(panel, held, members, batch)
     network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
     keep = KeepBest(patience)
     history = keras.callbacks.History()

@@ -187,6 +187,12 @@ def _cell_declines(cell: Any) -> str | None:
     return None
 
 
+def refuses(cell: Any) -> str | None:
+    """Why ``Recurrence`` cannot run a cell here; None where it can."""
+    library = _library()
+    return library if isinstance(library, str) else _cell_declines(cell)
+
+
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
     if isinstance(problem.cell, ClosedLoop):

@@ -1,0 +1,305 @@
+"""Decoding: from a model of the next token to whole sequences, by beam search or by sampling.
+
+NumPy alone. The model is asked for two things: the log-probabilities of the next token in each
+row of a state, and the state after a token. Rows are batched over items and beams; what an item
+is given depends on its own rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from statecast.errors import ArgumentError
+
+_WIDEST = 10_000  # more beams, or tokens to choose from, are a slip of the pen
+
+
+class Model(Protocol):
+    """What decoding asks of a model. A state is the model's own matter: it comes back to it."""
+
+    def log_probabilities(self, state: Any) -> np.ndarray:
+        """Of the next token, float ``(rows, tokens)``."""
+        ...
+
+    def take_in(self, state: Any, codes: np.ndarray) -> Any:
+        """The state after a token in each row."""
+        ...
+
+    def fork(self, state: Any, rows: np.ndarray) -> Any:
+        """The state of some rows, any of them several times."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Constrained:
+    forbidden: Sequence[Any] | str = ()
+    required: Sequence[Any] | str = ()
+
+
+@dataclass(frozen=True)
+class Beam(_Constrained):
+    """Search for the most probable rest; a beam of one is the greedy choice at every step.
+
+    At each step the ``width`` most probable hypotheses of an item go on. One that ends leaves
+    the beam and takes its place with it, so that the search is exact where there are as many
+    places as sequences.
+
+    Parameters
+    ----------
+    width : int
+        Hypotheses kept for each item.
+    best : int
+        How many of them are given, the best first.
+    length_power : float
+        They are ranked by log-probability over ``length ** length_power``, the end counted as a
+        token: 0 ranks by probability, 1 by its mean a token; between, long ones gain (Wu et al.
+        2016 take such a power).
+    forbidden : tokens
+        None of these is said.
+    required : tokens
+        The rest begins with these.
+
+    Raises
+    ------
+    ArgumentError
+        ``width`` below 1, ``best`` not between 1 and ``width``, a negative ``length_power``.
+
+    Examples
+    --------
+    >>> Beam(5, best=3, forbidden="q").width
+    5
+    """
+
+    width: int = 1
+    best: int = 1
+    length_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        _whole("width", self.width, 1, _WIDEST)
+        _whole("best", self.best, 1, self.width)
+        _number("length_power", self.length_power, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Sampling(_Constrained):
+    """Draw each token from its distribution, or from the likelier part of it.
+
+    Parameters
+    ----------
+    temperature : float
+        The log-probabilities are divided by it: below 1 the likely become likelier.
+    top_k : int, optional
+        Only so many of the likeliest tokens are drawn from.
+    top_p : float
+        Only the likeliest tokens that together reach this probability are drawn from: the
+        nucleus (Holtzman et al. 2020). Applied after ``temperature`` and ``top_k``.
+    forbidden, required : tokens
+        As in ``Beam``.
+
+    Raises
+    ------
+    ArgumentError
+        A temperature not above 0, ``top_k`` below 1, ``top_p`` not above 0 and up to 1.
+
+    Examples
+    --------
+    >>> Sampling(0.8, top_p=0.9).top_p
+    0.9
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 1e-6, 1e6)
+        if self.top_k is not None:
+            _whole("top_k", self.top_k, 1, 10**9)
+        _number("top_p", self.top_p, 1e-9, 1.0)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> None:
+    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not good or not least <= value <= most:
+        raise ArgumentError(
+            f"{name}: expected a whole number from {least} to {most:,}, received {value!r}."
+        )
+
+
+def _number(name: str, value: Any, least: float, most: float) -> None:
+    good = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not good or not least <= value <= most:
+        raise ArgumentError(
+            f"{name}: expected a number from {least:g} to {most:g}, received {value!r}."
+        )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be said, in codes.
+
+    Attributes
+    ----------
+    allowed : bool array, ``(tokens,)``
+        What may come, the end among them, wherever nothing is required.
+    required : tuple of int
+        What comes first.
+    end : int
+        The code that ends a sequence.
+    """
+
+    allowed: np.ndarray
+    required: tuple[int, ...]
+    end: int
+
+    def apply(self, nats: np.ndarray, step: int) -> np.ndarray:
+        """Log-probabilities with minus infinity for what may not come at a step, from 0."""
+        allowed = self.allowed
+        if step < len(self.required):
+            allowed = np.zeros_like(allowed)
+            allowed[self.required[step]] = True
+        return np.where(allowed, nats, -np.inf)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Sequences: ``codes (items, n, steps)``, -1 after the last token; their log-probability
+    ``nats (items, n)``, the end's included; and whether each ``ended`` by itself."""
+
+    codes: np.ndarray
+    nats: np.ndarray
+    ended: np.ndarray
+
+
+def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules) -> Found:
+    """The ``beam.best`` sequences of each row of ``state``, none of more steps than ``room``
+    ``(items,)`` has; the end takes a step too. Where there are fewer, the rest are empty and have
+    a log-probability of minus infinity."""
+    items, width, steps = len(room), beam.width, int(room.max(initial=0))
+    done = Found(
+        np.full((items, width, steps), -1, np.int32),
+        np.full((items, width), -np.inf),
+        np.zeros((items, width), bool),
+    )
+    done_score, count = np.full((items, width), -np.inf), np.zeros(items, int)
+
+    # The live hypotheses: one entry a row of the state, those of an item together, best first.
+    item, nats = np.arange(items), np.zeros(items)
+    said = np.zeros((items, 0), np.int32)
+    for step in range(steps):
+        if not len(item):
+            break
+        total = nats[:, None] + rules.apply(model.log_probabilities(state), step)
+        parent, code = _likeliest(total, item, width - count)
+        item, nats = item[parent], total[parent, code]
+        said = np.concatenate([said[parent], code[:, None].astype(np.int32)], axis=1)
+
+        ended = code == rules.end
+        over = ended | (step + 1 >= room[item])
+        if over.any():
+            # Each that is over takes the next place of its item.
+            of, length = item[over], step + 1
+            place = count[of] + _rank(of)
+            kept = np.where(ended[over, None] & (np.arange(length) == step), -1, said[over])
+            done.codes[of, place, :length] = kept
+            done.nats[of, place], done.ended[of, place] = nats[over], ended[over]
+            done_score[of, place] = nats[over] / length**beam.length_power
+            count += np.bincount(of, minlength=items)
+        # None goes on whose item has as many better ones as are asked for: longer, it can only
+        # become less probable, and be divided by the longest length at best.
+        bar = -np.partition(-done_score, beam.best - 1, axis=1)[:, beam.best - 1]
+        on = ~over & (nats / room[item] ** beam.length_power > bar[item])
+        item, nats, said, code, parent = item[on], nats[on], said[on], code[on], parent[on]
+        if len(item):
+            state = model.take_in(model.fork(state, parent), code)
+
+    order = np.argsort(-done_score, axis=1, kind="stable")[:, : beam.best]
+    at = np.arange(items)[:, None]
+    return Found(done.codes[at, order], done.nats[at, order], done.ended[at, order])
+
+
+def _likeliest(
+    total: np.ndarray, item: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each item its ``places[item]`` best entries of ``total (rows, tokens)`` over its rows,
+    as row and column: items in order, the best first. Impossible ones are left out."""
+    most = min(int(places[item].max()), total.shape[1])
+    if most == 1 and len(np.unique(item)) == len(item):
+        row, code = np.arange(len(total)), total.argmax(axis=1)
+    else:
+        if most < total.shape[1]:
+            code = np.argpartition(-total, most - 1, axis=1)[:, :most]
+        else:
+            code = np.broadcast_to(np.arange(total.shape[1]), total.shape)
+        row, code = np.repeat(np.arange(len(total)), code.shape[1]), code.ravel()
+        order = np.lexsort((code, row, -total[row, code], item[row]))
+        row, code = row[order], code[order]
+        inside = _rank(item[row]) < places[item[row]]
+        row, code = row[inside], code[inside]
+    possible = total[row, code] > -np.inf
+    return row[possible], code[possible]
+
+
+def _rank(group: np.ndarray) -> np.ndarray:
+    """The place of each entry among those of its group, from 0; equal groups stand together."""
+    begins = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    length = np.diff(np.append(begins, len(group)))
+    return np.arange(len(group)) - np.repeat(begins, length)
+
+
+def sample(
+    model: Model,
+    state: Any,
+    room: np.ndarray,
+    uniform: np.ndarray,
+    sampling: Sampling,
+    rules: Rules,
+) -> Found:
+    """A sequence for each row of ``uniform (items, n, steps)``, whose numbers draw its tokens.
+
+    ``nats`` are the model's own, whatever was left out when drawing.
+    """
+    items, n, steps = uniform.shape
+    found = Found(
+        np.full((items * n, steps), -1, np.int32), np.zeros(items * n), np.zeros(items * n, bool)
+    )
+    row = np.arange(items * n)
+    state = model.fork(state, np.repeat(np.arange(items), n))
+    draws, room = uniform.reshape(items * n, steps), np.repeat(room, n)
+    for step in range(steps):
+        nats = model.log_probabilities(state)
+        code = _drawn(rules.apply(nats, step), sampling, draws[row, step])
+        found.nats[row] += nats[np.arange(len(row)), code]
+        ended = code == rules.end
+        found.ended[row] = ended
+        found.codes[row[~ended], step] = code[~ended]
+        on = np.flatnonzero(~ended & (step + 1 < room[row]))
+        if not len(on):
+            break
+        row, state = row[on], model.take_in(model.fork(state, on), code[on])
+    shape = (items, n)
+    return Found(
+        found.codes.reshape(*shape, steps), found.nats.reshape(shape), found.ended.reshape(shape)
+    )
+
+
+def _drawn(nats: np.ndarray, sampling: Sampling, uniform: np.ndarray) -> np.ndarray:
+    """A code for each row of log-probabilities, by a number between 0 and 1."""
+    likely = nats.astype(np.float64) / sampling.temperature
+    share = np.exp(likely - likely.max(axis=1, keepdims=True))
+    order = np.argsort(-share, axis=1, kind="stable")  # the likeliest first
+    share = np.take_along_axis(share, order, axis=1)
+    if sampling.top_k is not None:
+        share[:, sampling.top_k :] = 0.0
+    share /= share.sum(axis=1, keepdims=True)
+    before = np.cumsum(share, axis=1) - share
+    share = np.where(before < sampling.top_p, share, 0.0)
+    reached = np.cumsum(share, axis=1)
+    place = (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=1)
+    # Rounding may point beyond the last that can come.
+    place = np.minimum(place, (share > 0).sum(axis=1) - 1)
+    return order[np.arange(len(order)), place]

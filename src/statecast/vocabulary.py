@@ -1,0 +1,149 @@
+"""``Vocabulary``: the tokens met in training, and a code for each.
+
+A token is a text (a character, a word), a whole number or a boolean; all of one type. Codes
+begin with two that no table holds: "unknown", any token not met in training, and "end", after
+a sequence's last token.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import ArgumentError, ModelFileError
+
+UNKNOWN, END, FIRST_TOKEN = 0, 1, 2
+MOST_TOKENS = 50_000  # beyond it y is an id or free text, or the model file is not ours
+LONGEST_TOKEN = 256  # characters: a character or a word, not a text
+_NAMES = {str: "text", int: "whole numbers", bool: "booleans"}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The sorted tokens; the code of the first is 2.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary(("a", "b"))
+    >>> vocabulary.codes(["b", "a", "x"]).tolist()
+    [3, 2, 0]
+    >>> vocabulary.decode([2, 3]).tolist()
+    ['a', 'b']
+    """
+
+    tokens: tuple[Any, ...] = ()
+
+    @classmethod
+    def learn(cls, tokens: Iterable[Any]) -> Vocabulary:
+        """The vocabulary of tokens as ``token`` gives them, all of one type."""
+        return cls(tuple(sorted(set(tokens))))
+
+    @property
+    def size(self) -> int:
+        """The number of codes, "unknown" and "end" too."""
+        return FIRST_TOKEN + len(self.tokens)
+
+    @property
+    def type(self) -> type:
+        """Of every token: str, int or bool."""
+        return type(self.tokens[0])
+
+    @cached_property
+    def _code(self) -> dict[Any, int]:
+        return {token: code for code, token in enumerate(self.tokens, FIRST_TOKEN)}
+
+    def codes(self, tokens: Iterable[Any]) -> np.ndarray:
+        """The code of each token, int64; 0 for one that is not of the vocabulary."""
+        code = self._code
+        return np.array([code.get(token, UNKNOWN) for token in tokens], np.int64)
+
+    def known(self, name: str, tokens: Any) -> list[int]:
+        """The codes of tokens that an argument names, all of them of the vocabulary. A text is
+        its characters where all tokens are characters, and else one token.
+
+        Raises
+        ------
+        ArgumentError
+            One that is not.
+        """
+        characters = all(isinstance(each, str) and len(each) == 1 for each in self.tokens)
+        several: list[Any] = []
+        if isinstance(tokens, int) or (isinstance(tokens, str) and not characters):
+            several = [tokens] if tokens != "" else []
+        else:
+            several = list(tokens)
+        for given in several:
+            if type(given) is not self.type or given not in self._code:
+                raise ArgumentError(
+                    f"{name}: expected tokens that were met in training, such as "
+                    f"{list(self.tokens[:5])}; received {given!r}."
+                )
+        return self.codes(several).tolist()
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """The token of each code, objects of the same shape; None for "unknown", "end" and -1."""
+        table = np.empty(self.size + 1, object)  # the last one is that of -1
+        table[FIRST_TOKEN:-1] = self.tokens
+        return table[np.asarray(codes)]
+
+    def to_config(self) -> list[Any]:
+        """The tokens as strict JSON."""
+        return list(self.tokens)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Vocabulary:
+        """Rebuild a vocabulary; ``ModelFileError`` on anything unexpected."""
+        good = isinstance(config, list) and 0 < len(config) <= MOST_TOKENS
+        good = good and type(config[0]) in _NAMES
+        good = good and all(type(token) is type(config[0]) for token in config)
+        if good and isinstance(config[0], str):
+            good = all(0 < len(token) <= LONGEST_TOKEN for token in config)
+        if not good or not all(a < b for a, b in pairwise(config)):
+            raise ModelFileError(
+                f"Not a vocabulary of ours: expected 1 to {MOST_TOKENS:,} sorted, distinct tokens "
+                "of one type."
+            )
+        return cls(tuple(config))
+
+
+def token(value: Any) -> Any:
+    """A cell of a table as a token: text, int or bool; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        A value that is no token; the message says what was expected.
+    """
+    if value is None or isinstance(value, str):
+        text = str(value) if value else None
+        if text is not None and len(text) > LONGEST_TOKEN:
+            raise ValueError(f"a token of at most {LONGEST_TOKEN} characters, a row a token")
+        return text
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        if np.isnan(value):
+            return None
+        if float(value).is_integer() and abs(value) < 2**53:  # pandas makes floats of whole numbers
+            return int(value)
+    raise ValueError("tokens: text, whole numbers or booleans")
+
+
+def type_name(kind: type) -> str:
+    """How a message calls a type of tokens."""
+    return _NAMES[kind]
+
+
+def mixed(tokens: Sequence[Any], kind: type) -> int | None:
+    """The first place whose token is not of a type; None where there is none."""
+    return next(
+        (i for i, each in enumerate(tokens) if each is not None and type(each) is not kind), None
+    )

@@ -1,0 +1,497 @@
+"""The forecaster's laws for tokens: any k, no neighbours, exact states, scores that add up."""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from functools import cache
+from itertools import product
+from typing import Any
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast import errors, tokens
+from statecast.decoding import Beam, Sampling
+from statecast.forecaster import Forecaster
+from statecast.state import State
+from statecast.table import Schema
+
+pytestmark = pytest.mark.backends
+
+ITEMS = 40
+CLOSE = 1e-5  # of a log-probability: what float32 sums of another order may differ by
+few = settings(max_examples=6, deadline=None)
+WORDS = {"red": ["abba", "abc", "ab"], "blue": ["cab", "cc", "caaab"]}
+
+
+def _tables(items=ITEMS, seed=0):
+    """Words that a group says, as long tables."""
+    rng = np.random.default_rng(seed)
+    group = rng.choice(["red", "blue"], items)
+    rows = [
+        (item, step, letter)
+        for item in range(items)
+        for step, letter in enumerate(WORDS[group[item]][rng.integers(3)], 1)
+    ]
+    series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
+    static = {"unique_id": np.arange(items), "level": rng.normal(size=items), "group": group}
+    return series, pl.DataFrame(static)
+
+
+def _fit(*tables: Any, **settings: Any):
+    small = {"units": 8, "embedding": 4, "encoding": 4, "ensemble": 2, "epochs": 3}
+    tables = tables or _tables()
+    return Forecaster(head="categorical", **{**small, **settings}).fit(*tables, verbose=0)
+
+
+CORNERS: dict[str, dict[str, Any]] = {
+    "state": {},
+    "inputs-gru-tied": {"conditioning": "inputs", "cell": "gru", "tied": True, "layers": 2},
+    "first-rnn": {"conditioning": "first", "cell": "simple_rnn", "ensemble": 1, "ends": False},
+    "both": {"conditioning": "both", "depth": 1},
+}
+
+
+@cache
+def _corner(name: str) -> Forecaster:
+    return _fit(**CORNERS[name])
+
+
+@pytest.fixture(params=CORNERS)
+def fitted(request):
+    return _corner(request.param)
+
+
+@pytest.fixture
+def one():
+    return _corner("state")
+
+
+def _prefixes(series, seed):
+    """Prefixes of mixed lengths, some of them with a gap, some empty."""
+    rng = np.random.default_rng(seed)
+    k = pl.DataFrame({"unique_id": np.arange(ITEMS), "k": rng.integers(0, 4, ITEMS)})
+    cut = series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k"))
+    gap = (pl.col("unique_id") % 3 == 0) & (pl.col("ds") == 1) & (pl.col("k") > 1)
+    return cut.filter(~gap).drop("k")
+
+
+def _same(found: State, expected: State):
+    assert found.names == expected.names
+    for name in found.names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=CLOSE, atol=CLOSE)
+
+
+# -- states ---------------------------------------------------------------------------------------
+
+
+@few
+@given(seed=st.integers(0, 1000))
+def test_an_update_equals_a_run_from_the_start_and_spares_what_it_began_from(fitted, seed):
+    series, static = _tables()
+    prefix = _prefixes(series, seed)
+    early = prefix.filter(pl.col("ds") <= seed % 3)
+    state = fitted.state(early if len(early) else None, static)
+    before = {name: leaf.copy() for name, leaf in state.leaves.items()}
+    late = prefix.filter(pl.col("ds") > seed % 3)
+    if len(late):
+        _same(fitted.update(state, late), fitted.state(prefix, static))
+    for name, leaf in before.items():
+        np.testing.assert_array_equal(state[name], leaf)
+
+
+@few
+@given(seed=st.integers(0, 1000), item=st.integers(0, ITEMS - 1))
+def test_no_item_sees_its_neighbours_nor_their_k(fitted, seed, item):
+    series, static = _tables()
+    prefix, mine = _prefixes(series, seed), pl.col("unique_id") == item
+    alone = prefix.filter(mine)
+    alone = alone if len(alone) else None
+    state = fitted.state(prefix, static)
+    _same(state.take([item]), fitted.state(alone, static.filter(mine)))
+    beam = Beam(3, best=2)
+    together = fitted.predict(prefix, static, until=7, decoding=beam).filter(mine)
+    by_itself = fitted.predict(alone, static.filter(mine), until=7, decoding=beam)
+    assert together.select("ds", "statecast", "statecast-2").equals(
+        by_itself.select("ds", "statecast", "statecast-2")
+    )
+    nats = [t["statecast-nats"].to_numpy() for t in (together, by_itself)]
+    np.testing.assert_allclose(*nats, atol=CLOSE)
+    paths = [
+        fitted.simulate(*tables, until=7, paths=5).table().filter(mine)
+        for tables in ((prefix, static), (alone, static.filter(mine)))
+    ]
+    assert paths[0].equals(paths[1])
+
+
+def test_a_state_goes_on_as_the_tables_do_and_a_fork_spares_its_parent(fitted):
+    series, static = _tables()
+    prefix = _prefixes(series, 1)
+    state = fitted.state(prefix, static)
+    assert fitted.predict(state=state, until=7).equals(fitted.predict(prefix, static, until=7))
+    fork = State(state.fork(2).leaves, range(2 * ITEMS), fitted.fingerprint)
+    more = pl.DataFrame({"unique_id": [0], "ds": [6], "y": ["c"]})
+    moved = fitted.update(fork, more)
+    assert np.abs(moved["cell/0/h"][0] - state["cell/0/h"][0]).max() > 0
+    np.testing.assert_array_equal(moved["cell/0/h"][1], state["cell/0/h"][0])
+
+
+def test_a_gap_is_not_a_token(fitted):
+    series, static = _tables()
+    mine, static = pl.col("unique_id") == 0, static.head(1)
+    word = series.filter(mine)
+    holed = word.with_columns(y=pl.when(pl.col("ds") == 2).then(None).otherwise("y"))
+    gap = fitted.state(word.filter(pl.col("ds") != 2), static)
+    _same(gap, fitted.state(word.with_columns(holed["y"].alias("y")).drop_nulls(), static))
+    with pytest.warns(errors.DataWarning, match="never seen in training, taken as unknown: 'z'"):
+        unknown = fitted.state(
+            word.with_columns(y=pl.when(pl.col("ds") == 2).then(pl.lit("z")).otherwise("y")), static
+        )
+    for letter in "abc":
+        told = word.with_columns(y=pl.when(pl.col("ds") == 2).then(pl.lit(letter)).otherwise("y"))
+        for other in (gap, unknown):
+            h = fitted.state(told, static)["cell/0/h"]
+            assert np.abs(other["cell/0/h"] - h).max() > 1e-4
+    assert np.abs(gap["cell/0/h"] - unknown["cell/0/h"]).max() > 1e-4
+
+
+def test_arrays_speak_as_the_network_does(fitted):
+    """What runs on NumPy after the fit gives what the trained graph gives, all gaps included."""
+    series, static = _tables()
+    panel = fitted.schema.panel(_prefixes(series, 3), static)
+    speaker, language = fitted._speaker, fitted.network.decoder
+    code = speaker.codes(panel.y, panel.mask)
+    inputs = {"tokens": code.astype("int32"), "numeric": panel.numeric, "codes": panel.codes}
+    found = fitted.network.predict_on_batch({n: v[:, None] for n, v in inputs.items()})
+    expected = np.log(np.exp(keras.ops.convert_to_numpy(found)).mean(axis=1))
+    nats = speaker.log_likelihoods(
+        speaker.start(panel.numeric, panel.codes), code, panel.known, True
+    )
+    for row, length in enumerate(panel.known):
+        for step in range(length + speaker.ends):
+            token = 1 if step == length else code[row, step]
+            if token == language.gap:
+                assert np.isnan(nats[row, step])
+            else:
+                assert nats[row, step] == pytest.approx(expected[row, step, token], abs=CLOSE)
+        assert np.isnan(nats[row, length + speaker.ends :]).all()
+
+
+def test_without_the_native_kernel_all_is_the_same(fitted, monkeypatch, tmp_path):
+    series, static = _tables()
+    fitted.save(tmp_path / "f.safetensors")
+    monkeypatch.setattr(tokens.native, "refuses", lambda cell: "it is not there")
+    plain = Forecaster.load(tmp_path / "f.safetensors")
+    prefix = _prefixes(series, 2)
+    _same(plain.state(prefix, static), fitted.state(prefix, static))
+    nats = [f.log_likelihood(series, static)["log_likelihood"].to_numpy() for f in (plain, fitted)]
+    np.testing.assert_allclose(*nats, rtol=CLOSE)
+
+
+# -- scores and decoding --------------------------------------------------------------------------
+
+
+def test_scores_by_step_add_up_whatever_is_given(fitted):
+    series, static = _tables()
+    steps = fitted.log_likelihood(series, static, by_step=True)
+    length = series.group_by("unique_id").len()
+    assert len(steps) == len(series) + ITEMS * fitted.settings.ends
+    for known in (0, 1, 3, 9):
+        table = fitted.log_likelihood(series, static, known=known)
+        rest = steps.filter(pl.col("ds") > known).group_by("unique_id")
+        total = table.join(rest.agg(pl.col("log_likelihood").sum()), on="unique_id", how="left")
+        np.testing.assert_allclose(
+            total["log_likelihood"], total["log_likelihood_right"].fill_null(0), rtol=CLOSE
+        )
+        whole = table.join(length, on="unique_id")
+        scored = np.maximum(whole["len"].to_numpy().astype(int) - known, 0)
+        if fitted.settings.ends:
+            scored += whole["len"].to_numpy() >= known
+        assert whole["tokens"].to_list() == scored.tolist()
+        bits = -table["log_likelihood"] / table["tokens"] / np.log(2)
+        np.testing.assert_allclose(table["bits_per_token"], bits, rtol=CLOSE)
+        np.testing.assert_allclose(table["perplexity"], 2.0**bits, rtol=CLOSE)
+
+
+def test_all_that_can_be_said_has_a_probability_of_one(one):
+    """Every sequence of up to three steps, and what of them the unknown token takes."""
+    _, static = _tables()
+    static = static.head(2)
+    found = one.predict(None, static, until=3, decoding=Beam(100, best=40))
+    assert len(list(product("abc", repeat=3))) + 9 + 3 + 1 == 40
+    share = [
+        sum(np.exp(found.filter(pl.col("unique_id") == item)[column][0]) for column in
+            [c for c in found.columns if c.endswith("nats")])
+        for item in (0, 1)
+    ]  # fmt: skip
+    state = one._speaker.start(
+        *(getattr(one.schema.panel(None, static), n) for n in ("numeric", "codes"))
+    )
+    unknown = np.exp(one._speaker.log_probabilities(one._speaker._inner(state))[:, 0])
+    assert all(1 - 6 * unknown.max() < each <= 1 + CLOSE for each in share), (share, unknown)
+
+
+def test_a_search_is_scored_as_log_likelihood_scores_it(fitted):
+    series, static = _tables()
+    prefix = series.filter(pl.col("ds") == 1)
+    found = fitted.predict(prefix, static, until=6, decoding=Beam(4))
+    best = found.select("unique_id", "ds", y="statecast").drop_nulls()
+    ended = found.group_by("unique_id").agg(pl.col("statecast").is_null().any())
+    whole = pl.concat([prefix, best]).sort("unique_id", "ds")
+    for end in (True, False):
+        ids = ended.filter(pl.col("statecast") == end)["unique_id"]
+        if len(ids):
+            inside = pl.col("unique_id").is_in(ids.implode())
+            scored = fitted.log_likelihood(
+                whole.filter(inside), static.filter(inside), known=1, ended=end
+            )
+            nats = found.filter(inside).group_by("unique_id").agg(pl.col("statecast-nats").first())
+            both = scored.join(nats, on="unique_id")
+            np.testing.assert_allclose(both["log_likelihood"], both["statecast-nats"], atol=CLOSE)
+
+
+def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fitted):
+    _, static = _tables()
+    short = fitted.simulate(None, static, until=4, paths=6)
+    long = fitted.simulate(None, static, until=9, paths=6)
+    assert (short.values[..., :3] == long.values[..., :3]).all()
+    both = short.ended & long.ended
+    np.testing.assert_allclose(short.log_likelihood[both], long.log_likelihood[both], rtol=CLOSE)
+    text = short.text()
+    assert len(text) == ITEMS
+    assert all(set(each) <= set("abc") for row in text for each in row)
+
+
+def test_constraints_hold(fitted):
+    _, static = _tables()
+    for how in (
+        Beam(3, best=3, forbidden="b", required="ca"),
+        Sampling(forbidden="b", required="ca"),
+    ):
+        if isinstance(how, Beam):
+            table = fitted.predict(None, static, until=6, decoding=how)
+        else:
+            table = fitted.simulate(None, static, until=6, paths=3, decoding=how).table()
+        columns = [
+            c for c in table.columns if c.startswith(("statecast", "path")) and "nats" not in c
+        ]
+        for column in columns:
+            words = table.group_by("unique_id").agg(pl.col(column).drop_nulls().str.join(""))[
+                column
+            ]
+            assert all(word.startswith("ca") and "b" not in word for word in words)
+
+
+def test_a_ranking_is_by_what_is_said_with_an_x_over_what_is_said_anyway():
+    series, static = _tables(80)
+    f = _fit(series, static.drop("level"), units=16, epochs=8)
+    groups = pl.DataFrame({"unique_id": ["r", "b"], "group": ["red", "blue"]})
+    said = pl.DataFrame({"unique_id": [7] * 3 + [8] * 2, "ds": [1, 2, 3, 1, 2], "y": [*"abccc"]})
+    table = f.rank(said, groups)
+    assert table.filter(pl.col("rank") == 1)["match"].to_list() == ["r", "b"]
+    back = f.rank(said, groups, by="static")
+    assert back.filter(pl.col("rank") == 1).select("unique_id", "match").rows() == [
+        ("r", 7),
+        ("b", 8),
+    ]
+    known = pl.DataFrame({"unique_id": [7, 8], "group": ["red", "blue"]})
+    nats = f.log_likelihood(said, known)["log_likelihood"]
+    np.testing.assert_allclose(
+        table.filter(pl.col("rank") == 1)["log_likelihood"], nats, rtol=CLOSE
+    )
+    assert f.rank(said, groups, best=1).height == 2
+
+
+# -- kinds of tokens, files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text", "words", "numbers", "floats", "booleans"])
+@pytest.mark.parametrize("table", ["polars", "pandas", "pyarrow", "csv", "arrays"])
+def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
+    series, _ = _tables()
+    if kind == "words":
+        series = series.with_columns(y=pl.col("y") + "-word")
+    elif kind in ("numbers", "floats"):
+        series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
+    elif kind == "booleans":
+        series = series.with_columns(y=pl.col("y") == "a")
+    expected = series["y"].to_list()
+    if kind == "floats" and table != "csv":  # pandas makes floats of whole numbers with a gap
+        series = series.with_columns(pl.col("y").cast(pl.Float64))
+    given: Any = series
+    if table == "csv":
+        given = tmp_path / "series.csv"
+        series.write_csv(given)
+        expected = [str(token).lower() if kind == "booleans" else token for token in expected]
+    elif table == "arrays":
+        given = np.full((ITEMS, 5), None, object)
+        for item, step, letter in series.rows():
+            given[item, step - 1] = letter
+    elif table != "polars":
+        given = getattr(series, {"pandas": "to_pandas", "pyarrow": "to_arrow"}[table])()
+    schema = Schema.fit(given, tokens=True)
+    panel = schema.panel(given)
+    assert schema.vocabulary is not None
+    found = schema.vocabulary.decode(panel.y.astype(int))[panel.mask].tolist()
+    assert found == expected
+    assert list(map(type, found)) == list(map(type, expected))
+    assert schema.vocabulary.tokens == tuple(sorted(set(expected)))
+
+
+def test_arrays_go_in_and_out():
+    y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan], [3, np.nan, 5, 3]] * 8)
+    f = _fit(y, epochs=1)
+    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=[5, 3]))
+    assert found["statecast"][:, 1:3].tolist() == [[5, 3], [5, 3]]
+    assert found["statecast"][:, 0].tolist() == [None, None]
+    assert found["statecast-nats"].shape == (2, 4)
+    assert f.log_likelihood(y[:2])["tokens"].tolist() == [4, 3]
+
+
+def test_save_and_load_is_the_identity(fitted, tmp_path):
+    series, static = _tables()
+    fitted.save(tmp_path / "f.safetensors")
+    other = Forecaster.load(tmp_path / "f.safetensors")
+    assert other.fingerprint == fitted.fingerprint
+    assert other.settings == fitted.settings
+    prefix = _prefixes(series, 5)
+    assert other.state(prefix, static) == fitted.state(prefix, static)
+    assert other.predict(prefix, static, until=8).equals(fitted.predict(prefix, static, until=8))
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [None, [], ["b", "a"], ["a", "a"], ["a", 1], [1.5], [["a"]], ["a", ""], ["a" * 300], "abc"],
+)
+def test_a_file_with_another_vocabulary_is_refused(one, tmp_path, vocabulary):
+    path = tmp_path / "f.safetensors"
+    one.save(path)
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    config = json.loads(header["__metadata__"]["config"])
+    config["schema"]["vocabulary"] = vocabulary
+    header["__metadata__"]["config"] = json.dumps(config)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+    with pytest.raises(errors.ModelFileError):
+        Forecaster.load(path)
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def _y(*values: Any) -> pl.DataFrame:
+    items = np.arange(len(values)) // 2
+    return pl.DataFrame(
+        {"unique_id": items, "ds": np.arange(len(values)) % 2 + 1, "y": values}, strict=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        (_y(None, None), "expected tokens; every cell is empty"),
+        (_y("", ""), "expected tokens; every cell is empty"),
+        (_y(1.5, 2.0), "expected tokens: text, whole numbers or booleans; received 1.5"),
+        (_y("a" * 257, "b"), "expected a token of at most 256 characters"),
+        (_y(["a"], ["b"]), "expected text or a number; received"),
+        (
+            np.array([["a", 3]], object),
+            r"expected tokens of one type \(text, as in the first row\); received 3",
+        ),
+        (np.array(["a", "b"], object), r"expected shape \(n, T\)"),
+    ],
+)  # fmt: skip
+def test_series_that_hold_no_tokens_are_told(series, message):
+    with pytest.raises(errors.DataError, match=message):
+        _fit(series)
+
+
+def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
+    monkeypatch.setattr("statecast.reading.MOST_TOKENS", 2)
+    with pytest.raises(errors.DataError, match="at most 2 different tokens; received 3"):
+        _fit()
+    monkeypatch.undo()
+    far = pl.DataFrame({"unique_id": [0, 0, 1], "ds": [1, 10_001, 1], "y": ["a", "b", "a"]})
+    with pytest.raises(
+        errors.DataError, match=r"at most 10,000 tokens, received one of 10,001 \(item 0\)"
+    ):
+        _fit(far)
+
+
+def test_text_without_the_head_of_tokens_is_told():
+    with pytest.raises(errors.DataError, match=r"Forecaster\(head='categorical'\)"):
+        Forecaster(epochs=1).fit(*_tables(), verbose=0)
+
+
+def test_tokens_of_another_type_at_predict_are_told(one):
+    with pytest.raises(errors.DataError, match=r"one type \(text, as in fit\); received 3"):
+        one.predict(pl.DataFrame({"unique_id": [0], "ds": [1], "y": [3]}), _tables()[1], until=5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f, x: f.predict(None, x, until=3, decoding=Sampling()), "expected a Beam"),
+        (lambda f, x: f.simulate(None, x, until=3, decoding=Beam()), "expected a Sampling"),
+        (
+            lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="z")),
+            "forbidden: expec",
+        ),
+        (lambda f, x: f.predict(None, x, until=3, decoding=Beam(required=[1])), "required: expect"),
+        (
+            lambda f, x: f.predict(None, x, until=3, decoding=Beam(required="ab", forbidden="b")),
+            "'b' is both required and forbidden",
+        ),
+        (lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="abc")), "none is"),
+        (lambda f, x: f.predict(None, x, until=1, decoding=Beam(required="ab")), "at most as many"),
+        (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
+        (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
+        (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_told(one, call, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        call(one, _tables()[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"head": "categorical", "dropout": 1.0}, "dropout: expected"),
+        ({"head": "categorical", "tied": 1}, "tied: expected"),
+        ({"head": "categorical", "embedding": 0}, "embedding: expected"),
+        ({"head": "normal", "conditioning": "first"}, "conditioning: expected"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_told(given, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        Forecaster(**given)
+
+
+def test_what_is_for_tokens_is_refused_of_numbers():
+    y = np.random.default_rng(0).normal(size=(12, 4)).cumsum(axis=1)
+    f = Forecaster(units=4, ensemble=2, epochs=1).fit(y, verbose=0)
+    for call in (
+        lambda: f.log_likelihood(y),
+        lambda: f.rank(y, y),
+        lambda: f.predict(y, until=5, decoding=Beam()),
+        lambda: f.simulate(y, until=5, decoding=Sampling()),
+    ):
+        with pytest.raises(errors.ArgumentError, match="for tokens"):
+            call()
+
+
+def test_nothing_is_warned_of_where_all_is_well(one):
+    series, static = _tables()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.log_likelihood(series, static)
+        one.predict(_prefixes(series, 0), static, until=6)
