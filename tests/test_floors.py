@@ -28,8 +28,8 @@ SOURCE = Path(statecast.__file__).parent
 FLOORS = (
     {"errors", "state"},
     {"cells", "recurrence", "kernels", "vocabulary", "reading", "table", "data"},
-    {"current", "layers", "heads", "control", "analogues", "decoding"},
-    {"network", "language", "stacking", "training", "explanation", "tokens", "forecaster"},
+    {"current", "layers", "heads", "control", "analogues", "decoding", "ngrams"},
+    {"network", "language", "stacking", "training", "explanation", "tokens", "forecaster", "bits"},
     {"sessions", "evaluate", "plots", "distributed"},
     {"cli", "server"},
 )
@@ -38,9 +38,9 @@ PEERS_APART = 4  # from this floor up, modules on one floor never import each ot
 FORECASTER = ("network", "language", "stacking", "training", "explanation", "tokens", "forecaster")
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {"errors", "state", "reading", "table", "data", "analogues", "stacking"}
-NO_KERAS |= {"vocabulary", "decoding"}
+NO_KERAS |= {"vocabulary", "decoding", "ngrams", "bits"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
-NO_TABLE |= {"analogues", "stacking", "language", "decoding"}
+NO_TABLE |= {"analogues", "stacking", "language", "decoding", "ngrams"}
 EXTRAS = {"torch", "tensorflow", "sklearn", "matplotlib", "pandas", "pyarrow"}
 
 

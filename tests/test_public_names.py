@@ -120,6 +120,7 @@ VERBS = {
         "save",
         "schema",
         "simulate",
+        "speaker",
         "state",
         "update",
     },

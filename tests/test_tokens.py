@@ -15,10 +15,14 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from statecast import errors, tokens
+from statecast.cli import app
 from statecast.decoding import Beam, Sampling
+from statecast.evaluate import cross_validation
 from statecast.forecaster import Forecaster
+from statecast.ngrams import Said, log_likelihoods
 from statecast.state import State
 from statecast.table import Schema
 
@@ -165,7 +169,7 @@ def test_arrays_speak_as_the_network_does(fitted):
     """What runs on NumPy after the fit gives what the trained graph gives, all gaps included."""
     series, static = _tables()
     panel = fitted.schema.panel(_prefixes(series, 3), static)
-    speaker, language = fitted._speaker, fitted.network.decoder
+    speaker, language = fitted.speaker, fitted.network.decoder
     code = speaker.codes(panel.y, panel.mask)
     inputs = {"tokens": code.astype("int32"), "numeric": panel.numeric, "codes": panel.codes}
     found = fitted.network.predict_on_batch({n: v[:, None] for n, v in inputs.items()})
@@ -230,10 +234,10 @@ def test_all_that_can_be_said_has_a_probability_of_one(one):
             [c for c in found.columns if c.endswith("nats")])
         for item in (0, 1)
     ]  # fmt: skip
-    state = one._speaker.start(
+    state = one.speaker.start(
         *(getattr(one.schema.panel(None, static), n) for n in ("numeric", "codes"))
     )
-    unknown = np.exp(one._speaker.log_probabilities(one._speaker._inner(state))[:, 0])
+    unknown = np.exp(one.speaker.log_probabilities(one.speaker._inner(state))[:, 0])
     assert all(1 - 6 * unknown.max() < each <= 1 + CLOSE for each in share), (share, unknown)
 
 
@@ -452,6 +456,7 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         ),
         (lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="abc")), "none is"),
         (lambda f, x: f.predict(None, x, until=1, decoding=Beam(required="ab")), "at most as many"),
+        (lambda f, x: f.predict(None, x, until=3, level=90), "tokens have no order"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
         (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
         (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
@@ -495,3 +500,85 @@ def test_nothing_is_warned_of_where_all_is_well(one):
         warnings.simplefilter("error")
         one.log_likelihood(series, static)
         one.predict(_prefixes(series, 0), static, until=6)
+
+
+# -- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_an_n_gram_is_a_distribution(classes):
+    """Over all that may come next the probabilities add up to one, whatever was counted."""
+    rng, tokens = np.random.default_rng(0), 5
+    codes = rng.integers(0, tokens, (60, 6))
+    x = np.repeat(rng.normal(size=(6, 2)), 10, axis=0) * classes
+    train = Said(codes, x[:, : 2 * classes])
+    total: dict[str, Any] = {}
+    for last in range(tokens):
+        test = codes[:7].copy()
+        test[:, -1] = last
+        for name, nats in log_likelihoods(train, Said(test, train.x[:7]), tokens=tokens).items():
+            total[name] = total.get(name, 0) + np.exp(nats[:, -1])
+    assert set(total) == {"unigram", "n-gram"} | ({"n-gram by classes of X"} if classes else set())
+    for name, share in total.items():
+        np.testing.assert_allclose(share, 1, err_msg=name)
+
+
+def test_n_grams_learn_from_the_training_items_alone_and_from_classes():
+    codes = np.array([[2, 3, 2, 1], [3, 2, 3, 1]] * 30)
+    x = np.array([[0.0], [1.0]] * 30)
+    found = log_likelihoods(Said(codes, x), Said(codes[:2], x[:2]), tokens=4)
+    mean = {name: nats.mean() for name, nats in found.items()}
+    assert mean["unigram"] < mean["n-gram"] < mean["n-gram by classes of X"]
+    other = log_likelihoods(
+        Said(codes, x), Said(np.vstack([codes[:2], [[0] * 4] * 9]), x[:11]), tokens=4
+    )
+    for name, nats in found.items():
+        np.testing.assert_allclose(other[name][:2], nats)
+
+
+def test_cross_validation_says_bits_a_token(tmp_path):
+    series, static = _tables(60)
+    f = Forecaster(head="categorical", units=8, embedding=4, encoding=4, epochs=3)
+    folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
+    said: list[Any] = []
+    scores = cross_validation(
+        f, series, static, folds=folds, known=[0, 2], progress=lambda *each: said.append(each)
+    )
+    assert [each[1:] for each in said] == [(done, 4) for done in range(5)]
+    assert {row.method for row in scores.rows} == {
+        "statecast", "unigram", "n-gram", "n-gram by classes of X"
+    }  # fmt: skip
+    assert scores["statecast", 0].tokens == len(series) + 60
+    # The same by hand, of one fold.
+    old, new = (folds.filter(pl.col("fold") == fold).select("unique_id") for fold in (1, 0))
+    one = cross_validation(f, series, static, folds=folds, known=[2], test_folds=[0])
+    tables = [t.join(old, on="unique_id", how="semi") for t in (series, static)]
+    fitted = f.clone().fit(*tables, verbose=0)
+    tables = [t.join(new, on="unique_id", how="semi") for t in (series, static)]
+    table = fitted.log_likelihood(*tables, known=2)
+    bits = -table["log_likelihood"].sum() / table["tokens"].sum() / np.log(2)
+    assert one["statecast", 2].bits == pytest.approx(bits, rel=CLOSE)
+    assert one["statecast", 2].tokens == table["tokens"].sum()
+    assert "bits a token" in str(scores)
+    assert scores.table().height == 8
+
+
+def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, table in zip(("series", "static"), _tables(), strict=True):
+        table.write_csv(f"{name}.csv")
+    small = "--units 4 --encoding 4 --epochs 2 --head categorical"
+    run = CliRunner().invoke
+    for line in (
+        f"fit series.csv static.csv --out m.safetensors {small}",
+        "forecast m.safetensors - static.csv --until 6 --beam 4 --best 2 --out f.csv",
+        f"evaluate series.csv static.csv --folds 2 --known 0,1 --out scores.csv {small}",
+        "info m.safetensors",
+    ):
+        result = run(app, line.split())
+        assert result.exit_code == 0, result.output
+    assert {"statecast", "statecast-2", "statecast-nats"} <= set(pl.read_csv("f.csv").columns)
+    assert "bits" in pl.read_csv("scores.csv").columns
+    refused = run(app, f"evaluate series.csv --plot p.png {small}".split())
+    assert refused.exit_code == 2
+    assert "no picture" in refused.output

@@ -88,8 +88,8 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "units": (int, "Width of the recurrent layers."),
     "layers": (int, "Number of the recurrent layers."),
     "cell": (str, "lstm, gru or simple_rnn."),
-    "head": (str, "Predicted distributions: quantiles or normal."),
-    "conditioning": (str, "Where static features enter: state, inputs or both."),
+    "head": (str, "Predicted distributions: quantiles or normal; categorical for tokens."),
+    "conditioning": (str, "Where static features enter: state, inputs, both; first for tokens."),
     "encoding": (int, "Width of the encoded static features."),
     "depth": (int, "Layers from there to the initial state."),
     "transform": (str, "Of the values: auto, log or none."),
@@ -193,6 +193,14 @@ def forecast(
     calibrated: Annotated[
         bool, typer.Option(help="Quantiles as held-out items have moved them, or as modelled.")
     ] = True,
+    beam: Annotated[
+        int | None,
+        typer.Option(metavar="WIDTH", help="Tokens: hypotheses kept in the search.  [1]"),
+    ] = None,
+    best: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens: give the N best sequences.  [1]"),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Forecast the rest of every item, from its static features and its steps so far.
@@ -202,8 +210,12 @@ def forecast(
     """
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static])
+    from statecast.decoding import Beam
     from statecast.forecaster import Forecaster
 
+    decoding = None
+    if beam is not None or best is not None:
+        decoding = Beam(best or 1 if beam is None else beam, best=best or 1)
     table = Forecaster.load(model).predict(
         None if series == NONE else series,
         static,
@@ -211,6 +223,7 @@ def forecast(
         level=level or (80,),
         quantiles=quantile or (),
         calibrated=calibrated,
+        decoding=decoding,
     )
     _deliver(table, out)
 
@@ -276,6 +289,8 @@ def evaluate(
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster(**settings)
+    if plot is not None and forecaster.settings.head == "categorical":
+        raise ArgumentError("plot: there is no picture of scores of tokens. Leave --plot out.")
     with _progress() as (stage, epochs):
         scores = cross_validation(
             forecaster,
@@ -508,7 +523,9 @@ def _trained(forecaster: Forecaster) -> str:
     history = forecaster.history
     epochs = len(history.get("loss", []))
     scores = [
-        (score, at + 1) for at, score in enumerate(history.get("val_crps", [])) if score is not None
+        (score, at + 1)
+        for at, score in enumerate(history.get("val_crps", history.get("val_nats", [])))
+        if score is not None
     ]
     best = f"; best score on held-out items in epoch {min(scores)[1]}" if scores else ""
     return f"Trained for {epochs} epoch{'s' * (epochs != 1)}{best}."
@@ -575,7 +592,12 @@ def _progress(
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             scores = "".join(
                 f"  {word} {logs[name]:.4f}"
-                for name, word in (("crps", "score"), ("val_crps", "on held-out items"))
+                for name, word in (
+                    ("crps", "score"),
+                    ("nats", "nats a token"),
+                    ("val_crps", "on held-out items"),
+                    ("val_nats", "on held-out items"),
+                )
                 if name in (logs or {})
             )
             bars.update(training, completed=epoch + 1, scores=scores)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from statecast.bits import token_scores
 from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError
 
 # How a table is opened and its ids are read stays in one place.
@@ -503,7 +504,7 @@ def cross_validation(
     seed: int = 0,
     callbacks: Sequence[Any] = (),
     progress: Callable[[str, int, int], None] | None = None,
-) -> Scores:
+) -> Any:
     """Forecast every fold's items by a fit on the other folds, and score it.
 
     Parameters
@@ -525,7 +526,8 @@ def cross_validation(
     baselines : bool or sequence of Baseline
         True: last value, mean curve (also by group, where a categorical static has 2 to 10
         categories), ridge regression, nearest neighbours and boosted trees, which need
-        scikit-learn. The trees take most of the time.
+        scikit-learn; the trees take most of the time. For
+        tokens: unigram, and n-grams without and with classes of X.
     seed : int
         For random folds, which do not depend on the order of the items, and for the bootstrap.
     callbacks : sequence
@@ -536,6 +538,7 @@ def cross_validation(
     Returns
     -------
     Scores
+        For tokens ``bits.TokenScores``: bits a token.
 
     Raises
     ------
@@ -550,7 +553,8 @@ def cross_validation(
     """
     levels = _checked_levels(levels)
     known = _checked_known(known)
-    items = _Items.read(forecaster.settings, series, static)
+    tokens = forecaster.settings.head == "categorical"
+    items = _Items.read(forecaster.settings, series, static, tokens)
     fold = _folds_of(items, folds, seed)
     names = sorted(set(fold.tolist()), key=lambda name: (isinstance(name, str), name))
     tested = _checked_test_folds(test_folds, names)
@@ -559,6 +563,23 @@ def cross_validation(
         raise ArgumentError(
             f"known: expected prefixes shorter than the longest item to forecast, which is "
             f"observed up to step {last}; received {known[-1]}."
+        )
+    if tokens:
+        if not isinstance(baselines, bool):
+            raise ArgumentError("baselines: for tokens expected True or False, the n-grams.")
+        parts = (
+            (name, items.take(fold != name), items.take((fold == name) & (items.last > 0)))
+            for name in tested
+        )
+        return token_scores(
+            forecaster,
+            parts,
+            len(tested),
+            known,
+            baselines=baselines,
+            seed=seed,
+            callbacks=callbacks,
+            progress=progress,
         )
     if baselines is True:
         baselines = default_baselines(items.schema)
@@ -686,7 +707,7 @@ class _Items:
     groups: np.ndarray
 
     @classmethod
-    def read(cls, settings: Any, series: Any, static: Any) -> _Items:
+    def read(cls, settings: Any, series: Any, static: Any, tokens: bool) -> _Items:
         """Open and check the tables; every error that the whole data show is raised here."""
         names = {each: getattr(settings, each) for each in ("id_col", "step_col", "target_col")}
         opened = [
@@ -695,7 +716,7 @@ class _Items:
         ]
         with warnings.catch_warnings():  # each fold's fit says it of what it uses
             warnings.simplefilter("ignore", DataWarning)
-            schema = Schema.fit(series, static, transform="none", **names)
+            schema = Schema.fit(series, static, transform="none", tokens=tokens, **names)
             panel = schema.panel(series, static)
         table, statics = opened
         if isinstance(table, np.ndarray):
@@ -737,7 +758,9 @@ def _typed(table: Table, schema: Schema, ids: np.ndarray) -> Any:
     import narwhals.stable.v2 as nw
     import polars as pl
 
-    numbers = {schema.target_col, *schema.numeric}
+    numbers = set(schema.numeric)
+    if schema.vocabulary is None:
+        numbers.add(schema.target_col)
     if schema.spacing is None:
         numbers.add(schema.step_col)
     columns: dict[str, pl.Series] = {}

@@ -43,8 +43,12 @@ _LARGEST = {
 }  # fmt: skip
 TOKENS = "categorical"  # the head of tokens: all others are of numbers
 # What depends on the head where nothing is said.
-_DEFAULTS = {"units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30}
-_TOKEN_DEFAULTS = {"units": 256, "ensemble": 2, "encoding": 32, "depth": 2, "epochs": 12}
+_DEFAULTS = {
+    "units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30, "learning_rate": 4e-3
+}  # fmt: skip
+_TOKEN_DEFAULTS = {
+    "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ class Forecaster:
         ends: bool = True,
         epochs: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 4e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 0.01,
         patience: int = 15,
         seed: int = 0,
@@ -341,6 +345,11 @@ class Forecaster:
             A state that this forecaster did not make.
         """
         if self._speaker is not None:
+            if tuple(np.atleast_1d(level)) != (80,) or len(np.atleast_1d(quantiles)):
+                raise ArgumentError(
+                    "level, quantiles: tokens have no order, so there are none. Ask for the best "
+                    "of a search, decoding=Beam(10, best=5)."
+                )
             beam = Beam() if decoding is None else decoding
             if not isinstance(beam, Beam):
                 raise ArgumentError(f"decoding: expected a Beam, received {beam!r}.")
@@ -385,6 +394,7 @@ class Forecaster:
         -------
         array, float64, ``(rows, until, len(levels))``
         """
+        self._need_numbers("quantiles")
         parts = []
         for rows in _chunks(len(panel.ids)):
             part = panel.take(rows)
@@ -552,6 +562,7 @@ class Forecaster:
         DataError
             As ``predict``.
         """
+        self._need_numbers("explain")
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
@@ -612,7 +623,7 @@ class Forecaster:
         DataError
             Tables that cannot be used.
         """
-        speaker = self._need_tokens("log_likelihood")
+        speaker = self.speaker
         if isinstance(known, bool) or not isinstance(known, (int, np.integer)) or known < 0:
             raise ArgumentError(f"known: expected a whole number >= 0, received {known!r}.")
         panel = self.schema.panel(series, static)
@@ -649,7 +660,7 @@ class Forecaster:
         DataError
             Tables that cannot be used.
         """
-        speaker = self._need_tokens("rank")
+        speaker = self.speaker
         if by not in ("series", "static"):
             raise ArgumentError(f"by: expected 'series' or 'static', received {by!r}.")
         whole = isinstance(best, (int, np.integer)) and not isinstance(best, bool)
@@ -756,6 +767,17 @@ class Forecaster:
         """The Keras model inside."""
         self.schema  # noqa: B018  raises where nothing is fitted
         return self._network
+
+    @property
+    def speaker(self) -> Speaker:
+        """The trained model of tokens, on arrays."""
+        self.schema  # noqa: B018  raises where nothing is fitted
+        if self._speaker is None:
+            raise ArgumentError(
+                "That is for tokens: Forecaster(head='categorical'); this one forecasts numbers "
+                f"(head={self.settings.head!r})."
+            )
+        return self._speaker
 
     @property
     def fingerprint(self) -> str:
@@ -986,14 +1008,9 @@ class Forecaster:
             parts.append(self._stack(parameters, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
-    def _need_tokens(self, verb: str) -> Speaker:
-        self.schema  # noqa: B018  raises where nothing is fitted
-        if self._speaker is None:
-            raise ArgumentError(
-                f"{verb} is for tokens: Forecaster(head='categorical'); this one forecasts numbers "
-                f"(head={self.settings.head!r})."
-            )
-        return self._speaker
+    def _need_numbers(self, verb: str) -> None:
+        if self._speaker is not None:
+            raise ArgumentError(f"{verb} is for numbers; this forecaster is of tokens.")
 
     def _check_decoding(self, decoding: Any) -> None:
         self.schema  # noqa: B018  raises where nothing is fitted
@@ -1013,7 +1030,7 @@ class Forecaster:
         state: State | None,
     ) -> Sequences:
         """The rest of each item as tokens: so many drawn, or searched for by a beam."""
-        speaker, kind = self._need_tokens("decoding"), None
+        speaker, kind = self.speaker, None
         if state is None:
             panel = self.schema.panel(series, static)
             state, kind = self._state_of(panel), panel.kind

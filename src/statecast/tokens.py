@@ -143,6 +143,16 @@ class Speaker:
             out[some] = _pooled(each)
         return np.where(counted, out, np.nan)
 
+    def panel_log_likelihoods(self, panel: Panel, *, ended: bool = True) -> np.ndarray:
+        """As ``log_likelihoods``, of a panel from its start."""
+        nats = np.full((panel.rows, panel.y.shape[1] + 1), np.nan)
+        for rows in np.array_split(np.arange(panel.rows), max(1, panel.rows // 1024)):
+            part = panel.take(rows)
+            leaves = self.start(part.numeric, part.codes)
+            code = self.codes(part.y, part.mask)
+            nats[rows] = self.log_likelihoods(leaves, code, part.known, ended)
+        return nats
+
     # -- what decoding asks ----------------------------------------------------------------
 
     def log_probabilities(self, state: Inner) -> np.ndarray:
@@ -403,12 +413,7 @@ def scores(
     speaker: Speaker, schema: Schema, panel: Panel, known: int, *, ended: bool, by_step: bool
 ) -> Any:
     """The table of ``Forecaster.log_likelihood``."""
-    nats = np.full((panel.rows, panel.y.shape[1] + 1), np.nan)
-    for rows in np.array_split(np.arange(panel.rows), max(1, panel.rows // 1024)):
-        part = panel.take(rows)
-        leaves = speaker.start(part.numeric, part.codes)
-        code = speaker.codes(part.y, part.mask)
-        nats[rows] = speaker.log_likelihoods(leaves, code, part.known, ended)
+    nats = speaker.panel_log_likelihoods(panel, ended=ended)
     nats[:, :known] = np.nan
     if by_step:
         last = panel.known + bool(ended and speaker.ends)
