@@ -189,7 +189,7 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
 
     # The live hypotheses: one entry a row of the state, those of an item together, best first.
     item, nats = np.arange(items), np.zeros(items)
-    said = np.zeros((items, 0), np.int32)
+    said, bar = np.zeros((items, 0), np.int32), np.full(items, -np.inf)
     for step in range(steps):
         if not len(item):
             break
@@ -209,11 +209,12 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
             done.nats[of, place], done.ended[of, place] = nats[over], ended[over]
             done_score[of, place] = nats[over] / length**beam.length_power
             count += np.bincount(of, minlength=items)
-        # None goes on whose item has as many better ones as are asked for: longer, it can only
-        # become less probable, and be divided by the longest length at best.
-        bar = -np.partition(-done_score, beam.best - 1, axis=1)[:, beam.best - 1]
-        on = ~over & (nats / room[item] ** beam.length_power > bar[item])
-        item, nats, said, code, parent = item[on], nats[on], said[on], code[on], parent[on]
+            # None goes on whose item has as many better ones as are asked for: longer, it can only
+            # become less probable, and be divided by the longest length at best.
+            bar = -np.partition(-done_score, beam.best - 1, axis=1)[:, beam.best - 1]
+        if over.any() or bar.max(initial=-np.inf) > -np.inf:
+            on = ~over & (nats / room[item] ** beam.length_power > bar[item])
+            item, nats, said, code, parent = item[on], nats[on], said[on], code[on], parent[on]
         if len(item):
             state = model.take_in(model.fork(state, parent), code)
 
@@ -227,18 +228,33 @@ def _likeliest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each item its ``places[item]`` best entries of ``total (rows, tokens)`` over its rows,
     as row and column: items in order, the best first. Impossible ones are left out."""
-    most = min(int(places[item].max()), total.shape[1])
-    if most == 1 and len(np.unique(item)) == len(item):
-        row, code = np.arange(len(total)), total.argmax(axis=1)
+    tokens, count = total.shape[1], 1 if item[0] == item[-1] else len(np.unique(item))
+    places, each = places[item], len(item) // count
+    most = min(int(places[0]), each * tokens)
+    alike = count == 1 or (
+        (places == places[0]).all()
+        and each * count == len(item)
+        and (item.reshape(count, each) == item[::each, None]).all()
+    )
+    if alike:  # as many rows and places in each item: a rectangle, which is faster
+        flat = total.reshape(count, -1)
+        if most < flat.shape[1]:
+            at = np.argpartition(flat, -most, axis=1)[:, -most:]
+        else:
+            at = np.broadcast_to(np.arange(most), flat.shape)
+        order = np.argsort(-np.take_along_axis(flat, at, axis=1), axis=1, kind="stable")
+        at = np.take_along_axis(at, order, axis=1)
+        row, code = np.divmod((at + np.arange(count)[:, None] * each * tokens).ravel(), tokens)
     else:
-        if most < total.shape[1]:
+        most = min(int(places.max()), tokens)
+        if most < tokens:
             code = np.argpartition(-total, most - 1, axis=1)[:, :most]
         else:
-            code = np.broadcast_to(np.arange(total.shape[1]), total.shape)
+            code = np.broadcast_to(np.arange(tokens), total.shape)
         row, code = np.repeat(np.arange(len(total)), code.shape[1]), code.ravel()
         order = np.lexsort((code, row, -total[row, code], item[row]))
         row, code = row[order], code[order]
-        inside = _rank(item[row]) < places[item[row]]
+        inside = _rank(item[row]) < places[row]
         row, code = row[inside], code[inside]
     possible = total[row, code] > -np.inf
     return row[possible], code[possible]

@@ -192,7 +192,7 @@ class Forecaster:
         analogues: bool = True,
         embedding: int = 32,
         tied: bool = False,
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         ends: bool = True,
         epochs: int | None = None,
         batch_size: int | None = None,

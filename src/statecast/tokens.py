@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from statecast import decoding
 from statecast.cells import within
@@ -26,6 +27,10 @@ from statecast.table import Panel, Schema
 from statecast.vocabulary import END, UNKNOWN, Vocabulary
 
 _CELLS = 1 << 24  # log-probabilities at once: 64 MB of float32
+
+# NumPy's products on one thread: they are small, and OpenBLAS waits busily for a thread that has
+# lost its CPU. Beside other work on the same two cores that took sixty times as long.
+_ALONE = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 Inner = list[dict[str, np.ndarray]]  # a state inside: the leaves of each member, rows first
 
@@ -72,6 +77,7 @@ class Speaker:
 
     # -- the state, as the forecaster has it: leaves (rows, members, ...) ----------------
 
+    @_ALONE
     def start(self, numeric: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
         """The leaves before the first token, from static features ``(rows, n)``."""
         language, rows = self.language, len(codes)
@@ -109,6 +115,7 @@ class Speaker:
 
     # -- scores --------------------------------------------------------------------------
 
+    @_ALONE
     def log_likelihoods(
         self, leaves: Mapping[str, np.ndarray], code: np.ndarray, length: np.ndarray, ended: bool
     ) -> np.ndarray:
@@ -177,12 +184,14 @@ class Speaker:
         """Some rows, any of them several times."""
         return [{n: leaf[rows] for n, leaf in member.items()} for member in state]
 
+    @_ALONE
     def search(
         self, leaves: Mapping[str, np.ndarray], room: np.ndarray, beam: Beam, rules: Rules
     ) -> Found:
         """``decoding.search`` from leaves."""
         return decoding.search(self, self._inner(leaves), room, beam, rules)
 
+    @_ALONE
     def sample(
         self,
         leaves: Mapping[str, np.ndarray],

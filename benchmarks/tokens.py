@@ -1,0 +1,195 @@
+"""Decoding of tokens beside plain loops in Keras and in PyTorch,.
+
+    python benchmarks/tokens.py
+
+Three programs do the same beam search with the same weights in one process: ``Speaker`` (what
+``Forecaster.predict`` runs), a loop around a compiled Keras model of one step, and a loop around
+``torch.nn.LSTMCell``. None ends by itself, so all take the same steps; each of the others is held
+to the sequences of the first. Tokens a second are those of the best sequences.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import keras
+import numpy as np
+
+from statecast.cells import LSTM, Stack, within
+from statecast.decoding import Beam, Rules
+from statecast.heads import Categorical
+from statecast.language import Language
+from statecast.network import Network
+from statecast.tokens import Speaker
+from statecast.vocabulary import END, UNKNOWN
+
+# name: tokens, units, embedding, beam, steps, items
+SIZES = {
+    "characters, 1 item": (30, 256, 32, 5, 30, 1),
+    "characters, 64 items": (30, 256, 32, 5, 30, 64),
+    "words, 1 item": (9000, 512, 512, 20, 16, 1),
+    "words, 16 items": (9000, 512, 512, 20, 16, 16),
+}
+
+
+def model_of(tokens: int, units: int, embedding: int) -> tuple[Speaker, dict[str, np.ndarray]]:
+    """A model with random weights and no features, and its weights by their names."""
+    language = Language(Stack([LSTM(units)]), Categorical(tokens), embedding)
+    options = {"numeric": 0, "cardinalities": [], "members": 1, "encoding": 1, "depth": 1}
+    rng, weights = np.random.default_rng(0), {}
+    shapes = Network.weight_shapes(language, **options, conditioning="state")
+    for name, shape in shapes.items():
+        scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
+        weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
+    own = {name: weight[0] for name, weight in weights.items()}
+    return Speaker(language, weights, "state", ends=False), own
+
+
+def ours(model: Speaker, items: int, width: int, steps: int) -> np.ndarray:
+    size = model.language.head.size
+    allowed = np.ones(size, bool)
+    allowed[[UNKNOWN, END]] = False
+    leaves = model.start(np.zeros((items, 0), "float32"), np.zeros((items, 0), "int32"))
+    # Items of their own: each begins after a token of its own.
+    first = 2 + np.arange(items)[:, None] % (size - 2)
+    leaves = model.advance(leaves, first, np.ones(items, int))
+    found = model.search(leaves, np.full(items, steps), Beam(width), Rules(allowed, (), END))
+    return found.codes[:, 0]
+
+
+def looped(
+    step: Callable[..., Any], model: Speaker, items: int, width: int, steps: int, start: Any
+) -> np.ndarray:
+    """A beam search as one writes it around a function of one step; NumPy between the steps."""
+    size = model.language.head.size
+    _, h, c = step(np.full(items, model.language.start), *start)
+    nats, h, c = step(2 + np.arange(items) % (size - 2), h, c)
+    said, total = np.zeros((items, 1, 0), int), np.zeros((items, 1))
+    for at in range(steps):
+        nats[:, [UNKNOWN, END]] = -np.inf
+        score = (total[..., None] + nats.reshape(items, -1, size)).reshape(items, -1)
+        best = np.argpartition(-score, min(width, score.shape[1] - 1), axis=1)[:, :width]
+        total = np.take_along_axis(score, best, axis=1)
+        parent, code = np.divmod(best, size)
+        said = np.concatenate(
+            [np.take_along_axis(said, parent[..., None], axis=1), code[..., None]], axis=2
+        )
+        if at + 1 < steps:
+            row = (np.arange(items)[:, None] * (len(h) // items) + parent).ravel()
+            nats, h, c = step(code.ravel(), h[row], c[row])
+    return said[np.arange(items), total.argmax(axis=1)]
+
+
+def keras_step(model: Speaker, weights: dict[str, np.ndarray]) -> Callable[..., Any]:
+    """One step as a compiled Keras model, called by ``predict_on_batch``."""
+    language = model.language
+    token = keras.Input((1,), dtype="int32")
+    h, c = keras.Input((language.units,)), keras.Input((language.units,))
+    embedding = keras.layers.Embedding(language.gap + 1, language.embedding)
+    lstm = keras.layers.LSTM(language.units, return_state=True)
+    dense = keras.layers.Dense(language.head.size, activation="log_softmax")
+    y, after_h, after_c = lstm(embedding(token), initial_state=[h, c])
+    net = keras.Model([token, h, c], [dense(y), after_h, after_c])
+    embedding.set_weights([weights["embedding"]])
+    lstm.set_weights([weights[f"cell/0/{n}"] for n in ("kernel", "recurrent_kernel", "bias")])
+    dense.set_weights([weights["head/kernel"], weights["head/bias"]])
+
+    def step(codes: np.ndarray, h: np.ndarray, c: np.ndarray) -> Any:
+        nats, h, c = net.predict_on_batch([codes[:, None].astype("int32"), h, c])
+        return np.array(nats), np.asarray(h), np.asarray(c)
+
+    return step
+
+
+def torch_search(
+    model: Speaker, weights: dict[str, np.ndarray], items: int, width: int, steps: int, start: Any
+) -> Callable[[], np.ndarray]:
+    """The same search in PyTorch alone."""
+    import torch
+
+    language = model.language
+    tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
+    cell = torch.nn.LSTMCell(language.embedding, language.units)
+    # Both order the gates i, f, c, o.
+    state = {
+        "weight_ih": tensors["cell/0/kernel"].T.contiguous(),
+        "weight_hh": tensors["cell/0/recurrent_kernel"].T.contiguous(),
+        "bias_ih": tensors["cell/0/bias"],
+        "bias_hh": torch.zeros_like(tensors["cell/0/bias"]),
+    }
+    cell.load_state_dict(state)
+    size = language.head.size
+
+    def step(code: Any, h: Any, c: Any) -> Any:
+        h, c = cell(tensors["embedding"][code], (h, c))
+        raw = torch.addmm(tensors["head/bias"], h, tensors["head/kernel"])
+        return torch.log_softmax(raw, -1), h, c
+
+    def search() -> np.ndarray:
+        with torch.inference_mode():
+            h, c = (torch.from_numpy(leaf) for leaf in start)
+            _, h, c = step(torch.full((items,), language.start), h, c)
+            nats, h, c = step(2 + torch.arange(items) % (size - 2), h, c)
+            said, total = torch.zeros((items, 1, 0), dtype=torch.int64), torch.zeros((items, 1))
+            for at in range(steps):
+                nats[:, [UNKNOWN, END]] = -torch.inf
+                score = (total[..., None] + nats.view(items, -1, size)).view(items, -1)
+                total, best = score.topk(width, dim=1)
+                parent, code = best // size, best % size
+                kept = said.gather(1, parent[..., None].expand(-1, -1, said.shape[2]))
+                said = torch.cat([kept, code[..., None]], dim=2)
+                if at + 1 < steps:
+                    row = torch.arange(items)[:, None] * (len(h) // items) + parent
+                    nats, h, c = step(code.flatten(), h[row.flatten()], c[row.flatten()])
+            return said[:, 0].numpy()
+
+    return search
+
+
+def best_of(call: Callable[[], Any], seconds: float = 4.0) -> tuple[float, Any]:
+    """The shortest time of several calls, after one that is not counted; and what it gave."""
+    answer, took, begun = call(), [], time.perf_counter()
+    while len(took) < 3 or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        answer = call()
+        took.append(time.perf_counter() - start)
+    return min(took), answer
+
+
+def decoding() -> None:
+    print("| | tokens a second | a Keras loop | ratio | a PyTorch loop | ratio |")
+    print("|---|---|---|---|---|---|")
+    for name, (tokens, units, embedding, width, steps, items) in SIZES.items():
+        model, weights = model_of(tokens, units, embedding)
+        initial = [weights[f"initial/0/{leaf}"] for leaf in "hc"]
+        start = [np.repeat(leaf[None], items, axis=0) for leaf in initial]
+        own = within(weights, "decoder")
+        step = keras_step(model, own)
+        search = torch_search(model, own, items, width, steps, start)
+        calls = [
+            partial(ours, model, items, width, steps),
+            partial(looped, step, model, items, width, steps, start),
+            search,
+        ]
+        found = [best_of(call) for call in calls]
+        for _, other in found[1:]:
+            same = (found[0][1] == other).all(axis=1).mean()
+            assert same >= 0.9, f"{name}: only {same:.0%} of the sequences are the same"
+        rate = [items * steps / took for took, _ in found]
+        print(
+            f"| {name}: {tokens:,} tokens, {units} units, beam {width}, {steps} steps "
+            f"| {rate[0]:,.0f} | {rate[1]:,.0f} | {rate[0] / rate[1]:.1f} "
+            f"| {rate[2]:,.0f} | {rate[0] / rate[2]:.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    decoding()
