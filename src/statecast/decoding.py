@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,11 +159,15 @@ class Rules:
 
     def apply(self, nats: np.ndarray, step: int) -> np.ndarray:
         """Log-probabilities with minus infinity for what may not come at a step, from 0."""
-        allowed = self.allowed
-        if step < len(self.required):
-            allowed = np.zeros_like(allowed)
-            allowed[self.required[step]] = True
-        return np.where(allowed, nats, -np.inf)
+        if step >= len(self.required):
+            return nats + self._added
+        only = np.full_like(nats, -np.inf)
+        only[:, self.required[step]] = nats[:, self.required[step]]
+        return only
+
+    @cached_property
+    def _added(self) -> np.ndarray:
+        return np.where(self.allowed, 0.0, -np.inf).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -228,10 +233,16 @@ def _likeliest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each item its ``places[item]`` best entries of ``total (rows, tokens)`` over its rows,
     as row and column: items in order, the best first. Impossible ones are left out."""
-    tokens, count = total.shape[1], 1 if item[0] == item[-1] else len(np.unique(item))
+    tokens = total.shape[1]
+    if item[0] == item[-1]:  # a single item: no need to tell them apart
+        flat, most = total.ravel(), min(int(places[item[0]]), total.size)
+        at = np.argpartition(flat, -most)[-most:] if most < total.size else np.arange(most)
+        at = at[np.argsort(-flat[at], kind="stable")]
+        return np.divmod(at[flat[at] > -np.inf], tokens)
+    count = len(np.unique(item))
     places, each = places[item], len(item) // count
     most = min(int(places[0]), each * tokens)
-    alike = count == 1 or (
+    alike = (
         (places == places[0]).all()
         and each * count == len(item)
         and (item.reshape(count, each) == item[::each, None]).all()
