@@ -422,7 +422,7 @@ def test_an_effect_is_the_forecast_with_less_the_forecast_without(fitted, seed):
         without = median(begun.filter(~(own & (pl.col("ds") == step))), static)
         without = without.filter(own & (pl.col("ds") > k))["statecast"].to_numpy()
         np.testing.assert_allclose(effect[k:], whole - without, atol=1e-3)
-    average = float(_tables(72)[1]["level"].mean())  # the training items'
+    average = float(_tables(72)[1]["level"].to_numpy().mean())  # the training items'
     level = pl.when(own).then(pl.lit(average)).otherwise("level").alias("level")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", errors.DataWarning)

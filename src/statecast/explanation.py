@@ -80,11 +80,13 @@ class Explanation:
             ]
         names = (self.id_col, "what", "name", "effect", "strength", "weight")
         columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
-        schema = {name: nw.Float64() for name in names[3:]} | {n: nw.String() for n in names[1:3]}
+        schema: dict[str, Any] = {name: nw.Float64() for name in names[3:]} | {
+            n: nw.String() for n in names[1:3]
+        }
         text = any(isinstance(item, str) for item in self.ids.tolist())
         schema[self.id_col] = nw.String() if text else nw.Int64()
         data = {name: list(columns.get(name, ())) for name in names}
-        backend = "polars" if self.kind == "arrays" else self.kind
+        backend: Any = "polars" if self.kind == "arrays" else self.kind
         return nw.from_dict(data, {n: schema[n] for n in names}, backend=backend).to_native()
 
 
