@@ -80,8 +80,9 @@ class Linear:
             # A step that few were observed at is drawn to the mean, which is 0.
             for step in np.flatnonzero(mask.any(axis=0)):
                 rows = mask[:, step]
-                penalty[-1, -1] = 1e-6 if rows.sum() >= _ENOUGH else 1.0
-                own = design[rows]
+                own, share = design[rows], rows.mean()  # as strong a ridge for each item
+                few = 1e-6 if rows.sum() >= _ENOUGH else 1.0
+                penalty = np.diag([ridge * share] * features + [few])
                 weights[:, step] = np.linalg.solve(own.T @ own + penalty, own.T @ y[rows, step])
         return cls(centre, weights[:-1], weights[-1], np.zeros((steps, steps)))
 
