@@ -223,9 +223,8 @@ def test_a_backend_that_is_not_there_is_one_message(
 def test_ctrl_c_before_there_is_anything_to_keep_says_so(folder: Path, after: int) -> None:
     """While modules load, and while the first step compiles, too."""
     command = [sys.executable, "-c", "from statecast.cli import main; main()", *FIT]
-    process = subprocess.Popen(
-        [*command, "--epochs", "2000"], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+    forever = ["--epochs", "2000", "--patience", "2000"]
+    process = subprocess.Popen([*command, *forever], cwd=folder, stderr=subprocess.PIPE, text=True)
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

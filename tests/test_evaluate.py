@@ -38,7 +38,7 @@ EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are
 class Fake:
     """A forecaster that answers with the training items' quantiles, and keeps a record."""
 
-    settings = SimpleNamespace(id_col="unique_id", step_col="ds", target_col="y")
+    settings = SimpleNamespace(id_col="unique_id", step_col="ds", target_col="y", head="quantiles")
 
     def __init__(self, log: list[Fake] | None = None) -> None:
         self.log: list[Fake] = [] if log is None else log
@@ -486,7 +486,9 @@ def test_dates_and_columns_of_other_names() -> None:
     equal(one, other, 1e-6)
 
     class Renamed(Fake):
-        settings = SimpleNamespace(id_col="who", step_col="when", target_col="what")
+        settings = SimpleNamespace(
+            id_col="who", step_col="when", target_col="what", head="quantiles"
+        )
 
         def clone(self) -> Fake:
             return Renamed(self.log)
