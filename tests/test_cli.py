@@ -204,6 +204,30 @@ def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: 
     assert pl.read_csv("none.csv").height == 10 * STEPS, out
 
 
+@backends
+def test_covariates_from_files(folder: Path) -> None:
+    given = tables()
+    header, *rows = given["series"]
+    seen = [[*header, "visits"], *([*row, str(len(row[2]))] for row in rows)]
+    plan = [["plant", "week", "water"], *([*row[:2], str(int(row[1]) % 2)] for row in rows)]
+    write(folder, {"whole": seen, "begun": prefix(seen), "plan": plan})
+    covered = ["--future", "plan.csv", "--past-cols", "visits"]
+    fit = ["fit", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--out", "covered.safetensors"]
+    assert run(*fit, *covered)[0] == 0
+    _, out, _ = run("info", "covered.safetensors")
+    assert "future covariates  water" in " ".join(out.split(" "))
+    ask = ["forecast", "covered.safetensors", "begun.csv", "static.csv", "--until", "6"]
+    code, out, err = run(*ask, "--future", "plan.csv")
+    assert code == 0, err
+    assert len(out.splitlines()) == 31
+    code, out, err = run(*ask)
+    assert code == 2
+    assert "Expected a future table with ['water'], as in fit; received None" in err
+    words = ["evaluate", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--epochs", "1"]
+    code, out, err = run(*words, *covered, "--known", "0", "--folds", "2")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("backend", "message"),
     [("foo", "expected jax, torch or tensorflow, received 'foo'"), ("torch", "is not installed")],

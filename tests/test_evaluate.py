@@ -38,7 +38,9 @@ EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are
 class Fake:
     """A forecaster that answers with the training items' quantiles, and keeps a record."""
 
-    settings = SimpleNamespace(id_col="unique_id", step_col="ds", target_col="y", head="quantiles")
+    settings = SimpleNamespace(
+        id_col="unique_id", step_col="ds", target_col="y", head="quantiles", past_cols=()
+    )
 
     def __init__(self, log: list[Fake] | None = None) -> None:
         self.log: list[Fake] = [] if log is None else log
@@ -114,6 +116,58 @@ def equal(left: Scores, right: Scores, tolerance: float = 100 * EPS) -> None:
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> None:
+    """Also from text: parts of a CSV file mean what the whole does."""
+
+    class Covered(Fake):
+        settings = SimpleNamespace(
+            id_col="unique_id",
+            step_col="ds",
+            target_col="y",
+            head="quantiles",
+            past_cols=("visits",),
+        )
+
+        def clone(self) -> Fake:
+            return Covered(self.log)
+
+        def fit(self, series: Any, static: Any = None, **options: Any) -> Fake:
+            self.log.append(self)
+            future = options["future"]
+            self.trained = set(future["unique_id"].to_list())
+            self.schema = Schema.fit(series, static, future=future, past_cols=["visits"])
+            panel = self.schema.panel(series, static, future=future, for_fit=True)
+            self.curve = MeanCurve().fit(panel, self.schema)
+            return self
+
+    series, static = tables(*toy())
+    rng = np.random.default_rng(0)
+    series = series.with_columns(visits=pl.Series(rng.normal(size=len(series))))
+    row, step = (axis.ravel() for axis in np.indices((31, 9)))  # an item and a step too many
+    future = pl.DataFrame({"unique_id": row, "ds": step + 1, "promo": row % 7 + step})
+    found = []
+    for folder in (None, tmp_path):
+        given = [series, static, future]
+        if folder is not None:
+            for i, table in enumerate(given):
+                table.write_csv(folder / f"{i}.csv")
+            given = [folder / f"{i}.csv" for i in range(3)]
+        fake = Covered()
+        cross_validation(fake, *given[:2], future=given[2], folds=3, known=[0, 2])
+        assert len(fake.log) == 3
+        for each in fake.log:
+            asked = {item for panel in each.asked for item in panel.ids.tolist()}
+            assert each.trained == set(range(30)) - asked
+            for panel in each.asked:
+                assert panel.future is not None
+                assert panel.past is not None
+                assert panel.future.there.any(axis=1).all()
+        found.append([panel for each in fake.log for panel in each.asked])
+    for left, right in zip(*found, strict=True):
+        np.testing.assert_array_equal(left.future.numeric, right.future.numeric)
+        np.testing.assert_array_equal(left.past.numeric, right.past.numeric)
 
 
 # -- the measures ----------------------------------------------------------------------
@@ -270,7 +324,7 @@ def test_a_category_that_is_rare_or_new_has_the_curve_of_all() -> None:
     panel = Panel(some.ids, some.y, some.mask, some.numeric, codes).prefix(0)
     by = MeanCurve("kind").fit(training, schema).quantiles(panel, 0, 3, LEVELS)
     overall = MeanCurve().fit(training, schema).quantiles(panel, 0, 3, LEVELS)
-    rare = schema.categories["kind"].index("r") + 2
+    rare = schema.static.categories["kind"].index("r") + 2
     for row, code in enumerate(codes[:, 0]):
         assert np.array_equal(by[row], overall[row]) == (code in (0, 1, rare))
 
@@ -487,7 +541,7 @@ def test_dates_and_columns_of_other_names() -> None:
 
     class Renamed(Fake):
         settings = SimpleNamespace(
-            id_col="who", step_col="when", target_col="what", head="quantiles"
+            id_col="who", step_col="when", target_col="what", head="quantiles", past_cols=()
         )
 
         def clone(self) -> Fake:

@@ -123,7 +123,7 @@ class TokenScores:
 
 def token_scores(
     forecaster: Any,
-    parts: Iterable[tuple[Any, tuple[Any, Any], tuple[Any, Any]]],
+    parts: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]],
     folds: int,
     known: Sequence[int],
     *,
@@ -145,14 +145,14 @@ def token_scores(
     for number, (name, train, test) in enumerate(parts):
         where = f"fold {name} ({number + 1} of {folds})"
         say(f"{where}: fit", 2 * number)
-        fitted = forecaster.clone().fit(*train, callbacks=callbacks, verbose=0)
+        fitted = forecaster.clone().fit(**train, callbacks=callbacks, verbose=0)
         say(f"{where}: score", 2 * number + 1)
         schema, ends = fitted.schema, fitted.settings.ends
-        panel = schema.panel(*test)
+        panel = schema.panel(**test)
         said = _said(schema, panel, ends)
         nats = {ours: fitted.speaker.panel_log_likelihoods(panel)}
         if baselines:
-            whole = _said(schema, schema.panel(*train, for_fit=True), ends)
+            whole = _said(schema, schema.panel(**train, for_fit=True), ends)
             nats |= log_likelihoods(whole, said, tokens=schema.vocabulary.size, seed=seed)
         for k in known:
             counted = said.codes[:, k:] >= 0
@@ -178,6 +178,6 @@ def _said(schema: Schema, panel: Panel, ends: bool) -> Said:
     if ends:
         codes[np.arange(panel.rows), panel.known] = END
     parts = [panel.numeric]
-    for column, count in enumerate(schema.cardinalities):
+    for column, count in enumerate(schema.static.cardinalities):
         parts.append(panel.codes[:, column, None] == np.arange(1, count))
     return Said(codes, np.concatenate(parts, axis=1).astype(np.float64))

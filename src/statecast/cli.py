@@ -83,6 +83,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "id_col": (str, "Column with the item's id, in both tables.  [unique_id]"),
     "step_col": (str, "Column with the step, a number from 1 or a date.  [ds]"),
     "target_col": (str, "Column with the values to forecast.  [y]"),
+    "past_cols": (list[str], "Column of the series observed with the values; may be repeated."),
     "seed": (int, "The same seed gives the same fit."),
     "ensemble": (int, "Members of the ensemble."),
     "units": (int, "Width of the recurrent layers."),
@@ -128,7 +129,7 @@ def _with_settings(
         @functools.wraps(command)
         def extended(**given: Any) -> None:
             chosen = {option.name: given.pop(option.name) for option in added}
-            settings = {name: value for name, value in chosen.items() if value is not None}
+            settings = {name: value for name, value in chosen.items() if value not in (None, [])}
             command(**given, settings=settings)
 
         signature = inspect.signature(command, eval_str=True)
@@ -149,6 +150,14 @@ Static = Annotated[
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
 Until = Annotated[int, typer.Option(help="The last step to forecast.")]
 Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
+Future = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FUTURE",
+        help="Known-future covariates: long, id, step and what is known of it beforehand.",
+        show_default=False,
+    ),
+]
 Level = Annotated[
     list[float] | None,
     typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
@@ -164,6 +173,7 @@ def fit(
     series: Series,
     static: Static = None,
     *,
+    future: Future = None,
     out: Annotated[Path, typer.Option(help="The model file, .safetensors.")],
     settings: dict[str, Any],
 ) -> None:
@@ -172,12 +182,12 @@ def fit(
     One model serves every prefix length. Ctrl-C ends the training early and keeps the best
     epoch so far.
     """
-    _outputs({out: MODELS}, inputs=[series, static])
+    _outputs({out: MODELS}, inputs=[series, static, future])
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster(**settings)
     with _progress(keeps=True) as (_, epochs):
-        forecaster.fit(series, static, callbacks=[epochs], verbose=0)
+        forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
     _save(forecaster, out)
     _say(f"{_trained(forecaster)} Wrote {out}.")
 
@@ -189,6 +199,7 @@ def forecast(
     static: Static = None,
     *,
     until: Until,
+    future: Future = None,
     level: Level = None,
     quantile: Annotated[
         list[float] | None,
@@ -213,7 +224,7 @@ def forecast(
     `-` for SERIES all of them are.
     """
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static])
+        _outputs({out: TABLES}, inputs=[model, series, static, future])
     from statecast.decoding import Beam
     from statecast.forecaster import Forecaster
 
@@ -224,6 +235,7 @@ def forecast(
         None if series == NONE else series,
         static,
         until=until,
+        future=future,
         level=level or (80,),
         quantiles=quantile or (),
         calibrated=calibrated,
@@ -239,6 +251,7 @@ def explain(
     static: Static = None,
     *,
     until: Until,
+    future: Future = None,
     analogues: Annotated[
         int, typer.Option(help="How many training items to name that began most alike.")
     ] = 5,
@@ -250,11 +263,15 @@ def explain(
     that without it, on average over the rest's steps, and `strength` the mean of its size.
     """
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static])
+        _outputs({out: TABLES}, inputs=[model, series, static, future])
     from statecast.forecaster import Forecaster
 
     found = Forecaster.load(model).explain(
-        None if series == NONE else series, static, until=until, analogues=analogues
+        None if series == NONE else series,
+        static,
+        until=until,
+        future=future,
+        analogues=analogues,
     )
     _deliver(found.table(), out)
 
@@ -265,6 +282,7 @@ def evaluate(
     series: Series,
     static: Static = None,
     *,
+    future: Future = None,
     folds: Annotated[
         str, typer.Option(help="A table of ids and folds, or how many random folds.")
     ] = "5",
@@ -286,7 +304,7 @@ def evaluate(
     """
     steps = _whole_numbers(known, "known")
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, PICTURES)) if path is not None}
-    _outputs(kinds, inputs=[series, static, Path(folds)])
+    _outputs(kinds, inputs=[series, static, future, Path(folds)])
     if plot is not None:
         _need_matplotlib()
     from statecast.evaluate import cross_validation
@@ -300,6 +318,7 @@ def evaluate(
             forecaster,
             series,
             static,
+            future=future,
             folds=int(folds) if folds.isdigit() else folds,
             known=steps,
             seed=forecaster.settings.seed,
@@ -366,7 +385,7 @@ def info(
 
 
 @app.command()
-@_with_settings([name for name in SETTINGS if name not in COLUMNS])
+@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, "past_cols")])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
@@ -511,12 +530,14 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
     yield "columns", f"{schema.id_col}, {schema.step_col}, {schema.target_col}"
     yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
-    yield "numeric statics", ", ".join(schema.numeric) or "none"
-    for name, values in schema.categories.items():
+    yield "numeric statics", ", ".join(schema.static.numeric) or "none"
+    for name, values in schema.static.categories.items():
         yield f"static {name}", _shortened(values)
+    for name, columns in (("future", schema.future), ("past", schema.past)):
+        yield f"{name} covariates", ", ".join(columns.kinds) or "none"
     yield "y is scaled", f"by step, transform {schema.transform}"
     for name, value in asdict(forecaster.settings).items():
-        if name not in ("id_col", "step_col", "target_col", "transform"):
+        if name not in (*COLUMNS, "past_cols", "transform"):
             yield name, value
     shapes = [variable.shape for variable in forecaster.network.weights]
     yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"

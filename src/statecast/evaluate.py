@@ -496,6 +496,7 @@ def cross_validation(
     series: Any,
     static: Any = None,
     *,
+    future: Any = None,
     folds: Any = 5,
     known: Sequence[int] = (0, 1, 3, 5),
     test_folds: Sequence[Any] | None = None,
@@ -511,8 +512,9 @@ def cross_validation(
     ----------
     forecaster : Forecaster
         Its settings are what counts: each fold fits a ``clone()`` of it.
-    series, static : table, path or array
-        As in ``Forecaster.fit``. An item without observations is not scored.
+    series, static, future : table, path or array
+        As in ``Forecaster.fit``. An item without observations is not scored. The baselines
+        know no covariates.
     folds : int, table, path or array
         How many random folds; or the fold of each item, in a table with the id column and
         a column ``fold`` (items of no series are ignored), or for arrays in an array
@@ -553,8 +555,7 @@ def cross_validation(
     """
     levels = _checked_levels(levels)
     known = _checked_known(known)
-    tokens = forecaster.settings.head == "categorical"
-    items = _Items.read(forecaster.settings, series, static, tokens)
+    items = _Items.read(forecaster.settings, series, static, future)
     fold = _folds_of(items, folds, seed)
     names = sorted(set(fold.tolist()), key=lambda name: (isinstance(name, str), name))
     tested = _checked_test_folds(test_folds, names)
@@ -564,7 +565,7 @@ def cross_validation(
             f"known: expected prefixes shorter than the longest item to forecast, which is "
             f"observed up to step {last}; received {known[-1]}."
         )
-    if tokens:
+    if items.schema.vocabulary is not None:
         if not isinstance(baselines, bool):
             raise ArgumentError("baselines: for tokens expected True or False, the n-grams.")
         parts = (
@@ -608,15 +609,15 @@ def cross_validation(
         say(f"{where}: fit")
         train = items.take(fold != name)
         fitted = forecaster.clone()
-        fitted.fit(*train, callbacks=callbacks, verbose=0)
+        fitted.fit(**train, callbacks=callbacks, verbose=0)
         schema = fitted.schema
         forecast = (fold == name) & scored
-        test = schema.panel(*items.take(forecast))
+        test = schema.panel(**items.take(forecast))
         done += 1
         if methods:
             with warnings.catch_warnings():  # fit has said it of the same tables
                 warnings.simplefilter("ignore", DataWarning)
-                panel = schema.panel(*train, for_fit=True)
+                panel = schema.panel(**train, for_fit=True)
             methods = [method.fit(panel, schema) for method in methods]
         for k in known:
             say(f"{where}: forecast from k = {k}")
@@ -691,9 +692,10 @@ class _Items:
         The last observed step of each.
     schema : Schema
         Of the whole. It is used for names and checks alone: no forecast sees it.
-    series, static : narwhals DataFrame or ndarray; static may be None
-    rows : ndarray, shape (N,), int
-        The item of each row of the series.
+    tables : dict of str to narwhals DataFrame or ndarray
+        ``series``, and ``static`` and ``future`` where they were given.
+    rows : dict of str to ndarray, int
+        The item of each row of these, -1 for one that is not among the items.
     groups : ndarray, shape (n,), int
         Which items belong together.
     """
@@ -701,43 +703,54 @@ class _Items:
     ids: np.ndarray
     last: np.ndarray
     schema: Schema
-    series: Any
-    static: Any
-    rows: np.ndarray
+    tables: dict[str, Any]
+    rows: dict[str, np.ndarray]
     groups: np.ndarray
 
     @classmethod
-    def read(cls, settings: Any, series: Any, static: Any, tokens: bool) -> _Items:
+    def read(cls, settings: Any, series: Any, static: Any, future: Any) -> _Items:
         """Open and check the tables; every error that the whole data show is raised here."""
         names = {each: getattr(settings, each) for each in ("id_col", "step_col", "target_col")}
-        opened = [
-            None if source is None else open_table(source, role, letter)
-            for source, role, letter in ((series, "series", "Y"), (static, "static", "X"))
-        ]
+        given = {"series": (series, "Y"), "static": (static, "X"), "future": (future, "future")}
+        opened = {
+            role: open_table(source, role, letter)
+            for role, (source, letter) in given.items()
+            if source is not None
+        }
         with warnings.catch_warnings():  # each fold's fit says it of what it uses
             warnings.simplefilter("ignore", DataWarning)
-            schema = Schema.fit(series, static, transform="none", tokens=tokens, **names)
-            panel = schema.panel(series, static)
-        table, statics = opened
-        if isinstance(table, np.ndarray):
-            rows = np.arange(panel.rows)
-            return cls(panel.ids, panel.known, schema, table, statics, rows, panel.groups)
-        assert isinstance(table, Table)  # Schema.fit needs a series
+            schema = Schema.fit(
+                series,
+                static,
+                future=future,
+                past_cols=settings.past_cols,
+                transform="none",
+                tokens=settings.head == "categorical",
+                **names,
+            )
+            panel = schema.panel(series, static, future=future)
         position = {item: row for row, item in enumerate(panel.ids.tolist())}
-        ids = _in_kind_of(panel.ids, read_ids(table, schema.id_col))
-        rows = np.array([position[item] for item in ids], np.int64)
-        typed = _typed(table, schema, panel.ids)
-        other = _typed(statics, schema, panel.ids) if isinstance(statics, Table) else None
-        return cls(panel.ids, panel.known, schema, typed, other, rows, panel.groups)
+        numbers = {"series": schema.past, "static": schema.static, "future": schema.future}
+        tables, rows = {}, {}
+        for role, table in opened.items():
+            if isinstance(table, Table):
+                ids = _in_kind_of(panel.ids, read_ids(table, schema.id_col))
+                tables[role] = _typed(table, schema, panel.ids, numbers[role].numeric)
+                rows[role] = np.array([position.get(item, -1) for item in ids], np.int64)
+            else:
+                tables[role], rows[role] = table, np.arange(panel.rows)
+        return cls(panel.ids, panel.known, schema, tables, rows, panel.groups)
 
-    def take(self, keep: np.ndarray) -> tuple[Any, Any]:
-        """Return the series and the static table of some items, by a mask of shape (n,)."""
-        if isinstance(self.series, np.ndarray):
-            return self.series[keep], None if self.static is None else self.static[keep]
-        series = self.series[np.flatnonzero(keep[self.rows])].to_native()
-        if self.static is None:
-            return series, None
-        return series, self.static[np.flatnonzero(keep)].to_native()  # rows are in order of ids
+    def take(self, keep: np.ndarray) -> dict[str, Any]:
+        """Return the tables of some items, by a mask of shape (n,)."""
+        found = {}
+        for role, table in self.tables.items():
+            rows = self.rows[role]
+            inside = np.flatnonzero((rows >= 0) & keep[rows])
+            found[role] = table[inside]
+            if not isinstance(table, np.ndarray):
+                found[role] = found[role].to_native()
+        return found
 
 
 def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
@@ -746,7 +759,7 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
     return list(map(str, found)) if as_text else found
 
 
-def _typed(table: Table, schema: Schema, ids: np.ndarray) -> Any:
+def _typed(table: Table, schema: Schema, ids: np.ndarray, numeric: Sequence[str]) -> Any:
     """Return a narwhals frame whose columns have types, also where they came as text.
 
     A CSV file is read as text, and what a column means is settled by all of its rows. Parts
@@ -758,7 +771,7 @@ def _typed(table: Table, schema: Schema, ids: np.ndarray) -> Any:
     import narwhals.stable.v2 as nw
     import polars as pl
 
-    numbers = set(schema.numeric)
+    numbers = set(numeric)
     if schema.vocabulary is None:
         numbers.add(schema.target_col)
     if schema.spacing is None:
@@ -869,7 +882,7 @@ class Baseline(Protocol):
 
 def default_baselines(schema: Schema) -> list[Baseline]:
     """Return the baselines that ``cross_validation`` takes for tables of this schema."""
-    counts = {name: len(known) for name, known in schema.categories.items()}
+    counts = {name: len(known) for name, known in schema.static.categories.items()}
     few = [name for name, count in counts.items() if 2 <= count <= _FEW]
     by = [MeanCurve(min(few, key=counts.__getitem__))] if few else []
     return [LastValue(), MeanCurve(), *by, Ridge(), Neighbours(), Trees()]
@@ -972,7 +985,7 @@ class MeanCurve(_Fitted):
         out = np.full((panel.rows, until, len(levels)), np.nan)
         group = seen = None
         if self.by is not None:
-            column = list(schema.categories).index(self.by)
+            column = list(schema.static.categories).index(self.by)
             group, seen = panel.codes[:, column], training.codes[:, column]
         for steps, rows in self._at(known, until):
             targets = self._targets(rows, steps)
@@ -1096,7 +1109,7 @@ class Trees(_Fitted):
             drawn = np.random.default_rng(self.seed).permutation(len(row))[: self.most]
             row, step = row[drawn], step[drawn]
         inputs, ours = _for_trees(training, known), _for_trees(panel, known)
-        few = [count <= _BINS for count in schema.cardinalities]
+        few = [count <= _BINS for count in schema.static.cardinalities]
         numeric = panel.numeric.shape[1]
         kinds = [False] * numeric + few + [False] * (inputs.shape[1] - numeric - len(few) + 1)
         grown = np.column_stack([inputs[row], step])
@@ -1145,7 +1158,7 @@ def _features(panel: Panel, schema: Schema, known: int) -> np.ndarray:
     """Return [X, prefix], float64: a 0/1 column a category, none for never seen; gaps 0."""
     prefix = np.where(panel.mask, panel.y, 0)[:, :known]
     parts = [panel.numeric]
-    for column, codes in enumerate(schema.cardinalities):
+    for column, codes in enumerate(schema.static.cardinalities):
         parts.append(panel.codes[:, column, None] == np.arange(1, codes))
     return np.concatenate([*parts, prefix], axis=1).astype(np.float64)
 

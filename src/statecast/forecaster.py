@@ -28,7 +28,7 @@ from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
-from statecast.table import Panel, Schema
+from statecast.table import Covariates, Panel, Schema
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
@@ -78,6 +78,7 @@ class Settings:
     id_col: str
     step_col: str
     target_col: str
+    past_cols: tuple[str, ...]
 
     def __post_init__(self) -> None:
         choices = {
@@ -117,6 +118,11 @@ class Settings:
         for name in ("id_col", "step_col", "target_col"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
+        past = self.past_cols
+        several = isinstance(past, (list, tuple)) and all(isinstance(name, str) for name in past)
+        if not several:
+            raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
+        object.__setattr__(self, "past_cols", tuple(past))  # JSON has lists
 
 
 class Forecaster:
@@ -158,6 +164,10 @@ class Forecaster:
         The same seed gives the same fit, and the same sample paths.
     id_col, step_col, target_col : str
         Column names of the series table.
+    past_cols : sequence of str
+        Further columns of the series table: past covariates, numeric or categorical, which
+        are observed with y (visits, the weather) and unknown beyond the prefix. What is known
+        beforehand goes into ``future`` (see ``fit``).
 
     Attributes
     ----------
@@ -203,6 +213,7 @@ class Forecaster:
         id_col: str = "unique_id",
         step_col: str = "ds",
         target_col: str = "y",
+        past_cols: Sequence[str] = (),
     ) -> None:
         given = dict(locals())
         del given["self"]
@@ -220,6 +231,7 @@ class Forecaster:
         series: Any,
         static: Any = None,
         *,
+        future: Any = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> Forecaster:
@@ -235,6 +247,12 @@ class Forecaster:
         static : table, path or array, optional
             A row an item: ``unique_id`` and its features, numbers or text; or an array
             ``(items, features)``.
+        future : table, path or array, optional
+            Known-future covariates (promotions, the calendar, planned spend): long, columns
+            ``unique_id, ds`` and the covariates, numbers or text, with a row for every step
+            of an item; or an array ``(items, steps, features)``. An empty cell is unknown, not
+            zero. Once learnt, they are needed wherever steps are taken or forecast; rows and
+            items that are not are ignored.
         callbacks : sequence of keras.callbacks.Callback
         verbose : "auto", 0, 1 or 2
             As in Keras.
@@ -250,6 +268,8 @@ class Forecaster:
             A table that cannot be used; the message names the column and the first item.
         """
         s = self.settings
+        if s.head == TOKENS and (future is not None or s.past_cols):
+            raise ArgumentError("future, past_cols: tokens take no covariates; received some.")
         schema = Schema.fit(
             series,
             static,
@@ -257,9 +277,11 @@ class Forecaster:
             step_col=s.step_col,
             target_col=s.target_col,
             transform=s.transform,
+            future=future,
+            past_cols=s.past_cols,
             tokens=s.head == TOKENS,
         )
-        panel = schema.panel(series, static, for_fit=True)
+        panel = schema.panel(series, static, future=future, for_fit=True)
         if schema.vocabulary is not None and schema.steps > MOST_STEPS:
             item = panel.ids[[panel.known.argmax()]].tolist()[0]
             raise DataError(
@@ -296,6 +318,7 @@ class Forecaster:
         static: Any = None,
         *,
         until: int,
+        future: Any = None,
         level: float | Sequence[float] = (80,),
         quantiles: float | Sequence[float] = (),
         calibrated: bool = True,
@@ -313,6 +336,9 @@ class Forecaster:
             The same columns as in ``fit``.
         until : int
             The last step to forecast, counted from 1.
+        future : table, path or array, optional
+            As in ``fit``, for every step up to ``until``; from a state, for every step after
+            those it has taken.
         level : float or sequence of float
             Central intervals to give, in percent.
         quantiles : float or sequence of float
@@ -350,6 +376,8 @@ class Forecaster:
                     "level, quantiles: tokens have no order, so there are none. Ask for the best "
                     "of a search, decoding=Beam(10, best=5)."
                 )
+            if future is not None:
+                self._need_numbers("future")
             beam = Beam() if decoding is None else decoding
             if not isinstance(beam, Beam):
                 raise ArgumentError(f"decoding: expected a Beam, received {beam!r}.")
@@ -359,15 +387,15 @@ class Forecaster:
         columns = _asked(level, quantiles)
         levels = list(columns.values())
         if state is None:
-            panel = self.schema.panel(series, static)
+            panel = self._panel(series, static, future, until)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
-            self._check_until(until, ids, known)
             values = self.quantiles(panel, until, levels, calibrated=calibrated)
         else:
             self._check_state(state, series, static)
             (known, ids, origin), kind = self._position(state), None
             self._check_until(until, ids, known)
-            values = self._rest_of(state, known, until, levels, calibrated)
+            plans, origin = self._plans(future, until, ids, known, origin)
+            values = self._rest_of(state, known, until, levels, calibrated, plans)
         named = {name: values[..., i] for i, name in enumerate(columns)}
         return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind)
 
@@ -382,7 +410,8 @@ class Forecaster:
         Parameters
         ----------
         panel : Panel
-            As ``schema.panel`` makes it.
+            As ``schema.panel`` makes it; steps that it knows no future covariates of are
+            forecast as if nothing were said of them.
         until : int
             The last step.
         levels : sequence of float
@@ -399,24 +428,33 @@ class Forecaster:
         for rows in _chunks(len(panel.ids)):
             part = panel.take(rows)
             value, observed = _steps(part.y, until), _steps(part.mask, until)
+            told = _told(part, np.arange(until)[None])
             parameters, _ = self._advance(
-                self._start(part), value, observed, np.ones_like(observed)
+                self._start(part), value, observed, np.ones_like(observed), told
             )
             memory = self._memory(part)
             parts.append(self._stack(parameters, memory, part.known, levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
-    def state(self, series: Any = None, static: Any = None) -> State:
+    def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
         """The state of each item after X and its prefix: where its next step starts.
+
+        Parameters
+        ----------
+        series, static
+            As in ``predict``.
+        future : table, path or array, optional
+            As in ``fit``, for the steps of the prefixes. What comes after them is no part of
+            the state: it is handed in where it is needed, and may then be another plan.
 
         Returns
         -------
         State
             A row an item, with the items' ids; leaves ``(rows, members, ...)``.
         """
-        return self._state_of(self.schema.panel(series, static))
+        return self._state_of(self.schema.panel(series, static, future=future))
 
-    def update(self, state: State, new_rows: Any) -> State:
+    def update(self, state: State, new_rows: Any, *, future: Any = None) -> State:
         """Advance items by their new observations: O(1) each, equal to a full re-run.
 
         Parameters
@@ -426,6 +464,8 @@ class Forecaster:
         new_rows : table or path
             Columns as in ``fit``; any of the state's items, each at steps after those it
             has. A step left out is a gap.
+        future : table, path or array, optional
+            As in ``fit``, for the new steps.
 
         Returns
         -------
@@ -446,7 +486,7 @@ class Forecaster:
                 "it some: State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
             )
         known, ids, origin = self._position(state)
-        new = self.schema.new_rows(new_rows, ids, known=known, origin=origin)
+        new = self.schema.new_rows(new_rows, ids, future=future, known=known, origin=origin)
         leaves = dict(state.at_rest().leaves)
         if new.origin is not None:
             leaves["origin"] = new.origin.astype("int64")
@@ -455,10 +495,12 @@ class Forecaster:
             # Each row goes on after the steps it has; what lies between them is a gap.
             more = (new.known - known)[rows, None]
             ahead = np.arange(more.max())
-            at = np.minimum(known[rows, None] + ahead, new.y.shape[1] - 1)
+            at = known[rows, None] + ahead
+            told = _told(new.take(rows), at)
+            at = np.minimum(at, new.y.shape[1] - 1)
             value, seen = new.y[rows[:, None], at], new.mask[rows[:, None], at]
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
-            _, moved = self._advance(moved, value, seen, ahead < more)
+            _, moved = self._advance(moved, value, seen, ahead < more, told)
             moved |= self._remembered(moved, new.take(rows))
             for name, leaf in moved.items():
                 leaves[name] = leaves[name].copy()
@@ -471,6 +513,7 @@ class Forecaster:
         static: Any = None,
         *,
         until: int,
+        future: Any = None,
         paths: int = 200,
         decoding: Sampling | None = None,
         state: State | None = None,
@@ -484,7 +527,7 @@ class Forecaster:
 
         Parameters
         ----------
-        series, static, until, state
+        series, static, until, future, state
             As in ``predict``.
         paths : int
             How many.
@@ -505,6 +548,8 @@ class Forecaster:
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
         if self._speaker is not None:
+            if future is not None:
+                self._need_numbers("future")
             sampling = Sampling() if decoding is None else decoding
             if not isinstance(sampling, Sampling):
                 raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
@@ -512,13 +557,15 @@ class Forecaster:
         self._check_decoding(decoding)
         kind = observed = None
         if state is None:
-            panel = self.schema.panel(series, static)
-            state, kind = self._state_of(panel), panel.kind
+            panel = self._panel(series, static, future, until)
+            state, kind, plans = self._state_of(panel), panel.kind, panel.future
             observed = self.schema.unscale(np.where(panel.mask, panel.y.astype("float64"), np.nan))
+            known, ids, origin = self._position(state)
         else:
             self._check_state(state, series, static)
-        known, ids, origin = self._position(state)
-        self._check_until(until, ids, known)
+            known, ids, origin = self._position(state)
+            self._check_until(until, ids, known)
+            plans, origin = self._plans(future, until, ids, known, origin)
         if len(ids) * paths * until > MAX_CELLS:
             raise ArgumentError(
                 f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
@@ -529,15 +576,22 @@ class Forecaster:
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
         for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
             part = state.take(rows)
-            drawn = self._draw(part, known[rows], until, paths)
+            plan = None if plans is None else plans.take(rows)
+            drawn = self._draw(part, known[rows], until, paths, plan)
             ranks = drawn.argsort(axis=1).argsort(axis=1)
-            marginal = self._rest_of(part, known[rows], until, levels, True)
+            marginal = self._rest_of(part, known[rows], until, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
         return Paths(ids, known, values, self.schema, origin, kind, observed)
 
     def explain(
-        self, series: Any = None, static: Any = None, *, until: int, analogues: int = 5
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: int,
+        future: Any = None,
+        analogues: int = 5,
     ) -> Explanation:
         """What moved each item's forecast: its observations, its static features, and the
         training items that began most alike.
@@ -548,8 +602,8 @@ class Forecaster:
 
         Parameters
         ----------
-        series, static, until
-            As in ``predict``.
+        series, static, until, future
+            As in ``predict``. Covariates stay as they are, and are not explained.
         analogues : int
             How many of the training items to name; 0 for none.
 
@@ -566,15 +620,14 @@ class Forecaster:
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
-        panel, schema = self.schema.panel(series, static), self.schema
-        self._check_until(until, panel.ids, panel.known)
+        panel, schema = self._panel(series, static, future, until), self.schema
         observations, statics = effects(
             lambda part: self.quantiles(part, until, [0.5])[..., 0],
             panel,
-            len(schema.numeric),
-            len(schema.categories),
+            len(schema.static.numeric),
+            len(schema.static.categories),
         )
-        names = [*schema.numeric, *schema.categories]
+        names = list(schema.static.kinds)
         near, weights = self._nearest(panel, analogues)
         return Explanation(
             panel.ids,
@@ -730,7 +783,9 @@ class Forecaster:
                 stacking = Stacking.from_arrays(learnt["stacking"], schema.steps)
             if learnt["analogues"]:
                 analogues = Analogues.from_arrays(learnt["analogues"])
-                if not analogues.fits(schema.numeric_width, schema.cardinalities, schema.steps):
+                if not analogues.fits(
+                    schema.static.width, schema.static.cardinalities, schema.steps
+                ):
                     raise ValueError("analogues: they are not those of the schema")
             weights = within(tensors, "network")
             if (schema.vocabulary is None) != (forecaster.settings.head != TOKENS):
@@ -796,21 +851,25 @@ class Forecaster:
     def _plan(self, schema: Schema) -> tuple[Decoder | Language, dict[str, Any]]:
         """The network's parts for tables of this schema."""
         s = self.settings
-        featured = schema.numeric_width or schema.cardinalities
+        featured = schema.static.width or schema.static.cardinalities
         stack = Stack([CELLS[s.cell](s.units) for _ in range(s.layers)])
         static = s.encoding if featured and s.conditioning != "state" else 0
         decoder: Decoder | Language
         if schema.vocabulary is None:
-            decoder = Decoder(stack, HEADS[s.head](), schema.steps, static)
+            past = 1 + s.encoding if schema.past.kinds else 0
+            future = 1 + s.encoding if schema.future.kinds else 0
+            decoder = Decoder(stack, HEADS[s.head](), schema.steps, static, past, future)
         else:
             head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
             decoder = Language(stack, head, s.embedding, s.tied, static, each)
         options = {
-            "numeric": schema.numeric_width,
-            "cardinalities": schema.cardinalities,
+            "numeric": schema.static.width,
+            "cardinalities": schema.static.cardinalities,
             "members": s.ensemble,
             "encoding": s.encoding,
             "conditioning": s.conditioning,
+            "future": (schema.future.width, schema.future.cardinalities),
+            "past": (schema.past.width, schema.past.cardinalities),
             "depth": s.depth,
         }
         return decoder, options
@@ -930,7 +989,8 @@ class Forecaster:
         steps = int(panel.known.max(initial=0))
         leaves = self._start(panel) | self._memory(panel)
         active = np.arange(1, steps + 1) <= panel.known[:, None]
-        _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active)
+        told = _told(panel, np.arange(steps)[None])
+        _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active, told)
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
         return State(leaves, panel.ids, self.fingerprint)
@@ -940,8 +1000,36 @@ class Forecaster:
             return self._speaker.start(panel.numeric, panel.codes)
         return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
+    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
+        """The panel of a forecast up to ``until``, checked."""
+        self._check_number(until)
+        panel = self.schema.panel(series, static, future=future, until=until)
+        self._check_until(until, panel.ids, panel.known)
+        return panel
+
+    def _plans(
+        self,
+        future: Any,
+        until: int,
+        ids: np.ndarray,
+        known: np.ndarray,
+        origin: np.ndarray | None,
+    ) -> tuple[Covariates | None, np.ndarray | None]:
+        """The future covariates of a state's items, and the dates of their step 1."""
+        if future is None and not self.schema.future.kinds:
+            return None, origin
+        panel = self.schema.new_rows(
+            None, ids, future=future, known=known, origin=origin, until=until
+        )
+        return panel.future, panel.origin
+
     def _advance(
-        self, leaves: dict[str, np.ndarray], value: np.ndarray, seen: np.ndarray, active: np.ndarray
+        self,
+        leaves: dict[str, np.ndarray],
+        value: np.ndarray,
+        seen: np.ndarray,
+        active: np.ndarray,
+        told: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Pooled parameters ``(rows, steps, size)``, none of tokens, and the leaves after
         ``active`` steps."""
@@ -960,6 +1048,7 @@ class Forecaster:
             "observed": _few_lengths(seen.astype("float32")),
             "active": _few_lengths(active.astype(bool)),
         }
+        inputs |= {name: _few_lengths(each, axis=1) for name, each in told.items()}
         after = self._batched(Advance, inputs)
         return after.pop("parameters")[:, :steps], leaves | after
 
@@ -996,6 +1085,7 @@ class Forecaster:
         until: int,
         levels: Sequence[float],
         calibrated: bool,
+        plans: Covariates | None,
     ) -> np.ndarray:
         """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken."""
         parts = []
@@ -1003,7 +1093,8 @@ class Forecaster:
             first = int(known[rows].min())
             nothing = np.zeros((len(rows), until - first), "float32")
             leaves = dict(state.take(rows).leaves)
-            parameters, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing))
+            told = self._ahead(plans, rows, known[rows], until)
+            parameters, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
             parameters = _aligned(parameters, known[rows], until)
             parts.append(self._stack(parameters, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
@@ -1054,7 +1145,20 @@ class Forecaster:
             found.append(speaker.sample(leaves, room, uniform, how, rules))
         return sequences(found, ids, known, until, self.schema, origin, kind)
 
-    def _draw(self, state: State, known: np.ndarray, until: int, paths: int) -> np.ndarray:
+    def _ahead(
+        self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int
+    ) -> dict[str, np.ndarray]:
+        """The covariates of the steps after each row's own ``known`` ones."""
+        steps, told = until - int(known.min()), {}
+        if plans is not None:
+            told |= plans.take(rows).at(known[:, None] + np.arange(steps)).named("future")
+        if self.schema.past.kinds:
+            told |= self.schema.nothing("past", len(rows), steps).named("past")
+        return told
+
+    def _draw(
+        self, state: State, known: np.ndarray, until: int, paths: int, plans: Covariates | None
+    ) -> np.ndarray:
         """Scaled paths ``(rows, paths, until)``, drawn step by step."""
         members, rows = self.settings.ensemble, state.rows
         share = -(-paths // members)
@@ -1069,8 +1173,10 @@ class Forecaster:
         uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
         forks = state.fork(share)
         inputs = {name: forks[name] for name in self._network.decoder.state_shapes}
-        uniform = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
-        drawn = self._batched(Sample, inputs | {"uniform": uniform})[..., : until - first]
+        inputs["uniform"] = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
+        for name, told in self._ahead(plans, np.arange(rows), known, until).items():
+            inputs[name] = _few_lengths(np.repeat(told, share, axis=0), axis=1)
+        drawn = self._batched(Sample, inputs)[..., : until - first]
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
@@ -1108,11 +1214,14 @@ class Forecaster:
                 "them: make it again with this forecaster's `state`."
             )
 
-    def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
+    def _check_number(self, until: int) -> None:
         if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
         if until > MOST_STEPS:
             raise ArgumentError(f"until: expected at most {MOST_STEPS:,}, received {until:,}.")
+
+    def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
+        self._check_number(until)
         late = np.flatnonzero(known >= until)
         if len(late):
             item = ids[late[:1]].tolist()[0]
@@ -1398,11 +1507,22 @@ def _steps(array: np.ndarray, until: int) -> np.ndarray:
     return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))
 
 
-def _few_lengths(array: np.ndarray, value: Any = 0) -> np.ndarray:
+def _few_lengths(array: np.ndarray, value: Any = 0, axis: int = -1) -> np.ndarray:
     """Steps, the last axis, padded to one or a multiple of eight: few lengths to compile."""
-    steps = array.shape[-1]
-    more = 0 if steps == 1 else -steps % 8
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)], constant_values=value)
+    steps = array.shape[axis]
+    more = np.zeros((array.ndim, 2), int)
+    more[axis, 1] = 0 if steps == 1 else -steps % 8
+    return np.pad(array, more, constant_values=value)
+
+
+def _told(panel: Panel, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """The panel's covariates at ``steps``, ``(rows or 1, n)`` from 0; past ones on the prefix."""
+    steps = np.broadcast_to(steps, (panel.rows, steps.shape[1]))
+    told = {} if panel.future is None else panel.future.at(steps).named("future")
+    if panel.past is not None:
+        past = panel.past.at(steps)
+        told |= past.named("past") | {"past_there": past.there & (steps < panel.known[:, None])}
+    return told
 
 
 def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -26,6 +27,9 @@ from statecast.recurrence import run
 
 CONDITIONINGS = ("state", "inputs", "both")
 IN_STATE = ("state", "both")  # those in which X sets the initial state
+Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
+NO_FEATURES: Features = (0, ())
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
 
 
@@ -35,17 +39,25 @@ class Decoder:
 
     Before step t the head turns the stack's output (and the encoded X) into the
     distribution of y_t. Then the stack takes y_t where it was observed, and where it was
-    not, the distribution's median and a flag that says so; not observed is not zero.
+    not, the distribution's median and a flag that says so; not observed is not zero. Past
+    covariates, encoded, go in with y_t.
+
+    Future covariates of step t must be heard before y_t is told. With them the stack waits:
+    at step t it takes y_{t-1} (and its past covariates) with the future covariates of step t,
+    and the head reads what it then puts out.
 
     The state is the stack's, and: ``last``, the value last taken in, which the head's
     location is measured from (the residual path); ``step``, how many steps were taken;
-    ``static``, the encoded X, where it conditions the inputs.
+    ``static``, the encoded X, where it conditions the inputs; ``pending``, with future
+    covariates, what was seen of the last step and waits to be taken in.
     """
 
     stack: Stack
     head: Head
     horizon: int
     static: int = 0
+    past: int = 0
+    future: int = 0
 
     @property
     def units(self) -> int:
@@ -54,8 +66,13 @@ class Decoder:
 
     @property
     def width(self) -> int:
-        """Of what the stack takes in: value, observed, age and the encoded X."""
-        return 2 + AGES + self.static
+        """Of what the stack takes in: what was seen, age, future covariates, the encoded X."""
+        return self.seen + AGES + self.future + self.static
+
+    @property
+    def seen(self) -> int:
+        """Width of what is seen of a step: value, observed and past covariates."""
+        return 2 + self.past
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,6 +80,8 @@ class Decoder:
         shapes |= {"last": (1,), "step": (1,)}
         if self.static:
             shapes["static"] = (self.static,)
+        if self.future:
+            shapes["pending"] = (self.seen,)
         return shapes
 
     @property
@@ -73,6 +92,9 @@ class Decoder:
             "head/bias": (self.head.size,),
             "head/residual": (1,),
         }
+
+
+_OUTSIDE = ("step", "static", "pending")  # leaves that a loop's inputs are made of
 
 
 @dataclass(frozen=True)
@@ -88,25 +110,31 @@ class Sampler(Cell):
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = self.decoder.state_shapes
-        return {name: shape for name, shape in shapes.items() if name not in ("step", "static")}
+        return {name: shape for name, shape in shapes.items() if name not in _OUTSIDE}
 
     def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         return self.decoder.weight_shapes
 
     def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
-        stack, head, inner = self.decoder.stack, self.decoder.head, within(state, "cell")
-        seen = xp.concatenate([stack.output(inner), x[..., 2 + AGES :]], axis=-1)
+        decoder, inner, last = self.decoder, within(state, "cell"), state["last"]
+        stack, head, cells = decoder.stack, decoder.head, within(weights, "cell")
+        before = stack.output(inner)
+        if decoder.future:
+            taken = xp.concatenate([last, x[..., 1:]], axis=-1)
+            before, inner = stack.step(cells, taken, inner, xp)
+        seen = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
         raw = xp.matmul(seen, weights["head/kernel"]) + weights["head/bias"][..., None, :]
-        shift = state["last"] * weights["head/residual"][..., None, :]
+        shift = last * weights["head/residual"][..., None, :]
         drawn = head.quantile(head.parameters(raw, shift), x[..., :1])
-        taken = xp.concatenate([drawn, x[..., 1:]], axis=-1)
-        _, inner = stack.step(within(weights, "cell"), taken, inner, xp)
+        if not decoder.future:
+            taken = xp.concatenate([drawn, x[..., 1:]], axis=-1)
+            _, inner = stack.step(cells, taken, inner, xp)
         after = {f"cell/{name}": leaf for name, leaf in inner.items()}
         return drawn, after | {"last": drawn}
 
 
 class Encoder(keras.layers.Layer):
-    """Static features to one vector: an affine map of the numbers plus an embedding of each
+    """Features to one vector: an affine map of the numbers plus an embedding of each
     category, through tanh.
 
     Embeddings start at zero and decay towards it, so a category never seen in training
@@ -114,9 +142,14 @@ class Encoder(keras.layers.Layer):
     """
 
     def __init__(
-        self, width: int, cardinalities: Sequence[int], members: int, rng: np.random.Generator
+        self,
+        width: int,
+        cardinalities: Sequence[int],
+        members: int,
+        rng: np.random.Generator,
+        name: str = "encoder",
     ) -> None:
-        super().__init__(name="encoder")
+        super().__init__(name=name)
         self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
         self.rng = rng
 
@@ -189,6 +222,8 @@ class Network(keras.Model):
         Width of the encoded X.
     conditioning : {"state", "inputs", "both"}
         Where X enters.
+    future, past : tuple of int and sequence of int
+        Numbers and cardinalities of the covariates.
     depth : int
         Depth of ``InitialState`` on the encoded X.
     seed : int
@@ -198,7 +233,9 @@ class Network(keras.Model):
     ----
     inputs : dict
         ``value``, ``observed`` float ``(rows, members or 1, steps)``; ``numeric`` float and
-        ``codes`` int ``(rows, members or 1, n)``.
+        ``codes`` int ``(rows, members or 1, n)``. With future covariates ``future_numeric``,
+        ``future_codes`` ``(rows, members or 1, steps, n)`` and ``future_there``
+        ``(rows, members or 1, steps)``; with past ones likewise ``past_...``.
     returns : dict
         What the head reads at every step, given X and what was observed before it: a
         ``Readout``'s fields. The loss goes on from there in one operation; ``Parameters``
@@ -216,6 +253,8 @@ class Network(keras.Model):
         members: int,
         encoding: int,
         conditioning: str,
+        future: Features = NO_FEATURES,
+        past: Features = NO_FEATURES,
         depth: int = 1,
         seed: int = 0,
     ) -> None:
@@ -226,6 +265,11 @@ class Network(keras.Model):
         if self.featured:
             self.encoder = Encoder(encoding, cardinalities, members, rng)
             self.encoder.build((None, None, numeric))
+        self.covariates: dict[str, Encoder] = {}
+        for name, (width, codes) in (("future", future), ("past", past)):
+            if width or codes:
+                self.covariates[name] = Encoder(encoding, codes, members, rng, name)
+                self.covariates[name].build((None, None, width))
         self.initial = InitialState(
             decoder.stack,
             "features" if self.featured and conditioning in IN_STATE else "learned",
@@ -254,17 +298,21 @@ class Network(keras.Model):
         members: int,
         encoding: int,
         conditioning: str,
+        future: Features,
+        past: Features,
         depth: int,
     ) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, before any is made: what a model file must hold."""
         shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
         featured = bool(numeric or cardinalities)
-        if featured:
-            if numeric:
-                shapes["encoder/kernel"] = (numeric, encoding)
-            shapes["encoder/bias"] = (encoding,)
-            for i, codes in enumerate(cardinalities):
-                shapes[f"encoder/embedding_{i}"] = (codes, encoding)
+        encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
+        for name, (width, cards) in encoders.items():
+            if width:
+                shapes[f"{name}/kernel"] = (width, encoding)
+            if width or cards:
+                shapes[f"{name}/bias"] = (encoding,)
+            for i, codes in enumerate(cards):
+                shapes[f"{name}/embedding_{i}"] = (codes, encoding)
         leaves = decoder.stack.state_shapes
         if featured and conditioning in IN_STATE:
             width = max(shape[-1] for shape in leaves.values())
@@ -282,13 +330,13 @@ class Network(keras.Model):
     def weight_map(self) -> dict[str, Any]:
         """Every weight by the name it has in a model file."""
         weights = {f"decoder/{name}": weight for name, weight in self.cell_weights.items()}
-        if self.featured:
-            encoder = self.encoder
+        encoders = {"encoder": self.encoder} if self.featured else {}
+        for name, encoder in (encoders | self.covariates).items():
             if encoder.numeric:
-                weights["encoder/kernel"] = encoder.kernel
-            weights["encoder/bias"] = encoder.bias
+                weights[f"{name}/kernel"] = encoder.kernel
+            weights[f"{name}/bias"] = encoder.bias
             for i, table in enumerate(encoder.embeddings):
-                weights[f"encoder/embedding_{i}"] = table
+                weights[f"{name}/embedding_{i}"] = table
         initial = self.initial
         if initial.source == "features":
             affine = {f"trunk_{i}": layer for i, layer in enumerate(initial.trunk)} | initial.heads
@@ -311,32 +359,47 @@ class Network(keras.Model):
         leaves |= {"last": rows, "step": rows}
         if self.decoder.static:
             leaves["static"] = x
+        if self.decoder.future:  # before the first step: the mean, as if it had been observed
+            seen = np.zeros(self.decoder.seen, "float32")
+            seen[1] = 1.0
+            leaves["pending"] = rows + ops.convert_to_tensor(seen, dtype=self.compute_dtype)
         return leaves
 
     def advance(
-        self, leaves: Mapping[str, Any], value: Any, observed: Any, mask: Any = None
+        self,
+        leaves: Mapping[str, Any],
+        value: Any,
+        observed: Any,
+        mask: Any = None,
+        covariates: Mapping[str, Any] = NOTHING,
     ) -> tuple[Any, Leaves]:
         """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
 
         As ``read``, but gives every step's parameters, float32
         ``(members, rows, steps, head.size)``.
         """
-        readout, after = self.read(leaves, value, observed, mask)
+        readout, after = self.read(leaves, value, observed, mask, covariates)
         parameters = self.decoder.head.parameters(*readout.raw())
         return ops.cast(parameters, "float32"), after
 
     def read(
-        self, leaves: Mapping[str, Any], value: Any, observed: Any, mask: Any = None
+        self,
+        leaves: Mapping[str, Any],
+        value: Any,
+        observed: Any,
+        mask: Any = None,
+        covariates: Mapping[str, Any] = NOTHING,
     ) -> tuple[Readout, Leaves]:
         """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
 
         ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
-        False where a step is not taken. Gives what the head reads at every step, at one not
-        taken without meaning, and the leaves after.
+        False where a step is not taken (with future covariates, those are the last ones);
+        ``covariates`` are named as in a call. Gives what the head reads at every step, at one
+        not taken without meaning, and the leaves after.
         """
         decoder = self.decoder
         leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
-        x, steps = self._inputs(leaves, value, observed, mask)
+        x, outside = self._inputs(leaves, value, observed, mask, covariates)
         kernel = weights["head/kernel"]
         own = weights["head/bias"][:, None, :]
         if decoder.static:
@@ -344,7 +407,7 @@ class Network(keras.Model):
         own = own + ops.zeros_like(leaves["last"])
         kernel, at = kernel[:, : decoder.units], decoder.head.located_by
         loop = ClosedLoop(decoder.stack)
-        start = {name: leaf for name, leaf in leaves.items() if name not in ("step", "static")}
+        start = {name: leaf for name, leaf in leaves.items() if name not in _OUTSIDE}
         y, after = run(
             loop,
             {name: weight for name, weight in weights.items() if name.startswith("cell/")}
@@ -355,53 +418,90 @@ class Network(keras.Model):
         )
         # Split, not sliced: the gradient of slices is a sum of arrays padded with zeros.
         outputs, taken = ops.split(y, [decoder.units], axis=-1)
-        taken = taken[..., 0]
+        taken, decay = taken[..., 0], weights["head/residual"][:, 0]
+        after = {name: after[name] for name in start} | outside
+        if decoder.future:  # the stack has waited for them: what it puts out is of the step itself
+            return Readout(outputs, taken, kernel, own, decay), after
         first, last = loop.cell.output(within(leaves, "cell")), leaves["last"][..., 0]
         if mask is not None:  # until the first step that is taken
             began = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
             outputs = ops.where(began[..., None], outputs, first[:, :, None])
             taken = ops.where(began, taken, last[..., None])
-        decay = weights["head/residual"][:, 0]
-        after = {name: after[name] for name in start} | {"step": steps}
-        if decoder.static:
-            after["static"] = leaves["static"]
         return Readout(outputs, taken, kernel, own, decay, first, last), after
 
-    def sample(self, leaves: Mapping[str, Any], uniform: Any) -> Any:
+    def sample(
+        self, leaves: Mapping[str, Any], uniform: Any, covariates: Mapping[str, Any] = NOTHING
+    ) -> Any:
         """Joint paths from ``leaves``, ``(members, rows, steps)``, as is ``uniform``."""
         leaves = self._computed(leaves)
-        x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform))
+        x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform), None, covariates)
         sampler = Sampler(self.decoder)
         start = {name: leaves[name] for name in sampler.state_shapes}
+        if self.decoder.future:  # the draws stand where they are drawn; y_{t-1} is in the state
+            x = ops.concatenate([ops.cast(uniform, x.dtype)[..., None], x[..., 1:]], axis=-1)
+            start["last"] = leaves["pending"][..., :1]
         drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
         return ops.cast(drawn[..., 0], "float32")
 
     def _computed(self, named: Mapping[str, Any]) -> Leaves:
         return {name: ops.cast(value, self.compute_dtype) for name, value in named.items()}
 
-    def _inputs(self, leaves: Leaves, value: Any, observed: Any, mask: Any = None) -> tuple:
-        """What the stack takes in, ``(members, rows, steps, width)``, and the steps taken after."""
-        dtype = self.compute_dtype
+    def _inputs(
+        self,
+        leaves: Leaves,
+        value: Any,
+        observed: Any,
+        mask: Any,
+        covariates: Mapping[str, Any],
+    ) -> tuple[Any, Leaves]:
+        """What the stack takes in, ``(members, rows, steps, width)``, and the leaves after that
+        are no loop's."""
+        decoder, dtype = self.decoder, self.compute_dtype
         if mask is None:
             taken = ops.convert_to_tensor(np.arange(1, value.shape[-1] + 1), dtype=dtype)
         else:
             taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
         steps = leaves["step"] + taken  # (members, rows, steps)
-        age = (AGES - 1) * ops.minimum(steps / self.decoder.horizon, 1.0)[..., None]
+        age = (AGES - 1) * ops.minimum(steps / decoder.horizon, 1.0)[..., None]
         bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
-        channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
-        channels.append(ops.exp(-ops.square(age - bumps)))
-        if self.decoder.static:
-            channels.append(leaves["static"][:, :, None, :])
         like = ops.zeros_like(steps)[..., None]
-        after = ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]
+        channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
+        if decoder.past:
+            channels.append(self._encoded("past", covariates))
+        after = {"step": ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]}
+        if decoder.future:
+            seen = ops.concatenate([channel + like for channel in channels], axis=-1)
+            seen = ops.concatenate([leaves["pending"][:, :, None, :], seen], axis=2)
+            channels, after["pending"] = [seen[:, :, :-1]], seen[:, :, -1]
+            if mask is not None:
+                taken = ops.sum(ops.cast(mask, "int32"), axis=-1)[..., None, None]
+                taken = taken + ops.zeros_like(seen[:, :, :1], dtype="int32")
+                after["pending"] = ops.take_along_axis(seen, taken, axis=2)[:, :, 0]
+        channels.append(ops.exp(-ops.square(age - bumps)))
+        if decoder.future:
+            channels.append(self._encoded("future", covariates))
+        if decoder.static:
+            channels.append(leaves["static"][:, :, None, :])
+            after["static"] = leaves["static"]
         return ops.concatenate([channel + like for channel in channels], axis=-1), after
+
+    def _encoded(self, name: str, covariates: Mapping[str, Any]) -> Any:
+        """Covariates as the stack takes them in, ``(members, rows, steps, 1 + encoding)``: whether
+        anything is said of a step, and what."""
+        there = ops.cast(covariates[f"{name}_there"], self.compute_dtype)[..., None]
+        lead, steps = there.shape[0], there.shape[2]
+        parts = [covariates[f"{name}_{part}"] for part in ("numeric", "codes")]
+        # Rows and steps as one axis; what has no columns keeps out of the way.
+        flat = [ops.reshape(p, (lead, -1, p.shape[-1])) if p.shape[-1] else p[:, 0] for p in parts]
+        encoder = self.covariates[name]
+        encoded = ops.reshape(encoder(*flat), (self.members, -1, steps, encoder.width))
+        return ops.concatenate([there + ops.zeros_like(encoded[..., :1]), there * encoded], -1)
 
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: ops.swapaxes(value, 0, 1) for name, value in inputs.items()}
         leaves = self.start(inputs["numeric"], inputs["codes"])
-        readout, _ = self.read(leaves, inputs["value"], inputs["observed"])
-        return vars(readout)
+        readout, _ = self.read(leaves, inputs["value"], inputs["observed"], covariates=inputs)
+        return {name: part for name, part in vars(readout).items() if part is not None}
 
     def compute_loss(
         self,
@@ -451,9 +551,10 @@ class Parameters(keras.Model):
 class Advance(keras.Model):
     """``Network.advance`` as a compiled model.
 
-    Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)`` and
-    ``active`` bool ``(rows, steps)`` (False leaves the state as it is); returns the leaves
-    and ``parameters`` ``(rows, steps, head.size)``, pooled over the members.
+    Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)``,
+    ``active`` bool ``(rows, steps)`` (False leaves the state as it is) and covariates
+    ``(rows, steps, ...)``; returns the leaves and ``parameters`` ``(rows, steps, head.size)``,
+    pooled over the members.
     """
 
     def __init__(self, network: Network) -> None:
@@ -464,8 +565,10 @@ class Advance(keras.Model):
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         network, decoder = self.network, self.network.decoder
         leaves = {name: ops.swapaxes(inputs[name], 0, 1) for name in decoder.state_shapes}
-        channels = [inputs[name][None] for name in ("value", "observed", "active")]
-        parameters, leaves = network.advance(leaves, *channels)
+        steps = {name: value[None] for name, value in inputs.items() if name not in leaves}
+        parameters, leaves = network.advance(
+            leaves, steps["value"], steps["observed"], steps["active"], steps
+        )
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
             "parameters": decoder.head.pool(parameters, axis=0)
         }
@@ -474,8 +577,9 @@ class Advance(keras.Model):
 class Sample(keras.Model):
     """Joint paths as a compiled model: each member draws its share.
 
-    Takes leaves ``(rows, members, ...)``, each row a path's start, and ``uniform``
-    ``(rows, members, steps)`` strictly between 0 and 1; returns the paths, of that shape.
+    Takes leaves ``(rows, members, ...)``, each row a path's start, ``uniform``
+    ``(rows, members, steps)`` strictly between 0 and 1 and covariates ``(rows, steps, ...)``;
+    returns the paths, of the shape of ``uniform``.
     """
 
     def __init__(self, network: Network) -> None:
@@ -486,7 +590,9 @@ class Sample(keras.Model):
     def call(self, inputs: Mapping[str, Any]) -> Any:
         network = self.network
         leaves = {n: ops.swapaxes(inputs[n], 0, 1) for n in network.decoder.state_shapes}
-        return ops.swapaxes(network.sample(leaves, ops.swapaxes(inputs["uniform"], 0, 1)), 0, 1)
+        uniform = ops.swapaxes(inputs["uniform"], 0, 1)
+        covariates = {name: value[None] for name, value in inputs.items() if name not in leaves}
+        return ops.swapaxes(network.sample(leaves, uniform, covariates), 0, 1)
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:

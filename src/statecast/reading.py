@@ -10,7 +10,7 @@ import datetime
 import numbers
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from os import PathLike
@@ -45,25 +45,34 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Long:
-    """The series table: one entry a row."""
+class Steps:
+    """A table with a row an item and step: one entry a row."""
 
     label: str
     ids: list[Any]
     when: np.ndarray  # (N,) float64 steps, or datetime64[us]
     form: str | None  # "date" or "datetime"; None for steps
+    columns: dict[str, np.ndarray]  # the covariates, (N,): float64, or objects: text or None
+
+
+@dataclass(frozen=True)
+class Long(Steps):
+    """The series table; its covariates are the past ones."""
+
     y: np.ndarray  # (N,) float64, NaN where not observed
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Both tables, checked one by one and against each other."""
+    """The tables, checked one by one and against each other."""
 
     ids: list[Any]  # the items, in the panel's order
     kind: str
     long: Long | None
     row: np.ndarray  # (N,) int64: the item of each long row
     static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
+    future: Steps | None
+    future_row: np.ndarray  # the item of each row of the future table, -1 where it has none
     vocabulary: Vocabulary | None = None  # where y holds tokens: y are its codes
 
 
@@ -71,18 +80,23 @@ def parse(
     series: Any,
     static: Any,
     names: tuple[str, str, str],
-    wanted: dict[str, str] | None,
+    wanted: Mapping[str, dict[str, str]] | None,
     items: list[Any] | None = None,
     tokens: Vocabulary | None = None,
+    *,
+    future: Any = None,
+    past: Iterable[str] = (),
 ) -> Parsed:
-    """Read and check both tables.
+    """Read and check the tables.
 
-    ``wanted`` gives the static columns of the fit and their kinds (None: this is the fit);
-    ``items`` the known items, if the table may speak of no others; ``tokens`` says that y holds
-    tokens, and of which vocabulary (one without any: it is learnt here).
+    ``wanted`` gives the columns of the fit and their kinds, of the ``static``, the ``future``
+    and the ``past`` ones (None: this is the fit); ``items`` the known items, if the series may
+    speak of no others; ``tokens`` says that y holds tokens, and of which vocabulary (one without
+    any: it is learnt here); ``past`` the past covariates among the columns of the series.
     """
     table = None if series is None else open_table(series, "series", "Y")
     statics = None if static is None else open_table(static, "static", "X")
+    futures = None if future is None else open_table(future, "future", "future")
     if table is not None and statics is not None:
         arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
         if arrays[0] != arrays[1]:
@@ -90,12 +104,22 @@ def parse(
                 "Expected two tables or two arrays; received "
                 + ("an array Y and a static table." if arrays[0] else "a series table and X.")
             )
-    if isinstance(table, np.ndarray) or isinstance(statics, np.ndarray):
-        assert not isinstance(table, Table)  # both are arrays, or None
+    first = next(source for source in (table, statics, futures) if source is not None)
+    if futures is not None and isinstance(first, np.ndarray) != isinstance(futures, np.ndarray):
+        given = "a future table beside arrays"
+        if isinstance(futures, np.ndarray):
+            given = "an array `future` beside tables"
+        raise DataError(f"Expected all tables or all arrays; received {given}.")
+    if isinstance(first, np.ndarray):
+        assert not isinstance(table, Table)  # all are arrays, or None
         assert not isinstance(statics, Table)
-        return _parse_arrays(table, statics, wanted, items, tokens)
+        assert not isinstance(futures, Table)
+        return _parse_arrays(table, statics, futures, wanted, items, list(past), tokens)
+    assert not isinstance(table, np.ndarray)
+    assert not isinstance(statics, np.ndarray)
+    assert not isinstance(futures, np.ndarray)
+    kind = first.kind
 
-    kind = next(source.kind for source in (table, statics) if source is not None)
     long_ids = static_ids = None
     if table is not None:
         check_columns(table, names)
@@ -116,9 +140,19 @@ def parse(
         else:
             values = _token_cells(table, names[2], tokens)
             y, tokens = read_tokens(values, table.label, names[2], long_ids, tokens)
-        long = Long(table.label, long_ids, when, form, y)
+        past = list(past)
+        check_columns(table, past)
+        kinds = {} if wanted is None else wanted["past"]
+        columns = {name: _column(table, name, long_ids, kinds.get(name)) for name in past}
+        long = Long(table.label, long_ids, when, form, columns, y)
 
     ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
+    futures_ids: list[Any] = []
+    if futures is not None:
+        futures_ids = _check_future(futures, names)
+        if known is None and long_ids is None:
+            ids = list(dict.fromkeys(futures_ids))
+        futures_ids, ids = agree(futures_ids, futures, ids, None, names[0])
     position = dict(zip(ids, range(len(ids)), strict=True))
     if len(position) < len(ids):
         item = _first_repeated(ids)
@@ -140,38 +174,83 @@ def parse(
             )
     columns = {}
     if statics is not None and static_ids is not None:
-        columns = _static_columns(statics, names[0], static_ids, wanted)
-    return Parsed(ids, kind, long, row, columns, tokens)
+        columns = _columns(statics, names[:1], static_ids, wanted, "static")
+    planned, planned_row = None, np.zeros(0, np.int64)
+    if futures is not None:
+        when, form = read_when(futures, names[1], futures_ids)
+        told = _columns(futures, names[:2], futures_ids, wanted, "future")
+        planned = Steps(futures.label, futures_ids, when, form, told)
+        # It may speak of more items: a plan of the whole house, say.
+        planned_row = np.fromiter(
+            map(position.get, futures_ids, repeat(-1)), np.int64, len(futures_ids)
+        )
+    return Parsed(ids, kind, long, row, columns, planned, planned_row, tokens)
+
+
+def _check_future(table: Table, names: tuple[str, str, str]) -> list[Any]:
+    """Return the ids of the future table, whose other columns are covariates."""
+    check_columns(table, names[:2])
+    columns = list(table.frame.columns)
+    if names[2] in columns:
+        raise DataError(
+            f"{table.label}: expected what is known before {names[2]!r} is; received the column "
+            f"{names[2]!r} itself. Leave it out.",
+            column=names[2],
+        )
+    if len(columns) < 3:
+        raise DataError(
+            f"{table.label}: expected covariates beside {list(names[:2])}; received no others."
+        )
+    return read_ids(table, names[0])
 
 
 def _parse_arrays(
     table: np.ndarray | None,
     statics: np.ndarray | None,
-    wanted: dict[str, str] | None,
+    futures: np.ndarray | None,
+    wanted: Mapping[str, dict[str, str]] | None,
     items: list[Any] | None,
+    past: list[str],
     tokens: Vocabulary | None,
 ) -> Parsed:
-    """As ``parse``, for ``Y (n, T)`` and ``X (n, f)``; the ids are 0..n-1."""
+    """As ``parse``, for ``Y (n, T)``, ``X (n, f)`` and ``future (n, T, f)``; ids are 0..n-1."""
     columns: dict[str, np.ndarray] = {}
     if statics is not None:
-        x = _matrix(statics, "X", "(n, f)")
+        x = _numbers(statics, "X", "x", "(n, f)")
         columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
-        if wanted is not None:
-            _same_columns("X", list(columns), wanted)
-        elif len(columns) > MAX_COLUMNS:
-            raise DataError(f"X: expected at most {MAX_COLUMNS} columns; received {len(columns)}.")
-    first = statics if table is None else table
-    assert first is not None  # one of them is given
+        _check_names("X", list(columns), wanted, "static")
+    first = next(source for source in (table, statics, futures) if source is not None)
     n = len(first)
     if not n:
         raise DataError("Expected at least one item; received an array without rows.")
     if items is not None and len(items) != n:
-        raise DataError(f"Y: expected a row for each of {len(items)} known items; received {n}.")
+        letter = "future" if first is futures else "Y"
+        raise DataError(
+            f"{letter}: expected a row for each of {len(items)} known items; received {n}."
+        )
     ids = list(range(n)) if items is None else items
+    planned, planned_row = None, np.zeros(0, np.int64)
+    if futures is not None:
+        told = _numbers(futures, "future", "f", "(n, T, f)")
+        if len(told) != n:
+            raise DataError(f"future: expected a row for each of {n} items; received {len(told)}.")
+        features, steps = told.shape[2], told.shape[1]
+        named = {f"f{j + 1}": told[..., j].ravel() for j in range(features)}
+        _check_names("future", list(named), wanted, "future")
+        planned_row = np.repeat(np.arange(n), steps)
+        when = np.tile(np.arange(1.0, steps + 1), n)
+        planned = Steps("future", [ids[i] for i in planned_row.tolist()], when, None, named)
     if table is None:
-        return Parsed(ids, "arrays", None, np.zeros(0, np.int64), columns, tokens)
+        nothing = np.zeros(0, np.int64)
+        return Parsed(ids, "arrays", None, nothing, columns, planned, planned_row, tokens)
+    if past:
+        raise DataError(
+            f"past_cols: expected a series table with the columns {past}; received an array Y, "
+            "which has none. Hand in a table.",
+            column=past[0],
+        )
     if tokens is None:
-        y = _matrix(table, "Y", "(n, T)")
+        y = _numbers(table, "Y", "", "(n, T)")
     else:
         if table.ndim != 2:
             raise DataError(f"Y: expected shape (n, T); received {table.shape}.")
@@ -186,8 +265,8 @@ def _parse_arrays(
         raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
     row, at = np.nonzero(~np.isnan(y))
     long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
-    long = Long("Y", long_ids, at + 1.0, None, y[row, at])
-    return Parsed(ids, "arrays", long, row, columns, tokens)
+    long = Long("Y", long_ids, at + 1.0, None, {}, y[row, at])
+    return Parsed(ids, "arrays", long, row, columns, planned, planned_row, tokens)
 
 
 def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
@@ -259,10 +338,10 @@ def _array(source: Any, role: str, letter: str) -> np.ndarray:
     return array
 
 
-def _matrix(array: np.ndarray, letter: str, shape: str) -> np.ndarray:
-    """Return an array that was handed in as float64, checked."""
-    if array.ndim != 2:
-        raise DataError(f"{letter}: expected shape {shape}; received {array.shape}.")
+def _numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
+    """Return an array that was handed in as float64, checked; its columns go by ``letter``."""
+    if array.ndim != shape.count(",") + 1:
+        raise DataError(f"{label}: expected shape {shape}; received {array.shape}.")
     if array.dtype.kind in "biuf":
         values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
     elif array.dtype == object:
@@ -274,12 +353,11 @@ def _matrix(array: np.ndarray, letter: str, shape: str) -> np.ndarray:
     if not bad.any():
         bad, expected = np.abs(values) > LARGEST, "a finite number, or NaN"
     if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        name = letter if letter == "Y" else f"x{column + 1}"
+        at = tuple(np.argwhere(bad)[0].tolist())
         raise DataError(
-            f"{letter}[{row}, {column}]: expected {expected}; received {array[row, column]!r}.",
-            column=name,
-            item=row,
+            f"{label}{list(at)}: expected {expected}; received {array[at]!r}.",
+            column=f"{letter}{at[-1] + 1}" if letter else label,
+            item=at[0],
         )
     return values
 
@@ -515,50 +593,57 @@ def read_tokens(
     return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
 
 
-def _static_columns(
-    table: Table, id_col: str, ids: list[Any], wanted: dict[str, str] | None
+def _columns(
+    table: Table,
+    keys: Iterable[str],
+    ids: list[Any],
+    wanted: Mapping[str, dict[str, str]] | None,
+    what: str,
 ) -> dict[str, np.ndarray]:
-    """Return the static columns: float64 with NaN, or objects (text or None)."""
-    names = [name for name in table.frame.columns if name != id_col]
+    """Return the columns beside the keys: float64 with NaN, or objects (text or None)."""
+    names = [name for name in table.frame.columns if name not in keys]
     for name in names:
         if not isinstance(name, str):
             raise DataError(
                 f"{table.label}: expected columns named by text; received {name!r}.",
                 column=str(name),
             )
-    if wanted is not None:
-        _same_columns(table.label, names, wanted)
-    elif len(names) > MAX_COLUMNS:
-        raise DataError(
-            f"{table.label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
-        )
+    _check_names(table.label, names, wanted, what)
+    kinds = dict.fromkeys(names) if wanted is None else wanted[what]
     columns: dict[str, np.ndarray] = {}
-    for name in names if wanted is None else wanted:
-        kind = None if wanted is None else wanted[name]
-        columns[name] = _static_column(table, name, ids, kind)
+    for name, kind in kinds.items():
+        columns[name] = _column(table, name, ids, kind)
     return columns
 
 
-def _same_columns(label: str, names: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise unless the static columns are those of the fit, in any order."""
-    names, wanted = list(names), list(wanted)
-    for name in wanted:
+def _check_names(
+    label: str, names: list[str], wanted: Mapping[str, dict[str, str]] | None, what: str
+) -> None:
+    """Raise unless the columns are those of the fit, in any order; in the fit, for too many."""
+    if wanted is None:
+        if len(names) > MAX_COLUMNS:
+            raise DataError(
+                f"{label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
+            )
+        return
+    known = list(wanted[what])
+    for name in known:
         if name not in names:
             raise DataError(
-                f"{label}: expected a static column {name!r}, as in fit; received {names}.",
+                f"{label}: expected a {what} column {name!r}, as in fit; received {names}.",
                 column=name,
             )
     for name in names:
-        if name not in wanted:
+        if name not in known:
             raise DataError(
-                f"{label}: expected the static columns of fit, {wanted}; received {name!r} too. "
+                f"{label}: expected the {what} columns of fit, {known}; received {name!r} too. "
                 "Leave it out.",
                 column=name,
             )
 
 
-def _static_column(table: Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
-    """Return one static column, as the kind of the fit or, without one, by its type."""
+def _column(table: Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
+    """Return one column of features, as the kind of the fit or, without one, by its type."""
     column = table.frame[name]
     missing = column.is_null().to_numpy()
     values, bad = read_floats(column, table.text)

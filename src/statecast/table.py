@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any
+from typing import Any, NoReturn
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -32,6 +32,7 @@ from statecast.reading import (
     MAX_STEPS,
     Long,
     Parsed,
+    Steps,
     check_cells,
     fail,
     id_array,
@@ -42,8 +43,9 @@ from statecast.vocabulary import Vocabulary
 __all__ = ["Panel", "Schema"]
 
 _MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
+_TABLES = ("static", "future", "past")  # whose columns are features
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
-_STATIC_LIMIT = 5.0  # standardised numeric statics are clipped here: no outlier rules the network
+_FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
 _ENOUGH = 10  # observations at a step for it to stand on its own
@@ -51,6 +53,46 @@ _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps arou
 
 
 # -- the panel -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """What tables say of each step beside y: rows first, steps second, scaled.
+
+    Attributes
+    ----------
+    numeric : ndarray, shape (rows, T, 2 * n), float32
+        As ``Panel.numeric``, at each step.
+    codes : ndarray, shape (rows, T, m), int32
+        As ``Panel.codes``, at each step.
+    there : ndarray, shape (rows, T), bool
+        Whether anything is said of the step; the rest is without meaning where nothing is.
+    """
+
+    numeric: np.ndarray
+    codes: np.ndarray
+    there: np.ndarray
+
+    def take(self, rows: Any) -> Covariates:
+        """Return those of some rows, by index, slice or boolean mask."""
+        return Covariates(self.numeric[rows], self.codes[rows], self.there[rows])
+
+    def at(self, steps: np.ndarray) -> Covariates:
+        """Return those of the steps ``(rows, n)``, from 0; beyond the last nothing is there."""
+        rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
+        there = self.there[rows, held] & (steps < self.there.shape[1])
+        return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
+
+    def named(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays under the names that a network knows them by."""
+        return {f"{name}_{part}": getattr(self, part) for part in ("numeric", "codes", "there")}
+
+    def put(
+        self, row: np.ndarray, step: np.ndarray, numeric: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Write what is said of some rows at some steps, from 1."""
+        self.numeric[row, step - 1], self.codes[row, step - 1] = numeric, codes
+        self.there[row, step - 1] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +115,14 @@ class Panel:
     codes : ndarray, shape (rows, m), int32
         The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
     origin : ndarray, shape (rows,), datetime64[us], or None
-        The date of step 1 (NaT for an item with k = 0); None when steps are numbers.
+        The date of step 1 (NaT for an item with k = 0 and no future rows); None when steps
+        are numbers.
     kind : str
         What came in, so that the same can go out: ``"polars"``, ``"pandas"``,
         ``"pyarrow"``, ``"arrays"``, ...
+    future, past : Covariates or None
+        What is known of each step before it, and what is observed with its y. None where
+        fit had none.
     """
 
     ids: np.ndarray
@@ -86,6 +132,8 @@ class Panel:
     codes: np.ndarray
     origin: np.ndarray | None = None
     kind: str = "polars"
+    future: Covariates | None = None
+    past: Covariates | None = None
 
     @property
     def rows(self) -> int:
@@ -114,8 +162,10 @@ class Panel:
 
     def prefix(self, k: int) -> Panel:
         """Return the panel in which only the first k steps are seen."""
-        mask = self.mask & (np.arange(self.mask.shape[1]) < k)
-        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask)
+        mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
+        if past is not None:
+            past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
+        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask, past=past)
 
     def take(self, rows: Any) -> Panel:
         """Return the panel of some rows, by index, slice or boolean mask."""
@@ -127,10 +177,150 @@ class Panel:
             self.codes[rows],
             None if self.origin is None else self.origin[rows],
             self.kind,
+            None if self.future is None else self.future.take(rows),
+            None if self.past is None else self.past.take(rows),
         )
 
 
 # -- the schema ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What training taught about columns of features, static ones or covariates.
+
+    Attributes
+    ----------
+    numeric : tuple of str
+        The numeric columns, in the order of ``Panel.numeric``.
+    scaling : ndarray, shape (n, 4), float64
+        For each: the c of its log1p or 0, mean, gain (1 / standard deviation, or 0 for a
+        column that never varied in training, which therefore says nothing), and 1 if it
+        was ever missing in training.
+    categories : dict of str to tuple of str
+        The categorical columns in the order of ``Panel.codes``, with the sorted categories
+        met in training.
+    """
+
+    numeric: tuple[str, ...]
+    scaling: np.ndarray
+    categories: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
+        """Learn from columns of float64, or of objects: text or None."""
+        numeric: list[str] = []
+        rules: list[tuple[float, float, float, float]] = []
+        categories: dict[str, tuple[str, ...]] = {}
+        for name, values in columns.items():
+            if values.dtype == object:
+                categories[name] = _vocabulary(values, name, what)
+            else:
+                numeric.append(name)
+                rules.append(_numeric_rule(values))
+        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 4), categories)
+
+    @property
+    def width(self) -> int:
+        """The numbers of a row: a value and a flag for each numeric column."""
+        return 2 * len(self.numeric)
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """The number of codes of each categorical column, ``never seen`` and ``missing`` too."""
+        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each column's name and kind; empty where there are none."""
+        columns = dict.fromkeys(self.numeric, "numeric")
+        return columns | dict.fromkeys(self.categories, "categorical")
+
+    def encode(
+        self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+        """Return numbers float32 ``(rows, width)``, codes int32 ``(rows, m)``, and in words what
+        is missing and what is new; ``ids`` are the rows' items."""
+        rows = len(ids)
+        numeric = np.zeros((rows, self.width), np.float32)
+        codes = np.zeros((rows, len(self.categories)), np.int32)
+        missing: list[str] = []
+        unseen: list[str] = []
+
+        def note(name: str, what: str, affected: np.ndarray) -> str:
+            items = list(dict.fromkeys(ids[i] for i in affected))
+            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+            plural = "item" if len(items) == 1 else "items"
+            return f"{name!r} {what} ({plural} {', '.join(map(repr, items[:3]))}{more})"
+
+        for j, name in enumerate(self.numeric):
+            centre, mean, gain, flagged = self.scaling[j]
+            values = columns[name]
+            empty = np.isnan(values)
+            if centre > 0:
+                values = np.log1p(np.maximum(values, 0.0) / centre)
+            z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
+            numeric[:, j] = np.where(empty, 0.0, z)
+            numeric[:, len(self.numeric) + j] = empty * flagged
+            if empty.any():
+                missing.append(note(name, "is missing", np.flatnonzero(empty)))
+        for j, (name, known) in enumerate(self.categories.items()):
+            code: dict[str | None, int] = dict(
+                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
+            )
+            code[None] = _MISSING
+            values = columns[name].tolist()
+            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
+            if (codes[:, j] == _MISSING).any():
+                empty = np.flatnonzero(codes[:, j] == _MISSING)
+                missing.append(note(name, "is missing", empty))
+            strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            if len(strange):
+                new = sorted({values[i] for i in strange})
+                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+                what = f"has {', '.join(map(repr, new[:3]))}{more}, never seen in training"
+                unseen.append(note(name, what, strange))
+        return numeric, codes, missing, unseen
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the names as strict JSON; ``scaling`` is an array beside it."""
+        return {
+            "numeric": list(self.numeric),
+            "categorical": [
+                {"name": name, "categories": list(known)} for name, known in self.categories.items()
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
+        """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
+        config = _closed(config, ("numeric", "categorical"), what)
+        numeric, categorical = config["numeric"], config["categorical"]
+        for key, value in (("numeric", numeric), ("categorical", categorical)):
+            _must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
+        count = len(numeric) + len(categorical)
+        _must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
+        categories: dict[str, tuple[str, ...]] = {}
+        names = list(numeric)
+        for entry in categorical:
+            entry = _closed(entry, ("name", "categories"), "categorical")
+            name, known = entry["name"], entry["categories"]
+            _must(isinstance(known, list), "categories", "a list", type(known).__name__)
+            _must(
+                len(known) <= _MAX_CATEGORIES,
+                "categories",
+                f"at most {_MAX_CATEGORIES}",
+                len(known),
+            )
+            _must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
+            _must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
+            names.append(name)
+            if isinstance(name, str):
+                categories[name] = tuple(known)
+        _must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
+        distinct = len(set(names)) == len(names) and not set(keys) & set(names)
+        _must(distinct, f"{what} columns", "distinct names", names[:3])
+        return cls(tuple(numeric), np.zeros((len(numeric), 4)), categories)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,15 +339,8 @@ class Schema:
         The c of ``log1p(y / c)``; 1 without the transform.
     location, scaling : ndarray, shape (steps,), float64
         The mean and the standard deviation of (transformed) y at each step.
-    numeric : tuple of str
-        The numeric static columns, in the order of ``Panel.numeric``.
-    numeric_scaling : ndarray, shape (n, 4), float64
-        For each: the c of its log1p or 0, mean, gain (1 / standard deviation, or 0 for a
-        column that never varied in training, which therefore says nothing), and 1 if it
-        was ever missing in training.
-    categories : dict of str to tuple of str
-        The categorical static columns in the order of ``Panel.codes``, with the sorted
-        categories met in training.
+    static, future, past : Columns
+        Of the static table, of the future table, and of the series beside y.
     spacing : Spacing or None
         The grid of the dates; None when steps are numbers.
     vocabulary : Vocabulary or None
@@ -184,9 +367,9 @@ class Schema:
     centre: float
     location: np.ndarray
     scaling: np.ndarray
-    numeric: tuple[str, ...]
-    numeric_scaling: np.ndarray
-    categories: dict[str, tuple[str, ...]]
+    static: Columns
+    future: Columns
+    past: Columns
     spacing: Spacing | None
     vocabulary: Vocabulary | None = None
 
@@ -198,6 +381,8 @@ class Schema:
         series: Any,
         static: Any = None,
         *,
+        future: Any = None,
+        past_cols: Sequence[str] = (),
         id_col: str = "unique_id",
         step_col: str = "ds",
         target_col: str = "y",
@@ -209,11 +394,17 @@ class Schema:
         Parameters
         ----------
         series : table, path or array of shape (n, T)
-            Long table with the three columns; others are ignored. Null or NaN y is a
-            step that was not observed. The order of its rows does not matter.
+            Long table with the three columns and ``past_cols``; others are ignored. Null or
+            NaN y is a step that was not observed. The order of its rows does not matter.
         static : table, path or array of shape (n, f), optional
             One row an item. Numbers and booleans are numeric; text, categorical and enum
             columns are categorical, where an empty text is a missing one.
+        future : table, path or array of shape (n, T, f), optional
+            Long table of what is known of each step before it comes: the id, the step, and
+            covariates, numeric or categorical as statics are. A row for every step up to an
+            item's last observation; other rows are ignored.
+        past_cols : sequence of str
+            Columns of the series that are observed with y.
         id_col, step_col, target_col : str
             The names of the columns. Steps are whole numbers from 1, or dates: then step 1
             is an item's first row, and the spacing is the most common difference.
@@ -241,9 +432,22 @@ class Schema:
             raise ArgumentError(
                 f"id_col, step_col, target_col: expected three names; received {names}."
             )
+        if len({*names, *past_cols}) < 3 + len(past_cols):
+            raise ArgumentError(
+                f"past_cols: expected distinct columns beside {list(names)}; received "
+                f"{list(past_cols)}."
+            )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        parsed = parse(series, static, names, None, tokens=Vocabulary() if tokens else None)
+        parsed = parse(
+            series,
+            static,
+            names,
+            None,
+            tokens=Vocabulary() if tokens else None,
+            future=future,
+            past=past_cols,
+        )
         long = parsed.long
         assert long is not None  # series was given
         observed = ~np.isnan(long.y)
@@ -260,7 +464,7 @@ class Schema:
         spacing = None
         if long.form is not None:
             spacing = _learn_spacing(long, parsed.row, step_col)
-        step, _ = _steps(parsed, spacing, names)
+        step, origin = _steps(parsed, spacing, names)
         _check_points(parsed, step, names)
         if spacing is None and step.min() > max(1, step.max() // 2):
             warnings.warn(
@@ -288,16 +492,11 @@ class Schema:
 
         present = np.zeros(len(parsed.ids), bool)
         present[parsed.row] = True
-        numeric: list[str] = []
-        rules: list[tuple[float, float, float, float]] = []
-        categories: dict[str, tuple[str, ...]] = {}
-        for name, values in parsed.static.items():
-            values = values[present]
-            if values.dtype == object:
-                categories[name] = _vocabulary(values, name)
-            else:
-                numeric.append(name)
-                rules.append(_numeric_rule(values))
+        known = np.zeros(len(parsed.ids), np.int64)
+        np.maximum.at(known, parsed.row[observed], step[observed])
+        planned, _ = _planned_steps(parsed, spacing, names, origin)
+        used = (planned >= 1) & (planned <= known[parsed.future_row]) & (parsed.future_row >= 0)
+        told = {} if parsed.future is None else parsed.future.columns
         return cls(
             id_col,
             step_col,
@@ -307,9 +506,9 @@ class Schema:
             centre,
             location,
             scaling,
-            tuple(numeric),
-            np.array(rules, np.float64).reshape(-1, 4),
-            categories,
+            Columns.fit({n: v[present] for n, v in parsed.static.items()}, "Static"),
+            Columns.fit({n: v[used] for n, v in told.items()}, "Future"),
+            Columns.fit(long.columns, "Past"),
             spacing,
             parsed.vocabulary,
         )
@@ -321,19 +520,17 @@ class Schema:
         """The length of the longest training item, T."""
         return len(self.location)
 
-    @property
-    def numeric_width(self) -> int:
-        """The width of ``Panel.numeric``: a value and a flag for each numeric static."""
-        return 2 * len(self.numeric)
-
-    @property
-    def cardinalities(self) -> list[int]:
-        """The number of codes of each categorical static, ``never seen`` and ``missing`` too."""
-        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
-
     # -- tables in ---------------------------------------------------------------------
 
-    def panel(self, series: Any = None, static: Any = None, *, for_fit: bool = False) -> Panel:
+    def panel(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        future: Any = None,
+        until: int = 0,
+        for_fit: bool = False,
+    ) -> Panel:
         """See tables through the schema.
 
         Parameters
@@ -342,7 +539,14 @@ class Schema:
             The prefixes; k may exceed ``steps``. Without it every item has k = 0.
         static : table, path or array of shape (n, f), optional
             Needed if the schema has statics. An item of it without a row in the series
-            table has k = 0.
+            table has k = 0. Without it the items are those of the series, and without
+            both those of ``future``.
+        future : table, path or array of shape (n, T, f), optional
+            Needed if the schema has future covariates: a row for every step up to
+            ``until``, or up to the last observation if that is later. With dates, an item
+            without observations has its step 1 at its first row here.
+        until : int
+            The last step that future covariates are needed for.
         for_fit : bool
             Leave out the items without observations, which have nothing to learn from.
 
@@ -354,56 +558,62 @@ class Schema:
         Raises
         ------
         DataError
-            A table that cannot be used, or whose static columns are not those of ``fit``.
+            A table that cannot be used, or whose columns are not those of ``fit``.
 
         Warns
         -----
         DataWarning
-            Once a call: static values that are missing or were never seen in training.
+            Once a call and table: static values and future covariates that are missing, and
+            those and past ones that were never seen in training.
         """
-        if series is None and static is None:
+        if series is None and static is None and future is None:
             raise DataError("Expected a series table, a static table, or both; received neither.")
-        if static is None and self._has_static:
+        if static is None and self.static.kinds:
             raise DataError(
-                f"Expected a static table with {list(self._static_columns)}, as in fit; "
-                "received None."
+                f"Expected a static table with {list(self.static.kinds)}, as in fit; received None."
             )
+        parsed = self._parse(series, static, future)
         names = (self.id_col, self.step_col, self.target_col)
-        parsed = parse(series, static, names, self._static_columns, tokens=self.vocabulary)
         step, origin = _steps(parsed, self.spacing, names)
         _check_points(parsed, step, names)
         if self.transform == "log":
             _check_not_negative(parsed, self.target_col)
         y, mask = self._grid(parsed, step)
-        keep = mask.any(axis=1) if for_fit else np.ones(len(mask), bool)
-        ids = id_array(parsed.ids)[keep]
-        columns = {name: values[keep] for name, values in parsed.static.items()}
-        numeric, codes = self._statics(ids.tolist(), columns)
-        if origin is not None:
-            origin = origin[keep]
-        return Panel(ids, y[keep], mask[keep], numeric, codes, origin, parsed.kind)
+        ids = id_array(parsed.ids)
+        numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
+        _warn("Static", missing + unseen)
+        panel = Panel(ids, y, mask, numeric, codes, origin, parsed.kind)
+        panel = self._with_covariates(panel, parsed, step, np.zeros(len(ids), np.int64), until)
+        return panel.take(mask.any(axis=1)) if for_fit else panel
 
     def new_rows(
         self,
         series: Any,
         ids: Sequence[Any] | np.ndarray | None,
         *,
+        future: Any = None,
         known: np.ndarray | None = None,
         origin: np.ndarray | None = None,
+        until: int = 0,
     ) -> Panel:
         """Read new observations of items that are already known, aligned to them.
 
         Parameters
         ----------
-        series : table, path or array of shape (rows, T)
+        series : table, path or array of shape (rows, T), or None
             The new observations only; items without any may be absent (or rows of NaN).
         ids : sequence, shape (rows,), or None
             The known items, in order; None takes those of the table.
+        future : table, path or array of shape (rows, T, f), optional
+            As in ``panel``; needed for the steps after ``known``.
         known : ndarray, shape (rows,), int, optional
             The steps up to which they are known; each new row must lie after. Default 0.
         origin : ndarray, shape (rows,), datetime64, optional
             The dates of their step 1, for tables with dates: ``Panel.origin`` of the
-            earlier call. An item at NaT (or all, without it) starts at its first new row.
+            earlier call. An item at NaT (or all, without it) starts at its first new row,
+            or without one at its first row in ``future``.
+        until : int
+            As in ``panel``.
 
         Returns
         -------
@@ -417,8 +627,10 @@ class Schema:
         DataError
             A table that cannot be used, an item that is not known, a step that already is.
         """
-        if series is None:
+        if series is None and not until:
             raise DataError("Expected a table of new rows; received None.")
+        if series is None and future is None:
+            raise self._without_future()
         names = (self.id_col, self.step_col, self.target_col)
         items = None
         if ids is not None:
@@ -428,33 +640,31 @@ class Schema:
                 raise ArgumentError(
                     f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
                 )
-        parsed = parse(series, None, names, {}, items, self.vocabulary)
+        parsed = self._parse(series, None, future, items)
         items = parsed.ids
         step, origin = _steps(parsed, self.spacing, names, origin)
         _check_points(parsed, step, names, all_missing=False)
         if self.transform == "log":
             _check_not_negative(parsed, self.target_col)
-        if known is not None:
-            long = parsed.long
-            assert long is not None  # series was given
-            known = np.asarray(known)
-            stale = step <= known[parsed.row]
-            if stale.any():
-                at = int(np.argmax(stale))
-                fail(
-                    long.label,
-                    self.step_col,
-                    f"steps after {known[parsed.row[at]]}, up to which the item is known",
-                    f"step {step[at]}",
-                    long.ids[at],
-                    "Hand in the new rows only.",
-                )
+        known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
+        long = parsed.long
+        stale = step <= known[parsed.row]
+        if long is not None and stale.any():
+            at = int(np.argmax(stale))
+            fail(
+                long.label,
+                self.step_col,
+                f"steps after {known[parsed.row[at]]}, up to which the item is known",
+                f"step {step[at]}",
+                long.ids[at],
+                "Hand in the new rows only.",
+            )
         y, mask = self._grid(parsed, step)
-        rows = len(items)
-        nothing = np.zeros((rows, 0), np.float32)
-        return Panel(
+        nothing = np.zeros((len(items), 0), np.float32)
+        panel = Panel(
             id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
         )
+        return self._with_covariates(panel, parsed, step, known, until)
 
     # -- scaling -----------------------------------------------------------------------
 
@@ -643,17 +853,14 @@ class Schema:
             "transform": self.transform,
             "centre": self.centre,
             "steps": self.steps,
-            "numeric": list(self.numeric),
-            "categorical": [
-                {"name": name, "categories": list(known)} for name, known in self.categories.items()
-            ],
+            **{name: columns.to_config() for name, columns in self._columns.items()},
             "spacing": None if self.spacing is None else self.spacing.to_config(),
             "vocabulary": None if self.vocabulary is None else self.vocabulary.to_config(),
         }
         arrays = {
             "location": self.location,
             "scaling": self.scaling,
-            "numeric_scaling": self.numeric_scaling,
+            **{f"{name}_scaling": columns.scaling for name, columns in self._columns.items()},
         }
         return config, {name: values.copy() for name, values in arrays.items()}
 
@@ -667,42 +874,20 @@ class Schema:
             A key too many or too few, a value of another type, size or range.
         """
         keys = ("id_col", "step_col", "target_col", "kind", "transform", "centre", "steps")
-        keys_of_parts = ("numeric", "categorical", "spacing", "vocabulary")
-        config = _closed(config, (*keys, *keys_of_parts), "schema")
-        columns = [config["id_col"], config["step_col"], config["target_col"]]
-        _must(all(isinstance(c, str) and c for c in columns), "column names", "text", columns)
-        _must(len(set(columns)) == 3, "column names", "three of them", columns)
+        config = _closed(config, (*keys, *_TABLES, "spacing", "vocabulary"), "schema")
+        named = [config["id_col"], config["step_col"], config["target_col"]]
+        _must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
+        _must(len(set(named)) == 3, "column names", "three of them", named)
         _must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
         transform, centre, steps = config["transform"], config["centre"], config["steps"]
         _must(transform in ("none", "log"), "transform", "'none' or 'log'", transform)
         finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= LARGEST
         _must(finite, "centre", "a positive number", centre)
         _must(_is_int(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
-        numeric, categorical = config["numeric"], config["categorical"]
-        for key, value in (("numeric", numeric), ("categorical", categorical)):
-            _must(isinstance(value, list), key, "a list", type(value).__name__)
-        count = len(numeric) + len(categorical)
-        _must(count <= MAX_COLUMNS, "static columns", f"at most {MAX_COLUMNS}", count)
-        categories: dict[str, tuple[str, ...]] = {}
-        statics = list(numeric)
-        for entry in categorical:
-            entry = _closed(entry, ("name", "categories"), "categorical")
-            name, known = entry["name"], entry["categories"]
-            _must(isinstance(known, list), "categories", "a list", type(known).__name__)
-            _must(
-                len(known) <= _MAX_CATEGORIES,
-                "categories",
-                f"at most {_MAX_CATEGORIES}",
-                len(known),
-            )
-            _must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
-            _must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
-            statics.append(name)
-            if isinstance(name, str):
-                categories[name] = tuple(known)
-        _must(all(isinstance(s, str) for s in statics), "static columns", "text", statics[:3])
-        distinct = len(set(statics)) == len(statics) and columns[0] not in statics
-        _must(distinct, "static columns", "distinct names", statics[:3])
+        columns = {
+            name: Columns.from_config(config[name], name, named[: 1 if name == "static" else 3])
+            for name in _TABLES
+        }
         spacing = config["spacing"]
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
@@ -713,7 +898,7 @@ class Schema:
         shapes = {
             "location": (steps,),
             "scaling": (steps,),
-            "numeric_scaling": (len(numeric), 4),
+            **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
         }
         _must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
         checked: dict[str, np.ndarray] = {}
@@ -723,22 +908,26 @@ class Schema:
             _must(values.dtype == np.float64, name, "float64", values.dtype)
             _must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
             checked[name] = values.copy()
-        rules = checked["numeric_scaling"]
         _must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
-        positive = (rules[:, [0, 2]] >= 0).all() and np.isin(rules[:, 3], (0, 1)).all()
-        _must(bool(positive), "numeric_scaling", "c >= 0, gain >= 0, a flag of 0 or 1", "others")
+        for name in _TABLES:
+            rules = checked[f"{name}_scaling"]
+            positive = (rules[:, [0, 2]] >= 0).all() and np.isin(rules[:, 3], (0, 1)).all()
+            _must(bool(positive), f"{name}_scaling", "c and gain >= 0, a flag 0 or 1", "others")
+        static, future, past = (
+            replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
+        )
         return cls(
-            columns[0],
-            columns[1],
-            columns[2],
+            named[0],
+            named[1],
+            named[2],
             config["kind"],
             transform,
             centre,
             checked["location"],
             checked["scaling"],
-            tuple(numeric),
-            rules,
-            categories,
+            static,
+            future,
+            past,
             spacing,
             vocabulary,
         )
@@ -746,13 +935,92 @@ class Schema:
     # -- private -----------------------------------------------------------------------
 
     @property
-    def _has_static(self) -> bool:
-        return bool(self.numeric or self.categories)
+    def _columns(self) -> dict[str, Columns]:
+        return {name: getattr(self, name) for name in _TABLES}
 
-    @property
-    def _static_columns(self) -> dict[str, str]:
-        columns = dict.fromkeys(self.numeric, "numeric")
-        return columns | dict.fromkeys(self.categories, "categorical")
+    def nothing(self, name: str, rows: int, steps: int) -> Covariates:
+        """Return covariates, ``"future"`` or ``"past"`` ones, of steps of which nothing is said."""
+        columns = self._columns[name]
+        return Covariates(
+            np.zeros((rows, steps, columns.width), np.float32),
+            np.zeros((rows, steps, len(columns.categories)), np.int32),
+            np.zeros((rows, steps), bool),
+        )
+
+    def _parse(
+        self, series: Any, static: Any, future: Any, items: list[Any] | None = None
+    ) -> Parsed:
+        if future is not None and not self.future.kinds:
+            raise DataError(
+                "Expected no future table, as in fit; received one. Fit with future= to learn "
+                "what its covariates do."
+            )
+        return parse(
+            series,
+            static,
+            (self.id_col, self.step_col, self.target_col),
+            {name: columns.kinds for name, columns in self._columns.items()},
+            items,
+            self.vocabulary,
+            future=future,
+            past=self.past.kinds,
+        )
+
+    def _with_covariates(
+        self, panel: Panel, parsed: Parsed, step: np.ndarray, first: np.ndarray, until: int
+    ) -> Panel:
+        """Return the panel with its covariates; future ones are needed after steps ``first``."""
+        names = (self.id_col, self.step_col, self.target_col)
+        rows, width = panel.mask.shape
+        if self.past.kinds:
+            past, long = self.nothing("past", rows, width), parsed.long
+            if long is not None:
+                numeric, codes, _, unseen = self.past.encode(long.columns, long.ids)
+                said = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
+                at = np.flatnonzero(said & (step <= width))
+                past.put(parsed.row[at], step[at], numeric[at], codes[at])
+                _warn("Past", unseen, 4)
+            panel = replace(panel, past=past)
+        if not self.future.kinds:
+            return panel
+        need = np.maximum(panel.known, until)
+        future, table = self.nothing("future", rows, max(width, until)), parsed.future
+        if table is None:
+            if (need > first).any():
+                raise self._without_future()
+            return replace(panel, future=future)
+        planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin)
+        at = (parsed.future_row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
+        at = np.flatnonzero(at)
+        row, planned = parsed.future_row[at], planned[at]
+        _check_once(table, at, row, planned, self.step_col)
+        steps = np.arange(future.there.shape[1])
+        future.there[row, planned - 1] = True
+        lacking = ~future.there & (steps >= first[:, None]) & (steps < need[:, None])
+        if lacking.any():
+            which, late = (int(i) for i in np.argwhere(lacking)[0])
+            when = f"step {late + 1}"
+            if self.spacing is not None and origin is not None and not np.isnat(origin[which]):
+                date = self.spacing.dates(origin[which : which + 1], np.array([late + 1]))
+                when += f" ({np.datetime_as_string(date[0], unit='auto')})"
+            fail(
+                table.label,
+                self.step_col,
+                f"a row for every step after {first[which]} up to {need[which]}",
+                f"none for {when}",
+                parsed.ids[which],
+                "Add it; leave a cell empty where its value is not known.",
+            )
+        told = {name: values[at] for name, values in table.columns.items()}
+        numeric, codes, missing, unseen = self.future.encode(told, [table.ids[i] for i in at])
+        future.put(row, planned, numeric, codes)
+        _warn("Future", missing + unseen, 4)
+        return replace(panel, future=future, origin=origin)
+
+    def _without_future(self) -> DataError:
+        return DataError(
+            f"Expected a future table with {list(self.future.kinds)}, as in fit; received None."
+        )
 
     def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return location and scaling of the steps along the last axis."""
@@ -781,56 +1049,6 @@ class Schema:
             y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
             mask[row, at] = True
         return y, mask
-
-    def _statics(
-        self, ids: list[Any], columns: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numeric and the categorical statics, with one warning for what is new."""
-        rows = len(ids)
-        numeric = np.zeros((rows, self.numeric_width), np.float32)
-        codes = np.zeros((rows, len(self.categories)), np.int32)
-        notes: list[str] = []
-
-        def note(name: str, what: str, affected: np.ndarray) -> None:
-            items = [ids[i] for i in affected[:3]]
-            more = f" and {len(affected) - 3} more" if len(affected) > 3 else ""
-            plural = "item" if len(affected) == 1 else "items"
-            notes.append(f"{name!r} {what} ({plural} {', '.join(map(repr, items))}{more})")
-
-        for j, name in enumerate(self.numeric):
-            centre, mean, gain, flagged = self.numeric_scaling[j]
-            values = columns[name]
-            missing = np.isnan(values)
-            if centre > 0:
-                values = np.log1p(np.maximum(values, 0.0) / centre)
-            z = np.clip((values - mean) * gain, -_STATIC_LIMIT, _STATIC_LIMIT)
-            numeric[:, j] = np.where(missing, 0.0, z)
-            numeric[:, len(self.numeric) + j] = missing * flagged
-            if missing.any():
-                note(name, "is missing", np.flatnonzero(missing))
-        for j, (name, known) in enumerate(self.categories.items()):
-            code: dict[str | None, int] = dict(
-                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
-            )
-            code[None] = _MISSING
-            values = columns[name].tolist()
-            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
-            if (codes[:, j] == _MISSING).any():
-                note(name, "is missing", np.flatnonzero(codes[:, j] == _MISSING))
-            unseen = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
-            if len(unseen):
-                new = sorted({values[i] for i in unseen})
-                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-                what = f"has {', '.join(map(repr, new[:3]))}{more}, never seen in training"
-                note(name, what, unseen)
-        if notes:
-            more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
-            warnings.warn(
-                "Static columns, taken as average or unknown: " + "; ".join(notes[:8]) + more + ".",
-                DataWarning,
-                stacklevel=3,  # the caller of panel
-            )
-        return numeric, codes
 
 
 # -- the grid of dates -----------------------------------------------------------------
@@ -965,11 +1183,7 @@ def _steps(
         origin = np.asarray(origin).astype("datetime64[us]")
     if long is None:
         return np.zeros(0, np.int64), origin if spacing is not None else None
-    if (long.form is None) != (spacing is None):
-        expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
-        fail(
-            long.label, names[1], f"{expected}, as in fit", received, parsed.ids[0], "Convert them."
-        )
+    _check_form(long, spacing, names, parsed.ids)
     if spacing is None:
         return long.when.astype(np.int64), None
     assert origin is not None  # made above
@@ -978,16 +1192,56 @@ def _steps(
     good = on_grid & (step >= 1) & (step <= MAX_STEPS)
     if not good.all():
         at = int(np.argmin(good))
-        start = np.datetime_as_string(origin[parsed.row[at]], unit="auto")
-        fail(
-            long.label,
-            names[1],
-            f"dates {spacing} apart from the item's first, {start}",
-            np.datetime_as_string(long.when[at], unit="auto"),
-            long.ids[at],
-            "Correct the date, or number the steps 1, 2, ... yourself.",
-        )
+        _fail_off_grid(long, at, origin[parsed.row], spacing, names)
     return step, origin
+
+
+def _planned_steps(
+    parsed: Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    origin: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the step of each row of the future table, below 1 where it comes before an item's
+    first, and the date of each item's step 1, which is here where it has no other."""
+    table, row = parsed.future, parsed.future_row
+    if table is None:
+        return np.zeros(0, np.int64), origin
+    _check_form(table, spacing, names, parsed.ids)
+    if spacing is None or origin is None:
+        return table.when.astype(np.int64), None
+    ours = np.flatnonzero(row >= 0)
+    when, step = table.when[ours], np.zeros(len(row), np.int64)
+    origin = np.where(np.isnat(origin), _first_dates(when, row[ours], len(origin)), origin)
+    step[ours], on_grid = spacing.steps(when, origin[row[ours]])
+    if not on_grid.all():
+        at = int(ours[np.argmin(on_grid)])
+        _fail_off_grid(table, at, origin[row], spacing, names)
+    return step, origin
+
+
+def _check_form(
+    table: Steps, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
+) -> None:
+    if (table.form is None) != (spacing is None):
+        expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
+        expected = f"{expected}, as in fit"
+        fail(table.label, names[1], expected, received, ids[0], "Convert them.")
+
+
+def _fail_off_grid(
+    table: Steps, at: int, origin: np.ndarray, spacing: Spacing, names: tuple[str, str, str]
+) -> NoReturn:
+    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item."""
+    start = np.datetime_as_string(origin[at], unit="auto")
+    fail(
+        table.label,
+        names[1],
+        f"dates {spacing} apart from the item's first, {start}",
+        np.datetime_as_string(table.when[at], unit="auto"),
+        table.ids[at],
+        "Correct the date, or number the steps 1, 2, ... yourself.",
+    )
 
 
 # -- what is learnt --------------------------------------------------------------------
@@ -1068,11 +1322,11 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
     return centre, mean, 1 / spread if varies else 0.0, flag
 
 
-def _vocabulary(values: np.ndarray, name: str) -> tuple[str, ...]:
+def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
     known = sorted({value for value in values.tolist() if value is not None})
     if len(known) > _MAX_CATEGORIES:
         raise DataError(
-            f"Static column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
+            f"{what} column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
             f"{len(known):,}. Leave the column out, or group its values.",
             column=name,
         )
@@ -1089,19 +1343,7 @@ def _check_points(
     long = parsed.long
     if long is None or parsed.kind == "arrays":
         return
-    place = parsed.row * (MAX_STEPS + 1) + step
-    order = np.argsort(place, kind="stable")
-    twice = place[order][1:] == place[order][:-1]
-    if twice.any():
-        at = int(order[1:][twice].min())
-        fail(
-            long.label,
-            names[1],
-            "each step of an item once",
-            f"step {step[at]} again" if long.form is None else f"{long.when[at]} again",
-            long.ids[at],
-            "Keep one row of them.",
-        )
+    _check_once(long, np.arange(len(step)), parsed.row, step, names[1])
     if all_missing:
         rows = np.bincount(parsed.row, minlength=len(parsed.ids))
         observed = np.bincount(parsed.row[~np.isnan(long.y)], minlength=len(parsed.ids))
@@ -1115,6 +1357,41 @@ def _check_points(
                 parsed.ids[int(np.argmax(empty))],
                 "For a forecast from k = 0, leave the item out of the series table.",
             )
+
+
+def _check_once(
+    table: Steps, at: np.ndarray, row: np.ndarray, step: np.ndarray, step_col: str
+) -> None:
+    """Raise for a repeated (item, step) among the rows ``at`` of a table."""
+    place = row * (MAX_STEPS + 1) + step
+    order = np.argsort(place, kind="stable")
+    twice = place[order][1:] == place[order][:-1]
+    if twice.any():
+        which = int(order[1:][twice].min())
+        fail(
+            table.label,
+            step_col,
+            "each step of an item once",
+            f"step {step[which]} again" if table.form is None else f"{table.when[at[which]]} again",
+            table.ids[at[which]],
+            "Keep one row of them.",
+        )
+
+
+def _is_missing(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return np.array([value is None for value in values], bool)
+    return np.isnan(values)
+
+
+def _warn(what: str, notes: Sequence[str], level: int = 3) -> None:
+    if notes:
+        more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
+        warnings.warn(
+            f"{what} columns, taken as average or unknown: {'; '.join(notes[:8])}{more}.",
+            DataWarning,
+            stacklevel=level,  # the caller of panel, or of new_rows
+        )
 
 
 def _check_not_negative(parsed: Parsed, target_col: str) -> None:

@@ -54,16 +54,28 @@ class _Rows(keras.utils.PyDataset):
             panel.mask.any(axis=1), panel.mask.shape[1] - panel.mask[:, ::-1].argmax(axis=1), 0
         )
 
-    def pack(self, rows: np.ndarray, seen: np.ndarray, counted: np.ndarray) -> tuple[Any, ...]:
-        """Rows ``(batch, members)``; which steps are seen, and which count, with steps."""
+    def pack(
+        self,
+        rows: np.ndarray,
+        seen: np.ndarray,
+        counted: np.ndarray,
+        told: np.ndarray | None = None,
+    ) -> tuple[Any, ...]:
+        """Rows ``(batch, members)``; which steps are seen, and which count, with steps; and of
+        which the past covariates are seen, if not of the same."""
         panel = self.panel
         value, mask = panel.y[rows], panel.mask[rows]
-        inputs = {
+        inputs: dict[str, Any] = {
             "value": value,
             "observed": (mask & seen).astype("float32"),
             "numeric": panel.numeric[rows],
             "codes": panel.codes[rows],
         }
+        for name, covariates in (("future", panel.future), ("past", panel.past)):
+            if covariates is not None:
+                inputs |= covariates.take(rows).named(name)
+        if panel.past is not None:
+            inputs["past_there"] = inputs["past_there"] & (seen if told is None else told)
         return inputs, value, (mask & counted).astype("float32")
 
 
@@ -102,7 +114,11 @@ class TrainingRows(_Rows):
         seen = (steps < prefix[..., None]) | whole[..., None]
         holed = rng.random(rows.shape) < HOLED
         seen &= ~(holed[..., None] & (rng.random(seen.shape) < HOLE))
-        return self.pack(rows, seen, np.ones_like(seen))
+        told = None
+        if self.panel.past is not None:  # a sampled path comes without past covariates
+            cut = np.where(rng.random(rows.shape) < HOLED, rng.random(rows.shape), 1.0)
+            told = seen & (steps < (cut * self.panel.y.shape[1])[..., None])
+        return self.pack(rows, seen, np.ones_like(seen), told)
 
 
 class HeldOutRows(_Rows):

@@ -1,0 +1,282 @@
+"""Covariates: heard in time and never too early, used, and every law of the forecaster kept."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from statecast.errors import ArgumentError, DataError
+from statecast.forecaster import Forecaster
+from statecast.network import Decoder
+from statecast.state import State
+
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning"),
+]
+
+N, T = 48, 8
+CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
+
+
+def _tables(seed=0):
+    """Sales with promotions planned, and visits counted beside them; with gaps of both."""
+    rng = np.random.default_rng(seed)
+    level, promo = rng.normal(size=N), (rng.random((N, T)) < 0.3).astype(float)
+    month = rng.choice(["spring", "summer"], (N, T))
+    y = 20 + 2 * level[:, None] + 8 * promo + 2 * (month == "summer") + rng.normal(size=(N, T))
+    row, step = (axis.ravel() for axis in np.indices((N, T)))
+    table = pl.DataFrame({"unique_id": row, "ds": step + 1, "y": y.ravel()})
+    visits = np.where(rng.random(N * T) < 0.1, np.nan, y.ravel() + rng.normal(size=N * T))
+    table = table.with_columns(visits=pl.Series(visits).fill_nan(None))
+    series = table.filter(pl.Series((rng.random(N * T) < 0.9) | (step == 0)))
+    promo[3, 2] = promo[4, 5] = np.nan
+    future = pl.DataFrame(
+        {"unique_id": row, "ds": step + 1, "promo": promo.ravel(), "month": month.ravel()}
+    ).with_columns(pl.col("promo").fill_nan(None))
+    return series, pl.DataFrame({"unique_id": range(N), "level": level}), future
+
+
+SMALL: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 4, "seed": 0}
+CORNERS: dict[str, dict[str, Any]] = {
+    "both": {"past_cols": ["visits"]},
+    "future": {"cell": "gru", "layers": 2, "conditioning": "both", "head": "normal"},
+    "past": {"past_cols": ["visits"], "cell": "simple_rnn", "conditioning": "inputs"},
+}
+
+
+@cache
+def _fitted(corner):
+    """A forecaster, and the keywords that hand it its future table."""
+    series, static, future = _tables()
+    more: dict[str, Any] = {} if corner == "past" else {"future": future}
+    return Forecaster(**SMALL, **CORNERS[corner]).fit(series, static, **more, verbose=0), more
+
+
+@pytest.fixture(params=list(CORNERS))
+def fitted(request):
+    return _fitted(request.param)
+
+
+@pytest.fixture
+def both():
+    return _fitted("both")
+
+
+def _values(table):
+    return table.select(pl.col("^statecast.*$")).to_numpy()
+
+
+def _same(found, expected, tolerance=CLOSE):
+    assert found.select("unique_id", "ds").equals(expected.select("unique_id", "ds"))
+    np.testing.assert_allclose(_values(found), _values(expected), rtol=tolerance)
+
+
+def _mixed(series, seed=1):
+    """Prefixes of every length, none included."""
+    k = pl.DataFrame(
+        {"unique_id": range(N), "k": np.random.default_rng(seed).integers(0, T - 1, N)}
+    )
+    return series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k")).drop("k")
+
+
+def _planned(future, item, step, **cells):
+    """The future table with other cells at one step of an item."""
+    at = (pl.col("unique_id") == item) & (pl.col("ds") == step)
+    return future.with_columns(
+        pl.when(at).then(pl.lit(value)).otherwise(pl.col(name)).alias(name)
+        for name, value in cells.items()
+    )
+
+
+# -- the forecaster's laws ----------------------------------------------------------------------
+
+
+def test_every_k_alone_among_others_and_from_updates(fitted):
+    """One call with mixed k is a call an item, and the states that updates left, one by one."""
+    f, more = fitted
+    series, static, _ = _tables()
+    prefix = _mixed(series)
+    together = f.predict(prefix, static, until=T, **more)
+    assert np.isfinite(_values(together)).all()
+    for item in (0, 3, 17):
+        own = pl.col("unique_id") == item
+        mine = prefix.filter(own)
+        alone = f.predict(None if mine.is_empty() else mine, static.filter(own), until=T, **more)
+        _same(together.filter(own), alone)
+    state = f.state(None, static)
+    for step in range(1, T):
+        new = prefix.filter(pl.col("ds") == step)
+        if not new.is_empty():
+            state = f.update(state, new, **more)
+    full = f.state(prefix, static, **more)
+    for name in full:
+        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
+    for each in (state, full):
+        _same(f.predict(state=each, until=T, **more), together)
+
+
+def test_paths_agree_with_the_forecast_and_come_from_a_state_too(fitted):
+    f, more = fitted
+    series, static, _ = _tables()
+    prefix = _mixed(series)
+    paths = f.simulate(prefix, static, until=T, paths=99, **more)
+    known = np.arange(T) < paths.known[:, None]
+    assert (np.isnan(paths.values) == known[:, None, :]).all()
+    median = np.median(paths.values.swapaxes(1, 2)[~known], axis=-1)
+    forecast = f.predict(prefix, static, until=T, **more)["statecast"].to_numpy()
+    np.testing.assert_allclose(median, forecast, rtol=2e-3)
+    again = f.simulate(state=f.state(prefix, static, **more), until=T, paths=99, **more)
+    np.testing.assert_allclose(again.values, paths.values, rtol=CLOSE)
+
+
+def test_save_then_load_is_the_identity(fitted, tmp_path):
+    f, more = fitted
+    series, static, _ = _tables()
+    prefix = _mixed(series)
+    f.save(tmp_path / "m.safetensors")
+    back = Forecaster.load(tmp_path / "m.safetensors")
+    assert back.settings == f.settings
+    assert back.state(prefix, static, **more) == f.state(prefix, static, **more)
+    expected = f.predict(prefix, static, until=T, **more)
+    assert back.predict(prefix, static, until=T, **more).equals(expected)
+    state = f.state(prefix, static, **more)
+    state.save(tmp_path / "s.safetensors")
+    back = State.load(tmp_path / "s.safetensors")
+    assert f.predict(state=back, until=T, **more).equals(f.predict(state=state, until=T, **more))
+
+
+# -- heard in time, and never too early ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0, 3])
+@pytest.mark.parametrize("step", [4, 6])
+def test_what_is_planned_for_a_step_moves_it_and_no_step_before(both, k, step):
+    """Also the very next step, of which the stack has taken nothing yet."""
+    f, _ = both
+    series, static, future = _tables()
+    prefix = series.filter(pl.col("ds") <= k) if k else None
+    forecasts = [
+        f.predict(prefix, static, until=T, future=_planned(future, 7, step, promo=promo))
+        for promo in (0.0, 1.0)
+    ]
+    others = pl.col("unique_id") != 7
+    assert forecasts[0].filter(others).equals(forecasts[1].filter(others))
+    left, right = (_values(table.filter(~others))[:, 0] for table in forecasts)
+    before = step - k - 1
+    np.testing.assert_array_equal(left[:before], right[:before])
+    assert np.abs(left[before:] - right[before:]).min() > 1e-4
+
+
+def test_plans_are_no_part_of_a_state(both):
+    """From one state two plans; what was planned for steps to come leaves no trace in it."""
+    f, _ = both
+    series, static, future = _tables()
+    prefix = series.filter(pl.col("ds") <= 3)
+    other = future.with_columns(promo=pl.when(pl.col("ds") > 3).then(1.0).otherwise("promo"))
+    state = f.state(prefix, static, future=future.filter(pl.col("ds") <= 3))
+    assert state == f.state(prefix, static, future=other)
+    _same(
+        f.predict(state=state, until=T, future=other.filter(pl.col("ds") > 1)),
+        f.predict(prefix, static, until=T, future=other),
+    )
+
+
+def test_past_covariates_are_seen_on_the_prefix_and_nowhere_else(both):
+    f, more = both
+    series, static, _ = _tables()
+    other = series.with_columns(visits=pl.when(pl.col("ds") > 3).then(99.0).otherwise("visits"))
+    panels = [f.schema.panel(table, static, **more).prefix(3) for table in (series, other)]
+    found = [f.quantiles(panel, T, [0.5]) for panel in panels]
+    np.testing.assert_array_equal(*found)
+    # Nor after the last observation, though the table goes on: y is not known there.
+    tails = [
+        table.with_columns(y=pl.when(pl.col("ds") <= 3).then("y")) for table in (series, other)
+    ]
+    tails = [f.predict(table, static, until=T, **more) for table in tails]
+    assert tails[0].equals(tails[1])
+    other = series.with_columns(visits=pl.when(pl.col("ds") == 3).then(0.0).otherwise("visits"))
+    prefixes = [table.filter(pl.col("ds") <= 3) for table in (series, other)]
+    left, right = (_values(f.predict(table, static, until=T, **more)) for table in prefixes)
+    assert np.median(np.abs(left - right)) > 1e-3
+
+
+def test_an_unknown_cell_is_not_zero(both):
+    f, _ = both
+    _, static, future = _tables()
+    forecasts = []
+    for promo in (None, 0.0):
+        plan = _planned(future, 7, 5, promo=promo)
+        forecasts.append(_values(f.predict(None, static, until=T, future=plan)))
+    assert np.isfinite(forecasts[0]).all()
+    assert np.abs(forecasts[0] - forecasts[1]).max() > 1e-3
+
+
+# -- they are used --------------------------------------------------------------------------------
+
+
+def test_promotions_make_forecasts_better_at_every_k():
+    rng = np.random.default_rng(5)
+    X, promo = rng.normal(size=(160, 1)), (rng.random((160, T, 1)) < 0.3).astype(float)
+    Y = 20 + 2 * X + 6 * promo[..., 0] + rng.normal(size=(160, T))
+    settings: dict[str, Any] = {"units": 8, "encoding": 4, "ensemble": 2, "epochs": 10}
+    settings |= {"learning_rate": 0.02, "analogues": False}
+    errors = []
+    for future in (None, promo):
+        part = [None if future is None else future[rows] for rows in (slice(120), slice(120, 160))]
+        f = Forecaster(**settings).fit(Y[:120], X[:120], future=part[0], verbose=0)
+        errors.append([])
+        for k in (0, 3):
+            found = f.predict(Y[120:, :k], X[120:], until=T, future=part[1])["statecast"]
+            errors[-1].append(np.nanmean(np.abs(found - Y[120:])))
+    without, used = errors
+    assert used[0] < 0.7 * without[0]
+    assert used[1] < 0.7 * without[1]
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_said(both):
+    f, more = both
+    series, static, future = _tables()
+    prefix = series.filter(pl.col("ds") <= 3)
+    state = f.state(prefix, static, **more)
+    for call in (
+        lambda: f.predict(prefix, static, until=T),
+        lambda: f.state(prefix, static),
+        lambda: f.simulate(prefix, static, until=T),
+        lambda: f.predict(state=state, until=T),
+        lambda: f.update(state, series.filter(pl.col("ds") == 4)),
+    ):
+        with pytest.raises(DataError, match=r"future table with .*'promo'.* received None"):
+            call()
+    late = future.filter((pl.col("unique_id") != 5) | (pl.col("ds") != 6))
+    for call in (
+        lambda: f.predict(prefix, static, until=T, future=late),
+        lambda: f.predict(state=state, until=T, future=late),
+    ):
+        with pytest.raises(DataError, match="up to 8; received none for step 6") as error:
+            call()
+        assert (error.value.column, error.value.item) == ("ds", 5)
+    with pytest.raises(DataError, match="expected a column 'visits'"):
+        f.predict(prefix.drop("visits"), static, until=T, **more)
+    with pytest.raises(DataError, match="new rows; received None"):
+        f.update(state, None, **more)
+    with pytest.raises(ArgumentError, match="tokens take no covariates"):
+        Forecaster(head="categorical").fit(series, static, **more)
+    with pytest.raises(ArgumentError, match="past_cols: expected a list"):
+        Forecaster(past_cols="visits")
+
+
+def test_without_covariates_nothing_is_added():
+    """No leaf, no channel: a decoder without them is what it was."""
+    series, static, future = _tables()
+    f = Forecaster(**{**SMALL, "epochs": 1}).fit(series, static, verbose=0)
+    decoder = f.network.decoder
+    assert decoder == Decoder(decoder.stack, decoder.head, T)
+    assert "pending" not in f.state(None, static)
+    with pytest.raises(DataError, match="no future table, as in fit"):
+        f.predict(None, static, until=T, future=future)
