@@ -27,7 +27,7 @@ SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
     {"errors", "state"},
-    {"cells", "recurrence", "kernels", "vocabulary", "reading", "table", "data"},
+    {"cells", "recurrence", "kernels", "special", "vocabulary", "reading", "table", "data"},
     {"current", "layers", "heads", "control", "analogues", "decoding", "ngrams"},
     {"network", "language", "stacking", "training", "explanation", "tokens", "forecaster", "bits"},
     {"sessions", "evaluate", "plots", "distributed"},

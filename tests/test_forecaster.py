@@ -632,6 +632,78 @@ def test_very_few_items(rows):
 # -- what is refused ----------------------------------------------------------------------------
 
 
+def _values_of(kind):
+    """Long tables of values of a kind, many at the end of where they may lie."""
+    rng = np.random.default_rng(5)
+    series, static = _tables(72)
+    level = static.select(pl.col("level"))["level"].to_numpy()[series["unique_id"]]
+    noise = rng.normal(size=len(level))
+    y = {
+        "counts": rng.poisson(np.exp(level - 0.5)) * (noise > -1),
+        "positive": np.exp(2.0 * level + noise),
+        "bounded": np.clip(3.0 + level + noise, 1.0, 5.0),
+        "real": 3.0 * level + noise + 100.0 * (noise > 2.4),
+    }[kind]
+    return series.with_columns(y=pl.Series(y.astype(float))), static
+
+
+KINDS = {
+    "negative_binomial": ("counts", {}),
+    "poisson": ("counts", {"cell": "gru"}),
+    "quantiles of counts": ("counts", {"head": "quantiles", "transform": "counts"}),
+    "lognormal": ("positive", {"conditioning": "both"}),
+    "logitnormal": ("bounded", {"bounds": (1.0, 5.0)}),
+    "quantiles within bounds": ("bounded", {"head": "quantiles", "bounds": (1, 5)}),
+    "student_t": ("real", {"analogues": False}),
+}
+QUICK = ("negative_binomial",)
+
+
+@pytest.mark.parametrize(
+    "head", [h if h in QUICK else pytest.param(h, marks=pytest.mark.slow) for h in KINDS]
+)
+def test_a_head_keeps_the_laws_and_its_values(head, tmp_path):
+    """What is forecast and drawn is such a value, and a state, an update and a file are exact."""
+    kind, more = KINDS[head]
+    series, static = _values_of(kind)
+    small = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "head": head}
+    f = Forecaster(**{**small, **more}).fit(series, static, verbose=0)
+    prefix = _mixed(series, 1)
+    table = _predict(f, prefix, static, until=T + 2, level=[50, 80, 98])
+    rising = [f"statecast-lo-{p}" for p in (98, 80, 50)] + ["statecast"]
+    rising += [f"statecast-hi-{p}" for p in (50, 80, 98)]
+    values = table.select(rising).to_numpy()
+    assert (np.diff(values, axis=1) >= 0).all()
+    paths = f.simulate(prefix, static, until=T + 2, paths=20).values
+    for found in (values, paths[~np.isnan(paths)]):
+        assert np.isfinite(found).all()
+        if kind == "counts":
+            assert (found >= 0).all()
+            assert (found == np.rint(found)).all()
+        if kind == "positive":
+            assert (found > 0).all()
+        if kind == "bounded":
+            assert (found >= 1).all()
+            assert (found <= 5).all()
+    exact = {"until": T + 2, "calibrated": False}
+    state = f.state(prefix, static)
+    # A count a hair from the next may round either way.
+    close = {"rtol": 1e-4, "atol": 1.0 if kind == "counts" else 1e-4}
+    whole = _values(_predict(f, prefix, static, **exact))
+    np.testing.assert_allclose(
+        _values(f.predict(state=state, level=[80, 95], **exact)), whole, **close
+    )
+    later = series.join(prefix, on=["unique_id", "ds"], how="anti").filter(pl.col("ds") < T)
+    after = f.update(state, later)
+    full = f.state(series.filter(pl.col("ds") < T), static)
+    for name in full:
+        np.testing.assert_allclose(after[name], full[name], rtol=1e-4, atol=1e-4)
+    f.save(tmp_path / "m.safetensors")
+    back = Forecaster.load(tmp_path / "m.safetensors")
+    assert asdict(back.settings) == asdict(f.settings)
+    assert _values(_predict(back, prefix, static, **exact)).tolist() == whole.tolist()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -642,6 +714,11 @@ def test_very_few_items(rows):
         ({"head": "gaussian"}, "head: expected one of"),
         ({"conditioning": "none"}, "conditioning: expected one of"),
         ({"transform": "sqrt"}, "transform: expected one of"),
+        ({"head": "poisson", "transform": "log"}, "transform: expected 'counts' or 'auto'"),
+        ({"bounds": (0, 1), "transform": "log"}, "bounds: expected them with"),
+        ({"bounds": (0, 1), "head": "lognormal"}, "bounds: expected them with"),
+        ({"bounds": (1, 0)}, "bounds: expected the lower one first"),
+        ({"bounds": (0, float("nan"))}, "bounds: expected two numbers"),
         ({"seed": -1}, "seed: expected a whole number >= 0"),
         ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
         ({"weight_decay": float("nan")}, "weight_decay: expected a number 0 or above"),

@@ -2,19 +2,23 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import backend, ops
 
 from gradients import gradients
 from statecast.errors import ArgumentError
-from statecast.heads import HEADS, Quantiles, Readout
+from statecast.heads import HEADS, NegativeBinomial, Normal, Poisson, Quantiles, Readout, StudentT
 
 pytestmark = pytest.mark.backends
 
-heads = st.sampled_from([*HEADS.values()]).map(lambda head: head())
+SCALE = (4.0, 0.7, 0.9)  # of counts: centre, location, scaling
+heads = st.sampled_from([*HEADS.values()]).map(lambda head: head.on_scale(*SCALE))
+continuous = st.sampled_from([Normal(), StudentT(), Quantiles()])
+scored_by_crps = st.sampled_from([Normal(), Quantiles()])
 seeds = st.integers(0, 2**32)
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=10, deadline=None)
 
 
 def _parameters(head, seed, rows=3):
@@ -36,7 +40,7 @@ def test_quantiles_never_cross(head, seed, levels):
 
 
 @few
-@given(heads, seeds)
+@given(continuous, seeds)
 def test_location_is_the_median_and_moves_with_the_shift(head, seed):
     raw = np.random.default_rng(seed).normal(size=(3, head.size)).astype("float32")
     raw = ops.convert_to_tensor(raw)
@@ -49,7 +53,7 @@ def test_location_is_the_median_and_moves_with_the_shift(head, seed):
 
 
 @few
-@given(heads, seeds)
+@given(continuous, seeds)
 def test_the_mean_is_the_integral_of_the_quantiles(head, seed):
     parameters = _parameters(head, seed)
     levels = (np.arange(20_000) + 0.5) / 20_000
@@ -58,7 +62,7 @@ def test_the_mean_is_the_integral_of_the_quantiles(head, seed):
 
 
 @few
-@given(heads, seeds)
+@given(continuous, seeds)
 def test_the_density_is_the_slope_of_the_quantiles(head, seed):
     """exp(log-likelihood) at the quantile of u is 1 / q'(u), tails included."""
     parameters = _parameters(head, seed)
@@ -72,7 +76,7 @@ def test_the_density_is_the_slope_of_the_quantiles(head, seed):
 
 
 @few
-@given(heads, seeds, st.floats(-3, 3))
+@given(scored_by_crps, seeds, st.floats(-3, 3))
 def test_crps_is_the_integral_of_the_pinball_loss(head, seed, y):
     parameters = _parameters(head, seed)
     levels = (np.arange(4_000) + 0.5) / 4_000
@@ -82,18 +86,7 @@ def test_crps_is_the_integral_of_the_pinball_loss(head, seed, y):
     expected = 2 * np.maximum(levels * error, (levels - 1) * error).mean(axis=-1)
     truth = ops.full((3,), y, dtype="float32")
     np.testing.assert_allclose(
-        ops.convert_to_numpy(head.crps(parameters, truth)), expected, rtol=5e-3, atol=5e-4
-    )
-
-
-@few
-@given(heads, seeds)
-def test_a_pool_has_the_members_mean_quantiles(head, seed):
-    parameters = _parameters(head, seed, rows=5)
-    levels = [0.005, 0.1, 0.37, 0.5, 0.8, 0.99]
-    pooled = _quantiles(head, head.pool(parameters, axis=0), levels)
-    np.testing.assert_allclose(
-        pooled, _quantiles(head, parameters, levels).mean(axis=0), rtol=1e-4, atol=1e-4
+        ops.convert_to_numpy(head.loss(parameters, truth)), expected, rtol=5e-3, atol=5e-4
     )
 
 
@@ -110,7 +103,7 @@ def test_levels_may_differ_by_row(head, seed):
 
 @settings(max_examples=8, deadline=None)
 @given(heads, seeds, st.booleans(), st.tuples(*[st.integers(1, 9)] * 4))
-def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, before, sizes):
+def test_a_score_is_the_sum_of_the_steps_losses_whoever_computes_it(head, seed, before, sizes):
     members, rows, steps, units = sizes
     rng = np.random.default_rng(seed)
     shapes = {
@@ -131,6 +124,8 @@ def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, be
         def _native_declines(self, readout):
             return "told to"
 
+    plain = Plain(**vars(head))
+
     def found(head):
         score = head.score(Readout(**tensors), y, weight)
         return {"score": ops.convert_to_numpy(score)} | gradients(
@@ -140,8 +135,8 @@ def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, be
     tensors = {n: ops.convert_to_tensor(v.astype("float32")) for n, v in values.items()}
     runs = head.explain(Readout(**tensors))["native"] == "runs"
     assert runs == (isinstance(head, Quantiles) and backend.backend() != "tensorflow")
-    assert Plain().explain(Readout(**tensors))["native"] == "declines: told to"
-    expected = found(Plain())
+    assert plain.explain(Readout(**tensors))["native"] == "declines: told to"
+    expected = found(plain)
     for name, value in found(head).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
     # Each step is read from what stood before it, or where there is no before, at it.
@@ -154,8 +149,8 @@ def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, be
     parameters = head.parameters(
         ops.convert_to_tensor(raw.astype("float32")), ops.convert_to_tensor(shift.astype("float32"))
     )
-    crps = ops.convert_to_numpy(head.crps(parameters, ops.convert_to_tensor(y)))
-    np.testing.assert_allclose((crps * weight).sum(-1), expected["score"], rtol=1e-4, atol=1e-4)
+    losses = ops.convert_to_numpy(head.loss(parameters, ops.convert_to_tensor(y)))
+    np.testing.assert_allclose((losses * weight).sum(-1), expected["score"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +159,87 @@ def test_a_score_is_the_sum_of_the_steps_crps_whoever_computes_it(head, seed, be
 def test_levels_are_checked(levels):
     with pytest.raises(ArgumentError, match="levels: "):
         Quantiles(levels)
+
+
+# -- against scipy in float64 -----------------------------------------------------------------
+
+LEVELS = np.array([1e-4, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], "float32")
+MEANS = [1e-3, 0.2, 1.0, 7.0, 300.0, 1e5]
+
+
+def _array(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), "float64")
+
+
+def _tensor(*columns):
+    return ops.convert_to_tensor(np.stack(np.broadcast_arrays(*columns), axis=-1).astype("float32"))
+
+
+def _families():
+    """Heads of counts and scipy's distributions of the same."""
+    mean = np.repeat(MEANS, 4)
+    size = np.tile([0.05, 0.7, 9.0, 5e3], len(MEANS))
+    binomial = scipy.stats.nbinom(size[:, None], (size / (size + mean))[:, None])
+    yield NegativeBinomial(*SCALE), _tensor(mean, size), binomial
+    yield Poisson(*SCALE), _tensor(MEANS), scipy.stats.poisson(np.array(MEANS)[:, None])
+
+
+def test_counts_likelihood_is_scipys():
+    for head, parameters, reference in _families():
+        n = reference.ppf([1e-5, 0.1, 0.5, 0.9, 1 - 1e-5])
+        y = head.scaled(ops.convert_to_tensor(n.astype("float32")))
+        # Above some thousands float32's place on the scale is not that of one count alone.
+        n = _array(head.counts(y))
+        found = _array(head.log_likelihood(parameters[:, None], y))
+        np.testing.assert_allclose(found, reference.logpmf(n), rtol=1e-3, atol=2e-4)
+        np.testing.assert_array_equal(found, -_array(head.loss(parameters[:, None], y)))
+
+
+def test_counts_quantiles_are_the_nearest_counts():
+    """Rounded, a quantile is scipy's: the count at whose end the distribution reaches the level."""
+    for head, parameters, reference in _families():
+        found = _array(head.counts(head.quantile(parameters, LEVELS)))
+        slack = 3e-4  # of the level; PyTorch, JAX and TensorFlow round apart
+        low = reference.ppf(np.maximum(LEVELS - slack, 0.3 * LEVELS))
+        high = reference.ppf(np.minimum(LEVELS + slack, 1 - 0.3 * (1 - LEVELS)))
+        assert (found >= 0).all()
+        assert (found == np.rint(found)).all()
+        assert (found >= np.floor(low * (1 - 1e-4))).all()
+        assert (found <= np.ceil(high * (1 + 1e-4))).all()
+        assert _array(head.quantile(parameters, LEVELS)).min() > _array(head.scaled(-0.51))
+
+
+def test_no_two_draws_of_a_count_are_equal():
+    """Ranks of paths come from draws: among zeros chance decides, and not the path's number."""
+    head = NegativeBinomial(*SCALE)
+    uniform = np.random.default_rng(0).uniform(0.0, 0.6, 200).astype("float32")
+    drawn = _array(head.quantile(_tensor([0.01], [0.5]), uniform))[0]
+    assert (_array(head.counts(ops.convert_to_tensor(drawn.astype("float32")))) == 0).all()
+    np.testing.assert_array_equal(np.argsort(drawn), np.argsort(uniform))
+
+
+def test_student_t_is_scipys():
+    freedom = np.array([2.51, 3.0, 4.6, 30.0, 700.0])
+    reference = scipy.stats.t(freedom[:, None], 0.3, 2.0)
+    parameters = _tensor(0.3, 2.0, freedom)
+    found = _array(StudentT().quantile(parameters, LEVELS))
+    np.testing.assert_allclose(found, reference.ppf(LEVELS.astype("float64")), rtol=2e-3)
+    y = np.array([-3e4, -5.0, 0.3, 1.0, 40.0], "float32")
+    density = StudentT().log_likelihood(parameters[:, None], ops.convert_to_tensor(y)[None])
+    np.testing.assert_allclose(
+        _array(density), reference.logpdf(y.astype("float64")), rtol=1e-4, atol=1e-4
+    )
+
+
+@few
+@given(heads, seeds, st.sampled_from([-1e6, -30.0, 0.0, 30.0, 1e6]), st.floats(-1e3, 1e3))
+def test_losses_and_their_gradients_are_finite(head, seed, y, size):
+    """Whatever the network puts out and whatever was observed."""
+    raw = np.random.default_rng(seed).normal(size=(4, head.size)) * size
+    truth = ops.full((4,), y, dtype="float32")
+
+    def loss(named):
+        return ops.sum(head.loss(head.parameters(named["raw"], 0.0), truth))
+
+    assert np.isfinite(_array(loss({"raw": ops.convert_to_tensor(raw.astype("float32"))})))
+    assert np.isfinite(gradients(loss, {"raw": raw})["raw"]).all()

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.table import Panel, Schema
+from statecast.table import TRANSFORMS, Panel, Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -185,24 +185,36 @@ def test_an_item_does_not_depend_on_its_neighbours(tabs, data) -> None:
     same(panel.take(rows), schema.panel(loud, static).take(rows))
 
 
-@given(tables(), st.sampled_from(["auto", "none", "log"]), st.integers(1, 12))
+def _domain(values: Any, transform: str) -> Any:
+    """Values that the transform knows."""
+    if transform in ("none", "auto"):
+        return values
+    size = np.abs(values)
+    known = {"log": size, "positive": size + 0.01, "counts": np.rint(size), "logit": size % 1}
+    return known[transform]
+
+
+@given(tables(), st.sampled_from(["auto", *TRANSFORMS]), st.integers(1, 12))
 def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -> None:
     series, static = tabs
-    if transform == "log":
-        series = series.with_columns(pl.col("y").abs())
+    known = _domain(series["y"].to_numpy(), transform)
+    series = series.with_columns(y=pl.Series(known, nan_to_null=True))
     schema = Schema.fit(series, static, transform=transform)
     rng = np.random.default_rng(first)
     y = rng.normal(0, 50, (3, 2, 10))
-    y = np.abs(y) if schema.transform == "log" else y
+    y = _domain(np.abs(y) if schema.bounds[0] == 0 else y, schema.transform)
     y[0, 0, 0] = np.nan
     back = schema.unscale(schema.scale(y, first), first)
     assert back.dtype == np.float64
-    np.testing.assert_allclose(back, y, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(back, y, rtol=1e-9, atol=1e-9)
     z = np.linspace(-50, 50, 201)[:, None].repeat(10, 1)
     values = schema.unscale(z, first)
     assert np.isfinite(values).all()
     assert (np.diff(values, axis=0) >= 0).all()
-    assert schema.transform == "none" or values.min() >= 0
+    assert values.min() >= schema.bounds[0]
+    assert values.max() <= schema.bounds[1]
+    assert schema.transform != "positive" or values.min() > 0
+    assert schema.transform != "counts" or (values == np.rint(values)).all()
     # The panel is scaled by the same rule, whatever else is in it
     panel = schema.panel(series, static)
     dense = np.full(panel.y.shape, np.nan)
@@ -602,6 +614,40 @@ def test_auto_takes_the_log_of_a_long_tail_only() -> None:
         schema.scale(np.array([[-1.0]]))
     with pytest.raises(DataError, match="no negative value"):
         Schema.fit(-tail, transform="log")
+
+
+def test_without_a_negative_value_none_is_forecast_unless_told() -> None:
+    y = np.random.default_rng(0).normal(100, 10, (30, 5))
+    low = np.full((1, 5), -1e3)
+    assert (Schema.fit(y).unscale(low) == 0).all()
+    assert (Schema.fit(y, transform="none").unscale(low) < 0).all()
+    assert (Schema.fit(y - 100).unscale(low) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("transform", "bounds", "bad", "says"),
+    [
+        ("positive", None, 0.0, "values above 0"),
+        ("counts", None, 1.5, "whole numbers from 0"),
+        ("counts", None, -1.0, "whole numbers from 0"),
+        ("counts", None, 2.0**27, "whole numbers from 0"),
+        ("logit", None, 1.5, "from 0 to 1, as no bounds are given"),
+        ("logit", (1, 5), 5.5, "values from 1 to 5"),
+        ("auto", (1, 5), 0.5, "values from 1 to 5"),
+    ],
+)
+def test_values_that_a_transform_does_not_know_are_refused(transform, bounds, bad, says) -> None:
+    good = np.ones((6, 3))
+    good[0] = 1.0, 1.0, bad
+    with pytest.raises(DataError, match=says):
+        Schema.fit(good, transform=transform, bounds=bounds)
+    schema = Schema.fit(np.ones((6, 3)), transform=transform, bounds=bounds)
+    with pytest.raises(DataError, match=r"expected (whole|values)"):
+        schema.panel(good)
+    with pytest.raises(DataError, match=r"expected (whole|values)"):
+        schema.scale(good)
+    with pytest.raises(ArgumentError, match="bounds: expected them with"):
+        Schema.fit(good, transform="log", bounds=(0, 1))
 
 
 def test_a_prefix_beyond_the_training_length_widens_the_panel() -> None:
@@ -1085,6 +1131,9 @@ def spoil_array(name: str, value: Any) -> Any:
         spoil("centre", float("nan")),
         spoil("centre", 0.0),
         spoil("centre", "1"),
+        spoil("bounds", [0.0]),
+        spoil("bounds", [0.0, 1.0]),
+        spoil("bounds", [5.0, None]),
         spoil("steps", 3),
         spoil("steps", True),
         spoil("steps", 10**9),

@@ -89,11 +89,16 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "units": (int, "Width of the recurrent layers."),
     "layers": (int, "Number of the recurrent layers."),
     "cell": (str, "lstm, gru or simple_rnn."),
-    "head": (str, "Predicted distributions: quantiles or normal; categorical for tokens."),
+    "head": (
+        str,
+        "quantiles, normal, student_t, lognormal, logitnormal, poisson, negative_binomial; "
+        "categorical for tokens.",
+    ),
     "conditioning": (str, "Where static features enter: state, inputs, both; first for tokens."),
     "encoding": (int, "Width of the encoded static features."),
     "depth": (int, "Layers from there to the initial state."),
-    "transform": (str, "Of the values: auto, log or none."),
+    "transform": (str, "Of the values: auto, none, log, positive, logit, counts."),
+    "bounds": (tuple[float, float], "The least and the largest value there can be, for logit."),
     "analogues": (bool, "Whether a linear path and the items that began alike have a part."),
     "embedding": (int, "Of tokens: the width of a token's embedding."),
     "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights."),
@@ -619,7 +624,7 @@ def _progress(
                 f"  {word} {logs[name]:.4f}"
                 for name, word in (
                     ("crps", "score"),
-                    ("nats", "nats a token"),
+                    ("nats", "nats"),
                     ("val_crps", "on held-out items"),
                     ("val_nats", "on held-out items"),
                 )

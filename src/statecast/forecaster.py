@@ -22,13 +22,13 @@ from statecast.errors import ArgumentError, DataError, ModelFileError, NotFitted
 from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
 from statecast.language import WAYS, Language, LanguageNetwork
-from statecast.network import CONDITIONINGS, Advance, Decoder, Network, Sample, Start
+from statecast.network import CONDITIONINGS, Advance, Decoder, Knots, Network, Sample, Start
 from statecast.reading import MAX_CELLS
 from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
-from statecast.table import Covariates, Panel, Schema
+from statecast.table import TRANSFORMS, Covariates, Panel, Schema
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
@@ -64,6 +64,7 @@ class Settings:
     encoding: int
     depth: int
     transform: str
+    bounds: tuple[float, float] | None
     analogues: bool
     embedding: int
     tied: bool
@@ -85,13 +86,21 @@ class Settings:
             "cell": tuple(CELLS),
             "head": (*HEADS, TOKENS),
             "conditioning": WAYS if self.head == TOKENS else CONDITIONINGS,
-            "transform": ("auto", "none", "log"),
+            "transform": ("auto", *TRANSFORMS),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ArgumentError(
                     f"{name}: expected one of {list(allowed)}, received {getattr(self, name)!r}."
                 )
+        needed = _needed(self.head)
+        if needed is not None and self.transform not in ("auto", needed):
+            raise ArgumentError(
+                f"transform: expected {needed!r} or 'auto', as the head {self.head!r} needs it; "
+                f"received {self.transform!r}."
+            )
+        if self.bounds is not None:
+            object.__setattr__(self, "bounds", self._checked_bounds(self.bounds, needed))
         for name in ("analogues", "tied", "ends"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -124,6 +133,19 @@ class Settings:
             raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
         object.__setattr__(self, "past_cols", tuple(past))  # JSON has lists
 
+    def _checked_bounds(self, given: Any, needed: str | None) -> tuple[float, float]:
+        real = isinstance(given, (tuple, list)) and len(given) == 2
+        if not real or not all(isinstance(b, (int, float)) and np.isfinite(b) for b in given):
+            raise ArgumentError(f"bounds: expected two numbers, received {given!r}.")
+        if given[0] >= given[1]:
+            raise ArgumentError(f"bounds: expected the lower one first, received {given!r}.")
+        if self.transform not in ("auto", "logit") or needed not in (None, "logit"):
+            raise ArgumentError(
+                "bounds: expected them with the transform 'logit' or 'auto', and a head that can "
+                f"do with it; received transform {self.transform!r}, head {self.head!r}."
+            )
+        return float(given[0]), float(given[1])
+
 
 class Forecaster:
     """Forecast the rest of a sequence from what an item is and how it began.
@@ -138,9 +160,12 @@ class Forecaster:
     units, layers : int
         Width and number of the recurrent layers.
     cell : {"lstm", "gru", "simple_rnn"}
-    head : {"quantiles", "normal", "categorical"}
-        The family of the predicted distributions. With ``"categorical"`` y holds tokens: text
-        (characters, words), whole numbers or booleans.
+    head : {"quantiles", "normal", "student_t", "lognormal", "logitnormal", "poisson", \
+"negative_binomial", "categorical"}
+        The family of the network's distributions. ``"lognormal"`` is for values above 0,
+        ``"logitnormal"`` for values between bounds, the two after it for counts: each implies the
+        transform it needs, and forecasts and paths are such values as well. With
+        ``"categorical"`` y holds tokens: text (characters, words), whole numbers or booleans.
     conditioning : {"state", "inputs", "both"}
         Where X enters the network: the initial state, the inputs of every step, or both. For
         tokens also ``"first"``: the inputs of the first step alone.
@@ -148,8 +173,14 @@ class Forecaster:
         Members; each holds out its own share of the items and stops by it.
     encoding, depth : int
         Width of the encoded X, and the depth of the map from there to the initial state.
-    transform : {"auto", "log", "none"}
-        Of y before scaling. ``"auto"`` takes the logarithm for skewed, non-negative data.
+    transform : {"auto", "none", "log", "positive", "logit", "counts"}
+        Of y before scaling; with any head. ``"auto"`` is the head's, or takes the logarithm for
+        skewed, non-negative data. Forecasts keep to where it leads: ``"log"`` to 0 and above,
+        ``"positive"`` above 0, ``"logit"`` between the bounds, ``"counts"`` to whole numbers from
+        0. Where no training value is negative, ``"auto"`` forecasts none.
+    bounds : (float, float), optional
+        The least and the largest value there can be, for ``"logit"``; ``"auto"`` then takes it.
+        Default (0, 1), if all values lie there.
     analogues : bool
         Whether a linear path and the training items that began most alike have a part in
         the forecast (see ``statecast.analogues``); held-out items say how large a part.
@@ -174,7 +205,8 @@ class Forecaster:
     schema : Schema
         What was learnt about the tables.
     history : dict of str to list of float
-        Per epoch: ``loss``, ``crps``, ``val_loss``, ``val_crps`` (scaled units).
+        Per epoch: ``loss``, ``crps``, ``val_loss``, ``val_crps`` (scaled units). Heads trained by
+        their likelihood, Student's t, counts and tokens, have ``nats`` in place of ``crps``.
 
     Examples
     --------
@@ -199,6 +231,7 @@ class Forecaster:
         encoding: int | None = None,
         depth: int | None = None,
         transform: str = "auto",
+        bounds: tuple[float, float] | None = None,
         analogues: bool = True,
         embedding: int = 32,
         tied: bool = False,
@@ -276,7 +309,8 @@ class Forecaster:
             id_col=s.id_col,
             step_col=s.step_col,
             target_col=s.target_col,
-            transform=s.transform,
+            transform=s.transform if s.transform != "auto" else _needed(s.head) or "auto",
+            bounds=s.bounds,
             future=future,
             past_cols=s.past_cols,
             tokens=s.head == TOKENS,
@@ -429,11 +463,9 @@ class Forecaster:
             part = panel.take(rows)
             value, observed = _steps(part.y, until), _steps(part.mask, until)
             told = _told(part, np.arange(until)[None])
-            parameters, _ = self._advance(
-                self._start(part), value, observed, np.ones_like(observed), told
-            )
+            own, _ = self._advance(self._start(part), value, observed, np.ones_like(observed), told)
             memory = self._memory(part)
-            parts.append(self._stack(parameters, memory, part.known, levels, calibrated))
+            parts.append(self._stack(own, memory, part.known, levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
     def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
@@ -778,6 +810,9 @@ class Forecaster:
             history = _checked_history(config["history"])
             schema = Schema.from_config(config["schema"], within(tensors, "schema"))
             learnt = {name: within(tensors, name) for name in ("analogues", "stacking")}
+            needed = _needed(forecaster.settings.head)
+            if needed not in (None, schema.transform):
+                raise ValueError("the schema's transform is not the head's")
             analogues = stacking = None
             if learnt["stacking"]:
                 stacking = Stacking.from_arrays(learnt["stacking"], schema.steps)
@@ -858,7 +893,9 @@ class Forecaster:
         if schema.vocabulary is None:
             past = 1 + s.encoding if schema.past.kinds else 0
             future = 1 + s.encoding if schema.future.kinds else 0
-            decoder = Decoder(stack, HEADS[s.head](), schema.steps, static, past, future)
+            scale = schema.centre, float(schema.location[0]), float(schema.scaling[0])
+            head = HEADS[s.head].on_scale(*scale)
+            decoder = Decoder(stack, head, schema.steps, static, past, future)
         else:
             head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
             decoder = Language(stack, head, s.embedding, s.tied, static, each)
@@ -957,17 +994,17 @@ class Forecaster:
 
     def _stack(
         self,
-        parameters: np.ndarray,
+        own: np.ndarray,
         memory: Mapping[str, np.ndarray],
         known: np.ndarray,
         levels: Sequence[float],
         calibrated: bool,
     ) -> np.ndarray:
-        """Scaled quantiles ``(rows, steps, len(levels))`` of the network's parameters, of the
-        analogues, and as calibrated; the network's alone on the prefix."""
+        """Scaled quantiles ``(rows, steps, len(levels))`` of the network's own at ``KNOTS``, of
+        the analogues, and as calibrated; the network's alone on the prefix."""
         if self._stacking is None:
-            return self._levels(parameters, levels)
-        own = knots = self._levels(parameters, KNOTS)
+            return _at_levels(own, levels)
+        knots = own
         steps, until = self.schema.steps, knots.shape[1]
         if self._analogues is not None:
             x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
@@ -980,10 +1017,7 @@ class Forecaster:
             knots = self._stacking.calibrate(knots, known)
         rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(knots)
         knots = np.where(rest, knots, own).astype("float32")
-        found = Quantiles(KNOTS).quantile(
-            keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
-        )
-        return keras.ops.convert_to_numpy(found)
+        return _at_levels(knots, levels)
 
     def _state_of(self, panel: Panel) -> State:
         steps = int(panel.known.max(initial=0))
@@ -1031,8 +1065,8 @@ class Forecaster:
         active: np.ndarray,
         told: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pooled parameters ``(rows, steps, size)``, none of tokens, and the leaves after
-        ``active`` steps."""
+        """The network's quantiles ``(rows, steps, len(KNOTS))``, none of tokens, and the leaves
+        after ``active`` steps."""
         if self._speaker is not None:
             code = self._speaker.codes(value, seen)
             after = self._speaker.advance(leaves, code, active.sum(axis=1))
@@ -1040,8 +1074,7 @@ class Forecaster:
         own = self._network.decoder.state_shapes
         steps = value.shape[1]
         if not steps:
-            size = self._network.decoder.head.size
-            return np.zeros((len(value), 0, size), "float32"), leaves
+            return np.zeros((len(value), 0, len(KNOTS)), "float32"), leaves
         inputs = {name: leaves[name] for name in own}
         inputs |= {
             "value": _few_lengths(value.astype("float32")),
@@ -1050,7 +1083,7 @@ class Forecaster:
         }
         inputs |= {name: _few_lengths(each, axis=1) for name, each in told.items()}
         after = self._batched(Advance, inputs)
-        return after.pop("parameters")[:, :steps], leaves | after
+        return after.pop("knots")[:, :steps], leaves | after
 
     def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
         """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
@@ -1068,11 +1101,6 @@ class Forecaster:
             answer = self._models[key].predict_on_batch(given)
             parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
         return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
-
-    def _levels(self, parameters: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-        quantile = self._network.decoder.head.quantile
-        at = np.asarray(levels, "float32")
-        return keras.ops.convert_to_numpy(quantile(keras.ops.convert_to_tensor(parameters), at))
 
     def _unscale(self, scaled: np.ndarray) -> np.ndarray:
         """``(rows, steps from 1, levels)`` to original units, float64."""
@@ -1094,9 +1122,9 @@ class Forecaster:
             nothing = np.zeros((len(rows), until - first), "float32")
             leaves = dict(state.take(rows).leaves)
             told = self._ahead(plans, rows, known[rows], until)
-            parameters, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
-            parameters = _aligned(parameters, known[rows], until)
-            parts.append(self._stack(parameters, leaves, known[rows], levels, calibrated))
+            own, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
+            own = _aligned(own, known[rows], until)
+            parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
     def _need_numbers(self, verb: str) -> None:
@@ -1453,12 +1481,11 @@ def _companions(
         analogues = Analogues.fit(
             panel.ids, panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
         )
-    head, some = network.decoder.head, panel.take(rows)
+    knots, some = Knots(network.decoder.head), panel.take(rows)
     ours, theirs = {}, {}
     known = prefixes(panel.y.shape[1])
     for k, parameters in held_out_parameters(network, panel, held, rows, known):
-        knots = head.quantile(keras.ops.convert_to_tensor(parameters), np.array(KNOTS, "float32"))
-        ours[k] = keras.ops.convert_to_numpy(knots)
+        ours[k] = keras.ops.convert_to_numpy(knots.predict_on_batch(parameters))
         if analogues is not None:
             seen = some.mask & (np.arange(some.mask.shape[1]) < k)
             x, all_k = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
@@ -1484,6 +1511,19 @@ def _asked(level: Any, quantiles: Any) -> dict[str, float]:
             )
         columns[f"statecast-q-{quantile:g}"] = quantile
     return columns
+
+
+def _needed(head: str) -> str | None:
+    """The transform that a head cannot do without."""
+    return None if head == TOKENS else HEADS[head].transform
+
+
+def _at_levels(knots: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Quantiles at any levels, of distributions given by theirs at ``KNOTS``."""
+    found = Quantiles(KNOTS).quantile(
+        keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
+    )
+    return keras.ops.convert_to_numpy(found)
 
 
 def _numbers(name: str, given: Any) -> list[float]:

@@ -7,6 +7,10 @@ axis as the parameters', whatever stands before it.
 
 The head's location moves with ``shift``: a forecaster's residual path adds the last value
 there, so that the network learns the change.
+
+All speak of scaled values, as a panel has them. Where a family belongs to one kind of value
+(counts, say), ``transform`` names the scale it needs; a family of counts knows the numbers of
+that scale, and its likelihood is that of the counts themselves.
 """
 
 from __future__ import annotations
@@ -16,12 +20,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from statecast.errors import ArgumentError
 from statecast.kernels import quantiles as native
+from statecast.special import (
+    LEAST_LEVEL,
+    increasing_root,
+    log_gamma,
+    negative_binomial_cdf,
+    negative_binomial_log_pmf,
+    normal_quantile,
+    poisson_cdf,
+    poisson_log_pmf,
+    student_t_quantile,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,14 @@ class Head(ABC):
     ``(k,)``, strictly between 0 and 1.
     """
 
+    transform: ClassVar[str | None] = None  # of ``table.Schema``, where the family needs one
+    measure: ClassVar[str] = "nats"  # what ``loss`` is: a negative log-likelihood, or the CRPS
+
+    @classmethod
+    def on_scale(cls, centre: float, location: float, scaling: float) -> Head:
+        """The head of values scaled to ``(transform(y, centre) - location) / scaling``."""
+        return cls()
+
     @property
     @abstractmethod
     def size(self) -> int:
@@ -87,40 +110,36 @@ class Head(ABC):
     @property
     @abstractmethod
     def located_by(self) -> int:
-        """Which raw number, with the shift, is the median: what a closed loop feeds back."""
-
-    def pool(self, parameters: Any, axis: int) -> Any:
-        """One distribution from an ensemble's: its quantiles are the members' mean quantiles
-        (Vincent 1912). That keeps the members' shape and width, where a mixture would add
-        their disagreement on top. Both families are linear in their parameters, so theirs
-        is the mean of the parameters.
-        """
-        from keras import ops
-
-        return ops.mean(parameters, axis=axis)
+        """Which raw number, with the shift, a closed loop feeds back: the median, or of counts
+        the mean (on their scale)."""
 
     @abstractmethod
     def mean(self, parameters: Any) -> Any:
-        """The mean, ``(...)``."""
+        """The mean, ``(...)``; of counts their mean's place on the scale."""
 
     @abstractmethod
     def quantile(self, parameters: Any, levels: Any) -> Any:
         """The quantiles ``(..., k)``; they never cross. At uniform levels this is a sample."""
 
+    def observable(self, y: Any) -> Any:
+        """The nearest value that can be observed: of a sample, what a path takes in."""
+        return y
+
     @abstractmethod
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        """The log-density at ``y``, ``(...)``."""
+        """The log-density at ``y``, of counts the log-probability; ``(...)``."""
 
-    @abstractmethod
-    def crps(self, parameters: Any, y: Any) -> Any:
-        """The continuous ranked probability score at ``y``, ``(...)``: what training minimises.
+    def loss(self, parameters: Any, y: Any) -> Any:
+        """What training minimises, ``(...)``: a proper score at ``y``, less is better.
 
-        It is proper, in the units of ``y``, and an outlier moves it linearly
-        (Gneiting and Raftery 2007, JASA 102, eq. 20).
+        The continuous ranked probability score where it has a closed form: it is in the units
+        of ``y``, and an outlier moves it linearly (Gneiting and Raftery 2007, JASA 102, eq. 20).
+        Else the negative log-likelihood.
         """
+        return -self.log_likelihood(parameters, y)
 
     def score(self, readout: Readout, y: Any, weight: Any) -> Any:
-        """The CRPS of each row, summed over its steps, float32 ``(members, rows)``.
+        """The loss of each row, summed over its steps, float32 ``(members, rows)``.
 
         ``y`` and ``weight`` are ``(members or 1, rows, steps)``, and data: no gradient reaches
         them. ``explain`` says what computes it.
@@ -130,8 +149,14 @@ class Head(ABC):
         if self._native_declines(readout) is None:
             return ops.cast(self._native_score(readout, y, weight), "float32")
         y, weight = (ops.stop_gradient(ops.convert_to_tensor(data)) for data in (y, weight))
-        parameters = ops.cast(self.parameters(*readout.raw()), "float32")
-        return ops.sum(self.crps(parameters, y) * weight, axis=-1)
+        return ops.sum(self.loss(self.read(readout), y) * weight, axis=-1)
+
+    def read(self, readout: Readout) -> Any:
+        """Every step's parameters, float32 ``(members, rows, steps, size)``: counts and tails may
+        leave the range of half precision."""
+        from keras import ops
+
+        return self.parameters(*(ops.cast(each, "float32") for each in readout.raw()))
 
     def explain(self, readout: Readout) -> dict[str, str]:
         """Who computes ``score``, in order of preference, as ``recurrence.explain`` says it."""
@@ -166,6 +191,8 @@ def _constant(values: Any, like: Any) -> Any:
 class Normal(Head):
     """The normal distribution; parameters: mean, standard deviation."""
 
+    measure: ClassVar[str] = "crps"
+
     @property
     def size(self) -> int:
         return 2
@@ -188,8 +215,7 @@ class Normal(Head):
         from keras import ops
 
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
-        deviate = math.sqrt(2.0) * ops.erfinv(2.0 * levels - 1.0)
-        return parameters[..., :1] + parameters[..., 1:] * deviate
+        return parameters[..., :1] + parameters[..., 1:] * normal_quantile(levels)
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
         from keras import ops
@@ -197,8 +223,8 @@ class Normal(Head):
         mean, scale = parameters[..., 0], parameters[..., 1]
         return -0.5 * ops.square((y - mean) / scale) - ops.log(scale) - _HALF_LOG_2PI
 
-    def crps(self, parameters: Any, y: Any) -> Any:
-        """Closed form: Gneiting et al. (2005), Monthly Weather Review 133, eq. 5."""
+    def loss(self, parameters: Any, y: Any) -> Any:
+        """The CRPS in closed form: Gneiting et al. (2005), Monthly Weather Review 133, eq. 5."""
         from keras import ops
 
         mean, scale = parameters[..., 0], parameters[..., 1]
@@ -206,6 +232,194 @@ class Normal(Head):
         cdf = 0.5 * (1.0 + ops.erf(w / math.sqrt(2.0)))
         density = ops.exp(-0.5 * ops.square(w) - _HALF_LOG_2PI)
         return scale * (w * (2.0 * cdf - 1.0) + 2.0 * density - 1.0 / math.sqrt(math.pi))
+
+
+@dataclass(frozen=True)
+class LogNormal(Normal):
+    """The log-normal distribution of positive values: normal on the scale of their logarithm."""
+
+    transform: ClassVar[str | None] = "positive"
+
+
+@dataclass(frozen=True)
+class LogitNormal(Normal):
+    """The logit-normal distribution of values between bounds (Aitchison and Shen 1980): normal
+    on the scale of their logit."""
+
+    transform: ClassVar[str | None] = "logit"
+
+
+@dataclass(frozen=True)
+class StudentT(Head):
+    """Student's t distribution; parameters: median, scale, degrees of freedom.
+
+    The degrees of freedom stay above 2.5, so that mean and variance exist.
+    """
+
+    @property
+    def size(self) -> int:
+        return 3
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        median = raw[..., :1] + shift
+        scale = ops.softplus(raw[..., 1:2] + float(_softplus_inverse(0.5))) + _SMALLEST
+        # Untrained 7.5; the exponential goes on to the normal distribution where the data do.
+        freedom = 2.5 + 5.0 * ops.exp(ops.clip(raw[..., 2:], -6.0, 5.0))
+        return ops.concatenate([median, scale, freedom], axis=-1)
+
+    @property
+    def located_by(self) -> int:
+        return 0
+
+    def mean(self, parameters: Any) -> Any:
+        return parameters[..., 0]
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
+        levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
+        deviate = student_t_quantile(levels, parameters[..., 2:])
+        return parameters[..., :1] + parameters[..., 1:2] * deviate
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        from keras import ops
+
+        median, scale, n = (parameters[..., i] for i in range(3))
+        w = (y - median) / scale
+        return (
+            log_gamma(0.5 * n + 0.5)
+            - log_gamma(0.5 * n)
+            - 0.5 * ops.log(math.pi * n)
+            - ops.log(scale)
+            - 0.5 * (n + 1.0) * ops.log1p(ops.square(w) / n)
+        )
+
+
+@dataclass(frozen=True)
+class _Counts(Head):
+    """A family of counts on the scale ``(log1p(count / centre) - location) / scaling``.
+
+    The raw location is the mean's place on that scale, bent so that the mean stays positive.
+    Quantiles are those of the distribution function continued between the counts, where count n
+    reaches from n - 1/2 to n + 1/2: they rise strictly, none is below the half under 0, and the
+    nearest count is the count's own quantile.
+    """
+
+    centre: float = 1.0
+    location: float = 0.0
+    scaling: float = 1.0
+
+    transform: ClassVar[str | None] = "counts"
+    sharpness: ClassVar[float] = 10.0  # of the bend, on the scale of the logarithm
+    largest: ClassVar[float] = 2.0**26  # of a mean, and of a count that the likelihood knows
+
+    @classmethod
+    def on_scale(cls, centre: float, location: float, scaling: float) -> Head:
+        return cls(centre, location, scaling)
+
+    @property
+    def located_by(self) -> int:
+        return 0
+
+    def counts(self, y: Any) -> Any:
+        """Counts at places on the scale, whole and not below 0."""
+        from keras import ops
+
+        return ops.maximum(ops.round(self._from_log(self.location + self.scaling * y)), 0.0)
+
+    def scaled(self, counts: Any) -> Any:
+        """Places on the scale; ``counts`` above minus ``centre``."""
+        from keras import ops
+
+        return (ops.log1p(counts / self.centre) - self.location) / self.scaling
+
+    def observable(self, y: Any) -> Any:
+        return self.scaled(self.counts(y))
+
+    def mean(self, parameters: Any) -> Any:
+        return self.scaled(parameters[..., 0])
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
+        levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
+        mean, inverse = parameters[..., :1], self.inverse_size(parameters)
+        # By Bernstein's inequality no level up to the last lies beyond.
+        ratio = 1.0 + inverse * mean  # of the variance to the mean
+        high = mean + 6.0 * ops.sqrt(mean * ratio) + 30.0 * ratio
+        found = increasing_root(lambda x: self.cdf(parameters, x), levels, -1.0, high)
+        return self.scaled(found + 0.5)
+
+    def _mean_of(self, located: Any) -> Any:
+        """The mean at a place on the scale."""
+        from keras import ops
+
+        log = self.location + self.scaling * located
+        return self._from_log(ops.softplus(self.sharpness * log) / self.sharpness) + 1e-6
+
+    def _from_log(self, log: Any) -> Any:
+        from keras import ops
+
+        return self.centre * ops.expm1(ops.minimum(log, math.log1p(self.largest / self.centre)))
+
+    @abstractmethod
+    def inverse_size(self, parameters: Any) -> Any:
+        """How the variance outgrows the mean, by this times its square; ``(..., 1)``."""
+
+    @abstractmethod
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        """The distribution function at ``x >= -1``, ``(..., k)``, continued between the counts."""
+
+
+@dataclass(frozen=True)
+class Poisson(_Counts):
+    """The Poisson distribution of counts; the parameter is their mean."""
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        return self._mean_of(raw + shift)
+
+    def inverse_size(self, parameters: Any) -> Any:
+        return 0.0
+
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        return poisson_cdf(x, parameters)
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        return poisson_log_pmf(self.counts(y), parameters[..., 0])
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(_Counts):
+    """The negative binomial distribution of counts; parameters: mean m and size r, with which the
+    variance is ``m + m**2 / r``. A small size gives many zeros beside large counts."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        inverse = ops.softplus(raw[..., 1:] + float(_softplus_inverse(0.5)))
+        inverse = ops.clip(inverse, 1e-4, 30.0)
+        return ops.concatenate([self._mean_of(raw[..., :1] + shift), 1.0 / inverse], axis=-1)
+
+    def inverse_size(self, parameters: Any) -> Any:
+        return 1.0 / parameters[..., 1:]
+
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        return negative_binomial_cdf(x, parameters[..., :1], parameters[..., 1:])
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        return negative_binomial_log_pmf(self.counts(y), parameters[..., 0], parameters[..., 1])
 
 
 # The levels by which a distribution is known where it is given by its quantiles.
@@ -222,6 +436,8 @@ class Quantiles(Head):
     """
 
     levels: Sequence[float] = KNOTS
+
+    measure: ClassVar[str] = "crps"
 
     def __post_init__(self) -> None:
         levels = tuple(float(level) for level in self.levels)
@@ -312,8 +528,8 @@ class Quantiles(Head):
         inside = ops.sum(within * ops.log(density), axis=-1, keepdims=True)
         return ops.where(y < first, under, ops.where(y >= last, over, inside))[..., 0]
 
-    def crps(self, parameters: Any, y: Any) -> Any:
-        """Twice the mean pinball loss over the levels: the score's integral by its sum."""
+    def loss(self, parameters: Any, y: Any) -> Any:
+        """Twice the mean pinball loss over the levels: the CRPS's integral by its sum."""
         from keras import ops
 
         levels = _constant(self.levels, parameters)
@@ -359,13 +575,6 @@ class Categorical(Head):
 
         return ops.log_softmax(raw + shift, axis=-1)
 
-    def pool(self, parameters: Any, axis: int) -> Any:
-        """The mixture of an ensemble's: the mean of the members' probabilities."""
-        from keras import ops
-
-        members = parameters.shape[axis]
-        return ops.logsumexp(parameters, axis=axis) - math.log(members)
-
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
         """The log-probability of the codes ``y``, ``(...)``, whole numbers."""
         from keras import ops
@@ -383,9 +592,6 @@ class Categorical(Head):
     def quantile(self, parameters: Any, levels: Any) -> Any:
         raise self._no("quantiles")
 
-    def crps(self, parameters: Any, y: Any) -> Any:
-        raise self._no("CRPS")
-
     @staticmethod
     def _no(what: str) -> ArgumentError:
         return ArgumentError(
@@ -400,4 +606,12 @@ def _normal_deviate(level: float) -> float:
     return NormalDist().inv_cdf(level)
 
 
-HEADS: Mapping[str, type[Head]] = {"normal": Normal, "quantiles": Quantiles}
+HEADS: Mapping[str, type[Head]] = {
+    "quantiles": Quantiles,
+    "normal": Normal,
+    "student_t": StudentT,
+    "lognormal": LogNormal,
+    "logitnormal": LogitNormal,
+    "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+}

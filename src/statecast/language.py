@@ -106,8 +106,6 @@ class LanguageNetwork(Network):
         The log-probabilities of every step's token, and of the one after the last.
     """
 
-    measure = "nats"
-
     def __init__(self, decoder: Language, *, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(decoder, **options)
         self.dropout = keras.layers.Dropout(dropout, seed=options.get("seed", 0))

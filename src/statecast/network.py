@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from statecast.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
-from statecast.heads import Head, Readout
+from statecast.heads import KNOTS, Head, Readout
 from statecast.layers import InitialState
 from statecast.recurrence import run
 
@@ -30,6 +30,7 @@ IN_STATE = ("state", "both")  # those in which X sets the initial state
 Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
 NO_FEATURES: Features = (0, ())
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_LEVELS = np.array(KNOTS, "float32")
 AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
 
 
@@ -102,7 +103,8 @@ class Sampler(Cell):
     """A decoder that takes in a draw of y_t, as if it had been observed: a joint path.
 
     The inputs are a uniform draw and the rest of what the stack takes in; the output is the
-    value drawn. The encoded X stands among the inputs, not in the state.
+    value drawn, before it is rounded to what can be observed: no two draws are equal. The
+    encoded X stands among the inputs, not in the state.
     """
 
     decoder: Decoder
@@ -125,12 +127,15 @@ class Sampler(Cell):
         seen = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
         raw = xp.matmul(seen, weights["head/kernel"]) + weights["head/bias"][..., None, :]
         shift = last * weights["head/residual"][..., None, :]
-        drawn = head.quantile(head.parameters(raw, shift), x[..., :1])
+        # A head's numbers (counts, tails) may leave the range of half precision.
+        parameters = head.parameters(ops.cast(raw, "float32"), ops.cast(shift, "float32"))
+        drawn = head.quantile(parameters, x[..., :1])
+        value = ops.cast(head.observable(drawn), x.dtype)
         if not decoder.future:
-            taken = xp.concatenate([drawn, x[..., 1:]], axis=-1)
+            taken = xp.concatenate([value, x[..., 1:]], axis=-1)
             _, inner = stack.step(cells, taken, inner, xp)
         after = {f"cell/{name}": leaf for name, leaf in inner.items()}
-        return drawn, after | {"last": drawn}
+        return drawn, after | {"last": value}
 
 
 class Encoder(keras.layers.Layer):
@@ -242,8 +247,6 @@ class Network(keras.Model):
         has the distributions.
     """
 
-    measure = "crps"  # what training minimises
-
     def __init__(
         self,
         decoder: Any,
@@ -286,7 +289,7 @@ class Network(keras.Model):
                 shape=(members, *shape),
                 initializer=_decoder_initializer(name, decoder, rng),
             )
-        self.score = MemberMean(members, self.measure)
+        self.score = MemberMean(members, decoder.head.measure)
         self.built = True
 
     @staticmethod
@@ -379,8 +382,7 @@ class Network(keras.Model):
         ``(members, rows, steps, head.size)``.
         """
         readout, after = self.read(leaves, value, observed, mask, covariates)
-        parameters = self.decoder.head.parameters(*readout.raw())
-        return ops.cast(parameters, "float32"), after
+        return self.decoder.head.read(readout), after
 
     def read(
         self,
@@ -511,7 +513,7 @@ class Network(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The members' mean CRPS over the values that count (``sample_weight``)."""
+        """The members' mean loss over the values that count (``sample_weight``)."""
         y, weight = (ops.swapaxes(ops.convert_to_tensor(v), 0, 1) for v in (y, sample_weight))
         score = ops.sum(self.decoder.head.score(Readout(**y_pred), y, weight), axis=1)
         weight = ops.sum(weight, axis=(1, 2))
@@ -543,9 +545,8 @@ class Parameters(keras.Model):
         self.built = True
 
     def call(self, inputs: Mapping[str, Any]) -> Any:
-        head = self.network.decoder.head
-        parameters = head.parameters(*Readout(**self.network(inputs)).raw())
-        return ops.swapaxes(ops.cast(parameters, "float32"), 0, 1)
+        parameters = self.network.decoder.head.read(Readout(**self.network(inputs)))
+        return ops.swapaxes(parameters, 0, 1)
 
 
 class Advance(keras.Model):
@@ -553,8 +554,9 @@ class Advance(keras.Model):
 
     Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)``,
     ``active`` bool ``(rows, steps)`` (False leaves the state as it is) and covariates
-    ``(rows, steps, ...)``; returns the leaves and ``parameters`` ``(rows, steps, head.size)``,
-    pooled over the members.
+    ``(rows, steps, ...)``; returns the leaves and ``knots`` ``(rows, steps, len(KNOTS))``, the
+    means of the members' quantiles (Vincent 1912). That keeps the members' shape and width, where
+    a mixture would add their disagreement on top.
     """
 
     def __init__(self, network: Network) -> None:
@@ -570,8 +572,21 @@ class Advance(keras.Model):
             leaves, steps["value"], steps["observed"], steps["active"], steps
         )
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
-            "parameters": decoder.head.pool(parameters, axis=0)
+            "knots": ops.mean(decoder.head.quantile(parameters, _LEVELS), axis=0)
         }
+
+
+class Knots(keras.Model):
+    """A head's quantiles at ``KNOTS`` as a compiled model: parameters ``(..., head.size)`` to
+    ``(..., len(KNOTS))``."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+        self.built = True
+
+    def call(self, parameters: Any) -> Any:
+        return self.head.quantile(parameters, _LEVELS)
 
 
 class Sample(keras.Model):

@@ -48,6 +48,8 @@ _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
+TRANSFORMS = ("none", "log", "positive", "logit", "counts")
+MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
@@ -333,12 +335,15 @@ class Schema:
         The columns of the series table (and the first of the static table).
     kind : str
         The kind of the training table; what ``table`` builds unless told otherwise.
-    transform : {"none", "log"}
+    transform : {"none", "log", "positive", "logit", "counts"}
         What happens to y before it is scaled; see ``fit``.
     centre : float
-        The c of ``log1p(y / c)``; 1 without the transform.
+        The c of the transform; 1 without one.
+    bounds : (float, float)
+        What no forecast lies beyond; minus or plus infinity where there is no bound.
     location, scaling : ndarray, shape (steps,), float64
-        The mean and the standard deviation of (transformed) y at each step.
+        The mean and the standard deviation of (transformed) y at each step; of counts, those of
+        all steps together.
     static, future, past : Columns
         Of the static table, of the future table, and of the series beside y.
     spacing : Spacing or None
@@ -365,6 +370,7 @@ class Schema:
     kind: str
     transform: str
     centre: float
+    bounds: tuple[float, float]
     location: np.ndarray
     scaling: np.ndarray
     static: Columns
@@ -387,6 +393,7 @@ class Schema:
         step_col: str = "ds",
         target_col: str = "y",
         transform: str = "auto",
+        bounds: tuple[float, float] | None = None,
         tokens: bool = False,
     ) -> Schema:
         """Learn the schema from the items that have rows in the series table.
@@ -408,10 +415,17 @@ class Schema:
         id_col, step_col, target_col : str
             The names of the columns. Steps are whole numbers from 1, or dates: then step 1
             is an item's first row, and the spacing is the most common difference.
-        transform : {"auto", "none", "log"}
-            ``"log"`` is ``log1p(y / c)``, c the median of the positive y. ``"auto"`` takes
-            it where no y is negative and the ninth decile lies more than 1.5 times as far
-            above the median as the first decile lies below it.
+        transform : {"auto", "none", "log", "positive", "logit", "counts"}
+            ``"log"`` is ``log1p(y / c)``, c the median of the positive y; ``"counts"`` the same
+            of whole numbers, which forecasts are too; ``"positive"`` is ``log(y / c)``;
+            ``"logit"`` is ``log((v + c) / (1 - v + c))`` of ``v``, y's place between the bounds,
+            with a c that keeps values at the bounds about as far out as those next to them.
+            ``"auto"`` takes ``"log"`` where no y is negative and the ninth decile lies more than
+            1.5 times as far above the median as the first decile lies below it; ``"logit"``
+            where bounds are given; else ``"none"``, and where no y is negative no forecast is.
+        bounds : (float, float), optional
+            The least and the largest value that y can have, for ``"logit"``; (0, 1) if all y lie
+            there.
         tokens : bool
             Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty
             text is a step that was not observed, as is null. Nothing is transformed.
@@ -423,9 +437,13 @@ class Schema:
         ArgumentError
             ``transform`` or a column name outside what it may be.
         """
-        if transform not in ("auto", "none", "log"):
+        if transform not in ("auto", *TRANSFORMS):
             raise ArgumentError(
-                f"transform: expected 'auto', 'none' or 'log'; received {transform!r}."
+                f"transform: expected one of {['auto', *TRANSFORMS]}; received {transform!r}."
+            )
+        if bounds is not None and transform not in ("auto", "logit"):
+            raise ArgumentError(
+                f"bounds: expected them with the transform 'logit'; received {transform!r}."
             )
         names = (id_col, step_col, target_col)
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < 3:
@@ -478,17 +496,31 @@ class Schema:
         y, at = long.y[observed], step[observed] - 1
         if tokens:
             transform = "none"
-        elif transform == "auto":
-            transform = "log" if y.min() >= 0 and _long_upper_tail(y) else "none"
-        elif transform == "log":
-            _check_not_negative(parsed, target_col)
-        centre = _positive_median(y) if transform == "log" else 1.0
+        low, high = (-math.inf, math.inf) if transform == "none" or y.min() < 0 else (0.0, math.inf)
+        if transform == "auto":
+            skewed = low == 0 and _long_upper_tail(y)
+            transform = "logit" if bounds is not None else "log" if skewed else "none"
+        if transform == "logit":
+            if bounds is None and not (low == 0 and y.max() <= 1):
+                raise DataError(
+                    f"{long.label}, column {target_col!r}: expected values from 0 to 1, as no "
+                    f"bounds are given; received {y.min():g} to {y.max():g}. Give bounds=(low, "
+                    "high).",
+                    column=target_col,
+                )
+            low, high = bounds or (0.0, 1.0)
+        elif transform != "none":
+            low = 0.0
+        _check_values(parsed, target_col, transform, (low, high))
+        onto = _Onto(transform, _centre(y, transform, (low, high)), (low, high))
+        # A head of counts speaks of counts, so their scale is one for all steps.
+        place = np.zeros_like(at) if transform == "counts" else at
         if tokens:
             location, scaling = np.zeros(at.max() + 1), np.ones(at.max() + 1)
         else:
-            location, scaling = _location_and_scaling(
-                np.log1p(y / centre) if transform == "log" else y, at
-            )
+            location, scaling = _location_and_scaling(onto.line(y), place)
+        if transform == "counts":
+            location, scaling = (np.repeat(array, at.max() + 1) for array in (location, scaling))
 
         present = np.zeros(len(parsed.ids), bool)
         present[parsed.row] = True
@@ -503,7 +535,8 @@ class Schema:
             target_col,
             parsed.kind,
             transform,
-            centre,
+            onto.centre,
+            (low, high),
             location,
             scaling,
             Columns.fit({n: v[present] for n, v in parsed.static.items()}, "Static"),
@@ -576,8 +609,7 @@ class Schema:
         names = (self.id_col, self.step_col, self.target_col)
         step, origin = _steps(parsed, self.spacing, names)
         _check_points(parsed, step, names)
-        if self.transform == "log":
-            _check_not_negative(parsed, self.target_col)
+        _check_values(parsed, self.target_col, self.transform, self.bounds)
         y, mask = self._grid(parsed, step)
         ids = id_array(parsed.ids)
         numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
@@ -644,8 +676,7 @@ class Schema:
         items = parsed.ids
         step, origin = _steps(parsed, self.spacing, names, origin)
         _check_points(parsed, step, names, all_missing=False)
-        if self.transform == "log":
-            _check_not_negative(parsed, self.target_col)
+        _check_values(parsed, self.target_col, self.transform, self.bounds)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
         long = parsed.long
         stale = step <= known[parsed.row]
@@ -682,18 +713,18 @@ class Schema:
         Raises
         ------
         DataError
-            A negative value under the log transform.
+            A value that the transform does not know: a negative one under ``"log"``, say.
         """
         y = np.asarray(y, np.float64)
         location, scaling = self._at(y, first_step)
-        if self.transform == "log":
-            if (y < 0).any():
-                raise DataError(
-                    f"Column {self.target_col!r}: expected no negative value, as in training "
-                    f"(y is scaled by log1p); received {np.nanmin(y):g}.",
-                    column=self.target_col,
-                )
-            y = np.log1p(y / self.centre)
+        wrong = _wrong(y, self.transform, self.bounds)
+        if wrong.any():
+            raise DataError(
+                f"Column {self.target_col!r}: expected {_expected(self.transform, self.bounds)}, "
+                f"as in training; received {y[wrong][0]:g}.",
+                column=self.target_col,
+            )
+        y = self._onto.line(y)
         return (y - location) / scaling
 
     def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
@@ -709,15 +740,11 @@ class Schema:
         Returns
         -------
         ndarray, shape (..., T), float64
-            Never below 0 under the log transform, where values are not.
+            Never beyond ``bounds``; whole numbers under the transform ``"counts"``.
         """
         z = np.asarray(z, np.float64)
         location, scaling = self._at(z, first_step)
-        y = z * scaling + location
-        if self.transform == "log":
-            # e**470 stays finite times any centre, and is beyond any y that scale takes
-            y = np.maximum(np.expm1(np.minimum(y, 470.0)) * self.centre, 0.0)
-        return y
+        return self._onto.values(z * scaling + location)
 
     # -- tables out --------------------------------------------------------------------
 
@@ -852,6 +879,7 @@ class Schema:
             "kind": self.kind,
             "transform": self.transform,
             "centre": self.centre,
+            "bounds": [float(bound) if math.isfinite(bound) else None for bound in self.bounds],
             "steps": self.steps,
             **{name: columns.to_config() for name, columns in self._columns.items()},
             "spacing": None if self.spacing is None else self.spacing.to_config(),
@@ -874,15 +902,16 @@ class Schema:
             A key too many or too few, a value of another type, size or range.
         """
         keys = ("id_col", "step_col", "target_col", "kind", "transform", "centre", "steps")
-        config = _closed(config, (*keys, *_TABLES, "spacing", "vocabulary"), "schema")
+        config = _closed(config, (*keys, "bounds", *_TABLES, "spacing", "vocabulary"), "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
         _must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
         _must(len(set(named)) == 3, "column names", "three of them", named)
         _must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
         transform, centre, steps = config["transform"], config["centre"], config["steps"]
-        _must(transform in ("none", "log"), "transform", "'none' or 'log'", transform)
+        _must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
         finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= LARGEST
         _must(finite, "centre", "a positive number", centre)
+        bounds = _bounds(transform, config["bounds"])
         _must(_is_int(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
         columns = {
             name: Columns.from_config(config[name], name, named[: 1 if name == "static" else 3])
@@ -923,6 +952,7 @@ class Schema:
             config["kind"],
             transform,
             centre,
+            bounds,
             checked["location"],
             checked["scaling"],
             static,
@@ -933,6 +963,10 @@ class Schema:
         )
 
     # -- private -----------------------------------------------------------------------
+
+    @property
+    def _onto(self) -> _Onto:
+        return _Onto(self.transform, self.centre, self.bounds)
 
     @property
     def _columns(self) -> dict[str, Columns]:
@@ -1042,8 +1076,7 @@ class Schema:
         mask = np.zeros((rows, width), bool)
         if long is not None:
             row, at, values = parsed.row[observed], step[observed] - 1, long.y[observed]
-            if self.transform == "log":
-                values = np.log1p(values / self.centre)
+            values = self._onto.line(values)
             hold = np.minimum(at, self.steps - 1)
             z = (values - self.location[hold]) / self.scaling[hold]
             y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
@@ -1244,6 +1277,93 @@ def _fail_off_grid(
     )
 
 
+# -- from values to the real line and back ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Onto:
+    """A transform with its numbers; see ``Schema.fit``."""
+
+    transform: str
+    centre: float
+    bounds: tuple[float, float]
+
+    def line(self, y: np.ndarray) -> np.ndarray:
+        """Return values on the real line, before they are scaled; float64."""
+        low, high = self.bounds
+        if self.transform in ("log", "counts"):
+            return np.log1p(y / self.centre)
+        if self.transform == "positive":
+            return np.log(y / self.centre)
+        if self.transform == "logit":
+            v = (y - low) / (high - low)
+            return np.log((v + self.centre) / (1.0 - v + self.centre))
+        return y
+
+    def values(self, u: np.ndarray) -> np.ndarray:
+        """Return the values at places on the real line: the inverse, increasing."""
+        low, high = self.bounds
+        if self.transform == "none":
+            y = u
+        elif self.transform == "logit":
+            stretched = 0.5 + 0.5 * np.tanh(0.5 * u)
+            y = low + (high - low) * (stretched * (1.0 + 2.0 * self.centre) - self.centre)
+        else:
+            # e**470 stays finite times any centre, and is beyond any y that scale takes
+            u = np.clip(u, -470.0, 470.0)
+            y = (np.exp(u) if self.transform == "positive" else np.expm1(u)) * self.centre
+            y = np.rint(y) if self.transform == "counts" else y
+        return np.clip(y, low, high)
+
+
+def _centre(y: np.ndarray, transform: str, bounds: tuple[float, float]) -> float:
+    if transform == "none":
+        return 1.0
+    if transform != "logit":
+        return _positive_median(y)
+    low, high = bounds
+    inside = np.minimum(y - low, high - y) / (high - low)
+    inside = inside[inside > 0]
+    return float(np.clip(0.5 * np.quantile(inside, 0.05), 1e-6, 0.05)) if len(inside) else 0.05
+
+
+def _wrong(y: np.ndarray, transform: str, bounds: tuple[float, float]) -> np.ndarray:
+    """Return where values, NaN left out, are none that the transform knows."""
+    if transform == "none":
+        return np.zeros(np.shape(y), bool)
+    if transform == "positive":
+        return y <= 0
+    outside = (y < bounds[0]) | (y > bounds[1])
+    if transform == "counts":
+        outside |= (y > MOST_COUNTED) | (np.rint(y) != y) & ~np.isnan(y)
+    return outside
+
+
+def _expected(transform: str, bounds: tuple[float, float]) -> str:
+    if transform == "logit":
+        return f"values from {bounds[0]:g} to {bounds[1]:g}"
+    return {
+        "log": "no negative value (y is scaled by log1p)",
+        "positive": "values above 0",
+        "counts": f"whole numbers from 0 to {MOST_COUNTED:,}",
+    }[transform]
+
+
+def _bounds(transform: str, given: Any) -> tuple[float, float]:
+    """Return the bounds of a model file; ``ModelFileError`` on those that do not belong."""
+    real = isinstance(given, list) and len(given) == 2
+    real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
+    _must(bool(real), "bounds", "two numbers or null", given)
+    low = -math.inf if given[0] is None else given[0]
+    high = math.inf if given[1] is None else given[1]
+    if transform == "logit":
+        good = math.isfinite(high - low) and low < high
+    else:
+        good = high == math.inf and low in ((0.0, -math.inf) if transform == "none" else (0.0,))
+    _must(good, "bounds", f"those of the transform {transform!r}", given)
+    return low, high
+
+
 # -- what is learnt --------------------------------------------------------------------
 
 
@@ -1394,17 +1514,23 @@ def _warn(what: str, notes: Sequence[str], level: int = 3) -> None:
         )
 
 
-def _check_not_negative(parsed: Parsed, target_col: str) -> None:
+def _check_values(
+    parsed: Parsed, target_col: str, transform: str, bounds: tuple[float, float]
+) -> None:
+    """Raise for the first value that the transform does not know."""
     long = parsed.long
-    if long is not None and (long.y < 0).any():
-        at = int(np.argmax(long.y < 0))
+    if long is None:
+        return
+    wrong = _wrong(long.y, transform, bounds)
+    if wrong.any():
+        at = int(np.argmax(wrong))
         fail(
             long.label,
             target_col,
-            "no negative value (y is scaled by log1p)",
+            _expected(transform, bounds),
             f"{long.y[at]:g}",
             long.ids[at],
-            "Fit with transform='none' if negative values are right.",
+            "Fit with transform='none' if such values are right.",
         )
 
 

@@ -1,0 +1,204 @@
+"""Functions of statistics that Keras lacks, on tensors of its current backend.
+
+Elementwise, in the dtype of what they are given, with the usual broadcasting; made for float32.
+Where two terms all but cancel they are written so that they do not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+LEAST_LEVEL = 1e-6  # of a quantile: levels are taken to lie between this and 1 minus it
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SHIFT = 6  # how far an argument is moved to where a series for large ones holds
+_HALVINGS = 24  # of an interval in which a quantile is sought: float32 knows no more
+
+
+def normal_quantile(level: Any) -> Any:
+    """The standard normal's quantile at ``level``."""
+    from keras import ops
+
+    return math.sqrt(2.0) * ops.erfinv(2.0 * level - 1.0)
+
+
+def normal_cdf(x: Any) -> Any:
+    """The standard normal's distribution function."""
+    from keras import ops
+
+    return 0.5 * ops.erfc(-x / math.sqrt(2.0))
+
+
+def log_gamma(x: Any) -> Any:
+    """The logarithm of the gamma function, x > 0: Stirling's series, after the recurrence where x
+    is small."""
+    from keras import ops
+
+    return (x - 0.5) * ops.log(x) - x + _HALF_LOG_2PI + stirling_error(x)
+
+
+def stirling_error(x: Any) -> Any:
+    """What Stirling's formula for ``log_gamma`` leaves out, x > 0 (Loader 2000)."""
+    from keras import ops
+
+    def series(x: Any) -> Any:
+        square = 1.0 / ops.square(x)
+        return (1.0 / 12.0 - square * (1.0 / 360.0 - square / 1260.0)) / x
+
+    small = ops.minimum(x, 8.0)
+    rising = small
+    for i in range(1, _SHIFT):
+        rising = rising * (small + i)
+    far = small + _SHIFT
+    near = (
+        (far - 0.5) * ops.log(far)
+        - ops.log(rising)
+        - (small - 0.5) * ops.log(small)
+        - _SHIFT
+        + series(far)
+    )
+    return ops.where(x < 8.0, near, series(ops.maximum(x, 8.0)))
+
+
+def _deviance(d: Any) -> Any:
+    """``(1 + d) log(1 + d) - d``, d >= -1, to full relative precision around 0."""
+    from keras import ops
+
+    small = ops.clip(d, -0.1, 0.1)
+    term, series = 0.5 * ops.square(small), 0.0
+    for n in range(2, 9):  # d^n (-1)^n / (n (n - 1))
+        series = series + term
+        term = -term * small * (n - 1) / (n + 1)
+    whole = (1.0 + d) * ops.log(ops.maximum(1.0 + d, 1e-30)) - d
+    return ops.where(ops.abs(d) < 0.1, series, whole)
+
+
+def poisson_log_pmf(n: Any, mean: Any) -> Any:
+    """The logarithm of the Poisson distribution's probability of n >= 0, by its saddle point
+    (Loader 2000)."""
+    from keras import ops
+
+    some = ops.maximum(n, 1e-6)
+    positive = (
+        -stirling_error(some)
+        - mean * _deviance((n - mean) / mean)
+        - 0.5 * ops.log(some)
+        - _HALF_LOG_2PI
+    )
+    return ops.where(n > 0, positive, -mean)
+
+
+def negative_binomial_log_pmf(n: Any, mean: Any, size: Any) -> Any:
+    """The logarithm of the negative binomial's probability of n >= 0, by its saddle point
+    (Loader 2000). Its variance is ``mean + mean**2 / size``."""
+    from keras import ops
+
+    some = ops.maximum(n, 1e-6)
+    whole = some + size
+    p, q = size / (size + mean), mean / (size + mean)
+    positive = (
+        stirling_error(whole)
+        - stirling_error(size)
+        - stirling_error(some)
+        - whole * p * _deviance((mean - some) / whole)
+        - whole * q * _deviance(size * (some - mean) / (whole * mean))
+        + 0.5 * (ops.log(size) - ops.log(some) - ops.log(whole))
+        - _HALF_LOG_2PI
+    )
+    return ops.where(n > 0, positive, -size * ops.log1p(mean / size))
+
+
+def poisson_cdf(x: Any, mean: Any) -> Any:
+    """The Poisson distribution function, continued to real x >= -1 as the incomplete gamma
+    function ``Q(x + 1, mean)``: Peizer and Pratt (1968), after the recurrence, to 1e-4."""
+    from keras import ops
+
+    a = ops.maximum(x + 1.0, 1e-6)
+    below, term = 0.0, ops.exp(poisson_log_pmf(a, mean))
+    for _ in range(_SHIFT):
+        below = below + term
+        a = a + 1.0
+        term = term * mean / a
+    z = (a - 1.0 / 3.0 - mean + 0.02 / a) / ops.sqrt(mean)
+    z = z * ops.sqrt(1.0 + _peizer_pratt((a - 0.5) / mean))
+    return ops.clip(normal_cdf(z) - below, 0.0, 1.0)
+
+
+def negative_binomial_cdf(x: Any, mean: Any, size: Any) -> Any:
+    """The negative binomial's distribution function, continued to real x >= -1 as the incomplete
+    beta function ``I(size, x + 1)`` at ``size / (size + mean)``: Peizer and Pratt (1968), after
+    the recurrences, to 1e-4."""
+    from keras import ops
+
+    a, b = size, ops.maximum(x + 1.0, 1e-6)
+    p, q = size / (size + mean), mean / (size + mean)
+    more, term = 0.0, ops.exp(negative_binomial_log_pmf(b, mean, size))
+    for _ in range(_SHIFT):
+        more = more + term * b / a
+        term = term * p * (a + b) / a
+        a = a + 1.0
+    for _ in range(_SHIFT):
+        more = more - term
+        b = b + 1.0
+        term = term * q * (a + b - 1.0) / b
+    n = a + b - 1.0
+    z = a - 1.0 / 3.0 - (n + 1.0 / 3.0) * p + 0.02 * (q / a - p / b + (q - 0.5) / (n + 1.0))
+    z = z / ops.sqrt((n + 1.0 / 6.0) * p * q)
+    z = z * ops.sqrt(
+        1.0 + q * _peizer_pratt((a - 0.5) / (n * p)) + p * _peizer_pratt((b - 0.5) / (n * q))
+    )
+    return ops.clip(normal_cdf(-z) + more, 0.0, 1.0)
+
+
+def _peizer_pratt(t: Any) -> Any:
+    """``(1 - t^2 + 2 t log t) / (1 - t)^2``, t > 0."""
+    from keras import ops
+
+    d = ops.where(ops.abs(t - 1.0) < 0.05, 1.0, t - 1.0)
+    # With e = t - 1, twice the deviance less e^2 (1 + e)^0: see the series of both.
+    e = ops.clip(t - 1.0, -0.05, 0.05)
+    near = -e * (1.0 / 3.0 - e * (1.0 / 6.0 - e * (1.0 / 10.0 - e / 15.0)))
+    return ops.where(
+        ops.abs(t - 1.0) < 0.05, near, (2.0 * _deviance(d) - ops.square(d)) / ops.square(d)
+    )
+
+
+def increasing_root(function: Any, target: Any, low: Any, high: Any) -> Any:
+    """Where an increasing function has the value ``target``, between ``low`` and ``high``, by
+    halving the interval on the scale of ``log(x - low + 1)``; the nearer end where nowhere."""
+    from keras import ops
+
+    def halve(_: Any, ends: Any) -> Any:
+        left, right = ends
+        middle = 0.5 * (left + right)
+        above = function(low + ops.expm1(middle)) >= target
+        return ops.where(above, left, middle), ops.where(above, middle, right)
+
+    nothing = ops.zeros_like(target + low + high)
+    ends = (nothing, ops.log1p(high - low) + nothing)
+    left, right = ops.fori_loop(0, _HALVINGS, halve, ends)
+    return low + ops.expm1(0.5 * (left + right))
+
+
+def student_t_quantile(level: Any, freedom: Any) -> Any:
+    """Student's t quantile, ``freedom`` >= 2.5, to a relative 1e-4: Hill (1970), Algorithm 396,
+    Communications of the ACM 13."""
+    from keras import ops
+
+    two_sided = 2.0 * ops.minimum(level, 1.0 - level)
+    n = freedom
+    a = 1.0 / (n - 0.5)
+    b = 48.0 / ops.square(a)
+    c = ((20700.0 * a / b - 98.0) * a - 16.0) * a + 96.36
+    d = ((94.5 / (b + c) - 3.0) / b + 1.0) * ops.sqrt(a * math.pi / 2.0) * n
+    y = ops.power(d * two_sided, 2.0 / n)
+    x = normal_quantile(0.5 * two_sided)
+    square = ops.square(x)
+    c = c + ops.where(n < 5.0, 0.3 * (n - 4.5) * (x + 0.6), 0.0)
+    c = (((0.05 * d * x - 5.0) * x - 7.0) * x - 2.0) * x + b + c
+    body = ((((0.4 * square + 6.3) * square + 36.0) * square + 94.5) / c - square - 3.0) / b + 1.0
+    body = ops.expm1(a * ops.square(body * x))
+    tail = (n + 6.0) / (n * y) - 0.089 * d - 0.822
+    tail = ((1.0 / (tail * (n + 2.0) * 3.0) + 0.5 / (n + 4.0)) * y - 1.0) * (n + 1.0) / (n + 2.0)
+    value = ops.sqrt(n * ops.where(y > 0.05 + a, body, tail + 1.0 / y))
+    return ops.where(level < 0.5, -value, value)
