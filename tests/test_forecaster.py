@@ -688,7 +688,7 @@ def test_a_head_keeps_the_laws_and_its_values(head, tmp_path):
     exact = {"until": T + 2, "calibrated": False}
     state = f.state(prefix, static)
     # A count a hair from the next may round either way.
-    close = {"rtol": 1e-4, "atol": 1.0 if kind == "counts" else 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1.0 if kind == "counts" else 1e-4}
     whole = _values(_predict(f, prefix, static, **exact))
     np.testing.assert_allclose(
         _values(f.predict(state=state, level=[80, 95], **exact)), whole, **close
