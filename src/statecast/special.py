@@ -155,7 +155,7 @@ def _peizer_pratt(t: Any) -> Any:
     from keras import ops
 
     d = ops.where(ops.abs(t - 1.0) < 0.05, 1.0, t - 1.0)
-    # With e = t - 1, twice the deviance less e^2 (1 + e)^0: see the series of both.
+    # With e = t - 1 this is twice the deviance of e, less e^2, over e^2; around 0 by its series.
     e = ops.clip(t - 1.0, -0.05, 0.05)
     near = -e * (1.0 / 3.0 - e * (1.0 / 6.0 - e * (1.0 / 10.0 - e / 15.0)))
     return ops.where(
