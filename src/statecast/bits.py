@@ -64,7 +64,7 @@ class TokenScores:
     >>> ours = TokenRow("statecast", 0, 2.25, 100, 1200)
     >>> theirs = TokenRow("n-gram", 0, 2.5, 100, 1200)
     >>> scores = TokenScores((ours, theirs), "statecast", 1)
-    >>> scores["n-gram", 0].bits, scores.best(0).method, scores.skill(0)
+    >>> scores["n-gram", 0].bits, scores.best(0).method, round(scores.skill(0), 3)
     (2.5, 'n-gram', 0.1)
     """
 
