@@ -181,8 +181,8 @@ def increasing_root(function: Any, target: Any, low: Any, high: Any) -> Any:
 
 
 def student_t_quantile(level: Any, freedom: Any) -> Any:
-    """Student's t quantile, ``freedom`` >= 2.5, to a relative 1e-4: Hill (1970), Algorithm 396,
-    Communications of the ACM 13."""
+    """Student's t quantile, ``freedom`` >= 2.5, to a relative 1e-4 at levels from 1e-4 to its
+    mirror image, and 1e-3 beyond: Hill (1970), Algorithm 396, Communications of the ACM 13."""
     from keras import ops
 
     two_sided = 2.0 * ops.minimum(level, 1.0 - level)
