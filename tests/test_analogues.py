@@ -101,11 +101,24 @@ def test_a_covariance_is_found_through_gaps():
     truth = factor @ factor.T
     y = rng.multivariate_normal(np.zeros(T), truth, size=2500)
     mask = rng.random(y.shape) < 0.8
-    nothing = Linear(np.zeros(0), np.zeros((0, T)), np.zeros(T), np.zeros((T, T)))
-    found = nothing.with_covariance(np.zeros((len(y), 0)), y, mask).covariance
+    found = Linear.fit(np.zeros((len(y), 0)), y, mask, 1.0).covariance
     spread = np.sqrt(np.outer(np.diag(truth), np.diag(truth)))
     assert np.abs((found - truth) / spread).max() < 0.12
     assert np.linalg.eigvalsh(found).min() > 0
+
+
+def test_a_step_that_few_were_observed_at_is_told_by_the_steps_before_it():
+    """The regression there is nearer to the one without gaps than that of the few alone."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 20))
+    y = x[:, :2].sum(axis=1, keepdims=True) + 0.5 * rng.normal(size=(80, T)).cumsum(axis=1)
+    mask = np.ones(y.shape, bool)
+    mask[25:, T - 3 :] = False
+    few = Linear.regress(x, y, mask, 10.0)
+    whole = Linear.regress(x, y, np.ones_like(mask), 10.0)
+    told = Linear.fit(x, y, mask, 10.0)
+    off = [np.abs(path.of_x(x) - whole.of_x(x))[:, T - 3 :].mean() for path in (told, few)]
+    assert off[0] < 0.75 * off[1]
 
 
 # -- forecasts -------------------------------------------------------------------------------------

@@ -31,8 +31,10 @@ _MOST_FEATURES = 256  # of X: beyond it, its principal components
 _MOST_CATEGORIES = 64  # of a categorical static: the most frequent, met at least thrice
 _TRIED = 3000  # items that ridges are chosen on and a covariance's gaps are filled of
 _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_ROUNDS = 12  # of expectation and maximisation
+_ROUNDS = 5  # of expectation and maximisation
 _EFFORT = 6e9  # of them: rounds x patterns of gaps x steps cubed; seconds
+_LAG_RIDGE = 3.0  # of the steps before, in `Linear.in_turn`
+_OWN = 0.1  # of an observation's variance is taken to be its own, where others fill gaps by it
 _LAGS = 64  # observations further back than that have one weight in the distance
 _ENOUGH = 10  # items at a step, for a regression there
 _GRAIN = 1e-6  # of a distance: what differs by less is equal, on every machine
@@ -86,23 +88,75 @@ class Linear:
                 weights[:, step] = np.linalg.solve(own.T @ own + penalty, own.T @ y[rows, step])
         return cls(centre, weights[:-1], weights[-1], np.zeros((steps, steps)))
 
-    def with_covariance(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> Linear:
-        """The residuals' covariance. Where there are gaps it is first that of the pairs which
-        were observed, and then improved by expectation and maximisation (Dempster, Laird and
-        Rubin 1977), as far as the effort allows."""
-        error = np.where(mask, y - self.of_x(x), 0.0)
+    @classmethod
+    def in_turn(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
+        """Each step regressed on x and the steps before it, and from that the whole.
+
+        With items of unlike lengths, and no gaps but those after their ends, this is what
+        maximum likelihood does (Little and Rubin 2002, chapter 7): a step that few reached is
+        told by the steps before it, which more did, where x by itself would explain the few. Other
+        gaps are filled by what the steps before them say.
+        """
+        (items, features), steps = x.shape, y.shape[1]
+        centre, filled = x.mean(axis=0), np.where(mask, y, 0.0)
+        kernel, bias = np.zeros((features, steps)), np.zeros(steps)
+        covariance = np.zeros((steps, steps))
+        for step in range(steps):
+            rows, before = mask[:, step], np.arange(max(0, step - WINDOW), step)
+            design = np.concatenate([x - centre, filled[:, before]], axis=1)
+            own, truth, count = design[rows], y[rows, step], int(rows.sum())
+            share = count / items  # as strong a ridge for each item
+            penalty = share * np.repeat([ridge, _LAG_RIDGE], [features, len(before)])
+            # What few were observed at is drawn to the mean, which is 0.
+            middle = own.sum(axis=0) / max(count, 1)
+            level = truth.sum() / (count if count >= _ENOUGH else count + 1)
+            weight = _ridge_solved(own - middle, truth - level, penalty)
+            error = truth - level - (own - middle) @ weight
+            of_x, lags = weight[:features], weight[features:]
+            constant = level - middle @ weight
+            filled[~rows, step] = constant + design[~rows] @ weight
+            kernel[:, step] = of_x + kernel[:, before] @ lags
+            bias[step] = constant + bias[before] @ lags
+            beside = lags @ covariance[before, :step]
+            covariance[step, :step] = covariance[:step, step] = beside
+            spread = error @ error / count if count else 1.0
+            covariance[step, step] = spread + beside[before] @ lags
+        return cls(centre, kernel, bias, covariance)
+
+    @classmethod
+    def fit(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
+        """Regression and the residuals' covariance.
+
+        Where there are gaps it is ``in_turn``, or of many items what was observed of each step and
+        of each pair of steps. Gaps within the series are then filled and it is fitted again, by
+        expectation and maximisation (Dempster, Laird and Rubin 1977), as far as the effort allows.
+        """
         if mask.all():
-            covariance = error.T @ error / len(error)
+            path = cls.regress(x, y, mask, ridge)
+            error = y - path.of_x(x)
+            return replace(path, covariance=error.T @ error / len(error))
+        few = len(x) <= _TRIED
+        if few:
+            path = cls.in_turn(x, y, mask, ridge)
         else:
+            path, seen = cls.regress(x, y, mask, ridge), mask.astype(np.float64)
+            error = np.where(mask, y - path.of_x(x), 0.0)
             # With one pair more, of two that do not vary together: a pair never met is apart.
-            seen = mask.astype(np.float64)
-            covariance = _definite(error.T @ error / (seen.T @ seen + 1.0))
-            error, mask = error[:_TRIED], mask[:_TRIED]
-            patterns = list(_patterns(mask))
-            rounds = int(_EFFORT / (len(patterns) * mask.shape[1] ** 3))
-            for _ in range(min(rounds, _ROUNDS)):
-                covariance = _expected(covariance, error, patterns)
-        return Linear(self.centre, self.kernel, self.bias, covariance)
+            path = replace(path, covariance=_definite(error.T @ error / (seen.T @ seen + 1.0)))
+            x, y, mask = x[:_TRIED], y[:_TRIED], mask[:_TRIED]
+        if few and not (mask[:, 1:] & ~mask[:, :-1]).any():
+            return path
+        patterns, whole = list(_patterns(mask)), np.ones_like(mask)
+        rounds = int(_EFFORT / (len(patterns) * mask.shape[1] ** 3))
+        for _ in range(min(rounds, _ROUNDS)):
+            prior = path.of_x(x)
+            filled, unsure = _filled(path.covariance, np.where(mask, y - prior, 0.0), patterns)
+            filled += prior
+            if few:
+                path = replace(cls.regress(x, filled, whole, ridge), covariance=path.covariance)
+            error = filled - path.of_x(x)
+            path = replace(path, covariance=(unsure + error.T @ error) / len(x))
+        return path
 
     def of_x(self, x: np.ndarray) -> np.ndarray:
         """The mean given X alone, ``(rows, steps)``."""
@@ -121,23 +175,31 @@ class Linear:
         return mean
 
 
-def _expected(
+def _ridge_solved(design: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    """Ridge regression with a penalty for each column, by rows or by columns, which are fewer."""
+    if len(design) < len(penalty):
+        scaled = design / penalty
+        return scaled.T @ np.linalg.solve(scaled @ design.T + np.eye(len(y)), y)
+    return np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ y)
+
+
+def _filled(
     covariance: np.ndarray, error: np.ndarray, patterns: list[tuple[np.ndarray, np.ndarray]]
-) -> np.ndarray:
-    """The covariance of errors whose gaps a covariance fills: one round."""
-    total = np.zeros_like(covariance)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors with what a covariance expects in their gaps, and the covariance of what it leaves
+    open there, summed over the rows."""
+    unsure, error = np.zeros_like(covariance), error.copy()
     for rows, seen in patterns:
-        filled, unseen = error[rows], ~seen
+        unseen = ~seen
         if seen.any() and unseen.any():
-            inner = covariance[np.ix_(seen, seen)] + 1e-3 * np.eye(int(seen.sum()))
+            inner = covariance[np.ix_(seen, seen)] + _OWN * np.eye(int(seen.sum()))
             gain = np.linalg.solve(inner, covariance[np.ix_(seen, unseen)])
-            filled[:, unseen] = filled[:, seen] @ gain
+            error[np.ix_(rows, unseen)] = error[np.ix_(rows, seen)] @ gain
             left = covariance[np.ix_(unseen, unseen)] - covariance[np.ix_(unseen, seen)] @ gain
-            total[np.ix_(unseen, unseen)] += len(rows) * left
+            unsure[np.ix_(unseen, unseen)] += len(rows) * left
         elif unseen.any():
-            total += len(rows) * covariance
-        total += filled.T @ filled
-    return total / len(error)
+            unsure += len(rows) * covariance
+    return error, unsure
 
 
 def _definite(covariance: np.ndarray) -> np.ndarray:
@@ -490,9 +552,9 @@ def _linear_paths(
     are those whose forecasts of the shares left out err least."""
     few = slice(_TRIED)
 
-    def without(left: int, ridge: float, rows: slice = few) -> Linear:
-        others = share[rows] != left
-        return Linear.regress(x[rows][others], y[rows][others], mask[rows][others], ridge)
+    def without(left: int, ridge: float) -> Linear:
+        others = share[few] != left
+        return Linear.regress(x[few][others], y[few][others], mask[few][others], ridge)
 
     def error(means: np.ndarray, known: int) -> float:
         counts = mask[few] & (np.arange(y.shape[1]) >= known)
@@ -510,11 +572,8 @@ def _linear_paths(
         _RIDGES,
         key=lambda ridge: error(at_left_out(lambda s, r: without(s, ridge).of_x(x[r])), 0),
     )
-    every = [
-        without(s, ridge_x, slice(None)).with_covariance(*(a[share != s] for a in (x, y, mask)))
-        for s in range(SHARES)
-    ]
-    every.append(Linear.regress(x, y, mask, ridge_x).with_covariance(x, y, mask))
+    every = [Linear.fit(*(a[share != s] for a in (x, y, mask)), ridge_x) for s in range(SHARES)]
+    every.append(Linear.fit(x, y, mask, ridge_x))
 
     def of_prefixes(ridge: float) -> float:
         total = 0.0
@@ -524,7 +583,7 @@ def _linear_paths(
             total += error(means, k)
         return total
 
-    ridges = [each / len(x) for each in _RIDGES]
+    ridges = [each / len(x) for each in (0.01, 0.1, *_RIDGES)]
     return tuple(every), min(ridges, key=of_prefixes)
 
 

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from statecast.analogues import MOST_ITEMS as MOST_ANALOGUES
+from statecast.analogues import MOST_STEPS as MOST_ANALOGUE_STEPS
 from statecast.analogues import NEAREST, Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
 from statecast.decoding import Beam, Sampling
@@ -184,7 +185,8 @@ class Forecaster:
     analogues : bool
         Whether a linear path and the training items that began most alike have a part in
         the forecast (see ``statecast.analogues``); held-out items say how large a part.
-        The model file then holds the training items' numbers. Tokens have no such part.
+        The model file then holds the training items' numbers. Tokens have no such part, and
+        nor have series of more than 1,000 steps.
     embedding, tied, dropout, ends
         Of tokens alone: the width of a token's embedding; whether the softmax takes the
         embeddings for its weights; the share left out in a training step; and whether a
@@ -1477,7 +1479,7 @@ def _companions(
     if len(rows) < FEWEST_STACKED:
         return None, None
     analogues = None
-    if wanted:
+    if wanted and panel.y.shape[1] <= MOST_ANALOGUE_STEPS:
         analogues = Analogues.fit(
             panel.ids, panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
         )
