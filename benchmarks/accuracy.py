@@ -432,7 +432,7 @@ def statecast_for_each_k(fold: Fold, seed: int) -> tuple[Forecasts, float]:
             prefix = k
 
             def __getitem__(self, index: int) -> tuple[Any, ...]:
-                rows = self.order[index * self.batch : (index + 1) * self.batch]
+                rows = self.order[index]
                 seen = np.arange(self.panel.y.shape[1]) < self.prefix
                 seen = np.broadcast_to(seen, (*rows.shape, len(seen)))
                 return self.pack(rows, seen, ~seen)

@@ -44,15 +44,60 @@ def own_rows(held: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(~out if not out.all() else out) for out in held]
 
 
-class _Rows(keras.utils.PyDataset):
-    """Batches of one fixed size, so that nothing is compiled twice."""
+def few_widths(steps: int) -> int:
+    """The least width that holds so many steps, of few, so that few shapes are compiled: 8, 16,
+    24, 32, and from there on three quarters of a power of two or all of it."""
+    if steps <= 32:
+        return max(8, -(-steps // 8) * 8)
+    power = 1 << (steps - 1).bit_length()
+    return 3 * power // 4 if steps <= 3 * power // 4 else power
 
-    def __init__(self, panel: Panel, members: int, batch: int) -> None:
+
+class _Rows(keras.utils.PyDataset):
+    """Batches of one number of rows, and of few numbers of steps: rows of like length stand
+    together, and steps after a batch's longest are left out."""
+
+    def __init__(self, panel: Panel, batch: int, steps: int) -> None:
         super().__init__()
-        self.panel, self.members, self.batch = panel, members, batch
-        self.length = np.where(
-            panel.mask.any(axis=1), panel.mask.shape[1] - panel.mask[:, ::-1].argmax(axis=1), 0
-        )
+        self.panel, self.batch, self.steps = panel, batch, steps
+        self.length = panel.known
+        # TensorFlow takes all batches to have the first one's shape.
+        self.whole = keras.backend.backend() == "tensorflow"
+
+    def alike(self, chosen: Sequence[np.ndarray], rng: np.random.Generator | None) -> np.ndarray:
+        """Each member's rows in order of length, batch by batch ``(steps, batch, members)``, -1
+        where there are no more; with a generator, whole batches in an order of chance."""
+        order = np.full((self.steps * self.batch, len(chosen)), -1)
+        for member, rows in enumerate(chosen):
+            order[: len(rows), member] = rows[np.argsort(self.length[rows], kind="stable")]
+        order = order.reshape(self.steps, self.batch, len(chosen))
+        if rng is not None and self.length.min() < self.length.max():
+            order = order[rng.permutation(self.steps)]
+        return order
+
+    def drawn(self, own: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """An epoch of each member's own rows, over and over in orders of chance, as ``alike``."""
+        need = self.steps * self.batch
+        chosen = []
+        for rows in own:
+            passes = [rng.permutation(rows) for _ in range(math.ceil(need / len(rows)))]
+            chosen.append(np.concatenate(passes)[:need])
+        return self.alike(chosen, rng)
+
+    def longest(self, rows: np.ndarray) -> int:
+        """The steps that a batch of these rows needs, -1 of no row."""
+        return int(self.length.max() if self.whole else self.length[rows[rows >= 0]].max())
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class _Observations(_Rows):
+    """Batches of what a network of numbers sees."""
+
+    def width(self, rows: np.ndarray) -> int:
+        """The steps of a batch of rows, -1 of no row."""
+        return min(few_widths(self.longest(rows)), self.panel.y.shape[1])
 
     def pack(
         self,
@@ -63,8 +108,8 @@ class _Rows(keras.utils.PyDataset):
     ) -> tuple[Any, ...]:
         """Rows ``(batch, members)``; which steps are seen, and which count, with steps; and of
         which the past covariates are seen, if not of the same."""
-        panel = self.panel
-        value, mask = panel.y[rows], panel.mask[rows]
+        panel, at = self.panel, (rows, slice(seen.shape[-1]))
+        value, mask = panel.y[at], panel.mask[at]
         inputs: dict[str, Any] = {
             "value": value,
             "observed": (mask & seen).astype("float32"),
@@ -73,42 +118,28 @@ class _Rows(keras.utils.PyDataset):
         }
         for name, covariates in (("future", panel.future), ("past", panel.past)):
             if covariates is not None:
-                inputs |= covariates.take(rows).named(name)
+                inputs |= covariates.take(at).named(name)
         if panel.past is not None:
             inputs["past_there"] = inputs["past_there"] & (seen if told is None else told)
         return inputs, value, (mask & counted).astype("float32")
 
 
-class TrainingRows(_Rows):
+class TrainingRows(_Observations):
     """Each member's own items in its own order, cut at random prefixes, drawn anew each epoch."""
 
-    def __init__(self, panel: Panel, held: np.ndarray, members: int, batch: int, seed: int) -> None:
-        super().__init__(panel, members, batch)
-        self.rng = np.random.default_rng([seed, 2])
+    def __init__(self, panel: Panel, held: np.ndarray, batch: int, seed: int) -> None:
         self.own = own_rows(held)
-        self.steps = max(STEPS, math.ceil(max(map(len, self.own)) / batch))
-        self._shuffle()
-
-    def _shuffle(self) -> None:
-        need = self.steps * self.batch
-        columns = []
-        for rows in self.own:
-            passes = math.ceil(need / len(rows))
-            columns.append(
-                np.concatenate([self.rng.permutation(rows) for _ in range(passes)])[:need]
-            )
-        self.order = np.stack(columns, axis=1)
+        super().__init__(panel, batch, max(STEPS, math.ceil(max(map(len, self.own)) / batch)))
+        self.rng = np.random.default_rng([seed, 2])
+        self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        self._shuffle()
-
-    def __len__(self) -> int:
-        return self.steps
+        self.order = self.drawn(self.own, self.rng)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        rng = self.rng
-        rows = self.order[index * self.batch : (index + 1) * self.batch]
-        steps = np.arange(self.panel.y.shape[1])
+        rng, rows = self.rng, self.order[index]
+        width = self.width(rows)
+        steps = np.arange(width)
         prefix = np.floor(self.length[rows] * rng.random(rows.shape) ** SHORT)
         whole = rng.random(rows.shape) < WHOLE
         seen = (steps < prefix[..., None]) | whole[..., None]
@@ -121,36 +152,28 @@ class TrainingRows(_Rows):
         return self.pack(rows, seen, np.ones_like(seen), told)
 
 
-class HeldOutRows(_Rows):
+class HeldOutRows(_Observations):
     """Each member's held-out items at fixed prefixes; only the rest of the item counts."""
 
-    def __init__(self, panel: Panel, held: np.ndarray, members: int, batch: int) -> None:
+    def __init__(self, panel: Panel, held: np.ndarray, batch: int) -> None:
         out = [np.flatnonzero(rows) for rows in held]
         most = max(map(len, out))
         prefixes = [k for k in PREFIXES if k < panel.y.shape[1]]
         each = min(len(prefixes), math.ceil(VALIDATION_ROWS / most))
-        count = most * each
-        super().__init__(panel, members, min(batch, count))
-        self.rows = np.zeros((count, members), int)
-        self.prefix = np.full((count, members), panel.y.shape[1])  # nothing counts: padding
-        for member, rows in enumerate(out):
-            turn = np.arange(len(rows) * each)
-            self.rows[: len(turn), member] = np.repeat(rows, each)
-            self.prefix[: len(turn), member] = np.asarray(prefixes)[turn % len(prefixes)]
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch)
+        batch = min(batch, most * each)
+        super().__init__(panel, batch, math.ceil(most * each / batch))
+        self.order = self.alike([np.repeat(rows, each) for rows in out], None)
+        turn = np.arange(self.steps * batch).reshape(self.steps, batch, 1)
+        self.prefix = np.asarray(prefixes)[turn % len(prefixes)]
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        take = np.arange(index * self.batch, (index + 1) * self.batch)
-        inside = take < len(self.rows)
-        take = np.where(inside, take, 0)
-        steps = np.arange(self.panel.y.shape[1])
-        seen = steps < self.prefix[take][..., None]
-        return self.pack(self.rows[take], seen, ~seen & inside[:, None, None])
+        rows = self.order[index]
+        seen = np.arange(self.width(rows)) < self.prefix[index][..., None]
+        seen = np.broadcast_to(seen, (*rows.shape, seen.shape[-1]))
+        return self.pack(np.maximum(rows, 0), seen, ~seen & (rows >= 0)[..., None])
 
 
-class TokenRows(keras.utils.PyDataset):
+class TokenRows(_Rows):
     """Whole sequences of tokens, each member's own, in batches of sequences of like length.
 
     One pass scores every prefix length, so none is drawn; where ``ends`` says so, the end of a
@@ -168,49 +191,24 @@ class TokenRows(keras.utils.PyDataset):
         batch: int,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.panel, self.own, self.language, self.ends = panel, rows, language, ends
+        most = max(map(len, rows))
+        batch = min(batch, most)
+        steps = math.ceil(most / batch)
+        super().__init__(panel, batch, steps if seed is None else max(STEPS, steps))
+        self.own, self.language, self.ends = rows, language, ends
         self.rng = None if seed is None else np.random.default_rng([seed, 2])
-        # TensorFlow takes all batches to have the first one's shape.
-        self.whole = keras.backend.backend() == "tensorflow"
-        self.length = panel.known
         self.code = np.where(panel.mask, panel.y, language.gap).astype("int32")
         count = np.bincount(self.code[panel.mask], minlength=language.gap + 1)
         self.rare = (count == 1)[self.code] & panel.mask
-        most = max(map(len, rows))
-        self.batch = min(batch, most)
-        self.steps = math.ceil(most / self.batch)
-        if self.rng is not None:
-            self.steps = max(STEPS, self.steps)
-        self._draw()
-
-    def _draw(self) -> None:
-        need = self.steps * self.batch
-        columns = []
-        for rows in self.own:
-            chosen = np.full(need, -1)  # no row: padding
-            if self.rng is None:
-                chosen[: len(rows)] = rows
-            else:
-                passes = [self.rng.permutation(rows) for _ in range(math.ceil(need / len(rows)))]
-                chosen = np.concatenate(passes)[:need]
-            columns.append(chosen[np.argsort(self.length[chosen], kind="stable")])
-        order = np.stack(columns, axis=1).reshape(self.steps, self.batch, len(self.own))
-        if self.rng is not None:
-            order = order[self.rng.permutation(self.steps)]
-        self.order = order
+        self.order = self.alike(rows, None) if self.rng is None else self.drawn(rows, self.rng)
 
     def on_epoch_end(self) -> None:
         if self.rng is not None:
-            self._draw()
-
-    def __len__(self) -> int:
-        return self.steps
+            self.order = self.drawn(self.own, self.rng)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         panel, language, rows = self.panel, self.language, self.order[index]
-        most = int(self.length.max() if self.whole else self.length[rows].max())
-        width = most + -(most + 1) % 8  # with "start" a multiple of eight: few shapes to compile
+        width = few_widths(self.longest(rows) + 1) - 1  # with "start" one of few
         code = self.code[rows]
         code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
         steps, length = np.arange(width + 1), self.length[rows][..., None]
@@ -290,7 +288,7 @@ def held_out_parameters(
     own = [np.flatnonzero(out[rows]) for out in held]
     most = max(map(len, own))
     at = np.stack([np.pad(which, (0, most - len(which))) for which in own], axis=1)
-    batch, model = _Rows(panel, network.members, most), Parameters(network)  # compiled once
+    batch, model = _Observations(panel, most, 1), Parameters(network)  # compiled once
     for k in known:
         seen = np.broadcast_to(np.arange(panel.y.shape[1]) < k, (*at.shape, panel.y.shape[1]))
         inputs, _, _ = batch.pack(rows[at], seen, seen)
@@ -328,7 +326,7 @@ def train(
     history : dict of str to list of float
         Per epoch, as Keras's ``History.history``.
     """
-    rows, members = len(panel.ids), network.members
+    rows = len(panel.ids)
     training: Any
     validation: Any
     if isinstance(network, LanguageNetwork):
@@ -339,8 +337,8 @@ def train(
         validation = TokenRows(panel, out, language, ends=ends, batch=4 * batch)
     else:
         batch = batch_size or int(np.clip(rows // 8, 32, 512))
-        training = TrainingRows(panel, held, members, batch, seed)
-        validation = HeldOutRows(panel, held, members, batch)
+        training = TrainingRows(panel, held, batch, seed)
+        validation = HeldOutRows(panel, held, batch)
     network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
     keep = KeepBest(patience)
     history = keras.callbacks.History()

@@ -1,0 +1,65 @@
+"""Laws of the batches that a network learns from and stops by."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statecast.table import Panel, Schema
+from statecast.training import HeldOutRows, TrainingRows, few_widths, held_out, own_rows
+
+pytestmark = pytest.mark.backends
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> tuple[Panel, np.ndarray]:
+    """A panel of items of any lengths, and which rows each member holds out."""
+    length = np.array(draw(st.lists(st.integers(1, 70), min_size=2, max_size=40)))
+    Y = np.where(np.arange(length.max()) < length[:, None], 1.0 + np.arange(length.max()), np.nan)
+    panel = Schema.fit(Y).panel(Y + np.arange(len(Y))[:, None])
+    return panel, held_out(panel.groups, draw(st.integers(1, 9)), 0)
+
+
+@given(ragged(), st.integers(1, 16))
+def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch: int) -> None:
+    panel, held = drawn
+    for rows in (TrainingRows(panel, held, batch, 0), HeldOutRows(panel, held, batch)):
+        widths, longest = [], []
+        for index in range(len(rows)):
+            order = rows.order[index]
+            inputs, value, counted = rows[index]
+            widths.append(value.shape[-1])
+            longest.append(int(np.where(order >= 0, panel.known[order], 0).max()))
+            whole = panel.mask[order] & (order >= 0)[..., None]
+            if isinstance(rows, HeldOutRows):
+                whole &= np.arange(whole.shape[-1]) >= rows.prefix[index][..., None]
+            assert counted.sum() == whole.sum()
+            there = order >= 0
+            np.testing.assert_array_equal(value[there], panel.y[order[there], : widths[-1]])
+            assert {v.shape[:2] for v in inputs.values()} == {order.shape}
+        if keras.backend.backend() == "tensorflow":
+            longest = [panel.mask.shape[1]] * len(longest)  # one shape for all
+        assert widths == [min(few_widths(most), panel.mask.shape[1]) for most in longest]
+
+
+@given(ragged())
+def test_every_member_meets_its_own_rows_and_is_stopped_by_the_others(drawn) -> None:
+    panel, held = drawn
+    training = TrainingRows(panel, held, len(panel.ids), 0)
+    stopping = HeldOutRows(panel, held, len(panel.ids))
+    for member, own in enumerate(own_rows(held)):
+        met = np.unique(training.order[..., member])
+        np.testing.assert_array_equal(met, own)
+        left = np.unique(stopping.order[..., member])
+        np.testing.assert_array_equal(left[left >= 0], np.flatnonzero(held[member]))
+
+
+@given(st.integers(1, 100_000))
+def test_few_widths_hold_the_steps_and_waste_few(steps: int) -> None:
+    width = few_widths(steps)
+    assert steps <= width < max(8 + steps, 1.5 * steps + 1)
+    assert few_widths(width) == width
+    assert width % 8 == 0
