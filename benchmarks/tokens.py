@@ -44,7 +44,10 @@ def model_of(tokens: int, units: int, embedding: int) -> tuple[Speaker, dict[str
     language = Language(Stack([LSTM(units)]), Categorical(tokens), embedding)
     options = {"numeric": 0, "cardinalities": [], "members": 1, "encoding": 1, "depth": 1}
     rng, weights = np.random.default_rng(0), {}
-    shapes = Network.weight_shapes(language, **options, conditioning="state")
+    none = (0, ())  # covariates
+    shapes = Network.weight_shapes(
+        language, **options, conditioning="state", future=none, past=none
+    )
     for name, shape in shapes.items():
         scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
         weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
