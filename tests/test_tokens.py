@@ -353,9 +353,14 @@ def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
 def test_arrays_go_in_and_out():
     y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan], [3, np.nan, 5, 3]] * 8)
     f = _fit(y, epochs=1)
-    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=[5, 3]))
+    given: list[Any] = [np.array([5, 3]), np.int64(3), 3.5]
+    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=given[0]))
     assert found["statecast"][:, 1:3].tolist() == [[5, 3], [5, 3]]
     assert found["statecast"][:, 0].tolist() == [None, None]
+    other = f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[1]))
+    assert not (other["statecast"] == 3).any()
+    with pytest.raises(errors.ArgumentError, match=r"met in training.*received 3\.5"):
+        f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[2]))
     assert found["statecast-nats"].shape == (2, 4)
     assert f.log_likelihood(y[:2])["tokens"].tolist() == [4, 3]
 

@@ -76,11 +76,12 @@ class Vocabulary:
         ArgumentError
             One that is not.
         """
-        several: list[Any] = []
-        if isinstance(tokens, int) or (isinstance(tokens, str) and not self._characters):
+        if not np.iterable(tokens) or (isinstance(tokens, str) and not self._characters):
             several = [tokens] if tokens != "" else []
         else:
             several = list(tokens)
+        # NumPy's scalars are what a column's values come as.
+        several = [each.item() if isinstance(each, np.generic) else each for each in several]
         for given in several:
             if type(given) is not self.type or given not in self._code:
                 raise ArgumentError(
