@@ -288,7 +288,7 @@ def talk(conditioning: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", nargs="?", default="decoding",
                         choices=["decoding", "colours", "neuraltalk"])  # fmt: skip
     parser.add_argument("--items", type=int, help="colours: only so many, to see that it runs")
