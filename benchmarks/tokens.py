@@ -1,19 +1,29 @@
-"""Decoding of tokens beside plain loops in Keras and in PyTorch,.
+"""The figures of docs/tokens.md, printed as its tables.
 
-    python benchmarks/tokens.py
+    python benchmarks/tokens.py [decoding | colours | neuraltalk]
 
-The programs do the same beam search with the same weights in one process: ``Speaker`` (what
-``Forecaster.predict`` runs), loops around a compiled Keras model of one step, and a loop around
-``torch.nn.LSTMCell``. None ends by itself, so all take the same steps; each of the others is held
-to the sequences of the first. Tokens a second are those of the best sequences.
+``decoding``, the default, takes a minute or two; ``neuraltalk``, the cost of 4,096 features and
+captions of 16 words by where the features enter, some minutes; ``colours``, bits a character on
+../shared/data/colours, ten minutes or more.
+
+Decoding is measured beside plain loops in Keras and in PyTorch. The programs do the same beam
+search with the same weights in one process: ``Speaker`` (what ``Forecaster.predict`` runs), loops
+around a compiled Keras model of one step, and a loop around ``torch.nn.LSTMCell``. None ends by
+itself, so all take the same steps; each of the others is held to the sequences of the first. Tokens
+a second are those of the best sequences.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -24,11 +34,15 @@ import numpy as np
 
 from statecast.cells import LSTM, Stack, within
 from statecast.decoding import Beam, Rules
+from statecast.evaluate import cross_validation
+from statecast.forecaster import Forecaster
 from statecast.heads import Categorical
 from statecast.language import Language
 from statecast.network import Network
 from statecast.tokens import Speaker
 from statecast.vocabulary import END, UNKNOWN
+
+COLOURS = Path(__file__).parents[2] / "shared" / "data" / "colours"
 
 # name: tokens, units, embedding, beam, steps, items
 SIZES = {
@@ -44,7 +58,10 @@ def model_of(tokens: int, units: int, embedding: int) -> tuple[Speaker, dict[str
     language = Language(Stack([LSTM(units)]), Categorical(tokens), embedding)
     options = {"numeric": 0, "cardinalities": [], "members": 1, "encoding": 1, "depth": 1}
     rng, weights = np.random.default_rng(0), {}
-    shapes = Network.weight_shapes(language, **options, conditioning="state")
+    none = (0, ())  # covariates
+    shapes = Network.weight_shapes(
+        language, **options, conditioning="state", future=none, past=none
+    )
     for name, shape in shapes.items():
         scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
         weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
@@ -196,5 +213,97 @@ def decoding() -> None:
         )
 
 
+# -- colours --------------------------------------------------------------------------------------
+
+
+def colours(items: int | None) -> None:
+    """Bits a character on fold 0, trained on the others, with X and without."""
+    import polars as pl
+
+    if not (COLOURS / "series.csv").exists():
+        raise SystemExit(f"There is no series.csv in {COLOURS}.")
+    folds = pl.read_csv(COLOURS / "folds.csv").head(items or 10**9)
+    series = pl.read_csv(COLOURS / "series.csv").join(folds.select("unique_id"), on="unique_id")
+    static = pl.read_csv(COLOURS / "static.csv").select("unique_id", "red", "green", "blue")
+    static = static.join(folds.select("unique_id"), on="unique_id")
+    known = (0, 1, 3)
+    f = Forecaster(head="categorical", seed=0)
+    options = {"folds": folds, "known": known, "test_folds": [0]}
+    seen = cross_validation(f, series, static, **options)
+    blind = cross_validation(f, series, None, baselines=False, **options)
+    methods = list(dict.fromkeys(row.method for row in seen.rows))
+    named = {"statecast": "Statecast, with the colour"}
+    rows = {named.get(m, m): [seen[m, k].bits for k in known] for m in methods}
+    rows["Statecast, without it"] = [blind["statecast", k].bits for k in known]
+    print("| | " + " | ".join(f"k = {k}" for k in known) + " |")
+    print("|---|" + "---|" * len(known))
+    for name, bits in rows.items():
+        print(f"| {name} | " + " | ".join(f"{each:.3f}" for each in bits) + " |")
+
+
+# -- NeuralTalk's setting -------------------------------------------------------------------------
+
+
+def neuraltalk() -> None:
+    """Each conditioning in a process of its own, since a peak of memory never comes down."""
+    print(
+        "| conditioning | weights | state a row | 24 updates of 50 captions, and compiling "
+        "| 100 captions scored | beam of 20 for 16 images | peak memory |\n" + "|---" * 7 + "|"
+    )
+    for conditioning in ("state", "first", "inputs"):
+        sys.stdout.flush()
+        subprocess.run(
+            [sys.executable, __file__, "neuraltalk", "--where", conditioning], check=True
+        )
+
+
+def talk(conditioning: str) -> None:
+    """Fit, score and search with generated features and captions."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(400, 4096)).astype("float32")
+    captions = rng.integers(0, 2000, (400, 16)).astype(float)
+    f = Forecaster(
+        head="categorical", units=512, embedding=512, encoding=512, conditioning=conditioning,
+        ensemble=1, epochs=3, batch_size=50,
+    )  # fmt: skip
+    took = []
+    for call in (
+        partial(f.fit, captions, images, verbose=0),
+        partial(f.log_likelihood, captions[:100], images[:100]),
+        partial(f.predict, None, images[:16], until=16, decoding=Beam(20)),
+    ):
+        begun = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - begun)
+    state = f.state(None, images[:1])
+    leaves = " + ".join(str(leaf.shape[-1]) for n, leaf in state.leaves.items() if n != "step")
+    weights = sum(math.prod(weight.shape) for weight in f.network.weights) / 1e6
+    status = Path("/proc/self/status").read_text()  # ``resource`` begins with the parent's peak
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024**2
+    print(
+        f'| `"{conditioning}"` | {weights:.1f} million | {leaves} | {took[0]:.0f} s '
+        f"| {took[1]:.1f} s | {took[2]:.1f} s | {peak:.1f} GB |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("what", nargs="?", default="decoding",
+                        choices=["decoding", "colours", "neuraltalk"])  # fmt: skip
+    parser.add_argument("--items", type=int, help="colours: only so many, to see that it runs")
+    parser.add_argument("--where", choices=["state", "first", "inputs"],
+                        help="neuraltalk: this conditioning alone, in this process")  # fmt: skip
+    given = parser.parse_args()
+    if given.what == "decoding":
+        decoding()
+    elif given.what == "colours":
+        colours(given.items)
+    elif given.where:
+        talk(given.where)
+    else:
+        neuraltalk()
+
+
 if __name__ == "__main__":
-    decoding()
+    main()

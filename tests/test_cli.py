@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from statecast import cli
@@ -102,6 +104,50 @@ def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
     assert table.height == 10 * 3
     assert table["week"].unique().sort().to_list() == [4, 5, 6]
     assert table.select((pl.col(bounds[2]) <= pl.col(bounds[0])).all()).item()
+
+
+@backends
+def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
+    from statecast import Forecaster
+
+    ask = ["simulate", *FORECAST[1:], "--paths", "5", "--out", "s.csv"]
+    f = Forecaster.load("model.safetensors")
+    drawn: Any = f.simulate("series.csv", "static.csv", until=6, paths=5)
+    summaries = {
+        "": drawn.table(),
+        "--total --since 1 --level 50": drawn.total(since=1, level=50),
+        "--peak": drawn.peak(),
+        "--time-to 20": drawn.time_to(20.0),
+    }
+    for options, expected in summaries.items():
+        code, _, err = run(*ask, *options.split())
+        assert code == 0, err
+        found = pl.read_csv("s.csv", schema_overrides=expected.schema)
+        assert_frame_equal(found, expected, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("simulate --total --peak", "several"),
+        ("simulate --since 2", "--total"),
+        ("simulate --time-to nan", "threshold"),
+        ("simulate --paths 0", "paths"),
+        ("simulate --top-k 2", "for tokens"),
+        ("simulate --forbid a", "for tokens"),
+        ("forecast --best 0", "width"),
+        ("forecast --length-power 1", "for tokens"),
+    ],
+)
+def test_what_is_for_tokens_or_for_paths_is_refused(folder: Path, words: str, message: str) -> None:
+    verb, *options = words.split()
+    assert message in refused(folder, verb, *FORECAST[1:], *options, "--out", "s.csv")
+
+
+@pytest.mark.parametrize("verb", ["score", "rank"])
+def test_scores_and_rankings_are_of_tokens(folder: Path, verb: str) -> None:
+    words = [verb, "model.safetensors", "series.csv", "static.csv", "--out", "s.csv"]
+    assert "for tokens" in refused(folder, *words)
 
 
 def test_explain_names_what_is_known_of_an_item(folder: Path) -> None:

@@ -7,6 +7,7 @@ import struct
 import warnings
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -352,9 +353,14 @@ def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
 def test_arrays_go_in_and_out():
     y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan], [3, np.nan, 5, 3]] * 8)
     f = _fit(y, epochs=1)
-    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=[5, 3]))
+    given: list[Any] = [np.array([5, 3]), np.int64(3), 3.5]
+    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=given[0]))
     assert found["statecast"][:, 1:3].tolist() == [[5, 3], [5, 3]]
     assert found["statecast"][:, 0].tolist() == [None, None]
+    other = f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[1]))
+    assert not (other["statecast"] == 3).any()
+    with pytest.raises(errors.ArgumentError, match=r"met in training.*received 3\.5"):
+        f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[2]))
     assert found["statecast-nats"].shape == (2, 4)
     assert f.log_likelihood(y[:2])["tokens"].tolist() == [4, 3]
 
@@ -573,6 +579,12 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     for line in (
         f"fit series.csv static.csv --out m.safetensors {small}",
         "forecast m.safetensors - static.csv --until 6 --beam 4 --best 2 --out f.csv",
+        "forecast m.safetensors - static.csv --until 6 --require ca --forbid b --out r.csv",
+        "simulate m.safetensors - static.csv --until 6 --paths 2 --top-k 1 --out drawn.csv",
+        "forecast m.safetensors - static.csv --until 6 --out greedy.csv",
+        "score m.safetensors series.csv static.csv --known 1 --out scored.csv",
+        "score m.safetensors series.csv static.csv --by-step --unfinished --out steps.csv",
+        "rank m.safetensors series.csv static.csv --by static --best 3 --out found.csv",
         f"evaluate series.csv static.csv --folds 2 --known 0,1 --out scores.csv {small}",
         "info m.safetensors",
     ):
@@ -580,6 +592,29 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
     assert {"statecast", "statecast-2", "statecast-nats"} <= set(pl.read_csv("f.csv").columns)
     assert "bits" in pl.read_csv("scores.csv").columns
+    said = pl.read_csv("r.csv").group_by("unique_id").agg(pl.col("statecast").str.join(""))
+    assert all(text.startswith("ca") and "b" not in text for text in said["statecast"])
+    greedy, drawn = pl.read_csv("greedy.csv")["statecast"], pl.read_csv("drawn.csv")
+    assert greedy.equals(drawn["path-1"], check_names=False)
+    assert greedy.equals(drawn["path-2"], check_names=False)
+    f, (series, static) = Forecaster.load("m.safetensors"), _tables()
+    assert pl.read_csv("scored.csv").equals(f.log_likelihood(series, static, known=1))
+    steps = f.log_likelihood(series, static, ended=False, by_step=True)
+    assert pl.read_csv("steps.csv").equals(steps)
+    found = f.rank(series, static, by="static", best=3)
+    assert pl.read_csv("found.csv").equals(found)
+    for line, message in (
+        ("forecast m.safetensors - static.csv --until 6 --best 0", "width"),
+        ("forecast m.safetensors - static.csv --until 6 --forbid z", "met in training"),
+        ("forecast m.safetensors - static.csv --until 6 --require cb --forbid b", "both"),
+        ("simulate m.safetensors - static.csv --until 6 --temperature 0", "temperature"),
+        ("simulate m.safetensors - static.csv --until 6 --peak", "for numbers"),
+        ("score m.safetensors series.csv static.csv --known -1", "known"),
+        ("rank m.safetensors series.csv static.csv --by item", "'series' or 'static'"),
+    ):
+        refused = run(app, [*line.split(), "--out", "none.csv"])
+        assert (refused.exit_code, message in refused.output) == (2, True), refused.output
+    assert not Path("none.csv").exists()
     refused = run(app, f"evaluate series.csv --plot p.png {small}".split())
     assert refused.exit_code == 2
     assert "no picture" in refused.output

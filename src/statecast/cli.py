@@ -168,6 +168,15 @@ Level = Annotated[
     typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
 ]
 
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOKEN", help="Tokens: never say it; may be repeated."),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOKEN", help="Tokens: the rest begins with it; may be repeated."),
+]
+
 
 # -- the commands -------------------------------------------------------------------------------
 
@@ -221,6 +230,12 @@ def forecast(
         int | None,
         typer.Option(metavar="N", help="Tokens: give the N best sequences.  [1]"),
     ] = None,
+    length_power: Annotated[
+        float | None,
+        typer.Option(help="Tokens: rank by log-probability over length to this power.  [0]"),
+    ] = None,
+    forbid: Forbid = None,
+    require: Require = None,
     out: Out = None,
 ) -> None:
     """Forecast the rest of every item, from its static features and its steps so far.
@@ -233,10 +248,9 @@ def forecast(
     from statecast.decoding import Beam
     from statecast.forecaster import Forecaster
 
-    decoding = None
-    if beam is not None or best is not None:
-        decoding = Beam(best or 1 if beam is None else beam, best=best or 1)
-    table = Forecaster.load(model).predict(
+    forecaster = Forecaster.load(model)
+    search = {"width": best if beam is None else beam, "best": best, "length_power": length_power}
+    table = forecaster.predict(
         None if series == NONE else series,
         static,
         until=until,
@@ -244,9 +258,140 @@ def forecast(
         level=level or (80,),
         quantiles=quantile or (),
         calibrated=calibrated,
-        decoding=decoding,
+        decoding=_decoding(forecaster, Beam, search, forbid, require),
     )
     _deliver(table, out)
+
+
+@app.command()
+def simulate(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    until: Until,
+    future: Future = None,
+    paths: Annotated[int, typer.Option(help="How many of each item.")] = 200,
+    total: Annotated[bool, typer.Option("--total", help="What each item comes to.")] = False,
+    peak: Annotated[
+        bool, typer.Option("--peak", help="How high each item rises, and at which step.")
+    ] = False,
+    time_to: Annotated[
+        float | None,
+        typer.Option(metavar="Y", help="When each item reaches Y; the share that never does."),
+    ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(metavar="STEP", help="The first step that these three count.  [the rest's]"),
+    ] = None,
+    level: Level = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Tokens: below 1 the likely become likelier.  [1]")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Tokens: draw from the K likeliest.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Tokens: draw from the likeliest that reach P.  [1]"),
+    ] = None,
+    forbid: Forbid = None,
+    require: Require = None,
+    out: Out = None,
+) -> None:
+    """Draw joint paths of the rest of every item: a column a path.
+
+    With `--total`, `--peak` or `--time-to` it says of numbers what the paths come to instead: a
+    row an item, the median and an interval.
+    """
+    if out is not None:
+        _outputs({out: TABLES}, inputs=[model, series, static, future])
+    asked = sum((total, peak, time_to is not None))
+    if asked > 1:
+        raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
+    if not asked and (since is not None or level):
+        raise ArgumentError("--since and --level are for --total, --peak and --time-to.")
+    from statecast.decoding import Sampling
+    from statecast.forecaster import Forecaster
+
+    forecaster = Forecaster.load(model)
+    if asked and forecaster.settings.head == "categorical":
+        raise ArgumentError(
+            "--total, --peak and --time-to are for numbers; this model is of tokens."
+        )
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    drawn: Any = forecaster.simulate(
+        None if series == NONE else series,
+        static,
+        until=until,
+        future=future,
+        paths=paths,
+        decoding=_decoding(forecaster, Sampling, drawing, forbid, require),
+    )
+    counted: dict[str, Any] = {"since": since, "level": level or (80,)}
+    if total:
+        table = drawn.total(**counted)
+    elif peak:
+        table = drawn.peak(**counted)
+    elif time_to is not None:
+        table = drawn.time_to(time_to, **counted)
+    else:
+        table = drawn.table()
+    _deliver(table, out)
+
+
+@app.command()
+def score(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    known: Annotated[
+        int, typer.Option(metavar="K", help="So many tokens are given; the rest is scored.")
+    ] = 0,
+    by_step: Annotated[
+        bool, typer.Option("--by-step", help="A row an item and step, not one an item.")
+    ] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="The sequences go on: score no end.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Say how probable given sequences of tokens are: nats, bits a token, perplexity."""
+    if out is not None:
+        _outputs({out: TABLES}, inputs=[model, series, static])
+    from statecast.forecaster import Forecaster
+
+    table = Forecaster.load(model).log_likelihood(
+        series, static, known=known, ended=not unfinished, by_step=by_step
+    )
+    _deliver(table, out)
+
+
+@app.command()
+def rank(
+    model: Model,
+    series: Annotated[
+        Path, typer.Argument(metavar="SERIES", help="Whole sequences; ids of their own.")
+    ],
+    static: Annotated[
+        Path, typer.Argument(metavar="STATIC", help="Static features to match them with.")
+    ],
+    *,
+    by: Annotated[
+        str, typer.Option(help="Rank STATIC for each sequence: series; the reverse: static.")
+    ] = "series",
+    best: Annotated[
+        int | None, typer.Option(metavar="N", help="The N best of each ranking.  [all]")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Find the static features that a sequence of tokens says best, or the reverse."""
+    if out is not None:
+        _outputs({out: TABLES}, inputs=[model, series, static])
+    from statecast.forecaster import Forecaster
+
+    _deliver(Forecaster.load(model).rank(series, static, by=by, best=best), out)
 
 
 @app.command()
@@ -706,6 +851,23 @@ def _whole_numbers(text: str, name: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
     return [int(part) for part in parts]
+
+
+def _decoding(
+    forecaster: Forecaster,
+    kind: Callable[..., Any],
+    options: Mapping[str, Any],
+    forbid: list[str] | None,
+    require: list[str] | None,
+) -> Any:
+    """How to decode tokens, from the options that are given; None where none is."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if (forbid or require) and (vocabulary := forecaster.schema.vocabulary) is not None:
+        given["forbidden"] = vocabulary.read("forbid", forbid or [])
+        given["required"] = vocabulary.read("require", require or [])
+    elif forbid or require:
+        raise ArgumentError("--forbid and --require are for tokens; this model is of numbers.")
+    return kind(**given) if given else None
 
 
 def _save(forecaster: Forecaster, path: Path) -> None:

@@ -58,6 +58,10 @@ class Vocabulary:
     def _code(self) -> dict[Any, int]:
         return {token: code for code, token in enumerate(self.tokens, FIRST_TOKEN)}
 
+    @cached_property
+    def _characters(self) -> bool:
+        return all(isinstance(each, str) and len(each) == 1 for each in self.tokens)
+
     def codes(self, tokens: Iterable[Any]) -> np.ndarray:
         """The code of each token, int64; 0 for one that is not of the vocabulary."""
         code = self._code
@@ -72,12 +76,12 @@ class Vocabulary:
         ArgumentError
             One that is not.
         """
-        characters = all(isinstance(each, str) and len(each) == 1 for each in self.tokens)
-        several: list[Any] = []
-        if isinstance(tokens, int) or (isinstance(tokens, str) and not characters):
+        if not np.iterable(tokens) or (isinstance(tokens, str) and not self._characters):
             several = [tokens] if tokens != "" else []
         else:
             several = list(tokens)
+        # NumPy's scalars are what a column's values come as.
+        several = [each.item() if isinstance(each, np.generic) else each for each in several]
         for given in several:
             if type(given) is not self.type or given not in self._code:
                 raise ArgumentError(
@@ -85,6 +89,22 @@ class Vocabulary:
                     f"{list(self.tokens[:5])}; received {given!r}."
                 )
         return self.codes(several).tolist()
+
+    def read(self, name: str, texts: Sequence[str]) -> list[Any]:
+        """Tokens that a command line gives as texts; where all tokens are characters, a text may
+        hold several.
+
+        Raises
+        ------
+        ArgumentError
+            A text that is no token of this vocabulary.
+        """
+        if self._characters:
+            return list("".join(texts))
+        of = {str(each).lower() if self.type is bool else str(each): each for each in self.tokens}
+        tokens = [of.get(text.lower() if self.type is bool else text, text) for text in texts]
+        self.known(name, tokens)
+        return tokens
 
     def decode(self, codes: Any) -> np.ndarray:
         """The token of each code, objects of the same shape; None for "unknown", "end" and -1."""
