@@ -3,10 +3,11 @@
     KERAS_BACKEND=jax .venv/bin/python benchmarks/heads.py [data ...]
 
 The made-up data are of the kinds named, drawn from a seed: daily sales of slow articles (many
-zeros, now and then dozens), shares of a quota used (a beta distribution whose mean walks), prices
-with heavy-tailed returns, and sensors with outliers. Each has 600 items of 24 steps with a number
-and a category as static features; every fourth item is held out. `broadway` and `growth` are fold 0
-of the shared data. All runs have the default settings but for the head, and one seed.
+zeros, now and then dozens), sales of shops that are shut on some days (zero, or well above it),
+shares of a quota used (a beta distribution whose mean walks), prices with heavy-tailed returns, and
+sensors with outliers. Each has 600 items of 24 steps with a number and a category as static
+features; every fourth item is held out. `broadway` and `growth` are fold 0 of the shared data. All
+runs have the default settings but for the head, and one seed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ def sales(rng: np.random.Generator, effect: np.ndarray) -> np.ndarray:
     return rng.negative_binomial(0.6, 0.6 / (0.6 + rate)).astype(float)
 
 
+def closures(rng: np.random.Generator, effect: np.ndarray) -> np.ndarray:
+    rate = np.exp(2.0 + effect + rng.normal(0, 0.3, (ITEMS, 1)))
+    shut = rng.random((ITEMS, STEPS)) < rng.beta(4, 6, (ITEMS, 1))
+    return np.where(shut, 0.0, rng.poisson(rate, (ITEMS, STEPS)))
+
+
 def shares(rng: np.random.Generator, effect: np.ndarray) -> np.ndarray:
     logit = effect + rng.normal(0, 0.8, (ITEMS, 1)) + rng.normal(0, 0.25, (ITEMS, STEPS)).cumsum(1)
     mean = 1.0 / (1.0 + np.exp(-logit - 0.06 * np.arange(STEPS)))
@@ -45,9 +52,16 @@ def sensors(rng: np.random.Generator, effect: np.ndarray) -> np.ndarray:
     return level + 0.3 * rng.standard_t(2.2, (ITEMS, STEPS))
 
 
-MADE = {"sales": sales, "shares": shares, "prices": prices, "sensors": sensors}
+MADE = {
+    "sales": sales,
+    "closures": closures,
+    "shares": shares,
+    "prices": prices,
+    "sensors": sensors,
+}
 HEADS = {
     "sales": ({}, {"transform": "counts"}, {"head": "negative_binomial"}, {"head": "poisson"}),
+    "closures": ({}, {"transform": "counts"}, {"head": "negative_binomial"}, {"head": "poisson"}),
     "shares": ({}, {"transform": "logit"}, {"head": "logitnormal"}),
     "prices": (
         {},
