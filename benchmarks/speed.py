@@ -89,15 +89,6 @@ def operation() -> dict[str, Any]:
     square = torch.tensor(draw(2048, 2048))
     result: dict[str, Any] = {"status": native.status()}
 
-    def rates(repeats: int = 5) -> list[float]:
-        """SGEMM, GF/s, on one thread and on two."""
-        found = []
-        for threads in (1, THREADS):
-            torch.set_num_threads(threads)
-            (ms,) = medians([lambda: square @ square], repeats)
-            found.append(2 * 2048**3 / ms / 1e6)
-        return found
-
     for kind, peer, gates in (("LSTM", torch.nn.LSTM, 4), ("GRU", torch.nn.GRU, 3)):
         rows_of: list[dict[str, Any]] = []
         for rows, steps, inputs, units in SHAPES:
@@ -127,15 +118,14 @@ def operation() -> dict[str, Any]:
             own = partial(recurrence.run, cell, weights, x, state, kernel="native")
             times = medians([ours, theirs])
             infers = medians([partial(infer, own), partial(infer, partial(module, x))])
-            sgemm = rates()
-            alone = []
+            work, shares = flops((rows, steps, inputs, units), gates), []
             for threads in (1, THREADS):
+                torch.set_num_threads(threads)
                 native.use(os.environ.get("STATECAST_INSTRUCTIONS", ""), threads)
-                alone += medians([ours])
+                alone, product = medians([ours, lambda: square @ square])
+                shares.append(work / alone / (2 * 2048**3 / product))
             native.use(os.environ.get("STATECAST_INSTRUCTIONS", ""))
-            work = flops((rows, steps, inputs, units), gates)
-            shares = [work / ms / 1e6 / rate for ms, rate in zip(alone, sgemm, strict=True)]
-            rows_of.append({"train": times, "infer": infers, "shares": shares, "sgemm": sgemm})
+            rows_of.append({"train": times, "infer": infers, "shares": shares})
         result[kind] = rows_of
     return result
 
