@@ -453,6 +453,15 @@ def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_ite
     assert nobody.analogues.shape == (24, 0)
 
 
+def test_series_too_long_for_a_covariance_have_no_analogues(monkeypatch):
+    monkeypatch.setattr("statecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
+    f, (series, static) = _fit(), _tables(seed=1)
+    begun = series.filter(pl.col("ds") <= 3)
+    why = f.explain(begun, static, until=T)
+    assert why.analogues.shape == (24, 0)
+    assert np.isfinite(_values(f.predict(begun, static, until=T))).all()
+
+
 @pytest.mark.parametrize("count", [-1, 1.5, True, None])
 def test_a_number_of_analogues_that_is_none_is_refused(fitted, count):
     with pytest.raises(errors.ArgumentError, match="analogues: expected a whole number"):
