@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from types import NoneType
 from typing import Any
@@ -30,6 +30,7 @@ from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
 from statecast.table import TRANSFORMS, Covariates, Panel, Schema
+from statecast.targets import Targets
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
@@ -43,6 +44,8 @@ _LARGEST = {
     "units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16, "embedding": 4096
 }  # fmt: skip
 TOKENS = "categorical"  # the head of tokens: all others are of numbers
+# Heads of one target: tokens are codes, and a likelihood of counts is that of one scale.
+_ONE_TARGET = (TOKENS, *(name for name, head in HEADS.items() if head.transform == "counts"))
 # What depends on the head where nothing is said.
 _DEFAULTS = {
     "units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30, "learning_rate": 4e-3
@@ -79,7 +82,7 @@ class Settings:
     seed: int
     id_col: str
     step_col: str
-    target_col: str
+    target_col: str | tuple[str, ...]
     past_cols: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -125,14 +128,37 @@ class Settings:
             real = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not real or not 0 <= value < float("inf") or (name == "learning_rate" and not value):
                 raise ArgumentError(f"{name}: expected a number {least}, received {value!r}.")
-        for name in ("id_col", "step_col", "target_col"):
+        for name in ("id_col", "step_col"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
+        object.__setattr__(self, "target_col", self._checked_targets(self.target_col))
         past = self.past_cols
         several = isinstance(past, (list, tuple)) and all(isinstance(name, str) for name in past)
         if not several:
             raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
         object.__setattr__(self, "past_cols", tuple(past))  # JSON has lists
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return (self.target_col,) if isinstance(self.target_col, str) else self.target_col
+
+    def _checked_targets(self, given: Any) -> str | tuple[str, ...]:
+        """A text for a single target, else a tuple of them."""
+        if isinstance(given, str):
+            return given
+        several = isinstance(given, (list, tuple)) and all(isinstance(n, str) and n for n in given)
+        if not several or not given or len(set(given)) < len(given):
+            raise ArgumentError(
+                f"target_col: expected text, or a list of distinct ones; received {given!r}."
+            )
+        if len(given) > 1 and self.head in _ONE_TARGET:
+            raise ArgumentError(
+                f"target_col: the head {self.head!r} forecasts one target; received {list(given)}. "
+                "Take head='quantiles' (with transform='counts' for counts), or a forecaster for "
+                "each."
+            )
+        return given[0] if len(given) == 1 else tuple(given)
 
     def _checked_bounds(self, given: Any, needed: str | None) -> tuple[float, float]:
         real = isinstance(given, (tuple, list)) and len(given) == 2
@@ -195,8 +221,14 @@ class Forecaster:
         Of the training; ``patience`` is in epochs without any member improving.
     seed : int
         The same seed gives the same fit, and the same sample paths.
-    id_col, step_col, target_col : str
+    id_col, step_col : str
         Column names of the series table.
+    target_col : str or sequence of str
+        The column of y; or the columns of several targets (a track's coordinates), which are
+        forecast jointly: each value given those of its step before it, in this order. A target
+        missing at a step is a gap, and a prefix ends with the last step at which any was observed.
+        A transform chosen by ``"auto"`` is each target's own; ``bounds`` hold for all. The heads
+        of counts and of tokens are for one.
     past_cols : sequence of str
         Further columns of the series table: past covariates, numeric or categorical, which
         are observed with y (visits, the weather) and unknown beyond the prefix. What is known
@@ -247,7 +279,7 @@ class Forecaster:
         seed: int = 0,
         id_col: str = "unique_id",
         step_col: str = "ds",
-        target_col: str = "y",
+        target_col: str | Sequence[str] = "y",
         past_cols: Sequence[str] = (),
     ) -> None:
         given = dict(locals())
@@ -256,7 +288,7 @@ class Forecaster:
         given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
-        self._schema: Schema | None = None
+        self._schema: Schema | Targets | None = None
         self._speaker: Speaker | None = None
 
     # -- the verbs -------------------------------------------------------------------
@@ -278,7 +310,7 @@ class Forecaster:
             Long: a row an item and step, columns ``unique_id, ds, y`` (or as named at
             construction); ``ds`` a whole number from 1, or a date. pandas, polars, Arrow;
             the path of a CSV or Parquet file; or an array ``(items, steps)`` with NaN
-            where nothing was observed.
+            where nothing was observed, of several targets ``(items, steps, targets)``.
         static : table, path or array, optional
             A row an item: ``unique_id`` and its features, numbers or text; or an array
             ``(items, features)``.
@@ -305,18 +337,20 @@ class Forecaster:
         s = self.settings
         if s.head == TOKENS and (future is not None or s.past_cols):
             raise ArgumentError("future, past_cols: tokens take no covariates; received some.")
-        schema = Schema.fit(
-            series,
-            static,
-            id_col=s.id_col,
-            step_col=s.step_col,
-            target_col=s.target_col,
-            transform=s.transform if s.transform != "auto" else _needed(s.head) or "auto",
-            bounds=s.bounds,
-            future=future,
-            past_cols=s.past_cols,
-            tokens=s.head == TOKENS,
-        )
+        given: dict[str, Any] = {
+            "id_col": s.id_col,
+            "step_col": s.step_col,
+            "transform": s.transform if s.transform != "auto" else _needed(s.head) or "auto",
+            "bounds": s.bounds,
+            "future": future,
+            "past_cols": s.past_cols,
+        }
+        schema: Schema | Targets
+        if isinstance(s.target_col, str):
+            given |= {"target_col": s.target_col, "tokens": s.head == TOKENS}
+            schema = Schema.fit(series, static, **given)
+        else:
+            schema = Targets.fit(series, static, target_col=s.target_col, **given)
         panel = schema.panel(series, static, future=future, for_fit=True)
         if schema.vocabulary is not None and schema.steps > MOST_STEPS:
             item = panel.ids[[panel.known.argmax()]].tolist()[0]
@@ -394,7 +428,9 @@ class Forecaster:
         -------
         A table of the kind that came in: the id, the step, ``statecast`` (the median), and
         ``statecast-lo-80``, ``statecast-hi-80``, ... and ``statecast-q-0.1``, ... For arrays,
-        a dict of arrays ``(items, until)``, NaN on the prefix. For tokens the columns are
+        a dict of arrays ``(items, until)``, NaN on the prefix. Several targets have columns of
+        their own, ``statecast-lat``, ``statecast-lat-lo-80``, ..., or a last axis
+        ``(items, until, targets)``. For tokens the columns are
         ``statecast``, the best rest, and ``statecast-nats``, its log-probability, the same in
         all of an item's rows; and ``statecast-2``, ... where the beam gives more. Rows reach to
         the step at which the sequence ended, with null there, or to ``until``.
@@ -421,7 +457,7 @@ class Forecaster:
             return said.table("statecast", scored=True)
         self._check_decoding(decoding)
         columns = _asked(level, quantiles)
-        levels = list(columns.values())
+        levels, until = list(columns.values()), self._positions(until)
         if state is None:
             panel = self._panel(series, static, future, until)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
@@ -438,7 +474,8 @@ class Forecaster:
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
     ) -> np.ndarray:
-        """The forecast of a panel as an array, in original units.
+        """The forecast of a panel as an array, in original units. Of several targets its steps
+        are the panel's positions.
 
         Every step is forecast from X and what ``panel.mask`` shows before it, so steps
         within the prefix hold forecasts of one step ahead: the network's alone.
@@ -589,7 +626,7 @@ class Forecaster:
                 raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
             return self._say(series, static, until, sampling, paths, state)
         self._check_decoding(decoding)
-        kind = observed = None
+        kind, observed, until = None, None, self._positions(until)
         if state is None:
             panel = self._panel(series, static, future, until)
             state, kind, plans = self._state_of(panel), panel.kind, panel.future
@@ -603,8 +640,8 @@ class Forecaster:
         if len(ids) * paths * until > MAX_CELLS:
             raise ArgumentError(
                 f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
-                f"items x {paths:,} paths x {until:,} steps. Ask for fewer paths, or for the items "
-                "in parts."
+                f"items x {paths:,} paths x {until:,} values of each. Ask for fewer paths, or for "
+                "the items in parts."
             )
         values = np.full((len(ids), paths, until), np.nan, "float32")
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
@@ -616,7 +653,11 @@ class Forecaster:
             marginal = self._rest_of(part, known[rows], until, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
-        return Paths(ids, known, values, self.schema, origin, kind, observed)
+        count = len(self.settings.targets)
+        if count > 1:
+            values = values.reshape(*values.shape[:2], -1, count)
+            observed = None if observed is None else observed.reshape(len(observed), -1, count)
+        return Paths(ids, known // count, values, self.schema, origin, kind, observed)
 
     def explain(
         self,
@@ -654,6 +695,7 @@ class Forecaster:
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
+        until = self._positions(until)
         panel, schema = self._panel(series, static, future, until), self.schema
         observations, statics = effects(
             lambda part: self.quantiles(part, until, [0.5])[..., 0],
@@ -810,18 +852,22 @@ class Forecaster:
                 raise ValueError(f"settings: expected {sorted(names)}")
             forecaster = cls(**config["settings"])
             history = _checked_history(config["history"])
-            schema = Schema.from_config(config["schema"], within(tensors, "schema"))
+            targets = forecaster.settings.targets
+            kind = Schema if len(targets) == 1 else Targets
+            schema = kind.from_config(config["schema"], within(tensors, "schema"))
+            if schema.targets != targets:
+                raise ValueError("the schema's targets are not those of the settings")
             learnt = {name: within(tensors, name) for name in ("analogues", "stacking")}
             needed = _needed(forecaster.settings.head)
-            if needed not in (None, schema.transform):
+            if needed is not None and any(schema.of(t).transform != needed for t in targets):
                 raise ValueError("the schema's transform is not the head's")
             analogues = stacking = None
             if learnt["stacking"]:
-                stacking = Stacking.from_arrays(learnt["stacking"], schema.steps)
+                stacking = Stacking.from_arrays(learnt["stacking"], schema.positions, len(targets))
             if learnt["analogues"]:
                 analogues = Analogues.from_arrays(learnt["analogues"])
                 if not analogues.fits(
-                    schema.static.width, schema.static.cardinalities, schema.steps
+                    schema.static.width, schema.static.cardinalities, schema.positions
                 ):
                     raise ValueError("analogues: they are not those of the schema")
             weights = within(tensors, "network")
@@ -848,8 +894,8 @@ class Forecaster:
     # -- what was fitted -------------------------------------------------------------
 
     @property
-    def schema(self) -> Schema:
-        """What was learnt about the tables."""
+    def schema(self) -> Schema | Targets:
+        """What was learnt about the tables; of several targets a ``targets.Targets``."""
         if self._schema is None:
             raise NotFittedError("This Forecaster is not fitted: call fit or load first.")
         return self._schema
@@ -878,14 +924,14 @@ class Forecaster:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _built(self, schema: Schema, seed: int) -> Network:
+    def _built(self, schema: Schema | Targets, seed: int) -> Network:
         """The network for tables of this schema, untrained."""
         decoder, options = self._plan(schema)
         if isinstance(decoder, Language):
             return LanguageNetwork(decoder, **options, dropout=self.settings.dropout, seed=seed)
         return Network(decoder, **options, seed=seed)
 
-    def _plan(self, schema: Schema) -> tuple[Decoder | Language, dict[str, Any]]:
+    def _plan(self, schema: Schema | Targets) -> tuple[Decoder | Language, dict[str, Any]]:
         """The network's parts for tables of this schema."""
         s = self.settings
         featured = schema.static.width or schema.static.cardinalities
@@ -895,9 +941,9 @@ class Forecaster:
         if schema.vocabulary is None:
             past = 1 + s.encoding if schema.past.kinds else 0
             future = 1 + s.encoding if schema.future.kinds else 0
-            scale = schema.centre, float(schema.location[0]), float(schema.scaling[0])
-            head = HEADS[s.head].on_scale(*scale)
-            decoder = Decoder(stack, head, schema.steps, static, past, future)
+            one = schema.of(s.targets[0])  # who needs a scale has one target
+            head = HEADS[s.head].on_scale(one.centre, float(one.location[0]), float(one.scaling[0]))
+            decoder = Decoder(stack, head, schema.steps, static, past, future, len(s.targets))
         else:
             head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
             decoder = Language(stack, head, s.embedding, s.tied, static, each)
@@ -915,7 +961,7 @@ class Forecaster:
 
     def _adopt(
         self,
-        schema: Schema,
+        schema: Schema | Targets,
         network: Network,
         history: Mapping[str, Sequence[float | None]],
         analogues: Analogues | None,
@@ -1007,13 +1053,14 @@ class Forecaster:
         if self._stacking is None:
             return _at_levels(own, levels)
         knots = own
-        steps, until = self.schema.steps, knots.shape[1]
+        steps, until, count = self.schema.positions, knots.shape[1], len(self.settings.targets)
         if self._analogues is not None:
             x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
             other = self._analogues.forecast(x, y, seen > 0, known, KNOTS)
             knots = self._stacking.blend(own[:, :steps], other[:, :until], known)
             # Beyond the longest training item the network goes on from where both had come to.
-            more = own[:, steps:] + (knots - own[:, :steps])[:, -1:]
+            moved = (knots - own[:, :steps])[:, -count:]
+            more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
             knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)
         if calibrated:
             knots = self._stacking.calibrate(knots, known)
@@ -1036,9 +1083,13 @@ class Forecaster:
             return self._speaker.start(panel.numeric, panel.codes)
         return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
-    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
-        """The panel of a forecast up to ``until``, checked."""
+    def _positions(self, until: Any) -> int:
+        """The last step as the last position, of which a step has one for each target; checked."""
         self._check_number(until)
+        return until * len(self.settings.targets)
+
+    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
+        """The panel of a forecast up to position ``until``, checked."""
         panel = self.schema.panel(series, static, future=future, until=until)
         self._check_until(until, panel.ids, panel.known)
         return panel
@@ -1158,6 +1209,7 @@ class Forecaster:
         else:
             self._check_state(state, series, static)
         known, ids, origin = self._position(state)
+        self._check_number(until)
         self._check_until(until, ids, known)
         assert self.schema.vocabulary is not None  # of tokens
         rules = speaker.rules(self.schema.vocabulary, how, until - known)
@@ -1247,18 +1299,20 @@ class Forecaster:
     def _check_number(self, until: int) -> None:
         if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
-        if until > MOST_STEPS:
-            raise ArgumentError(f"until: expected at most {MOST_STEPS:,}, received {until:,}.")
+        most = MOST_STEPS // len(self.settings.targets)
+        if until > most:
+            raise ArgumentError(f"until: expected at most {most:,}, received {until:,}.")
 
     def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
-        self._check_number(until)
+        """``until`` and ``known`` in positions."""
+        count = len(self.settings.targets)
         late = np.flatnonzero(known >= until)
         if len(late):
             item = ids[late[:1]].tolist()[0]
             raise DataError(
-                f"until: expected a step beyond every item's prefix, received {until}; item "
-                f"{item!r} is already observed up to step {known[late[0]]}. Ask for a later "
-                "step, or leave that item out.",
+                f"until: expected a step beyond every item's prefix, received {until // count}; "
+                f"item {item!r} is already observed up to step {known[late[0]] // count}. Ask for "
+                "a later step, or leave that item out.",
                 column=self.settings.step_col,
                 item=item,
             )
@@ -1274,9 +1328,11 @@ class Paths:
     known : array of int, ``(items,)``
         Each item's prefix length; its paths begin at the step after.
     values : array, float32, ``(items, paths, until)``
-        In original units, NaN on the prefix.
+        In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
+        path i of one goes with path i of the others.
     observed : array, float64, ``(items, steps)``, or None
-        The prefixes, NaN where nothing was observed; None where the paths go on from a state.
+        The prefixes, NaN where nothing was observed, of several targets
+        ``(items, steps, targets)``; None where the paths go on from a state.
 
     Examples
     --------
@@ -1292,17 +1348,35 @@ class Paths:
     ids: np.ndarray
     known: np.ndarray
     values: np.ndarray
-    schema: Schema
+    schema: Schema | Targets
     origin: np.ndarray | None = None
     kind: str | None = None
     observed: np.ndarray | None = None
 
     def table(self) -> Any:
-        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ..."""
-        named = {f"path-{i + 1}": self.values[:, i] for i in range(self.values.shape[1])}
+        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of
+        several targets one for each, ``path-lat-1``, ``path-lon-1``, ..."""
+        items, paths = self.values.shape[:2]
+        values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
+        named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
         return self.schema.table(
-            named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
+            named, ids=self.ids, known=self.known * count, origin=self.origin, kind=self.kind
         )
+
+    def of(self, target: str) -> Paths:
+        """The paths of one of several targets, for its total, peak and time to a threshold.
+
+        Raises
+        ------
+        ArgumentError
+            A target that is not there.
+        """
+        schema = self.schema.of(target)
+        if isinstance(self.schema, Schema):
+            return self
+        at = self.schema.targets.index(target)
+        observed = None if self.observed is None else self.observed[..., at]
+        return replace(self, values=self.values[..., at], schema=schema, observed=observed)
 
     def total(
         self,
@@ -1413,6 +1487,11 @@ class Paths:
     ) -> list[np.ndarray]:
         """What ``reduce`` makes of the steps since ``since``: of float64 ``(rows, paths, until)``,
         NaN before, arrays ``(rows, paths)``. In parts, so that memory stays bounded."""
+        if not isinstance(self.schema, Schema):
+            raise ArgumentError(
+                "Expected paths of one target, as several have no common unit; received those of "
+                f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
+            )
         _, paths, until = self.values.shape
         whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
         if since is not None and not (whole and 1 <= since <= until):
@@ -1451,7 +1530,7 @@ class Paths:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _summary(self, columns: dict[str, np.ndarray]) -> Any:
-        return self.schema.summary(columns, ids=self.ids, kind=self.kind)
+        return self.schema.of(self.schema.targets[0]).summary(columns, ids=self.ids, kind=self.kind)
 
 
 def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -1481,11 +1560,18 @@ def _companions(
     analogues = None
     if wanted and panel.y.shape[1] <= MOST_ANALOGUE_STEPS:
         analogues = Analogues.fit(
-            panel.ids, panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
+            panel.ids,
+            panel.numeric,
+            panel.codes,
+            panel.y,
+            panel.mask,
+            panel.groups,
+            seed=seed,
+            targets=panel.targets,
         )
     knots, some = Knots(network.decoder.head), panel.take(rows)
     ours, theirs = {}, {}
-    known = prefixes(panel.y.shape[1])
+    known = prefixes(panel.y.shape[1], panel.targets)
     for k, parameters in held_out_parameters(network, panel, held, rows, known):
         ours[k] = keras.ops.convert_to_numpy(knots.predict_on_batch(parameters))
         if analogues is not None:
@@ -1493,7 +1579,7 @@ def _companions(
             x, all_k = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
             theirs[k] = analogues.forecast(x, some.y, seen, all_k, KNOTS, items=rows)
     truth = np.where(some.mask, some.y, np.nan)
-    return analogues, Stacking.fit(truth, ours, theirs or None)
+    return analogues, Stacking.fit(truth, ours, theirs or None, panel.targets)
 
 
 def _asked(level: Any, quantiles: Any) -> dict[str, float]:
