@@ -30,7 +30,7 @@ from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
 from statecast.table import TRANSFORMS, Covariates, Panel, Schema
-from statecast.targets import Targets
+from statecast.targets import Targets, learn
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
@@ -53,6 +53,9 @@ _DEFAULTS = {
 _TOKEN_DEFAULTS = {
     "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3
 }  # fmt: skip
+
+# Of several targets: what those of a step owe each other is learnt late, after each's own course.
+_TARGETS_DEFAULTS = {"epochs": 60, "learning_rate": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,8 @@ class Forecaster:
         given = dict(locals())
         del given["self"]
         defaults = _TOKEN_DEFAULTS if head == TOKENS else _DEFAULTS
+        if isinstance(target_col, (list, tuple)) and len(target_col) > 1:
+            defaults = defaults | _TARGETS_DEFAULTS
         given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
@@ -337,20 +342,18 @@ class Forecaster:
         s = self.settings
         if s.head == TOKENS and (future is not None or s.past_cols):
             raise ArgumentError("future, past_cols: tokens take no covariates; received some.")
-        given: dict[str, Any] = {
-            "id_col": s.id_col,
-            "step_col": s.step_col,
-            "transform": s.transform if s.transform != "auto" else _needed(s.head) or "auto",
-            "bounds": s.bounds,
-            "future": future,
-            "past_cols": s.past_cols,
-        }
-        schema: Schema | Targets
-        if isinstance(s.target_col, str):
-            given |= {"target_col": s.target_col, "tokens": s.head == TOKENS}
-            schema = Schema.fit(series, static, **given)
-        else:
-            schema = Targets.fit(series, static, target_col=s.target_col, **given)
+        schema = learn(
+            series,
+            static,
+            id_col=s.id_col,
+            step_col=s.step_col,
+            target_col=s.target_col,
+            transform=s.transform if s.transform != "auto" else _needed(s.head) or "auto",
+            bounds=s.bounds,
+            future=future,
+            past_cols=s.past_cols,
+            tokens=s.head == TOKENS,
+        )
         panel = schema.panel(series, static, future=future, for_fit=True)
         if schema.vocabulary is not None and schema.steps > MOST_STEPS:
             item = panel.ids[[panel.known.argmax()]].tolist()[0]
@@ -692,10 +695,15 @@ class Forecaster:
             As ``predict``.
         """
         self._need_numbers("explain")
+        if len(self.settings.targets) > 1:
+            raise ArgumentError(
+                "explain is for one target; this forecaster has "
+                f"{list(self.settings.targets)}. Fit one of each and ask that."
+            )
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
-        until = self._positions(until)
+        self._check_number(until)
         panel, schema = self._panel(series, static, future, until), self.schema
         observations, statics = effects(
             lambda part: self.quantiles(part, until, [0.5])[..., 0],
@@ -756,7 +764,7 @@ class Forecaster:
         if isinstance(known, bool) or not isinstance(known, (int, np.integer)) or known < 0:
             raise ArgumentError(f"known: expected a whole number >= 0, received {known!r}.")
         panel = self.schema.panel(series, static)
-        return scores(speaker, self.schema, panel, int(known), ended=ended, by_step=by_step)
+        return scores(speaker, self._only, panel, int(known), ended=ended, by_step=by_step)
 
     def rank(self, series: Any, static: Any, *, by: str = "series", best: int | None = None) -> Any:
         """Which X a sequence of tokens says best, or which sequence an X: retrieval.
@@ -797,7 +805,7 @@ class Forecaster:
             raise ArgumentError(f"best: expected a whole number >= 1, received {best!r}.")
         things = self.schema.panel(None, static)
         said = self.schema.new_rows(series, None)
-        return ranks(speaker, self.schema, said, things, by, best)
+        return ranks(speaker, self._only, said, things, by, best)
 
     def clone(self) -> Forecaster:
         """An unfitted forecaster with the same settings."""
@@ -1180,6 +1188,11 @@ class Forecaster:
             parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
+    @property
+    def _only(self) -> Schema:
+        """The schema of a single target, as tokens are."""
+        return self.schema.of(self.settings.targets[0])
+
     def _need_numbers(self, verb: str) -> None:
         if self._speaker is not None:
             raise ArgumentError(f"{verb} is for numbers; this forecaster is of tokens.")
@@ -1225,7 +1238,7 @@ class Forecaster:
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), until - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(speaker.sample(leaves, room, uniform, how, rules))
-        return sequences(found, ids, known, until, self.schema, origin, kind)
+        return sequences(found, ids, known, until, self._only, origin, kind)
 
     def _ahead(
         self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int

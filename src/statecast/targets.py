@@ -28,7 +28,7 @@ from statecast.reading import (
 )
 from statecast.table import Columns, Covariates, Panel, Schema, Spacing
 
-__all__ = ["Targets"]
+__all__ = ["Targets", "column_of", "learn"]
 
 _NO_COLUMNS = Columns((), np.zeros((0, 4)), {})
 
@@ -102,7 +102,6 @@ class Targets:
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
         said = _Said.read(series, names, id_col)
-        columns = {"id_col": id_col, "step_col": step_col}
         frame = Schema.fit(
             said.marked,
             static,
@@ -110,7 +109,8 @@ class Targets:
             past_cols=past_cols,
             target_col=said.mark,
             transform="none",
-            **columns,
+            id_col=id_col,
+            step_col=step_col,
         )
         each = []
         for name, (source, seen) in zip(names, said.observed(), strict=True):
@@ -120,7 +120,14 @@ class Targets:
                     "it out of target_col.",
                     column=name,
                 )
-            own = Schema.fit(source, target_col=name, transform=transform, bounds=bounds, **columns)
+            own = Schema.fit(
+                source,
+                target_col=name,
+                transform=transform,
+                bounds=bounds,
+                id_col=id_col,
+                step_col=step_col,
+            )
             more = (0, frame.steps - own.steps)  # steps at which the others alone were observed
             location, scaling = (np.pad(a, more, "edge") for a in (own.location, own.scaling))
             each.append(replace(own, location=location, scaling=scaling, spacing=frame.spacing))
@@ -374,6 +381,20 @@ class Targets:
             past.there[:, np.arange(steps * count) % count < count - 1] = False
         y, mask = y.reshape(rows, -1), mask.reshape(rows, -1)
         return replace(frame, y=y, mask=mask, future=future, past=past, targets=count)
+
+
+def learn(
+    series: Any,
+    static: Any = None,
+    *,
+    target_col: str | Sequence[str],
+    tokens: bool = False,
+    **settings: Any,
+) -> Schema | Targets:
+    """Learn the ``Schema`` of one target, or ``Targets`` of several; see their ``fit``."""
+    if isinstance(target_col, str):
+        return Schema.fit(series, static, target_col=target_col, tokens=tokens, **settings)
+    return Targets.fit(series, static, target_col=target_col, **settings)
 
 
 def column_of(name: str, target: str) -> str:
