@@ -377,6 +377,39 @@ class Analogues:
                 out[part, k:] = mean[:, k:, None] + found
         return out
 
+    def deviations(self, mask: np.ndarray, known: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        """Joint draws of the rest around its mean, by the linear path: a Gaussian's, given what was
+        observed.
+
+        Parameters
+        ----------
+        mask : array of bool, ``(rows, steps)``
+            What of the prefix was observed.
+        known : array of int, ``(rows,)``
+            The prefix's length, below ``steps``.
+        normal : array, ``(rows, paths, steps)``
+            Standard normal numbers. Those of a step move no step before it.
+
+        Returns
+        -------
+        array, float64, ``(rows, paths, steps)``
+            NaN on the prefix.
+        """
+        out, covariance = np.full(normal.shape, np.nan), self.paths[-1].covariance
+        for k in np.unique(known):
+            own, rest = np.flatnonzero(known == k), slice(int(k), None)
+            for among, seen in _patterns(mask[own] & (np.arange(self.steps) < k)):
+                rows, at = own[among], np.flatnonzero(seen)[-WINDOW:]
+                left = covariance[rest, rest]
+                if len(at):
+                    inner = covariance[np.ix_(at, at)] + self.ridge * np.eye(len(at))
+                    left = left - covariance[rest, at] @ np.linalg.solve(
+                        inner, covariance[at, rest]
+                    )
+                root = np.linalg.cholesky(_definite(left))
+                out[rows, :, rest] = normal[rows, :, rest] @ root.T
+        return out
+
     def nearest(
         self,
         x: np.ndarray,

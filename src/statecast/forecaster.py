@@ -652,6 +652,8 @@ class Forecaster:
             part = state.take(rows)
             plan = None if plans is None else plans.take(rows)
             drawn = self._draw(part, known[rows], until, paths, plan)
+            if len(self.settings.targets) > 1:
+                drawn = self._tied(drawn, part, known[rows])
             ranks = drawn.argsort(axis=1).argsort(axis=1)
             marginal = self._rest_of(part, known[rows], until, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
@@ -1275,9 +1277,38 @@ class Forecaster:
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
-    def _stream(self, item: Any) -> np.random.Generator:
+    def _tied(self, drawn: np.ndarray, state: State, known: np.ndarray) -> np.ndarray:
+        """The places of paths of several targets, ``(rows, paths, positions)``, between 0 and 1.
+
+        What ties the targets is learnt by both models, so the linear path draws as large a part
+        of the paths as the analogues have in the forecast; each path's place is that among its own.
+        """
+        found, stacking, (_, paths, until) = self._analogues, self._stacking, drawn.shape
+        if found is None or stacking is None:
+            return drawn
+        share = np.rint((1.0 - stacking.share(known)) * paths).astype(int)
+        share = np.where(known < found.steps, share, 0)
+        # Beyond the longest training item all stay where they had come to.
+        count = len(self.settings.targets)
+        at = np.arange(until)
+        at = np.where(at < found.steps, at, found.steps - count + at % count)
+        places = np.empty(drawn.shape)
+        for size in np.unique(share):
+            rows = np.flatnonzero(share == size)
+            parts = [drawn[rows, : paths - size]]
+            if size:
+                streams = [self._stream(item, "/linear") for item in state.ids[rows]]
+                normal = np.stack([s.standard_normal((found.steps, paths)) for s in streams])
+                seen = state["analogues/seen"][rows] > 0
+                normal = normal.swapaxes(1, 2)[:, :size]
+                parts.append(found.deviations(seen, known[rows], normal)[..., at])
+            ranked = [(p.argsort(axis=1).argsort(axis=1) + 0.5) / max(p.shape[1], 1) for p in parts]
+            places[rows] = np.concatenate(ranked, axis=1)
+        return places
+
+    def _stream(self, item: Any, use: str = "") -> np.random.Generator:
         """An item's own random numbers: they do not depend on its neighbours."""
-        text = f"{self.settings.seed}/{type(item).__name__}/{item}".encode()
+        text = f"{self.settings.seed}/{type(item).__name__}/{item}{use}".encode()
         key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
         return np.random.Generator(np.random.Philox(key=key))
 
