@@ -638,7 +638,7 @@ def _decoder_initializer(name: str, decoder: Any, rng: np.random.Generator) -> A
 
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
         if last == "residual":  # near a random walk, a little drawn to the mean
-            values = np.full(shape, 0.9 if decoder.targets == 1 else 0.0)
+            values = np.full(shape, 0.9)
         elif last == "bias":
             values = np.zeros(shape)
             cell = None if layer == "head" else decoder.stack.cells[int(layer.split("/")[1])]
