@@ -235,7 +235,7 @@ def test_totals_peaks_and_times_are_of_a_target():
     assert lon.peak().columns[:2] == ["unique_id", "statecast"]
     assert lon.time_to(1e6)["never"].to_list() == [1.0] * N
     table = paths.table()
-    assert table.columns[:4] == ["unique_id", "ds", "path-lat-1", "path-lon-1"]
+    assert table.columns[1:4] == ["ds", "path-lat-1", "path-lat-2"]
     np.testing.assert_allclose(
         table["path-lon-2"].to_numpy().reshape(N, -1), paths.values[:, 1, 2:, 1]
     )

@@ -283,8 +283,8 @@ class Targets:
         Returns
         -------
         table, or dict of str to ndarray
-            A row a step; of each column one for each target, whose name stands after the first
-            word: of ``statecast-lo-80`` it is ``statecast-lat-lo-80``. For arrays: each column,
+            A row a step; the columns of the first target, then those of the next. A target's name
+            stands after the first word: ``statecast-lat-lo-80``. For arrays: each column,
             shape (rows, steps, m).
 
         Raises
@@ -295,8 +295,8 @@ class Targets:
         kind = self.kind if kind is None else kind
         named = {
             (name, target): values[:, place :: len(self.each)]
-            for name, values in columns.items()
             for place, target in enumerate(self.targets)
+            for name, values in columns.items()
         }
         titles = [column_of(*key) for key in named]
         twice = [title for title in titles if titles.count(title) > 1]
