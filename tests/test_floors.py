@@ -27,7 +27,17 @@ SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
     {"errors", "state"},
-    {"cells", "recurrence", "kernels", "special", "vocabulary", "reading", "table", "data"},
+    {
+        "cells",
+        "recurrence",
+        "kernels",
+        "special",
+        "vocabulary",
+        "reading",
+        "table",
+        "targets",
+        "data",
+    },
     {"current", "layers", "heads", "control", "analogues", "decoding", "ngrams"},
     {"network", "language", "stacking", "training", "explanation", "tokens", "forecaster", "bits"},
     {"sessions", "evaluate", "plots", "distributed"},
@@ -37,7 +47,7 @@ PEERS_APART = 4  # from this floor up, modules on one floor never import each ot
 # Each may import those before it.
 FORECASTER = ("network", "language", "stacking", "training", "explanation", "tokens", "forecaster")
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
-NO_KERAS = {"errors", "state", "reading", "table", "data", "analogues", "stacking"}
+NO_KERAS = {"errors", "state", "reading", "table", "targets", "data", "analogues", "stacking"}
 NO_KERAS |= {"vocabulary", "decoding", "ngrams", "bits"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
 NO_TABLE |= {"analogues", "stacking", "language", "decoding", "ngrams"}

@@ -84,6 +84,7 @@ MODULES = {
         "Row",
         "Score",
         "Scores",
+        "TargetScores",
         "Trees",
         "cross_validation",
         "default_baselines",

@@ -40,11 +40,12 @@ _ENOUGH = 10  # items at a step, for a regression there
 _GRAIN = 1e-6  # of a distance: what differs by less is equal, on every machine
 
 
-def prefixes(steps: int) -> list[int]:
-    """Prefix lengths that stand for all below ``steps``: Fibonacci's numbers."""
-    known = [0, 1]
+def prefixes(steps: int, targets: int = 1) -> list[int]:
+    """Prefix lengths that stand for all below ``steps``: Fibonacci's numbers. Of several targets
+    both are in positions, and the lengths are those of whole steps."""
+    known = [0, targets]
     while known[-1] < steps:
-        known.append(known[-1] + (known[-2] or 1))
+        known.append(known[-1] + (known[-2] or targets))
     return known[:-1] if len(known) > 2 else [0]
 
 
@@ -272,6 +273,7 @@ class Analogues:
         group: np.ndarray,
         *,
         seed: int,
+        targets: int = 1,
     ) -> Analogues:
         """Learn from training items: statics and observations as a panel has them.
 
@@ -284,6 +286,8 @@ class Analogues:
         y, mask : arrays, ``(items, steps)``
         group : array of int, ``(items,)``
         seed : int
+        targets : int
+            Of several, steps are positions, of which a step has one for each.
         """
         rng = np.random.default_rng([seed, 3])
         y = y.astype(np.float64)
@@ -294,7 +298,7 @@ class Analogues:
         # Whole groups go into one share.
         names, which = np.unique(group, return_inverse=True)
         share = (rng.permutation(len(names)) % SHARES)[which.ravel()]
-        paths, ridge = _linear_paths(x, y, mask, share)
+        paths, ridge = _linear_paths(x, y, mask, share, targets)
         found = cls(
             ids.astype(object),
             categories,
@@ -307,7 +311,7 @@ class Analogues:
             ridge,
             np.zeros(0),
         )
-        return replace(found, metric=_learnt_metric(found, rng))
+        return replace(found, metric=_learnt_metric(found, rng, targets))
 
     @property
     def steps(self) -> int:
@@ -371,6 +375,39 @@ class Analogues:
                 left = self._residuals(int(k))[near][:, :, k:]
                 found = _weighted_quantiles(left, weight, levels)
                 out[part, k:] = mean[:, k:, None] + found
+        return out
+
+    def deviations(self, mask: np.ndarray, known: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        """Joint draws of the rest around its mean, by the linear path: a Gaussian's, given what was
+        observed.
+
+        Parameters
+        ----------
+        mask : array of bool, ``(rows, steps)``
+            What of the prefix was observed.
+        known : array of int, ``(rows,)``
+            The prefix's length, below ``steps``.
+        normal : array, ``(rows, paths, steps)``
+            Standard normal numbers. Those of a step move no step before it.
+
+        Returns
+        -------
+        array, float64, ``(rows, paths, steps)``
+            NaN on the prefix.
+        """
+        out, covariance = np.full(normal.shape, np.nan), self.paths[-1].covariance
+        for k in np.unique(known):
+            own, rest = np.flatnonzero(known == k), slice(int(k), None)
+            for among, seen in _patterns(mask[own] & (np.arange(self.steps) < k)):
+                rows, at = own[among], np.flatnonzero(seen)[-WINDOW:]
+                left = covariance[rest, rest]
+                if len(at):
+                    inner = covariance[np.ix_(at, at)] + self.ridge * np.eye(len(at))
+                    left = left - covariance[rest, at] @ np.linalg.solve(
+                        inner, covariance[at, rest]
+                    )
+                root = np.linalg.cholesky(_definite(left))
+                out[rows, :, rest] = normal[rows, :, rest] @ root.T
         return out
 
     def nearest(
@@ -546,7 +583,7 @@ def _components(raw: np.ndarray) -> np.ndarray:
 
 
 def _linear_paths(
-    x: np.ndarray, y: np.ndarray, mask: np.ndarray, share: np.ndarray
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, share: np.ndarray, targets: int
 ) -> tuple[tuple[Linear, ...], float]:
     """A path without each share and one of all, and the ridge of the observations. Both ridges
     are those whose forecasts of the shares left out err least."""
@@ -577,7 +614,7 @@ def _linear_paths(
 
     def of_prefixes(ridge: float) -> float:
         total = 0.0
-        for k in prefixes(y.shape[1])[1:]:
+        for k in prefixes(y.shape[1], targets)[1:]:
             seen = mask & (np.arange(y.shape[1]) < k)
             means = at_left_out(lambda s, r, seen=seen: every[s].mean(x[r], y[r], seen[r], ridge))
             total += error(means, k)
@@ -596,6 +633,7 @@ def _metric_at(features: int, size: int, k: int) -> np.ndarray:
 def _learnt_metric(
     items: Analogues,
     rng: np.random.Generator,
+    targets: int,
     *,
     updates: int = 300,
     queries: int = 128,
@@ -614,8 +652,8 @@ def _learnt_metric(
         [np.full(features, np.log(4.0 / max(features, 1))), np.full(min(steps, _LAGS), np.log(2.0))]
     )
     filled = items._filled()
-    known = np.array(prefixes(steps))
-    chance = 1.0 / (1.0 + known)
+    known = np.array(prefixes(steps, targets))
+    chance = 1.0 / (1.0 + known // targets)
     mean, square = np.zeros_like(metric), np.zeros_like(metric)
     for update in range(1, updates + 1):
         k = int(rng.choice(known, p=chance / chance.sum()))

@@ -82,7 +82,10 @@ def main() -> None:
 SETTINGS: Mapping[str, tuple[type, str]] = {
     "id_col": (str, "Column with the item's id, in both tables.  [unique_id]"),
     "step_col": (str, "Column with the step, a number from 1 or a date.  [ds]"),
-    "target_col": (str, "Column with the values to forecast.  [y]"),
+    "target_col": (
+        list[str],
+        "Column with the values to forecast; repeated, several targets at once.  [y]",
+    ),
     "past_cols": (list[str], "Column of the series observed with the values; may be repeated."),
     "seed": (int, "The same seed gives the same fit."),
     "ensemble": (int, "Members of the ensemble."),
@@ -463,6 +466,10 @@ def evaluate(
     forecaster = Forecaster(**settings)
     if plot is not None and forecaster.settings.head == "categorical":
         raise ArgumentError("plot: there is no picture of scores of tokens. Leave --plot out.")
+    if plot is not None and len(forecaster.settings.targets) > 1:
+        raise ArgumentError(
+            "plot: a picture is of one target's scores. Leave --plot out, or evaluate one target."
+        )
     with _progress() as (stage, epochs):
         scores = cross_validation(
             forecaster,
@@ -678,14 +685,15 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
 
     schema = forecaster.schema
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
-    yield "columns", f"{schema.id_col}, {schema.step_col}, {schema.target_col}"
+    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
     yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
     yield "numeric statics", ", ".join(schema.static.numeric) or "none"
     for name, values in schema.static.categories.items():
         yield f"static {name}", _shortened(values)
     for name, columns in (("future", schema.future), ("past", schema.past)):
         yield f"{name} covariates", ", ".join(columns.kinds) or "none"
-    yield "y is scaled", f"by step, transform {schema.transform}"
+    for target in schema.targets:
+        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform}"
     for name, value in asdict(forecaster.settings).items():
         if name not in (*COLUMNS, "past_cols", "transform"):
             yield name, value

@@ -36,6 +36,7 @@ from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtra
 # How a table is opened and its ids are read stays in one place.
 from statecast.reading import Table, agree, check_columns, open_table, read_floats, read_ids
 from statecast.table import Panel, Schema
+from statecast.targets import Targets, learn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,6 +50,7 @@ __all__ = [
     "Row",
     "Score",
     "Scores",
+    "TargetScores",
     "Trees",
     "cross_validation",
     "score",
@@ -467,6 +469,56 @@ class Scores:
             return found[:, _ERROR if measure == "wape" else _LOSS] / found[:, _SIZE]
 
 
+@dataclass(frozen=True)
+class TargetScores:
+    """What ``cross_validation`` found of several targets: the scores of each, and their mean.
+
+    Attributes
+    ----------
+    each : mapping of str to Scores
+        By target. Take one with ``scores["lat"]``.
+    """
+
+    each: Mapping[str, Scores]
+
+    def __getitem__(self, target: str) -> Scores:
+        """Return the scores of one target."""
+        if target not in self.each:
+            raise KeyError(f"{target!r}: expected a target of {list(self.each)}")
+        return self.each[target]
+
+    def mean(self, method: str, known: int, measure: str = "crps") -> float:
+        """Return the mean of a method's score over the targets: each counts alike, as WAPE and
+        CRPS are in shares of its size."""
+        if measure not in ("wape", "crps"):
+            raise ArgumentError(f"measure: expected 'wape' or 'crps'; received {measure!r}.")
+        return float(np.mean([getattr(own[method, known], measure) for own in self.each.values()]))
+
+    def table(self) -> pl.DataFrame:
+        """Return the tables of all targets as one, the target in the first column."""
+        import polars as pl
+
+        return pl.concat(
+            own.table().select(pl.lit(target).alias("target"), pl.all())
+            for target, own in self.each.items()
+        )
+
+    def __str__(self) -> str:
+        lines = []
+        for target, own in self.each.items():
+            lines += [f"== {target} ==", str(own), ""]
+        first = next(iter(self.each.values()))
+        wide = max(len(method) for method in first.methods)
+        lines.append(f"== the mean of {', '.join(self.each)} ==")
+        for k in first.known:
+            lines += ["", f"k = {k}", f"  {'':{wide}}    WAPE    CRPS"]
+            for method in first.methods:
+                if all((method, k) in own._cells for own in self.each.values()):
+                    wape, crps = (self.mean(method, k, each) for each in ("wape", "crps"))
+                    lines.append(f"  {method:{wide}}  {wape:.4f}  {crps:.4f}")
+        return "\n".join(lines)
+
+
 def _skill(ours: Any, theirs: Any) -> Any:
     """``1 - ours / theirs``; where they make no error, 0 if neither do we, or minus infinity."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -540,7 +592,8 @@ def cross_validation(
     Returns
     -------
     Scores
-        For tokens ``bits.TokenScores``: bits a token.
+        Of several targets ``TargetScores``: those of each, with baselines that know this target
+        alone. For tokens ``bits.TokenScores``: bits a token.
 
     Raises
     ------
@@ -583,7 +636,7 @@ def cross_validation(
             progress=progress,
         )
     if baselines is True:
-        baselines = default_baselines(items.schema)
+        baselines = default_baselines(items.schema.of(items.schema.targets[0]))
     methods = [] if baselines is False else list(baselines)
     ours = "statecast"
     taken = [ours]
@@ -594,7 +647,8 @@ def cross_validation(
         if method.needs_sklearn:
             _need_sklearn(method.name)
 
-    sums: dict[tuple[str, int], np.ndarray] = {}
+    targets = items.schema.targets
+    sums: dict[str, dict[tuple[str, int], np.ndarray]] = {target: {} for target in targets}
     scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
     group = np.unique(items.groups, return_inverse=True)[1].ravel()
     count = dict.fromkeys(known, 0)
@@ -614,45 +668,63 @@ def cross_validation(
         forecast = (fold == name) & scored
         test = schema.panel(**items.take(forecast))
         done += 1
+        learnt: dict[str, list[Baseline]] = {target: [] for target in targets}
         if methods:
             with warnings.catch_warnings():  # fit has said it of the same tables
                 warnings.simplefilter("ignore", DataWarning)
                 panel = schema.panel(**train, for_fit=True)
-            methods = [method.fit(panel, schema) for method in methods]
+            learnt = {
+                target: [method.fit(_only(panel, place), schema.of(target)) for method in methods]
+                for place, target in enumerate(targets)
+            }
         for k in known:
             say(f"{where}: forecast from k = {k}")
-            there = np.flatnonzero(test.known > k)
+            there = np.flatnonzero(test.known // len(targets) > k)
             part, at = test.take(there), group[forecast][there]
             until = int(part.known.max(initial=0))
             if until:
                 count[k] += part.rows
                 # float32 at its scale, so within 1e-7 or so of what was handed in
                 y = schema.unscale(np.where(part.mask, part.y.astype(np.float64), np.nan))
-                y = y[:, k:until]
-                cut = part.prefix(k)
-                forecasts = {ours: fitted.quantiles(cut, until, levels)}
-                for method in methods:
-                    if k >= method.needs:
-                        forecasts[method.name] = method.quantiles(cut, k, until, levels)
-                for method, quantiles in forecasts.items():
-                    each = _sums(y, np.asarray(quantiles, np.float64)[:, k:], levels)
-                    total = sums.setdefault((method, k), np.zeros((group.max() + 1, each.shape[1])))
-                    np.add.at(total, at, each)
+                cut = part.prefix(k * len(targets))
+                found = fitted.quantiles(cut, until, levels)
+                until //= len(targets)
+                for place, target in enumerate(targets):
+                    own = slice(place, None, len(targets))
+                    forecasts = {ours: found[:, own]}
+                    for method in learnt[target]:
+                        if k >= method.needs:
+                            alone = _only(cut, place)
+                            forecasts[method.name] = method.quantiles(alone, k, until, levels)
+                    for method, quantiles in forecasts.items():
+                        rest = np.asarray(quantiles, np.float64)[:, k:]
+                        each = _sums(y[:, own][:, k:until], rest, levels)
+                        nothing = np.zeros((group.max() + 1, each.shape[1]))
+                        total = sums[target].setdefault((method, k), nothing)
+                        np.add.at(total, at, each)
             done += 1
     say("done")
 
     points = {method.name for method in methods if method.point}
-    rows = []
-    for k in known:
-        for name in taken:
-            if (name, k) not in sums:
-                continue
-            found = _score(sums[name, k].sum(axis=0))
-            if name in points:
-                found = replace(found, coverage=None, width=None)
-            rows.append(Row(**asdict(found), method=name, known=k, items=count[k]))
-    drawn = {cell: each[np.unique(group[scored])] for cell, each in sums.items()}
-    return Scores(tuple(rows), ours, len(tested), drawn, seed)
+    scores = {}
+    for target, own in sums.items():
+        rows = []
+        for k in known:
+            for name in taken:
+                if (name, k) not in own:
+                    continue
+                found = _score(own[name, k].sum(axis=0))
+                if name in points:
+                    found = replace(found, coverage=None, width=None)
+                rows.append(Row(**asdict(found), method=name, known=k, items=count[k]))
+        drawn = {cell: each[np.unique(group[scored])] for cell, each in own.items()}
+        scores[target] = Scores(tuple(rows), ours, len(tested), drawn, seed)
+    return TargetScores(scores) if len(scores) > 1 else scores[targets[0]]
+
+
+def _only(panel: Panel, place: int) -> Panel:
+    """The panel of one target; a single one's as it is."""
+    return panel if panel.targets == 1 else panel.of(place)
 
 
 def _checked_known(known: Sequence[int]) -> tuple[int, ...]:
@@ -690,7 +762,7 @@ class _Items:
     ids : ndarray, shape (n,)
     last : ndarray, shape (n,), int
         The last observed step of each.
-    schema : Schema
+    schema : Schema or Targets
         Of the whole. It is used for names and checks alone: no forecast sees it.
     tables : dict of str to narwhals DataFrame or ndarray
         ``series``, and ``static`` and ``future`` where they were given.
@@ -702,7 +774,7 @@ class _Items:
 
     ids: np.ndarray
     last: np.ndarray
-    schema: Schema
+    schema: Schema | Targets
     tables: dict[str, Any]
     rows: dict[str, np.ndarray]
     groups: np.ndarray
@@ -719,7 +791,7 @@ class _Items:
         }
         with warnings.catch_warnings():  # each fold's fit says it of what it uses
             warnings.simplefilter("ignore", DataWarning)
-            schema = Schema.fit(
+            schema = learn(
                 series,
                 static,
                 future=future,
@@ -739,7 +811,8 @@ class _Items:
                 rows[role] = np.array([position.get(item, -1) for item in ids], np.int64)
             else:
                 tables[role], rows[role] = table, np.arange(panel.rows)
-        return cls(panel.ids, panel.known, schema, tables, rows, panel.groups)
+        last = panel.known // panel.targets
+        return cls(panel.ids, last, schema, tables, rows, panel.groups)
 
     def take(self, keep: np.ndarray) -> dict[str, Any]:
         """Return the tables of some items, by a mask of shape (n,)."""
@@ -759,7 +832,7 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
     return list(map(str, found)) if as_text else found
 
 
-def _typed(table: Table, schema: Schema, ids: np.ndarray, numeric: Sequence[str]) -> Any:
+def _typed(table: Table, schema: Schema | Targets, ids: np.ndarray, numeric: Sequence[str]) -> Any:
     """Return a narwhals frame whose columns have types, also where they came as text.
 
     A CSV file is read as text, and what a column means is settled by all of its rows. Parts
@@ -773,7 +846,7 @@ def _typed(table: Table, schema: Schema, ids: np.ndarray, numeric: Sequence[str]
 
     numbers = set(numeric)
     if schema.vocabulary is None:
-        numbers.add(schema.target_col)
+        numbers.update(schema.targets)
     if schema.spacing is None:
         numbers.add(schema.step_col)
     columns: dict[str, pl.Series] = {}

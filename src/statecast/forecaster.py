@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from types import NoneType
 from typing import Any
@@ -30,6 +30,7 @@ from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
 from statecast.table import TRANSFORMS, Covariates, Panel, Schema
+from statecast.targets import Targets, learn
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
@@ -43,6 +44,8 @@ _LARGEST = {
     "units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16, "embedding": 4096
 }  # fmt: skip
 TOKENS = "categorical"  # the head of tokens: all others are of numbers
+# Heads of one target: tokens are codes, and a likelihood of counts is that of one scale.
+_ONE_TARGET = (TOKENS, *(name for name, head in HEADS.items() if head.transform == "counts"))
 # What depends on the head where nothing is said.
 _DEFAULTS = {
     "units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30, "learning_rate": 4e-3
@@ -50,6 +53,9 @@ _DEFAULTS = {
 _TOKEN_DEFAULTS = {
     "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3
 }  # fmt: skip
+
+# Of several targets: what those of a step owe each other is learnt late, after each's own course.
+_TARGETS_DEFAULTS = {"epochs": 60, "learning_rate": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Settings:
     seed: int
     id_col: str
     step_col: str
-    target_col: str
+    target_col: str | tuple[str, ...]
     past_cols: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -125,14 +131,37 @@ class Settings:
             real = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not real or not 0 <= value < float("inf") or (name == "learning_rate" and not value):
                 raise ArgumentError(f"{name}: expected a number {least}, received {value!r}.")
-        for name in ("id_col", "step_col", "target_col"):
+        for name in ("id_col", "step_col"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
+        object.__setattr__(self, "target_col", self._checked_targets(self.target_col))
         past = self.past_cols
         several = isinstance(past, (list, tuple)) and all(isinstance(name, str) for name in past)
         if not several:
             raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
         object.__setattr__(self, "past_cols", tuple(past))  # JSON has lists
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return (self.target_col,) if isinstance(self.target_col, str) else self.target_col
+
+    def _checked_targets(self, given: Any) -> str | tuple[str, ...]:
+        """A text for a single target, else a tuple of them."""
+        if isinstance(given, str):
+            return given
+        several = isinstance(given, (list, tuple)) and all(isinstance(n, str) and n for n in given)
+        if not several or not given or len(set(given)) < len(given):
+            raise ArgumentError(
+                f"target_col: expected text, or a list of distinct ones; received {given!r}."
+            )
+        if len(given) > 1 and self.head in _ONE_TARGET:
+            raise ArgumentError(
+                f"target_col: the head {self.head!r} forecasts one target; received {list(given)}. "
+                "Take head='quantiles' (with transform='counts' for counts), or a forecaster for "
+                "each."
+            )
+        return given[0] if len(given) == 1 else tuple(given)
 
     def _checked_bounds(self, given: Any, needed: str | None) -> tuple[float, float]:
         real = isinstance(given, (tuple, list)) and len(given) == 2
@@ -195,8 +224,14 @@ class Forecaster:
         Of the training; ``patience`` is in epochs without any member improving.
     seed : int
         The same seed gives the same fit, and the same sample paths.
-    id_col, step_col, target_col : str
+    id_col, step_col : str
         Column names of the series table.
+    target_col : str or sequence of str
+        The column of y; or the columns of several targets (a track's coordinates), which are
+        forecast jointly: each value given those of its step before it, in this order. A target
+        missing at a step is a gap, and a prefix ends with the last step at which any was observed.
+        A transform chosen by ``"auto"`` is each target's own; ``bounds`` hold for all. The heads
+        of counts and of tokens are for one.
     past_cols : sequence of str
         Further columns of the series table: past covariates, numeric or categorical, which
         are observed with y (visits, the weather) and unknown beyond the prefix. What is known
@@ -247,16 +282,18 @@ class Forecaster:
         seed: int = 0,
         id_col: str = "unique_id",
         step_col: str = "ds",
-        target_col: str = "y",
+        target_col: str | Sequence[str] = "y",
         past_cols: Sequence[str] = (),
     ) -> None:
         given = dict(locals())
         del given["self"]
         defaults = _TOKEN_DEFAULTS if head == TOKENS else _DEFAULTS
+        if isinstance(target_col, (list, tuple)) and len(target_col) > 1:
+            defaults = defaults | _TARGETS_DEFAULTS
         given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
-        self._schema: Schema | None = None
+        self._schema: Schema | Targets | None = None
         self._speaker: Speaker | None = None
 
     # -- the verbs -------------------------------------------------------------------
@@ -278,7 +315,7 @@ class Forecaster:
             Long: a row an item and step, columns ``unique_id, ds, y`` (or as named at
             construction); ``ds`` a whole number from 1, or a date. pandas, polars, Arrow;
             the path of a CSV or Parquet file; or an array ``(items, steps)`` with NaN
-            where nothing was observed.
+            where nothing was observed, of several targets ``(items, steps, targets)``.
         static : table, path or array, optional
             A row an item: ``unique_id`` and its features, numbers or text; or an array
             ``(items, features)``.
@@ -305,7 +342,7 @@ class Forecaster:
         s = self.settings
         if s.head == TOKENS and (future is not None or s.past_cols):
             raise ArgumentError("future, past_cols: tokens take no covariates; received some.")
-        schema = Schema.fit(
+        schema = learn(
             series,
             static,
             id_col=s.id_col,
@@ -394,7 +431,9 @@ class Forecaster:
         -------
         A table of the kind that came in: the id, the step, ``statecast`` (the median), and
         ``statecast-lo-80``, ``statecast-hi-80``, ... and ``statecast-q-0.1``, ... For arrays,
-        a dict of arrays ``(items, until)``, NaN on the prefix. For tokens the columns are
+        a dict of arrays ``(items, until)``, NaN on the prefix. Several targets have columns of
+        their own, ``statecast-lat``, ``statecast-lat-lo-80``, ..., or a last axis
+        ``(items, until, targets)``. For tokens the columns are
         ``statecast``, the best rest, and ``statecast-nats``, its log-probability, the same in
         all of an item's rows; and ``statecast-2``, ... where the beam gives more. Rows reach to
         the step at which the sequence ended, with null there, or to ``until``.
@@ -421,7 +460,7 @@ class Forecaster:
             return said.table("statecast", scored=True)
         self._check_decoding(decoding)
         columns = _asked(level, quantiles)
-        levels = list(columns.values())
+        levels, until = list(columns.values()), self._positions(until)
         if state is None:
             panel = self._panel(series, static, future, until)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
@@ -438,7 +477,8 @@ class Forecaster:
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
     ) -> np.ndarray:
-        """The forecast of a panel as an array, in original units.
+        """The forecast of a panel as an array, in original units. Of several targets its steps
+        are the panel's positions.
 
         Every step is forecast from X and what ``panel.mask`` shows before it, so steps
         within the prefix hold forecasts of one step ahead: the network's alone.
@@ -589,7 +629,7 @@ class Forecaster:
                 raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
             return self._say(series, static, until, sampling, paths, state)
         self._check_decoding(decoding)
-        kind = observed = None
+        kind, observed, until = None, None, self._positions(until)
         if state is None:
             panel = self._panel(series, static, future, until)
             state, kind, plans = self._state_of(panel), panel.kind, panel.future
@@ -603,8 +643,8 @@ class Forecaster:
         if len(ids) * paths * until > MAX_CELLS:
             raise ArgumentError(
                 f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
-                f"items x {paths:,} paths x {until:,} steps. Ask for fewer paths, or for the items "
-                "in parts."
+                f"items x {paths:,} paths x {until:,} values of each. Ask for fewer paths, or for "
+                "the items in parts."
             )
         values = np.full((len(ids), paths, until), np.nan, "float32")
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
@@ -612,11 +652,17 @@ class Forecaster:
             part = state.take(rows)
             plan = None if plans is None else plans.take(rows)
             drawn = self._draw(part, known[rows], until, paths, plan)
+            if len(self.settings.targets) > 1:
+                drawn = self._tied(drawn, part, known[rows])
             ranks = drawn.argsort(axis=1).argsort(axis=1)
             marginal = self._rest_of(part, known[rows], until, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
-        return Paths(ids, known, values, self.schema, origin, kind, observed)
+        count = len(self.settings.targets)
+        if count > 1:
+            values = values.reshape(*values.shape[:2], -1, count)
+            observed = None if observed is None else observed.reshape(len(observed), -1, count)
+        return Paths(ids, known // count, values, self.schema, origin, kind, observed)
 
     def explain(
         self,
@@ -651,9 +697,15 @@ class Forecaster:
             As ``predict``.
         """
         self._need_numbers("explain")
+        if len(self.settings.targets) > 1:
+            raise ArgumentError(
+                "explain is for one target; this forecaster has "
+                f"{list(self.settings.targets)}. Fit one of each and ask that."
+            )
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
+        self._check_number(until)
         panel, schema = self._panel(series, static, future, until), self.schema
         observations, statics = effects(
             lambda part: self.quantiles(part, until, [0.5])[..., 0],
@@ -714,7 +766,7 @@ class Forecaster:
         if isinstance(known, bool) or not isinstance(known, (int, np.integer)) or known < 0:
             raise ArgumentError(f"known: expected a whole number >= 0, received {known!r}.")
         panel = self.schema.panel(series, static)
-        return scores(speaker, self.schema, panel, int(known), ended=ended, by_step=by_step)
+        return scores(speaker, self._only, panel, int(known), ended=ended, by_step=by_step)
 
     def rank(self, series: Any, static: Any, *, by: str = "series", best: int | None = None) -> Any:
         """Which X a sequence of tokens says best, or which sequence an X: retrieval.
@@ -755,7 +807,7 @@ class Forecaster:
             raise ArgumentError(f"best: expected a whole number >= 1, received {best!r}.")
         things = self.schema.panel(None, static)
         said = self.schema.new_rows(series, None)
-        return ranks(speaker, self.schema, said, things, by, best)
+        return ranks(speaker, self._only, said, things, by, best)
 
     def clone(self) -> Forecaster:
         """An unfitted forecaster with the same settings."""
@@ -810,18 +862,22 @@ class Forecaster:
                 raise ValueError(f"settings: expected {sorted(names)}")
             forecaster = cls(**config["settings"])
             history = _checked_history(config["history"])
-            schema = Schema.from_config(config["schema"], within(tensors, "schema"))
+            targets = forecaster.settings.targets
+            kind = Schema if len(targets) == 1 else Targets
+            schema = kind.from_config(config["schema"], within(tensors, "schema"))
+            if schema.targets != targets:
+                raise ValueError("the schema's targets are not those of the settings")
             learnt = {name: within(tensors, name) for name in ("analogues", "stacking")}
             needed = _needed(forecaster.settings.head)
-            if needed not in (None, schema.transform):
+            if needed is not None and any(schema.of(t).transform != needed for t in targets):
                 raise ValueError("the schema's transform is not the head's")
             analogues = stacking = None
             if learnt["stacking"]:
-                stacking = Stacking.from_arrays(learnt["stacking"], schema.steps)
+                stacking = Stacking.from_arrays(learnt["stacking"], schema.positions, len(targets))
             if learnt["analogues"]:
                 analogues = Analogues.from_arrays(learnt["analogues"])
                 if not analogues.fits(
-                    schema.static.width, schema.static.cardinalities, schema.steps
+                    schema.static.width, schema.static.cardinalities, schema.positions
                 ):
                     raise ValueError("analogues: they are not those of the schema")
             weights = within(tensors, "network")
@@ -848,8 +904,8 @@ class Forecaster:
     # -- what was fitted -------------------------------------------------------------
 
     @property
-    def schema(self) -> Schema:
-        """What was learnt about the tables."""
+    def schema(self) -> Schema | Targets:
+        """What was learnt about the tables; of several targets a ``targets.Targets``."""
         if self._schema is None:
             raise NotFittedError("This Forecaster is not fitted: call fit or load first.")
         return self._schema
@@ -878,14 +934,14 @@ class Forecaster:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _built(self, schema: Schema, seed: int) -> Network:
+    def _built(self, schema: Schema | Targets, seed: int) -> Network:
         """The network for tables of this schema, untrained."""
         decoder, options = self._plan(schema)
         if isinstance(decoder, Language):
             return LanguageNetwork(decoder, **options, dropout=self.settings.dropout, seed=seed)
         return Network(decoder, **options, seed=seed)
 
-    def _plan(self, schema: Schema) -> tuple[Decoder | Language, dict[str, Any]]:
+    def _plan(self, schema: Schema | Targets) -> tuple[Decoder | Language, dict[str, Any]]:
         """The network's parts for tables of this schema."""
         s = self.settings
         featured = schema.static.width or schema.static.cardinalities
@@ -895,9 +951,9 @@ class Forecaster:
         if schema.vocabulary is None:
             past = 1 + s.encoding if schema.past.kinds else 0
             future = 1 + s.encoding if schema.future.kinds else 0
-            scale = schema.centre, float(schema.location[0]), float(schema.scaling[0])
-            head = HEADS[s.head].on_scale(*scale)
-            decoder = Decoder(stack, head, schema.steps, static, past, future)
+            one = schema.of(s.targets[0])  # who needs a scale has one target
+            head = HEADS[s.head].on_scale(one.centre, float(one.location[0]), float(one.scaling[0]))
+            decoder = Decoder(stack, head, schema.steps, static, past, future, len(s.targets))
         else:
             head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
             decoder = Language(stack, head, s.embedding, s.tied, static, each)
@@ -915,7 +971,7 @@ class Forecaster:
 
     def _adopt(
         self,
-        schema: Schema,
+        schema: Schema | Targets,
         network: Network,
         history: Mapping[str, Sequence[float | None]],
         analogues: Analogues | None,
@@ -1007,13 +1063,14 @@ class Forecaster:
         if self._stacking is None:
             return _at_levels(own, levels)
         knots = own
-        steps, until = self.schema.steps, knots.shape[1]
+        steps, until, count = self.schema.positions, knots.shape[1], len(self.settings.targets)
         if self._analogues is not None:
             x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
             other = self._analogues.forecast(x, y, seen > 0, known, KNOTS)
             knots = self._stacking.blend(own[:, :steps], other[:, :until], known)
             # Beyond the longest training item the network goes on from where both had come to.
-            more = own[:, steps:] + (knots - own[:, :steps])[:, -1:]
+            moved = (knots - own[:, :steps])[:, -count:]
+            more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
             knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)
         if calibrated:
             knots = self._stacking.calibrate(knots, known)
@@ -1036,9 +1093,13 @@ class Forecaster:
             return self._speaker.start(panel.numeric, panel.codes)
         return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
-    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
-        """The panel of a forecast up to ``until``, checked."""
+    def _positions(self, until: Any) -> int:
+        """The last step as the last position, of which a step has one for each target; checked."""
         self._check_number(until)
+        return until * len(self.settings.targets)
+
+    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
+        """The panel of a forecast up to position ``until``, checked."""
         panel = self.schema.panel(series, static, future=future, until=until)
         self._check_until(until, panel.ids, panel.known)
         return panel
@@ -1129,6 +1190,11 @@ class Forecaster:
             parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
         return self._unscale(_joined(parts, (until, len(levels))))
 
+    @property
+    def _only(self) -> Schema:
+        """The schema of a single target, as tokens are."""
+        return self.schema.of(self.settings.targets[0])
+
     def _need_numbers(self, verb: str) -> None:
         if self._speaker is not None:
             raise ArgumentError(f"{verb} is for numbers; this forecaster is of tokens.")
@@ -1158,6 +1224,7 @@ class Forecaster:
         else:
             self._check_state(state, series, static)
         known, ids, origin = self._position(state)
+        self._check_number(until)
         self._check_until(until, ids, known)
         assert self.schema.vocabulary is not None  # of tokens
         rules = speaker.rules(self.schema.vocabulary, how, until - known)
@@ -1173,7 +1240,7 @@ class Forecaster:
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), until - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(speaker.sample(leaves, room, uniform, how, rules))
-        return sequences(found, ids, known, until, self.schema, origin, kind)
+        return sequences(found, ids, known, until, self._only, origin, kind)
 
     def _ahead(
         self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int
@@ -1210,9 +1277,38 @@ class Forecaster:
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
-    def _stream(self, item: Any) -> np.random.Generator:
+    def _tied(self, drawn: np.ndarray, state: State, known: np.ndarray) -> np.ndarray:
+        """The places of paths of several targets, ``(rows, paths, positions)``, between 0 and 1.
+
+        What ties the targets is learnt by both models, so the linear path draws as large a part
+        of the paths as the analogues have in the forecast; each path's place is that among its own.
+        """
+        found, stacking, (_, paths, until) = self._analogues, self._stacking, drawn.shape
+        if found is None or stacking is None:
+            return drawn
+        share = np.rint((1.0 - stacking.share(known)) * paths).astype(int)
+        share = np.where(known < found.steps, share, 0)
+        # Beyond the longest training item all stay where they had come to.
+        count = len(self.settings.targets)
+        at = np.arange(until)
+        at = np.where(at < found.steps, at, found.steps - count + at % count)
+        places = np.empty(drawn.shape)
+        for size in np.unique(share):
+            rows = np.flatnonzero(share == size)
+            parts = [drawn[rows, : paths - size]]
+            if size:
+                streams = [self._stream(item, "/linear") for item in state.ids[rows]]
+                normal = np.stack([s.standard_normal((found.steps, paths)) for s in streams])
+                seen = state["analogues/seen"][rows] > 0
+                normal = normal.swapaxes(1, 2)[:, :size]
+                parts.append(found.deviations(seen, known[rows], normal)[..., at])
+            ranked = [(p.argsort(axis=1).argsort(axis=1) + 0.5) / max(p.shape[1], 1) for p in parts]
+            places[rows] = np.concatenate(ranked, axis=1)
+        return places
+
+    def _stream(self, item: Any, use: str = "") -> np.random.Generator:
         """An item's own random numbers: they do not depend on its neighbours."""
-        text = f"{self.settings.seed}/{type(item).__name__}/{item}".encode()
+        text = f"{self.settings.seed}/{type(item).__name__}/{item}{use}".encode()
         key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
         return np.random.Generator(np.random.Philox(key=key))
 
@@ -1247,18 +1343,20 @@ class Forecaster:
     def _check_number(self, until: int) -> None:
         if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
-        if until > MOST_STEPS:
-            raise ArgumentError(f"until: expected at most {MOST_STEPS:,}, received {until:,}.")
+        most = MOST_STEPS // len(self.settings.targets)
+        if until > most:
+            raise ArgumentError(f"until: expected at most {most:,}, received {until:,}.")
 
     def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
-        self._check_number(until)
+        """``until`` and ``known`` in positions."""
+        count = len(self.settings.targets)
         late = np.flatnonzero(known >= until)
         if len(late):
             item = ids[late[:1]].tolist()[0]
             raise DataError(
-                f"until: expected a step beyond every item's prefix, received {until}; item "
-                f"{item!r} is already observed up to step {known[late[0]]}. Ask for a later "
-                "step, or leave that item out.",
+                f"until: expected a step beyond every item's prefix, received {until // count}; "
+                f"item {item!r} is already observed up to step {known[late[0]] // count}. Ask for "
+                "a later step, or leave that item out.",
                 column=self.settings.step_col,
                 item=item,
             )
@@ -1274,9 +1372,11 @@ class Paths:
     known : array of int, ``(items,)``
         Each item's prefix length; its paths begin at the step after.
     values : array, float32, ``(items, paths, until)``
-        In original units, NaN on the prefix.
+        In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
+        path i of one goes with path i of the others.
     observed : array, float64, ``(items, steps)``, or None
-        The prefixes, NaN where nothing was observed; None where the paths go on from a state.
+        The prefixes, NaN where nothing was observed, of several targets
+        ``(items, steps, targets)``; None where the paths go on from a state.
 
     Examples
     --------
@@ -1292,17 +1392,35 @@ class Paths:
     ids: np.ndarray
     known: np.ndarray
     values: np.ndarray
-    schema: Schema
+    schema: Schema | Targets
     origin: np.ndarray | None = None
     kind: str | None = None
     observed: np.ndarray | None = None
 
     def table(self) -> Any:
-        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ..."""
-        named = {f"path-{i + 1}": self.values[:, i] for i in range(self.values.shape[1])}
+        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of
+        several targets one for each, ``path-lat-1``, ``path-lon-1``, ..."""
+        items, paths = self.values.shape[:2]
+        values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
+        named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
         return self.schema.table(
-            named, ids=self.ids, known=self.known, origin=self.origin, kind=self.kind
+            named, ids=self.ids, known=self.known * count, origin=self.origin, kind=self.kind
         )
+
+    def of(self, target: str) -> Paths:
+        """The paths of one of several targets, for its total, peak and time to a threshold.
+
+        Raises
+        ------
+        ArgumentError
+            A target that is not there.
+        """
+        schema = self.schema.of(target)
+        if isinstance(self.schema, Schema):
+            return self
+        at = self.schema.targets.index(target)
+        observed = None if self.observed is None else self.observed[..., at]
+        return replace(self, values=self.values[..., at], schema=schema, observed=observed)
 
     def total(
         self,
@@ -1413,6 +1531,11 @@ class Paths:
     ) -> list[np.ndarray]:
         """What ``reduce`` makes of the steps since ``since``: of float64 ``(rows, paths, until)``,
         NaN before, arrays ``(rows, paths)``. In parts, so that memory stays bounded."""
+        if not isinstance(self.schema, Schema):
+            raise ArgumentError(
+                "Expected paths of one target, as several have no common unit; received those of "
+                f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
+            )
         _, paths, until = self.values.shape
         whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
         if since is not None and not (whole and 1 <= since <= until):
@@ -1451,7 +1574,7 @@ class Paths:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _summary(self, columns: dict[str, np.ndarray]) -> Any:
-        return self.schema.summary(columns, ids=self.ids, kind=self.kind)
+        return self.schema.of(self.schema.targets[0]).summary(columns, ids=self.ids, kind=self.kind)
 
 
 def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -1481,11 +1604,18 @@ def _companions(
     analogues = None
     if wanted and panel.y.shape[1] <= MOST_ANALOGUE_STEPS:
         analogues = Analogues.fit(
-            panel.ids, panel.numeric, panel.codes, panel.y, panel.mask, panel.groups, seed=seed
+            panel.ids,
+            panel.numeric,
+            panel.codes,
+            panel.y,
+            panel.mask,
+            panel.groups,
+            seed=seed,
+            targets=panel.targets,
         )
     knots, some = Knots(network.decoder.head), panel.take(rows)
     ours, theirs = {}, {}
-    known = prefixes(panel.y.shape[1])
+    known = prefixes(panel.y.shape[1], panel.targets)
     for k, parameters in held_out_parameters(network, panel, held, rows, known):
         ours[k] = keras.ops.convert_to_numpy(knots.predict_on_batch(parameters))
         if analogues is not None:
@@ -1493,7 +1623,7 @@ def _companions(
             x, all_k = analogues.features(some.numeric, some.codes), np.full(len(rows), k)
             theirs[k] = analogues.forecast(x, some.y, seen, all_k, KNOTS, items=rows)
     truth = np.where(some.mask, some.y, np.nan)
-    return analogues, Stacking.fit(truth, ours, theirs or None)
+    return analogues, Stacking.fit(truth, ours, theirs or None, panel.targets)
 
 
 def _asked(level: Any, quantiles: Any) -> dict[str, float]:

@@ -51,6 +51,10 @@ class Decoder:
     location is measured from (the residual path); ``step``, how many steps were taken;
     ``static``, the encoded X, where it conditions the inputs; ``pending``, with future
     covariates, what was seen of the last step and waits to be taken in.
+
+    Of several targets a step has a position for each, and all of this goes position by
+    position: ``step`` counts them. The stack is told which target's each is; its age is the
+    step's, and ``horizon`` is in steps.
     """
 
     stack: Stack
@@ -59,6 +63,7 @@ class Decoder:
     static: int = 0
     past: int = 0
     future: int = 0
+    targets: int = 1
 
     @property
     def units(self) -> int:
@@ -67,8 +72,10 @@ class Decoder:
 
     @property
     def width(self) -> int:
-        """Of what the stack takes in: what was seen, age, future covariates, the encoded X."""
-        return self.seen + AGES + self.future + self.static
+        """Of what the stack takes in: what was seen, age, which target, future covariates, the
+        encoded X."""
+        which = self.targets if self.targets > 1 else 0
+        return self.seen + AGES + which + self.future + self.static
 
     @property
     def seen(self) -> int:
@@ -464,7 +471,10 @@ class Network(keras.Model):
         else:
             taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
         steps = leaves["step"] + taken  # (members, rows, steps)
-        age = (AGES - 1) * ops.minimum(steps / decoder.horizon, 1.0)[..., None]
+        began = steps
+        if decoder.targets > 1:  # half a position off, as the floor of a quotient may be one less
+            began = 1.0 + ops.floor((steps - 0.5) / decoder.targets)
+        age = (AGES - 1) * ops.minimum(began / decoder.horizon, 1.0)[..., None]
         bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
         like = ops.zeros_like(steps)[..., None]
         channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
@@ -480,6 +490,10 @@ class Network(keras.Model):
                 taken = taken + ops.zeros_like(seen[:, :, :1], dtype="int32")
                 after["pending"] = ops.take_along_axis(seen, taken, axis=2)[:, :, 0]
         channels.append(ops.exp(-ops.square(age - bumps)))
+        if decoder.targets > 1:
+            place = (steps - 1.0 - decoder.targets * (began - 1.0))[..., None]
+            which = ops.convert_to_tensor(np.arange(decoder.targets, dtype="float32"), dtype=dtype)
+            channels.append(ops.relu(1.0 - ops.abs(place - which)))
         if decoder.future:
             channels.append(self._encoded("future", covariates))
         if decoder.static:

@@ -51,7 +51,7 @@ def fan(
     level: Sequence[float] | None = None,
     id_col: str = "unique_id",
     step_col: str = "ds",
-    target_col: str = "y",
+    target_col: str | Sequence[str] = "y",
     step_label: str | None = None,
     target_label: str | None = None,
     share_y: bool = False,
@@ -70,7 +70,8 @@ def fan(
     level : sequence of float, optional
         The intervals, in percent; default all that the forecast has.
     id_col, step_col, target_col : str
-        The names of the columns.
+        The names of the columns. Of a forecast of several targets, ``target_col`` is the one to
+        draw.
     step_label, target_label : str, optional
         What the axes are called; default ``step`` (``date`` for dates) and ``target_col``.
     share_y : bool
@@ -96,7 +97,8 @@ def fan(
     >>> figure.axes[0].get_title(loc="left")
     '0'
     """
-    table = _forecast(forecast, (id_col, step_col))
+    target_col = _single(target_col)
+    table = _forecast(forecast, (id_col, step_col), target_col)
     levels = _levels(table, level)
     wanted = _wanted(table, items)
     observed = None if series is None else _observed(series, table, (id_col, step_col, target_col))
@@ -136,13 +138,21 @@ class _Observed:
     y: np.ndarray
 
 
-def _forecast(forecast: Any, names: tuple[str, str]) -> _Forecast:
+def _single(target_col: Any) -> str:
+    several = [target_col] if isinstance(target_col, str) else list(target_col)
+    if len(several) != 1:
+        raise ArgumentError(f"target_col: expected one target to draw; received {several}.")
+    return several[0]
+
+
+def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     if isinstance(forecast, Mapping):
         arrays = {name: np.asarray(values, np.float64) for name, values in forecast.items()}
         if "statecast" not in arrays or arrays["statecast"].ndim != 2:
             raise DataError(
-                "The forecast: expected arrays of shape (n, until), 'statecast' among them; "
-                f"received {list(arrays)}.",
+                "The forecast: expected arrays of shape (n, until), 'statecast' among them (of "
+                "several targets those of one: values[..., 0]); received "
+                f"{ {name: each.shape for name, each in arrays.items()} }.",
                 column="statecast",
             )
         row, at = np.nonzero(~np.isnan(arrays["statecast"]))
@@ -154,6 +164,7 @@ def _forecast(forecast: Any, names: tuple[str, str]) -> _Forecast:
             "The forecast: expected what Forecaster.predict returns, a table or a dict of arrays; "
             f"received an array of shape {table.shape}."
         )
+    table = _of_target(table, target)
     check_columns(table, (*names, "statecast"))
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
@@ -176,6 +187,18 @@ def _forecast(forecast: Any, names: tuple[str, str]) -> _Forecast:
         if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
     }
     return _Forecast(table.label, table, ids, when, step, columns)
+
+
+def _of_target(table: Table, target: str) -> Table:
+    """A forecast of several targets as that of one: its columns under the names of a single's."""
+    own = f"statecast-{target}"
+    if "statecast" in table.frame.columns or own not in table.frame.columns:
+        return table
+    renamed = {own: "statecast"}
+    for name in map(str, table.frame.columns):
+        if name.startswith((f"{own}-lo-", f"{own}-hi-")):
+            renamed[name] = name.replace(own, "statecast", 1)
+    return Table(table.frame.rename(renamed), table.label, table.kind, table.text)
 
 
 def _levels(forecast: _Forecast, level: Sequence[float] | None) -> list[float]:
@@ -355,7 +378,7 @@ def scores(scores: Any) -> Figure:
     Parameters
     ----------
     scores : Scores
-        As ``cross_validation`` returns it.
+        As ``cross_validation`` returns it; of several targets those of one, ``scores["lat"]``.
 
     Returns
     -------
@@ -366,6 +389,11 @@ def scores(scores: Any) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
+    if not hasattr(scores, "rows"):
+        raise ArgumentError(
+            "scores: expected the Scores of one target, scores['lat'] say; received "
+            f"{type(scores).__name__}."
+        )
     figure, axes = _grid(2, False, columns=2, size=(4.6, 3.9))
     for axis, measure in zip(axes, ("wape", "crps"), strict=True):
         _draw_scores(axis, scores, measure)

@@ -216,7 +216,7 @@ def _parse_arrays(
     """As ``parse``, for ``Y (n, T)``, ``X (n, f)`` and ``future (n, T, f)``; ids are 0..n-1."""
     columns: dict[str, np.ndarray] = {}
     if statics is not None:
-        x = _numbers(statics, "X", "x", "(n, f)")
+        x = read_numbers(statics, "X", "x", "(n, f)")
         columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
         _check_names("X", list(columns), wanted, "static")
     first = next(source for source in (table, statics, futures) if source is not None)
@@ -231,7 +231,7 @@ def _parse_arrays(
     ids = list(range(n)) if items is None else items
     planned, planned_row = None, np.zeros(0, np.int64)
     if futures is not None:
-        told = _numbers(futures, "future", "f", "(n, T, f)")
+        told = read_numbers(futures, "future", "f", "(n, T, f)")
         if len(told) != n:
             raise DataError(f"future: expected a row for each of {n} items; received {len(told)}.")
         features, steps = told.shape[2], told.shape[1]
@@ -250,7 +250,7 @@ def _parse_arrays(
             column=past[0],
         )
     if tokens is None:
-        y = _numbers(table, "Y", "", "(n, T)")
+        y = read_numbers(table, "Y", "", "(n, T)")
     else:
         if table.ndim != 2:
             raise DataError(f"Y: expected shape (n, T); received {table.shape}.")
@@ -270,7 +270,9 @@ def _parse_arrays(
 
 
 def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
-    """Return a ``Table``, or the array that was handed in."""
+    """Return a ``Table`` (one that is open already as it is), or the array that was handed in."""
+    if isinstance(source, Table):
+        return source
     if isinstance(source, (str, PathLike)):
         table = _open_path(Path(source), role)
     else:
@@ -338,7 +340,7 @@ def _array(source: Any, role: str, letter: str) -> np.ndarray:
     return array
 
 
-def _numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
+def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
     """Return an array that was handed in as float64, checked; its columns go by ``letter``."""
     if array.ndim != shape.count(",") + 1:
         raise DataError(f"{label}: expected shape {shape}; received {array.shape}.")

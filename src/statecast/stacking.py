@@ -39,11 +39,14 @@ class Stacking:
         The network's; the analogues have the rest.
     offset : array, ``(n, steps, len(KNOTS))``
         By horizon: how far each quantile is moved, as a share of the 80 % interval's width.
+    targets : int
+        How many there are. Of several "steps" are positions, of which a step has one for each.
     """
 
     known: np.ndarray
     weight: np.ndarray
     offset: np.ndarray
+    targets: int = 1
 
     @classmethod
     def fit(
@@ -51,6 +54,7 @@ class Stacking:
         y: np.ndarray,
         network: Mapping[int, np.ndarray],
         analogues: Mapping[int, np.ndarray] | None,
+        targets: int = 1,
     ) -> Stacking:
         """Learn from held-out items.
 
@@ -61,6 +65,7 @@ class Stacking:
         network, analogues : mapping of int to array ``(items, steps, len(KNOTS))``
             By prefix length, the forecasts of items that the forecaster never met. Without
             analogues the network has all the weight.
+        targets : int
         """
         known = np.array(sorted(network))
         weight, offset = np.ones(len(known)), np.zeros((len(known), y.shape[1], len(KNOTS)))
@@ -71,9 +76,11 @@ class Stacking:
                 losses = [_crps(truth, w * knots + (1 - w) * other) for w in _WEIGHTS]
                 weight[i] = _WEIGHTS[int(np.argmin(losses))]
                 knots = weight[i] * knots + (1 - weight[i]) * other
-            offset[i, : y.shape[1] - k] = _offsets(truth, knots)
-            offset[i, y.shape[1] - k :] = offset[i, y.shape[1] - k - 1]
-        return cls(known, weight, offset)
+            rest = y.shape[1] - k
+            for own in (slice(target, None, targets) for target in range(targets)):
+                offset[i, :rest][own] = _offsets(truth[:, own], knots[:, own])
+                offset[i, rest:][own] = offset[i, :rest][own][-1]
+        return cls(known, weight, offset, targets)
 
     def share(self, known: np.ndarray) -> np.ndarray:
         """The network's part in the forecasts of rows with prefixes of these lengths."""
@@ -87,7 +94,8 @@ class Stacking:
     def calibrate(self, knots: np.ndarray, known: np.ndarray) -> np.ndarray:
         """The forecast with its quantiles where they belong; the median stays."""
         ahead = np.arange(knots.shape[1]) - known[:, None]
-        ahead = np.clip(ahead, 0, self.offset.shape[1] - 1)
+        last = self.offset.shape[1] - self.targets + ahead % self.targets  # of the same target
+        ahead = np.clip(ahead, 0, last)
         offset = self.offset[self._at(known)[:, None], ahead]
         return np.sort(knots + offset * _width(knots), axis=-1)
 
@@ -101,8 +109,10 @@ class Stacking:
         return {"known": self.known, "weight": self.weight, "offset": self.offset}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], steps: int) -> Stacking:
-        """What ``arrays`` gave, for series of so many steps.
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], steps: int, targets: int = 1
+    ) -> Stacking:
+        """What ``arrays`` gave, for series of so many steps and targets.
 
         Raises
         ------
@@ -119,7 +129,7 @@ class Stacking:
         found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
         if found != expected or not count or known[0] != 0 or (np.diff(known) <= 0).any():
             raise ValueError(f"stacking: expected {expected}, rising from 0; received {found}")
-        return cls(**arrays)
+        return cls(**arrays, targets=targets)
 
 
 def _width(knots: np.ndarray) -> np.ndarray:

@@ -125,6 +125,9 @@ class Panel:
     future, past : Covariates or None
         What is known of each step before it, and what is observed with its y. None where
         fit had none.
+    targets : int
+        How many there are. Of several a step has a position for each, one after the other, and
+        "steps" above are positions; see ``targets.Targets``.
     """
 
     ids: np.ndarray
@@ -136,6 +139,7 @@ class Panel:
     kind: str = "polars"
     future: Covariates | None = None
     past: Covariates | None = None
+    targets: int = 1
 
     @property
     def rows(self) -> int:
@@ -144,8 +148,11 @@ class Panel:
 
     @property
     def known(self) -> np.ndarray:
-        """The last observed step of each row, 0 where there is none; shape (rows,), int64."""
+        """The last observed step of each row, 0 where there is none; shape (rows,), int64.
+
+        Of several targets it is the last position of the last step with any of them."""
         last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
+        last += -last % self.targets
         return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
 
     @property
@@ -181,7 +188,14 @@ class Panel:
             self.kind,
             None if self.future is None else self.future.take(rows),
             None if self.past is None else self.past.take(rows),
+            self.targets,
         )
+
+    def of(self, target: int) -> Panel:
+        """Return the panel of one of several targets, by its place, without covariates."""
+        own = slice(target, None, self.targets)
+        y, mask = self.y[:, own], self.mask[:, own]
+        return replace(self, y=y, mask=mask, future=None, past=None, targets=1)
 
 
 # -- the schema ------------------------------------------------------------------------
@@ -552,6 +566,28 @@ class Schema:
     def steps(self) -> int:
         """The length of the longest training item, T."""
         return len(self.location)
+
+    @property
+    def positions(self) -> int:
+        """As ``steps``: a single target has one at each (see ``targets.Targets``)."""
+        return self.steps
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets: one."""
+        return (self.target_col,)
+
+    def of(self, target: str) -> Schema:
+        """Return the schema of one target by itself: this one.
+
+        Raises
+        ------
+        ArgumentError
+            A target that is not there.
+        """
+        if target != self.target_col:
+            raise ArgumentError(f"target: expected {self.target_col!r}; received {target!r}.")
+        return self
 
     # -- tables in ---------------------------------------------------------------------
 

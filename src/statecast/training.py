@@ -140,7 +140,8 @@ class TrainingRows(_Observations):
         rng, rows = self.rng, self.order[index]
         width = self.width(rows)
         steps = np.arange(width)
-        prefix = np.floor(self.length[rows] * rng.random(rows.shape) ** SHORT)
+        each = self.panel.targets  # of several, a prefix is of whole steps
+        prefix = each * np.floor(self.length[rows] / each * rng.random(rows.shape) ** SHORT)
         whole = rng.random(rows.shape) < WHOLE
         seen = (steps < prefix[..., None]) | whole[..., None]
         holed = rng.random(rows.shape) < HOLED
@@ -158,7 +159,7 @@ class HeldOutRows(_Observations):
     def __init__(self, panel: Panel, held: np.ndarray, batch: int) -> None:
         out = [np.flatnonzero(rows) for rows in held]
         most = max(map(len, out))
-        prefixes = [k for k in PREFIXES if k < panel.y.shape[1]]
+        prefixes = [k * panel.targets for k in PREFIXES if k * panel.targets < panel.y.shape[1]]
         each = min(len(prefixes), math.ceil(VALIDATION_ROWS / most))
         batch = min(batch, most * each)
         super().__init__(panel, batch, math.ceil(most * each / batch))

@@ -1,0 +1,393 @@
+"""Several targets at once: joint over targets and steps, and every law of the forecaster kept."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast.errors import ArgumentError, DataError, ModelFileError
+from statecast.evaluate import LastValue, MeanCurve, Ridge, cross_validation
+from statecast.forecaster import Forecaster, Paths
+from statecast.heads import KNOTS
+from statecast.stacking import Stacking
+from statecast.targets import Targets
+
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning"),
+]
+
+N, T = 48, 6
+CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
+NAMES = ["lat", "lon"]
+
+
+def _arrays(n=N, tie=0.9, seed=0):
+    """Tracks ``(n, T, 2)`` whose two moves at a step go together, and where they may start."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2))
+    move = rng.normal(size=(n, T, 2))
+    move[..., 1] = tie * move[..., 0] + np.sqrt(1 - tie**2) * move[..., 1]
+    track = np.cumsum(move, axis=1) + 2 * x[:, None]
+    return track * [1, 3] + [20, -60], x
+
+
+def _tables(gaps=True):
+    y, x = _arrays()
+    if gaps:
+        hole = np.random.default_rng(1).random(y.shape) < 0.1
+        hole[:, 0] = False
+        y = np.where(hole, np.nan, y)
+        y[5, :, 1] = np.nan  # an item of which one target is never observed
+    row, step = (axis.ravel() for axis in np.indices((N, T)))
+    series = pl.DataFrame({"unique_id": row, "ds": step + 1}).with_columns(
+        pl.Series(name, y[..., i].ravel()).fill_nan(None) for i, name in enumerate(NAMES)
+    )
+    series = series.with_columns(wind=pl.col("lat") * 0.5 + 3.0)
+    static = pl.DataFrame({"unique_id": range(N), "a": x[:, 0], "b": x[:, 1]})
+    season = np.random.default_rng(2).choice(["wet", "dry"], N * T)
+    future = pl.DataFrame({"unique_id": row, "ds": step + 1, "season": season})
+    return series, static, future
+
+
+SMALL: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "seed": 0}
+CORNERS: dict[str, dict[str, Any]] = {
+    "two": {"target_col": NAMES},
+    "covariates": {
+        "target_col": ["lon", "lat"],
+        "past_cols": ["wind"],
+        "cell": "gru",
+        "conditioning": "both",
+        "head": "normal",
+    },
+}
+
+
+@cache
+def _fitted(corner):
+    series, static, future = _tables()
+    more: dict[str, Any] = {"future": future} if corner == "covariates" else {}
+    return Forecaster(**SMALL, **CORNERS[corner]).fit(series, static, **more, verbose=0), more
+
+
+@pytest.fixture(params=list(CORNERS))
+def fitted(request):
+    return _fitted(request.param)
+
+
+def _values(table):
+    return table.select(pl.col("^statecast.*$")).to_numpy()
+
+
+def _same(found, expected, tolerance=CLOSE):
+    assert found.select("unique_id", "ds").equals(expected.select("unique_id", "ds"))
+    np.testing.assert_allclose(_values(found), _values(expected), rtol=tolerance, atol=1e-4)
+
+
+def _mixed(series, seed=1):
+    """Prefixes of every length, none included."""
+    k = np.random.default_rng(seed).integers(0, T - 1, N)
+    k = pl.DataFrame({"unique_id": range(N), "k": k})
+    return series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k")).drop("k")
+
+
+# -- the forecaster's laws ----------------------------------------------------------------------
+
+
+def test_every_k_alone_among_others_and_from_updates(fitted):
+    """One call with mixed k is a call an item, and the states that updates left, one by one."""
+    f, more = fitted
+    series, static, _ = _tables()
+    prefix = _mixed(series)
+    together = f.predict(prefix, static, until=T + 2 if not more else T, **more)
+    until = int(together["ds"].max())
+    assert np.isfinite(_values(together)).all()
+    for item in (0, 5, 17):
+        own = pl.col("unique_id") == item
+        mine = prefix.filter(own)
+        alone = f.predict(
+            None if mine.is_empty() else mine, static.filter(own), until=until, **more
+        )
+        _same(together.filter(own), alone)
+    state = f.state(None, static)
+    for step in range(1, T):
+        new = prefix.filter(pl.col("ds") == step)
+        if not new.is_empty():
+            state = f.update(state, new, **more)
+    full = f.state(prefix, static, **more)
+    for name in full:
+        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
+    for each in (state, full):
+        _same(f.predict(state=each, until=until, **more), together)
+    paths = f.simulate(prefix, static, until=until, paths=8, **more)
+    from_state = f.simulate(state=full, until=until, paths=8, **more)
+    np.testing.assert_allclose(paths.values, from_state.values, rtol=1e-4, atol=1e-4)
+
+
+def test_saving_and_loading_is_the_identity(fitted, tmp_path):
+    f, more = fitted
+    series, static, _ = _tables()
+    f.save(tmp_path / "m.safetensors")
+    loaded = Forecaster.load(tmp_path / "m.safetensors")
+    assert loaded.settings == f.settings
+    assert loaded.schema.targets == tuple(f.settings.target_col)
+    assert loaded.fingerprint == f.fingerprint
+    prefix = _mixed(series)
+    expected = f.predict(prefix, static, until=T, **more)
+    assert loaded.predict(prefix, static, until=T, **more).equals(expected)
+
+
+def test_a_list_of_one_target_is_that_target():
+    assert Forecaster(target_col=["lat"]).settings == Forecaster(target_col="lat").settings
+    assert Forecaster(target_col="lat").settings.targets == ("lat",)
+
+
+def test_tables_and_arrays_say_the_same():
+    y, x = _arrays()
+    series, static, _ = _tables(gaps=False)
+    ways = (y, x), (series, static.rename({"a": "x1", "b": "x2"}))
+    panels = [Targets.fit(*way, target_col=NAMES).panel(*way) for way in ways]
+    for name in ("y", "mask", "numeric", "known"):
+        np.testing.assert_array_equal(*(getattr(panel, name) for panel in panels))
+    f = Forecaster(**SMALL, target_col=NAMES).fit(y, x, verbose=0)
+    found = f.predict(y[:, :2], x, until=T, quantiles=[0.3])
+    assert list(found) == ["statecast", "statecast-lo-80", "statecast-hi-80", "statecast-q-0.3"]
+    assert found["statecast"].shape == (N, T, 2)
+    assert np.isnan(found["statecast"][:, :2]).all()
+    rows = f.schema.table(
+        {"statecast-lo-80": found["statecast-lo-80"].reshape(N, -1)},
+        ids=np.arange(N),
+        known=np.full(N, 4),
+        kind="polars",
+    )
+    assert rows.columns == ["unique_id", "ds", "statecast-lat-lo-80", "statecast-lon-lo-80"]
+    for place, target in enumerate(NAMES):
+        expected = found["statecast-lo-80"][:, 2:, place].ravel()
+        np.testing.assert_array_equal(rows[f"statecast-{target}-lo-80"], expected)
+
+
+# -- what is joint ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tie", [0.9, 0.0])
+def test_paths_are_joint_where_the_targets_are(tie):
+    y, x = _arrays(200, tie)
+    new, newx = _arrays(60, tie, seed=1)
+    f = Forecaster(seed=0, units=16, ensemble=2, target_col=NAMES).fit(y, x, verbose=0)
+    k = 2
+    paths = f.simulate(new[:, :k], newx, until=T, paths=99)
+    assert paths.values.shape == (60, 99, T, 2)
+    step = paths.values[:, :, k]  # (items, paths, targets): the level's moves are the step's
+    step = (step - step.mean(axis=1, keepdims=True)) / step.std(axis=1, keepdims=True)
+    found = float((step[..., 0] * step[..., 1]).mean())
+    assert found > 0.6 if tie else abs(found) < 0.3
+    # Each target's paths are the quantiles that predict gives
+    forecast = f.predict(new[:, :k], newx, until=T)["statecast"][:, k:]
+    np.testing.assert_allclose(np.median(paths.values[:, :, k:], axis=1), forecast, rtol=1e-4)
+
+
+def test_a_target_of_the_same_step_is_heard():
+    """One target's value moves the forecast of the next at its step, and nothing before it."""
+    f, _ = _fitted("two")
+    series, static, _ = _tables(gaps=False)
+    panel = f.schema.panel(series, static)
+    assert panel.targets == 2
+    assert panel.known.tolist() == [2 * T] * N
+    other = panel.y.copy()
+    other[:, 4] += 2.0  # lat at step 3
+    moved = f.quantiles(replace(panel, y=other), 2 * T, [0.5])
+    before = f.quantiles(panel, 2 * T, [0.5])
+    np.testing.assert_allclose(moved[:, :5], before[:, :5], rtol=CLOSE)  # and nothing earlier
+    assert (np.abs(moved - before)[:, 5] > 1e-4).all()  # lon at step 3
+
+
+def test_gaps_in_one_target_are_gaps():
+    """A step is known up to the last at which any target was observed."""
+    f, _ = _fitted("two")
+    series, static, _ = _tables(gaps=False)
+    own = series.filter((pl.col("unique_id") == 7) & (pl.col("ds") <= 3))
+    holed = own.with_columns(lat=pl.when(pl.col("ds") == 3).then(None).otherwise(pl.col("lat")))
+    mine = static.filter(pl.col("unique_id") == 7)
+    found = f.predict(holed, mine, until=T)
+    assert found["ds"].to_list() == [4, 5, 6]
+    assert not np.allclose(_values(found), _values(f.predict(own, mine, until=T)), rtol=1e-4)
+    cut = holed.with_columns(lon=pl.when(pl.col("ds") == 3).then(None).otherwise(pl.col("lon")))
+    assert f.predict(cut, mine, until=T)["ds"].to_list() == [3, 4, 5, 6]
+
+
+def test_totals_peaks_and_times_are_of_a_target():
+    f, _ = _fitted("two")
+    series, static, _ = _tables(gaps=False)
+    prefix = series.filter(pl.col("ds") <= 2)
+    paths = f.simulate(prefix, static, until=T, paths=50)
+    assert isinstance(paths, Paths)
+    lon = paths.of("lon")
+    expected = np.median(paths.values[..., 2:, 1].sum(axis=-1, dtype="float64"), axis=1)
+    np.testing.assert_allclose(lon.total()["statecast"], expected, rtol=1e-6)
+    whole = lon.total(since=1)["statecast"].to_numpy()
+    seen = prefix.sort("unique_id").group_by("unique_id", maintain_order=True).sum()["lon"]
+    np.testing.assert_allclose(whole, expected + seen.to_numpy(), rtol=1e-5)
+    assert lon.peak().columns[:2] == ["unique_id", "statecast"]
+    assert lon.time_to(1e6)["never"].to_list() == [1.0] * N
+    table = paths.table()
+    assert table.columns[1:4] == ["ds", "path-lat-1", "path-lat-2"]
+    np.testing.assert_allclose(
+        table["path-lon-2"].to_numpy().reshape(N, -1), paths.values[:, 1, 2:, 1]
+    )
+    with pytest.raises(ArgumentError, match="paths of one target"):
+        paths.total()
+    with pytest.raises(ArgumentError, match="expected one of"):
+        paths.of("wind")
+
+
+# -- dates, files, transforms -------------------------------------------------------------------
+
+
+def test_dates_files_and_transforms_of_each(tmp_path):
+    series, static, _ = _tables(gaps=False)
+    day = pl.date(2024, 1, 1) + pl.duration(days=pl.col("ds") - 1 + pl.col("unique_id"))
+    series = series.with_columns(ds=day, n="ds", lon=((pl.col("lon") + 60) / 2).exp())
+    series.write_csv(tmp_path / "s.csv")
+    static.write_csv(tmp_path / "x.csv")
+    f = Forecaster(**SMALL, target_col=NAMES)
+    f.fit(tmp_path / "s.csv", tmp_path / "x.csv", verbose=0)
+    assert f.schema.of("lat").transform == "none"
+    assert f.schema.of("lon").transform == "log"
+    prefix = series.filter(pl.col("n") <= 3)
+    found = f.predict(prefix, static, until=T, level=95)
+    assert found.columns[:4] == ["unique_id", "ds", "step", "statecast-lat"]
+    late = found.filter(pl.col("unique_id") == 18)
+    assert late["ds"].to_list()[0].isoformat() == "2024-01-22"
+    assert (found["statecast-lon-lo-95"] >= 0).all()
+    state = f.update(f.state(prefix, static), series.filter(pl.col("n") == 4))
+    four = f.predict(series.filter(pl.col("n") <= 4), static, until=T)
+    _same(f.predict(state=state, until=T), four)
+
+
+@settings(max_examples=10)
+@given(
+    count=st.integers(2, 4), rows=st.integers(2, 5), steps=st.integers(1, 4), seed=st.integers(0, 9)
+)
+def test_positions_go_out_as_they_came_in(count, rows, steps, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(rows, steps, count)) * 10.0 ** rng.integers(-2, 4, count)
+    names = [f"t{i}" for i in range(count)]
+    targets = Targets.fit(y, target_col=names)
+    hole = rng.random(y.shape) < 0.3
+    holed = np.where(hole, np.nan, y)
+    panel = targets.panel(holed)
+    np.testing.assert_array_equal(panel.mask.reshape(y.shape), ~hole)
+    there = (~hole).any(axis=2)
+    last = np.where(there.any(axis=1), steps - there[:, ::-1].argmax(axis=1), 0)
+    np.testing.assert_array_equal(panel.known, count * last)
+    back = targets.unscale(panel.y).reshape(y.shape)
+    np.testing.assert_allclose(back[~hole], y[~hole], rtol=1e-5, atol=1e-5 * np.abs(y).max())
+    out = targets.table({"statecast": back.reshape(rows, -1)}, ids=panel.ids, known=0 * last)
+    np.testing.assert_array_equal(out["statecast"], back)
+    config, arrays = targets.to_config()
+    again = Targets.from_config(config, arrays)
+    assert again.to_config()[0] == config
+    np.testing.assert_array_equal(again.panel(holed).y, panel.y)
+
+
+def test_each_target_is_calibrated_by_itself():
+    """Of two targets one is forecast far too narrowly: only its intervals are widened."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(100, 2 * T))  # few values: horizons count for each other
+    sharp = np.quantile(rng.normal(size=100_000), KNOTS)
+    knots = np.broadcast_to(sharp, (*y.shape, len(KNOTS))).copy()
+    knots[:, 1::2] *= 0.2
+    stacking = Stacking.fit(y, {0: knots, 4: knots}, None, 2)
+    for k in (0, 4):
+        long = np.concatenate([knots, knots], axis=1)  # beyond the longest item too
+        out = stacking.calibrate(long, np.full(len(y), k))[:, k:]
+        width = (out[..., -2] - out[..., 1]).mean(axis=0).reshape(-1, 2)
+        np.testing.assert_allclose(width, 2 * 1.28, rtol=0.15)
+
+
+# -- scores -------------------------------------------------------------------------------------
+
+
+def test_scores_are_of_each_target_and_baselines_of_it_alone():
+    series, static, _ = _tables(gaps=False)
+    found, alone = (
+        cross_validation(
+            Forecaster(**SMALL, analogues=False, target_col=target),
+            series,
+            static,
+            folds=2,
+            known=[0, 2],
+            test_folds=[0],
+            baselines=[LastValue(), MeanCurve(), Ridge()],
+        )
+        for target in (NAMES, "lon")
+    )
+    for method in alone.methods[1:]:
+        for k in (0, 2):
+            if k or method != "last value":
+                np.testing.assert_allclose(
+                    found["lon"][method, k].crps, alone[method, k].crps, rtol=1e-4
+                )
+    ours = [found[name]["statecast", 2].crps for name in NAMES]
+    assert np.isfinite(ours).all()
+    assert found.mean("statecast", 2) == np.mean(ours)
+    assert found.table()["target"].unique().sort().to_list() == NAMES
+    assert "the mean of lat, lon" in str(found)
+    with pytest.raises(KeyError, match="expected a target"):
+        found["wind"]
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    series, static, future = _tables(gaps=False)
+    f = Forecaster(**SMALL, target_col=NAMES)
+    cases: list[tuple[Any, str]] = [
+        (series.drop("lon"), "expected a column 'lon'"),
+        (series.with_columns(lon=pl.lit("west")), "column 'lon': expected a number"),
+        (series.with_columns(lon=pl.lit(None, pl.Float64)), "Target 'lon': expected an observ"),
+        (np.zeros((4, 3)), "expected shape .n, T, 2."),
+        (np.zeros((4, 3, 3)), "expected shape .n, T, 2."),
+        (None, "series table is needed"),
+    ]
+    for table, message in cases:
+        with pytest.raises(DataError, match=message):
+            f.fit(table, None, verbose=0)
+    with pytest.raises(DataError, match="'lat' itself"):
+        f.fit(series, static, future=future.with_columns(lat=pl.lit(1.0)), verbose=0)
+    empty = series.with_columns(
+        pl.when(pl.col("unique_id") == 3).then(None).otherwise(pl.col(name)).alias(name)
+        for name in NAMES
+    )
+    with pytest.raises(DataError, match="at least one observation an item"):
+        f.fit(empty, static, verbose=0)
+    for bad in ([], ["a", "a"], ["a", 3], 3, [""]):
+        with pytest.raises(ArgumentError, match="target_col"):
+            Forecaster(target_col=bad)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match="distinct columns"):
+        Forecaster(**SMALL, target_col=["ds", "lon"]).fit(series, static, verbose=0)
+    for head in ("poisson", "negative_binomial", "categorical"):
+        with pytest.raises(ArgumentError, match="forecasts one target"):
+            Forecaster(head=head, target_col=NAMES)
+    f, _ = _fitted("two")
+    with pytest.raises(ArgumentError, match="explain is for one target"):
+        f.explain(series.filter(pl.col("ds") <= 2), static, until=T)
+    with pytest.raises(DataError, match=f"observed up to step {T}"):
+        f.predict(series, static, until=T)
+    with pytest.raises(ModelFileError):
+        Targets.from_config({"frame": {}, "each": []}, {})
+
+
+def test_a_constant_target_stays_what_it_is():
+    y, x = _arrays()
+    y[..., 1] = 7.0
+    f = Forecaster(**SMALL, target_col=NAMES).fit(y, x, verbose=0)
+    found = f.predict(y[:, :2], x, until=T)["statecast"][:, 2:]
+    assert np.isfinite(found).all()
+    assert np.abs(found[..., 1] - 7.0).max() < 0.1 * 7.0
