@@ -609,7 +609,10 @@ def _linear_paths(
         _RIDGES,
         key=lambda ridge: error(at_left_out(lambda s, r: without(s, ridge).of_x(x[r])), 0),
     )
-    every = [Linear.fit(*(a[share != s] for a in (x, y, mask)), ridge_x) for s in range(SHARES)]
+    every = [
+        Linear.fit(x[others], y[others], mask[others], ridge_x)
+        for others in (share != s for s in range(SHARES))
+    ]
     every.append(Linear.fit(x, y, mask, ridge_x))
 
     def of_prefixes(ridge: float) -> float:
