@@ -453,6 +453,17 @@ def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_ite
     assert nobody.analogues.shape == (24, 0)
 
 
+def test_a_fork_is_simulated_and_each_of_its_rows_draws_by_itself(fitted):
+    series, static = _tables()
+    state = fitted.state(_prefixes(series, {0: 3}), static.head(1)).fork(2)
+    paths = fitted.simulate(state=state, until=T, paths=6)
+    assert paths.ids.tolist() == [0, 1]
+    rest = paths.values[..., 3:]
+    assert np.isfinite(rest).all()
+    assert not np.array_equal(rest[0], rest[1])
+    assert fitted.predict(state=state, until=T)["unique_id"].unique().to_list() == [0, 1]
+
+
 def test_series_too_long_for_a_covariance_have_no_analogues(monkeypatch):
     monkeypatch.setattr("statecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
     f, (series, static) = _fit(), _tables(seed=1)

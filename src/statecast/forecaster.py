@@ -640,6 +640,8 @@ class Forecaster:
             known, ids, origin = self._position(state)
             self._check_until(until, ids, known)
             plans, origin = self._plans(future, until, ids, known, origin)
+            if state.ids is None:  # a fork: its rows draw by their numbers
+                state = State(state.leaves, ids, state.fingerprint)
         if len(ids) * paths * until > MAX_CELLS:
             raise ArgumentError(
                 f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
