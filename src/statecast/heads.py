@@ -108,10 +108,10 @@ class Head(ABC):
         """Raw numbers ``(..., size)`` and a shift ``(..., 1)`` to parameters ``(..., size)``."""
 
     @property
-    @abstractmethod
     def located_by(self) -> int:
         """Which raw number, with the shift, a closed loop feeds back: the median, or of counts
         the mean (on their scale)."""
+        return 0
 
     @abstractmethod
     def mean(self, parameters: Any) -> Any:
@@ -204,10 +204,6 @@ class Normal(Head):
         scale = ops.softplus(raw[..., 1:] + float(_softplus_inverse(0.5))) + _SMALLEST
         return ops.concatenate([mean, scale], axis=-1)
 
-    @property
-    def located_by(self) -> int:
-        return 0
-
     def mean(self, parameters: Any) -> Any:
         return parameters[..., 0]
 
@@ -269,10 +265,6 @@ class StudentT(Head):
         freedom = 2.5 + 5.0 * ops.exp(ops.clip(raw[..., 2:], -6.0, 5.0))
         return ops.concatenate([median, scale, freedom], axis=-1)
 
-    @property
-    def located_by(self) -> int:
-        return 0
-
     def mean(self, parameters: Any) -> Any:
         return parameters[..., 0]
 
@@ -319,10 +311,6 @@ class _Counts(Head):
     @classmethod
     def on_scale(cls, centre: float, location: float, scaling: float) -> Head:
         return cls(centre, location, scaling)
-
-    @property
-    def located_by(self) -> int:
-        return 0
 
     def counts(self, y: Any) -> Any:
         """Counts at places on the scale, whole and not below 0."""

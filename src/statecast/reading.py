@@ -187,17 +187,22 @@ def parse(
     return Parsed(ids, kind, long, row, columns, planned, planned_row, tokens)
 
 
+def check_known_before(table: Table, targets: Iterable[str]) -> None:
+    """Raise if a future table tells a target itself."""
+    for name in targets:
+        if name in table.frame.columns:
+            raise DataError(
+                f"{table.label}: expected what is known before {name!r} is; received the column "
+                f"{name!r} itself. Leave it out.",
+                column=name,
+            )
+
+
 def _check_future(table: Table, names: tuple[str, str, str]) -> list[Any]:
     """Return the ids of the future table, whose other columns are covariates."""
     check_columns(table, names[:2])
-    columns = list(table.frame.columns)
-    if names[2] in columns:
-        raise DataError(
-            f"{table.label}: expected what is known before {names[2]!r} is; received the column "
-            f"{names[2]!r} itself. Leave it out.",
-            column=names[2],
-        )
-    if len(columns) < 3:
+    check_known_before(table, names[2:])
+    if len(table.frame.columns) < 3:
         raise DataError(
             f"{table.label}: expected covariates beside {list(names[:2])}; received no others."
         )

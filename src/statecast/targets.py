@@ -21,6 +21,7 @@ from statecast.reading import (
     Table,
     check_cells,
     check_columns,
+    check_known_before,
     open_table,
     read_ids,
     read_numbers,
@@ -477,11 +478,5 @@ class _Said:
             return None
         table = open_table(future, "future", "future")
         if isinstance(table, Table):
-            for name in self.names:
-                if name in table.frame.columns:
-                    raise DataError(
-                        f"{table.label}: expected what is known before {name!r} is; received the "
-                        f"column {name!r} itself. Leave it out.",
-                        column=name,
-                    )
+            check_known_before(table, self.names)
         return table
