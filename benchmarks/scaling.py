@@ -1,11 +1,12 @@
-"""What the recurrence costs as items, steps, units and threads grow, and the memory it takes.
+"""What the recurrence costs as items, steps, units and threads grow, and the memory it takes; and
+what it takes to read a series from a Parquet file.
 
 Run it from the root of the repository, without arguments, on a machine that does nothing else::
 
     .venv/bin/python benchmarks/scaling.py
 
-It measures forward and backward of one LSTM in PyTorch on the native kernel, and writes
-``docs/scaling.md`` and ``docs/scaling.svg``.
+It measures forward and backward of one LSTM in PyTorch on the native kernel, and the way from a
+file to a ``Panel``; it writes ``docs/scaling.md`` and ``docs/scaling.svg``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,7 @@ SWEEPS = {
     "steps": [10, 30, 100, 300, 1000],
     "units": [16, 32, 64, 128, 256, 512],
 }
+FILES = [300_000, 3_000_000, 30_000_000]  # rows of a series, STEPS an item
 
 
 def step(rows: int, steps: int, units: int, threads: int = 0, seconds: float = 2.0) -> float:
@@ -73,26 +77,52 @@ def memory(rows: int) -> float:
     return peak() - before
 
 
-def memory_apart(rows: int) -> float:
-    """The same in a process of its own, since a peak never comes down."""
+def reading(rows: int) -> list[float]:
+    """Seconds of ``Schema.fit`` and of ``Schema.panel`` from a Parquet file, the MiB of the panel,
+    and the MiB that the process held beyond it at its most."""
+    import polars as pl
+
+    from statecast.table import Schema
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/series.parquet"
+        lazy = pl.LazyFrame({"row": pl.int_range(rows, eager=True)}).select(
+            unique_id=pl.col("row") // STEPS,
+            ds=pl.col("row") % STEPS + 1,
+            y=(pl.col("row") * 0.7).sin().exp(),
+        )
+        lazy.sink_parquet(path)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, begin = peak(), time.perf_counter()
+        schema = Schema.fit(path)
+        middle = time.perf_counter()
+        panel = schema.panel(path)
+        end, most = time.perf_counter(), peak()
+    held = (panel.y.nbytes + panel.mask.nbytes + panel.ids.nbytes) / 2**20
+    return [middle - begin, end - middle, held, most - before - held]
+
+
+def apart(what: str, rows: int) -> Any:
+    """What ``memory`` or ``reading`` finds in a process of its own: a peak is for good."""
     ran = subprocess.run(
-        [sys.executable, __file__, str(rows)], capture_output=True, text=True, check=True
+        [sys.executable, __file__, what, str(rows)], capture_output=True, text=True, check=True
     )
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def measured() -> dict[str, list[float]]:
+def measured() -> dict[str, list[Any]]:
     found = {
         "items": [step(rows, STEPS, UNITS) for rows in SWEEPS["items"]],
         "steps": [step(ROWS, steps, UNITS) for steps in SWEEPS["steps"]],
         "units": [step(ROWS, STEPS, units) for units in SWEEPS["units"]],
     }
     found["one thread"] = [step(rows, STEPS, UNITS, threads=1) for rows in SWEEPS["items"]]
-    found["memory"] = [memory_apart(rows) for rows in SWEEPS["items"]]
+    found["memory"] = [apart("memory", rows) for rows in SWEEPS["items"]]
+    found["files"] = [apart("reading", rows) for rows in FILES]
     return found
 
 
-def plot(found: dict[str, list[float]]) -> None:
+def plot(found: dict[str, list[Any]]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
@@ -117,7 +147,7 @@ def plot(found: dict[str, list[float]]) -> None:
     figure.savefig(DOCS / "scaling.svg", metadata={"Date": None})
 
 
-def page(found: dict[str, list[float]]) -> str:
+def page(found: dict[str, list[Any]]) -> str:
     from statecast.kernels import native
 
     lines = [
@@ -149,7 +179,17 @@ def page(found: dict[str, list[float]]) -> str:
         "the pass adds to the process: inputs, outputs, their gradients, and five numbers for each",
         "item, step and unit that the backward pass needs.",
         "",
+        f"A series in a Parquet file, {STEPS} steps an item, on its way to the forecaster: what is",
+        "learnt of it, the panel, and what the process holds beyond that at its most.",
+        "",
+        "| rows | `Schema.fit` | `Schema.panel` | panel | memory beyond it |",
+        "| --- | --- | --- | --- | --- |",
     ]
+    lines += [
+        f"| {rows:,} | {fit:.1f} s | {panel:.1f} s | {held:.0f} MiB | {beyond:.0f} MiB |"
+        for rows, (fit, panel, held, beyond) in zip(FILES, found["files"], strict=True)
+    ]
+    lines += [""]
     return "\n".join(lines)
 
 
@@ -160,7 +200,8 @@ def _work(name: str, size: int) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(memory(int(sys.argv[1]))))
+        take = {"memory": memory, "reading": reading}[sys.argv[1]]
+        print(json.dumps(take(int(sys.argv[2]))))
     else:
         os.environ["KERAS_BACKEND"] = "torch"
         results = measured()

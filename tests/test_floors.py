@@ -34,6 +34,7 @@ FLOORS = (
         "special",
         "vocabulary",
         "reading",
+        "scaling",
         "table",
         "targets",
         "data",
@@ -47,7 +48,17 @@ PEERS_APART = 4  # from this floor up, modules on one floor never import each ot
 # Each may import those before it.
 FORECASTER = ("network", "language", "stacking", "training", "explanation", "tokens", "forecaster")
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
-NO_KERAS = {"errors", "state", "reading", "table", "targets", "data", "analogues", "stacking"}
+NO_KERAS = {
+    "errors",
+    "state",
+    "reading",
+    "scaling",
+    "table",
+    "targets",
+    "data",
+    "analogues",
+    "stacking",
+}
 NO_KERAS |= {"vocabulary", "decoding", "ngrams", "bits"}
 NO_TABLE = {"cells", "recurrence", "kernels", "current", "layers", "heads", "control", "network"}
 NO_TABLE |= {"analogues", "stacking", "language", "decoding", "ngrams"}

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from statecast import reading, scaling
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.table import TRANSFORMS, Panel, Schema
+from statecast.scaling import TRANSFORMS
+from statecast.table import Panel, Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -113,6 +115,68 @@ def test_the_order_of_rows_does_not_matter(tabs, random) -> None:
     random.shuffle(items)
     back = schema.panel(series, static[items]).take(np.argsort(items))
     same(schema.panel(series, static), back)
+
+
+@given(
+    tables(),
+    st.integers(1, 9),
+    st.sampled_from(["numbers", "days", "month ends", "hours as text"]),
+    st.sampled_from(["auto", "none", "log"]),
+)
+def test_a_file_read_in_batches_is_the_table_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, tabs, batch: int, steps: str, transform: str
+) -> None:
+    series, static = tabs
+    if transform == "log":
+        series = series.with_columns(pl.col("y").abs())
+    start = pl.date(2026, 1, 31)
+    if steps == "days":
+        series = series.with_columns(ds=start + pl.duration(days=pl.col("ds")))
+    elif steps == "month ends":
+        series = series.with_columns(ds=start.dt.offset_by(pl.format("{}mo", pl.col("ds"))))
+    elif steps == "hours as text":
+        moment = pl.datetime(2026, 1, 1) + pl.duration(hours=pl.col("ds") - 1)
+        series = series.with_columns(ds=moment.dt.to_string("iso").str.slice(0, 19))
+    path = tmp_path_factory.mktemp("batches") / "series.parquet"
+    series.with_columns(other=pl.lit("not read")).write_parquet(path, row_group_size=3)
+
+    def read(source: Any) -> list[Any]:
+        try:
+            schema = Schema.fit(source, static, transform=transform)
+        except DataError as error:  # dates that gaps have made too few of
+            return [str(error).partition("column")[2]]
+        found: list[Any] = [schema, schema.panel(source, static)]
+        found.append(schema.panel(source, static, for_fit=True))
+        found.append(schema.new_rows(source, static["unique_id"].to_list()))
+        return [*found, Schema.fit(source, transform=transform)]  # items in order of appearance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BATCH", batch)
+        batches = read(path)
+    for left, right in zip(read(series), batches, strict=True):
+        if isinstance(left, Schema):
+            same_schema(left, right)
+        elif isinstance(left, Panel):
+            same(left, right)
+        else:
+            assert left == right
+
+
+@given(
+    st.lists(st.lists(st.floats(-1e100, 1e100) | st.sampled_from([0.0, -0.0, 1.0]), max_size=9)),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+)
+def test_quantiles_of_batches_are_those_of_all_values(batches, levels) -> None:
+    arrays = [np.array(batch, np.float64) for batch in batches]
+    values = np.concatenate([*arrays, np.zeros(0)])
+    found = scaling.quantiles(lambda: arrays, levels)
+    if not len(values):
+        assert np.isnan(found).all()
+        return
+    low, high = (np.quantile(values, levels, method=method) for method in ("lower", "higher"))
+    assert ((low <= found) & (found <= high)).all()
+    size = np.maximum(np.abs(low), np.abs(high))
+    assert (np.abs(found - np.quantile(values, levels)) <= 1e-9 * size).all()
 
 
 @given(tables())
@@ -778,6 +842,59 @@ def test_bad_series(case: str) -> None:
         schema = Schema.fit(SERIES, STATIC)
         with pytest.raises(DataError, match=pattern):
             schema.panel(series, static)
+
+
+# A file has no columns of mixed types
+IN_FILES = [case for case, bad in BAD_SERIES.items() if isinstance(bad[0], pl.DataFrame)]
+
+
+@pytest.mark.parametrize("case", IN_FILES)
+def test_bad_series_in_a_file_read_in_batches(case: str, tmp_path: Path, monkeypatch) -> None:
+    series, pattern, column, item = BAD_SERIES[case]
+    series.write_parquet(tmp_path / "series.parquet")
+    monkeypatch.setattr(reading, "BATCH", 2)
+    with pytest.raises(DataError, match=pattern) as error:
+        Schema.fit(tmp_path / "series.parquet", STATIC)
+    assert error.value.column == column
+    assert item is None or error.value.item == item
+    schema = Schema.fit(SERIES, STATIC)
+    if case not in ("off the grid", "one date an item", "no such day"):
+        with pytest.raises(DataError, match=pattern):
+            schema.panel(tmp_path / "series.parquet", STATIC)
+    SERIES.write_parquet(tmp_path / "series.parquet")  # and the next good call works
+    same(schema.panel(tmp_path / "series.parquet", STATIC), schema.panel(SERIES, STATIC))
+
+
+@given(st.integers(1, 6), st.integers(0, 4))
+def test_a_row_that_comes_again_in_a_later_batch(
+    tmp_path_factory: pytest.TempPathFactory, batch: int, which: int
+) -> None:
+    path = tmp_path_factory.mktemp("again") / "series.parquet"
+    SERIES.vstack(SERIES[which : which + 1]).write_parquet(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BATCH", batch)
+        with pytest.raises(DataError, match=f"step {SERIES['ds'][which]} again") as error:
+            Schema.fit(path)
+    assert error.value.item == SERIES["unique_id"][which]
+
+
+def test_midnights_and_hours_in_different_batches_are_times(tmp_path: Path, monkeypatch) -> None:
+    text = ["2026-01-01", "2026-01-01 12:00", "2026-01-02", "2026-01-02 12:00", "2026-01-01"]
+    series_with(ds=text).write_parquet(tmp_path / "series.parquet")
+    monkeypatch.setattr(reading, "BATCH", 1)
+    spacing = Schema.fit(tmp_path / "series.parquet").spacing
+    assert spacing is not None
+    assert (str(spacing), spacing.form) == ("12:00:00", "datetime")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch) -> None:
+    SERIES.write_parquet(tmp_path / "series.parquet")
+    monkeypatch.setattr(reading, "BATCH", 2)
+    full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 (as a temporary file is)
+    monkeypatch.setattr(reading.tempfile, "TemporaryFile", lambda: full)
+    with full, pytest.raises(DataError, match="TMPDIR"):
+        Schema.fit(tmp_path / "series.parquet", STATIC)
 
 
 def static_with(**columns: Any) -> pl.DataFrame:

@@ -25,11 +25,12 @@ from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
 from statecast.language import WAYS, Language, LanguageNetwork
 from statecast.network import CONDITIONINGS, Advance, Decoder, Knots, Network, Sample, Start
 from statecast.reading import MAX_CELLS
+from statecast.scaling import TRANSFORMS
 from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
 from statecast.state import State, read_safetensors, strict_json, write_whole
-from statecast.table import TRANSFORMS, Covariates, Panel, Schema
+from statecast.table import Covariates, Panel, Schema
 from statecast.targets import Targets, learn
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train

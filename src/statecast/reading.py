@@ -1,7 +1,8 @@
 """Reading the tables people have: pandas, polars, Arrow, CSV and Parquet files, arrays.
 
 Everything is checked here, column by column, before anything is done with it; what comes
-out is NumPy. What the tables mean (steps, scaling, vocabulary) is ``table``'s.
+out is NumPy. What the tables mean (steps, scaling, vocabulary) is ``table``'s. A series in a
+Parquet file is read some rows at a time, so that it need not fit into memory.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import datetime
 import numbers
 import re
+import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +32,7 @@ MAX_STEPS = 1_000_000
 MAX_COLUMNS = 10_000  # a picture's features are 4,096
 MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
 LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+BATCH = 2**18  # rows of a Parquet file that are in memory at once
 KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
 _ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
@@ -36,12 +40,26 @@ _ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it came: a narwhals frame, what to call it, and whether it is all text."""
+    """A table as it came: a narwhals frame, what to call it, and whether it is all text.
+
+    Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them, and
+    ``file`` the polars scan of all, ``length`` rows.
+    """
 
     frame: Any
     label: str
     kind: str
     text: bool  # a CSV file: what a column means depends on what is asked of it
+    start: int = 0
+    file: Any = None
+    length: int = 0
+
+    def rest(self) -> Iterator[Table]:
+        """Return the rows of the file after these, a batch at a time."""
+        for start in range(self.start + len(self.frame), self.length, BATCH):
+            with _reading(self.label, "parquet"):
+                frame = self.file.slice(start, BATCH).collect()
+            yield replace(self, frame=nw.from_native(frame), start=start)
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Steps:
     """A table with a row an item and step: one entry a row."""
 
     label: str
-    ids: list[Any]
+    row: np.ndarray  # (N,) int64: the item of each, -1 for one that was not asked about
     when: np.ndarray  # (N,) float64 steps, or datetime64[us]
     form: str | None  # "date" or "datetime"; None for steps
     columns: dict[str, np.ndarray]  # the covariates, (N,): float64, or objects: text or None
@@ -57,9 +75,59 @@ class Steps:
 
 @dataclass(frozen=True)
 class Long(Steps):
-    """The series table; its covariates are the past ones."""
+    """Rows of the series table, each of an item; its covariates are the past ones."""
 
     y: np.ndarray  # (N,) float64, NaN where not observed
+
+
+class Series:
+    """The series table as batches of ``Long`` in the order of its rows, as often as one likes.
+
+    A single batch is held in memory. Several go to a temporary file, 24 bytes a row and without
+    covariates, which is gone with the object, and come back one at a time.
+    """
+
+    def __init__(self, batches: Iterable[Long]) -> None:
+        batches = iter(batches)
+        self._first = next(batches)
+        self._lengths: list[int] = []
+        forms = {self._first.form}
+        second = next(batches, None)
+        if second is not None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+            for batch in chain((self._first, second), batches):
+                forms.add(batch.form)
+                self._lengths.append(len(batch.row))
+                try:
+                    for array in (batch.row, batch.when, batch.y):
+                        self._file.write(array.tobytes())
+                    self._file.flush()
+                except OSError as error:
+                    raise DataError(
+                        f"{batch.label}: expected room for 24 bytes a row among the temporary "
+                        f"files, in {tempfile.gettempdir()!r}; received: {error}. Name another "
+                        "folder in the environment variable TMPDIR."
+                    ) from error
+        self.label = self._first.label
+        self.form = "datetime" if "datetime" in forms else self._first.form
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one batch."""
+        return bool(self._lengths)
+
+    def __iter__(self) -> Iterator[Long]:
+        if not self.several:
+            yield self._first
+        start = 0
+        for length in self._lengths:
+            self._file.seek(start)
+            row, when, y = (
+                np.fromfile(self._file, array.dtype, length)
+                for array in (self._first.row, self._first.when, self._first.y)
+            )
+            start += 24 * length
+            yield Long(self.label, row, when, self.form, {}, y)
 
 
 @dataclass(frozen=True)
@@ -68,11 +136,9 @@ class Parsed:
 
     ids: list[Any]  # the items, in the panel's order
     kind: str
-    long: Long | None
-    row: np.ndarray  # (N,) int64: the item of each long row
+    series: Series | None
     static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
     future: Steps | None
-    future_row: np.ndarray  # the item of each row of the future table, -1 where it has none
     vocabulary: Vocabulary | None = None  # where y holds tokens: y are its codes
 
 
@@ -94,7 +160,10 @@ def parse(
     speak of no others; ``tokens`` says that y holds tokens, and of which vocabulary (one without
     any: it is learnt here); ``past`` the past covariates among the columns of the series.
     """
-    table = None if series is None else open_table(series, "series", "Y")
+    past = list(past)
+    # A vocabulary and covariates are learnt from all rows together
+    only = None if past or tokens is not None else names
+    table = None if series is None else open_table(series, "series", "Y", only)
     statics = None if static is None else open_table(static, "static", "X")
     futures = None if future is None else open_table(future, "future", "future")
     if table is not None and statics is not None:
@@ -114,77 +183,107 @@ def parse(
         assert not isinstance(table, Table)  # all are arrays, or None
         assert not isinstance(statics, Table)
         assert not isinstance(futures, Table)
-        return _parse_arrays(table, statics, futures, wanted, items, list(past), tokens)
+        return _parse_arrays(table, statics, futures, wanted, items, past, tokens)
     assert not isinstance(table, np.ndarray)
     assert not isinstance(statics, np.ndarray)
     assert not isinstance(futures, np.ndarray)
-    kind = first.kind
 
-    long_ids = static_ids = None
+    known = _Items(items, None, names[0])
     if table is not None:
         check_columns(table, names)
-        long_ids = read_ids(table, names[0])
     if statics is not None:
         check_columns(statics, names[:1])
-        static_ids = read_ids(statics, names[0])
-    known, other = (static_ids, statics) if items is None else (items, None)
-    if long_ids is not None and known is not None:
-        long_ids, known = agree(long_ids, table, known, other, names[0])
-    if items is None:
-        static_ids = known
-    long = None
-    if table is not None and long_ids is not None:
-        when, form = read_when(table, names[1], long_ids)
-        if tokens is None:
-            y = read_y(table, names[2], long_ids)
-        else:
-            values = _token_cells(table, names[2], tokens)
-            y, tokens = read_tokens(values, table.label, names[2], long_ids, tokens)
-        past = list(past)
-        check_columns(table, past)
-        kinds = {} if wanted is None else wanted["past"]
-        columns = {name: _column(table, name, long_ids, kinds.get(name)) for name in past}
-        long = Long(table.label, long_ids, when, form, columns, y)
-
-    ids = known if known is not None else list(dict.fromkeys(long_ids or ()))
+        known = _Items(read_ids(statics, names[0]), statics, names[0])
+    read = None
+    if table is not None:
+        long, tokens = _long(table, names, known, tokens, past, wanted)
+        rest = (_long(part, names, known, tokens, past, wanted)[0] for part in table.rest())
+        read = Series(chain([long], rest))
     futures_ids: list[Any] = []
     if futures is not None:
         futures_ids = _check_future(futures, names)
-        if known is None and long_ids is None:
-            ids = list(dict.fromkeys(futures_ids))
-        futures_ids, ids = agree(futures_ids, futures, ids, None, names[0])
-    position = dict(zip(ids, range(len(ids)), strict=True))
-    if len(position) < len(ids):
-        item = _first_repeated(ids)
-        label = "The known items" if statics is None else statics.label
-        fail(label, names[0], "one row an item", "another row", item, "Keep one of them.")
-    row = np.zeros(0, np.int64)
-    if long is not None:
-        row = np.fromiter(map(position.get, long.ids, repeat(-1)), np.int64, len(long.ids))
-        if (row < 0).any():
-            item = long.ids[int(np.argmax(row < 0))]
-            where = "the static table" if items is None else "the known items"
-            fail(
-                long.label,
-                names[0],
-                f"items of {where}",
-                "one that is not there",
-                item,
-                f"Add it to {where}, or take it out of the series.",
-            )
-    columns = {}
-    if statics is not None and static_ids is not None:
-        columns = _columns(statics, names[:1], static_ids, wanted, "static")
-    planned, planned_row = None, np.zeros(0, np.int64)
+        if known.any and table is None:
+            known = _Items(list(dict.fromkeys(futures_ids)), None, names[0])
+        futures_ids, _ = agree(futures_ids, futures, known.ids, None, names[0])
+    columns, planned = {}, None
+    if statics is not None:
+        columns = _columns(statics, names[:1], known.ids, wanted, "static")
     if futures is not None:
         when, form = read_when(futures, names[1], futures_ids)
         told = _columns(futures, names[:2], futures_ids, wanted, "future")
-        planned = Steps(futures.label, futures_ids, when, form, told)
         # It may speak of more items: a plan of the whole house, say.
-        planned_row = np.fromiter(
-            map(position.get, futures_ids, repeat(-1)), np.int64, len(futures_ids)
-        )
-    return Parsed(ids, kind, long, row, columns, planned, planned_row, tokens)
+        planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
+    return Parsed(known.ids, first.kind, read, columns, planned, tokens)
+
+
+class _Items:
+    """The items and their rows: those given, or any, in the order in which they appear."""
+
+    def __init__(self, ids: list[Any] | None, table: Table | None, name: str) -> None:
+        self.any = ids is None
+        self.ids = ids or []
+        self._table, self._name = table, name
+        self._row = self._numbered()
+        if len(self._row) < len(self.ids):
+            item = _first_repeated(self.ids)
+            label = "The known items" if table is None else table.label
+            fail(label, name, "one row an item", "another row", item, "Keep one of them.")
+
+    def _numbered(self) -> dict[Any, int]:
+        return dict(zip(self.ids, range(len(self.ids)), strict=True))
+
+    def rows(self, ids: list[Any]) -> np.ndarray:
+        """Return the row of each id, int64, -1 where it is none of the items."""
+        return np.fromiter(map(self._row.get, ids, repeat(-1)), np.int64, len(ids))
+
+    def find(self, table: Table) -> tuple[list[Any], np.ndarray]:
+        """Return the ids of a series table and their rows; others than the items are refused."""
+        ids = read_ids(table, self._name)
+        if self.any:
+            new = [item for item in dict.fromkeys(ids) if item not in self._row]
+            self._row.update(
+                zip(new, range(len(self._row), len(self._row) + len(new)), strict=True)
+            )
+            self.ids += new
+            return ids, self.rows(ids)
+        ids, own = agree(ids, table, self.ids, self._table, self._name)
+        if own is not self.ids:  # a CSV file's numbers, where the series has text
+            self.ids = own
+            self._row = self._numbered()
+        row = self.rows(ids)
+        if (row < 0).any():
+            where = "the known items" if self._table is None else "the static table"
+            fail(
+                table.label,
+                self._name,
+                f"items of {where}",
+                "one that is not there",
+                ids[int(np.argmax(row < 0))],
+                f"Add it to {where}, or take it out of the series.",
+            )
+        return ids, row
+
+
+def _long(
+    table: Table,
+    names: tuple[str, str, str],
+    known: _Items,
+    tokens: Vocabulary | None,
+    past: Sequence[str],
+    wanted: Mapping[str, dict[str, str]] | None,
+) -> tuple[Long, Vocabulary | None]:
+    """Read the series table or a batch of it; see ``parse``."""
+    ids, row = known.find(table)
+    when, form = read_when(table, names[1], ids)
+    if tokens is None:
+        y = read_y(table, names[2], ids)
+    else:
+        cells = _token_cells(table, names[2], tokens)
+        y, tokens = read_tokens(cells, table.label, names[2], ids, tokens)
+    check_columns(table, past)
+    kinds = {} if wanted is None else wanted["past"]
+    columns = {name: _column(table, name, ids, kinds.get(name)) for name in past}
+    return Long(table.label, row, when, form, columns, y), tokens
 
 
 def check_known_before(table: Table, targets: Iterable[str]) -> None:
@@ -234,7 +333,7 @@ def _parse_arrays(
             f"{letter}: expected a row for each of {len(items)} known items; received {n}."
         )
     ids = list(range(n)) if items is None else items
-    planned, planned_row = None, np.zeros(0, np.int64)
+    planned = None
     if futures is not None:
         told = read_numbers(futures, "future", "f", "(n, T, f)")
         if len(told) != n:
@@ -242,12 +341,10 @@ def _parse_arrays(
         features, steps = told.shape[2], told.shape[1]
         named = {f"f{j + 1}": told[..., j].ravel() for j in range(features)}
         _check_names("future", list(named), wanted, "future")
-        planned_row = np.repeat(np.arange(n), steps)
-        when = np.tile(np.arange(1.0, steps + 1), n)
-        planned = Steps("future", [ids[i] for i in planned_row.tolist()], when, None, named)
+        row, when = np.repeat(np.arange(n), steps), np.tile(np.arange(1.0, steps + 1), n)
+        planned = Steps("future", row, when, None, named)
     if table is None:
-        nothing = np.zeros(0, np.int64)
-        return Parsed(ids, "arrays", None, nothing, columns, planned, planned_row, tokens)
+        return Parsed(ids, "arrays", None, columns, planned, tokens)
     if past:
         raise DataError(
             f"past_cols: expected a series table with the columns {past}; received an array Y, "
@@ -269,17 +366,21 @@ def _parse_arrays(
     if y.shape[1] > MAX_STEPS:
         raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
     row, at = np.nonzero(~np.isnan(y))
-    long_ids = row.tolist() if items is None else [items[i] for i in row.tolist()]
-    long = Long("Y", long_ids, at + 1.0, None, {}, y[row, at])
-    return Parsed(ids, "arrays", long, row, columns, planned, planned_row, tokens)
+    series = Series([Long("Y", row, at + 1.0, None, {}, y[row, at])])
+    return Parsed(ids, "arrays", series, columns, planned, tokens)
 
 
-def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
-    """Return a ``Table`` (one that is open already as it is), or the array that was handed in."""
+def open_table(
+    source: Any, role: str, letter: str, only: Sequence[str] | None = None
+) -> Table | np.ndarray:
+    """Return a ``Table`` (one that is open already as it is), or the array that was handed in.
+
+    If ``only`` some columns are needed, a Parquet file gives those, and the first of its rows.
+    """
     if isinstance(source, Table):
         return source
     if isinstance(source, (str, PathLike)):
-        table = _open_path(Path(source), role)
+        table = _open_path(Path(source), role, only)
     else:
         label = f"The {role} table"
         try:
@@ -307,7 +408,7 @@ def open_table(source: Any, role: str, letter: str) -> Table | np.ndarray:
     return table
 
 
-def _open_path(name: Path, role: str) -> Table:
+def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
     label = f"The {role} table {str(name)!r}"
     ending = name.suffix.lower()
     if ending not in (".csv", ".parquet"):
@@ -316,17 +417,33 @@ def _open_path(name: Path, role: str) -> Table:
         raise DataError(f"{label}: expected a file; there is none.")
     import polars as pl
 
-    try:
+    with _reading(label, ending[1:]):
         if ending == ".csv":
             # As text: what a column means is settled when it is used, by all of its rows
             frame = pl.read_csv(name, infer_schema=False)
             frame = frame.with_columns(pl.all().replace("", None))
-        else:
-            frame = pl.read_parquet(name)
+            return Table(nw.from_native(frame), label, "polars", True)
+        file = pl.scan_parquet(name, glob=False)
+        if only is None:
+            return Table(nw.from_native(file.collect()), label, "polars", False)
+        if not set(only) <= set(file.collect_schema().names()):  # one row tells what is there
+            return Table(nw.from_native(file.head(1).collect()), label, "polars", False)
+        file = file.select(only)
+        length = int(file.select(pl.len()).collect().item())
+        frame = nw.from_native(file.head(BATCH).collect())
+    return Table(frame, label, "polars", False, 0, file, length)
+
+
+@contextmanager
+def _reading(label: str, kind: str) -> Iterator[None]:
+    """Raise a ``DataError`` for whatever a file has wrong."""
+    import polars as pl
+
+    try:
+        yield
     except (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
         what = str(e).strip().split("\n")[0] or type(e).__name__
-        raise DataError(f"{label}: expected a {ending[1:]} table; cannot read it: {what}") from e
-    return Table(nw.from_native(frame), label, "polars", ending == ".csv")
+        raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
 
 
 def _array(source: Any, role: str, letter: str) -> np.ndarray:
@@ -376,7 +493,8 @@ def read_ids(table: Table, name: str) -> list[Any]:
     if missing.any():
         at = int(np.argmax(missing))
         raise DataError(
-            f"{table.label}, column {name!r}: expected an id in every row; row {at + 1} has none.",
+            f"{table.label}, column {name!r}: expected an id in every row; row "
+            f"{table.start + at + 1} has none.",
             column=name,
         )
     if table.text:
@@ -438,7 +556,8 @@ def _id_kind(item: Any) -> str:
 
 def id_array(ids: list[Any]) -> np.ndarray:
     """Return ids as int64 if they are whole numbers, else as objects."""
-    if ids and all(_id_kind(item) == "a whole number" for item in ids):
+    each = {type(item): item for item in ids}  # one of each type, as there may be many ids
+    if ids and all(_id_kind(item) == "a whole number" for item in each.values()):
         try:
             return np.array(ids, np.int64)
         except OverflowError:
@@ -595,7 +714,7 @@ def read_tokens(
             f"{label}, column {name!r}: tokens never seen in training, taken as unknown: "
             f"{', '.join(map(repr, new[:3]))}{more} (item {ids[at]!r}).",
             DataWarning,
-            stacklevel=5,  # the caller of panel
+            stacklevel=6,  # the caller of panel
         )
     return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NoReturn
@@ -26,17 +26,26 @@ import numpy as np
 
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
 from statecast.reading import (
+    BATCH,
     KINDS,
     LARGEST,
     MAX_COLUMNS,
     MAX_STEPS,
     Long,
     Parsed,
+    Series,
     Steps,
     check_cells,
     fail,
     id_array,
     parse,
+)
+from statecast.scaling import (
+    TRANSFORMS,
+    Onto,
+    location_and_scaling,
+    long_upper_tail,
+    positive_median,
 )
 from statecast.vocabulary import Vocabulary
 
@@ -48,10 +57,6 @@ _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
-TRANSFORMS = ("none", "log", "positive", "logit", "counts")
-MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
-_ENOUGH = 10  # observations at a step for it to stand on its own
-_NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
 
 # -- the panel -------------------------------------------------------------------------
@@ -480,82 +485,69 @@ class Schema:
             future=future,
             past=past_cols,
         )
-        long = parsed.long
-        assert long is not None  # series was given
-        observed = ~np.isnan(long.y)
-        if parsed.kind == "arrays":
-            seen = np.bincount(parsed.row[observed], minlength=len(parsed.ids)) > 0
-            if not seen.all():
-                item = int(np.argmin(seen))
-                raise DataError(
-                    f"Y, row {item}: expected at least one observation an item to fit; "
-                    "received NaN everywhere. Leave the row out of Y and X.",
-                    column="Y",
-                    item=item,
-                )
-        spacing = None
-        if long.form is not None:
-            spacing = _learn_spacing(long, parsed.row, step_col)
-        step, origin = _steps(parsed, spacing, names)
-        _check_points(parsed, step, names)
-        if spacing is None and step.min() > max(1, step.max() // 2):
+        series = parsed.series
+        assert series is not None  # it was given
+        spacing = None if series.form is None else _learn_spacing(series, parsed.ids, step_col)
+        placed, origin = _place(parsed, spacing, names)
+        seen = _Survey.of(placed)
+        if parsed.kind != "arrays":
+            _check_points(placed, seen)
+        elif not seen.observed.all():
+            item = int(np.argmin(seen.observed > 0))
+            raise DataError(
+                f"Y, row {item}: expected at least one observation an item to fit; "
+                "received NaN everywhere. Leave the row out of Y and X.",
+                column="Y",
+                item=item,
+            )
+        if spacing is None and seen.first > max(1, seen.last // 2):
             warnings.warn(
-                f"{long.label}, column {step_col!r}: no item has a step below {step.min()}. "
+                f"{series.label}, column {step_col!r}: no item has a step below {seen.first}. "
                 "Steps count from each item's start, not by the calendar; subtract the start, "
                 "or hand in dates.",
                 DataWarning,
                 stacklevel=2,
             )
 
-        y, at = long.y[observed], step[observed] - 1
-        if tokens:
-            transform = "none"
-        low, high = (-math.inf, math.inf) if transform == "none" or y.min() < 0 else (0.0, math.inf)
-        if transform == "auto":
-            skewed = low == 0 and _long_upper_tail(y)
-            transform = "logit" if bounds is not None else "log" if skewed else "none"
-        if transform == "logit":
-            if bounds is None and not (low == 0 and y.max() <= 1):
-                raise DataError(
-                    f"{long.label}, column {target_col!r}: expected values from 0 to 1, as no "
-                    f"bounds are given; received {y.min():g} to {y.max():g}. Give bounds=(low, "
-                    "high).",
-                    column=target_col,
-                )
-            low, high = bounds or (0.0, 1.0)
-        elif transform != "none":
-            low = 0.0
-        _check_values(parsed, target_col, transform, (low, high))
-        onto = _Onto(transform, _centre(y, transform, (low, high)), (low, high))
-        # A head of counts speaks of counts, so their scale is one for all steps.
-        place = np.zeros_like(at) if transform == "counts" else at
-        if tokens:
-            location, scaling = np.zeros(at.max() + 1), np.ones(at.max() + 1)
-        else:
-            location, scaling = _location_and_scaling(onto.line(y), place)
-        if transform == "counts":
-            location, scaling = (np.repeat(array, at.max() + 1) for array in (location, scaling))
+        transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
+        onto = Onto.fit(transform, limits, placed.observed)
+        _check_values(placed, onto)
 
-        present = np.zeros(len(parsed.ids), bool)
-        present[parsed.row] = True
-        known = np.zeros(len(parsed.ids), np.int64)
-        np.maximum.at(known, parsed.row[observed], step[observed])
+        def lines() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for long, step in placed:
+                there = ~np.isnan(long.y)
+                yield onto.line(long.y[there]), step[there] - 1
+
+        steps = int(seen.known.max())
+        if tokens:
+            location, scaling = np.zeros(steps), np.ones(steps)
+        elif onto.transform == "counts":
+            # A head of counts speaks of counts, so their scale is one for all steps.
+            of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1)
+            location, scaling = (np.repeat(array, steps) for array in of_all)
+        else:
+            location, scaling = location_and_scaling(lines, steps)
+
         planned, _ = _planned_steps(parsed, spacing, names, origin)
-        used = (planned >= 1) & (planned <= known[parsed.future_row]) & (parsed.future_row >= 0)
-        told = {} if parsed.future is None else parsed.future.columns
+        told: dict[str, np.ndarray] = {}
+        if parsed.future is not None:
+            row = parsed.future.row
+            used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
+            told = {name: values[used] for name, values in parsed.future.columns.items()}
+        said = {n: np.concatenate([long.columns[n] for long in series]) for n in past_cols}
         return cls(
             id_col,
             step_col,
             target_col,
             parsed.kind,
-            transform,
+            onto.transform,
             onto.centre,
-            (low, high),
+            onto.bounds,
             location,
             scaling,
-            Columns.fit({n: v[present] for n, v in parsed.static.items()}, "Static"),
-            Columns.fit({n: v[used] for n, v in told.items()}, "Future"),
-            Columns.fit(long.columns, "Past"),
+            Columns.fit({n: v[seen.rows > 0] for n, v in parsed.static.items()}, "Static"),
+            Columns.fit(told, "Future"),
+            Columns.fit(said, "Past"),
             spacing,
             parsed.vocabulary,
         )
@@ -643,16 +635,18 @@ class Schema:
             )
         parsed = self._parse(series, static, future)
         names = (self.id_col, self.step_col, self.target_col)
-        step, origin = _steps(parsed, self.spacing, names)
-        _check_points(parsed, step, names)
-        _check_values(parsed, self.target_col, self.transform, self.bounds)
-        y, mask = self._grid(parsed, step)
+        placed, origin = _place(parsed, self.spacing, names)
+        seen = _Survey.of(placed)
+        if parsed.kind != "arrays":
+            _check_points(placed, seen)
+        _check_values(placed, self._onto)
+        y, mask = self._grid(placed, seen)
         ids = id_array(parsed.ids)
         numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
         _warn("Static", missing + unseen)
         panel = Panel(ids, y, mask, numeric, codes, origin, parsed.kind)
-        panel = self._with_covariates(panel, parsed, step, np.zeros(len(ids), np.int64), until)
-        return panel.take(mask.any(axis=1)) if for_fit else panel
+        panel = self._with_covariates(panel, parsed, placed, np.zeros(len(ids), np.int64), until)
+        return panel.take(seen.observed > 0) if for_fit and not seen.observed.all() else panel
 
     def new_rows(
         self,
@@ -710,28 +704,30 @@ class Schema:
                 )
         parsed = self._parse(series, None, future, items)
         items = parsed.ids
-        step, origin = _steps(parsed, self.spacing, names, origin)
-        _check_points(parsed, step, names, all_missing=False)
-        _check_values(parsed, self.target_col, self.transform, self.bounds)
+        placed, origin = _place(parsed, self.spacing, names, origin)
+        seen = _Survey.of(placed)
+        if parsed.kind != "arrays":
+            _check_points(placed, seen, all_missing=False)
+        _check_values(placed, self._onto)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
-        long = parsed.long
-        stale = step <= known[parsed.row]
-        if long is not None and stale.any():
-            at = int(np.argmax(stale))
-            fail(
-                long.label,
-                self.step_col,
-                f"steps after {known[parsed.row[at]]}, up to which the item is known",
-                f"step {step[at]}",
-                long.ids[at],
-                "Hand in the new rows only.",
-            )
-        y, mask = self._grid(parsed, step)
+        for long, step in placed:
+            stale = step <= known[long.row]
+            if stale.any():
+                at = int(np.argmax(stale))
+                fail(
+                    long.label,
+                    self.step_col,
+                    f"steps after {known[long.row[at]]}, up to which the item is known",
+                    f"step {step[at]}",
+                    items[long.row[at]],
+                    "Hand in the new rows only.",
+                )
+        y, mask = self._grid(placed, seen)
         nothing = np.zeros((len(items), 0), np.float32)
         panel = Panel(
             id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
         )
-        return self._with_covariates(panel, parsed, step, known, until)
+        return self._with_covariates(panel, parsed, placed, known, until)
 
     # -- scaling -----------------------------------------------------------------------
 
@@ -753,10 +749,10 @@ class Schema:
         """
         y = np.asarray(y, np.float64)
         location, scaling = self._at(y, first_step)
-        wrong = _wrong(y, self.transform, self.bounds)
+        wrong = self._onto.wrong(y)
         if wrong.any():
             raise DataError(
-                f"Column {self.target_col!r}: expected {_expected(self.transform, self.bounds)}, "
+                f"Column {self.target_col!r}: expected {self._onto.expected}, "
                 f"as in training; received {y[wrong][0]:g}.",
                 column=self.target_col,
             )
@@ -1001,8 +997,8 @@ class Schema:
     # -- private -----------------------------------------------------------------------
 
     @property
-    def _onto(self) -> _Onto:
-        return _Onto(self.transform, self.centre, self.bounds)
+    def _onto(self) -> Onto:
+        return Onto(self.transform, self.centre, self.bounds)
 
     @property
     def _columns(self) -> dict[str, Columns]:
@@ -1037,18 +1033,19 @@ class Schema:
         )
 
     def _with_covariates(
-        self, panel: Panel, parsed: Parsed, step: np.ndarray, first: np.ndarray, until: int
+        self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int
     ) -> Panel:
         """Return the panel with its covariates; future ones are needed after steps ``first``."""
         names = (self.id_col, self.step_col, self.target_col)
         rows, width = panel.mask.shape
         if self.past.kinds:
-            past, long = self.nothing("past", rows, width), parsed.long
-            if long is not None:
-                numeric, codes, _, unseen = self.past.encode(long.columns, long.ids)
+            past = self.nothing("past", rows, width)
+            for long, step in placed:
+                ids = [parsed.ids[row] for row in long.row.tolist()]
+                numeric, codes, _, unseen = self.past.encode(long.columns, ids)
                 said = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
                 at = np.flatnonzero(said & (step <= width))
-                past.put(parsed.row[at], step[at], numeric[at], codes[at])
+                past.put(long.row[at], step[at], numeric[at], codes[at])
                 _warn("Past", unseen, 4)
             panel = replace(panel, past=past)
         if not self.future.kinds:
@@ -1060,10 +1057,10 @@ class Schema:
                 raise self._without_future()
             return replace(panel, future=future)
         planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin)
-        at = (parsed.future_row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
+        at = (table.row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
         at = np.flatnonzero(at)
-        row, planned = parsed.future_row[at], planned[at]
-        _check_once(table, at, row, planned, self.step_col)
+        row, planned = table.row[at], planned[at]
+        _check_once(table, at, row, planned, parsed.ids, self.step_col)
         steps = np.arange(future.there.shape[1])
         future.there[row, planned - 1] = True
         lacking = ~future.there & (steps >= first[:, None]) & (steps < need[:, None])
@@ -1082,7 +1079,9 @@ class Schema:
                 "Add it; leave a cell empty where its value is not known.",
             )
         told = {name: values[at] for name, values in table.columns.items()}
-        numeric, codes, missing, unseen = self.future.encode(told, [table.ids[i] for i in at])
+        numeric, codes, missing, unseen = self.future.encode(
+            told, [parsed.ids[i] for i in row.tolist()]
+        )
         future.put(row, planned, numeric, codes)
         _warn("Future", missing + unseen, 4)
         return replace(panel, future=future, origin=origin)
@@ -1102,19 +1101,17 @@ class Schema:
         at = np.minimum(at, self.steps - 1)
         return self.location[at], self.scaling[at]
 
-    def _grid(self, parsed: Parsed, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _grid(self, placed: _Placed, seen: _Survey) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled y and mask, shape (rows, T), of the long rows."""
-        rows, long = len(parsed.ids), parsed.long
-        observed = np.zeros(0, bool) if long is None else ~np.isnan(long.y)
-        width = max(self.steps, int(step[observed].max(initial=0)))
+        rows, width = len(placed.ids), max(self.steps, int(seen.known.max()))
         check_cells(rows, width, "the panel")
         y = np.zeros((rows, width), np.float32)
         mask = np.zeros((rows, width), bool)
-        if long is not None:
-            row, at, values = parsed.row[observed], step[observed] - 1, long.y[observed]
-            values = self._onto.line(values)
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            row, at = long.row[there], step[there] - 1
             hold = np.minimum(at, self.steps - 1)
-            z = (values - self.location[hold]) / self.scaling[hold]
+            z = (self._onto.line(long.y[there]) - self.location[hold]) / self.scaling[hold]
             y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
             mask[row, at] = True
         return y, mask
@@ -1196,32 +1193,47 @@ class Spacing:
         return cls(unit, count, month_end, form)
 
 
-def _learn_spacing(long: Long, row: np.ndarray, step_col: str) -> Spacing:
-    """Return the most common difference between an item's dates, by the calendar if it fits."""
-    order = np.lexsort((long.when, row))
-    when, sorted_row = long.when[order], row[order]
-    apart = (sorted_row[1:] == sorted_row[:-1]) & (when[1:] > when[:-1])
+def _learn_spacing(series: Series, ids: list[Any], step_col: str) -> Spacing:
+    """Return the most common difference between an item's dates, by the calendar if it fits.
+
+    It is looked for among the first items, as many as have a batch of rows together.
+    """
+    rows = np.zeros(len(ids), np.int64)
+    for long in series:
+        rows += np.bincount(long.row, minlength=len(ids))
+    some = np.flatnonzero(rows >= 2)
+    some = some[: max(1, int(np.searchsorted(np.cumsum(rows[some]), BATCH, side="right")))]
+    chosen = np.isin(np.arange(len(ids)), some)
+    parts = [(long.when[chosen[long.row]], long.row[chosen[long.row]]) for long in series]
+    when, row = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((when, row))
+    when, row = when[order], row[order]
+    apart = (row[1:] == row[:-1]) & (when[1:] > when[:-1])
     if not apart.any():
         raise DataError(
-            f"{long.label}, column {step_col!r}: expected an item with two dates, to learn how "
+            f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
             "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
             column=step_col,
-            item=long.ids[0],
+            item=ids[0],
         )
-    form = long.form or "datetime"
+    form = series.form or "datetime"
     difference = _most_common((when[1:] - when[:-1])[apart].astype(np.int64))
     fixed = Spacing("microseconds", difference, False, form)
     if difference < 28 * 86_400_000_000:
         return fixed
-    month = when.astype("datetime64[M]").astype(np.int64)
-    count = _most_common(np.diff(month)[apart])
+    count = _most_common(np.diff(when.astype("datetime64[M]").astype(np.int64))[apart])
     if not count:
         return fixed
-    tomorrow = when.astype("datetime64[D]") + np.timedelta64(1, "D")
-    month_end = bool((tomorrow.astype("datetime64[M]").astype(np.int64) > month).all())
+    month_end = all(_ends_a_month(long.when).all() for long in series)
     calendar = Spacing("months", count, month_end, form)
-    _, on_grid = calendar.steps(long.when, _first_dates(long.when, row, row.max() + 1)[row])
-    return calendar if on_grid.all() else fixed
+    origin = _first_dates(((long.when, long.row) for long in series), len(ids))
+    fits = all(calendar.steps(long.when, origin[long.row])[1].all() for long in series)
+    return calendar if fits else fixed
+
+
+def _ends_a_month(when: np.ndarray) -> np.ndarray:
+    tomorrow = when.astype("datetime64[D]") + np.timedelta64(1, "D")
+    return tomorrow.astype("datetime64[M]") > when.astype("datetime64[M]")
 
 
 def _most_common(values: np.ndarray) -> int:
@@ -1230,39 +1242,61 @@ def _most_common(values: np.ndarray) -> int:
     return int(distinct[np.argmax(count)])
 
 
-def _first_dates(when: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
-    """Return the earliest date of each row, NaT where it has none."""
+def _first_dates(parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int) -> np.ndarray:
+    """Return the earliest date of each row, NaT where it has none, from dates and their rows."""
     latest = np.iinfo(np.int64).max
     first = np.full(rows, latest)
-    np.minimum.at(first, row, when.astype("datetime64[us]").astype(np.int64))
+    for when, row in parts:
+        np.minimum.at(first, row, when.astype("datetime64[us]").astype(np.int64))
     return np.where(first == latest, np.datetime64("NaT", "us"), first.astype("datetime64[us]"))
 
 
-def _steps(
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """The rows of the series on the grid: batches of them with the step of each (int64)."""
+
+    series: Series | None
+    spacing: Spacing | None
+    origin: np.ndarray | None
+    ids: list[Any]
+    names: tuple[str, str, str]
+
+    def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
+        for long in self.series or ():
+            if self.spacing is None or self.origin is None:
+                yield long, long.when.astype(np.int64)
+                continue
+            origin = self.origin[long.row]
+            step, on_grid = self.spacing.steps(long.when, origin)
+            good = on_grid & (step >= 1) & (step <= MAX_STEPS)
+            if not good.all():
+                at = int(np.argmin(good))
+                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names)
+            yield long, step
+
+    def observed(self) -> Iterator[np.ndarray]:
+        """Return the y that were observed, batch by batch."""
+        return (long.y[~np.isnan(long.y)] for long in self.series or ())
+
+
+def _place(
     parsed: Parsed,
     spacing: Spacing | None,
     names: tuple[str, str, str],
     origin: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the step of each long row (int64) and the date of each item's step 1."""
-    long, rows = parsed.long, len(parsed.ids)
-    if spacing is not None:
-        if origin is None:
-            origin = np.full(rows, "NaT", "datetime64[us]")
-        origin = np.asarray(origin).astype("datetime64[us]")
-    if long is None:
-        return np.zeros(0, np.int64), origin if spacing is not None else None
-    _check_form(long, spacing, names, parsed.ids)
+) -> tuple[_Placed, np.ndarray | None]:
+    """Return the rows of the series on the grid, and the date of each item's step 1."""
+    series, rows = parsed.series, len(parsed.ids)
+    if series is not None:
+        _check_form(series, spacing, names, parsed.ids)
     if spacing is None:
-        return long.when.astype(np.int64), None
-    assert origin is not None  # made above
-    origin = np.where(np.isnat(origin), _first_dates(long.when, parsed.row, rows), origin)
-    step, on_grid = spacing.steps(long.when, origin[parsed.row])
-    good = on_grid & (step >= 1) & (step <= MAX_STEPS)
-    if not good.all():
-        at = int(np.argmin(good))
-        _fail_off_grid(long, at, origin[parsed.row], spacing, names)
-    return step, origin
+        origin = None
+    else:
+        given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
+        origin = given.astype("datetime64[us]")
+        first = _first_dates(((long.when, long.row) for long in series or ()), rows)
+        origin = np.where(np.isnat(origin), first, origin)
+    return _Placed(series, spacing, origin, parsed.ids, names), origin
 
 
 def _planned_steps(
@@ -1273,24 +1307,24 @@ def _planned_steps(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the step of each row of the future table, below 1 where it comes before an item's
     first, and the date of each item's step 1, which is here where it has no other."""
-    table, row = parsed.future, parsed.future_row
+    table = parsed.future
     if table is None:
         return np.zeros(0, np.int64), origin
     _check_form(table, spacing, names, parsed.ids)
     if spacing is None or origin is None:
         return table.when.astype(np.int64), None
-    ours = np.flatnonzero(row >= 0)
-    when, step = table.when[ours], np.zeros(len(row), np.int64)
-    origin = np.where(np.isnat(origin), _first_dates(when, row[ours], len(origin)), origin)
-    step[ours], on_grid = spacing.steps(when, origin[row[ours]])
+    ours = np.flatnonzero(table.row >= 0)
+    when, row, step = table.when[ours], table.row[ours], np.zeros(len(table.row), np.int64)
+    origin = np.where(np.isnat(origin), _first_dates([(when, row)], len(origin)), origin)
+    step[ours], on_grid = spacing.steps(when, origin[row])
     if not on_grid.all():
         at = int(ours[np.argmin(on_grid)])
-        _fail_off_grid(table, at, origin[row], spacing, names)
+        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
     return step, origin
 
 
 def _check_form(
-    table: Steps, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
+    table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
 ) -> None:
     if (table.form is None) != (spacing is None):
         expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
@@ -1299,7 +1333,12 @@ def _check_form(
 
 
 def _fail_off_grid(
-    table: Steps, at: int, origin: np.ndarray, spacing: Spacing, names: tuple[str, str, str]
+    table: Steps,
+    at: int,
+    origin: np.ndarray,
+    spacing: Spacing,
+    ids: list[Any],
+    names: tuple[str, str, str],
 ) -> NoReturn:
     """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item."""
     start = np.datetime_as_string(origin[at], unit="auto")
@@ -1308,81 +1347,9 @@ def _fail_off_grid(
         names[1],
         f"dates {spacing} apart from the item's first, {start}",
         np.datetime_as_string(table.when[at], unit="auto"),
-        table.ids[at],
+        ids[table.row[at]],
         "Correct the date, or number the steps 1, 2, ... yourself.",
     )
-
-
-# -- from values to the real line and back ---------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Onto:
-    """A transform with its numbers; see ``Schema.fit``."""
-
-    transform: str
-    centre: float
-    bounds: tuple[float, float]
-
-    def line(self, y: np.ndarray) -> np.ndarray:
-        """Return values on the real line, before they are scaled; float64."""
-        low, high = self.bounds
-        if self.transform in ("log", "counts"):
-            return np.log1p(y / self.centre)
-        if self.transform == "positive":
-            return np.log(y / self.centre)
-        if self.transform == "logit":
-            v = (y - low) / (high - low)
-            return np.log((v + self.centre) / (1.0 - v + self.centre))
-        return y
-
-    def values(self, u: np.ndarray) -> np.ndarray:
-        """Return the values at places on the real line: the inverse, increasing."""
-        low, high = self.bounds
-        if self.transform == "none":
-            y = u
-        elif self.transform == "logit":
-            stretched = 0.5 + 0.5 * np.tanh(0.5 * u)
-            y = low + (high - low) * (stretched * (1.0 + 2.0 * self.centre) - self.centre)
-        else:
-            # e**470 stays finite times any centre, and is beyond any y that scale takes
-            u = np.clip(u, -470.0, 470.0)
-            y = (np.exp(u) if self.transform == "positive" else np.expm1(u)) * self.centre
-            y = np.rint(y) if self.transform == "counts" else y
-        return np.clip(y, low, high)
-
-
-def _centre(y: np.ndarray, transform: str, bounds: tuple[float, float]) -> float:
-    if transform == "none":
-        return 1.0
-    if transform != "logit":
-        return _positive_median(y)
-    low, high = bounds
-    inside = np.minimum(y - low, high - y) / (high - low)
-    inside = inside[inside > 0]
-    return float(np.clip(0.5 * np.quantile(inside, 0.05), 1e-6, 0.05)) if len(inside) else 0.05
-
-
-def _wrong(y: np.ndarray, transform: str, bounds: tuple[float, float]) -> np.ndarray:
-    """Return where values, NaN left out, are none that the transform knows."""
-    if transform == "none":
-        return np.zeros(np.shape(y), bool)
-    if transform == "positive":
-        return y <= 0
-    outside = (y < bounds[0]) | (y > bounds[1])
-    if transform == "counts":
-        outside |= (y > MOST_COUNTED) | (np.rint(y) != y) & ~np.isnan(y)
-    return outside
-
-
-def _expected(transform: str, bounds: tuple[float, float]) -> str:
-    if transform == "logit":
-        return f"values from {bounds[0]:g} to {bounds[1]:g}"
-    return {
-        "log": "no negative value (y is scaled by log1p)",
-        "positive": "values above 0",
-        "counts": f"whole numbers from 0 to {MOST_COUNTED:,}",
-    }[transform]
 
 
 def _bounds(transform: str, given: Any) -> tuple[float, float]:
@@ -1403,59 +1370,27 @@ def _bounds(transform: str, given: Any) -> tuple[float, float]:
 # -- what is learnt --------------------------------------------------------------------
 
 
-def _long_upper_tail(y: np.ndarray) -> bool:
-    """Return whether y has a long tail upwards, by its deciles: one outlier changes nothing."""
-    low, middle, high = np.quantile(y, (0.1, 0.5, 0.9))
-    return bool(high - middle > 1.5 * (middle - low))
-
-
-def _positive_median(values: np.ndarray) -> float:
-    positive = values[values > 0]
-    return max(float(np.median(positive)), 1 / LARGEST) if len(positive) else 1.0
-
-
-def _location_and_scaling(z: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation at each step, float64.
-
-    A step with fewer than ten observations borrows the ones it lacks from the steps
-    around it, so that a single item does not decide. Steps without any are interpolated.
-    """
-    count = np.bincount(at)
-    there = np.flatnonzero(count)
-    n = count[there].astype(np.float64)
-    mean = np.bincount(at, z)[there] / n
-    means = np.zeros(len(count))
-    means[there] = mean
-    within = np.bincount(at, (z - means[at]) ** 2)[there]
-
-    def around(values: np.ndarray) -> np.ndarray:
-        return np.convolve(values, _NEIGHBOURS)[3:-3]
-
-    freedom = np.maximum(n - 1, 0)
-    pooled = within.sum() / max(freedom.sum(), 1.0)
-    # No item shares a step with another (a single item, say), or all agree: take the spread
-    # of all values; and if all are equal, their size.
-    largest = float(np.abs(z).max())
-    negligible = max(1e-9 * largest, 1 / LARGEST) ** 2
-    if pooled <= negligible:
-        pooled = float(z.var())
-    if pooled <= negligible:
-        pooled = largest**2 if largest > 1 / LARGEST else 1.0
-
-    near = around(n)
-    borrowed_mean = np.where(near > 0, around(n * mean) / np.where(near > 0, near, 1), mean)
-    near = around(freedom)
-    borrowed = np.where(near > 0, around(within) / np.where(near > 0, near, 1), pooled)
-    lacking = np.maximum(_ENOUGH - n, 0)
-    location = (n * mean + lacking * borrowed_mean) / (n + lacking)
-    variance = (within + lacking * borrowed) / (n + lacking)
-    # A step at which all training items agree must not blow up one that does not
-    deviation = np.sqrt(np.maximum(variance, np.maximum(0.01 * borrowed, 1e-6 * pooled)))
-    steps = np.arange(len(count))
-    return (
-        np.interp(steps, there, location),
-        np.exp(np.interp(steps, there, np.log(deviation))),
-    )
+def _choose(
+    transform: str, bounds: tuple[float, float] | None, placed: _Placed, seen: _Survey
+) -> tuple[str, tuple[float, float]]:
+    """Return the transform, if it is "auto" by the values, and what no forecast lies beyond."""
+    low, high = 0.0, math.inf
+    if transform == "none" or seen.least < 0:
+        low = -math.inf
+    if transform == "auto":
+        skewed = low == 0 and long_upper_tail(placed.observed)
+        transform = "logit" if bounds is not None else "log" if skewed else "none"
+    if transform == "logit":
+        if bounds is None and not (low == 0 and seen.most <= 1):
+            assert placed.series is not None  # values came from there
+            raise DataError(
+                f"{placed.series.label}, column {placed.names[2]!r}: expected values from 0 to 1, "
+                f"as no bounds are given; received {seen.least:g} to {seen.most:g}. "
+                "Give bounds=(low, high).",
+                column=placed.names[2],
+            )
+        return transform, bounds or (0.0, 1.0)
+    return transform, (low if transform == "none" else 0.0, high)
 
 
 def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
@@ -1471,7 +1406,7 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
     centre = 0.0
     spread = seen.std()
     if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
-        centre = _positive_median(seen)
+        centre = positive_median(lambda: [seen])
         seen = np.log1p(seen / centre)
     mean, spread = float(seen.mean()), float(seen.std())
     varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / LARGEST)
@@ -1492,44 +1427,83 @@ def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
 # -- checks ----------------------------------------------------------------------------
 
 
-def _check_points(
-    parsed: Parsed, step: np.ndarray, names: tuple[str, str, str], all_missing: bool = True
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What a pass over the series finds."""
+
+    rows: np.ndarray  # (items,) int64, of the table
+    observed: np.ndarray  # (items,) int64: those with y
+    known: np.ndarray  # (items,) int64: the last observed step
+    first: int  # the least step of all rows, and the largest
+    last: int
+    least: float  # the least y, and the largest
+    most: float
+
+    @classmethod
+    def of(cls, placed: _Placed) -> _Survey:
+        items = len(placed.ids)
+        rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
+        first, last, least, most = MAX_STEPS, 0, math.inf, -math.inf
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            rows += np.bincount(long.row, minlength=items)
+            observed += np.bincount(long.row[there], minlength=items)
+            np.maximum.at(known, long.row[there], step[there])
+            first, last = int(step.min(initial=first)), int(step.max(initial=last))
+            least = float(long.y[there].min(initial=least))
+            most = float(long.y[there].max(initial=most))
+        return cls(rows, observed, known, first, last, least, most)
+
+
+def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> None:
     """Raise for a repeated (id, step), and for an item that was observed nowhere."""
-    long = parsed.long
-    if long is None or parsed.kind == "arrays":
+    series, (_, step_col, target_col) = placed.series, placed.names
+    if series is None:
         return
-    _check_once(long, np.arange(len(step)), parsed.row, step, names[1])
-    if all_missing:
-        rows = np.bincount(parsed.row, minlength=len(parsed.ids))
-        observed = np.bincount(parsed.row[~np.isnan(long.y)], minlength=len(parsed.ids))
-        empty = (rows > 0) & (observed == 0)
-        if empty.any():
-            fail(
-                long.label,
-                names[2],
-                "at least one observation an item",
-                "missing values everywhere",
-                parsed.ids[int(np.argmax(empty))],
-                "For a forecast from k = 0, leave the item out of the series table.",
-            )
+    met = None
+    if series.several:  # one row may repeat one of a batch that has gone by
+        check_cells(len(placed.ids), seen.last, "the table")
+        met = np.zeros((len(placed.ids), seen.last), bool)
+    for long, step in placed:
+        _check_once(long, np.arange(len(step)), long.row, step, placed.ids, step_col, met)
+    empty = (seen.rows > 0) & (seen.observed == 0)
+    if all_missing and empty.any():
+        fail(
+            series.label,
+            target_col,
+            "at least one observation an item",
+            "missing values everywhere",
+            placed.ids[int(np.argmax(empty))],
+            "For a forecast from k = 0, leave the item out of the series table.",
+        )
 
 
 def _check_once(
-    table: Steps, at: np.ndarray, row: np.ndarray, step: np.ndarray, step_col: str
+    table: Steps,
+    at: np.ndarray,
+    row: np.ndarray,
+    step: np.ndarray,
+    ids: list[Any],
+    step_col: str,
+    met: np.ndarray | None = None,
 ) -> None:
-    """Raise for a repeated (item, step) among the rows ``at`` of a table."""
-    place = row * (MAX_STEPS + 1) + step
-    order = np.argsort(place, kind="stable")
-    twice = place[order][1:] == place[order][:-1]
-    if twice.any():
-        which = int(order[1:][twice].min())
+    """Raise for a repeated (item, step) among the rows ``at`` of a table.
+
+    ``met``, shape (items, steps), bool, are those of earlier batches; these ones are added.
+    """
+    again = np.ones(len(step), bool)
+    again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
+    if met is not None:
+        again |= met[row, step - 1]
+        met[row, step - 1] = True
+    if again.any():
+        which = int(np.argmax(again))
         fail(
             table.label,
             step_col,
             "each step of an item once",
             f"step {step[which]} again" if table.form is None else f"{table.when[at[which]]} again",
-            table.ids[at[which]],
+            ids[row[which]],
             "Keep one row of them.",
         )
 
@@ -1550,24 +1524,20 @@ def _warn(what: str, notes: Sequence[str], level: int = 3) -> None:
         )
 
 
-def _check_values(
-    parsed: Parsed, target_col: str, transform: str, bounds: tuple[float, float]
-) -> None:
+def _check_values(placed: _Placed, onto: Onto) -> None:
     """Raise for the first value that the transform does not know."""
-    long = parsed.long
-    if long is None:
-        return
-    wrong = _wrong(long.y, transform, bounds)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        fail(
-            long.label,
-            target_col,
-            _expected(transform, bounds),
-            f"{long.y[at]:g}",
-            long.ids[at],
-            "Fit with transform='none' if such values are right.",
-        )
+    for long, _ in placed:
+        wrong = onto.wrong(long.y)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            fail(
+                long.label,
+                placed.names[2],
+                onto.expected,
+                f"{long.y[at]:g}",
+                placed.ids[long.row[at]],
+                "Fit with transform='none' if such values are right.",
+            )
 
 
 def _is_int(value: Any, least: int, most: float = math.inf) -> bool:

@@ -1,0 +1,223 @@
+"""From the values of y to the scale of a network and back, and what training teaches of that.
+
+Values come a batch at a time and are never put together, so that a table need not fit into
+memory. What is learnt does not depend on how they were cut, to the last bit: sums are taken in
+the order of the rows, and quantiles are those of all values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from statecast.reading import LARGEST
+
+TRANSFORMS = ("none", "log", "positive", "logit", "counts")
+MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
+_ENOUGH = 10  # observations at a step for it to stand on its own
+_NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
+
+Batches = Callable[[], Iterable[np.ndarray]]  # of values, float64; each call goes through them
+
+
+@dataclass(frozen=True)
+class Onto:
+    """A transform with its numbers, from values onto the real line; see ``Schema.fit``."""
+
+    transform: str
+    centre: float
+    bounds: tuple[float, float]
+
+    @classmethod
+    def fit(cls, transform: str, bounds: tuple[float, float], y: Batches) -> Onto:
+        """Learn the centre from values that the transform knows."""
+        low, high = bounds
+        if transform == "none":
+            centre = 1.0
+        elif transform == "logit":
+
+            def inside() -> Iterable[np.ndarray]:
+                for values in y():
+                    depth = np.minimum(values - low, high - values) / (high - low)
+                    yield depth[depth > 0]
+
+            depth = float(quantiles(inside, (0.05,))[0])
+            centre = 0.05 if math.isnan(depth) else min(max(0.5 * depth, 1e-6), 0.05)
+        else:
+            centre = positive_median(y)
+        return cls(transform, centre, bounds)
+
+    def line(self, y: np.ndarray) -> np.ndarray:
+        """Return values on the real line, before they are scaled; float64."""
+        low, high = self.bounds
+        if self.transform in ("log", "counts"):
+            return np.log1p(y / self.centre)
+        if self.transform == "positive":
+            return np.log(y / self.centre)
+        if self.transform == "logit":
+            v = (y - low) / (high - low)
+            return np.log((v + self.centre) / (1.0 - v + self.centre))
+        return y
+
+    def values(self, u: np.ndarray) -> np.ndarray:
+        """Return the values at places on the real line: the inverse, increasing."""
+        low, high = self.bounds
+        if self.transform == "none":
+            y = u
+        elif self.transform == "logit":
+            stretched = 0.5 + 0.5 * np.tanh(0.5 * u)
+            y = low + (high - low) * (stretched * (1.0 + 2.0 * self.centre) - self.centre)
+        else:
+            # e**470 stays finite times any centre, and is beyond any y that scale takes
+            u = np.clip(u, -470.0, 470.0)
+            y = (np.exp(u) if self.transform == "positive" else np.expm1(u)) * self.centre
+            y = np.rint(y) if self.transform == "counts" else y
+        return np.clip(y, low, high)
+
+    def wrong(self, y: np.ndarray) -> np.ndarray:
+        """Return where values are none that the transform knows; NaN is not looked at."""
+        low, high = self.bounds
+        if self.transform == "none":
+            return np.zeros(np.shape(y), bool)
+        if self.transform == "positive":
+            return y <= 0
+        outside = (y < low) | (y > high)
+        if self.transform == "counts":
+            outside |= (y > MOST_COUNTED) | (np.rint(y) != y) & ~np.isnan(y)
+        return outside
+
+    @property
+    def expected(self) -> str:
+        """In words, the values that the transform knows."""
+        low, high = self.bounds
+        return {
+            "none": "numbers",
+            "log": "no negative value (y is scaled by log1p)",
+            "positive": "values above 0",
+            "logit": f"values from {low:g} to {high:g}",
+            "counts": f"whole numbers from 0 to {MOST_COUNTED:,}",
+        }[self.transform]
+
+
+# -- what is learnt --------------------------------------------------------------------
+
+
+def quantiles(batches: Batches, levels: Sequence[float]) -> np.ndarray:
+    """Return exact quantiles, linear between two values; float64, NaN where there are none.
+
+    The values sought are settled sixteen bits at a time from the first on, a pass over the
+    batches each (radix selection), in the order of numbers that the bits of floats have once
+    the negative ones are turned round.
+    """
+    ranks = np.zeros(0, np.int64)
+    fraction = np.zeros(0)
+    sought = np.zeros(1, np.uint64)  # the bits settled so far, of values that differ in them
+    which = np.zeros(0, np.int64)  # those of each rank
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros((len(sought), 2**16), np.int64)
+        for values in batches():
+            bits = _ordered(values)
+            for own, settled in zip(counts, sought, strict=True):
+                rest = bits if shift == 48 else bits[bits >> np.uint64(shift + 16) == settled]
+                digit = (rest >> np.uint64(shift)) & np.uint64(0xFFFF)
+                own += np.bincount(digit.astype(np.int64), minlength=2**16)
+        if shift == 48:
+            last = int(counts.sum()) - 1
+            if last < 0:
+                return np.full(len(levels), np.nan)
+            place = np.asarray(levels, np.float64) * last
+            fraction = place - np.floor(place)
+            ranks = np.concatenate([np.floor(place), np.ceil(place)]).astype(np.int64)
+            which = np.zeros(len(ranks), np.int64)
+        upto = counts.cumsum(axis=1)
+        digit = np.array(
+            [np.searchsorted(upto[i], r, side="right") for i, r in zip(which, ranks, strict=True)]
+        )
+        ranks -= upto[which, digit] - counts[which, digit]
+        sought, which = np.unique(
+            (sought[which] << np.uint64(16)) | digit.astype(np.uint64), return_inverse=True
+        )
+    low, high = np.split(_floats(sought)[which], 2)
+    return low + (high - low) * fraction
+
+
+_SIGN = np.uint64(2**63)
+
+
+def _ordered(values: np.ndarray) -> np.ndarray:
+    bits = (values + 0.0).view(np.uint64)  # -0.0 becomes 0.0
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _floats(ordered: np.ndarray) -> np.ndarray:
+    return np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered).view(np.float64)
+
+
+def long_upper_tail(y: Batches) -> bool:
+    """Return whether y has a long tail upwards, by its deciles: one outlier changes nothing."""
+    low, middle, high = quantiles(y, (0.1, 0.5, 0.9))
+    return bool(high - middle > 1.5 * (middle - low))
+
+
+def positive_median(y: Batches) -> float:
+    """Return the median of the values above 0; 1 where there are none."""
+    median = float(quantiles(lambda: (values[values > 0] for values in y()), (0.5,))[0])
+    return 1.0 if math.isnan(median) else max(median, 1 / LARGEST)
+
+
+def location_and_scaling(
+    batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation at each step, float64, shape (steps,).
+
+    Batches are values and their steps, from 0. A step with fewer than ten observations borrows
+    the ones it lacks from the steps around it, so that a single item does not decide. Steps
+    without any are interpolated.
+    """
+
+    def moments(places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        count, total = np.zeros(places), np.zeros(places)
+        largest = 0.0
+        for z, at in batches():
+            np.add.at(count, at % places, 1.0)
+            np.add.at(total, at % places, z)
+            largest = max(largest, float(np.abs(z).max(initial=0.0)))
+        mean, within = total / np.maximum(count, 1.0), np.zeros(places)
+        for z, at in batches():
+            np.add.at(within, at % places, (z - mean[at % places]) ** 2)
+        return count, mean, within, largest
+
+    def around(values: np.ndarray) -> np.ndarray:
+        return np.convolve(values, _NEIGHBOURS)[3:-3]
+
+    count, means, squares, largest = moments(steps)
+    there = np.flatnonzero(count)
+    n, mean, within = count[there], means[there], squares[there]
+    freedom = np.maximum(n - 1, 0)
+    pooled = within.sum() / max(freedom.sum(), 1.0)
+    # No item shares a step with another (a single item, say), or all agree: take the spread
+    # of all values; and if all are equal, their size.
+    negligible = max(1e-9 * largest, 1 / LARGEST) ** 2
+    if pooled <= negligible:
+        (total,), _, (spread,), _ = moments(1)
+        pooled = spread / total
+    if pooled <= negligible:
+        pooled = largest**2 if largest > 1 / LARGEST else 1.0
+
+    near = around(n)
+    borrowed_mean = np.where(near > 0, around(n * mean) / np.where(near > 0, near, 1), mean)
+    near = around(freedom)
+    borrowed = np.where(near > 0, around(within) / np.where(near > 0, near, 1), pooled)
+    lacking = np.maximum(_ENOUGH - n, 0)
+    location = (n * mean + lacking * borrowed_mean) / (n + lacking)
+    variance = (within + lacking * borrowed) / (n + lacking)
+    # A step at which all training items agree must not blow up one that does not
+    deviation = np.sqrt(np.maximum(variance, np.maximum(0.01 * borrowed, 1e-6 * pooled)))
+    every = np.arange(steps)
+    return (
+        np.interp(every, there, location),
+        np.exp(np.interp(every, there, np.log(deviation))),
+    )
