@@ -823,6 +823,7 @@ int backward_of(const statecast_backward_args *b) {
 }  // namespace
 
 extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS);
+extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS);
 extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     NAME(STATECAST_INSTRUCTIONS),
     {saved_bytes<float>, saved_bytes<double>},
@@ -831,6 +832,7 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {forward_of<float>, forward_of<double>},
     {backward_of<float>, backward_of<double>},
     &JOIN(quantiles_, STATECAST_INSTRUCTIONS),
+    &JOIN(softmax_, STATECAST_INSTRUCTIONS),
 };
 
 }  // namespace statecast

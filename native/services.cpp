@@ -288,6 +288,19 @@ int check(const statecast_score_args &a) {
     return there ? STATECAST_OK : STATECAST_BAD_ARGUMENT;
 }
 
+int check(const statecast_softmax_args &a) {
+    if (a.members < 1 || a.rows < 0 || a.units < 1 || a.tokens < 1 || a.best < 0)
+        return STATECAST_BAD_ARGUMENT;
+    int64_t n;
+    if (a.units > (1 << 24) || a.tokens > (1 << 30) || a.best > a.tokens) return STATECAST_TOO_LARGE;
+    if (__builtin_mul_overflow(a.units + 1, (a.tokens + 64) * 8, &n) ||
+        __builtin_mul_overflow(n, a.members, &n) || a.rows > (INT64_MAX >> 1) ||
+        __builtin_mul_overflow(a.rows + 64, a.members, &n) ||
+        __builtin_mul_overflow(n, (a.units + a.tokens + 64) * 8, &n))
+        return STATECAST_TOO_LARGE;
+    return STATECAST_OK;
+}
+
 }  // namespace
 }  // namespace statecast
 
@@ -393,4 +406,20 @@ int statecast_score_gradients(const statecast_score_gradients_args *g) {
         (a->first && (!g->dfirst || !g->dlast)))
         return STATECAST_BAD_ARGUMENT;
     return kernels().quantiles->gradients[a->dtype](g);
+}
+
+int64_t statecast_softmax_bytes(const statecast_softmax_args *a) {
+    return check(*a) == STATECAST_OK ? kernels().softmax->bytes(a) : -1;
+}
+
+int statecast_softmax_pack(const statecast_softmax_args *a, void *packed) {
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->kernel || !a->bias || !packed) return STATECAST_BAD_ARGUMENT;
+    return kernels().softmax->pack(a, packed);
+}
+
+int statecast_softmax(const statecast_softmax_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->packed || !a->outputs || !a->nats || !a->codes != !a->best) return STATECAST_BAD_ARGUMENT;
+    return kernels().softmax->run(a);
 }

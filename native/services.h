@@ -36,6 +36,12 @@ struct Quantiles {
     int (*gradients[2])(const statecast_score_gradients_args *);
 };
 
+struct Softmax {
+    int64_t (*bytes)(const statecast_softmax_args *);
+    int (*pack)(const statecast_softmax_args *, void *packed);
+    int (*run)(const statecast_softmax_args *);
+};
+
 struct Kernels {
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);
@@ -44,6 +50,7 @@ struct Kernels {
     int (*forward[2])(const statecast_forward_args *);
     int (*backward[2])(const statecast_backward_args *);
     const Quantiles *quantiles;
+    const Softmax *softmax;
 };
 
 }  // namespace statecast

@@ -112,6 +112,14 @@ INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 #endif
 
+/* Whether a comparison holds in any lane. */
+template <class Mask>
+INLINE bool any(Mask mask) {
+    auto some = mask[0];
+    for (int i = 1; i < (int)(sizeof mask / sizeof mask[0]); ++i) some |= mask[i];
+    return some != 0;
+}
+
 /* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
 template <template <int> class Body, class... Arguments>
 INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
@@ -171,12 +179,11 @@ INLINE V<double> sigmoid(V<double> x) {
     return x;
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, and its slope, the sigmoid of x.
- * t = 2^n e^r by the exponent's bits and e^r's series; log(1 + t) = 2 artanh(t / (2 + t)) by
- * its own, where the argument is at most 1/3. Both series are cut below 2e-8. */
-INLINE V<float> softplus(V<float> x, V<float> &slope) {
+/* e^x where x is at most 0: 2^n e^r by the exponent's bits and e^r's series, cut below 2e-8; e^-87
+ * for what lies below that. */
+INLINE V<float> exp_down(V<float> x) {
     typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
-    const V<float> down = most(all(-87.0f), x < 0.0f ? x : -x);
+    const V<float> down = most(all(-87.0f), x);
     const V<float> shift = all(12582912.0f + 127.0f); /* 1.5 * 2^23: rounds, n + 127 in the low bits */
     const V<float> rounded = fma(down, all(1.44269504f), shift), n = rounded - shift;
     const V<float> r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), down));
@@ -186,7 +193,13 @@ INLINE V<float> softplus(V<float> x, V<float> &slope) {
     t = fma(t, r, all(1.0f / 6));
     t = fma(t, r, all(0.5f));
     t = fma(t, r, all(1.0f));
-    t = fma(t, r, all(1.0f)) * (V<float>)((bits)rounded << 23);
+    return fma(t, r, all(1.0f)) * (V<float>)((bits)rounded << 23);
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, and its slope, the sigmoid of x.
+ * log(1 + t) = 2 artanh(t / (2 + t)) by its series, cut below 2e-8, as the argument is at most 1/3. */
+INLINE V<float> softplus(V<float> x, V<float> &slope) {
+    const V<float> t = exp_down(x < 0.0f ? x : -x);
     const V<float> z = t * reciprocal(t + 2.0f), q = z * z;
     V<float> p = fma(q, all(2.0f / 13), all(2.0f / 11));
     p = fma(p, q, all(2.0f / 9));

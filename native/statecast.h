@@ -132,6 +132,32 @@ typedef struct {
 int statecast_score(const statecast_score_args *);
 int statecast_score_gradients(const statecast_score_gradients_args *);
 
+/* The softmax that chooses among C tokens, from the recurrence's outputs, and the likeliest of them.
+ *
+ *   kernel    (M, U, C)             for packing, as bias
+ *   bias      (M, C)
+ *   packed    what statecast_softmax_pack() wrote for both
+ *   outputs   (M, N, U)
+ *   allowed   (C) or null           one byte a token: 0 is never among the best
+ *   nats      (N, C), where best is 0: the log of the members' mean probability
+ *             (N, best) else: those of the likeliest allowed tokens of a row, the likeliest first and
+ *                                   of equals that with the least code; minus infinity beyond them
+ *   codes     (N, best) or null     which they are, -1 beyond them; null where best is 0
+ *
+ * All is float32. A row's results have the same bits whatever rows stand beside it. */
+typedef struct {
+    int64_t members, rows, units, tokens, best;
+    const void *kernel, *bias, *packed, *outputs;
+    const uint8_t *allowed;
+    void *nats;
+    int32_t *codes;
+} statecast_softmax_args;
+
+/* Bytes of `packed`, from the sizes; -1 where they are refused. */
+int64_t statecast_softmax_bytes(const statecast_softmax_args *);
+int statecast_softmax_pack(const statecast_softmax_args *, void *packed);
+int statecast_softmax(const statecast_softmax_args *);
+
 /* The instruction sets built in, comma-separated, and the one in use: "avx512", "avx2",
  * "neon" or "portable". statecast_use chooses one by name, "" the best; it answers
  * STATECAST_BAD_ARGUMENT where the machine or the build has not got it. */

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.decoding import Beam, Rules, Sampling, sample, search
+from statecast.decoding import Beam, Rules, Sampling, likeliest, sample, search
 from statecast.errors import ArgumentError
 
 END, TOKENS = 1, 4
@@ -25,6 +25,9 @@ class Table:
 
     def log_probabilities(self, state: np.ndarray) -> np.ndarray:
         return self.nats[state[:, 0], state[:, 1]]
+
+    def likeliest(self, state: np.ndarray, most: int, allowed: np.ndarray) -> Any:
+        return likeliest(self.log_probabilities(state), most, allowed)
 
     def take_in(self, state: np.ndarray, codes: np.ndarray) -> np.ndarray:
         return np.stack([state[:, 1], codes], axis=1)

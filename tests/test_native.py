@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.kernels import native, quantiles
+from statecast.kernels import native, quantiles, softmax
 from statecast.kernels.native import Recurrence
+from statecast.tokens import _PlainSoftmax
 
 LIBRARY = native._library()
 pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"native: {LIBRARY}")
@@ -101,11 +102,11 @@ def _empty(cell: Any, values: Values) -> Values:
 def _forward(cell: Any, values: Values, save: bool = False) -> Values:
     """y, hn, cn, and what backward needs."""
     outputs = _empty(cell, values)
-    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
     arguments = native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers)
     if save:  # filled, so that what is read without having been written shows
         outputs["saved"] = np.full(native._saved_bytes(arguments) + 64, 255, np.uint8)
-        arguments.saved = native._at(outputs["saved"])
+        arguments.saved = native.address(outputs["saved"])
     assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == 0
     if save:
         assert (outputs["saved"][-64:] == 255).all()
@@ -118,10 +119,10 @@ def _backward(cell: Any, values: Values, given: Values, dx: bool = True) -> Valu
     found = {
         n: np.full_like(v, np.nan) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
     }
-    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
     arguments = native._Backward(
         native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers),
-        **{f"d{n}": native._at(v) for n, v in (given | found).items()},
+        **{f"d{n}": native.address(v) for n, v in (given | found).items()},
     )
     assert LIBRARY.statecast_backward(ctypes.byref(arguments)) == 0
     return found
@@ -317,7 +318,7 @@ def _score(spec: quantiles.Spec, values: Values, given: np.ndarray) -> tuple[np.
     """The score, and the gradients of ``sum(given * score)``."""
     outputs = values["outputs"]
     score = np.full(outputs.shape[:2], np.nan, outputs.dtype)
-    pointers = {n: native._at(v) for n, v in (values | {"score": score}).items()}
+    pointers = {n: native.address(v) for n, v in (values | {"score": score}).items()}
     arguments = quantiles._Score(
         native.DTYPES[outputs.dtype.name], *outputs.shape, len(spec.levels),
         smallest=spec.smallest, levels=quantiles._doubles(spec.levels),
@@ -325,7 +326,7 @@ def _score(spec: quantiles.Spec, values: Values, given: np.ndarray) -> tuple[np.
     )  # fmt: skip
     assert LIBRARY.statecast_score(ctypes.byref(arguments)) == 0
     found = {n: np.full_like(v, np.nan) for n, v in values.items() if n not in quantiles.DATA}
-    pointers = {f"d{n}": native._at(v) for n, v in (found | {"score": given}).items()}
+    pointers = {f"d{n}": native.address(v) for n, v in (found | {"score": given}).items()}
     gradients = quantiles._Gradients(arguments, **pointers)
     assert LIBRARY.statecast_score_gradients(ctypes.byref(gradients)) == 0
     return score, found
@@ -428,7 +429,7 @@ def test_a_score_of_buffers_that_do_not_go_together_is_refused() -> None:
     problem = {"sizes": (1, 4, 5, 6), "quantiles": 5, "before": True, "seed": 0}
     spec, values = _score_values(problem, "float32")
     score = np.empty((1, 4), "float32")
-    good = {n: native._at(v) for n, v in (values | {"score": score}).items()}
+    good = {n: native.address(v) for n, v in (values | {"score": score}).items()}
     good |= {n: quantiles._doubles(getattr(spec, n)) for n in ("levels", "gaps")}
 
     def status(**changed: Any) -> int:
@@ -440,6 +441,113 @@ def test_a_score_of_buffers_that_do_not_go_together_is_refused() -> None:
     wrong = ({"first": None}, {"last": None}, {"target": None}, {"levels": None})
     assert all(status(**changed) == 1 for changed in (*wrong, {"quantiles": 4}, {"units": 0}))
     assert status(units=1 << 40) == 2
+
+
+# -- the softmax over tokens -------------------------------------------------------------------
+
+softmaxes = st.fixed_dictionaries(
+    {
+        "members": st.integers(1, 3),
+        "rows": st.integers(0, 15),
+        "units": st.integers(1, 40),
+        "tokens": st.integers(1, 150),
+        "best": st.integers(1, 12),
+        "seed": st.integers(0, 10_000),
+    }
+)
+
+
+def _softmax_values(problem: dict[str, int]) -> tuple[Any, Any, Any, Any, int]:
+    """Kernel, bias, outputs, which tokens are allowed, and how many are asked for."""
+    members, rows, units, tokens = (problem[n] for n in ("members", "rows", "units", "tokens"))
+    rng = np.random.default_rng(problem["seed"])
+    kernel = rng.standard_normal((members, units, tokens)).astype("float32") * 4 / units**0.5
+    bias = rng.standard_normal((members, tokens)).astype("float32")
+    outputs = rng.standard_normal((members, rows, units)).astype("float32")
+    if problem["seed"] % 2:  # whole numbers, so that tokens are equally likely
+        kernel, bias, outputs = (np.rint(array) for array in (kernel, bias, outputs))
+    return kernel, bias, outputs, rng.random(tokens) < 0.7, min(problem["best"], tokens)
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@settings(max_examples=60, deadline=None)
+@given(problem=softmaxes)
+def test_the_softmax_and_its_likeliest_are_the_references(
+    instructions: str, problem: dict[str, int]
+) -> None:
+    native.use(instructions)
+    kernel, bias, outputs, allowed, best = _softmax_values(problem)
+    wide = _PlainSoftmax(kernel.astype("float64"), bias.astype("float64"))
+    one = softmax.Softmax(kernel, bias)
+    nats = one.log_probabilities(outputs)
+    _close(nats, wide.log_probabilities(outputs), 2e-5)
+    codes, found = one.likeliest(outputs, best, allowed)
+    # Among its own numbers, to the last bit: the likeliest first, of equals the least code.
+    masked = np.where(allowed, nats, -np.inf)
+    order = np.argsort(-masked, axis=1, kind="stable")[:, :best]
+    expected = np.take_along_axis(masked, order, axis=1)
+    assert found.tobytes() == expected.astype("float32").tobytes()
+    assert (codes == np.where(expected > -np.inf, order, -1)).all()
+
+
+def test_a_softmax_too_large_to_be_held_at_once_is_the_reference() -> None:
+    problem = {"members": 2, "rows": 40, "units": 3, "tokens": 60_000, "best": 3, "seed": 0}
+    kernel, bias, outputs, *_ = _softmax_values(problem)
+    wide = _PlainSoftmax(kernel.astype("float64"), bias.astype("float64"))
+    nats = softmax.Softmax(kernel, bias).log_probabilities(outputs)
+    _close(nats, wide.log_probabilities(outputs), 2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=softmaxes, start=st.integers(0, 14))
+def test_a_row_of_the_softmax_has_the_same_bits_in_any_batch_and_on_any_threads(
+    problem: dict[str, int], start: int
+) -> None:
+    kernel, bias, outputs, allowed, best = _softmax_values(problem)
+    one = softmax.Softmax(kernel, bias)
+    native.use(threads=1)
+    nats, (codes, found) = one.log_probabilities(outputs), one.likeliest(outputs, best, allowed)
+    native.use(threads=3)
+    some = slice(start, start + 1 + problem["seed"] % 3)
+    assert one.log_probabilities(outputs).tobytes() == nats.tobytes()
+    alone = outputs[:, some]
+    assert one.log_probabilities(alone).tobytes() == nats[some].tobytes()
+    for left, right in zip(one.likeliest(alone, best, allowed), (codes, found), strict=True):
+        assert left.tobytes() == right[some].tobytes()
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_the_softmax_of_nan_is_nan_and_of_no_other_row(instructions: str) -> None:
+    native.use(instructions)
+    problem = {"members": 2, "rows": 7, "units": 5, "tokens": 40, "best": 3, "seed": 0}
+    kernel, bias, outputs, allowed, best = _softmax_values(problem)
+    one = softmax.Softmax(kernel, bias)
+    clean = one.log_probabilities(outputs)
+    outputs[1, 4, 2] = np.nan
+    nats, (_, found) = one.log_probabilities(outputs), one.likeliest(outputs, best, allowed)
+    assert np.isnan(nats[4]).all()
+    others = np.arange(7) != 4
+    assert nats[others].tobytes() == clean[others].tobytes()
+    assert np.isfinite(found[others]).all()
+
+
+def test_a_softmax_of_wrong_buffers_or_sizes_is_refused() -> None:
+    kernel, bias = np.zeros((1, 3, 5), "float32"), np.zeros((1, 5), "float32")
+    outputs, packed = np.zeros((1, 2, 3), "float32"), np.zeros(4096, np.uint8)
+    nats, codes = np.zeros((2, 5), "float32"), np.zeros((2, 5), "int32")
+    given = {"kernel": kernel, "bias": bias, "packed": packed, "outputs": outputs}
+    good = {n: native.address(v) for n, v in (given | {"nats": nats, "codes": codes}).items()}
+    good |= {"members": 1, "rows": 2, "units": 3, "tokens": 5, "best": 2}
+
+    def status(**changed: Any) -> int:
+        arguments = softmax._Arguments(**good | changed)
+        return LIBRARY.statecast_softmax(ctypes.byref(arguments))
+
+    assert status() == 0
+    wrong = ({"packed": None}, {"outputs": None}, {"nats": None}, {"codes": None}, {"best": 0})
+    sizes = ({"members": 0}, {"units": 0}, {"tokens": 0}, {"rows": -1})
+    assert all(status(**changed) == 1 for changed in (*wrong, *sizes))
+    assert all(status(**changed) == 2 for changed in ({"best": 6}, {"units": 1 << 40}))
 
 
 # -- the rest ----------------------------------------------------------------------------------
@@ -584,7 +692,7 @@ def test_nothing_leaks_over_a_hundred_thousand_calls() -> None:
     cell = cells.LSTM(4)
     values = _values(cell, (1, 3, 2, 2))
     outputs = _forward(cell, values)
-    pointers = {n: native._at(v) for n, v in (values | outputs).items()}
+    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
     arguments = native._arguments(cell, "float32", values["x"].shape, **pointers)
     most = []
     for _ in range(2):

@@ -90,7 +90,16 @@ MODULES = {
         "default_baselines",
         "score",
     },
-    "decoding": {"Beam", "Found", "Model", "Rules", "Sampling", "sample", "search"},
+    "decoding": {
+        "Beam",
+        "Found",
+        "Model",
+        "Rules",
+        "Sampling",
+        "likeliest",
+        "sample",
+        "search",
+    },
     "heads": {
         "Categorical",
         "Head",

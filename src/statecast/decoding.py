@@ -1,8 +1,8 @@
 """Decoding: from a model of the next token to whole sequences, by beam search or by sampling.
 
 NumPy alone. The model is asked for two things: the log-probabilities of the next token in each
-row of a state, and the state after a token. Rows are batched over items and beams; what an item
-is given depends on its own rows alone.
+row of a state, or the likeliest alone, and the state after a token. Rows are batched over items
+and beams; what an item is given depends on its own rows alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ class Model(Protocol):
 
     def log_probabilities(self, state: Any) -> np.ndarray:
         """Of the next token, float ``(rows, tokens)``."""
+        ...
+
+    def likeliest(
+        self, state: Any, most: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the tokens ``allowed`` the likeliest, as ``likeliest`` picks them."""
         ...
 
     def take_in(self, state: Any, codes: np.ndarray) -> Any:
@@ -170,6 +176,18 @@ class Rules:
         return np.where(self.allowed, 0.0, -np.inf).astype(np.float32)
 
 
+def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the ``allowed (tokens,)`` tokens the ``most`` likeliest of each row of log-probabilities
+    ``nats (rows, tokens)``, at most all: their codes and their log-probabilities, ``(rows, most)``.
+    Where there are fewer, the rest have a log-probability of minus infinity."""
+    nats = np.where(allowed, nats, -np.inf)
+    if most < nats.shape[1]:
+        codes = np.argpartition(nats, -most, axis=1)[:, -most:]
+    else:
+        codes = np.broadcast_to(np.arange(most), nats.shape)
+    return codes, np.take_along_axis(nats, codes, axis=1)
+
+
 @dataclass(frozen=True)
 class Found:
     """Sequences: ``codes (items, n, steps)``, -1 after the last token; their log-probability
@@ -198,9 +216,14 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
     for step in range(steps):
         if not len(item):
             break
-        total = nats[:, None] + rules.apply(model.log_probabilities(state), step)
-        parent, code = _likeliest(total, item, width - count)
-        item, nats = item[parent], total[parent, code]
+        if step < len(rules.required):
+            codes = np.full((len(item), 1), rules.required[step])
+            each = model.log_probabilities(state)[:, [rules.required[step]]]
+        else:
+            codes, each = model.likeliest(state, min(width, len(rules.allowed)), rules.allowed)
+        total = nats[:, None] + each
+        parent, place = _best(total, item, width - count)
+        item, nats, code = item[parent], total[parent, place], codes[parent, place]
         said = np.concatenate([said[parent], code[:, None].astype(np.int32)], axis=1)
 
         ended = code == rules.end
@@ -228,20 +251,18 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
     return Found(done.codes[at, order], done.nats[at, order], done.ended[at, order])
 
 
-def _likeliest(
-    total: np.ndarray, item: np.ndarray, places: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each item its ``places[item]`` best entries of ``total (rows, tokens)`` over its rows,
-    as row and column: items in order, the best first. Impossible ones are left out."""
-    tokens = total.shape[1]
+def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each item its ``places[item]`` best of ``total (rows, candidates)`` over its rows, as row
+    and column: items in order, the best first. Impossible ones are left out."""
+    candidates = total.shape[1]
     if item[0] == item[-1]:  # a single item: no need to tell them apart
         flat, most = total.ravel(), min(int(places[item[0]]), total.size)
         at = np.argpartition(flat, -most)[-most:] if most < total.size else np.arange(most)
         at = at[np.argsort(-flat[at], kind="stable")]
-        return np.divmod(at[flat[at] > -np.inf], tokens)
+        return np.divmod(at[flat[at] > -np.inf], candidates)
     count = len(np.unique(item))
     places, each = places[item], len(item) // count
-    most = min(int(places[0]), each * tokens)
+    most = min(int(places[0]), each * candidates)
     alike = (
         (places == places[0]).all()
         and each * count == len(item)
@@ -255,20 +276,22 @@ def _likeliest(
             at = np.broadcast_to(np.arange(most), flat.shape)
         order = np.argsort(-np.take_along_axis(flat, at, axis=1), axis=1, kind="stable")
         at = np.take_along_axis(at, order, axis=1)
-        row, code = np.divmod((at + np.arange(count)[:, None] * each * tokens).ravel(), tokens)
+        row, column = np.divmod(
+            (at + np.arange(count)[:, None] * each * candidates).ravel(), candidates
+        )
     else:
-        most = min(int(places.max()), tokens)
-        if most < tokens:
-            code = np.argpartition(-total, most - 1, axis=1)[:, :most]
+        most = min(int(places.max()), candidates)
+        if most < candidates:
+            column = np.argpartition(-total, most - 1, axis=1)[:, :most]
         else:
-            code = np.broadcast_to(np.arange(tokens), total.shape)
-        row, code = np.repeat(np.arange(len(total)), code.shape[1]), code.ravel()
-        order = np.lexsort((code, row, -total[row, code], item[row]))
-        row, code = row[order], code[order]
+            column = np.broadcast_to(np.arange(candidates), total.shape)
+        row, column = np.repeat(np.arange(len(total)), column.shape[1]), column.ravel()
+        order = np.lexsort((column, row, -total[row, column], item[row]))
+        row, column = row[order], column[order]
         inside = _rank(item[row]) < places[row]
-        row, code = row[inside], code[inside]
-    possible = total[row, code] > -np.inf
-    return row[possible], code[possible]
+        row, column = row[inside], column[inside]
+    possible = total[row, column] > -np.inf
+    return row[possible], column[possible]
 
 
 def _rank(group: np.ndarray) -> np.ndarray:

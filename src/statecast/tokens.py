@@ -21,6 +21,7 @@ from statecast.cells import within
 from statecast.decoding import Beam, Found, Rules, Sampling
 from statecast.errors import ArgumentError
 from statecast.kernels import native
+from statecast.kernels.softmax import Softmax
 from statecast.language import Language
 from statecast.network import IN_STATE
 from statecast.table import Panel, Schema
@@ -64,16 +65,16 @@ class Speaker:
         self._initial = [within(w, "initial") for w in own]
         decoder = [within(w, "decoder") for w in own]
         self._embedding = [w["embedding"] for w in decoder]
-        self._bias = [w["head/bias"] for w in decoder]
-        self._kernel = [w["head/kernel"] for w in decoder]
+        kernel = [w["head/kernel"] for w in decoder]
         if language.tied:  # one product in place of two, a step
             size = language.head.size
-            pairs = zip(self._kernel, self._embedding, strict=True)
-            self._kernel = [np.ascontiguousarray(k @ e[:size].T) for k, e in pairs]
+            kernel = [k @ e[:size].T for k, e in zip(kernel, self._embedding, strict=True)]
         stack = language.stack
-        runs = native.refuses(stack) is None
-        kind: Any = native.Recurrence if runs else _Plain
-        self._cells = [kind(stack, within(w, "cell")) for w in decoder]
+        built = native.refuses(stack) is None
+        cell: Any = native.Recurrence if built else _PlainCell
+        softmax: Any = Softmax if built else _PlainSoftmax
+        self._cells = [cell(stack, within(w, "cell")) for w in decoder]
+        self._softmax = softmax(np.stack(kernel), np.stack([w["head/bias"] for w in decoder]))
 
     # -- the state, as the forecaster has it: leaves (rows, members, ...) ----------------
 
@@ -139,15 +140,15 @@ class Speaker:
         inner = self._inner(leaves)
         for part in range(0, rows, size):
             some = slice(part, part + size)
-            each = []
+            outputs = []
             for m, member in enumerate(inner):
                 before = {n: leaf[some] for n, leaf in member.items()}
                 first = self.language.stack.output(before)[:, None]
                 y, _ = self._run(m, before, code[some])
-                raw = np.concatenate([first, y], axis=1) @ self._kernel[m] + self._bias[m]
-                own = np.take_along_axis(raw, target[some, :, None], axis=-1)[..., 0]
-                each.append(own - _log_sum(raw))
-            out[some] = _pooled(each)
+                outputs.append(np.concatenate([first, y], axis=1).reshape(-1, y.shape[-1]))
+            nats = self._softmax.log_probabilities(np.stack(outputs))
+            own = target[some].reshape(-1, 1)
+            out[some] = np.take_along_axis(nats, own, axis=1).reshape(-1, steps + 1)
         return np.where(counted, out, np.nan)
 
     def panel_log_likelihoods(self, panel: Panel, *, ended: bool = True) -> np.ndarray:
@@ -164,11 +165,13 @@ class Speaker:
 
     def log_probabilities(self, state: Inner) -> np.ndarray:
         """Of the next token, float32 ``(rows, tokens)``."""
-        each = []
-        for m, member in enumerate(state):
-            raw = self.language.stack.output(member) @ self._kernel[m] + self._bias[m]
-            each.append(raw - _log_sum(raw)[:, None])
-        return _pooled(each)
+        return self._softmax.log_probabilities(self._outputs(state))
+
+    def likeliest(
+        self, state: Inner, most: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the tokens ``allowed`` the likeliest, as ``decoding.likeliest`` picks them."""
+        return self._softmax.likeliest(self._outputs(state), most, allowed)
 
     def take_in(self, state: Inner, codes: np.ndarray) -> Inner:
         """The state after a token in each row."""
@@ -263,6 +266,10 @@ class Speaker:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return self._cells[m].run(self._taken(m, before, codes), self._own(before))
 
+    def _outputs(self, state: Inner) -> np.ndarray:
+        """What the stack last put out, ``(members, rows, units)``."""
+        return np.stack([self.language.stack.output(member) for member in state])
+
     def _own(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: leaf for n, leaf in leaves.items() if n != "static"}
 
@@ -296,7 +303,7 @@ class Speaker:
         return leaves
 
 
-class _Plain:
+class _PlainCell:
     """A stack's steps in NumPy, where the native kernel cannot run it."""
 
     def __init__(self, stack: Any, weights: Mapping[str, np.ndarray]) -> None:
@@ -313,20 +320,22 @@ class _Plain:
         return np.stack(outputs, axis=1), state
 
 
-def _log_sum(raw: np.ndarray) -> np.ndarray:
-    """``log(sum(exp(raw)))`` over the last axis."""
-    most = raw.max(axis=-1)
-    return most + np.log(np.exp(raw - most[..., None]).sum(axis=-1))
+class _PlainSoftmax:
+    """``Softmax`` in NumPy."""
 
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        self.kernel, self.bias = kernel, bias
 
-def _pooled(each: list[np.ndarray]) -> np.ndarray:
-    """The log of the members' mean probability."""
-    if len(each) == 1:
-        return each[0]
-    out = each[0]
-    for other in each[1:]:
-        out = np.logaddexp(out, other)
-    return out - np.float32(np.log(len(each)))
+    def log_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        raw = outputs @ self.kernel + self.bias[:, None]
+        raw -= raw.max(axis=-1, keepdims=True)
+        raw -= np.log(np.exp(raw).sum(axis=-1, keepdims=True))
+        return np.logaddexp.reduce(raw, axis=0) - np.float32(np.log(len(raw)))
+
+    def likeliest(
+        self, outputs: np.ndarray, most: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return decoding.likeliest(self.log_probabilities(outputs), most, allowed)
 
 
 # -- what comes out ------------------------------------------------------------------------
@@ -460,7 +469,8 @@ def ranks(
         found = speaker.log_likelihoods(leaves, code[row], length[row], True)
         nats.flat[part] = np.nansum(found, axis=1)
     # What the X adds to what is said of them all: without it, short sequences would win.
-    lift = nats - _pooled(list(nats.T))[:, None]
+    of_all = np.logaddexp.reduce(nats, axis=1, keepdims=True) - np.log(things.rows)
+    lift = nats - of_all
     asked, answers = said.ids, things.ids
     if by == "static":
         nats, lift, asked, answers = nats.T, lift.T, answers, asked

@@ -451,13 +451,13 @@ class _Packed:
         values = {name: np.ascontiguousarray(w, dtype) for name, w in weights.items()}
         own = {"w": values["kernel"], "u": values["recurrent_kernel"], "bias": values.get("bias")}
         shape = (1, 0, 0, len(own["w"]))
-        pointers = {n: _at(value) for n, value in own.items() if value is not None}
+        pointers = {n: address(value) for n, value in own.items() if value is not None}
         arguments = _arguments(cell, dtype, shape, **pointers)
         size = self.library.statecast_packed_bytes(ctypes.byref(arguments))
         if size < 0:
             raise KernelError(f"The native kernel failed: {_STATUS[2]}.")
         self.memory = np.empty(size, np.uint8)
-        packed = _at(self.memory)
+        packed = address(self.memory)
         check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
         self.fixed = _arguments(cell, dtype, shape, packed=packed)
         self.pointer = ctypes.byref(self.fixed)
@@ -478,13 +478,13 @@ class _Packed:
         # To ask an array for its address takes time: one array for all that comes out.
         leaves, size = len(before), rows * units
         out = np.empty((leaves + steps, rows, units), self.dtype)
-        start, each = _at(out), size * self.dtype.itemsize
-        h = _at(before[0])
-        c = _at(before[1]) if leaves == 2 else None
+        start, each = address(out), size * self.dtype.itemsize
+        h = address(before[0])
+        c = address(before[1]) if leaves == 2 else None
         y = start + leaves * each
         check(
             self.library.statecast_run(
-                self.pointer, rows, steps, _at(x), h, c, y, start, start + each
+                self.pointer, rows, steps, address(x), h, c, y, start, start + each
             )
         )
         for name, leaf in zip(self.names, out, strict=False):
@@ -495,7 +495,7 @@ class _Packed:
 _NONE = np.empty(0)
 
 
-def _at(array: Any) -> int:
+def address(array: Any) -> int:
     """The address of a contiguous NumPy array."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))

@@ -1,0 +1,182 @@
+/* The softmax that chooses among tokens: compiled once for each instruction set.
+ *
+ * First the raw numbers of all rows, a block of columns at a time: the block's weights stay in the
+ * cache while every row passes. Then row by row what follows from them.
+ */
+#include "services.h"
+#include "simd.h"
+
+namespace statecast {
+namespace {
+
+constexpr int64_t HELD = 1 << 22; /* raw numbers at once, of all members */
+
+typedef float T; /* who decodes has no use for more */
+
+struct Tokens {
+    static constexpr int L = LANES<T>, BLOCK = 4 * L; /* columns */
+    const statecast_softmax_args &a;
+    int64_t padded; /* tokens, to whole vectors */
+    int64_t first, rows; /* of the rows, those at hand */
+    T *raw;              /* (member, row, padded) */
+
+    explicit Tokens(const statecast_softmax_args &a) : a(a), padded((a.tokens + L - 1) / L * L) {}
+
+    /* Packed: for each member and block (unit, column), and then its bias. Padding columns have a
+     * bias of minus infinity, so they are never likely and add nothing. */
+    int64_t weights() const { return (a.units + 1) * padded; }
+    int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T); }
+
+    int pack(T *to) const {
+        for (int64_t m = 0; m < a.members; ++m) {
+            const T *kernel = of<T>(a.kernel) + m * a.units * a.tokens, *bias = of<T>(a.bias) + m * a.tokens;
+            for (int64_t c = 0; c < padded; c += BLOCK) {
+                const int64_t width = least(BLOCK, padded - c);
+                for (int64_t u = 0; u <= a.units; ++u)
+                    for (int64_t v = c; v < c + width; ++v)
+                        *to++ = v >= a.tokens   ? (u < a.units ? T(0) : -T(INFINITY))
+                                : u < a.units ? kernel[u * a.tokens + v]
+                                              : bias[v];
+            }
+        }
+        return STATECAST_OK;
+    }
+
+    int run() {
+        const int64_t most = HELD / (a.members * padded), at_once = most < 1 ? 1 : most;
+        if (!a.rows) return STATECAST_OK;
+        rows = a.rows < at_once ? a.rows : at_once;
+        raw = static_cast<T *>(scratch(CALL, (size_t)(a.members * rows * padded) * sizeof(T)));
+        if (!raw || !scratch(TASK, memory())) return STATECAST_NO_MEMORY;
+        for (first = 0; first < a.rows; first += at_once) {
+            rows = least(at_once, a.rows - first);
+            parallel(a.members * blocks(), columns, this);
+            parallel((rows + SOME - 1) / SOME, finish, this);
+        }
+        return STATECAST_OK;
+    }
+
+  private:
+    static constexpr int64_t SOME = 4; /* rows of a task */
+
+    int64_t blocks() const { return (padded + BLOCK - 1) / BLOCK; }
+    size_t memory() const { return (size_t)a.best * (sizeof(T) + sizeof(int32_t)) + 64; }
+
+    /* R rows of a block C vectors wide. */
+    template <int C>
+    struct Product {
+        template <int R>
+        struct Rows {
+            static void run(int64_t at, const T *in, int64_t units, const T *weight, T *out, int64_t stride) {
+                in += at * units;
+                out += at * stride;
+                V<T> sum[R][C];
+                const T *bias = weight + units * C * L;
+                UNROLL for (int r = 0; r < R; ++r)
+                    UNROLL for (int v = 0; v < C; ++v) sum[r][v] = load(bias + v * L);
+                for (int64_t k = 0; k < units; ++k, weight += C * L) {
+                    V<T> each[R];
+                    UNROLL for (int r = 0; r < R; ++r) each[r] = all(in[r * units + k]);
+                    UNROLL for (int v = 0; v < C; ++v) {
+                        const V<T> w = load(weight + v * L);
+                        UNROLL for (int r = 0; r < R; ++r) sum[r][v] = fma(each[r], w, sum[r][v]);
+                    }
+                }
+                UNROLL for (int r = 0; r < R; ++r)
+                    UNROLL for (int v = 0; v < C; ++v) store(out + r * stride + v * L, sum[r][v]);
+            }
+        };
+    };
+
+    static void columns(void *self, int64_t item) {
+        const Tokens &s = *static_cast<Tokens *>(self);
+        const int64_t member = item / s.blocks(), column = item % s.blocks() * BLOCK, units = s.a.units;
+        const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first) * units;
+        const T *weight = of<T>(s.a.packed) + member * s.weights() + column * (units + 1);
+        T *out = s.raw + member * s.rows * s.padded + column;
+        switch (least(BLOCK, s.padded - column) / L) {
+            case 4: by_rows<Product<4>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
+            case 3: by_rows<Product<3>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
+            case 2: by_rows<Product<2>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
+            default: by_rows<Product<1>::template Rows>(s.rows, in, units, weight, out, s.padded);
+        }
+    }
+
+    static void finish(void *self, int64_t item) {
+        const Tokens &s = *static_cast<Tokens *>(self);
+        for (int64_t r = item * SOME; r < s.rows && r < (item + 1) * SOME; ++r) s.row(r);
+    }
+
+    void row(int64_t r) const {
+        T *own = raw + r * padded;
+        T less = log_sum(own);
+        if (a.members > 1) { /* the log of the mean probability takes the first member's place */
+            for (int64_t m = 1; m < a.members; ++m) {
+                const T *other = raw + (m * rows + r) * padded;
+                const T shift = log_sum(other);
+                for (int64_t c = 0; c < padded; c += L) {
+                    const V<T> x = load(own + c) - all(less), y = load(other + c) - all(shift);
+                    V<T> slope;
+                    store(own + c, x + softplus(y - x, slope)); /* padding becomes NaN, and is not read */
+                }
+                less = 0;
+            }
+            less = (T)::log((double)a.members);
+        }
+        if (a.codes)
+            choose(own, less, first + r);
+        else
+            give(own, less, of<T>(a.nats) + (first + r) * a.tokens);
+    }
+
+    T log_sum(const T *x) const {
+        V<T> top = load(x), sum[4] = {};
+        for (int64_t c = L; c < padded; c += L) {
+            const V<T> each = load(x + c);
+            top = each > top ? each : top;
+        }
+        T peak = top[0];
+        for (int i = 1; i < L; ++i) peak = top[i] > peak ? top[i] : peak;
+        for (int64_t c = 0; c < padded; c += L) sum[c / L % 4] += exp_down(load(x + c) - all(peak));
+        sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        T total = sum[0][0];
+        for (int i = 1; i < L; ++i) total += sum[0][i];
+        return peak + (T)::log((double)total);
+    }
+
+    void give(const T *x, T less, T *nats) const {
+        int64_t c = 0;
+        for (; c + L <= a.tokens; c += L) store(nats + c, load(x + c) - all(less));
+        for (; c < a.tokens; ++c) nats[c] = x[c] - less;
+    }
+
+    /* The best so far stand in order; most vectors hold none that is better than the last of them. */
+    void choose(const T *x, T less, int64_t at) const {
+        T *value = static_cast<T *>(scratch(TASK, memory()));
+        int32_t *code = reinterpret_cast<int32_t *>(value + a.best);
+        for (int64_t i = 0; i < a.best; ++i) value[i] = -T(INFINITY), code[i] = -1;
+        for (int64_t c = 0; c < padded; c += L) {
+            const V<T> each = load(x + c);
+            if (!any(each > all(value[a.best - 1]))) continue;
+            for (int64_t v = c; v < c + L && v < a.tokens; ++v) {
+                if (!(x[v] > value[a.best - 1]) || (a.allowed && !a.allowed[v])) continue;
+                int64_t i = a.best - 1;
+                for (; i > 0 && x[v] > value[i - 1]; --i) value[i] = value[i - 1], code[i] = code[i - 1];
+                value[i] = x[v], code[i] = (int32_t)v;
+            }
+        }
+        T *nats = of<T>(a.nats) + at * a.best;
+        for (int64_t i = 0; i < a.best; ++i) nats[i] = value[i] - less;
+        memcpy(a.codes + at * a.best, code, (size_t)a.best * sizeof(int32_t));
+    }
+};
+
+int64_t bytes(const statecast_softmax_args *a) { return Tokens(*a).bytes(); }
+int pack(const statecast_softmax_args *a, void *packed) { return Tokens(*a).pack(of<T>(packed)); }
+int softmax(const statecast_softmax_args *a) { return Tokens(*a).run(); }
+
+}  // namespace
+
+extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS) = {bytes, pack, softmax};
+
+}  // namespace statecast
