@@ -30,7 +30,8 @@ SHARES = 8  # the residuals of an eighth of the items are from a fit on the othe
 _MOST_FEATURES = 256  # of X: beyond it, its principal components
 _MOST_CATEGORIES = 64  # of a categorical static: the most frequent, met at least thrice
 _TRIED = 3000  # items that ridges are chosen on and a covariance's gaps are filled of
-_RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_LEAST = (1e-6, 1e-5, 1e-4, 1e-3)  # more of them for observations: a track's differ by little
 _ROUNDS = 5  # of expectation and maximisation
 _EFFORT = 6e9  # of them: rounds x patterns of gaps x steps cubed; seconds
 _LAG_RIDGE = 3.0  # of the steps before, in `Linear.in_turn`
@@ -623,7 +624,7 @@ def _linear_paths(
             total += error(means, k)
         return total
 
-    ridges = [each / len(x) for each in (0.01, 0.1, *_RIDGES)]
+    ridges = [each / len(x) for each in (*_LEAST, *_RIDGES)]
     return tuple(every), min(ridges, key=of_prefixes)
 
 
