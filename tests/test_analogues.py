@@ -212,6 +212,33 @@ def test_a_step_that_nobody_was_observed_at_and_wide_features():
 # -- files -----------------------------------------------------------------------------------------
 
 
+def test_familiar_is_what_training_had():
+    value, codes, y, mask = _items()
+    n, some = value.shape[1], np.zeros_like(value)
+    some[:10, 0] = 1  # the first number was missing at times
+    numeric = np.concatenate([value, some], axis=1)
+    found = _fit(numeric, codes, y, mask)
+    assert found.familiar(numeric, codes).all()
+    for column in range(n):
+        gap = numeric.copy()
+        gap[:, n + column] = 1
+        assert (found.familiar(gap, codes) == (column == 0)).all()
+    for code in (0, 1):
+        assert not found.familiar(numeric, np.full_like(codes, code)).any()
+
+
+def test_a_track_whose_moves_are_small_beside_its_places_is_carried_on():
+    rng = np.random.default_rng(0)
+    place, move = rng.normal(size=(200, 1)), 0.01 * rng.normal(size=(200, 1))
+    y = place + move * np.arange(8) + 1e-4 * rng.normal(size=(200, 8))
+    none = np.zeros((200, 0))
+    found = _fit(none[:100], none[:100].astype(int), y[:100], np.ones((100, 8), bool))
+    seen = np.arange(8) < 3
+    x = found.features(none[100:], none[100:].astype(int))
+    _, _, mean = found.nearest(x, y[100:], np.broadcast_to(seen, (100, 8)), 3)
+    assert np.abs(mean - y[100:])[:, 3:].mean() < 0.1 * 0.01
+
+
 def test_arrays_and_back_is_identity_and_damage_is_refused(fitted):
     arrays = fitted.arrays()
     back = Analogues.from_arrays(arrays)

@@ -642,6 +642,28 @@ def test_a_category_never_seen_and_a_missing_static_are_ordinary(fitted):
     assert np.isfinite(_values(found)).all()
 
 
+def test_what_is_not_known_of_an_item_makes_its_interval_wider():
+    rng = np.random.default_rng(0)
+    x, group = rng.normal(size=100), rng.integers(0, 3, 100)
+    Y = 10 * x[:, None] + 20.0 * group[:, None] + np.arange(6) + rng.normal(size=(100, 6))
+    static = pl.DataFrame({"unique_id": range(100), "x": x, "g": [f"g{i}" for i in group]})
+    series = pl.DataFrame(
+        {"unique_id": np.repeat(range(100), 6), "ds": np.tile(range(1, 7), 100), "y": Y.ravel()}
+    )
+    f = Forecaster(seed=0, ensemble=2).fit(series, static, verbose=0)
+
+    def width(**columns):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", errors.DataWarning)
+            found = f.predict(None, static.with_columns(**columns), until=6)
+        return (found["statecast-hi-80"] - found["statecast-lo-80"]).mean()
+
+    known, missing = width(), pl.lit(None)
+    assert width(x=missing.cast(pl.Float64)) > 3 * known
+    assert width(g=pl.lit("another")) > 3 * known
+    assert width(g=missing.cast(pl.String)) > 3 * known
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_very_few_items(rows):
     series, static = _tables(rows=rows, seed=3)

@@ -504,8 +504,8 @@ def test_codes_and_one_warning_that_names_what_is_new() -> None:
     assert caught[0].filename == __file__
     assert panel.codes.tolist() == [[0], [1], [3]]
     assert panel.known.tolist() == [0, 0, 0]
-    # Missing is the average; the flag stays 0, as no training item taught what 1 means
-    np.testing.assert_array_equal(panel.numeric[0], [0, 0, 0, 0])
+    # Missing is the average, with a flag that says so
+    np.testing.assert_array_equal(panel.numeric[0], [0, 0, 1, 1])
     assert panel.numeric[2, 0] == 5  # an outlier is clipped
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statecast.table import Panel, Schema
-from statecast.training import HeldOutRows, TrainingRows, few_widths, held_out, own_rows
+from statecast.training import HeldOutRows, TrainingRows, few_widths, held_out, hidden, own_rows
 
 pytestmark = pytest.mark.backends
 
@@ -63,3 +63,33 @@ def test_few_widths_hold_the_steps_and_waste_few(steps: int) -> None:
     assert steps <= width < max(8 + steps, 1.5 * steps + 1)
     assert few_widths(width) == width
     assert width % 8 == 0
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 1000),
+)
+def test_what_is_hidden_is_missing_or_new_and_the_rest_is_as_it_was(shape, n, m, seed) -> None:
+    rng = np.random.default_rng(seed)
+    value = rng.normal(size=(*shape, n)).astype("float32")
+    gap = rng.random(value.shape) < 0.2
+    numeric = np.concatenate([np.where(gap, 0, value), gap], axis=-1, dtype="float32")
+    codes = rng.integers(0, 5, (*shape, m)).astype("int32")
+    numbers, found = hidden((numeric, codes), rng)
+    assert (numbers.dtype, found.dtype) == (numeric.dtype, codes.dtype)
+    flag = numbers[..., n:] > 0
+    assert (flag | ~gap).all()
+    np.testing.assert_array_equal(numbers[..., :n], np.where(flag, 0, value))
+    assert ((found == codes) | (found < 2)).all()
+
+
+def test_all_of_some_rows_and_nothing_of_most_is_hidden() -> None:
+    told = np.zeros((2000, 1, 40), "float32"), np.full((2000, 1, 20), 2, "int32")
+    numbers, codes = hidden(told, np.random.default_rng(0))
+    share = np.concatenate([numbers[..., 20:] > 0, codes < 2], axis=-1).mean(axis=(1, 2))
+    assert 0.6 < (share == 0).mean() < 0.8
+    assert share.max() > 0.9
+    touched = np.histogram(share[share > 0], 4, (0, 1))[0]
+    assert touched.min() > 0.15 * touched.sum()

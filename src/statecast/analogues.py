@@ -233,6 +233,9 @@ class Analogues:
     ids : array of objects, ``(items,)``
     categories : array of int, ``(n, 2)``
         The categorical features: which static, and which of its codes.
+    met : array of int, ``(numeric / 2 + statics,)``
+        Which gaps in X training knew, 1 or 0: a numeric static that is missing, a categorical
+        one with a code that has no column.
     basis : array, ``(numeric + n, features)``
         Wide X is seen through its principal components; else the unit matrix.
     x : array, float32, ``(items, features)``
@@ -253,6 +256,7 @@ class Analogues:
 
     ids: np.ndarray
     categories: np.ndarray
+    met: np.ndarray
     basis: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -282,7 +286,7 @@ class Analogues:
         ----------
         ids : array, ``(items,)``
             Whole numbers or text.
-        numeric, codes : arrays, ``(items, n)`` and ``(items, m)``
+        numeric, codes : arrays, ``(items, 2 * n)`` and ``(items, m)``
             In an order of chance: of items equally near the first are taken.
         y, mask : arrays, ``(items, steps)``
         group : array of int, ``(items,)``
@@ -303,6 +307,7 @@ class Analogues:
         found = cls(
             ids.astype(object),
             categories,
+            (_gaps(numeric, codes, categories).sum(axis=0) >= max(3, len(x) / 100)).astype(int),
             basis,
             x.astype(np.float32),
             np.where(mask, y, np.nan).astype(np.float32),
@@ -324,6 +329,7 @@ class Analogues:
         column, code = self.categories.T
         return (
             len(self.basis) == numeric + len(self.categories)
+            and len(self.met) == numeric // 2 + len(cardinalities)
             and bool(((column >= 0) & (column < len(cardinalities)) & (code >= 0)).all())
             and steps == self.steps
         )
@@ -332,6 +338,12 @@ class Analogues:
         """Statics as a panel has them to the x of this class, float32 ``(rows, features)``."""
         x = _indicators(numeric, codes, self.categories) @ self.basis
         return x.astype(np.float32)
+
+    def familiar(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Whether X is of a kind that training had, bool ``(rows,)``: not where a static is
+        missing that hardly ever was, or has a category never met where all were well known. What
+        such items do is not told by what the others did."""
+        return ~(_gaps(numeric, codes, self.categories) & (self.met == 0)).any(axis=1)
 
     def forecast(
         self,
@@ -484,6 +496,7 @@ class Analogues:
         expected = {
             "ids": ((names.size,), "uint8"),
             "categories": ((len(categories), 2), "int64"),
+            "met": ((arrays.get("met", np.zeros(0)).size,), "int64"),
             "basis": ((len(basis), features), "float64"),
             "x": ((items, features), "float32"),
             "y": ((items, steps), "float32"),
@@ -554,7 +567,7 @@ class Analogues:
         return self._cache["places", k]
 
 
-_PLAIN = ("categories", "basis", "x", "y", "share", "group", "metric")
+_PLAIN = ("categories", "met", "basis", "x", "y", "share", "group", "metric")
 _LINEAR = ("centre", "kernel", "bias", "covariance")
 
 
@@ -572,6 +585,15 @@ def _indicators(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) 
     """The numeric features and a column of 0 and 1 for each category, float64."""
     met = codes[:, categories[:, 0]] == categories[:, 1]
     return np.concatenate([numeric, met], axis=1, dtype=np.float64)
+
+
+def _gaps(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Where numeric statics are missing and categorical ones have no column, bool
+    ``(rows, n + m)``."""
+    listed = np.zeros(codes.shape, bool)
+    for column, code in categories:
+        listed[:, column] |= codes[:, column] == code
+    return np.concatenate([numeric[:, numeric.shape[1] // 2 :] > 0, ~listed], axis=1)
 
 
 def _components(raw: np.ndarray) -> np.ndarray:

@@ -1015,13 +1015,16 @@ class Forecaster:
         }
 
     def _memory(self, panel: Panel) -> dict[str, np.ndarray]:
-        """What the analogues of an item are found by, as leaves of its state: its features, and
-        the first observations at their steps."""
-        if self._analogues is None:
+        """What the analogues of an item are found by, as leaves of its state: its features, whether
+        they are of a kind that training had, and the first observations at their steps."""
+        found = self._analogues
+        if found is None:
             return {}
-        x = self._analogues.features(panel.numeric, panel.codes)
-        nothing = np.zeros((panel.rows, self._analogues.steps), "float32")
-        leaves = {"analogues/x": x, "analogues/y": nothing, "analogues/seen": nothing}
+        x = found.features(panel.numeric, panel.codes)
+        familiar = found.familiar(panel.numeric, panel.codes).astype("float32")
+        nothing = np.zeros((panel.rows, found.steps), "float32")
+        leaves = {"x": x, "familiar": familiar, "y": nothing, "seen": nothing}
+        leaves = {f"analogues/{name}": leaf for name, leaf in leaves.items()}
         return leaves | self._remembered(leaves, panel)
 
     def _remembered(self, leaves: Mapping[str, np.ndarray], new: Panel) -> dict[str, np.ndarray]:
@@ -1044,7 +1047,7 @@ class Forecaster:
         x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
         count = min(count, len(found.ids), NEAREST)
         near, weights = np.empty((panel.rows, count), object), np.zeros((panel.rows, count))
-        part = 1.0 - self._stacking.share(panel.known)
+        part = (1.0 - self._stacking.share(panel.known)) * memory["analogues/familiar"]
         for k in np.unique(panel.known):
             rows = panel.known == k
             at = min(int(k), found.steps)
@@ -1071,6 +1074,9 @@ class Forecaster:
             x, y, seen = (memory[f"analogues/{name}"] for name in ("x", "y", "seen"))
             other = self._analogues.forecast(x, y, seen > 0, known, KNOTS)
             knots = self._stacking.blend(own[:, :steps], other[:, :until], known)
+            # Of what training never had, the network alone has been told that it may come.
+            familiar = memory["analogues/familiar"][:, None, None] > 0
+            knots = np.where(familiar, knots, own[:, :steps])
             # Beyond the longest training item the network goes on from where both had come to.
             moved = (knots - own[:, :steps])[:, -count:]
             more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
@@ -1290,7 +1296,8 @@ class Forecaster:
         if found is None or stacking is None:
             return drawn
         share = np.rint((1.0 - stacking.share(known)) * paths).astype(int)
-        share = np.where(known < found.steps, share, 0)
+        familiar = state.at_rest()["analogues/familiar"] > 0
+        share = np.where((known < found.steps) & familiar, share, 0)
         # Beyond the longest training item all stay where they had come to.
         count = len(self.settings.targets)
         at = np.arange(until)
@@ -1334,6 +1341,7 @@ class Forecaster:
         if self._analogues is not None:
             steps, features = (self._analogues.steps,), (self._analogues.x.shape[1],)
             spec |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
+            spec["analogues/familiar"] = ()
         if self.schema.spacing is not None:
             spec["origin"] = ()
         state.check(spec)

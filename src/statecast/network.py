@@ -178,7 +178,9 @@ class Encoder(keras.layers.Layer):
         )
         self.embeddings = [
             self.add_weight(
-                name=f"embedding_{i}", shape=(self.members, codes, self.width), initializer="zeros"
+                name=f"embedding_{i}",
+                shape=(self.members, codes, self.width),
+                initializer=_unknown_apart(self.rng),
             )
             for i, codes in enumerate(self.cardinalities)
         ]
@@ -628,6 +630,18 @@ def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
         values = rng.standard_normal(tuple(shape)) * scale / max(fan_in, 1) ** 0.5
         return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
+
+    return draw
+
+
+def _unknown_apart(rng: np.random.Generator) -> Any:
+    """Categories begin alike and in the middle; what is new or missing begins elsewhere, since at
+    first it would have to leave the middle to be told from what is there."""
+
+    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
+        values = np.zeros(tuple(shape), "float32")
+        values[:, :2] = rng.standard_normal((len(values), 2, shape[-1]))
+        return ops.convert_to_tensor(values, dtype=dtype)
 
     return draw
 

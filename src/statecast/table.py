@@ -118,7 +118,7 @@ class Panel:
         True where observed.
     numeric : ndarray, shape (rows, 2 * n), float32
         The n numeric statics, standardised (0 where missing), and then their n flags
-        (1 where missing, for columns that were ever missing in training).
+        (1 where missing).
     codes : ndarray, shape (rows, m), int32
         The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
     origin : ndarray, shape (rows,), datetime64[us], or None
@@ -214,10 +214,9 @@ class Columns:
     ----------
     numeric : tuple of str
         The numeric columns, in the order of ``Panel.numeric``.
-    scaling : ndarray, shape (n, 4), float64
-        For each: the c of its log1p or 0, mean, gain (1 / standard deviation, or 0 for a
-        column that never varied in training, which therefore says nothing), and 1 if it
-        was ever missing in training.
+    scaling : ndarray, shape (n, 3), float64
+        For each: the c of its log1p or 0, mean, and gain (1 / standard deviation, or 0 for a
+        column that never varied in training, which therefore says nothing).
     categories : dict of str to tuple of str
         The categorical columns in the order of ``Panel.codes``, with the sorted categories
         met in training.
@@ -231,7 +230,7 @@ class Columns:
     def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
         """Learn from columns of float64, or of objects: text or None."""
         numeric: list[str] = []
-        rules: list[tuple[float, float, float, float]] = []
+        rules: list[tuple[float, float, float]] = []
         categories: dict[str, tuple[str, ...]] = {}
         for name, values in columns.items():
             if values.dtype == object:
@@ -239,7 +238,7 @@ class Columns:
             else:
                 numeric.append(name)
                 rules.append(_numeric_rule(values))
-        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 4), categories)
+        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 3), categories)
 
     @property
     def width(self) -> int:
@@ -275,14 +274,14 @@ class Columns:
             return f"{name!r} {what} ({plural} {', '.join(map(repr, items[:3]))}{more})"
 
         for j, name in enumerate(self.numeric):
-            centre, mean, gain, flagged = self.scaling[j]
+            centre, mean, gain = self.scaling[j]
             values = columns[name]
             empty = np.isnan(values)
             if centre > 0:
                 values = np.log1p(np.maximum(values, 0.0) / centre)
             z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
             numeric[:, j] = np.where(empty, 0.0, z)
-            numeric[:, len(self.numeric) + j] = empty * flagged
+            numeric[:, len(self.numeric) + j] = empty
             if empty.any():
                 missing.append(note(name, "is missing", np.flatnonzero(empty)))
         for j, (name, known) in enumerate(self.categories.items()):
@@ -341,7 +340,7 @@ class Columns:
         _must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
         distinct = len(set(names)) == len(names) and not set(keys) & set(names)
         _must(distinct, f"{what} columns", "distinct names", names[:3])
-        return cls(tuple(numeric), np.zeros((len(numeric), 4)), categories)
+        return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
 
 
 @dataclass(frozen=True, eq=False)
@@ -972,8 +971,8 @@ class Schema:
         _must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
         for name in _TABLES:
             rules = checked[f"{name}_scaling"]
-            positive = (rules[:, [0, 2]] >= 0).all() and np.isin(rules[:, 3], (0, 1)).all()
-            _must(bool(positive), f"{name}_scaling", "c and gain >= 0, a flag 0 or 1", "others")
+            positive = bool((rules[:, [0, 2]] >= 0).all())
+            _must(positive, f"{name}_scaling", "c and gain of at least 0", "others")
         static, future, past = (
             replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
         )
@@ -1393,16 +1392,15 @@ def _choose(
     return transform, (low if transform == "none" else 0.0, high)
 
 
-def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
-    """Return (c or 0, mean, gain, flag) for a numeric static; see ``numeric_scaling``.
+def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
+    """Return (c or 0, mean, gain) for a numeric static; see ``numeric_scaling``.
 
     A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
     c the median of its positive values.
     """
     seen = values[~np.isnan(values)]
-    flag = float(len(seen) < len(values))
     if not len(seen):
-        return 0.0, 0.0, 0.0, flag
+        return 0.0, 0.0, 0.0
     centre = 0.0
     spread = seen.std()
     if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
@@ -1410,7 +1408,7 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float, float]:
         seen = np.log1p(seen / centre)
     mean, spread = float(seen.mean()), float(seen.std())
     varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / LARGEST)
-    return centre, mean, 1 / spread if varies else 0.0, flag
+    return centre, mean, 1 / spread if varies else 0.0
 
 
 def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from statecast.table import Columns, Covariates, Panel, Schema, Spacing
 
 __all__ = ["Targets", "column_of", "learn"]
 
-_NO_COLUMNS = Columns((), np.zeros((0, 4)), {})
+_NO_COLUMNS = Columns((), np.zeros((0, 3)), {})
 
 
 @dataclass(frozen=True, eq=False)

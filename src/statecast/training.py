@@ -15,12 +15,15 @@ import numpy as np
 
 from statecast.language import Language, LanguageNetwork
 from statecast.network import Network, Parameters
-from statecast.table import Panel
+from statecast.table import Covariates, Panel
 from statecast.vocabulary import END, UNKNOWN
 
 # Of the training rows: how often a row is seen whole (one step ahead all along), and how
 # often its observations have holes, so that gaps and sampled paths are familiar.
 WHOLE, HOLED, HOLE = 0.25, 0.15, 0.3
+# And how often some of what is told of the items is hidden, a share of it that is any, so that
+# forecasts are as wide as they should be where it is missing or new.
+HIDDEN = 0.3
 TOKENS_HOLED = 0.05  # of sequences of tokens, whose next token hangs on each single one
 SHORT = 1.5  # the prefix is length * u**SHORT, u uniform: short prefixes come more often
 SHARES = 8  # a member holds out one item in so many, or in `members` if there are more
@@ -53,6 +56,29 @@ def few_widths(steps: int) -> int:
     return 3 * power // 4 if steps <= 3 * power // 4 else power
 
 
+def hidden(
+    told: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers with their flags ``(batch, members, ..., 2 * n)`` and codes ``(batch, members, ...,
+    m)``, as a panel has them, with some of what is told of some rows hidden: numbers missing,
+    categories missing or new."""
+    numeric, codes = told
+    n, m = numeric.shape[-1] // 2, codes.shape[-1]
+    if not n + m:
+        return told
+    rows = codes.shape[:2]
+    share = np.where(rng.random(rows) < HIDDEN, rng.random(rows), 0.0)
+    share = share.reshape(*rows, *[1] * (codes.ndim - 2))
+    hide = rng.random((*codes.shape[:-1], n + m)) < share
+    value, flag = (
+        np.where(hide[..., :n], 0, numeric[..., :n]),
+        hide[..., :n] | (numeric[..., n:] > 0),
+    )
+    other = rng.integers(0, 2, codes.shape, codes.dtype)
+    numeric = np.concatenate([value, flag], axis=-1, dtype=numeric.dtype)
+    return numeric, np.where(hide[..., n:], other, codes)
+
+
 class _Rows(keras.utils.PyDataset):
     """Batches of one number of rows, and of few numbers of steps: rows of like length stand
     together, and steps after a batch's longest are left out."""
@@ -61,6 +87,7 @@ class _Rows(keras.utils.PyDataset):
         super().__init__()
         self.panel, self.batch, self.steps = panel, batch, steps
         self.length = panel.known
+        self.hides: np.random.Generator | None = None
         # TensorFlow takes all batches to have the first one's shape.
         self.whole = keras.backend.backend() == "tensorflow"
 
@@ -83,6 +110,12 @@ class _Rows(keras.utils.PyDataset):
             passes = [rng.permutation(rows) for _ in range(math.ceil(need / len(rows)))]
             chosen.append(np.concatenate(passes)[:need])
         return self.alike(chosen, rng)
+
+    def static(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The statics of rows ``(batch, members)``, some of them hidden in training."""
+        told = self.panel.numeric[rows], self.panel.codes[rows]
+        numeric, codes = told if self.hides is None else hidden(told, self.hides)
+        return {"numeric": numeric, "codes": codes}
 
     def longest(self, rows: np.ndarray) -> int:
         """The steps that a batch of these rows needs, -1 of no row."""
@@ -113,12 +146,14 @@ class _Observations(_Rows):
         inputs: dict[str, Any] = {
             "value": value,
             "observed": (mask & seen).astype("float32"),
-            "numeric": panel.numeric[rows],
-            "codes": panel.codes[rows],
+            **self.static(rows),
         }
         for name, covariates in (("future", panel.future), ("past", panel.past)):
             if covariates is not None:
-                inputs |= covariates.take(at).named(name)
+                own = covariates.take(at)
+                if self.hides is not None:
+                    own = Covariates(*hidden((own.numeric, own.codes), self.hides), own.there)
+                inputs |= own.named(name)
         if panel.past is not None:
             inputs["past_there"] = inputs["past_there"] & (seen if told is None else told)
         return inputs, value, (mask & counted).astype("float32")
@@ -130,7 +165,7 @@ class TrainingRows(_Observations):
     def __init__(self, panel: Panel, held: np.ndarray, batch: int, seed: int) -> None:
         self.own = own_rows(held)
         super().__init__(panel, batch, max(STEPS, math.ceil(max(map(len, self.own)) / batch)))
-        self.rng = np.random.default_rng([seed, 2])
+        self.rng, self.hides = (np.random.default_rng([seed, use]) for use in (2, 5))
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
@@ -198,6 +233,7 @@ class TokenRows(_Rows):
         super().__init__(panel, batch, steps if seed is None else max(STEPS, steps))
         self.own, self.language, self.ends = rows, language, ends
         self.rng = None if seed is None else np.random.default_rng([seed, 2])
+        self.hides = None if seed is None else np.random.default_rng([seed, 5])
         self.code = np.where(panel.mask, panel.y, language.gap).astype("int32")
         count = np.bincount(self.code[panel.mask], minlength=language.gap + 1)
         self.rare = (count == 1)[self.code] & panel.mask
@@ -208,7 +244,7 @@ class TokenRows(_Rows):
             self.order = self.drawn(self.own, self.rng)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        panel, language, rows = self.panel, self.language, self.order[index]
+        language, rows = self.language, self.order[index]
         width = few_widths(self.longest(rows) + 1) - 1  # with "start" one of few
         code = self.code[rows]
         code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
@@ -226,8 +262,11 @@ class TokenRows(_Rows):
             holed = self.rng.random(rows.shape) < TOKENS_HOLED
             holes = holed[..., None] & (self.rng.random(code.shape) < HOLE)
             code = np.where(holes, language.gap, code)
-        inputs = {"tokens": code, "numeric": panel.numeric[rows], "codes": panel.codes[rows]}
-        return inputs, np.where(counted, target, 0), counted.astype("float32")
+        return (
+            {"tokens": code, **self.static(rows)},
+            np.where(counted, target, 0),
+            counted.astype("float32"),
+        )
 
 
 class KeepBest(keras.callbacks.Callback):
