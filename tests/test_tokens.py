@@ -464,6 +464,7 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         (lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="abc")), "none is"),
         (lambda f, x: f.predict(None, x, until=1, decoding=Beam(required="ab")), "at most as many"),
         (lambda f, x: f.predict(None, x, until=3, level=90), "tokens have no order"),
+        (lambda f, x: f.predict(None, x, until=3, calibrated=False), "calibrated is for numbers"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
         (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
         (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
@@ -609,6 +610,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         ("forecast m.safetensors - static.csv --until 6 --require cb --forbid b", "both"),
         ("simulate m.safetensors - static.csv --until 6 --temperature 0", "temperature"),
         ("simulate m.safetensors - static.csv --until 6 --peak", "for numbers"),
+        ("forecast m.safetensors - static.csv --until 6 --no-calibrated", "for numbers"),
         ("score m.safetensors series.csv static.csv --known -1", "known"),
         ("rank m.safetensors series.csv static.csv --by item", "'series' or 'static'"),
     ):

@@ -420,7 +420,7 @@ class Forecaster:
         calibrated : bool
             Move the quantiles to where the truths of held-out items fell, for each prefix
             length and horizon, so that the intervals hold for new items. False gives them
-            as the models have them.
+            as the models have them, and is refused of tokens, which have none.
         decoding : Beam, optional
             For tokens, in place of levels and quantiles: how the most probable rest is searched
             for; by default a beam of one, greedily.
@@ -454,6 +454,8 @@ class Forecaster:
                 )
             if future is not None:
                 self._need_numbers("future")
+            if not calibrated:
+                self._need_numbers("calibrated")
             beam = Beam() if decoding is None else decoding
             if not isinstance(beam, Beam):
                 raise ArgumentError(f"decoding: expected a Beam, received {beam!r}.")
