@@ -334,7 +334,6 @@ def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
     if table == "csv":
         given = tmp_path / "series.csv"
         series.write_csv(given)
-        expected = [str(token).lower() if kind == "booleans" else token for token in expected]
     elif table == "arrays":
         given = np.full((ITEMS, 5), None, object)
         for item, step, letter in series.rows():
@@ -348,6 +347,57 @@ def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
     assert found == expected
     assert list(map(type, found)) == list(map(type, expected))
     assert schema.vocabulary.tokens == tuple(sorted(set(expected)))
+
+
+_KINDS: dict[type, st.SearchStrategy[Any]] = {
+    str: st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=4),
+    int: st.integers(-(10**17), 10**17),
+    bool: st.booleans(),
+}
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from([*_KINDS]))
+def test_files_of_a_table_hold_the_same_tokens(tmp_path, data, kind):
+    """A CSV file's, where no text is all numbers or truths, are those of the Parquet file."""
+    token = _KINDS[kind]
+    learnt = data.draw(st.lists(token, min_size=2, max_size=8))
+    later = data.draw(st.lists(st.sampled_from(learnt) | st.none(), max_size=8))
+    later = [learnt[0], *later]
+    if kind is str:
+        learnt = [*learnt, "a", "true", "7"]
+        later = data.draw(st.sampled_from([later, ["true"], ["7", None]]))
+    found = []
+    for ending in ("csv", "parquet"):
+        schema, panels = None, []
+        for values in (learnt, later):
+            steps = range(1, len(values) + 1)
+            table = pl.DataFrame({"unique_id": 0, "ds": steps, "y": values}, strict=True)
+            path = tmp_path / f"series.{ending}"
+            getattr(table, f"write_{ending}")(path)
+            schema = schema or Schema.fit(path, tokens=True)
+            panels.append(schema.panel(path))
+        assert schema is not None
+        assert schema.vocabulary is not None
+        assert schema.vocabulary.type is kind
+        said = [schema.vocabulary.decode(p.y[p.mask].astype(int)).tolist() for p in panels]
+        assert said == [[v for v in values if v is not None] for values in (learnt, later)]
+        found.append(schema.vocabulary)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("texts", [("True", "False"), ("TRUE", "FALSE"), ("true", "False")])
+def test_truths_of_a_file_are_booleans_in_any_case_and_only_if_all_are(tmp_path, texts):
+    rows = [f"{item},{step},{text}" for item in (0, 1) for step, text in enumerate(texts, 1)]
+    path = tmp_path / "series.csv"
+    path.write_text("\n".join(["unique_id,ds,y", *rows]))
+    vocabulary = Schema.fit(path, tokens=True).vocabulary
+    assert vocabulary is not None
+    assert vocabulary.tokens == (False, True)
+    path.write_text("\n".join(["unique_id,ds,y", *rows, "1,3,maybe"]))
+    vocabulary = Schema.fit(path, tokens=True).vocabulary
+    assert vocabulary is not None
+    assert vocabulary.tokens == tuple(sorted({*texts, "maybe"}))
 
 
 def test_arrays_go_in_and_out():
@@ -546,6 +596,7 @@ def test_n_grams_learn_from_the_training_items_alone_and_from_classes():
 
 def test_cross_validation_says_bits_a_token(tmp_path):
     series, static = _tables(60)
+    series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
     f = Forecaster(head="categorical", units=8, embedding=4, encoding=4, epochs=3)
     folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
     said: list[Any] = []
@@ -567,6 +618,11 @@ def test_cross_validation_says_bits_a_token(tmp_path):
     bits = -table["log_likelihood"].sum() / table["tokens"].sum() / np.log(2)
     assert one["statecast", 2].bits == pytest.approx(bits, rel=CLOSE)
     assert one["statecast", 2].tokens == table["tokens"].sum()
+    series.write_csv(tmp_path / "series.csv")
+    file = cross_validation(
+        f, tmp_path / "series.csv", static, folds=folds, known=[2], test_folds=[0]
+    )
+    assert file["statecast", 2] == one["statecast", 2]
     assert "bits a token" in str(scores)
     assert scores.table().height == 8
 

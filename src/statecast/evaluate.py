@@ -34,7 +34,15 @@ from statecast.bits import token_scores
 from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError
 
 # How a table is opened and its ids are read stays in one place.
-from statecast.reading import Table, agree, check_columns, open_table, read_floats, read_ids
+from statecast.reading import (
+    Table,
+    agree,
+    check_columns,
+    open_table,
+    read_floats,
+    read_ids,
+    token_cells,
+)
 from statecast.table import Panel, Schema
 from statecast.targets import Targets, learn
 
@@ -855,6 +863,8 @@ def _typed(table: Table, schema: Schema | Targets, ids: np.ndarray, numeric: Seq
             columns[name] = pl.Series(_in_kind_of(ids, read_ids(table, name)))
         elif name in numbers:
             columns[name] = pl.Series(read_floats(frame[name], True)[0]).fill_nan(None)
+        elif schema.vocabulary is not None and name in schema.targets:
+            columns[name] = pl.Series(token_cells(table, name, schema.vocabulary))
         else:
             columns[name] = frame[name].to_native()
     return nw.from_native(pl.DataFrame(columns))

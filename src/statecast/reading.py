@@ -278,7 +278,7 @@ def _long(
     if tokens is None:
         y = read_y(table, names[2], ids)
     else:
-        cells = _token_cells(table, names[2], tokens)
+        cells = token_cells(table, names[2], tokens)
         y, tokens = read_tokens(cells, table.label, names[2], ids, tokens)
     check_columns(table, past)
     kinds = {} if wanted is None else wanted["past"]
@@ -653,15 +653,19 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
     return y
 
 
-def _token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
-    """The cells of a column of tokens; a file's whole numbers are numbers, if all of them are."""
+def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
+    """The cells of a column of tokens. Those of a file are whole numbers, or booleans, if all of
+    them look it and the vocabulary, where there is one, is of that type; else text."""
     column = table.frame[name]
     if column.dtype in (nw.Categorical, nw.Enum):
         column = column.cast(nw.String)
     if table.text:
-        whole = column.str.contains(_WHOLE).all()
-        if whole and (not vocabulary.tokens or vocabulary.type is int):
+        kind = vocabulary.type if vocabulary.tokens else None
+        truth = column.str.to_lowercase()
+        if kind in (int, None) and column.str.contains(_WHOLE).all():
             column = column.cast(nw.Int64)
+        elif kind in (bool, None) and truth.is_in(["true", "false"]).all():
+            column = truth == "true"
     return column.to_list()
 
 
