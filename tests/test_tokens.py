@@ -262,6 +262,21 @@ def test_a_search_is_scored_as_log_likelihood_scores_it(fitted):
             np.testing.assert_allclose(both["log_likelihood"], both["statecast-nats"], atol=CLOSE)
 
 
+@few
+@given(seed=st.integers(0, 1000), room=st.integers(1, 5))
+def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted, seed, room):
+    series, static = _tables()
+    prefix = _prefixes(series, seed)
+    until = prefix["ds"].to_numpy().max() + room
+    drawn = fitted.simulate(prefix, static, until=until, paths=5)
+    table = drawn.table().group_by("unique_id", maintain_order=True)
+    null = table.agg(pl.col("^path-.*$").is_null().any()).drop("unique_id").to_numpy()
+    np.testing.assert_array_equal(null, drawn.ended)
+    assert drawn.ended.any() == fitted.settings.ends
+    last = table.agg(pl.col("ds").max())["ds"].to_numpy()
+    assert (last[~drawn.ended.all(axis=1)] == until).all()
+
+
 def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fitted):
     _, static = _tables()
     short = fitted.simulate(None, static, until=4, paths=6)

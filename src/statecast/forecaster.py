@@ -437,7 +437,8 @@ class Forecaster:
         ``(items, until, targets)``. For tokens the columns are
         ``statecast``, the best rest, and ``statecast-nats``, its log-probability, the same in
         all of an item's rows; and ``statecast-2``, ... where the beam gives more. Rows reach to
-        the step at which the sequence ended, with null there, or to ``until``.
+        the step at which the sequence ended, with null there, or to ``until``: a sequence without
+        a null did not end. Where the search found fewer, all is null, at minus infinity.
 
         Raises
         ------

@@ -379,8 +379,9 @@ class Sequences:
         """A long table: the id, the step, and a column a sequence, ``path-1``, ``path-2``, ...
 
         An item's rows reach to the step at which its longest sequence ended; null stands there,
-        and after the end of a shorter one. With ``scored`` each column is followed by its
-        log-probability, ``path-1-nats``, the same in all of an item's rows.
+        and after the end of a shorter one: one without a null did not end. With
+        ``scored`` each column is followed by its log-probability, ``path-1-nats``, the same in all
+        of an item's rows.
         """
         _, n, until = self.values.shape
         named: dict[str, np.ndarray] = {}
