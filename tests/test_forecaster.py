@@ -440,6 +440,7 @@ def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_ite
     own = pl.col("unique_id") == 5
     alone = fitted.explain(begun.filter(own), static.filter(own), until=T, analogues=4)
     row = together.table().filter(own)
+    assert row.columns == ["unique_id", "what", "name", "effect", "strength", "weight"]
     assert row.drop("effect", "strength", "weight").equals(
         alone.table().drop("effect", "strength", "weight")
     )

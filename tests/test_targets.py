@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from statecast.cli import app
 from statecast.errors import ArgumentError, DataError, ModelFileError
 from statecast.evaluate import LastValue, MeanCurve, Ridge, cross_validation
 from statecast.forecaster import Forecaster, Paths
@@ -245,6 +247,83 @@ def test_totals_peaks_and_times_are_of_a_target():
         paths.of("wind")
 
 
+# -- explanations -------------------------------------------------------------------------------
+
+
+@settings(max_examples=3)
+@given(seed=st.integers(0, 99))
+def test_an_effect_is_of_one_target_at_a_step_on_the_forecast_of_each(fitted, seed):
+    """The forecast less that of a table without the cell; what was not observed has none."""
+    f, more = fitted
+    series, static, _ = _tables()
+    begun = _mixed(series, seed)
+    found, targets = f.explain(begun, static, until=T, **more), f.schema.targets
+    until, seen = T, found.observations.shape[1]
+    assert found.observations.shape == (N, seen, 2, until, 2)
+    item = int(np.random.default_rng(seed).choice(np.flatnonzero(found.known > 1)))
+    own, k = pl.col("unique_id") == item, int(found.known[item])
+
+    def rest(table, who=static):
+        table = f.predict(table, who, until=until, **more).filter(own & (pl.col("ds") > k))
+        return table.select(f"statecast-{target}" for target in targets).to_numpy()
+
+    whole = rest(begun)
+    for step in range(1, seen + 1):
+        cells = begun.filter(own & (pl.col("ds") == step))
+        for place, target in enumerate(targets):
+            effect = found.observations[item, step - 1, place]
+            assert np.isnan(effect[:k]).all()
+            if cells.is_empty() or cells[target][0] is None:
+                assert np.isnan(effect).all()
+                continue
+            if step == k and cells[targets[1 - place]][0] is None:
+                continue  # without it the prefix is shorter, and the forecast another
+            hidden = pl.when(own & (pl.col("ds") == step)).then(None).otherwise(pl.col(target))
+            without = rest(begun.with_columns(hidden.alias(target)))
+            np.testing.assert_allclose(effect[k:], whole - without, atol=1e-3)
+    average = pl.when(own).then(float(static["a"].to_numpy().mean())).otherwise("a").alias("a")
+    without = rest(begun, static.with_columns(average))
+    np.testing.assert_allclose(found.statics["a"][item, k:], whole - without, atol=1e-3)
+
+
+def test_an_explanation_names_the_targets_and_does_not_depend_on_the_neighbours(tmp_path):
+    f, _ = _fitted("two")
+    series, static, _ = _tables()
+    begun, own = _mixed(series), pl.col("unique_id") == 17
+    together = f.explain(begun, static, until=T, analogues=2)
+    alone = f.explain(begun.filter(own), static.filter(own), until=T, analogues=2)
+    k = int(alone.known[0])
+    np.testing.assert_allclose(
+        alone.observations[0], together.observations[17, :k], rtol=1e-3, atol=1e-3
+    )
+    table = alone.table()
+    names = ["unique_id", "target", "what", "name", "effect", "strength", "weight"]
+    assert table.columns == names
+    there = begun.filter(own).unpivot(NAMES, index="ds").drop_nulls()
+    expected = {f"{target}-{step}" for step, target, _ in there.rows()} | {"a", "b"}
+    for place, target in enumerate(NAMES):
+        mine = table.filter(pl.col("target") == target)
+        assert set(mine["name"]) == expected
+        assert mine["strength"].is_sorted(descending=True)
+        first = mine.filter(pl.col("name") == "lat-1")["effect"][0]
+        assert first == pytest.approx(alone.observations[0, 0, 0, k:, place].mean())
+    near = table.filter(pl.col("what") == "analogue")
+    assert near.height == 2
+    assert near["target"].null_count() == 2
+    f.save(tmp_path / "m.safetensors")
+    begun.filter(own).write_csv(tmp_path / "s.csv")
+    static.filter(own).write_csv(tmp_path / "x.csv")
+    words = [str(tmp_path / name) for name in ("m.safetensors", "s.csv", "x.csv")]
+    said = CliRunner().invoke(
+        app, ["explain", *words, "--until", str(T), "--analogues", "2"], catch_exceptions=False
+    )
+    shared = names[1:4]
+    assert pl.read_csv(said.stdout.encode()).select(shared).equals(table.select(shared))
+    nobody = f.explain(None, static, until=T)
+    assert nobody.observations.shape == (N, 0, 2, T, 2)
+    assert set(nobody.table()["what"]) == {"static", "analogue"}
+
+
 # -- dates, files, transforms -------------------------------------------------------------------
 
 
@@ -376,8 +455,6 @@ def test_what_cannot_be_is_refused(tmp_path):
         with pytest.raises(ArgumentError, match="forecasts one target"):
             Forecaster(head=head, target_col=NAMES)
     f, _ = _fitted("two")
-    with pytest.raises(ArgumentError, match="explain is for one target"):
-        f.explain(series.filter(pl.col("ds") <= 2), static, until=T)
     with pytest.raises(DataError, match=f"observed up to step {T}"):
         f.predict(series, static, until=T)
     with pytest.raises(ModelFileError):

@@ -413,7 +413,8 @@ def explain(
     """Say what moved each forecast: its steps so far, its static features, items like it.
 
     Each step and each feature is left out in turn: `effect` is the forecast with it less
-    that without it, on average over the rest's steps, and `strength` the mean of its size.
+    that without it, on average over the rest's steps, and `strength` the mean of its size. Of
+    several targets `target` is the one whose forecast moved.
     """
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static, future])

@@ -4,7 +4,8 @@ Occlusion (Zeiler and Fergus 2014): a forecast with one observation or one stati
 less the forecast without it, all else as it is. An observation left out is a gap; a number
 left out is at the training items' average, a category left out is one never met. It says
 what the forecast would have been, not what causes what; and of two that say the same,
-leaving out either moves little, so effects do not add up.
+leaving out either moves little, so effects do not add up. Of several targets an observation is
+that of one of them at a step, and it moves the forecast of each.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ class Explanation:
     known : array of int, ``(items,)``
         Each item's prefix length; the rest is what comes after, up to ``until``.
     observations : array, float64, ``(items, steps, until)``
-        The effect of each observed step; NaN where nothing was observed, and on the prefix.
+        The effect of each observed step; NaN where nothing was observed, and on the prefix. Of
+        several targets ``(items, steps, targets, until, targets)``: that of each target's
+        observations on each target's forecast.
     statics : dict of str to array, float64, ``(items, until)``
-        The effect of each static feature; NaN on the prefix.
+        The effect of each static feature; NaN on the prefix. Of several targets
+        ``(items, until, targets)``.
     analogues : array, ``(items, n)``
         The ids of the training items that began most alike, nearest first; n is 0 where the
         forecaster has no analogues.
@@ -52,42 +56,53 @@ class Explanation:
     weights: np.ndarray
     id_col: str
     kind: str
+    targets: tuple[str, ...]
 
     def table(self) -> Any:
         """A long table, a row a thing: what moved an item's forecast most comes first.
 
         The columns are the id; ``what``: "observation", "static" or "analogue"; ``name``: the
         step, the column or the training item's id, as text; ``effect``: the mean over the rest's
-        steps; ``strength``: the mean of its size; ``weight``: of an analogue.
+        steps; ``strength``: the mean of its size; ``weight``: of an analogue. Of several targets
+        the column ``target`` says whose forecast was moved (null for analogues, which are those of
+        all), target by target, and an observation is named ``lat-3`` by its own target and step.
         """
-        rows: list[tuple[Any, str, str, float | None, float | None, float | None]] = []
+        several = len(self.targets) > 1
+        observed, statics = self.observations, self.statics
+        if not several:  # targets have axes of their own all the same
+            observed = observed[:, :, None, :, None]
+            statics = {name: effects[..., None] for name, effects in statics.items()}
+        rows: list[tuple[Any, ...]] = []
         for i, item in enumerate(self.ids.tolist()):
             rest = slice(int(self.known[i]), None)
-            found: list[tuple[str, str, np.ndarray]] = [
-                ("observation", str(step + 1), effects[rest])
-                for step, effects in enumerate(self.observations[i])
-                if not np.isnan(effects[rest]).any()
-            ]
-            found += [("static", name, effects[i, rest]) for name, effects in self.statics.items()]
-            found.sort(key=lambda each: -np.abs(each[2]).mean())
+            for place, target in enumerate(self.targets):
+                found: list[tuple[str, str, np.ndarray]] = [
+                    ("observation", f"{own}-{step}" if several else str(step), effects[rest, place])
+                    for step, each in enumerate(observed[i], 1)
+                    for own, effects in zip(self.targets, each, strict=True)
+                    if not np.isnan(effects[rest]).any()
+                ]
+                found += [("static", name, each[i, rest, place]) for name, each in statics.items()]
+                found.sort(key=lambda each: -np.abs(each[2]).mean())
+                rows += [
+                    (item, target, what, name, float(e.mean()), float(np.abs(e).mean()), None)
+                    for what, name, e in found
+                ]
             rows += [
-                (item, what, name, float(effects.mean()), float(np.abs(effects).mean()), None)
-                for what, name, effects in found
-            ]
-            rows += [
-                (item, "analogue", str(other), None, None, float(weight))
+                (item, None, "analogue", str(other), None, None, float(weight))
                 for other, weight in zip(self.analogues[i], self.weights[i], strict=True)
             ]
-        names = (self.id_col, "what", "name", "effect", "strength", "weight")
+        names = (self.id_col, "target", "what", "name", "effect", "strength", "weight")
         columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
-        schema: dict[str, Any] = {name: nw.Float64() for name in names[3:]} | {
-            n: nw.String() for n in names[1:3]
+        schema: dict[str, Any] = {name: nw.Float64() for name in names[4:]} | {
+            n: nw.String() for n in names[1:4]
         }
         text = any(isinstance(item, str) for item in self.ids.tolist())
         schema[self.id_col] = nw.String() if text else nw.Int64()
-        data = {name: list(columns.get(name, ())) for name in names}
+        shown = [name for name in names if several or name != "target"]
+        data = {name: list(columns.get(name, ())) for name in shown}
         backend: Any = "polars" if self.kind == "arrays" else self.kind
-        return nw.from_dict(data, {n: schema[n] for n in names}, backend=backend).to_native()
+        return nw.from_dict(data, {n: schema[n] for n in shown}, backend=backend).to_native()
 
 
 def effects(

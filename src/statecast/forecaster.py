@@ -684,7 +684,8 @@ class Forecaster:
 
         Each observation and each static feature is left out in turn (occlusion), and the
         forecast without it compared: ``statecast.explanation`` says what that can tell and
-        what it cannot. It takes a forecast for each of them.
+        what it cannot. It takes a forecast for each of them. Of several targets an observation
+        is that of one at a step, and the forecasts of all are compared.
 
         Parameters
         ----------
@@ -703,33 +704,33 @@ class Forecaster:
             As ``predict``.
         """
         self._need_numbers("explain")
-        if len(self.settings.targets) > 1:
-            raise ArgumentError(
-                "explain is for one target; this forecaster has "
-                f"{list(self.settings.targets)}. Fit one of each and ask that."
-            )
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
-        self._check_number(until)
-        panel, schema = self._panel(series, static, future, until), self.schema
+        last, targets, schema = self._positions(until), self.settings.targets, self.schema
+        panel = self._panel(series, static, future, last)
         observations, statics = effects(
-            lambda part: self.quantiles(part, until, [0.5])[..., 0],
+            lambda part: self.quantiles(part, last, [0.5])[..., 0],
             panel,
             len(schema.static.numeric),
             len(schema.static.categories),
         )
+        count = len(targets)
+        if count > 1:
+            observations = observations.reshape(panel.rows, -1, count, until, count)
+            statics = statics.reshape(panel.rows, -1, until, count)
         names = list(schema.static.kinds)
         near, weights = self._nearest(panel, analogues)
         return Explanation(
             panel.ids,
-            panel.known,
+            panel.known // count,
             observations,
             {name: statics[:, i] for i, name in enumerate(names)},
             near,
             weights,
             schema.id_col,
             panel.kind,
+            targets,
         )
 
     def log_likelihood(
