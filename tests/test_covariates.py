@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.errors import ArgumentError, DataError
 from statecast.forecaster import Forecaster
 from statecast.network import Decoder
@@ -18,7 +19,6 @@ pytestmark = [
 ]
 
 N, T = 48, 8
-CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
 
 
 def _tables(seed=0):
@@ -65,23 +65,6 @@ def both():
     return _fitted("both")
 
 
-def _values(table):
-    return table.select(pl.col("^statecast.*$")).to_numpy()
-
-
-def _same(found, expected, tolerance=CLOSE):
-    assert found.select("unique_id", "ds").equals(expected.select("unique_id", "ds"))
-    np.testing.assert_allclose(_values(found), _values(expected), rtol=tolerance)
-
-
-def _mixed(series, seed=1):
-    """Prefixes of every length, none included."""
-    k = pl.DataFrame(
-        {"unique_id": range(N), "k": np.random.default_rng(seed).integers(0, T - 1, N)}
-    )
-    return series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k")).drop("k")
-
-
 def _planned(future, item, step, **cells):
     """The future table with other cells at one step of an item."""
     at = (pl.col("unique_id") == item) & (pl.col("ds") == step)
@@ -95,33 +78,15 @@ def _planned(future, item, step, **cells):
 
 
 def test_every_k_alone_among_others_and_from_updates(fitted):
-    """One call with mixed k is a call an item, and the states that updates left, one by one."""
     f, more = fitted
     series, static, _ = _tables()
-    prefix = _mixed(series)
-    together = f.predict(prefix, static, until=T, **more)
-    assert np.isfinite(_values(together)).all()
-    for item in (0, 3, 17):
-        own = pl.col("unique_id") == item
-        mine = prefix.filter(own)
-        alone = f.predict(None if mine.is_empty() else mine, static.filter(own), until=T, **more)
-        _same(together.filter(own), alone)
-    state = f.state(None, static)
-    for step in range(1, T):
-        new = prefix.filter(pl.col("ds") == step)
-        if not new.is_empty():
-            state = f.update(state, new, **more)
-    full = f.state(prefix, static, **more)
-    for name in full:
-        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
-    for each in (state, full):
-        _same(f.predict(state=each, until=T, **more), together)
+    every_k_alone_among_others_and_from_updates(f, series, static, more, until=T, items=(0, 3, 17))
 
 
 def test_paths_agree_with_the_forecast_and_come_from_a_state_too(fitted):
     f, more = fitted
     series, static, _ = _tables()
-    prefix = _mixed(series)
+    prefix = mixed(series)
     paths = f.simulate(prefix, static, until=T, paths=99, **more)
     known = np.arange(T) < paths.known[:, None]
     assert (np.isnan(paths.values) == known[:, None, :]).all()
@@ -135,7 +100,7 @@ def test_paths_agree_with_the_forecast_and_come_from_a_state_too(fitted):
 def test_save_then_load_is_the_identity(fitted, tmp_path):
     f, more = fitted
     series, static, _ = _tables()
-    prefix = _mixed(series)
+    prefix = mixed(series)
     f.save(tmp_path / "m.safetensors")
     back = Forecaster.load(tmp_path / "m.safetensors")
     assert back.settings == f.settings
@@ -164,7 +129,7 @@ def test_what_is_planned_for_a_step_moves_it_and_no_step_before(both, k, step):
     ]
     others = pl.col("unique_id") != 7
     assert forecasts[0].filter(others).equals(forecasts[1].filter(others))
-    left, right = (_values(table.filter(~others))[:, 0] for table in forecasts)
+    left, right = (values(table.filter(~others))[:, 0] for table in forecasts)
     before = step - k - 1
     np.testing.assert_array_equal(left[:before], right[:before])
     assert np.abs(left[before:] - right[before:]).min() > 1e-4
@@ -178,7 +143,7 @@ def test_plans_are_no_part_of_a_state(both):
     other = future.with_columns(promo=pl.when(pl.col("ds") > 3).then(1.0).otherwise("promo"))
     state = f.state(prefix, static, future=future.filter(pl.col("ds") <= 3))
     assert state == f.state(prefix, static, future=other)
-    _same(
+    same(
         f.predict(state=state, until=T, future=other.filter(pl.col("ds") > 1)),
         f.predict(prefix, static, until=T, future=other),
     )
@@ -199,7 +164,7 @@ def test_past_covariates_are_seen_on_the_prefix_and_nowhere_else(both):
     assert tails[0].equals(tails[1])
     other = series.with_columns(visits=pl.when(pl.col("ds") == 3).then(0.0).otherwise("visits"))
     prefixes = [table.filter(pl.col("ds") <= 3) for table in (series, other)]
-    left, right = (_values(f.predict(table, static, until=T, **more)) for table in prefixes)
+    left, right = (values(f.predict(table, static, until=T, **more)) for table in prefixes)
     assert np.median(np.abs(left - right)) > 1e-3
 
 
@@ -209,7 +174,7 @@ def test_an_unknown_cell_is_not_zero(both):
     forecasts = []
     for promo in (None, 0.0):
         plan = _planned(future, 7, 5, promo=promo)
-        forecasts.append(_values(f.predict(None, static, until=T, future=plan)))
+        forecasts.append(values(f.predict(None, static, until=T, future=plan)))
     assert np.isfinite(forecasts[0]).all()
     assert np.abs(forecasts[0] - forecasts[1]).max() > 1e-3
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.cli import app
 from statecast.errors import ArgumentError, DataError, ModelFileError
 from statecast.evaluate import LastValue, MeanCurve, Ridge, cross_validation
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 N, T = 48, 6
-CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
+FINE = 1e-4  # in degrees, of which there may be none
 NAMES = ["lat", "lon"]
 
 
@@ -82,53 +83,21 @@ def fitted(request):
     return _fitted(request.param)
 
 
-def _values(table):
-    return table.select(pl.col("^statecast.*$")).to_numpy()
-
-
-def _same(found, expected, tolerance=CLOSE):
-    assert found.select("unique_id", "ds").equals(expected.select("unique_id", "ds"))
-    np.testing.assert_allclose(_values(found), _values(expected), rtol=tolerance, atol=1e-4)
-
-
-def _mixed(series, seed=1):
-    """Prefixes of every length, none included."""
-    k = np.random.default_rng(seed).integers(0, T - 1, N)
-    k = pl.DataFrame({"unique_id": range(N), "k": k})
-    return series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k")).drop("k")
-
-
 # -- the forecaster's laws ----------------------------------------------------------------------
 
 
 def test_every_k_alone_among_others_and_from_updates(fitted):
-    """One call with mixed k is a call an item, and the states that updates left, one by one."""
     f, more = fitted
     series, static, _ = _tables()
-    prefix = _mixed(series)
-    together = f.predict(prefix, static, until=T + 2 if not more else T, **more)
-    until = int(together["ds"].max())
-    assert np.isfinite(_values(together)).all()
-    for item in (0, 5, 17):
-        own = pl.col("unique_id") == item
-        mine = prefix.filter(own)
-        alone = f.predict(
-            None if mine.is_empty() else mine, static.filter(own), until=until, **more
-        )
-        _same(together.filter(own), alone)
-    state = f.state(None, static)
-    for step in range(1, T):
-        new = prefix.filter(pl.col("ds") == step)
-        if not new.is_empty():
-            state = f.update(state, new, **more)
-    full = f.state(prefix, static, **more)
-    for name in full:
-        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
-    for each in (state, full):
-        _same(f.predict(state=each, until=until, **more), together)
+    until = T if more else T + 2
+    every_k_alone_among_others_and_from_updates(
+        f, series, static, more, until=until, items=(0, 5, 17), atol=FINE
+    )
+    prefix = mixed(series)
     paths = f.simulate(prefix, static, until=until, paths=8, **more)
-    from_state = f.simulate(state=full, until=until, paths=8, **more)
-    np.testing.assert_allclose(paths.values, from_state.values, rtol=1e-4, atol=1e-4)
+    state = f.state(prefix, static, **more)
+    from_state = f.simulate(state=state, until=until, paths=8, **more)
+    np.testing.assert_allclose(paths.values, from_state.values, rtol=1e-4, atol=FINE)
 
 
 def test_saving_and_loading_is_the_identity(fitted, tmp_path):
@@ -139,7 +108,7 @@ def test_saving_and_loading_is_the_identity(fitted, tmp_path):
     assert loaded.settings == f.settings
     assert loaded.schema.targets == tuple(f.settings.target_col)
     assert loaded.fingerprint == f.fingerprint
-    prefix = _mixed(series)
+    prefix = mixed(series)
     expected = f.predict(prefix, static, until=T, **more)
     assert loaded.predict(prefix, static, until=T, **more).equals(expected)
 
@@ -217,7 +186,7 @@ def test_gaps_in_one_target_are_gaps():
     mine = static.filter(pl.col("unique_id") == 7)
     found = f.predict(holed, mine, until=T)
     assert found["ds"].to_list() == [4, 5, 6]
-    assert not np.allclose(_values(found), _values(f.predict(own, mine, until=T)), rtol=1e-4)
+    assert not np.allclose(values(found), values(f.predict(own, mine, until=T)), rtol=1e-4)
     cut = holed.with_columns(lon=pl.when(pl.col("ds") == 3).then(None).otherwise(pl.col("lon")))
     assert f.predict(cut, mine, until=T)["ds"].to_list() == [3, 4, 5, 6]
 
@@ -256,7 +225,7 @@ def test_an_effect_is_of_one_target_at_a_step_on_the_forecast_of_each(fitted, se
     """The forecast less that of a table without the cell; what was not observed has none."""
     f, more = fitted
     series, static, _ = _tables()
-    begun = _mixed(series, seed)
+    begun = mixed(series, seed)
     found, targets = f.explain(begun, static, until=T, **more), f.schema.targets
     until, seen = T, found.observations.shape[1]
     assert found.observations.shape == (N, seen, 2, until, 2)
@@ -289,7 +258,7 @@ def test_an_effect_is_of_one_target_at_a_step_on_the_forecast_of_each(fitted, se
 def test_an_explanation_names_the_targets_and_does_not_depend_on_the_neighbours(tmp_path):
     f, _ = _fitted("two")
     series, static, _ = _tables()
-    begun, own = _mixed(series), pl.col("unique_id") == 17
+    begun, own = mixed(series), pl.col("unique_id") == 17
     together = f.explain(begun, static, until=T, analogues=2)
     alone = f.explain(begun.filter(own), static.filter(own), until=T, analogues=2)
     k = int(alone.known[0])
@@ -345,7 +314,7 @@ def test_dates_files_and_transforms_of_each(tmp_path):
     assert (found["statecast-lon-lo-95"] >= 0).all()
     state = f.update(f.state(prefix, static), series.filter(pl.col("n") == 4))
     four = f.predict(series.filter(pl.col("n") <= 4), static, until=T)
-    _same(f.predict(state=state, until=T), four)
+    same(f.predict(state=state, until=T), four, FINE)
 
 
 @settings(max_examples=10)
