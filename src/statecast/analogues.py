@@ -152,7 +152,7 @@ class Linear:
         rounds = int(_EFFORT / (len(patterns) * mask.shape[1] ** 3))
         for _ in range(min(rounds, _ROUNDS)):
             prior = path.of_x(x)
-            filled, unsure = _filled(path.covariance, np.where(mask, y - prior, 0.0), patterns)
+            filled, unsure = _expectation(path.covariance, np.where(mask, y - prior, 0.0), patterns)
             filled += prior
             if few:
                 path = replace(cls.regress(x, filled, whole, ridge), covariance=path.covariance)
@@ -170,10 +170,8 @@ class Linear:
         error, mean = np.where(mask, y - prior, 0.0), prior.copy()
         for rows, seen in _patterns(mask):
             at = np.flatnonzero(seen)[-WINDOW:]
-            if len(at):
-                inner = self.covariance[np.ix_(at, at)] + ridge * np.eye(len(at))
-                told = np.linalg.solve(inner, error[np.ix_(rows, at)].T)
-                mean[rows] += told.T @ self.covariance[at]
+            told = _told(self.covariance, at, ridge, error[np.ix_(rows, at)].T)
+            mean[rows] += told.T @ self.covariance[at]
         return mean
 
 
@@ -185,22 +183,24 @@ def _ridge_solved(design: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.
     return np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ y)
 
 
-def _filled(
+def _told(covariance: np.ndarray, at: np.ndarray, own: float, right: np.ndarray) -> np.ndarray:
+    """What conditioning a Gaussian on the steps ``at`` needs: the inverse of their covariance, with
+    the variance ``own`` added to each, times ``right (len(at), n)``."""
+    return np.linalg.solve(covariance[np.ix_(at, at)] + own * np.eye(len(at)), right)
+
+
+def _expectation(
     covariance: np.ndarray, error: np.ndarray, patterns: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors with what a covariance expects in their gaps, and the covariance of what it leaves
     open there, summed over the rows."""
     unsure, error = np.zeros_like(covariance), error.copy()
     for rows, seen in patterns:
-        unseen = ~seen
-        if seen.any() and unseen.any():
-            inner = covariance[np.ix_(seen, seen)] + _OWN * np.eye(int(seen.sum()))
-            gain = np.linalg.solve(inner, covariance[np.ix_(seen, unseen)])
-            error[np.ix_(rows, unseen)] = error[np.ix_(rows, seen)] @ gain
-            left = covariance[np.ix_(unseen, unseen)] - covariance[np.ix_(unseen, seen)] @ gain
-            unsure[np.ix_(unseen, unseen)] += len(rows) * left
-        elif unseen.any():
-            unsure += len(rows) * covariance
+        at, gaps = np.flatnonzero(seen), np.flatnonzero(~seen)
+        told = _told(covariance, at, _OWN, covariance[np.ix_(at, gaps)])
+        error[np.ix_(rows, gaps)] = error[np.ix_(rows, at)] @ told
+        left = covariance[np.ix_(gaps, gaps)] - covariance[np.ix_(gaps, at)] @ told
+        unsure[np.ix_(gaps, gaps)] += len(rows) * left
     return error, unsure
 
 
@@ -413,12 +413,8 @@ class Analogues:
             own, rest = np.flatnonzero(known == k), slice(int(k), None)
             for among, seen in _patterns(mask[own] & (np.arange(self.steps) < k)):
                 rows, at = own[among], np.flatnonzero(seen)[-WINDOW:]
-                left = covariance[rest, rest]
-                if len(at):
-                    inner = covariance[np.ix_(at, at)] + self.ridge * np.eye(len(at))
-                    left = left - covariance[rest, at] @ np.linalg.solve(
-                        inner, covariance[at, rest]
-                    )
+                told = _told(covariance, at, self.ridge, covariance[at, rest])
+                left = covariance[rest, rest] - covariance[rest, at] @ told
                 root = np.linalg.cholesky(_definite(left))
                 out[rows, :, rest] = normal[rows, :, rest] @ root.T
         return out
