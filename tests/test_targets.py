@@ -315,7 +315,7 @@ def dated(tmp_path_factory):
     series = series.with_columns(free=pl.Series(free.ravel()))
     series.write_csv(folder / "s.csv")
     static.write_csv(folder / "x.csv")
-    f = Forecaster(**SMALL, target_col=[*NAMES, "free", "still"])
+    f = Forecaster(**{**SMALL, "epochs": None}, target_col=[*NAMES, "free", "still"])
     f.fit(folder / "s.csv", folder / "x.csv", verbose=0)
     few = pl.col("unique_id") < N
     return f, series.filter(few), static.filter(few)
@@ -336,8 +336,11 @@ def test_dates_files_and_transforms_of_each(dated):
     same(f.predict(state=state, until=T), four, FINE)
 
 
-def test_a_target_that_goes_its_own_way_is_not_tied_to_the_others(dated):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_target_that_goes_its_own_way_is_tied_to_no_other(dated, monkeypatch, share):
+    """Neither by the linear path nor by the network, of which each here draws all paths."""
     f, series, static = dated
+    monkeypatch.setattr(Stacking, "share", lambda _, known: np.full(len(known), share))
     paths = f.simulate(series.filter(pl.col("n") <= 3), static, until=T, paths=99)
     assert np.abs(_ties(paths.values[:, :, 3, :3])[2, :2]).max() < 0.3
 
