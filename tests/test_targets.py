@@ -315,7 +315,7 @@ def dated(tmp_path_factory):
     series = series.with_columns(free=pl.Series(free.ravel()))
     series.write_csv(folder / "s.csv")
     static.write_csv(folder / "x.csv")
-    f = Forecaster(**{**SMALL, "epochs": None}, target_col=[*NAMES, "free", "still"])
+    f = Forecaster(**{**SMALL, "epochs": 15}, target_col=[*NAMES, "free", "still"])
     f.fit(folder / "s.csv", folder / "x.csv", verbose=0)
     few = pl.col("unique_id") < N
     return f, series.filter(few), static.filter(few)
