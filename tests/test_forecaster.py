@@ -640,6 +640,7 @@ def test_a_category_never_seen_and_a_missing_static_are_ordinary(fitted):
     assert len(ours) == 1
     assert "'new'" in str(ours[0].message)
     assert "level" in str(ours[0].message)
+    assert ours[0].filename == __file__  # the line that called the library
     assert np.isfinite(_values(found)).all()
 
 

@@ -20,6 +20,8 @@ know about, such as a category that was never seen in training.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 
@@ -74,3 +76,12 @@ class MissingExtraError(StatecastError, ImportError):
 
 class DataWarning(UserWarning):
     """Data that is usable, and that its owner should know about."""
+
+
+def warn(message: str) -> None:
+    """Give a ``DataWarning`` that points at the line that called the library."""
+    package, level = f"{__name__.partition('.')[0]}.", 1
+    frame = sys._getframe(1)
+    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, DataWarning, stacklevel=level + 1)

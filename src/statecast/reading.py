@@ -11,7 +11,6 @@ import datetime
 import numbers
 import re
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import DataError, DataWarning
+from statecast.errors import DataError, warn
 from statecast.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
 # Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
@@ -714,11 +713,9 @@ def read_tokens(
     if new:
         at = tokens.index(new[0])
         more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-        warnings.warn(
+        warn(
             f"{label}, column {name!r}: tokens never seen in training, taken as unknown: "
             f"{', '.join(map(repr, new[:3]))}{more} (item {ids[at]!r}).",
-            DataWarning,
-            stacklevel=6,  # the caller of panel
         )
     return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
 
@@ -781,12 +778,10 @@ def _column(table: Table, name: str, ids: list[Any], kind: str | None) -> np.nda
         kind = "categorical" if bad.any() else "numeric"
         if table.text and 0 < bad.sum() < 0.1 * (~missing).sum():
             at = int(np.argmax(bad))
-            warnings.warn(
+            warn(
                 f"{table.label}, column {name!r} is taken as categories, as "
                 f"{column.to_list()[at]!r} (item {ids[at]!r}) is not a number though most "
                 "values are. Leave the cell empty where a number is missing.",
-                DataWarning,
-                stacklevel=5,  # the caller of fit
             )
     at, expected, received = int(np.argmax(~missing)), "", None
     if kind == "numeric" and bad.any():

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -24,7 +23,7 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
+from statecast.errors import ArgumentError, DataError, ModelFileError, warn
 from statecast.reading import (
     BATCH,
     KINDS,
@@ -500,12 +499,10 @@ class Schema:
                 item=item,
             )
         if spacing is None and seen.first > max(1, seen.last // 2):
-            warnings.warn(
+            warn(
                 f"{series.label}, column {step_col!r}: no item has a step below {seen.first}. "
                 "Steps count from each item's start, not by the calendar; subtract the start, "
                 "or hand in dates.",
-                DataWarning,
-                stacklevel=2,
             )
 
         transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
@@ -1045,7 +1042,7 @@ class Schema:
                 said = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
                 at = np.flatnonzero(said & (step <= width))
                 past.put(long.row[at], step[at], numeric[at], codes[at])
-                _warn("Past", unseen, 4)
+                _warn("Past", unseen)
             panel = replace(panel, past=past)
         if not self.future.kinds:
             return panel
@@ -1082,7 +1079,7 @@ class Schema:
             told, [parsed.ids[i] for i in row.tolist()]
         )
         future.put(row, planned, numeric, codes)
-        _warn("Future", missing + unseen, 4)
+        _warn("Future", missing + unseen)
         return replace(panel, future=future, origin=origin)
 
     def _without_future(self) -> DataError:
@@ -1512,14 +1509,11 @@ def _is_missing(values: np.ndarray) -> np.ndarray:
     return np.isnan(values)
 
 
-def _warn(what: str, notes: Sequence[str], level: int = 3) -> None:
+def _warn(what: str, notes: Sequence[str]) -> None:
     if notes:
         more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
-        warnings.warn(
-            f"{what} columns, taken as average or unknown: {'; '.join(notes[:8])}{more}.",
-            DataWarning,
-            stacklevel=level,  # the caller of panel, or of new_rows
-        )
+        listed = "; ".join(notes[:8])
+        warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
 
 
 def _check_values(placed: _Placed, onto: Onto) -> None:
