@@ -93,20 +93,20 @@ class Series:
         forms = {self._first.form}
         second = next(batches, None)
         if second is not None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
-            for batch in chain((self._first, second), batches):
-                forms.add(batch.form)
-                self._lengths.append(len(batch.row))
-                try:
+            try:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+                for batch in chain((self._first, second), batches):
+                    forms.add(batch.form)
+                    self._lengths.append(len(batch.row))
                     for array in (batch.row, batch.when, batch.y):
                         self._file.write(array.tobytes())
-                    self._file.flush()
-                except OSError as error:
-                    raise DataError(
-                        f"{batch.label}: expected room for 24 bytes a row among the temporary "
-                        f"files, in {tempfile.gettempdir()!r}; received: {error}. Name another "
-                        "folder in the environment variable TMPDIR."
-                    ) from error
+                self._file.flush()
+            except OSError as error:
+                raise DataError(
+                    f"{self._first.label}: expected room for 24 bytes a row in the folder for "
+                    f"temporary files; received: {error}. Name another in the environment "
+                    "variable TMPDIR."
+                ) from error
         self.label = self._first.label
         self.form = "datetime" if "datetime" in forms else self._first.form
 
