@@ -245,3 +245,25 @@ def test_without_covariates_nothing_is_added():
     assert "pending" not in f.state(None, static)
     with pytest.raises(DataError, match="no future table, as in fit"):
         f.predict(None, static, until=T, future=future)
+
+
+def test_a_plan_for_steps_beyond_the_forecast_is_unknown_where_there_is_none():
+    """A step that no training item was observed at is forecast by the one after it, too."""
+    series, static, future = _tables()
+    f = Forecaster(units=4, encoding=4, ensemble=2, epochs=1, analogues=False)
+    f.fit(series.filter(pl.col("ds") != T - 1), static, future=future, verbose=0)
+    begun, until = series.filter(pl.col("ds") < T - 2), T - 1
+    beyond = pl.col("ds") > until
+    cells = [pl.when(~beyond).then(pl.col(name)).alias(name) for name in ("promo", "month")]
+    found = {
+        name: f.predict(begun, static, until=until, future=plan)
+        for name, plan in {
+            "none": future.filter(~beyond),
+            "empty": future.with_columns(cells),
+            "whole": future,
+        }.items()
+    }
+    assert found["none"].equals(found["empty"])
+    assert not found["none"].equals(found["whole"])
+    state = f.state(begun, static, future=future.filter(~beyond))
+    same(f.predict(state=state, until=until, future=future.filter(~beyond)), found["none"])

@@ -276,6 +276,14 @@ def test_a_state_of_other_weights_is_refused(fitted, other):
 # -- paths ----------------------------------------------------------------------------------------
 
 
+def _agree(paths, forecast, rtol=2e-3):
+    """99 paths have the forecast's quantiles at every step."""
+    rest = np.sort(paths.values.swapaxes(1, 2)[np.arange(T) >= paths.known[:, None]], axis=-1)
+    for column, q in (("statecast", 0.5), ("statecast-lo-80", 0.1), ("statecast-hi-80", 0.9)):
+        found = np.array([np.interp(q, (np.arange(99) + 0.5) / 99, path) for path in rest])
+        np.testing.assert_allclose(found, forecast[column].to_numpy(), rtol=rtol)
+
+
 def test_paths_agree_with_the_forecast_and_not_with_their_neighbours(fitted):
     series, static = _tables()
     prefix = _mixed(series, 2)
@@ -283,11 +291,7 @@ def test_paths_agree_with_the_forecast_and_not_with_their_neighbours(fitted):
     assert paths.values.shape == (24, 99, T)
     known = np.arange(T) < paths.known[:, None]
     assert (np.isnan(paths.values) == known[:, None, :]).all()
-    forecast = _predict(fitted, prefix, static)
-    for column, q in (("statecast", 0.5), ("statecast-lo-80", 0.1), ("statecast-hi-80", 0.9)):
-        rest = np.sort(paths.values.swapaxes(1, 2)[~known], axis=-1)
-        found = np.array([np.interp(q, (np.arange(99) + 0.5) / 99, path) for path in rest])
-        np.testing.assert_allclose(found, forecast[column].to_numpy(), rtol=2e-3)
+    _agree(paths, _predict(fitted, prefix, static))
     longest = int(paths.known.argmax())
     item = pl.col("unique_id") == longest
     alone = fitted.simulate(prefix.filter(item), static.filter(item), until=T, paths=99)
@@ -478,6 +482,70 @@ def test_series_too_long_for_a_covariance_have_no_analogues(monkeypatch):
 def test_a_number_of_analogues_that_is_none_is_refused(fitted, count):
     with pytest.raises(errors.ArgumentError, match="analogues: expected a whole number"):
         fitted.explain(*_tables(), until=T + 1, analogues=count)
+
+
+# -- steps that no training item was observed at ----------------------------------------------
+
+NOBODY = (1, 4, 6, 7)
+
+
+@pytest.fixture(scope="module", params=["quantiles", "poisson"])
+def gapped(request):
+    """Fitted on items of which none was observed at some steps."""
+    series, static = _tables(72)
+    series = series.filter(~pl.col("ds").is_in(NOBODY)).with_columns(pl.col("y").round())
+    f = Forecaster(units=6, encoding=4, ensemble=2, epochs=1, head=request.param)
+    with pytest.warns(errors.DataWarning, match="at 4 of 8 steps: 1, 4, 6, 7. Their") as caught:
+        f.fit(series, static, verbose=0)
+    ours = [warning for warning in caught if warning.category is errors.DataWarning]
+    assert [warning.filename for warning in ours] == [__file__]
+    return f
+
+
+@few
+@given(seed=st.integers(0, 1000))
+def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
+    """At every quantile; the others are what they would be without such steps, to the bit. The
+    items of the call may have been observed there."""
+    series, static = _tables()
+    panel = gapped.schema.panel(_mixed(series.with_columns(pl.col("y").round()), seed), static)
+    levels = [0.02, 0.1, 0.5, 0.8, 0.97]
+    found = gapped.quantiles(panel, T + 1, levels)
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(gapped, "_schema", replace(gapped.schema, observed=np.ones(T, bool)))
+        own = gapped.quantiles(panel, T + 1, levels)
+    assert (np.diff(found, axis=2) >= 0).all()
+    moved = 0
+    for row, k in enumerate(panel.known):
+        for step in range(1, T + 2):
+            if step not in NOBODY or step <= k:
+                np.testing.assert_array_equal(found[row, step - 1], own[row, step - 1])
+                continue
+            before = [s for s in range(k + 1, step) if s not in NOBODY][-1:]
+            after = [s for s in range(step, T + 1) if s not in NOBODY][:1]
+            around = found[row, np.array(before + after) - 1]
+            assert (found[row, step - 1] >= around.min(axis=0) - 1e-9).all()
+            assert (found[row, step - 1] <= around.max(axis=0) + 1e-9).all()
+            moved += not np.array_equal(found[row, step - 1], own[row, step - 1])
+    assert moved
+    for until in (T - 1, T - 2):  # a shorter forecast is the beginning of a longer one
+        shorter = gapped.quantiles(panel, until, levels)
+        np.testing.assert_allclose(shorter, found[:, :until], rtol=CLOSE)
+
+
+def test_steps_that_nobody_observed_are_alike_in_every_verb_and_in_a_file(gapped, tmp_path):
+    series, static = _tables()
+    begun = _mixed(series.with_columns(pl.col("y").round()), 5)
+    forecast = _predict(gapped, begun, static, level=80)
+    state = gapped.state(begun, static)
+    whole = gapped.settings.head == "poisson"  # a path's value is then rounded after it is drawn
+    _agree(gapped.simulate(begun, static, until=T, paths=99), forecast, 3e-2 if whole else 2e-3)
+    known = dict(zip(state.ids.tolist(), state["step"][:, 0, 0].tolist(), strict=True))
+    rest = pl.col("ds") > pl.col("unique_id").replace_strict(known)
+    _same(_predict(gapped, state=state, series=None, static=None, level=80).filter(rest), forecast)
+    gapped.save(tmp_path / "m")
+    back = Forecaster.load(tmp_path / "m")
+    assert _predict(back, begun, static, level=80).equals(forecast)
 
 
 # -- the fit -----------------------------------------------------------------------------------

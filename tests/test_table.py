@@ -622,6 +622,23 @@ def test_scaling_at_well_observed_steps_is_mean_and_deviation() -> None:
     assert (long[5:] == long[5]).all()
 
 
+@given(st.data())
+def test_bridged_steps_lie_on_the_line_between_observed_ones_of_the_forecast(data: Any) -> None:
+    """As NumPy interpolates each row by itself; all else is as it was, to the bit."""
+    steps = data.draw(st.integers(1, 9))
+    observed = np.array(data.draw(st.lists(st.booleans(), min_size=steps, max_size=steps)))
+    known = np.array(data.draw(st.lists(st.integers(0, steps + 2), min_size=1, max_size=4)))
+    u = np.random.default_rng(steps).normal(size=(len(known), 3, steps))
+    found, at = scaling.bridged(u, observed, known), np.arange(steps)
+    for own, row, k in zip(found, u, known, strict=True):
+        there = np.flatnonzero(observed & (at >= k))
+        gaps = ~observed & (at >= k) & bool(len(there))
+        np.testing.assert_array_equal(own[:, ~gaps], row[:, ~gaps])
+        for one, values in zip(own[:, gaps], row, strict=True):
+            if gaps.any():
+                np.testing.assert_allclose(one, np.interp(at[gaps], there, values[there]))
+
+
 def test_scaling_at_thin_and_empty_steps_is_sane() -> None:
     rng = np.random.default_rng(0)
     Y = rng.normal(0, 2, (40, 12))
@@ -1276,6 +1293,8 @@ def spoil_array(name: str, value: Any) -> Any:
         spoil_array("location", np.zeros(2, np.float32)),
         spoil_array("location", np.array([np.nan, 1])),
         spoil_array("scaling", np.zeros(2)),
+        spoil_array("observed", np.full(2, 2.0)),
+        spoil_array("observed", np.ones(3)),
         spoil_array("static_scaling", np.full((2, 4), -1.0)),
         spoil_array("more", np.zeros(2)),
     ],

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.cli import app
-from statecast.errors import ArgumentError, DataError, ModelFileError
+from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
 from statecast.evaluate import LastValue, MeanCurve, Ridge, cross_validation
 from statecast.forecaster import Forecaster, Paths
 from statecast.heads import KNOTS
@@ -376,6 +376,25 @@ def test_positions_go_out_as_they_came_in(count, rows, steps, seed):
     again = Targets.from_config(config, arrays)
     assert again.to_config()[0] == config
     np.testing.assert_array_equal(again.panel(holed).y, panel.y)
+
+
+def test_a_step_at_which_a_target_was_never_observed_is_told_by_its_own_others():
+    Y = _arrays(20)[0][:, :6].copy()
+    Y[:, 2, 0] = Y[:, 4:, 1] = np.nan  # the last two steps are known of the first alone
+    said = "at 1 of 6 steps of 'lat': 3; 2 of 6 steps of 'lon': 5, 6. Their"
+    with pytest.warns(DataWarning, match=said):
+        targets = learn(Y, target_col=NAMES)
+    z = np.random.default_rng(0).normal(size=(3, 5, 16))
+    known = np.array([0, 4, 10])  # positions
+    found, own = targets.unscale_rest(z, known), targets.unscale(z)
+    lat, lon = found[..., ::2], found[..., 1::2]
+    np.testing.assert_array_equal(lat[..., 3:], own[..., 6::2])
+    np.testing.assert_allclose(lat[:2, :, 2][1], lat[1, :, 3])  # none before: the prefix is told
+    between = (lat[0, :, 2] - lat[0, :, 1]) / (lat[0, :, 3] - lat[0, :, 1])
+    np.testing.assert_allclose(between, 0.5)
+    np.testing.assert_allclose(lon[:2, :, 4:], np.repeat(lon[:2, :, 3:4], 4, axis=2))
+    np.testing.assert_array_equal(lon[2], own[2, :, 1::2])  # nothing observed is ahead of it
+    assert [targets.reach(2 * step) for step in (2, 3, 5, 6, 9)] == [4, 8, 10, 12, 18]
 
 
 def test_each_target_is_calibrated_by_itself():

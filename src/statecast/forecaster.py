@@ -339,6 +339,12 @@ class Forecaster:
         ------
         DataError
             A table that cannot be used; the message names the column and the first item.
+
+        Warns
+        -----
+        DataWarning
+            Steps that no item was observed at (a weekend, of working days), of which nothing can
+            be learnt: their forecasts lie between those of the observed steps around them.
         """
         s = self.settings
         if s.head == TOKENS and (future is not None or s.past_cols):
@@ -504,15 +510,16 @@ class Forecaster:
         array, float64, ``(rows, until, len(levels))``
         """
         self._need_numbers("quantiles")
-        parts = []
+        parts, reach = [], self.schema.reach(until)
         for rows in _chunks(len(panel.ids)):
             part = panel.take(rows)
-            value, observed = _steps(part.y, until), _steps(part.mask, until)
-            told = _told(part, np.arange(until)[None])
+            value, observed = _steps(part.y, reach), _steps(part.mask, reach)
+            told = _told(part, np.arange(reach)[None])
             own, _ = self._advance(self._start(part), value, observed, np.ones_like(observed), told)
             memory = self._memory(part)
             parts.append(self._stack(own, memory, part.known, levels, calibrated))
-        return self._unscale(_joined(parts, (until, len(levels))))
+        scaled = _joined(parts, (reach, len(levels)))
+        return self._unscale(scaled, panel.known)[:, :until]
 
     def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
         """The state of each item after X and its prefix: where its next step starts.
@@ -1112,10 +1119,11 @@ class Forecaster:
         return until * len(self.settings.targets)
 
     def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
-        """The panel of a forecast up to position ``until``, checked."""
+        """The panel of a forecast up to position ``until``, checked. A plan for later positions,
+        which ``reach`` may need, is no duty: it is unknown where there is none."""
         panel = self.schema.panel(series, static, future=future, until=until)
         self._check_until(until, panel.ids, panel.known)
-        return panel
+        return panel if panel.future is None else replace(panel, future=panel.future.unknown(until))
 
     def _plans(
         self,
@@ -1131,7 +1139,8 @@ class Forecaster:
         panel = self.schema.new_rows(
             None, ids, future=future, known=known, origin=origin, until=until
         )
-        return panel.future, panel.origin
+        assert panel.future is not None  # fit had some
+        return panel.future.unknown(until), panel.origin
 
     def _advance(
         self,
@@ -1178,9 +1187,11 @@ class Forecaster:
             parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
         return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def _unscale(self, scaled: np.ndarray) -> np.ndarray:
-        """``(rows, steps from 1, levels)`` to original units, float64."""
-        return np.moveaxis(self.schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
+    def _unscale(self, scaled: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """``(rows, steps from 1, levels)``, a forecast after ``known`` steps, to original units,
+        float64. The steps that no training item was observed at take theirs from those around
+        them."""
+        return np.moveaxis(self.schema.unscale_rest(np.moveaxis(scaled, -1, 1), known), 1, -1)
 
     def _rest_of(
         self,
@@ -1192,16 +1203,16 @@ class Forecaster:
         plans: Covariates | None,
     ) -> np.ndarray:
         """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken."""
-        parts = []
+        parts, reach = [], self.schema.reach(until)
         for rows in _chunks(state.rows):
             first = int(known[rows].min())
-            nothing = np.zeros((len(rows), until - first), "float32")
+            nothing = np.zeros((len(rows), reach - first), "float32")
             leaves = dict(state.take(rows).leaves)
-            told = self._ahead(plans, rows, known[rows], until)
+            told = self._ahead(plans, rows, known[rows], reach)
             own, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
-            own = _aligned(own, known[rows], until)
+            own = _aligned(own, known[rows], reach)
             parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
-        return self._unscale(_joined(parts, (until, len(levels))))
+        return self._unscale(_joined(parts, (reach, len(levels))), known)[:, :until]
 
     @property
     def _only(self) -> Schema:

@@ -102,6 +102,45 @@ class Onto:
         }[self.transform]
 
 
+def bridged(u: np.ndarray, observed: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return forecasts in which a step that training did not observe lies on the line between
+    the nearest observed ones of the forecast. Beside a single one it takes that one's, and
+    beside none it stays.
+
+    Parameters
+    ----------
+    u : array, shape (rows, ..., T)
+        Values on the real line; the others are returned as they are.
+    observed : array of bool, shape (T,)
+        Which steps training observed.
+    known : array of int, shape (rows,)
+        Each row's prefix: the forecast begins after it.
+    """
+    if observed.all() or not u.size:
+        return u
+    steps = len(observed)
+    at = np.arange(steps)
+    ahead = at >= known[:, None]
+    there = ahead & observed
+    before = np.maximum.accumulate(np.where(there, at, -1), axis=1)
+    after = np.minimum.accumulate(np.where(there, at, steps)[:, ::-1], axis=1)[:, ::-1]
+    low = np.where(before < 0, after, before)
+    high = np.where(after == steps, before, after)
+    part = (at - low) / np.maximum(high - low, 1)
+    lacking = ahead & there.any(axis=1, keepdims=True)
+    gaps = np.flatnonzero(~observed)
+
+    def along(values: np.ndarray) -> np.ndarray:
+        return values[:, gaps].reshape(len(u), *(1,) * (u.ndim - 2), len(gaps))
+
+    near, far = (
+        np.take_along_axis(u, along(np.clip(side, 0, steps - 1)), axis=-1) for side in (low, high)
+    )
+    part, out = along(part), u.copy()
+    out[..., gaps] = np.where(along(lacking), (1.0 - part) * near + part * far, u[..., gaps])
+    return out
+
+
 # -- what is learnt --------------------------------------------------------------------
 
 

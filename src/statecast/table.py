@@ -42,6 +42,7 @@ from statecast.reading import (
 from statecast.scaling import (
     TRANSFORMS,
     Onto,
+    bridged,
     location_and_scaling,
     long_upper_tail,
     positive_median,
@@ -88,6 +89,18 @@ class Covariates:
         rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
         there = self.there[rows, held] & (steps < self.there.shape[1])
         return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
+
+    def unknown(self, since: int) -> Covariates:
+        """Return those in which steps from ``since`` on, from 0, of which nothing is said, have
+        values that are all missing."""
+        n = self.numeric.shape[2] // 2
+        add = ~self.there & (np.arange(self.there.shape[1]) >= since)
+        flags = np.arange(2 * n) >= n
+        return Covariates(
+            np.where(add[..., None], flags, self.numeric).astype(np.float32),
+            np.where(add[..., None], _MISSING, self.codes).astype(np.int32),
+            self.there | add,
+        )
 
     def named(self, name: str) -> dict[str, np.ndarray]:
         """Return the arrays under the names that a network knows them by."""
@@ -361,6 +374,9 @@ class Schema:
     location, scaling : ndarray, shape (steps,), float64
         The mean and the standard deviation of (transformed) y at each step; of counts, those of
         all steps together.
+    observed : ndarray, shape (steps,), bool
+        Whether any training item was observed at each step. No forecast can be learnt of the
+        others (a weekend, of working days): see ``unscale_rest``.
     static, future, past : Columns
         Of the static table, of the future table, and of the series beside y.
     spacing : Spacing or None
@@ -390,6 +406,7 @@ class Schema:
     bounds: tuple[float, float]
     location: np.ndarray
     scaling: np.ndarray
+    observed: np.ndarray
     static: Columns
     future: Columns
     past: Columns
@@ -541,6 +558,7 @@ class Schema:
             onto.bounds,
             location,
             scaling,
+            seen.at[:steps].copy(),
             Columns.fit({n: v[seen.rows > 0] for n, v in parsed.static.items()}, "Static"),
             Columns.fit(told, "Future"),
             Columns.fit(said, "Past"),
@@ -774,6 +792,33 @@ class Schema:
         location, scaling = self._at(z, first_step)
         return self._onto.values(z * scaling + location)
 
+    def unscale_rest(self, z: Any, known: np.ndarray) -> np.ndarray:
+        """Return a forecast in original units: ``unscale``, but that a step after the prefix
+        which no training item was observed at lies between the nearest two that some were, or is
+        as the only one. Steps beyond ``steps`` are as the last one.
+
+        Parameters
+        ----------
+        z : array, shape (rows, ..., T)
+            Values on the network's scale at steps 1, 2, ...; T from ``reach``, so that the
+            observed step behind the last is among them.
+        known : ndarray, shape (rows,), int
+            Each row's prefix length.
+
+        Returns
+        -------
+        ndarray, shape (rows, ..., T), float64
+        """
+        z = np.asarray(z, np.float64)
+        location, scaling = self._at(z, 1)
+        observed = self.observed[np.minimum(np.arange(z.shape[-1]), self.steps - 1)]
+        return self._onto.values(bridged(z * scaling + location, observed, known))
+
+    def reach(self, until: int) -> int:
+        """Return the last step that a forecast up to ``until`` is made of: the first from there
+        on that a training item was observed at, or ``until`` where there is none."""
+        return until + int(np.argmax(np.append(self.observed[until - 1 :], False)))
+
     # -- tables out --------------------------------------------------------------------
 
     def table(
@@ -916,6 +961,7 @@ class Schema:
         arrays = {
             "location": self.location,
             "scaling": self.scaling,
+            "observed": self.observed.astype(np.float64),
             **{f"{name}_scaling": columns.scaling for name, columns in self._columns.items()},
         }
         return config, {name: values.copy() for name, values in arrays.items()}
@@ -955,6 +1001,7 @@ class Schema:
         shapes = {
             "location": (steps,),
             "scaling": (steps,),
+            "observed": (steps,),
             **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
         }
         _must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
@@ -966,6 +1013,8 @@ class Schema:
             _must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
             checked[name] = values.copy()
         _must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
+        observed = checked["observed"]
+        _must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
             rules = checked[f"{name}_scaling"]
             positive = bool((rules[:, [0, 2]] >= 0).all())
@@ -983,6 +1032,7 @@ class Schema:
             bounds,
             checked["location"],
             checked["scaling"],
+            observed > 0,
             static,
             future,
             past,
@@ -1429,6 +1479,7 @@ class _Survey:
     rows: np.ndarray  # (items,) int64, of the table
     observed: np.ndarray  # (items,) int64: those with y
     known: np.ndarray  # (items,) int64: the last observed step
+    at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
     first: int  # the least step of all rows, and the largest
     last: int
     least: float  # the least y, and the largest
@@ -1438,16 +1489,18 @@ class _Survey:
     def of(cls, placed: _Placed) -> _Survey:
         items = len(placed.ids)
         rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
+        at = np.zeros(MAX_STEPS, bool)
         first, last, least, most = MAX_STEPS, 0, math.inf, -math.inf
         for long, step in placed:
             there = ~np.isnan(long.y)
             rows += np.bincount(long.row, minlength=items)
             observed += np.bincount(long.row[there], minlength=items)
             np.maximum.at(known, long.row[there], step[there])
+            at[step[there] - 1] = True
             first, last = int(step.min(initial=first)), int(step.max(initial=last))
             least = float(long.y[there].min(initial=least))
             most = float(long.y[there].max(initial=most))
-        return cls(rows, observed, known, first, last, least, most)
+        return cls(rows, observed, known, at, first, last, least, most)
 
 
 def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> None:

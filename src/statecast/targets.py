@@ -16,7 +16,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import ArgumentError, DataError, ModelFileError
+from statecast.errors import ArgumentError, DataError, ModelFileError, warn
 from statecast.reading import (
     Table,
     check_cells,
@@ -131,7 +131,16 @@ class Targets:
             )
             more = (0, frame.steps - own.steps)  # steps at which the others alone were observed
             location, scaling = (np.pad(a, more, "edge") for a in (own.location, own.scaling))
-            each.append(replace(own, location=location, scaling=scaling, spacing=frame.spacing))
+            observed = np.pad(own.observed, more)
+            each.append(
+                replace(
+                    own,
+                    location=location,
+                    scaling=scaling,
+                    observed=observed,
+                    spacing=frame.spacing,
+                )
+            )
         return cls(frame, tuple(each))
 
     # -- what it is --------------------------------------------------------------------
@@ -261,6 +270,20 @@ class Targets:
         for place, schema in enumerate(self.each):
             out[..., place::count] = schema.unscale(z[..., place::count])
         return out
+
+    def unscale_rest(self, z: Any, known: np.ndarray) -> np.ndarray:
+        """Return a forecast ``(rows, ..., positions)`` in original units, as
+        ``Schema.unscale_rest`` does each target's; ``known`` is in positions."""
+        z, count = np.asarray(z, np.float64), len(self.each)
+        out = np.empty(z.shape)
+        for place, schema in enumerate(self.each):
+            out[..., place::count] = schema.unscale_rest(z[..., place::count], known // count)
+        return out
+
+    def reach(self, until: int) -> int:
+        """Return the last position that a forecast up to ``until`` is made of."""
+        count = len(self.each)
+        return count * max(schema.reach(until // count) for schema in self.each)
 
     # -- tables out --------------------------------------------------------------------
 
@@ -392,10 +415,27 @@ def learn(
     tokens: bool = False,
     **settings: Any,
 ) -> Schema | Targets:
-    """Learn the ``Schema`` of one target, or ``Targets`` of several; see their ``fit``."""
+    """Learn the ``Schema`` of one target, or ``Targets`` of several; see their ``fit``. Warns
+    of steps that no item was observed at."""
     if isinstance(target_col, str):
-        return Schema.fit(series, static, target_col=target_col, tokens=tokens, **settings)
-    return Targets.fit(series, static, target_col=target_col, **settings)
+        schema = Schema.fit(series, static, target_col=target_col, tokens=tokens, **settings)
+        unobserved = [] if tokens else [_unobserved(schema)]
+    else:
+        schema = Targets.fit(series, static, target_col=target_col, **settings)
+        unobserved = [_unobserved(own, f" of {own.target_col!r}") for own in schema.each]
+    if any(unobserved):
+        warn(
+            f"No training item was observed at {'; '.join(filter(None, unobserved))}. Their "
+            "forecasts are made of those of the nearest observed steps before and after."
+        )
+    return schema
+
+
+def _unobserved(schema: Schema, whose: str = "") -> str:
+    """In words, the steps that no training item was observed at; empty where there are none."""
+    steps = (np.flatnonzero(~schema.observed) + 1).tolist()
+    named = ", ".join(map(str, steps[:5])) + (", ..." if len(steps) > 5 else "")
+    return f"{len(steps)} of {schema.steps} steps{whose}: {named}" if steps else ""
 
 
 def column_of(name: str, target: str) -> str:
