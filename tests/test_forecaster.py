@@ -3,6 +3,7 @@
 import json
 import struct
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
@@ -135,6 +136,28 @@ def test_no_series_and_an_item_without_rows_are_k_0(fitted):
         _predict(fitted, some, static).filter(item),
         _predict(fitted, None, static).filter(item),
     )
+
+
+def test_several_threads_are_given_what_one_is(fitted):
+    series, static = _tables()
+    states = [fitted.state(series.filter(pl.col("ds") <= k), static) for k in range(1, 4)]
+
+    def ask(k):  # k = 1, 2 and 3: other shapes, so threads meet while one compiles
+        begun, more = series.filter(pl.col("ds") <= k), series.filter(pl.col("ds") == k + 1)
+        return [
+            _values(fitted.predict(begun, static, until=T)),
+            fitted.simulate(begun, static, until=T, paths=9).values,
+            fitted.explain(begun, static, until=T).observations,
+            *fitted.state(begun, static).leaves.values(),
+            *fitted.update(states[k - 1], more).leaves.values(),
+        ]
+
+    asked = [1, 2, 3, 3, 2, 1]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(ask, asked))
+    for k, answer in zip(asked, answers, strict=True):
+        for found, expected in zip(answer, ask(k), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_what_comes_after_the_prefix_is_unknown(fitted):

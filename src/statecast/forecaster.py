@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
@@ -186,6 +187,9 @@ class Forecaster:
     network runs on from there. It is trained on all prefixes at once, as an ensemble in
     one batched run.
 
+    A fitted forecaster may be used from several threads at once; its network runs for one of
+    them at a time.
+
     Parameters
     ----------
     units, layers : int
@@ -294,6 +298,7 @@ class Forecaster:
         given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
+        self._one_at_a_time = threading.Lock()
         self._schema: Schema | Targets | None = None
         self._speaker: Speaker | None = None
 
@@ -1181,9 +1186,12 @@ class Forecaster:
             # A model a shape: TensorFlow would loosen the shapes of one that meets several,
             # and round otherwise from then on.
             key = (kind, *(value.shape for value in given.values()))
-            if key not in self._models:
-                self._models[key] = kind(self._network)
-            answer = self._models[key].predict_on_batch(given)
+            # On JAX Keras gives the weights to a call and takes them back after it: a second
+            # thread would find them gone.
+            with self._one_at_a_time:
+                if key not in self._models:
+                    self._models[key] = kind(self._network)
+                answer = self._models[key].predict_on_batch(given)
             parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
         return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
