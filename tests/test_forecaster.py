@@ -864,6 +864,38 @@ def test_settings_are_checked_at_once(settings, says):
         Forecaster(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "value", "remedy"),
+    [
+        ({"transform": "log"}, -1.0, {"transform": "none"}),
+        ({"head": "lognormal"}, 0.0, {"head": "quantiles", "transform": "log"}),
+        ({"head": "negative_binomial"}, 1.5, {"head": "quantiles", "transform": "none"}),
+        ({"bounds": (1.0, 4.0)}, 5.0, {"bounds": (1.0, 5.0)}),
+        ({"head": "logitnormal"}, 5.0, {"bounds": (0.0, 5.0)}),
+    ],
+)
+def test_what_a_refused_value_is_told_to_do_works(settings, value, remedy):
+    values = np.tile([1.0, 2.0, 3.0, value], (12, 1))
+    small = {"units": 2, "ensemble": 1, "epochs": 1}
+    with pytest.raises(errors.DataError) as refused:
+        Forecaster(**settings, **small).fit(values, verbose=0)
+    for name, said in remedy.items():
+        assert f"{name}={'(low, high)' if name == 'bounds' else repr(said)}" in str(refused.value)
+    f = Forecaster(**settings | remedy, **small).fit(values, verbose=0)
+    assert np.isfinite(f.predict(values[:2, :2], until=4)["statecast"][:, 2:]).all()
+
+
+def test_what_is_fitted_does_not_say_to_fit_otherwise():
+    values = np.random.default_rng(0).integers(1, 9, (12, 4)).astype(float)
+    small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
+    f = Forecaster(head="poisson", **small).fit(values, verbose=0)
+    for ask in (f.state, lambda y: f.update(f.state(values[:, :1]), y)):
+        with pytest.raises(errors.DataError, match="whole numbers") as refused:
+            ask(np.where(np.arange(4) == 1, 1.5, np.nan) + 0 * values)
+        assert "leave it out" in str(refused.value)
+        assert "Fit" not in str(refused.value)
+
+
 def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     series, static = _tables()
     good = _predict(fitted, None, static)

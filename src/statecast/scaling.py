@@ -101,6 +101,18 @@ class Onto:
             "counts": f"whole numbers from 0 to {MOST_COUNTED:,}",
         }[self.transform]
 
+    @property
+    def remedy(self) -> str:
+        """In words, how to fit to other values: by settings that go together."""
+        return {
+            "none": "",
+            "log": "Fit with transform='none' if such values are right.",
+            "positive": "Fit with head='quantiles' and transform='log' (0 and above) or 'none' if "
+            "such values are right.",
+            "logit": "Fit with bounds=(low, high) that hold all values if such values are right.",
+            "counts": "Fit with head='quantiles' and transform='none' if such values are right.",
+        }[self.transform]
+
 
 def bridged(u: np.ndarray, observed: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return forecasts in which a step that training did not observe lies on the line between

@@ -56,6 +56,7 @@ _TABLES = ("static", "future", "past")  # whose columns are features
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
+_LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
 
 
@@ -524,7 +525,7 @@ class Schema:
 
         transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
         onto = Onto.fit(transform, limits, placed.observed)
-        _check_values(placed, onto)
+        _check_values(placed, onto, onto.remedy)
 
         def lines() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for long, step in placed:
@@ -653,7 +654,7 @@ class Schema:
         seen = _Survey.of(placed)
         if parsed.kind != "arrays":
             _check_points(placed, seen)
-        _check_values(placed, self._onto)
+        _check_values(placed, self._onto, _LEFT_OUT)
         y, mask = self._grid(placed, seen)
         ids = id_array(parsed.ids)
         numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
@@ -722,7 +723,7 @@ class Schema:
         seen = _Survey.of(placed)
         if parsed.kind != "arrays":
             _check_points(placed, seen, all_missing=False)
-        _check_values(placed, self._onto)
+        _check_values(placed, self._onto, _LEFT_OUT)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
         for long, step in placed:
             stale = step <= known[long.row]
@@ -1569,7 +1570,7 @@ def _warn(what: str, notes: Sequence[str]) -> None:
         warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
 
 
-def _check_values(placed: _Placed, onto: Onto) -> None:
+def _check_values(placed: _Placed, onto: Onto, remedy: str) -> None:
     """Raise for the first value that the transform does not know."""
     for long, _ in placed:
         wrong = onto.wrong(long.y)
@@ -1581,7 +1582,7 @@ def _check_values(placed: _Placed, onto: Onto) -> None:
                 onto.expected,
                 f"{long.y[at]:g}",
                 placed.ids[long.row[at]],
-                "Fit with transform='none' if such values are right.",
+                remedy,
             )
 
 
