@@ -528,6 +528,11 @@ def test_plot_refuses(folder: Path, words: list[str], word: str) -> None:
     write(folder, {"forecast": rows})
     assert word in refused(folder, *PLOT, *words)
     assert "none.csv" in refused(folder, "plot", "none.csv", "--out", "fan.png")
+    rows[0][2] = "statecast-height,statecast-nats"  # several targets
+    rows[1][2], rows[2][2] = "1.5,1", "2.5,1"
+    write(folder, {"forecast": rows})
+    message = refused(folder, "plot", "forecast.csv", *COLUMNS[:4], "--out", "fan.png")
+    assert "--target-col height" in message
 
 
 def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:

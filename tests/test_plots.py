@@ -189,6 +189,15 @@ def test_dates(tmp_path: Path) -> None:
     [
         ({"forecast": forecast().drop("statecast")}, "'statecast'"),
         ({"forecast": {"mean": np.ones((2, 3))}}, "'statecast' among them"),
+        ({"forecast": forecast().with_columns(**{"statecast-nats": 0.0})}, "one of tokens"),
+        (
+            {"forecast": {"statecast": np.array([["a"]]), "statecast-nats": np.zeros(1)}},
+            "one of tokens",
+        ),
+        (
+            {"forecast": forecast().rename(lambda n: n.replace("statecast", "statecast-lat"))},
+            "--target-col lat",
+        ),
         ({"forecast": np.ones((2, 3))}, "what Forecaster.predict returns"),
         ({"forecast": "nowhere.csv"}, "there is none"),
         ({"level": [50]}, "'statecast-lo-50'"),

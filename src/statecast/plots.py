@@ -7,7 +7,7 @@ Nothing here touches pyplot, so no global state changes and nothing needs closin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +147,7 @@ def _single(target_col: Any) -> str:
 
 def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     if isinstance(forecast, Mapping):
+        _check_numbers(forecast)
         arrays = {name: np.asarray(values, np.float64) for name, values in forecast.items()}
         if "statecast" not in arrays or arrays["statecast"].ndim != 2:
             raise DataError(
@@ -164,7 +165,21 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
             "The forecast: expected what Forecaster.predict returns, a table or a dict of arrays; "
             f"received an array of shape {table.shape}."
         )
+    columns = list(map(str, table.frame.columns))
+    _check_numbers(columns)
     table = _of_target(table, target)
+    targets = [
+        name.removeprefix("statecast-")
+        for name in columns
+        if name.startswith("statecast-") and not any(p in name for p in ("-lo-", "-hi-", "-q-"))
+    ]
+    if targets and "statecast" not in table.frame.columns:
+        raise DataError(
+            f"{table.label}: expected a column 'statecast-{target}', as it is of several targets; "
+            f"received those of {targets}. Name the one to draw, with target_col={targets[0]!r} or "
+            f"--target-col {targets[0]}.",
+            column=f"statecast-{target}",
+        )
     check_columns(table, (*names, "statecast"))
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
@@ -187,6 +202,15 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
         if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
     }
     return _Forecast(table.label, table, ids, when, step, columns)
+
+
+def _check_numbers(columns: Collection[str]) -> None:
+    if "statecast" in columns and "statecast-nats" in columns:
+        raise DataError(
+            "The forecast: expected one of numbers; received one of tokens, which have no fan. "
+            "Read its table, or take the text() of drawn paths.",
+            column="statecast",
+        )
 
 
 def _of_target(table: Table, target: str) -> Table:
