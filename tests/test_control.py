@@ -716,6 +716,11 @@ def test_windows_refuse_what_they_could_not_do():
             method(model, batch_size=2)
     with pytest.raises(ArgumentError, match="y: training and evaluation need targets"):
         Windows(_data(4, 6, 2), steps=3).fit(model)
+    model = _sequence_model()
+    windows.fit(model, verbose=0)
+    for method in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ArgumentError, match=r"expected windows\.fit\(model\)"):
+            method(windows, verbose=0)
 
 
 def test_the_loss_of_windows_is_the_mean_over_the_steps_there_are():

@@ -400,7 +400,9 @@ class Windows(keras.utils.PyDataset):
 
     A batch of sequences comes window after window; the model's stateful layers carry the state
     across, and no gradient passes from one window to the one before. With windows as long as
-    the sequences this is plain training.
+    the sequences this is plain training. It is ``windows.fit(model)`` that resets the state where
+    sequences begin, and so with ``evaluate`` and ``predict``; ``model.fit(windows)`` is refused, as
+    Keras would shuffle the windows and reset nothing.
 
     Parameters
     ----------
@@ -422,7 +424,7 @@ class Windows(keras.utils.PyDataset):
     ------
     ArgumentError
         Arrays of different numbers of sequences or steps, lengths outside 1..steps, windows or
-        batches below 1.
+        batches below 1; or the windows are handed to a method of the model.
     """
 
     def __init__(
@@ -485,6 +487,7 @@ class Windows(keras.utils.PyDataset):
         # Keras divides a loss by all steps, those without weight too: this makes up for them.
         rows = sum(min(batch_size, self.count - begin) for begin, _ in self.windows)
         self.weight = np.float32(rows * self.steps / self.lengths.sum())
+        self._led = False  # whether it is ``fit`` or ``evaluate`` that hands them to the model
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -510,13 +513,15 @@ class Windows(keras.utils.PyDataset):
     def fit(self, model: Any, **options: Any) -> Any:
         """``model.fit`` on the windows in order; the state is reset where sequences begin.
 
-        ``options`` are those of ``model.fit``, which by itself would reset nothing.
+        ``options`` are those of ``model.fit``.
         """
-        return model.fit(self, **self._options(options), shuffle=False)
+        with self._leading():
+            return model.fit(self, **self._options(options), shuffle=False)
 
     def evaluate(self, model: Any, **options: Any) -> Any:
         """``model.evaluate`` in the same way."""
-        return model.evaluate(self, **self._options(options))
+        with self._leading():
+            return model.evaluate(self, **self._options(options))
 
     def predict(self, model: Any) -> np.ndarray:
         """Outputs ``(sequences, steps, ...)`` of a model that returns sequences.
@@ -538,6 +543,22 @@ class Windows(keras.utils.PyDataset):
             cut = slice(at, at + self.steps)
             found[begin : begin + len(y), cut] = y[:, : self.length - at]
         return found
+
+    def on_epoch_begin(self) -> None:
+        if not self._led:
+            raise ArgumentError(
+                "Windows: expected windows.fit(model), .evaluate(model) or .predict(model), which "
+                "reset the state where sequences begin; received by a method of the model, which "
+                "would carry it from one sequence to the next."
+            )
+
+    @contextmanager
+    def _leading(self) -> Iterator[None]:
+        self._led = True
+        try:
+            yield
+        finally:
+            self._led = False
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         for name in ("x", "y", "shuffle", "batch_size", "sample_weight"):

@@ -9,6 +9,8 @@ reset. Two things are never confused. The *initial state* is where a fresh row s
 ``InitialState`` computes an initial state from static features. An ensemble is one layer
 whose weights carry a leading ``members`` axis, so that all members run as one batched
 product.
+
+A fresh process imports this module before ``keras.models.load_model``, so that Keras finds them.
 """
 
 from __future__ import annotations
