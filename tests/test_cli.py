@@ -118,6 +118,7 @@ def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
         "--total --since 1 --level 50": drawn.total(since=1, level=50),
         "--peak": drawn.peak(),
         "--time-to 20": drawn.time_to(20.0),
+        "--time-to 12 --falling": drawn.time_to(12.0, falling=True),
     }
     for options, expected in summaries.items():
         code, _, err = run(*ask, *options.split())
@@ -131,6 +132,7 @@ def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
     [
         ("simulate --total --peak", "several"),
         ("simulate --since 2", "--total"),
+        ("simulate --peak --falling", "--time-to"),
         ("simulate --time-to nan", "threshold"),
         ("simulate --paths 0", "paths"),
         ("simulate --top-k 2", "for tokens"),

@@ -179,6 +179,21 @@ def test_what_comes_after_the_prefix_is_unknown(fitted):
 # -- not observed is not zero -------------------------------------------------------------------
 
 
+def test_beyond_the_longest_training_item_is_said_once_a_call(fitted):
+    _, static = _tables()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", errors.DataWarning)
+        within = fitted.predict(None, static, until=T)
+    for verb in (fitted.predict, fitted.simulate, fitted.explain):
+        with pytest.warns(errors.DataWarning) as said:
+            beyond = verb(None, static, until=T + 2)
+        ours = [each for each in said if each.category is errors.DataWarning]
+        assert [f"which had {T} steps" in str(each.message) for each in ours] == [True]
+        assert ours[0].filename == __file__
+        if verb == fitted.predict:
+            _same(beyond.filter(pl.col("ds") <= T), within)
+
+
 def test_one_level_is_a_list_of_one(fitted):
     _, static = _tables()
     one, listed = (fitted.predict(None, static, until=T, level=n) for n in (90, [90]))

@@ -283,6 +283,9 @@ def simulate(
         float | None,
         typer.Option(metavar="Y", help="When each item reaches Y; the share that never does."),
     ] = None,
+    falling: Annotated[
+        bool, typer.Option("--falling", help="With --time-to: when it falls to Y.")
+    ] = False,
     since: Annotated[
         int | None,
         typer.Option(metavar="STEP", help="The first step that these three count.  [the rest's]"),
@@ -312,6 +315,8 @@ def simulate(
     asked = sum((total, peak, time_to is not None))
     if asked > 1:
         raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
+    if falling and time_to is None:
+        raise ArgumentError("--falling is for --time-to.")
     if not asked and (since is not None or level):
         raise ArgumentError("--since and --level are for --total, --peak and --time-to.")
     from statecast.decoding import Sampling
@@ -337,7 +342,7 @@ def simulate(
     elif peak:
         table = drawn.peak(**counted)
     elif time_to is not None:
-        table = drawn.time_to(time_to, **counted)
+        table = drawn.time_to(time_to, falling=falling, **counted)
     else:
         table = drawn.table()
     _deliver(table, out)

@@ -20,7 +20,14 @@ from statecast.analogues import MOST_STEPS as MOST_ANALOGUE_STEPS
 from statecast.analogues import NEAREST, Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
 from statecast.decoding import Beam, Sampling
-from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
+from statecast.errors import (
+    ArgumentError,
+    DataError,
+    ModelFileError,
+    NotFittedError,
+    StateError,
+    warn,
+)
 from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
 from statecast.language import WAYS, Language, LanguageNetwork
@@ -420,7 +427,8 @@ class Forecaster:
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int
-            The last step to forecast, counted from 1.
+            The last step to forecast, counted from 1. Beyond the longest training item numbers stay
+            at their level, with a ``DataWarning``.
         future : table, path or array, optional
             As in ``fit``, for every step up to ``until``; from a state, for every step after
             those it has taken.
@@ -1121,6 +1129,12 @@ class Forecaster:
     def _positions(self, until: Any) -> int:
         """The last step as the last position, of which a step has one for each target; checked."""
         self._check_number(until)
+        if until > self.schema.steps:
+            warn(
+                f"until: {until} is beyond the longest training item, which had "
+                f"{self.schema.steps} steps: from there on the forecast stays at its level, and "
+                "continues no trend."
+            )
         return until * len(self.settings.targets)
 
     def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
