@@ -492,6 +492,10 @@ def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_ite
     assert set(together.analogues.ravel()) <= set(range(72))
     strength = row.filter(pl.col("what") != "analogue")["strength"].to_list()
     assert strength == sorted(strength, reverse=True)
+    weights = together.weights * [1, 0, 1, 0]  # who has no part is not named
+    part = replace(together, weights=weights).table().filter(pl.col("what") == "analogue")
+    named = [str(i) for row in together.analogues[:, [0, 2]] for i in row]
+    assert part["name"].to_list() == named
     nobody = fitted.explain(begun, static, until=T, analogues=0)
     assert nobody.analogues.shape == (24, 0)
 

@@ -63,9 +63,12 @@ class Explanation:
 
         The columns are the id; ``what``: "observation", "static" or "analogue"; ``name``: the
         step, the column or the training item's id, as text; ``effect``: the mean over the rest's
-        steps; ``strength``: the mean of its size; ``weight``: of an analogue. Of several targets
-        the column ``target`` says whose forecast was moved (null for analogues, which are those of
-        all), target by target, and an observation is named ``lat-3`` by its own target and step.
+        steps; ``strength``: the mean of its size; ``weight``: of an analogue. One without a part
+        in the forecast has no row; so an item has none where the network forecasts alone, as
+        held-out items would have it, or where its prefix or features are unlike any. Of several
+        targets the column ``target`` says whose forecast was moved (null for analogues, which are
+        those of all), target by target, and an observation is named ``lat-3`` by its own target
+        and step.
         """
         several = len(self.targets) > 1
         observed, statics = self.observations, self.statics
@@ -91,6 +94,7 @@ class Explanation:
             rows += [
                 (item, None, "analogue", str(other), None, None, float(weight))
                 for other, weight in zip(self.analogues[i], self.weights[i], strict=True)
+                if weight
             ]
         names = (self.id_col, "target", "what", "name", "effect", "strength", "weight")
         columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
