@@ -351,6 +351,9 @@ def test_demo(folder: Path) -> None:
         assert f"  {name} " in out, name
     assert "ridge" in out
     assert "k = 3: 22 items" in out
+    assert "k = 0: 22 items" not in out
+    curve = out[out.index("CRPS against k") :].splitlines()[2:]
+    assert [line.split()[0] for line in curve[:6]] == list("012358")  # as in scores.png
 
     # What it wrote fits together: the model makes the forecast from the new children's files.
     model, new = str(where / "growth.safetensors"), where / "new"

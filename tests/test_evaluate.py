@@ -155,7 +155,8 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
                 table.write_csv(folder / f"{i}.csv")
             given = [folder / f"{i}.csv" for i in range(3)]
         fake = Covered()
-        cross_validation(fake, *given[:2], future=given[2], folds=3, known=[0, 2])
+        scores = cross_validation(fake, *given[:2], future=given[2], folds=3, known=[0, 2])
+        assert "No baseline knows the covariates" in str(scores)
         assert len(fake.log) == 3
         for each in fake.log:
             asked = {item for panel in each.asked for item in panel.ids.tolist()}
@@ -789,7 +790,12 @@ def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
     assert "At k = 0, 3, 5 statecast beats the best baseline in CRPS beyond chance." in text
     assert "At k = 1 the difference to the best baseline is within chance." in text
     assert "At no k" not in text
+    assert "No baseline knows" not in text
     assert text.count("; that is within chance") == 2
+    some = found.text(known=[5])  # its tables alone; what they come to is that of all
+    assert "k = 5: 60 items" in some
+    assert "k = 3: 60 items" not in some
+    assert some[some.index("CRPS against k") :] == text[text.index("CRPS against k") :]
     table = found.table()
     low, high = (table[f"skill_crps_{end}"][0] for end in ("lo", "hi"))
     assert (low, high) == found.skill_interval(0, "crps")
@@ -797,6 +803,12 @@ def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
     assert table["skill_crps_lo"].null_count() == 4
     with pytest.raises(ArgumentError, match="against: expected one of"):
         found.useful(against="ridge")
+
+
+def test_nothing_is_said_to_be_less_than_nothing() -> None:
+    text = str(drawn_scores(60, 2, gain=-1e-6, noise=0.0))
+    assert "+0.0 (+0.0 to +0.0)" in text
+    assert "-0.0" not in text
 
 
 def test_it_is_said_plainly_that_no_model_beats_the_best_baseline() -> None:

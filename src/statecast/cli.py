@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -598,8 +597,7 @@ def demo(
         )
     forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
 
-    three = tuple(row for row in scores.rows if row.known == 3)
-    typer.echo(str(replace(scores, rows=three)))
+    typer.echo(scores.text(known=[3]))
     off = forecast.join(truth, on=["unique_id", "ds"]).select(
         "ds", cm=(pl.col("y") - pl.col("statecast")).abs()
     )

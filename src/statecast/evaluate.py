@@ -222,6 +222,8 @@ class Scores:
         Without them no interval is known.
     seed : int
         Of the bootstrap.
+    covariates : bool
+        Whether the forecaster had covariates, which no baseline knows.
 
     Examples
     --------
@@ -239,6 +241,7 @@ class Scores:
     folds: int
     sums: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
     seed: int = 0
+    covariates: bool = False
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], Row]:
@@ -370,12 +373,27 @@ class Scores:
         return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, known: Sequence[int] | None = None) -> str:
+        """Say the scores, and what they come to over all prefix lengths.
+
+        Parameters
+        ----------
+        known : sequence of int, optional
+            The prefix lengths whose methods to list one by one; default all.
+
+        Raises
+        ------
+        KeyError
+            A prefix length that was not scored.
+        """
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
         lines = [f"Forecasts of items never met in training: {count}, smaller is better."]
         wide = max(len(method) for method in self.methods)
-        for k in self.known:
-            rows = [row for row in self.rows if row.known == k]
-            lines += ["", f"k = {k}: {rows[0].items:,} items, {rows[0].values:,} values"]
+        for k in self.known if known is None else known:
+            first, rows = self[self.forecaster, k], [row for row in self.rows if row.known == k]
+            lines += ["", f"k = {k}: {first.items:,} items, {first.values:,} values"]
             lines.append(f"  {'':{wide}}    WAPE    CRPS  in 80 %   width")
             for row in rows:
                 cover = "-" if row.coverage is None else f"{100 * row.coverage:.0f} %"
@@ -384,7 +402,10 @@ class Scores:
                     f"  {row.method:{wide}}  {row.wape:.4f}  {row.crps:.4f}  {cover:>7}  {width:>6}"
                 )
             lines += [f"  {verdict}" for verdict in self._verdicts(k)]
-        return "\n".join([*lines, *self._curve()])
+        lines += self._curve()
+        if self.covariates and len(self.methods) > 1:
+            lines.append("No baseline knows the covariates that the forecaster had.")
+        return "\n".join(lines)
 
     def _verdicts(self, k: int) -> Iterator[str]:
         """Say for each measure whether the forecaster beats the best baseline."""
@@ -448,7 +469,7 @@ class Scores:
     def _percent(self, k: int, against: str | None = None) -> str:
         skill = self.skill(k, "crps", against=against)
         ends = self.skill_interval(k, "crps", against=against)
-        return "-" if skill is None else f"{100 * skill:+.1f}{_said(ends)}"
+        return "-" if skill is None else f"{100 * skill:+z.1f}{_said(ends)}"
 
     def _pair(self, known: int, measure: str, against: str | None) -> tuple[Row, Row] | None:
         """The forecaster's row and that of the baseline to compare it with."""
@@ -545,7 +566,7 @@ def _middle(drawn: np.ndarray) -> tuple[float, float] | None:
 
 
 def _said(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
+    return "" if ends is None else f" ({100 * ends[0]:+z.1f} to {100 * ends[1]:+z.1f})"
 
 
 # -- cross-validation ------------------------------------------------------------------
@@ -714,6 +735,7 @@ def cross_validation(
     say("done")
 
     points = {method.name for method in methods if method.point}
+    told = bool(items.schema.future.kinds or items.schema.past.kinds)
     scores = {}
     for target, own in sums.items():
         rows = []
@@ -726,7 +748,7 @@ def cross_validation(
                     found = replace(found, coverage=None, width=None)
                 rows.append(Row(**asdict(found), method=name, known=k, items=count[k]))
         drawn = {cell: each[np.unique(group[scored])] for cell, each in own.items()}
-        scores[target] = Scores(tuple(rows), ours, len(tested), drawn, seed)
+        scores[target] = Scores(tuple(rows), ours, len(tested), drawn, seed, told)
     return TargetScores(scores) if len(scores) > 1 else scores[targets[0]]
 
 
