@@ -133,6 +133,7 @@ def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
         ("simulate --total --peak", "several"),
         ("simulate --since 2", "--total"),
         ("simulate --peak --falling", "--time-to"),
+        ("simulate --target height", "--peak"),
         ("simulate --time-to nan", "threshold"),
         ("simulate --paths 0", "paths"),
         ("simulate --top-k 2", "for tokens"),
@@ -622,12 +623,22 @@ def test_outputs_that_cannot_be(folder: Path, out: str, word: str) -> None:
         ("--conditioning", "none", "both"),
         ("--learning-rate", "-1", "learning_rate"),
         ("--id-col", "week", "step_col"),
+        ("--past-cols", "week,height", "the option repeated"),
     ],
 )
 def test_settings_outside_what_they_may_be(
     folder: Path, option: str, value: str, word: str
 ) -> None:
     assert word in refused(folder, *FIT, option, value)
+
+
+def test_a_table_of_no_rows_is_nothing_to_fit_to(folder: Path) -> None:
+    Path("series.csv").write_text("plant,week,height\n")
+    assert "A fit needs some" in refused(folder, *FIT)
+
+
+def test_how_bounds_are_given_is_in_the_help() -> None:
+    assert "--bounds LOW HIGH" in run("fit", "--help")[1]
 
 
 @pytest.mark.parametrize("level", ["0", "100", "nan"])

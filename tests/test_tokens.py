@@ -682,6 +682,8 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         ("simulate m.safetensors - static.csv --until 6 --temperature 0", "temperature"),
         ("simulate m.safetensors - static.csv --until 6 --peak", "for numbers"),
         ("forecast m.safetensors - static.csv --until 6 --no-calibrated", "for numbers"),
+        ("forecast m.safetensors - static.csv --until 6 --level 80", "for numbers"),
+        ("forecast m.safetensors - static.csv --until 6 --beam 1 --best 2", "best: expected"),
         ("score m.safetensors series.csv static.csv --known -1", "known"),
         ("rank m.safetensors series.csv static.csv --by item", "'series' or 'static'"),
     ):

@@ -85,7 +85,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
         list[str],
         "Column with the values to forecast; repeated, several targets at once.  [y]",
     ),
-    "past_cols": (list[str], "Column of the series observed with the values; may be repeated."),
+    "past_cols": (list[str], "Column of the series observed with the values; repeated, several."),
     "seed": (int, "The same seed gives the same fit."),
     "ensemble": (int, "Members of the ensemble."),
     "units": (int, "Width of the recurrent layers."),
@@ -100,7 +100,10 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "encoding": (int, "Width of the encoded static features."),
     "depth": (int, "Layers from there to the initial state."),
     "transform": (str, "Of the values: auto, none, log, positive, logit, counts."),
-    "bounds": (tuple[float, float], "The least and the largest value there can be, for logit."),
+    "bounds": (
+        tuple[float, float],
+        "The least and the largest value there can be, for logit: --bounds 1 5.",
+    ),
     "analogues": (bool, "Whether a linear path and the items that began alike have a part."),
     "embedding": (int, "Of tokens: the width of a token's embedding."),
     "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights."),
@@ -115,6 +118,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
 
 
 COLUMNS = ("id_col", "step_col", "target_col")
+METAVARS = {"bounds": "LOW HIGH"}
 
 
 def _with_settings(
@@ -126,7 +130,10 @@ def _with_settings(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[kind | None, typer.Option(help=text, show_default=False)],
+            annotation=Annotated[
+                kind | None,
+                typer.Option(help=text, metavar=METAVARS.get(name), show_default=False),
+            ],
         )
         for name, (kind, text) in SETTINGS.items()
         if name in names
@@ -251,6 +258,8 @@ def forecast(
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(model)
+    if (level or quantile) and forecaster.settings.head == "categorical":
+        raise ArgumentError("--level and --quantile are for numbers; this model is of tokens.")
     search = {"width": best if beam is None else beam, "best": best, "length_power": length_power}
     table = forecaster.predict(
         None if series == NONE else series,
@@ -289,6 +298,10 @@ def simulate(
         int | None,
         typer.Option(metavar="STEP", help="The first step that these three count.  [the rest's]"),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Of several targets the one that these three are of."),
+    ] = None,
     level: Level = None,
     temperature: Annotated[
         float | None, typer.Option(help="Tokens: below 1 the likely become likelier.  [1]")
@@ -316,8 +329,8 @@ def simulate(
         raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
     if falling and time_to is None:
         raise ArgumentError("--falling is for --time-to.")
-    if not asked and (since is not None or level):
-        raise ArgumentError("--since and --level are for --total, --peak and --time-to.")
+    if not asked and (since is not None or level or target is not None):
+        raise ArgumentError("--since, --level and --target are for --total, --peak and --time-to.")
     from statecast.decoding import Sampling
     from statecast.forecaster import Forecaster
 
@@ -325,6 +338,14 @@ def simulate(
     if asked and forecaster.settings.head == "categorical":
         raise ArgumentError(
             "--total, --peak and --time-to are for numbers; this model is of tokens."
+        )
+    targets = forecaster.settings.targets
+    if target is not None and target not in targets:
+        raise ArgumentError(f"--target: expected one of {list(targets)}, received {target!r}.")
+    if asked and target is None and len(targets) > 1:
+        raise ArgumentError(
+            f"--total, --peak and --time-to are of one target; this model has {list(targets)}. "
+            f"Name it: --target {targets[0]}."
         )
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     drawn: Any = forecaster.simulate(
@@ -335,6 +356,8 @@ def simulate(
         paths=paths,
         decoding=_decoding(forecaster, Sampling, drawing, forbid, require),
     )
+    if asked:
+        drawn = drawn.of(target or targets[0])
     counted: dict[str, Any] = {"since": since, "level": level or (80,)}
     if total:
         table = drawn.total(**counted)

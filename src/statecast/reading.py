@@ -402,7 +402,8 @@ def open_table(
         raise DataError(
             f"{table.label}: expected at least one row; received none"
             + (f" (columns {columns[:5]})." if columns else ".")
-            + " To forecast from k = 0, leave the series table out." * (role == "series")
+            + " A fit needs some; to forecast from k = 0, leave the series table out."
+            * (role == "series")
         )
     return table
 
@@ -872,6 +873,8 @@ def check_columns(table: Table, names: Iterable[str]) -> None:
     for name in names:
         if name not in columns:
             hint = " Columns are separated by commas." * (table.text and len(columns) == 1)
+            if str(name).partition(",")[0].strip() in columns:
+                hint = " Name several columns one by one: a list, or the option repeated."
             raise DataError(
                 f"{table.label}: expected a column {name!r}; received {columns[:20]}." + hint,
                 column=name,
