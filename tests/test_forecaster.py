@@ -1,6 +1,8 @@
 """The forecaster's laws: any k, no neighbours, gaps are not zeros, state is exact."""
 
+import copy
 import json
+import pickle
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -616,6 +618,19 @@ def test_save_then_load_gives_identical_forecasts(fitted, other, tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_a_copy_and_a_pickle_are_the_forecaster(fitted):
+    series, static = _tables()
+    for other in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert other.fingerprint == fitted.fingerprint
+        assert (other.settings, other.history) == (fitted.settings, fitted.history)
+        _same(other.predict(None, static, until=3), fitted.predict(None, static, until=3))
+        fitted.update(other.state(None, static), series.filter(pl.col("ds") == 1))
+    new = pickle.loads(pickle.dumps(Forecaster(units=3, target_col=["a", "b"])))
+    assert new.settings == Forecaster(units=3, target_col=["a", "b"]).settings
+    with pytest.raises(errors.NotFittedError):
+        new.predict(None, static, until=3)
+
+
 def test_the_gradient_reaches_the_encoder_through_h_and_through_c(fitted):
     """One step of training on h's head alone, or on c's alone, moves the encoder."""
     series, static = _tables()
@@ -974,6 +989,7 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
         "another version": rewritten(version="2"),
         "a state": rewritten(format="statecast-state"),
         "no config": rewritten(""),
+        "a damaged byte": whole[:end].replace(b"units", b"u\x9fits") + whole[end:],
         "an entry too many": rewritten({**config, "code": "import os"}),
         "an entry too few": rewritten({"settings": config["settings"]}),
         "a setting too many": changed(lambda_layer="x"),
@@ -985,8 +1001,11 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
     }
     for content in damaged.values():
         path.write_bytes(content)
-        with pytest.raises(errors.ModelFileError, match=r"m\.safetensors"):
+        with pytest.raises(errors.ModelFileError, match=r"m\.safetensors") as refused:
             Forecaster.load(path)
+        assert "codec" not in str(refused.value)
+        with pytest.raises(errors.ModelFileError, match="the bytes"):
+            Forecaster.load(content)
     with pytest.raises(errors.ModelFileError, match="cannot be read"):
         Forecaster.load(tmp_path / "missing.safetensors")
     path.write_bytes(whole)

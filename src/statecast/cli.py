@@ -211,7 +211,7 @@ def fit(
     forecaster = Forecaster(**settings)
     with _progress(keeps=True) as (_, epochs):
         forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
-    _save(forecaster, out)
+    forecaster.save(out)
     _say(f"{_trained(forecaster)} Wrote {out}.")
 
 
@@ -652,7 +652,7 @@ def demo(
     }
     for folder in (out, out / "train", out / "new"):
         folder.mkdir(exist_ok=True)
-    _save(forecaster, out / "growth.safetensors")
+    forecaster.save(out / "growth.safetensors")
     _write(
         {
             out / name: _picture_bytes(what, out / name)
@@ -905,11 +905,6 @@ def _decoding(
     return kind(**given) if given else None
 
 
-def _save(forecaster: Forecaster, path: Path) -> None:
-    with _written(path):
-        forecaster.save(path)
-
-
 def _deliver(table: pl.DataFrame, out: Path | None) -> None:
     """A table to its file, or to stdout."""
     if out is None:
@@ -924,17 +919,7 @@ def _write(files: Mapping[Path, bytes]) -> None:
     from statecast.state import write_whole
 
     for path, content in files.items():
-        with _written(path):
-            write_whole(path, content)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ArgumentError(f"{path}: cannot be written ({reason}).") from None
+        write_whole(path, content)
 
 
 def _table_bytes(table: pl.DataFrame, path: Path) -> bytes:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from types import NoneType
 from typing import Any
@@ -846,7 +847,22 @@ class Forecaster:
         """Write the fitted forecaster as one safetensors file, readable on every backend.
 
         The file appears whole or not at all.
+
+        Raises
+        ------
+        ArgumentError
+            A path that cannot be written to.
         """
+        write_whole(path, self._packed())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by way of the model file's bytes: Keras's models cannot be."""
+        if self._schema is None:
+            return partial(type(self), **asdict(self.settings)), ()
+        return type(self).load, (self._packed(),)
+
+    def _packed(self) -> bytes:
+        """What ``save`` writes."""
         from safetensors.numpy import save
 
         schema, arrays = self.schema.to_config()
@@ -864,11 +880,11 @@ class Forecaster:
         tensors = {f"network/{name}": value for name, value in self._weights().items()}
         tensors |= {f"schema/{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
         tensors |= self._learnt()
-        write_whole(path, save(tensors, metadata=metadata))
+        return save(tensors, metadata=metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Forecaster:
-        """Read a forecaster that ``save`` wrote.
+    def load(cls, path: str | os.PathLike[str] | bytes) -> Forecaster:
+        """Read a forecaster that ``save`` wrote, from the file's path or from its bytes.
 
         Nothing in the file is executed: the model is rebuilt by this code from a strict
         JSON header, and every shape is checked before anything is allocated.
@@ -921,7 +937,8 @@ class Forecaster:
                         f"received {weights[name].dtype} {weights[name].shape}"
                     )
         except ValueError as error:
-            raise ModelFileError(f"{path}: {error}") from None
+            where = "the bytes" if isinstance(path, bytes) else path
+            raise ModelFileError(f"{where}: {error}") from None
         network = forecaster._built(schema, 0)
         for name, variable in network.weight_map().items():
             variable.assign(weights[name])

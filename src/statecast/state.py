@@ -13,14 +13,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from statecast.errors import ModelFileError, StateError
+from statecast.errors import ArgumentError, ModelFileError, StateError
 
 FORMAT = "statecast-state"
 VERSION = 1
@@ -305,16 +307,26 @@ def _read_only(leaf: Any) -> Any:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that it appears whole or not at all; an ``OSError`` names ``path``."""
+    """Write a file so that it appears whole or not at all.
+
+    Raises
+    ------
+    ArgumentError
+        A path that cannot be written to.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+        why = error.strerror or error
+        if isinstance(error, FileNotFoundError):
+            why = f"there is no folder {path.parent}; make it first"
+        raise ArgumentError(f"{path}: cannot be written ({why}).") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written, it is not there
+            part.unlink(missing_ok=True)
 
 
 def strict_json(text: str | bytes) -> Any:
@@ -331,14 +343,17 @@ def strict_json(text: str | bytes) -> Any:
 
     try:
         return json.loads(text, parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise ValueError("its header is no text") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
 
 
 def read_safetensors(
-    path: str | os.PathLike[str], kind: str, version: int, header_cap: int
+    path: str | os.PathLike[str] | bytes, kind: str, version: int, header_cap: int
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Read a safetensors file of ours; the header is checked before anything is allocated.
+    """Read a safetensors file of ours, or its bytes; the header is checked before anything is
+    allocated.
 
     Returns
     -------
@@ -353,10 +368,10 @@ def read_safetensors(
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = Path(path)
+    given, path = path, "the bytes" if isinstance(path, bytes) else Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        size = len(given) if isinstance(given, bytes) else os.stat(given).st_size
+        with BytesIO(given) if isinstance(given, bytes) else open(given, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ModelFileError(
@@ -386,7 +401,10 @@ def read_safetensors(
     except (SafetensorError, ValueError) as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"{path}: expected a safetensors file ({error}).") from None
+        raise ModelFileError(
+            f"{path}: expected a safetensors file; this one is damaged or is no such file "
+            f"({error}). Copy the file again, or save it again."
+        ) from None
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
