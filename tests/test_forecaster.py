@@ -618,6 +618,16 @@ def test_save_then_load_gives_identical_forecasts(fitted, other, tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_what_is_large_prints_in_a_line(fitted):
+    assert repr(Forecaster()) == "<Forecaster(), not fitted>"
+    several = Forecaster(target_col=["a", "b"], units=3)
+    assert repr(several) == "<Forecaster(units=3, target_col=('a', 'b')), not fitted>"
+    said = "<Forecaster(units=6, ensemble=3, encoding=4, epochs=3), fitted on 8 steps>"
+    assert repr(fitted) == said
+    paths = fitted.simulate(None, _tables()[1], until=T, paths=5)
+    assert repr(paths) == "<Paths of y: 24 items, 5 paths each, up to step 8>"
+
+
 def test_a_copy_and_a_pickle_are_the_forecaster(fitted):
     series, static = _tables()
     for other in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):

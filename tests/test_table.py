@@ -275,6 +275,7 @@ def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -
     values = schema.unscale(z, first)
     assert np.isfinite(values).all()
     assert (np.diff(values, axis=0) >= 0).all()
+    assert not np.signbit(values[values == 0]).any()
     assert values.min() >= schema.bounds[0]
     assert values.max() <= schema.bounds[1]
     assert schema.transform != "positive" or values.min() > 0
@@ -729,6 +730,13 @@ def test_values_that_a_transform_does_not_know_are_refused(transform, bounds, ba
         schema.scale(good)
     with pytest.raises(ArgumentError, match="bounds: expected them with"):
         Schema.fit(good, transform="log", bounds=(0, 1))
+
+
+def test_a_count_just_below_nothing_is_nothing() -> None:
+    schema = Schema.fit(np.arange(18.0).reshape(6, 3), transform="counts")
+    least = schema.unscale(schema.scale(np.zeros((1, 3))) - [[0.01], [0.1], [9.0]])
+    assert (least == 0).all()
+    assert not np.signbit(least).any()
 
 
 def test_a_prefix_beyond_the_training_length_widens_the_panel() -> None:

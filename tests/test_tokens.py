@@ -282,6 +282,7 @@ def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fi
     short = fitted.simulate(None, static, until=4, paths=6)
     long = fitted.simulate(None, static, until=9, paths=6)
     assert (short.values[..., :3] == long.values[..., :3]).all()
+    assert repr(short) == f"<Sequences: {ITEMS} items, 6 sequences each, up to step 4>"
     both = short.ended & long.ended
     np.testing.assert_allclose(short.log_likelihood[both], long.log_likelihood[both], rtol=CLOSE)
     text = short.text()

@@ -310,6 +310,15 @@ class Forecaster:
         self._schema: Schema | Targets | None = None
         self._speaker: Speaker | None = None
 
+    def __repr__(self) -> str:
+        s = self.settings
+        usual = asdict(Forecaster(head=s.head, target_col=s.target_col).settings)
+        usual |= {"head": "quantiles", "target_col": "y"}
+        said = ", ".join(f"{n}={v!r}" for n, v in asdict(s).items() if v != usual[n])
+        schema = self._schema
+        fitted = "not fitted" if schema is None else f"fitted on {schema.steps} steps"
+        return f"<Forecaster({said}), {fitted}>"
+
     # -- the verbs -------------------------------------------------------------------
 
     def fit(
@@ -1461,6 +1470,11 @@ class Paths:
     origin: np.ndarray | None = None
     kind: str | None = None
     observed: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        items, paths, until, *_ = self.values.shape
+        of = ", ".join(self.schema.targets)
+        return f"<Paths of {of}: {items:,} items, {paths:,} paths each, up to step {until:,}>"
 
     def table(self) -> Any:
         """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of

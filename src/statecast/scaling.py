@@ -75,7 +75,7 @@ class Onto:
             u = np.clip(u, -470.0, 470.0)
             y = (np.exp(u) if self.transform == "positive" else np.expm1(u)) * self.centre
             y = np.rint(y) if self.transform == "counts" else y
-        return np.clip(y, low, high)
+        return np.clip(y, low, high) + 0.0  # -0.0 becomes 0.0
 
     def wrong(self, y: np.ndarray) -> np.ndarray:
         """Return where values are none that the transform knows; NaN is not looked at."""

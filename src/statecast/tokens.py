@@ -368,6 +368,10 @@ class Sequences:
     origin: np.ndarray | None = None
     kind: str | None = None
 
+    def __repr__(self) -> str:
+        items, each, until = self.values.shape
+        return f"<Sequences: {items:,} items, {each:,} sequences each, up to step {until:,}>"
+
     def text(self, between: str = "") -> list[list[str]]:
         """The rest as text, for each item its n sequences: the tokens joined by ``between``."""
         return [
