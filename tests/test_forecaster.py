@@ -736,6 +736,13 @@ def test_arrays_in_arrays_out_and_no_features():
     assert sorted(out) == ["statecast", "statecast-q-0.25"]
     assert (np.isnan(out["statecast"]).sum(axis=1) == [0, 2, 3]).all()
     assert (out["statecast"] >= out["statecast-q-0.25"])[~np.isnan(out["statecast"])].all()
+    state = f.state(Y[:3, :2])
+    with pytest.raises(errors.DataError, match="steps that are known must be NaN"):
+        f.update(state, Y[:3, 2:3])
+    new = np.where(np.arange(3) < 2, np.nan, Y[:3, :3])
+    after, whole = f.update(state, new), f.state(Y[:3, :3])
+    for name in whole.names:
+        np.testing.assert_allclose(after[name], whole[name], rtol=1e-3, atol=1e-5)
 
 
 def test_dates_come_back_as_dates_and_updates_know_them():

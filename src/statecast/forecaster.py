@@ -569,9 +569,10 @@ class Forecaster:
         ----------
         state : State
             From ``state`` or ``update``; it is left as it was.
-        new_rows : table or path
+        new_rows : table, path or array
             Columns as in ``fit``; any of the state's items, each at steps after those it
-            has. A step left out is a gap.
+            has. A step left out is a gap. An array ``(rows, steps)`` has the state's rows and
+            begins at step 1: NaN up to each item's new steps.
         future : table, path or array, optional
             As in ``fit``, for the new steps.
 

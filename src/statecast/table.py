@@ -735,7 +735,9 @@ class Schema:
                     f"steps after {known[long.row[at]]}, up to which the item is known",
                     f"step {step[at]}",
                     items[long.row[at]],
-                    "Hand in the new rows only.",
+                    "Hand in the new rows only."
+                    if parsed.kind != "arrays"
+                    else "An array begins at step 1: its steps that are known must be NaN.",
                 )
         y, mask = self._grid(placed, seen)
         nothing = np.zeros((len(items), 0), np.float32)
