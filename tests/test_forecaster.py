@@ -927,7 +927,7 @@ def test_settings_are_checked_at_once(settings, says):
 )
 def test_what_a_refused_value_is_told_to_do_works(settings, value, remedy):
     values = np.tile([1.0, 2.0, 3.0, value], (12, 1))
-    small = {"units": 2, "ensemble": 1, "epochs": 1}
+    small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
     with pytest.raises(errors.DataError) as refused:
         Forecaster(**settings, **small).fit(values, verbose=0)
     for name, said in remedy.items():

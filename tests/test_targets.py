@@ -302,7 +302,7 @@ def test_an_explanation_names_the_targets_and_does_not_depend_on_the_neighbours(
     said = CliRunner().invoke(app, [*ask, "--target", "speed"])
     assert (said.exit_code, "'speed'" in said.output) == (2, True)
     said = CliRunner().invoke(app, [*ask, "--target", "lon"], catch_exceptions=False)
-    drawn = f.simulate(begun.filter(own), static.filter(own), until=T, paths=9)
+    drawn: Any = f.simulate(begun.filter(own), static.filter(own), until=T, paths=9)
     highest = pl.read_csv(said.stdout.encode())["statecast"]
     np.testing.assert_allclose(highest, drawn.of("lon").peak()["statecast"], rtol=1e-3)
     nobody = f.explain(None, static.head(5), until=T)

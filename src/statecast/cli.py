@@ -339,12 +339,12 @@ def simulate(
         raise ArgumentError(
             "--total, --peak and --time-to are for numbers; this model is of tokens."
         )
-    targets = forecaster.settings.targets
+    targets = list(forecaster.settings.targets)
     if target is not None and target not in targets:
-        raise ArgumentError(f"--target: expected one of {list(targets)}, received {target!r}.")
+        raise ArgumentError(f"--target: expected one of {targets}, received {target!r}.")
     if asked and target is None and len(targets) > 1:
         raise ArgumentError(
-            f"--total, --peak and --time-to are of one target; this model has {list(targets)}. "
+            f"--total, --peak and --time-to are of one target; this model has {targets}. "
             f"Name it: --target {targets[0]}."
         )
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
