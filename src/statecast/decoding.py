@@ -280,12 +280,7 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
             (at + np.arange(count)[:, None] * each * candidates).ravel(), candidates
         )
     else:
-        most = min(int(places.max()), candidates)
-        if most < candidates:
-            column = np.argpartition(-total, most - 1, axis=1)[:, :most]
-        else:
-            column = np.broadcast_to(np.arange(candidates), total.shape)
-        row, column = np.repeat(np.arange(len(total)), column.shape[1]), column.ravel()
+        row, column = (index.ravel() for index in np.indices(total.shape))
         order = np.lexsort((column, row, -total[row, column], item[row]))
         row, column = row[order], column[order]
         inside = _rank(item[row]) < places[row]

@@ -70,10 +70,8 @@ def hidden(
     share = np.where(rng.random(rows) < HIDDEN, rng.random(rows), 0.0)
     share = share.reshape(*rows, *[1] * (codes.ndim - 2))
     hide = rng.random((*codes.shape[:-1], n + m)) < share
-    value, flag = (
-        np.where(hide[..., :n], 0, numeric[..., :n]),
-        hide[..., :n] | (numeric[..., n:] > 0),
-    )
+    value = np.where(hide[..., :n], 0, numeric[..., :n])
+    flag = hide[..., :n] | (numeric[..., n:] > 0)
     other = rng.integers(0, 2, codes.shape, codes.dtype)
     numeric = np.concatenate([value, flag], axis=-1, dtype=numeric.dtype)
     return numeric, np.where(hide[..., n:], other, codes)

@@ -84,8 +84,8 @@ def _library() -> Any:
             library.statecast_run.argtypes = [
                 ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 6
             ]  # fmt: skip
-            for sizes in (library.statecast_saved_bytes, library.statecast_packed_bytes):
-                sizes.restype = ctypes.c_int64
+            for buffer in ("saved", "packed", "softmax"):
+                getattr(library, f"statecast_{buffer}_bytes").restype = ctypes.c_int64
             return library
     return "it was not built, for want of a C++ compiler when Statecast was installed"
 

@@ -46,7 +46,6 @@ class Softmax:
         members, units, self.tokens = kernel.shape
         self._sizes = {"members": members, "units": units, "tokens": self.tokens}
         arguments = _Arguments(**self._sizes, kernel=address(kernel), bias=address(bias))
-        self._library.statecast_softmax_bytes.restype = ctypes.c_int64
         size = self._library.statecast_softmax_bytes(ctypes.byref(arguments))
         if size < 0:
             raise KernelError("The native kernel declines: the softmax is too large.")
