@@ -11,6 +11,9 @@
  */
 #include "services.h"
 #include "simd.h"
+#include "tiles.h"
+
+#include <type_traits>
 
 namespace statecast {
 namespace {
@@ -48,8 +51,11 @@ struct Sizes {
     int64_t height, tiles;    /* rows of a tile, and tiles of a member */
     int64_t share, shares;    /* tiles of one partial sum, and partial sums of a member */
     int64_t kept, step, tile; /* of `saved`: quantities, numbers a step, numbers a tile */
-    int64_t packed;           /* numbers in a member's packed weights */
-    int64_t reduction;        /* rows of the weights' gradients: units, inputs, bias */
+    bool tiled;               /* whether products go by matrix tiles; x's where it is wide */
+    int64_t x_chunks, chunks; /* of the sum over x, and over x and h, on tiles; else 0 */
+    int64_t block, packed;    /* numbers in a block's packed weights for registers, in a member's */
+    int64_t u_rows, w_rows;   /* of the weights' gradients: units, inputs, and one for the bias */
+    int64_t reduction;
 
     Sizes(const statecast_forward_args &a)
         : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units) {
@@ -57,13 +63,15 @@ struct Sizes {
         padded = blocks * L;
         /* Few rows still make an even number of tiles, so that two threads have equal work.
          * This depends on the rows alone, for the sums' order does on this. */
-        const int64_t pairs = (rows + 2 * TILE - 1) / (2 * TILE);
-        height = TILE;
+        tiled = TILED<T> && units >= WIDE;
+        const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
+        const int64_t pairs = (rows + 2 * most - 1) / (2 * most);
+        height = most;
         if (pairs < 8) {
             const int64_t even = (rows + 2 * pairs - 1) / (pairs ? 2 * pairs : 1);
-            height = (even + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+            height = (even + grain - 1) / grain * grain;
         }
-        height = height > 0 ? height : TILE_ROWS;
+        height = height > 0 ? height : grain;
         tiles = (rows + height - 1) / height;
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
         share = share > 0 ? share : 1;
@@ -71,8 +79,13 @@ struct Sizes {
         kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* a mask parts the state from the output */
         step = blocks * kept * height * L;
         tile = steps * step;
-        packed = blocks * L * ((int64_t)S + G * (inputs + units));
-        reduction = units + inputs + 1;
+        x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
+        chunks = tiled ? x_chunks + (units + DEEP - 1) / DEEP : 0;
+        block = L * ((int64_t)S + G * ((x_chunks ? 0 : inputs) + (tiled ? 0 : units)));
+        packed = blocks * (block + S * chunks_in<T>(chunks));
+        u_rows = tiled ? padded : units;
+        w_rows = x_chunks ? (inputs + L - 1) / L * L : inputs;
+        reduction = u_rows + w_rows + 1;
     }
     int64_t count(int64_t t) const { /* rows of a tile */
         const int64_t left = rows - t * height;
@@ -92,29 +105,40 @@ T dot(const T *a, const T *b, int64_t n) {
 
 /* -- packing ------------------------------------------------------------------------------- */
 
-/* One member's weights: for each block its bias [slot][lane], then w [k][gate][lane], then u. */
+/* One block of a member's weights: its bias [slot][lane], then w [k][gate][lane], then u. What goes
+ * by tiles stands behind all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
-void pack(const Sizes<T, CELL> &z, const T *w, const T *u, const T *bias, T *out) {
+void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
     const int64_t U = z.units, columns = G * U;
-    for (int64_t b = 0; b < z.blocks; ++b) {
-        const int n = least(L, U - b * L);
-        memset(out, 0, (size_t)(S * L) * sizeof(T));
-        if (bias) {
-            const T *state_bias = CELL == STATECAST_GRU ? bias + columns : nullptr;
-            for (int g = 0; g < G; ++g)
-                for (int l = 0; l < n; ++l) {
-                    out[Cell<CELL>::w[g] * L + l] += bias[g * U + b * L + l];
-                    if (state_bias) out[Cell<CELL>::u[g] * L + l] += state_bias[g * U + b * L + l];
+    const int n = least(L, U - b * L);
+    T *out = packed + b * z.block;
+    memset(out, 0, (size_t)(S * L) * sizeof(T));
+    if (bias) {
+        const T *state_bias = CELL == STATECAST_GRU ? bias + columns : nullptr;
+        for (int g = 0; g < G; ++g)
+            for (int l = 0; l < n; ++l) {
+                out[Cell<CELL>::w[g] * L + l] += bias[g * U + b * L + l];
+                if (state_bias) out[Cell<CELL>::u[g] * L + l] += state_bias[g * U + b * L + l];
+            }
+    }
+    out += S * L;
+    Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * CHUNK;
+    for (int part = 0; part < 2; ++part) {
+        const T *from = (part ? u : w) + b * L;
+        const int64_t rows = part ? U : z.inputs;
+        if (TILED<T> && (part ? z.tiled : z.x_chunks > 0)) {
+            if constexpr (TILED<T>)
+                for (int g = 0; g < G; ++g) {
+                    const int slot = part ? Cell<CELL>::u[g] : Cell<CELL>::w[g];
+                    Half *to = tiles + (slot * z.chunks + (part ? z.x_chunks : 0)) * CHUNK;
+                    for (int64_t k = 0; k < rows; k += DEEP, to += CHUNK)
+                        split_rows(from + k * columns + g * U, columns, rows - k, n, to);
                 }
+            continue;
         }
-        out += S * L;
-        for (int part = 0; part < 2; ++part) {
-            const T *from = part ? u : w;
-            for (int64_t k = 0; k < (part ? U : z.inputs); ++k)
-                for (int g = 0; g < G; ++g, out += L)
-                    store(out, load(from + k * columns + g * U + b * L, n));
-        }
+        for (int64_t k = 0; k < rows; ++k)
+            for (int g = 0; g < G; ++g, out += L) store(out, load(from + k * columns + g * U, n));
     }
 }
 
@@ -135,26 +159,50 @@ void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
                 }
     }
 }
+/* The same as right chunks, [vector of outputs][chunk], over [block][gate][lane of the unit]. */
+template <class T, int CELL>
+void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, Half *out) {
+    constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
+    const int64_t U = z.units, columns = G * U, vectors = z.blocks * G;
+    for (int64_t v = 0; v < outputs; v += L)
+        for (int64_t first = 0; first < vectors; first += 2, out += CHUNK) {
+            alignas(64) T rows[EDGE * EDGE], both[DEEP * EDGE] = {};
+            for (int half = 0; half < 2 && first + half < vectors; ++half) {
+                const int64_t b = (first + half) / G, g = (first + half) % G;
+                const T *from = matrix + v * columns + g * U + b * L;
+                for (int i = 0; i < EDGE; ++i, from += columns)
+                    store(rows + i * EDGE, v + i < outputs ? load(from, least(L, U - b * L)) : V<T>{});
+                transpose(rows, EDGE, both + half * EDGE * EDGE);
+            }
+            split_rows(both, EDGE, DEEP, EDGE, out);
+        }
+}
 template <class T, int CELL>
 int64_t transposed_size(const Sizes<T, CELL> &z, int64_t outputs) {
-    constexpr int L = LANES<T>;
-    return (outputs + L - 1) / L * L * Cell<CELL>::GATES * z.units;
+    constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
+    const int64_t vectors = (outputs + L - 1) / L;
+    return z.tiled ? chunks_in<T>(vectors * ((z.blocks * G + 1) / 2)) : vectors * L * G * z.units;
 }
 
 /* -- forward --------------------------------------------------------------------------------- */
 
-/* R rows of one block take a step; rows are `stride` apart in h, next and c. */
+/* R rows of one block take a step; rows are `stride` apart in h, next and c. `quantity` lies between
+ * what is saved, and between `sums`, what tiles have given the slots before. */
 template <class T, int CELL, int R>
 struct Step {
     static void run(const T *packed, int64_t inputs, int64_t units, int64_t block, const T *x,
                     int64_t x_stride, const T *h, T *next, T *c, int64_t stride,
-                    const uint8_t *mask, int64_t mask_stride, T *saved, int64_t quantity) {
+                    const uint8_t *mask, int64_t mask_stride, T *saved, int64_t quantity,
+                    const T *sums) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
         V<T> sum[R][S];
         UNROLL for (int s = 0; s < S; ++s) {
             const V<T> bias = load(packed + s * L);
             UNROLL for (int r = 0; r < R; ++r) sum[r][s] = bias;
         }
+        if (TILED<T> && sums)
+            UNROLL for (int s = 0; s < S; ++s)
+                UNROLL for (int r = 0; r < R; ++r) sum[r][s] += load(sums + s * quantity + r * L);
         packed += S * L;
         for (int64_t k = 0; k < inputs; ++k, packed += G * L) {
             V<T> in[R];
@@ -226,39 +274,49 @@ struct Forward {
         const T *h;
         T *next, *c, *saved;
         const uint8_t *mask;
+        const T *sums;
         int64_t block;
     };
     template <int R>
     struct Rows {
         static void run(int64_t row, const Sizes<T, CELL> &z, const At &at) {
-            Step<T, CELL, R>::run(at.packed, z.inputs, z.units, at.block,
+            Step<T, CELL, R>::run(at.packed, z.x_chunks ? 0 : z.inputs, z.tiled ? 0 : z.units, at.block,
                                   at.x + row * at.x_stride, at.x_stride,
                                   at.h + row * z.padded, at.next + row * z.padded,
                                   offset(at.c, row * z.padded), z.padded,
                                   offset(at.mask, row * z.steps), z.steps,
-                                  offset(at.saved, row * LANES<T>), z.height * LANES<T>);
+                                  offset(at.saved, row * LANES<T>), z.height * LANES<T>,
+                                  offset(at.sums, row * LANES<T>));
         }
     };
 
     static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
 
+    static constexpr int TOGETHER = Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products go before */
+    static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
+    static int64_t sums_size(const Sizes<T, CELL> &z) {
+        return z.tiled ? TOGETHER * z.S * z.height * z.L : 0;
+    }
     static size_t memory(const Sizes<T, CELL> &z) {
-        return (size_t)(z.height * (3 * z.padded + z.inputs) + z.padded) * sizeof(T);
+        return (size_t)(left_size(z) + sums_size(z) + z.height * (3 * z.padded + z.inputs) + z.padded) *
+               sizeof(T);
     }
 
     void tile(int64_t item) {
         const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
         const int64_t first = member * z.rows + tile * z.height; /* row of all */
         const int64_t U = z.units, P = z.padded, area = z.height * P;
-        T *h = static_cast<T *>(scratch(TASK, memory(z))), *next = h + area, *c = next + area;
+        T *left = static_cast<T *>(scratch(TASK, memory(z))), *sums = left + left_size(z);
+        T *h = sums + sums_size(z), *next = h + area, *c = next + area;
         T *feed = c + area, *x_now = feed + P;
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
         const T *h0 = of<T>(a.h0) + first * U, *c0 = offset(of<T>(a.c0), first * U);
         const T *hr = offset(of<T>(a.hr), first * U), *cr = offset(of<T>(a.cr), first * U);
         const uint8_t *mask = offset(a.mask, first * z.steps);
         const uint8_t *resets = offset(a.resets, first * z.steps);
         T *y = offset(of<T>(a.y), first * z.steps * U), *saved = of<T>(a.saved);
         if (saved) saved += item * z.tile;
-        memset(h, 0, memory(z));
+        memset(left, 0, memory(z));
         for (int64_t r = 0; r < rows; ++r) put(r, h, c, h0, c0);
         if (a.observed) memcpy(feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
 
@@ -268,15 +326,30 @@ struct Forward {
             At at = {packed + member * z.packed,
                      of<T>(a.x) + (first * z.steps + t) * z.inputs, z.steps * z.inputs,
                      h, next, CELL == STATECAST_LSTM ? c : nullptr,
-                     saved ? saved + t * z.step : nullptr, offset(mask, t), 0};
+                     saved ? saved + t * z.step : nullptr, offset(mask, t), nullptr, 0};
             if (a.observed) {
                 close_loop(member, first, rows, t, h, feed, at.x, x_now);
                 at.x = x_now;
                 at.x_stride = z.inputs;
             }
+            if constexpr (TILED<T>)
+                for (int64_t r = 0; z.tiled && r < rows; ++r) {
+                    Half *row = of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
+                    if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row);
+                    split_row(h + r * P, P, row + z.x_chunks * CHUNK);
+                }
             for (; at.block < z.blocks; ++at.block) {
-                by_rows<Rows>(rows, z, at);
-                at.packed += z.packed / z.blocks;
+                if (z.tiled) {
+                    if constexpr (TILED<T>) {
+                        const int64_t within = at.block % TOGETHER;
+                        if (within == 0) products(member, at.block, (rows + EDGE - 1) / EDGE, left, sums);
+                        at.sums = sums + within * z.S * z.height * z.L;
+                        by_rows<Rows, 4>(rows, z, at);
+                    }
+                } else {
+                    by_rows<Rows>(rows, z, at);
+                }
+                at.packed += z.block;
                 if (saved) at.saved += z.kept * z.height * LANES<T>;
             }
             for (int64_t r = 0; y && r < rows; ++r) {
@@ -296,6 +369,28 @@ struct Forward {
             memcpy(of<T>(a.hn) + (first + r) * U, h + r * P, (size_t)U * sizeof(T));
             if (CELL == STATECAST_LSTM)
                 memcpy(of<T>(a.cn) + (first + r) * U, c + r * P, (size_t)U * sizeof(T));
+        }
+    }
+
+    /* What x and h give to a few blocks from `first` on: sums [block][slot][row][lane]. Slots that are
+     * summed over the same go together. */
+    void products(int64_t member, int64_t first, int64_t down, const T *left, T *sums) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        const Half *packs = of<Half>(packed + member * z.packed + z.blocks * z.block);
+        const auto begin = [&](int s) { return CELL == STATECAST_GRU && s == 3 ? z.x_chunks : 0; };
+        const auto end = [&](int s) { return CELL == STATECAST_GRU && s == 2 ? z.x_chunks : z.chunks; };
+        for (int s = 0, after; s < S; s = after) {
+            const Half *right[TOGETHER * S];
+            T *sum[TOGETHER * S];
+            int across = 0;
+            for (after = s + 1; after < S && begin(after) == begin(s) && end(after) == end(s);) ++after;
+            for (int64_t b = 0; b < TOGETHER && first + b < z.blocks; ++b)
+                for (int slot = s; slot < after; ++slot, ++across) {
+                    right[across] = packs + (((first + b) * S + slot) * z.chunks + begin(s)) * CHUNK;
+                    sum[across] = sums + (b * S + slot) * z.height * L;
+                }
+            multiply<false>(of<Half>(left) + begin(s) * CHUNK, z.chunks * CHUNK, down, right, across,
+                            end(s) - begin(s), sum, EDGE * L, L);
         }
     }
 
@@ -324,12 +419,12 @@ struct Forward {
         if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + r * z.units, bytes);
     }
 
-    static void pack_task(void *self, int64_t member) {
+    static void pack_task(void *self, int64_t item) {
         const Forward &f = *static_cast<Forward *>(self);
         const Sizes<T, CELL> &z = f.z;
-        const int64_t columns = z.G * z.units;
+        const int64_t member = item / z.blocks, columns = z.G * z.units;
         const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
-        pack(z, of<T>(f.a.w) + member * z.inputs * columns, of<T>(f.a.u) + member * z.units * columns,
+        pack(z, item % z.blocks, of<T>(f.a.w) + member * z.inputs * columns, of<T>(f.a.u) + member * z.units * columns,
              offset(of<T>(f.a.bias), member * biases * columns),
              const_cast<T *>(f.packed) + member * z.packed);
     }
@@ -340,12 +435,12 @@ int forward(const statecast_forward_args &a) {
     Forward<T, CELL> f = {a, Sizes<T, CELL>(a), nullptr};
     if (!scratch(TASK, f.memory(f.z))) return STATECAST_NO_MEMORY;
     if (a.packed) {
-        f.packed = of<T>(a.packed);
+        f.packed = aligned<T>(a.packed);
     } else {
         void *memory = scratch(CALL, (size_t)(f.z.members * f.z.packed) * sizeof(T));
         if (!memory) return STATECAST_NO_MEMORY;
         f.packed = static_cast<T *>(memory);
-        parallel(f.z.members, f.pack_task, &f);
+        parallel(f.z.members * f.z.blocks, f.pack_task, &f);
     }
     if (a.saved) {
         large_pages(a.saved, (size_t)(f.z.members * f.z.tiles * f.z.tile) * sizeof(T));
@@ -357,8 +452,8 @@ int forward(const statecast_forward_args &a) {
 
 template <class T, int CELL>
 int pack_only(const statecast_forward_args &a, void *packed) {
-    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), static_cast<T *>(packed)};
-    parallel(f.z.members, f.pack_task, &f);
+    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), aligned<T>(packed)};
+    parallel(f.z.members * f.z.blocks, f.pack_task, &f);
     return STATECAST_OK;
 }
 
@@ -437,9 +532,19 @@ struct Backward {
         sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
 
+    /* On tiles: the chunks of a row of gates, and of the GROUP's rows. */
+    int64_t gate_chunks() const { return (z.blocks * G + 1) / 2; }
+    int64_t group_chunks() const { return (GROUP * z.height + DEEP - 1) / DEEP; }
+    int64_t left_size() const {
+        const int64_t to_state = z.height / EDGE * gate_chunks();
+        const int64_t to_weights = (z.u_rows + (z.x_chunks ? z.w_rows : 0)) / L * group_chunks();
+        return z.tiled ? chunks_in<T>(to_state > to_weights ? to_state : to_weights) : 0;
+    }
+    int64_t right_size() const { return z.tiled ? chunks_in<T>(S * group_chunks()) : 0; }
+
     size_t memory() const { /* of a task */
         const int64_t m = GROUP * z.height;
-        return (size_t)(z.height * (3 * z.padded + inputs + 2) + z.padded +
+        return (size_t)(left_size() + right_size() + z.height * (3 * z.padded + inputs + 2) + z.padded +
                         m * (z.blocks * S * L + wide)) * sizeof(T);
     }
     size_t shared() const {
@@ -451,9 +556,13 @@ struct Backward {
         const Sizes<T, CELL> &z = k.z;
         T *out = k.transposed + member * (k.ut + k.wt);
         const int64_t columns = G * z.units;
-        pack_transposed(z, of<T>(k.a.u) + member * z.units * columns, z.units, out);
-        if (k.wt)
-            pack_transposed(z, of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
+        const auto transposed = [&](const T *matrix, int64_t outputs, T *to) {
+            if constexpr (TILED<T>)
+                if (z.tiled) return tile_transposed(z, matrix, outputs, of<Half>(to));
+            pack_transposed(z, matrix, outputs, to);
+        };
+        transposed(of<T>(k.a.u) + member * z.units * columns, z.units, out);
+        if (k.wt) transposed(of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
         /* What the first of x's numbers does to the gates, [block][slot][lane]. */
         out = k.first_w + member * z.blocks * S * L;
         memset(out, 0, (size_t)(z.blocks * S * L) * sizeof(T));
@@ -469,6 +578,7 @@ struct Backward {
     struct Tile {
         int64_t first, rows;
         const T *saved;
+        T *left, *right;   /* of products on tiles */
         T *dh, *dc, *held; /* of the state; of the output that a masked step repeats */
         T *dx, *gates, *in;
         T *feed, *dlast, *dvalue; /* of the closed loop: the last number, and x's first */
@@ -490,7 +600,9 @@ struct Backward {
         at.first = member * z.rows + tile * z.height;
         at.rows = z.count(tile);
         at.saved = of<T>(a.saved) + (member * z.tiles + tile) * z.tile;
-        at.dh = static_cast<T *>(scratch(TASK, memory()));
+        at.left = static_cast<T *>(scratch(TASK, memory()));
+        at.right = at.left + left_size();
+        at.dh = at.right + right_size();
         at.dc = at.dh + area;
         at.held = at.dc + area;
         at.dx = at.held + area;
@@ -499,7 +611,8 @@ struct Backward {
         at.feed = at.in + m * wide;
         at.dlast = at.feed + P;
         at.dvalue = at.dlast + z.height;
-        memset(at.dh, 0, memory());
+        memset(at.left, 0, memory());
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
         for (int64_t r = 0; r < at.rows; ++r) {
             if (b.dhn) take(at.dh + r * P, of<T>(b.dhn) + (at.first + r) * U);
             if (b.dcn && CELL == STATECAST_LSTM)
@@ -516,11 +629,11 @@ struct Backward {
         for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
             T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
             for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
-            product<false>(at.rows, gates, m, matrices, P / L, at.dh, P);
+            product<false>(at, gates, m, matrices, P / L, at.dh, P, t > 0 ? at.saved + (t - 1) * z.step : nullptr);
             if (a.observed) open_loop(member, at, t, gates, in, sum + weight_sums);
             if (wt) {
                 memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
-                product<true>(at.rows, gates, m, matrices + ut, inputs / L, at.dx, inputs);
+                product<true>(at, gates, m, matrices + ut, inputs / L, at.dx, inputs);
                 for (int64_t r = 0; r < at.rows; ++r) {
                     const int64_t now = (at.first + r) * z.steps + t;
                     T *dx = of<T>(b.dx) + now * z.inputs;
@@ -597,7 +710,7 @@ struct Backward {
         T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
         gates += r * S * L;
         if (t > 0) { /* what the step before it needs comes while this one's products run */
-            for (int64_t i = 0; i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
+            for (int64_t i = 0; !z.tiled && i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
             for (int64_t i = 0; i < U; i += L) {
                 if (dy) prefetch(dy - U + i);
                 if (t > 1) prefetch(of<T>(a.y) + (now - 2) * U + i);
@@ -675,11 +788,40 @@ struct Backward {
         };
     };
 
-    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. */
+    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. On tiles what is saved of
+     * the step `later` comes to the cache meanwhile. */
     template <bool TO_X>
-    void product(int64_t rows, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
-                 int64_t out_stride) {
-        const int64_t block_stride = m * S * L;
+    void product(const Tile &at, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
+                 int64_t out_stride, const T *later = nullptr) {
+        const int64_t block_stride = m * S * L, rows = at.rows;
+        if constexpr (TILED<T>)
+            if (z.tiled) {
+                const int64_t chunks = gate_chunks(), gate_vectors = z.blocks * G;
+                const auto vector = [&](int64_t r, int64_t i) {
+                    const int slot = TO_X ? Cell<CELL>::w[i % G] : Cell<CELL>::u[i % G];
+                    return i < gate_vectors ? load(gates + i / G * block_stride + (r * S + slot) * L) : V<T>{};
+                };
+                for (int64_t r = 0; r < rows; ++r) {
+                    Half *to = of<Half>(at.left) + r / EDGE * chunks * CHUNK + r % EDGE * DEEP;
+                    for (int64_t c = 0; c < chunks; ++c, to += CHUNK)
+                        split<T>(vector(r, 2 * c), vector(r, 2 * c + 1), to);
+                }
+                constexpr int MOST = 8;
+                const Half *right[MOST];
+                T *sum[MOST];
+                const int64_t part = later ? z.step / ((vectors + MOST - 1) / MOST) : 0;
+                for (int64_t v = 0; v < vectors;) {
+                    int across = 0;
+                    const T *now = offset(later, v / MOST * part);
+                    for (; across < MOST && v < vectors; ++across, ++v) {
+                        right[across] = of<Half>(matrix) + v * chunks * CHUNK;
+                        sum[across] = out + v * L;
+                    }
+                    multiply<true>(of<Half>(at.left), chunks * CHUNK, (rows + EDGE - 1) / EDGE, right, across,
+                                   chunks, sum, EDGE * out_stride, out_stride, now, part);
+                }
+                return;
+            }
         for (int64_t v = 0; v < vectors; v += 4) {
             const int c = least(4, vectors - v);
             T *to = out + v * L;
@@ -709,17 +851,50 @@ struct Backward {
     /* Adds to a partial sum, [block][unit, input, bias][slot][lane], what m rows give. */
     void weights(int64_t m, const Tile &at, T *sum) {
         const T *gates = at.gates;
+        const int64_t chunks = (m + DEEP - 1) / DEEP, tiles = (z.u_rows + z.w_rows) / EDGE;
+        if constexpr (TILED<T>)
+            for (int64_t i = 0; z.tiled && i < (z.x_chunks ? tiles : z.u_rows / EDGE); ++i)
+                for (int64_t c = 0; c < chunks; ++c)
+                    split_columns(at.in + c * DEEP * wide + i * L, wide, m - c * DEEP,
+                                  of<Half>(at.left) + (i * chunks + c) * CHUNK);
         for (int64_t k = 0; k < z.blocks; ++k, gates += GROUP * z.height * S * L) {
-            by_rows<Outer<false>::template Rows>(z.units, (const T *)at.in, wide, gates, m, sum);
-            sum += z.units * S * L;
-            by_rows<Outer<true>::template Rows>(z.inputs, (const T *)at.in + z.padded, wide, gates, m, sum);
-            sum += z.inputs * S * L;
+            if constexpr (TILED<T>)
+                for (int s = 0; z.tiled && s < S; ++s)
+                    for (int64_t c = 0; c < chunks; ++c)
+                        split_rows(gates + (c * DEEP * S + s) * L, S * L, m - c * DEEP, EDGE,
+                                   of<Half>(at.right) + (s * chunks + c) * CHUNK);
+            if (z.tiled)
+                outer_tiles<false>(at, z.u_rows / EDGE, chunks, 0, sum);
+            else
+                by_rows<Outer<false>::template Rows>(z.units, (const T *)at.in, wide, gates, m, sum);
+            sum += z.u_rows * S * L;
+            if (z.x_chunks)
+                outer_tiles<true>(at, z.w_rows / EDGE, chunks, z.u_rows / EDGE, sum);
+            else
+                by_rows<Outer<true>::template Rows>(z.inputs, (const T *)at.in + z.padded, wide, gates, m, sum);
+            sum += z.w_rows * S * L;
             V<T> bias[S];
             UNROLL for (int s = 0; s < S; ++s) bias[s] = load(sum + s * L);
             for (int64_t i = 0; i < m; ++i)
                 UNROLL for (int s = 0; s < S; ++s) bias[s] += load(gates + (i * S + s) * L);
             UNROLL for (int s = 0; s < S; ++s) store(sum + s * L, bias[s]);
             sum += S * L;
+        }
+    }
+
+    /* `down` tiles of rows, from the left tile `first` on, of one block. */
+    template <bool TO_X>
+    void outer_tiles(const Tile &at, int64_t down, int64_t chunks, int64_t first, T *sum) {
+        if constexpr (TILED<T>) {
+            const Half *right[G];
+            T *sums[G];
+            for (int g = 0; g < G; ++g) {
+                const int slot = TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
+                right[g] = of<Half>(at.right) + slot * chunks * CHUNK;
+                sums[g] = sum + slot * L;
+            }
+            multiply<true>(of<Half>(at.left) + first * chunks * CHUNK, chunks * CHUNK, down, right, G, chunks,
+                           sums, EDGE * S * L, S * L);
         }
     }
 
@@ -752,10 +927,11 @@ struct Backward {
             for (int g = 0; g < G; ++g) {
                 const size_t bytes = (size_t)n * sizeof(T);
                 const T *to_x = whole + Cell<CELL>::w[g] * L, *to_h = whole + Cell<CELL>::u[g] * L;
-                if (row < U) {
-                    memcpy(du + row * columns + g * U, to_h, bytes);
-                } else if (row < U + z.inputs) {
-                    memcpy(dw + (row - U) * columns + g * U, to_x, bytes);
+                if (row < z.u_rows) {
+                    if (row < U) memcpy(du + row * columns + g * U, to_h, bytes);
+                } else if (row < z.u_rows + z.w_rows) {
+                    const int64_t input = row - z.u_rows;
+                    if (input < z.inputs) memcpy(dw + input * columns + g * U, to_x, bytes);
                 } else if (dbias) {
                     memcpy(dbias + g * U, to_x, bytes);
                     if (biases == 2) memcpy(dbias + columns + g * U, to_h, bytes);
@@ -794,7 +970,7 @@ int64_t saved_size(const Sizes<T, CELL> &z) {
 }
 template <class T, int CELL>
 int64_t packed_size(const Sizes<T, CELL> &z) {
-    return z.members * z.packed * (int64_t)sizeof(T);
+    return z.members * z.packed * (int64_t)sizeof(T) + ALIGNMENT;
 }
 template <class T>
 int64_t saved_bytes(const statecast_forward_args *a) {

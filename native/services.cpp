@@ -8,6 +8,11 @@
 #include <sched.h>
 #include <sys/mman.h>
 #endif
+#ifdef STATECAST_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -213,6 +218,9 @@ KERNELS(portable)
 #ifdef STATECAST_X86
 KERNELS(avx2)
 KERNELS(avx512)
+#ifdef STATECAST_AMX
+KERNELS(amx)
+#endif
 #endif
 #ifdef STATECAST_ARM
 KERNELS(neon)
@@ -220,12 +228,31 @@ KERNELS(neon)
 
 namespace {
 
-bool runs(const Kernels &k) {
 #ifdef STATECAST_X86
-    if (&k == &kernels_avx512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("fma");
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("fma");
+}
+#endif
+#ifdef STATECAST_AMX
+/* Linux lends the tiles to a process that asks, where it knows how to keep them over a switch of
+ * threads; it refuses where a signal's stack would be too small for them. */
+bool has_tiles() {
+    unsigned a, b, c, d;
+    const unsigned tiles = 1u << 24, bf16 = 1u << 22;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tiles) || !(d & bf16)) return false;
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
+bool runs(const Kernels &k) {
+#ifdef STATECAST_AMX
+    if (&k == &kernels_amx) return has_avx512() && has_tiles();
+#endif
+#ifdef STATECAST_X86
+    if (&k == &kernels_avx512) return has_avx512();
     if (&k == &kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return true;
@@ -233,6 +260,9 @@ bool runs(const Kernels &k) {
 
 /* Best first. */
 const Kernels *const all[] = {
+#ifdef STATECAST_AMX
+    &kernels_amx,
+#endif
 #ifdef STATECAST_X86
     &kernels_avx512,
     &kernels_avx2,
@@ -320,6 +350,9 @@ bool complete(const statecast_forward_args &a) {
 
 const char *statecast_built(void) {
     return ""
+#ifdef STATECAST_AMX
+           "amx,"
+#endif
 #ifdef STATECAST_X86
            "avx512,avx2,"
 #endif
@@ -334,7 +367,7 @@ const char *statecast_used(void) { return kernels().name; }
 int statecast_use(const char *instructions) {
     const bool any = !instructions || !*instructions;
     for (const Kernels *k : all)
-        if (runs(*k) && (any || strcmp(k->name, instructions) == 0)) {
+        if ((any || strcmp(k->name, instructions) == 0) && runs(*k)) {
             chosen.store(k);
             return STATECAST_OK;
         }

@@ -21,7 +21,11 @@
 namespace {
 
 #if defined(__AVX512F__)
+#ifdef __AMX_BF16__
+#define STATECAST_INSTRUCTIONS amx
+#else
 #define STATECAST_INSTRUCTIONS avx512
+#endif
 constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6;
 #elif defined(__AVX2__)
 #define STATECAST_INSTRUCTIONS avx2
@@ -121,13 +125,13 @@ INLINE bool any(Mask mask) {
 }
 
 /* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
-template <template <int> class Body, class... Arguments>
+template <template <int> class Body, int MOST = TILE_ROWS, class... Arguments>
 INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
     int64_t r = 0;
-    for (; r + TILE_ROWS <= rows; r += TILE_ROWS) Body<TILE_ROWS>::run(r, arguments...);
-    if constexpr (TILE_ROWS > 3)
+    for (; r + MOST <= rows; r += MOST) Body<MOST>::run(r, arguments...);
+    if constexpr (MOST > 3)
         for (; r + 3 <= rows; r += 3) Body<3>::run(r, arguments...);
-    if constexpr (TILE_ROWS > 2)
+    if constexpr (MOST > 2)
         for (; r + 2 <= rows; r += 2) Body<2>::run(r, arguments...);
     for (; r < rows; ++r) Body<1>::run(r, arguments...);
 }
@@ -139,6 +143,12 @@ INLINE T *offset(const T *p, int64_t n) {
 template <class T>
 INLINE T *of(const void *p) {
     return static_cast<T *>(const_cast<void *>(p));
+}
+/* Packed weights begin at a line of the cache, wherever the caller's memory does. */
+constexpr int64_t ALIGNMENT = 64;
+template <class T>
+INLINE T *aligned(const void *packed) {
+    return reinterpret_cast<T *>(((uintptr_t)packed + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
 }
 INLINE int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 

@@ -5,6 +5,7 @@
  */
 #include "services.h"
 #include "simd.h"
+#include "tiles.h"
 
 namespace statecast {
 namespace {
@@ -17,26 +18,38 @@ struct Tokens {
     static constexpr int L = LANES<T>, BLOCK = 4 * L; /* columns */
     const statecast_softmax_args &a;
     int64_t padded; /* tokens, to whole vectors */
+    bool tiled;     /* whether the product goes by matrix tiles: by the units alone */
+    int64_t chunks; /* of the sum over units, on tiles */
     int64_t first, rows; /* of the rows, those at hand */
-    T *raw;              /* (member, row, padded) */
+    int64_t height;      /* rows, to whole tiles */
+    T *raw;              /* (member, height, padded) */
+    Half *left;          /* (member, tile of rows, chunk), on tiles */
 
-    explicit Tokens(const statecast_softmax_args &a) : a(a), padded((a.tokens + L - 1) / L * L) {}
+    explicit Tokens(const statecast_softmax_args &a)
+        : a(a), padded((a.tokens + L - 1) / L * L), tiled(TILED<T> && a.units >= WIDE),
+          chunks(tiled ? (a.units + DEEP - 1) / DEEP : 0) {}
 
-    /* Packed: for each member and block (unit, column), and then its bias. Padding columns have a
-     * bias of minus infinity, so they are never likely and add nothing. */
-    int64_t weights() const { return (a.units + 1) * padded; }
-    int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T); }
+    /* Packed: for each member and block (unit, column), on tiles (vector, chunk), and then its bias.
+     * Padding columns have a bias of minus infinity, so they are never likely and add nothing. */
+    int64_t depth() const { return tiled ? chunks_in<T>(chunks) / L : a.units; } /* numbers a column */
+    int64_t weights() const { return (depth() + 1) * padded; }
+    int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T) + ALIGNMENT; }
 
-    int pack(T *to) const {
+    int pack(void *packed) const {
+        T *to = aligned<T>(packed);
         for (int64_t m = 0; m < a.members; ++m) {
             const T *kernel = of<T>(a.kernel) + m * a.units * a.tokens, *bias = of<T>(a.bias) + m * a.tokens;
             for (int64_t c = 0; c < padded; c += BLOCK) {
-                const int64_t width = least(BLOCK, padded - c);
-                for (int64_t u = 0; u <= a.units; ++u)
-                    for (int64_t v = c; v < c + width; ++v)
-                        *to++ = v >= a.tokens   ? (u < a.units ? T(0) : -T(INFINITY))
-                                : u < a.units ? kernel[u * a.tokens + v]
-                                              : bias[v];
+                const int64_t end = c + least(BLOCK, padded - c);
+                if constexpr (TILED<T>)
+                    for (int64_t v = c; tiled && v < end; v += L)
+                        for (int64_t k = 0; k < a.units; k += DEEP, to += chunks_in<T>(1))
+                            split_rows(kernel + k * a.tokens + v, a.tokens, a.units - k,
+                                       least(L, a.tokens - v), of<Half>(to));
+                for (int64_t u = 0; !tiled && u < a.units; ++u)
+                    for (int64_t v = c; v < end; ++v)
+                        *to++ = v < a.tokens ? kernel[u * a.tokens + v] : T(0);
+                for (int64_t v = c; v < end; ++v) *to++ = v < a.tokens ? bias[v] : -T(INFINITY);
             }
         }
         return STATECAST_OK;
@@ -46,10 +59,15 @@ struct Tokens {
         const int64_t most = HELD / (a.members * padded), at_once = most < 1 ? 1 : most;
         if (!a.rows) return STATECAST_OK;
         rows = a.rows < at_once ? a.rows : at_once;
-        raw = static_cast<T *>(scratch(CALL, (size_t)(a.members * rows * padded) * sizeof(T)));
-        if (!raw || !scratch(TASK, memory())) return STATECAST_NO_MEMORY;
+        height = tiled ? (rows + EDGE - 1) / EDGE * EDGE : rows;
+        const int64_t split = a.members * height / EDGE * chunks_in<T>(chunks);
+        left = static_cast<Half *>(
+            scratch(CALL, (size_t)(split + a.members * height * padded) * sizeof(T)));
+        if (!left || !scratch(TASK, memory())) return STATECAST_NO_MEMORY;
+        raw = of<T>(left) + split;
         for (first = 0; first < a.rows; first += at_once) {
             rows = least(at_once, a.rows - first);
+            if (tiled) parallel(a.members * height / EDGE, split_outputs, this);
             parallel(a.members * blocks(), columns, this);
             parallel((rows + SOME - 1) / SOME, finish, this);
         }
@@ -92,13 +110,46 @@ struct Tokens {
         const Tokens &s = *static_cast<Tokens *>(self);
         const int64_t member = item / s.blocks(), column = item % s.blocks() * BLOCK, units = s.a.units;
         const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first) * units;
-        const T *weight = of<T>(s.a.packed) + member * s.weights() + column * (units + 1);
-        T *out = s.raw + member * s.rows * s.padded + column;
+        const T *weight = aligned<T>(s.a.packed) + member * s.weights() + column * (s.depth() + 1);
+        T *out = s.raw + member * s.height * s.padded + column;
+        if (s.tiled) return s.on_tiles(member, weight, least(BLOCK, s.padded - column), out);
         switch (least(BLOCK, s.padded - column) / L) {
             case 4: by_rows<Product<4>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
             case 3: by_rows<Product<3>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
             case 2: by_rows<Product<2>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
             default: by_rows<Product<1>::template Rows>(s.rows, in, units, weight, out, s.padded);
+        }
+    }
+
+    /* A tile of a member's rows, for all columns. */
+    static void split_outputs(void *self, int64_t item) {
+        if constexpr (TILED<T>) {
+            const Tokens &s = *static_cast<Tokens *>(self);
+            const int64_t tiles = s.height / EDGE, member = item / tiles, from = item % tiles * EDGE;
+            const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first + from) * s.a.units;
+            Half *to = s.left + item * s.chunks * CHUNK;
+            for (int64_t r = 0; r < EDGE && from + r < s.rows; ++r)
+                split_row(in + r * s.a.units, s.a.units, to + r * DEEP);
+        }
+    }
+
+    void on_tiles([[maybe_unused]] int64_t member, [[maybe_unused]] const T *weight,
+                  [[maybe_unused]] int64_t width, [[maybe_unused]] T *out) const {
+        if constexpr (TILED<T>) {
+            [[maybe_unused]] const Tiles whole;
+            const int64_t row = chunks * CHUNK;
+            const Half *right[BLOCK / L];
+            T *sum[BLOCK / L];
+            for (int64_t v = 0; v < width / L; ++v)
+                right[v] = of<Half>(weight) + v * row, sum[v] = out + v * L;
+            multiply<false>(left + member * (height / EDGE) * row, row, (rows + EDGE - 1) / EDGE, right,
+                            width / L, chunks, sum, EDGE * padded, padded);
+            const T *bias = weight + depth() * width;
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t c = 0; c < width; c += L) {
+                    T *at = out + r * padded + c;
+                    store(at, load(at) + load(bias + c));
+                }
         }
     }
 
@@ -112,7 +163,7 @@ struct Tokens {
         T less = log_sum(own);
         if (a.members > 1) { /* the log of the mean probability takes the first member's place */
             for (int64_t m = 1; m < a.members; ++m) {
-                const T *other = raw + (m * rows + r) * padded;
+                const T *other = raw + (m * height + r) * padded;
                 const T shift = log_sum(other);
                 for (int64_t c = 0; c < padded; c += L) {
                     const V<T> x = load(own + c) - all(less), y = load(other + c) - all(shift);
@@ -156,23 +207,23 @@ struct Tokens {
         int32_t *code = reinterpret_cast<int32_t *>(value + a.best);
         for (int64_t i = 0; i < a.best; ++i) value[i] = -T(INFINITY), code[i] = -1;
         for (int64_t c = 0; c < padded; c += L) {
-            const V<T> each = load(x + c);
+            const V<T> each = load(x + c) - all(less);
             if (!any(each > all(value[a.best - 1]))) continue;
             for (int64_t v = c; v < c + L && v < a.tokens; ++v) {
-                if (!(x[v] > value[a.best - 1]) || (a.allowed && !a.allowed[v])) continue;
+                const T one = x[v] - less; /* compared as they are given: what rounds alike is equal */
+                if (!(one > value[a.best - 1]) || (a.allowed && !a.allowed[v])) continue;
                 int64_t i = a.best - 1;
-                for (; i > 0 && x[v] > value[i - 1]; --i) value[i] = value[i - 1], code[i] = code[i - 1];
-                value[i] = x[v], code[i] = (int32_t)v;
+                for (; i > 0 && one > value[i - 1]; --i) value[i] = value[i - 1], code[i] = code[i - 1];
+                value[i] = one, code[i] = (int32_t)v;
             }
         }
-        T *nats = of<T>(a.nats) + at * a.best;
-        for (int64_t i = 0; i < a.best; ++i) nats[i] = value[i] - less;
+        memcpy(of<T>(a.nats) + at * a.best, value, (size_t)a.best * sizeof(T));
         memcpy(a.codes + at * a.best, code, (size_t)a.best * sizeof(int32_t));
     }
 };
 
 int64_t bytes(const statecast_softmax_args *a) { return Tokens(*a).bytes(); }
-int pack(const statecast_softmax_args *a, void *packed) { return Tokens(*a).pack(of<T>(packed)); }
+int pack(const statecast_softmax_args *a, void *packed) { return Tokens(*a).pack(packed); }
 int softmax(const statecast_softmax_args *a) { return Tokens(*a).run(); }
 
 }  // namespace

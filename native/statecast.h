@@ -34,7 +34,7 @@
  * gradients of weights are sums over rows and steps, taken in an order that depends on N
  * alone: other rows or another N may change their last bits, threads do not.
  *
- * NaN and infinity go through as arithmetic has it. Every function may be called from
+ * NaN and infinity go through as arithmetic has it; with "amx" an infinity may become NaN. Every function may be called from
  * several threads at once, and after fork().
  */
 #ifndef STATECAST_H
@@ -158,7 +158,7 @@ int64_t statecast_softmax_bytes(const statecast_softmax_args *);
 int statecast_softmax_pack(const statecast_softmax_args *, void *packed);
 int statecast_softmax(const statecast_softmax_args *);
 
-/* The instruction sets built in, comma-separated, and the one in use: "avx512", "avx2",
+/* The instruction sets built in, comma-separated, and the one in use: "amx", "avx512", "avx2",
  * "neon" or "portable". statecast_use chooses one by name, "" the best; it answers
  * STATECAST_BAD_ARGUMENT where the machine or the build has not got it. */
 const char *statecast_built(void);
