@@ -378,6 +378,9 @@ def train(
         training = TrainingRows(panel, held, batch, seed)
         validation = HeldOutRows(panel, held, batch)
     network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
+    # A step that makes the optimizer's variables would be traced a second time by TensorFlow: a
+    # quarter of a short fit.
+    network.optimizer.build(network.trainable_variables)
     keep = KeepBest(patience)
     history = keras.callbacks.History()
     try:
