@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before anything imports Keras. A backend chosen from outside is kept.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+if os.environ["KERAS_BACKEND"] == "jax":
+    # What one test has compiled no other compiles again, of a like model either: most of the
+    # time goes there. Of one run alone, so that every run compiles all of it once.
+    _compiled = tempfile.TemporaryDirectory(prefix="statecast-tests-", ignore_cleanup_errors=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,7 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boosted trees grow on few values: of all baselines they take by far the most time."""
+    from statecast.evaluate import Trees
+
+    monkeypatch.setattr(Trees.__init__, "__defaults__", (100, 0))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
     """Forecasters are small unless told otherwise, so that documented code runs in seconds."""
     from statecast import Forecaster
 
@@ -54,6 +70,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         assert name in defaults
         monkeypatch.setitem(defaults, name, value)
     return SMALL
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks keep the weights they began with: for tests of what no training has a part in."""
+    monkeypatch.setattr("statecast.forecaster.train", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def gradients(loss: Callable[[Any], Any], named: Mapping[str, np.ndarray]) -> di
     if backend.backend() == "jax":
         import jax
 
-        found = jax.grad(loss)(arrays)
+        found = jax.jit(jax.grad(loss))(arrays)
     elif backend.backend() == "torch":
         import torch
 

@@ -79,7 +79,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bytes) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bytes, few_trees: None) -> Path:
     """The current folder: the model, the first three weeks, the static features, the folds."""
     given = tables()
     write(tmp_path, given | {"series": prefix(given["series"]), "whole": given["series"]})

@@ -25,11 +25,12 @@ from statecast.state import State
 pytestmark = pytest.mark.backends
 
 T = 8
+ROWS = 16  # computed at once at least: one shape for some of the items and for all
 few = settings(max_examples=6, deadline=None)
 CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
 
 
-def _tables(rows=24, seed=0, scale=1.0):
+def _tables(rows=ROWS, seed=0, scale=1.0):
     """Curves set by a number and a group, with gaps; as long tables."""
     rng = np.random.default_rng(seed)
     level, group = rng.normal(size=rows), rng.choice(["a", "b"], rows)
@@ -44,15 +45,23 @@ def _tables(rows=24, seed=0, scale=1.0):
     return series, static
 
 
-def _fit(**settings: Any):
+def _fit(*tables: Any, **settings: Any):
     small: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "seed": 0}
     # Rows enough for analogues and for the intervals' calibration.
-    return Forecaster(**{**small, **settings}).fit(*_tables(72), verbose=0)
+    return Forecaster(**{**small, **settings}).fit(*(tables or _tables(72)), verbose=0)
 
 
 @pytest.fixture(scope="module")
 def fitted():
     return _fit()
+
+
+@pytest.fixture(scope="module")
+def too_long():
+    """Fitted on series that are too long for analogues, and with another seed."""
+    with pytest.MonkeyPatch.context() as short:
+        short.setattr("statecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
+        return _fit(seed=1)
 
 
 @pytest.fixture(scope="module", params=["gru-normal-state", "rnn-inputs-deep"])
@@ -84,7 +93,7 @@ def _prefixes(series, known):
 
 def _mixed(series, seed):
     rng = np.random.default_rng(seed)
-    return _prefixes(series, {i: int(rng.integers(0, T)) for i in range(24)})
+    return _prefixes(series, {i: int(rng.integers(0, T)) for i in range(ROWS)})
 
 
 def _predict(f, series, static, **more):
@@ -96,7 +105,7 @@ def _predict(f, series, static, **more):
 
 
 @few
-@given(item=st.integers(0, 23), k=st.integers(0, T - 1))
+@given(item=st.integers(0, ROWS - 1), k=st.integers(0, T - 1))
 def test_a_forecast_does_not_depend_on_its_neighbours(fitted, item, k):
     """Alone, among others, and beside items 100 times larger."""
     series, static = _tables()
@@ -123,7 +132,7 @@ def test_one_call_with_mixed_k_is_a_call_per_k(fitted, seed):
     together = _predict(fitted, prefix, static)
     lengths = dict(prefix.group_by("unique_id").agg(pl.col("ds").max()).iter_rows())
     for k in range(T):
-        ids = [i for i in range(24) if lengths.get(i, 0) == k]
+        ids = [i for i in range(ROWS) if lengths.get(i, 0) == k]
         inside = pl.col("unique_id").is_in(ids)
         if ids:
             per_k = _predict(fitted, prefix.filter(inside), static.filter(inside))
@@ -293,7 +302,7 @@ def test_an_update_with_nothing_new_and_a_saved_state_are_identities(fitted, tmp
     assert a.equals(b)
     new = pl.DataFrame({"unique_id": [2], "ds": [T], "y": [60.0]})
     moved = fitted.update(state, new)
-    others = np.arange(24) != 2
+    others = np.arange(ROWS) != 2
     for name in state:
         assert moved[name][others].tobytes() == state[name][others].tobytes()
     assert moved["step"][2, 0, 0] == T
@@ -310,7 +319,7 @@ def test_a_state_of_other_weights_is_refused(fitted, other):
         fitted.predict(None, static, until=T, state=state)
     with pytest.raises(errors.StateError, match="expected a State, received dict"):
         fitted.update({}, _tables()[0])
-    assert fitted.predict(state=state, until=T).height == 24 * T
+    assert fitted.predict(state=state, until=T).height == ROWS * T
 
 
 # -- paths ----------------------------------------------------------------------------------------
@@ -328,7 +337,7 @@ def test_paths_agree_with_the_forecast_and_not_with_their_neighbours(fitted):
     series, static = _tables()
     prefix = _mixed(series, 2)
     paths = fitted.simulate(prefix, static, until=T, paths=99)
-    assert paths.values.shape == (24, 99, T)
+    assert paths.values.shape == (ROWS, 99, T)
     known = np.arange(T) < paths.known[:, None]
     assert (np.isnan(paths.values) == known[:, None, :]).all()
     _agree(paths, _predict(fitted, prefix, static))
@@ -348,7 +357,9 @@ def test_paths_are_joint(fitted):
     _, static = _tables()
     paths = fitted.simulate(None, static, until=T, paths=200).values
     rank = paths.argsort(axis=1).argsort(axis=1).astype(float)
-    correlation = [np.corrcoef(rank[row, :, T - 2], rank[row, :, T - 1])[0, 1] for row in range(24)]
+    correlation = [
+        np.corrcoef(rank[row, :, T - 2], rank[row, :, T - 1])[0, 1] for row in range(ROWS)
+    ]
     assert np.mean(correlation) > 0.2
 
 
@@ -479,7 +490,7 @@ def test_an_effect_is_the_forecast_with_less_the_forecast_without(fitted, seed):
 
 def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_items(fitted):
     series, static = _tables()
-    begun = _prefixes(series, dict.fromkeys(range(24), 3))
+    begun = _prefixes(series, dict.fromkeys(range(ROWS), 3))
     together = fitted.explain(begun, static, until=T, analogues=4)
     own = pl.col("unique_id") == 5
     alone = fitted.explain(begun.filter(own), static.filter(own), until=T, analogues=4)
@@ -499,7 +510,7 @@ def test_an_explanation_does_not_depend_on_the_neighbours_and_names_training_ite
     named = [str(i) for row in together.analogues[:, [0, 2]] for i in row]
     assert part["name"].to_list() == named
     nobody = fitted.explain(begun, static, until=T, analogues=0)
-    assert nobody.analogues.shape == (24, 0)
+    assert nobody.analogues.shape == (ROWS, 0)
 
 
 def test_a_fork_is_simulated_and_each_of_its_rows_draws_by_itself(fitted):
@@ -513,13 +524,12 @@ def test_a_fork_is_simulated_and_each_of_its_rows_draws_by_itself(fitted):
     assert fitted.predict(state=state, until=T)["unique_id"].unique().to_list() == [0, 1]
 
 
-def test_series_too_long_for_a_covariance_have_no_analogues(monkeypatch):
-    monkeypatch.setattr("statecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
-    f, (series, static) = _fit(), _tables(seed=1)
+def test_series_too_long_for_a_covariance_have_no_analogues(too_long):
+    series, static = _tables(seed=1)
     begun = series.filter(pl.col("ds") <= 3)
-    why = f.explain(begun, static, until=T)
-    assert why.analogues.shape == (24, 0)
-    assert np.isfinite(_values(f.predict(begun, static, until=T))).all()
+    why = too_long.explain(begun, static, until=T)
+    assert why.analogues.shape == (ROWS, 0)
+    assert np.isfinite(_values(too_long.predict(begun, static, until=T))).all()
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, None])
@@ -595,13 +605,14 @@ def test_steps_that_nobody_observed_are_alike_in_every_verb_and_in_a_file(gapped
 # -- the fit -----------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_fit(fitted):
+def test_the_same_seed_gives_the_same_fit(fitted, too_long):
     _, static = _tables()
     again = _fit()
     assert again.history == fitted.history
     assert again.fingerprint == fitted.fingerprint
     assert _predict(again, None, static).equals(_predict(fitted, None, static))
-    assert _fit(seed=1).fingerprint != fitted.fingerprint
+    assert too_long.history != fitted.history  # which analogues have no part in
+    assert too_long.fingerprint != fitted.fingerprint
 
 
 def test_save_then_load_gives_identical_forecasts(fitted, other, tmp_path):
@@ -625,7 +636,7 @@ def test_what_is_large_prints_in_a_line(fitted):
     said = "<Forecaster(units=6, ensemble=3, encoding=4, epochs=3), fitted on 8 steps>"
     assert repr(fitted) == said
     paths = fitted.simulate(None, _tables()[1], until=T, paths=5)
-    assert repr(paths) == "<Paths of y: 24 items, 5 paths each, up to step 8>"
+    assert repr(paths) == f"<Paths of y: {ROWS} items, 5 paths each, up to step 8>"
 
 
 def test_a_copy_and_a_pickle_are_the_forecaster(fitted):
@@ -663,7 +674,7 @@ def test_the_gradient_reaches_the_encoder_through_h_and_through_c(fitted):
         before = keras.ops.convert_to_numpy(weights["encoder/kernel"]).copy()
         panel = fitted.schema.panel(series, static)
         network.compile(optimizer=keras.optimizers.SGD(0.1))
-        ones = np.ones((24, 1, panel.y.shape[1]), "float32")
+        ones = np.ones((ROWS, 1, panel.y.shape[1]), "float32")
         network.train_on_batch(
             {
                 "value": panel.y[:, None],
@@ -745,19 +756,18 @@ def test_arrays_in_arrays_out_and_no_features():
         np.testing.assert_allclose(after[name], whole[name], rtol=1e-3, atol=1e-5)
 
 
-def test_dates_come_back_as_dates_and_updates_know_them():
-    series, static = _tables()
+def test_dates_come_back_as_dates_and_updates_know_them(fitted):
+    series, static = _tables(72)
     start = pl.date(2020, 1, 6)
     dated = series.with_columns(ds=start + pl.duration(days=7 * (pl.col("ds") - 1)))
-    f = Forecaster(units=4, ensemble=2, epochs=1).fit(dated, static, verbose=0)
-    g = Forecaster(units=4, ensemble=2, epochs=1).fit(series, static, verbose=0)
+    f = _fit(dated, static)
     first = pl.col("unique_id") < 5
     prefix, numbered = (
         t.filter(first & (pl.col("step") <= 3))
         for t in (dated.with_columns(step=series["ds"]), series.with_columns(step="ds"))
     )
     a = f.predict(prefix.drop("step"), static, until=T)
-    b = g.predict(numbered.drop("step"), static, until=T)
+    b = fitted.predict(numbered.drop("step"), static, until=T)
     np.testing.assert_allclose(a["statecast"], b["statecast"], rtol=CLOSE)
     assert a["step"].to_list() == b["ds"].to_list()
     known = a.filter(first)
@@ -794,7 +804,7 @@ def test_what_is_not_known_of_an_item_makes_its_interval_wider():
     series = pl.DataFrame(
         {"unique_id": np.repeat(range(100), 6), "ds": np.tile(range(1, 7), 100), "y": Y.ravel()}
     )
-    f = Forecaster(seed=0, ensemble=2).fit(series, static, verbose=0)
+    f = Forecaster(seed=0, ensemble=2, epochs=10).fit(series, static, verbose=0)
 
     def width(**columns):
         with warnings.catch_warnings():
@@ -925,7 +935,7 @@ def test_settings_are_checked_at_once(settings, says):
         ({"head": "logitnormal"}, 5.0, {"bounds": (0.0, 5.0)}),
     ],
 )
-def test_what_a_refused_value_is_told_to_do_works(settings, value, remedy):
+def test_what_a_refused_value_is_told_to_do_works(untrained, settings, value, remedy):
     values = np.tile([1.0, 2.0, 3.0, value], (12, 1))
     small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
     with pytest.raises(errors.DataError) as refused:
@@ -936,7 +946,7 @@ def test_what_a_refused_value_is_told_to_do_works(settings, value, remedy):
     assert np.isfinite(f.predict(values[:2, :2], until=4)["statecast"][:, 2:]).all()
 
 
-def test_what_is_fitted_does_not_say_to_fit_otherwise():
+def test_what_is_fitted_does_not_say_to_fit_otherwise(untrained):
     values = np.random.default_rng(0).integers(1, 9, (12, 4)).astype(float)
     small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
     f = Forecaster(head="poisson", **small).fit(values, verbose=0)

@@ -18,6 +18,8 @@ heads = st.sampled_from([*HEADS.values()]).map(lambda head: head.on_scale(*SCALE
 continuous = st.sampled_from([Normal(), StudentT(), Quantiles()])
 scored_by_crps = st.sampled_from([Normal(), Quantiles()])
 seeds = st.integers(0, 2**32)
+# Few sizes, many numbers: every new size is a new compilation.
+sizes = st.sampled_from([(1, 3, 2, 4), (3, 1, 4, 1), (2, 5, 1, 3)])
 few = settings(max_examples=10, deadline=None)
 
 
@@ -33,7 +35,7 @@ def _quantiles(head, parameters, levels):
 
 
 @few
-@given(heads, seeds, st.lists(st.floats(0.001, 0.999), min_size=2, max_size=20))
+@given(heads, seeds, st.lists(st.floats(0.001, 0.999), min_size=9, max_size=9))
 def test_quantiles_never_cross(head, seed, levels):
     found = _quantiles(head, _parameters(head, seed), sorted(levels))
     assert (np.diff(found, axis=-1) >= -1e-5).all()
@@ -102,7 +104,7 @@ def test_levels_may_differ_by_row(head, seed):
 
 
 @settings(max_examples=8, deadline=None)
-@given(heads, seeds, st.booleans(), st.tuples(*[st.integers(1, 9)] * 4))
+@given(heads, seeds, st.booleans(), sizes)
 def test_a_score_is_the_sum_of_the_steps_losses_whoever_computes_it(head, seed, before, sizes):
     members, rows, steps, units = sizes
     rng = np.random.default_rng(seed)

@@ -84,7 +84,7 @@ each_way = pytest.mark.parametrize("make", ONE_WAY)
 # Few shapes, many numbers: every new shape is a new compilation.
 shapes = st.builds(
     lambda shape, seed: (*shape, seed),
-    st.sampled_from([(1, 1, 1), (1, 5, 2), (2, 4, 3), (3, 1, 2), (4, 3, 1)]),
+    st.sampled_from([(1, 5, 2), (2, 4, 3), (3, 1, 1)]),
     st.integers(0, 2**31),
 )
 

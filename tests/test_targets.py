@@ -61,7 +61,7 @@ def _tables(n=N, gaps=True):
 
 SMALL: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "seed": 0}
 CORNERS: dict[str, dict[str, Any]] = {
-    "two": {"target_col": NAMES, "units": 16, "ensemble": 2, "encoding": 16, "epochs": None},
+    "two": {"target_col": NAMES, "units": 16, "ensemble": 2, "encoding": 16, "epochs": 20},
     "covariates": {
         "target_col": ["lon", "lat"],
         "past_cols": ["wind"],
