@@ -165,6 +165,15 @@ def test_paths_are_joint_where_the_targets_are():
     np.testing.assert_allclose(median, forecast, rtol=1e-4, atol=FINE)
 
 
+def test_the_network_alone_ties_targets_too(monkeypatch):
+    """All paths drawn by the network: each value is drawn given the one before it at its step."""
+    f, _ = _fitted("two")
+    monkeypatch.setattr(Stacking, "share", lambda _, known: np.ones(len(known)))
+    new, newx = _arrays(60, seed=1)
+    paths = f.simulate(state=f.state(new[:, :2], newx), until=T, paths=99)
+    assert _ties(paths.values[:, :, 2])[0, 1] > 0.3
+
+
 def test_a_target_of_the_same_step_is_heard():
     """One target's value moves the forecast of the next at its step, and nothing before it."""
     f, _ = _fitted("two")
