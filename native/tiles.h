@@ -106,29 +106,30 @@ INLINE void split<float>(V<float> a, V<float> b, Half *to) {
 
 template <>
 INLINE void transpose<float>(const float *from, int64_t stride, float *to) {
+    constexpr __mmask16 ALL = -1; /* GCC warns of the forms without */
     __m512 r[16], s[16];
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) r[i] = load(from + i * stride);
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; i += 2) {
-        s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+        s[i] = _mm512_maskz_unpacklo_ps(ALL, r[i], r[i + 1]);
+        s[i + 1] = _mm512_maskz_unpackhi_ps(ALL, r[i], r[i + 1]);
     }
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_shuffle_ps(s[i], s[i + 2], 0x44);
-        r[i + 1] = _mm512_shuffle_ps(s[i], s[i + 2], 0xee);
-        r[i + 2] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-        r[i + 3] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+        r[i] = _mm512_maskz_shuffle_ps(ALL, s[i], s[i + 2], 0x44);
+        r[i + 1] = _mm512_maskz_shuffle_ps(ALL, s[i], s[i + 2], 0xee);
+        r[i + 2] = _mm512_maskz_shuffle_ps(ALL, s[i + 1], s[i + 3], 0x44);
+        r[i + 3] = _mm512_maskz_shuffle_ps(ALL, s[i + 1], s[i + 3], 0xee);
     }
     _Pragma("GCC unroll 16") for (int i = 0; i < 4; ++i) {
-        s[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
-        s[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
-        s[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-        s[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+        s[i] = _mm512_maskz_shuffle_f32x4(ALL, r[i], r[i + 4], 0x88);
+        s[i + 4] = _mm512_maskz_shuffle_f32x4(ALL, r[i], r[i + 4], 0xdd);
+        s[i + 8] = _mm512_maskz_shuffle_f32x4(ALL, r[i + 8], r[i + 12], 0x88);
+        s[i + 12] = _mm512_maskz_shuffle_f32x4(ALL, r[i + 8], r[i + 12], 0xdd);
     }
     _Pragma("GCC unroll 16") for (int i = 0; i < 4; ++i) {
-        store(to + i * 16, (V<float>)_mm512_shuffle_f32x4(s[i], s[i + 8], 0x88));
-        store(to + (i + 4) * 16, (V<float>)_mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0x88));
-        store(to + (i + 8) * 16, (V<float>)_mm512_shuffle_f32x4(s[i], s[i + 8], 0xdd));
-        store(to + (i + 12) * 16, (V<float>)_mm512_shuffle_f32x4(s[i + 4], s[i + 12], 0xdd));
+        store(to + i * 16, (V<float>)_mm512_maskz_shuffle_f32x4(ALL, s[i], s[i + 8], 0x88));
+        store(to + (i + 4) * 16, (V<float>)_mm512_maskz_shuffle_f32x4(ALL, s[i + 4], s[i + 12], 0x88));
+        store(to + (i + 8) * 16, (V<float>)_mm512_maskz_shuffle_f32x4(ALL, s[i], s[i + 8], 0xdd));
+        store(to + (i + 12) * 16, (V<float>)_mm512_maskz_shuffle_f32x4(ALL, s[i + 4], s[i + 12], 0xdd));
     }
 }
 
