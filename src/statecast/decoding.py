@@ -260,7 +260,7 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
         at = np.argpartition(flat, -most)[-most:] if most < total.size else np.arange(most)
         at = at[np.argsort(-flat[at], kind="stable")]
         return np.divmod(at[flat[at] > -np.inf], candidates)
-    count = len(np.unique(item))
+    count = 1 + np.count_nonzero(item[1:] != item[:-1])
     places, each = places[item], len(item) // count
     most = min(int(places[0]), each * candidates)
     alike = (
@@ -274,11 +274,9 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
             at = np.argpartition(flat, -most, axis=1)[:, -most:]
         else:
             at = np.broadcast_to(np.arange(most), flat.shape)
-        order = np.argsort(-np.take_along_axis(flat, at, axis=1), axis=1, kind="stable")
-        at = np.take_along_axis(at, order, axis=1)
-        row, column = np.divmod(
-            (at + np.arange(count)[:, None] * each * candidates).ravel(), candidates
-        )
+        own = np.arange(count)[:, None]
+        at = at[own, np.argsort(-flat[own, at], axis=1, kind="stable")]
+        row, column = np.divmod((at + own * each * candidates).ravel(), candidates)
     else:
         row, column = (index.ravel() for index in np.indices(total.shape))
         order = np.lexsort((column, row, -total[row, column], item[row]))

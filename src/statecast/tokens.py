@@ -268,7 +268,8 @@ class Speaker:
 
     def _outputs(self, state: Inner) -> np.ndarray:
         """What the stack last put out, ``(members, rows, units)``."""
-        return np.stack([self.language.stack.output(member) for member in state])
+        outputs = [self.language.stack.output(member) for member in state]
+        return np.stack(outputs) if len(outputs) > 1 else outputs[0][None]  # not copied
 
     def _own(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: leaf for n, leaf in leaves.items() if n != "static"}
