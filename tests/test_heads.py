@@ -38,7 +38,8 @@ def _quantiles(head, parameters, levels):
 @given(heads, seeds, st.lists(st.floats(0.001, 0.999), min_size=9, max_size=9))
 def test_quantiles_never_cross(head, seed, levels):
     found = _quantiles(head, _parameters(head, seed), sorted(levels))
-    assert (np.diff(found, axis=-1) >= -1e-5).all()
+    # The distribution functions of counts are good to 1e-4: equal quantiles may differ so.
+    assert (np.diff(found, axis=-1) >= -1e-4).all()
 
 
 @few
