@@ -35,11 +35,11 @@ def _quantiles(head, parameters, levels):
 
 
 @few
-@given(heads, seeds, st.lists(st.floats(0.001, 0.999), min_size=9, max_size=9))
-def test_quantiles_never_cross(head, seed, levels):
-    found = _quantiles(head, _parameters(head, seed), sorted(levels))
-    # The distribution functions of counts are good to 1e-4: equal quantiles may differ so.
-    assert (np.diff(found, axis=-1) >= -1e-4).all()
+@given(heads, seeds, st.lists(st.integers(1, 999), min_size=9, max_size=9, unique=True))
+def test_quantiles_never_cross(head, seed, thousandths):
+    """Of levels that differ: in a flat tail float32 finds equal ones at places of its own."""
+    found = _quantiles(head, _parameters(head, seed), np.sort(thousandths) / 1000)
+    assert (np.diff(found, axis=-1) >= -1e-5).all()
 
 
 @few
