@@ -61,9 +61,9 @@ struct Sizes {
         : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units) {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
+        tiled = TILED<T> && units >= WIDE;
         /* Few rows still make an even number of tiles, so that two threads have equal work.
          * This depends on the rows alone, for the sums' order does on this. */
-        tiled = TILED<T> && units >= WIDE;
         const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
         const int64_t pairs = (rows + 2 * most - 1) / (2 * most);
         height = most;
@@ -87,6 +87,7 @@ struct Sizes {
         w_rows = x_chunks ? (inputs + L - 1) / L * L : inputs;
         reduction = u_rows + w_rows + 1;
     }
+    int64_t gate_chunks() const { return (blocks * G + 1) / 2; } /* of the sum over all gates */
     int64_t count(int64_t t) const { /* rows of a tile */
         const int64_t left = rows - t * height;
         return left < height ? left : height;
@@ -127,7 +128,7 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
     for (int part = 0; part < 2; ++part) {
         const T *from = (part ? u : w) + b * L;
         const int64_t rows = part ? U : z.inputs;
-        if (TILED<T> && (part ? z.tiled : z.x_chunks > 0)) {
+        if (part ? z.tiled : z.x_chunks > 0) {
             if constexpr (TILED<T>)
                 for (int g = 0; g < G; ++g) {
                     const int slot = part ? Cell<CELL>::u[g] : Cell<CELL>::w[g];
@@ -181,7 +182,7 @@ template <class T, int CELL>
 int64_t transposed_size(const Sizes<T, CELL> &z, int64_t outputs) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
     const int64_t vectors = (outputs + L - 1) / L;
-    return z.tiled ? chunks_in<T>(vectors * ((z.blocks * G + 1) / 2)) : vectors * L * G * z.units;
+    return z.tiled ? chunks_in<T>(vectors * z.gate_chunks()) : vectors * L * G * z.units;
 }
 
 /* -- forward --------------------------------------------------------------------------------- */
@@ -532,11 +533,10 @@ struct Backward {
         sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
 
-    /* On tiles: the chunks of a row of gates, and of the GROUP's rows. */
-    int64_t gate_chunks() const { return (z.blocks * G + 1) / 2; }
+    /* On tiles: the chunks of the GROUP's rows. */
     int64_t group_chunks() const { return (GROUP * z.height + DEEP - 1) / DEEP; }
     int64_t left_size() const {
-        const int64_t to_state = z.height / EDGE * gate_chunks();
+        const int64_t to_state = z.height / EDGE * z.gate_chunks();
         const int64_t to_weights = (z.u_rows + (z.x_chunks ? z.w_rows : 0)) / L * group_chunks();
         return z.tiled ? chunks_in<T>(to_state > to_weights ? to_state : to_weights) : 0;
     }
@@ -796,7 +796,7 @@ struct Backward {
         const int64_t block_stride = m * S * L, rows = at.rows;
         if constexpr (TILED<T>)
             if (z.tiled) {
-                const int64_t chunks = gate_chunks(), gate_vectors = z.blocks * G;
+                const int64_t chunks = z.gate_chunks(), gate_vectors = z.blocks * G;
                 const auto vector = [&](int64_t r, int64_t i) {
                     const int slot = TO_X ? Cell<CELL>::w[i % G] : Cell<CELL>::u[i % G];
                     return i < gate_vectors ? load(gates + i / G * block_stride + (r * S + slot) * L) : V<T>{};
