@@ -2,7 +2,7 @@
  *
  * Rows are independent, so a tile of rows runs the whole sequence by itself, and its state
  * stays in the cache. Within a step the units come in blocks of one vector. A block's weights
- * are packed [k][gate][lane]: one pass over k = inputs, then units, feeds a register tile of
+ * are packed [k][gate][lane]: one pass over k = units, then inputs, feeds a register tile of
  * TILE_ROWS rows x all gates of the block, and the gates' functions follow on registers.
  *
  * Backward walks a tile's steps from the last to the first. What reaches the gates before
@@ -46,19 +46,20 @@ struct Cell<STATECAST_RNN> { /* its derivative follows from its output */
 template <class T, int CELL>
 struct Sizes {
     static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
-    int64_t members, rows, steps, inputs, units;
+    int64_t members, rows, steps, inputs, units, codes;
     int64_t blocks, padded;   /* of units: vectors, and lanes in them */
     int64_t height, tiles;    /* rows of a tile, and tiles of a member */
     int64_t share, shares;    /* tiles of one partial sum, and partial sums of a member */
     int64_t kept, step, tile; /* of `saved`: quantities, numbers a step, numbers a tile */
     bool tiled;               /* whether products go by matrix tiles; x's where it is wide */
-    int64_t x_chunks, chunks; /* of the sum over x, and over x and h, on tiles; else 0 */
+    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, over h and over both, on tiles; else 0 */
     int64_t block, packed;    /* numbers in a block's packed weights for registers, in a member's */
     int64_t u_rows, w_rows;   /* of the weights' gradients: units, inputs, and one for the bias */
     int64_t reduction;
 
     Sizes(const statecast_forward_args &a)
-        : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units) {
+        : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units),
+          codes(a.codes) {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
         tiled = TILED<T> && units >= WIDE;
@@ -80,8 +81,9 @@ struct Sizes {
         step = blocks * kept * height * L;
         tile = steps * step;
         x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
-        chunks = tiled ? x_chunks + (units + DEEP - 1) / DEEP : 0;
-        block = L * ((int64_t)S + G * ((x_chunks ? 0 : inputs) + (tiled ? 0 : units)));
+        h_chunks = tiled ? (units + DEEP - 1) / DEEP : 0;
+        chunks = h_chunks + x_chunks;
+        block = L * ((int64_t)S + G * ((tiled ? 0 : units) + (x_chunks ? 0 : inputs) + codes));
         packed = blocks * (block + S * chunks_in<T>(chunks));
         u_rows = tiled ? padded : units;
         w_rows = x_chunks ? (inputs + L - 1) / L * L : inputs;
@@ -106,7 +108,7 @@ T dot(const T *a, const T *b, int64_t n) {
 
 /* -- packing ------------------------------------------------------------------------------- */
 
-/* One block of a member's weights: its bias [slot][lane], then w [k][gate][lane], then u. What goes
+/* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], w and what codes give. What goes
  * by tiles stands behind all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
 void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
@@ -125,14 +127,14 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
     }
     out += S * L;
     Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * CHUNK;
-    for (int part = 0; part < 2; ++part) {
-        const T *from = (part ? u : w) + b * L;
-        const int64_t rows = part ? U : z.inputs;
-        if (part ? z.tiled : z.x_chunks > 0) {
+    for (int part = 0; part < 3; ++part) {
+        const T *from = (part == 0 ? u : part == 1 ? w : w + z.inputs * columns) + b * L;
+        const int64_t rows = part == 0 ? U : part == 1 ? z.inputs : z.codes;
+        if (part == 0 ? z.tiled : part == 1 && z.x_chunks > 0) {
             if constexpr (TILED<T>)
                 for (int g = 0; g < G; ++g) {
-                    const int slot = part ? Cell<CELL>::u[g] : Cell<CELL>::w[g];
-                    Half *to = tiles + (slot * z.chunks + (part ? z.x_chunks : 0)) * CHUNK;
+                    const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
+                    Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * CHUNK;
                     for (int64_t k = 0; k < rows; k += DEEP, to += CHUNK)
                         split_rows(from + k * columns + g * U, columns, rows - k, n, to);
                 }
@@ -187,46 +189,71 @@ int64_t transposed_size(const Sizes<T, CELL> &z, int64_t outputs) {
 
 /* -- forward --------------------------------------------------------------------------------- */
 
+/* Adds n numbers of each of R rows, `stride` apart, times the weights [k][gate][lane] to the slots that
+ * `slot` names. */
+template <class T, int R, int S, int G>
+INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t stride, int64_t n,
+                const T *weights) {
+    for (int64_t k = 0; k < n; ++k, weights += G * LANES<T>) {
+        V<T> factor[R];
+        UNROLL for (int r = 0; r < R; ++r) factor[r] = all(in[r * stride + k]);
+        UNROLL for (int g = 0; g < G; ++g) {
+            const V<T> weight = load(weights + g * LANES<T>);
+            UNROLL for (int r = 0; r < R; ++r) sum[r][slot[g]] = fma(factor[r], weight, sum[r][slot[g]]);
+        }
+    }
+}
+
+/* What the bias and h give to R rows of one block: sums [row][slot][lane], `apart` from row to row. */
+template <class T, int CELL, int R>
+struct Begin {
+    static void run(const T *packed, int64_t units, const T *h, int64_t stride, T *sums, int64_t apart) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        V<T> sum[R][S];
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int s = 0; s < S; ++s) sum[r][s] = load(packed + s * L);
+        add<T>(sum, Cell<CELL>::u, h, stride, units, packed + S * L);
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int s = 0; s < S; ++s) store(sums + r * apart + s * L, sum[r][s]);
+    }
+};
+
 /* R rows of one block take a step; rows are `stride` apart in h, next and c. `quantity` lies between
- * what is saved, and between `sums`, what tiles have given the slots before. */
+ * what is saved, and between `sums`, what the slots hold before: where `begun` the bias and what h
+ * gives, else what tiles have given. */
 template <class T, int CELL, int R>
 struct Step {
     static void run(const T *packed, int64_t inputs, int64_t units, int64_t block, const T *x,
-                    int64_t x_stride, const T *h, T *next, T *c, int64_t stride,
-                    const uint8_t *mask, int64_t mask_stride, T *saved, int64_t quantity,
-                    const T *sums) {
+                    int64_t x_stride, const int64_t *code, const T *h, T *next, T *c, int64_t stride,
+                    const uint8_t *mask, int64_t flag_stride, T *saved, int64_t quantity,
+                    const T *sums, bool begun) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
         V<T> sum[R][S];
         UNROLL for (int s = 0; s < S; ++s) {
             const V<T> bias = load(packed + s * L);
             UNROLL for (int r = 0; r < R; ++r) sum[r][s] = bias;
         }
-        if (TILED<T> && sums)
-            UNROLL for (int s = 0; s < S; ++s)
-                UNROLL for (int r = 0; r < R; ++r) sum[r][s] += load(sums + s * quantity + r * L);
         packed += S * L;
-        for (int64_t k = 0; k < inputs; ++k, packed += G * L) {
-            V<T> in[R];
-            UNROLL for (int r = 0; r < R; ++r) in[r] = all(x[r * x_stride + k]);
-            UNROLL for (int g = 0; g < G; ++g) {
-                const V<T> weight = load(packed + g * L);
-                UNROLL for (int r = 0; r < R; ++r)
-                    sum[r][Cell<CELL>::w[g]] = fma(in[r], weight, sum[r][Cell<CELL>::w[g]]);
-            }
+        if (begun) {
+            UNROLL for (int s = 0; s < S; ++s)
+                UNROLL for (int r = 0; r < R; ++r) sum[r][s] = load(sums + s * quantity + r * L);
+        } else {
+            if (TILED<T> && sums)
+                UNROLL for (int s = 0; s < S; ++s)
+                    UNROLL for (int r = 0; r < R; ++r) sum[r][s] += load(sums + s * quantity + r * L);
+            add<T>(sum, Cell<CELL>::u, h, stride, units, packed);
         }
-        for (int64_t k = 0; k < units; ++k, packed += G * L) {
-            V<T> in[R];
-            UNROLL for (int r = 0; r < R; ++r) in[r] = all(h[r * stride + k]);
-            UNROLL for (int g = 0; g < G; ++g) {
-                const V<T> weight = load(packed + g * L);
-                UNROLL for (int r = 0; r < R; ++r)
-                    sum[r][Cell<CELL>::u[g]] = fma(in[r], weight, sum[r][Cell<CELL>::u[g]]);
-            }
-        }
+        packed += units * G * L;
+        add<T>(sum, Cell<CELL>::w, x, x_stride, inputs, packed);
+        packed += inputs * G * L;
+        if (code)
+            UNROLL for (int r = 0; r < R; ++r)
+                UNROLL for (int g = 0; g < G; ++g)
+                    sum[r][Cell<CELL>::w[g]] += load(packed + (code[r * flag_stride] * G + g) * L);
         UNROLL for (int r = 0; r < R; ++r) {
             const V<T> before = load(h + r * stride + block * L);
             T *keep = saved ? saved + r * L : nullptr;
-            const bool counts = !mask || mask[r * mask_stride];
+            const bool counts = !mask || mask[r * flag_stride];
             V<T> after;
             if constexpr (CELL == STATECAST_LSTM) {
                 T *cell = c + r * stride + block * L;
@@ -268,26 +295,40 @@ struct Forward {
     const statecast_forward_args &a;
     Sizes<T, CELL> z;
     const T *packed;
+    /* Where some rows have one source: the sources in use, the place of each source among them, and
+     * what the first step's sums are before x, [member][used][block][slot][lane]. */
+    int64_t used_count = 0;
+    int64_t *used = nullptr, *place = nullptr;
+    T *shared = nullptr;
 
     struct At { /* a step of a tile */
         const T *packed, *x;
         int64_t x_stride;
+        const int64_t *code;
         const T *h;
         T *next, *c, *saved;
         const uint8_t *mask;
         const T *sums;
+        bool begun;
         int64_t block;
     };
     template <int R>
     struct Rows {
         static void run(int64_t row, const Sizes<T, CELL> &z, const At &at) {
             Step<T, CELL, R>::run(at.packed, z.x_chunks ? 0 : z.inputs, z.tiled ? 0 : z.units, at.block,
-                                  at.x + row * at.x_stride, at.x_stride,
+                                  at.x + row * at.x_stride, at.x_stride, offset(at.code, row * z.steps),
                                   at.h + row * z.padded, at.next + row * z.padded,
                                   offset(at.c, row * z.padded), z.padded,
                                   offset(at.mask, row * z.steps), z.steps,
                                   offset(at.saved, row * LANES<T>), z.height * LANES<T>,
-                                  offset(at.sums, row * LANES<T>));
+                                  offset(at.sums, row * LANES<T>), at.begun);
+        }
+    };
+    template <int R>
+    struct Begun {
+        static void run(int64_t row, const Sizes<T, CELL> &z, const T *packed, const T *h, T *sums) {
+            Begin<T, CELL, R>::run(packed, z.units, h + row * z.padded, z.padded, sums + row * shared_row(z),
+                                   shared_row(z));
         }
     };
 
@@ -295,11 +336,10 @@ struct Forward {
 
     static constexpr int TOGETHER = Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products go before */
     static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
-    static int64_t sums_size(const Sizes<T, CELL> &z) {
-        return z.tiled ? TOGETHER * z.S * z.height * z.L : 0;
-    }
-    static size_t memory(const Sizes<T, CELL> &z) {
-        return (size_t)(left_size(z) + sums_size(z) + z.height * (3 * z.padded + z.inputs) + z.padded) *
+    int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
+    static int64_t shared_row(const Sizes<T, CELL> &z) { return z.blocks * z.S * z.L; }
+    size_t memory() const {
+        return (size_t)(left_size(z) + sums_size() + z.height * (3 * z.padded + z.inputs) + z.padded) *
                sizeof(T);
     }
 
@@ -307,27 +347,30 @@ struct Forward {
         const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
         const int64_t first = member * z.rows + tile * z.height; /* row of all */
         const int64_t U = z.units, P = z.padded, area = z.height * P;
-        T *left = static_cast<T *>(scratch(TASK, memory(z))), *sums = left + left_size(z);
-        T *h = sums + sums_size(z), *next = h + area, *c = next + area;
+        T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
+        T *h = sums + sums_size(), *next = h + area, *c = next + area;
         T *feed = c + area, *x_now = feed + P;
         [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
-        const T *h0 = of<T>(a.h0) + first * U, *c0 = offset(of<T>(a.c0), first * U);
+        const int64_t *source = offset(a.source, tile * z.height);
+        const int64_t start = source ? member * a.sources : first;
+        const T *h0 = of<T>(a.h0) + start * U, *c0 = offset(of<T>(a.c0), start * U);
         const T *hr = offset(of<T>(a.hr), first * U), *cr = offset(of<T>(a.cr), first * U);
         const uint8_t *mask = offset(a.mask, first * z.steps);
         const uint8_t *resets = offset(a.resets, first * z.steps);
         T *y = offset(of<T>(a.y), first * z.steps * U), *saved = of<T>(a.saved);
         if (saved) saved += item * z.tile;
-        memset(left, 0, memory(z));
-        for (int64_t r = 0; r < rows; ++r) put(r, h, c, h0, c0);
+        memset(left, 0, memory());
+        for (int64_t r = 0; r < rows; ++r) put(r, h, c, source ? source[r] : r, h0, c0);
         if (a.observed) memcpy(feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
 
         for (int64_t t = 0; t < z.steps; ++t) {
             for (int64_t r = 0; resets && r < rows; ++r)
-                if (resets[r * z.steps + t]) put(r, h, c, hr, cr);
+                if (resets[r * z.steps + t]) put(r, h, c, r, hr, cr);
             At at = {packed + member * z.packed,
                      of<T>(a.x) + (first * z.steps + t) * z.inputs, z.steps * z.inputs,
-                     h, next, CELL == STATECAST_LSTM ? c : nullptr,
-                     saved ? saved + t * z.step : nullptr, offset(mask, t), nullptr, 0};
+                     z.codes ? a.code + first * z.steps + t : nullptr, h, next, CELL == STATECAST_LSTM ? c : nullptr,
+                     saved ? saved + t * z.step : nullptr, offset(mask, t), nullptr, false, 0};
+            const bool shares = shared && t == 0;
             if (a.observed) {
                 close_loop(member, first, rows, t, h, feed, at.x, x_now);
                 at.x = x_now;
@@ -335,16 +378,22 @@ struct Forward {
             }
             if constexpr (TILED<T>)
                 for (int64_t r = 0; z.tiled && r < rows; ++r) {
-                    Half *row = of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
-                    if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row);
-                    split_row(h + r * P, P, row + z.x_chunks * CHUNK);
+                    Half *row = left_row(left, z, r);
+                    if (!shares) split_row(h + r * P, P, row);
+                    if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
                 }
             for (; at.block < z.blocks; ++at.block) {
+                const int64_t within = at.block % TOGETHER;
+                if (shares && within == 0) take_shared(member, at.block, rows, source, sums);
+                if (z.tiled || shares) at.sums = sums + within * z.S * z.height * z.L;
+                at.begun = shares && !z.tiled;
                 if (z.tiled) {
                     if constexpr (TILED<T>) {
-                        const int64_t within = at.block % TOGETHER;
-                        if (within == 0) products(member, at.block, (rows + EDGE - 1) / EDGE, left, sums);
-                        at.sums = sums + within * z.S * z.height * z.L;
+                        const int64_t down = (rows + EDGE - 1) / EDGE;
+                        if (within == 0 && !shares)
+                            products<false>(member, at.block, down, left, 0, z.chunks, sums);
+                        else if (within == 0 && z.x_chunks)
+                            products<true>(member, at.block, down, left, z.h_chunks, z.chunks, sums);
                         by_rows<Rows, 4>(rows, z, at);
                     }
                 } else {
@@ -373,25 +422,75 @@ struct Forward {
         }
     }
 
-    /* What x and h give to a few blocks from `first` on: sums [block][slot][row][lane]. Slots that are
-     * summed over the same go together. */
-    void products(int64_t member, int64_t first, int64_t down, const T *left, T *sums) {
+    static Half *left_row(T *left, const Sizes<T, CELL> &z, int64_t r) {
+        return of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
+    }
+
+    /* What the chunks from `begin` to `end`, h's and then x's, give to a few blocks from `first` on: sums
+     * [block][slot][row][lane]. Slots that are summed over the same go together. */
+    template <bool ADD>
+    void products(int64_t member, int64_t first, int64_t down, const T *left, int64_t begin, int64_t end,
+                  T *sums) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         const Half *packs = of<Half>(packed + member * z.packed + z.blocks * z.block);
-        const auto begin = [&](int s) { return CELL == STATECAST_GRU && s == 3 ? z.x_chunks : 0; };
-        const auto end = [&](int s) { return CELL == STATECAST_GRU && s == 2 ? z.x_chunks : z.chunks; };
+        const auto from = [&](int s) { return CELL == STATECAST_GRU && s == 2 ? z.h_chunks : begin; };
+        const auto to = [&](int s) { return CELL == STATECAST_GRU && s == 3 && end > z.h_chunks ? z.h_chunks : end; };
         for (int s = 0, after; s < S; s = after) {
             const Half *right[TOGETHER * S];
             T *sum[TOGETHER * S];
             int across = 0;
-            for (after = s + 1; after < S && begin(after) == begin(s) && end(after) == end(s);) ++after;
+            for (after = s + 1; after < S && from(after) == from(s) && to(after) == to(s);) ++after;
             for (int64_t b = 0; b < TOGETHER && first + b < z.blocks; ++b)
                 for (int slot = s; slot < after; ++slot, ++across) {
-                    right[across] = packs + (((first + b) * S + slot) * z.chunks + begin(s)) * CHUNK;
+                    right[across] = packs + (((first + b) * S + slot) * z.chunks + from(s)) * CHUNK;
                     sum[across] = sums + (b * S + slot) * z.height * L;
                 }
-            multiply<false>(of<Half>(left) + begin(s) * CHUNK, z.chunks * CHUNK, down, right, across,
-                            end(s) - begin(s), sum, EDGE * L, L);
+            multiply<ADD>(of<Half>(left) + from(s) * CHUNK, z.chunks * CHUNK, down, right, across,
+                          to(s) - from(s), sum, EDGE * L, L);
+        }
+    }
+
+    /* What rows of one source have in common, for a tile of the sources in use. */
+    void share(int64_t item) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        const int64_t tiles = (used_count + z.height - 1) / z.height, member = item / tiles;
+        const int64_t first = item % tiles * z.height, rows = least(z.height, used_count - first);
+        T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
+        T *h = sums + sums_size(), *out = shared + (member * used_count + first) * shared_row(z);
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> matrix{};
+        memset(left, 0, memory());
+        const T *own = packed + member * z.packed;
+        for (int64_t r = 0; r < rows; ++r) {
+            memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
+                   (size_t)z.units * sizeof(T));
+            if constexpr (TILED<T>)
+                if (z.tiled) split_row(h + r * z.padded, z.padded, left_row(left, z, r));
+        }
+        for (int64_t b = 0; b < z.blocks; ++b, own += z.block, out += S * L) {
+            if (!z.tiled) {
+                by_rows<Begun>(rows, z, own, (const T *)h, out);
+                continue;
+            }
+            if constexpr (TILED<T>) {
+                const int64_t within = b % TOGETHER;
+                if (within == 0)
+                    products<false>(member, b, (rows + EDGE - 1) / EDGE, left, 0, z.h_chunks, sums);
+                for (int64_t r = 0; r < rows; ++r)
+                    for (int s = 0; s < S; ++s)
+                        store(out + r * shared_row(z) + s * L,
+                              load(sums + ((within * S + s) * z.height + r) * L));
+            }
+        }
+    }
+    static void share_task(void *self, int64_t item) { static_cast<Forward *>(self)->share(item); }
+
+    /* The same for a few blocks of a tile's rows: sums [block][slot][row][lane]. */
+    void take_shared(int64_t member, int64_t first, int64_t rows, const int64_t *source, T *sums) const {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        for (int64_t r = 0; r < rows; ++r) {
+            const T *from = shared + (member * used_count + place[source[r]]) * shared_row(z) + first * S * L;
+            for (int64_t i = 0; i < TOGETHER * S && i < (z.blocks - first) * S; ++i)
+                store(sums + (i * z.height + r) * L, load(from + i * L));
         }
     }
 
@@ -414,10 +513,10 @@ struct Forward {
         }
     }
 
-    void put(int64_t r, T *h, T *c, const T *h_from, const T *c_from) {
+    void put(int64_t r, T *h, T *c, int64_t from, const T *h_from, const T *c_from) {
         const size_t bytes = (size_t)z.units * sizeof(T);
-        memcpy(h + r * z.padded, h_from + r * z.units, bytes);
-        if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + r * z.units, bytes);
+        memcpy(h + r * z.padded, h_from + from * z.units, bytes);
+        if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + from * z.units, bytes);
     }
 
     static void pack_task(void *self, int64_t item) {
@@ -425,7 +524,7 @@ struct Forward {
         const Sizes<T, CELL> &z = f.z;
         const int64_t member = item / z.blocks, columns = z.G * z.units;
         const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
-        pack(z, item % z.blocks, of<T>(f.a.w) + member * z.inputs * columns, of<T>(f.a.u) + member * z.units * columns,
+        pack(z, item % z.blocks, of<T>(f.a.w) + member * (z.inputs + z.codes) * columns, of<T>(f.a.u) + member * z.units * columns,
              offset(of<T>(f.a.bias), member * biases * columns),
              const_cast<T *>(f.packed) + member * z.packed);
     }
@@ -434,20 +533,31 @@ struct Forward {
 template <class T, int CELL>
 int forward(const statecast_forward_args &a) {
     Forward<T, CELL> f = {a, Sizes<T, CELL>(a), nullptr};
-    if (!scratch(TASK, f.memory(f.z))) return STATECAST_NO_MEMORY;
-    if (a.packed) {
-        f.packed = aligned<T>(a.packed);
-    } else {
-        void *memory = scratch(CALL, (size_t)(f.z.members * f.z.packed) * sizeof(T));
-        if (!memory) return STATECAST_NO_MEMORY;
-        f.packed = static_cast<T *>(memory);
-        parallel(f.z.members * f.z.blocks, f.pack_task, &f);
+    const Sizes<T, CELL> &z = f.z;
+    const int64_t packed = a.packed ? 0 : z.members * z.packed, sources = a.source ? a.sources : 0;
+    const int64_t most = z.steps == 0 ? 0 : z.rows < sources ? z.rows : sources;
+    const size_t numbers = (size_t)(packed + z.members * most * f.shared_row(z)) * sizeof(T);
+    T *memory = static_cast<T *>(scratch(CALL, numbers + (size_t)(2 * sources) * sizeof(int64_t)));
+    if (!memory || !scratch(TASK, f.memory())) return STATECAST_NO_MEMORY;
+    f.packed = a.packed ? aligned<T>(a.packed) : memory;
+    if (!a.packed) parallel(z.members * z.blocks, f.pack_task, &f);
+    if (most) {
+        f.used = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(memory) + numbers);
+        f.place = f.used + sources;
+        for (int64_t i = 0; i < sources; ++i) f.place[i] = -1;
+        for (int64_t r = 0; r < z.rows; ++r)
+            if (int64_t &place = f.place[a.source[r]]; place < 0)
+                f.used[place = f.used_count++] = a.source[r];
+        if (f.used_count < z.rows) {
+            f.shared = memory + packed;
+            parallel(z.members * ((f.used_count + z.height - 1) / z.height), f.share_task, &f);
+        }
     }
     if (a.saved) {
-        large_pages(a.saved, (size_t)(f.z.members * f.z.tiles * f.z.tile) * sizeof(T));
-        large_pages(a.y, (size_t)(f.z.members * f.z.rows * f.z.steps * f.z.units) * sizeof(T));
+        large_pages(a.saved, (size_t)(z.members * z.tiles * z.tile) * sizeof(T));
+        large_pages(a.y, (size_t)(z.members * z.rows * z.steps * z.units) * sizeof(T));
     }
-    parallel(f.z.members * f.z.tiles, f.task, &f);
+    parallel(z.members * z.tiles, f.task, &f);
     return STATECAST_OK;
 }
 

@@ -286,14 +286,15 @@ const Kernels &kernels() {
 int check(const statecast_forward_args &a) {
     if (a.cell < STATECAST_RNN || a.cell > STATECAST_LSTM) return STATECAST_BAD_ARGUMENT;
     if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
-    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1)
+    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1 ||
+        a.codes < 0)
         return STATECAST_BAD_ARGUMENT;
     /* The largest buffers, with what is added to fill vectors and tiles. */
     const int64_t columns = 4;
     int64_t n, weights;
     const int64_t units = a.units, inputs = a.inputs, rows = a.rows, steps = a.steps;
-    if (units > (1 << 24) || inputs > (1 << 24)) return STATECAST_TOO_LARGE;
-    if (__builtin_mul_overflow(units + inputs + 64, (units + 64) * columns * 8 * 32, &weights) ||
+    if (units > (1 << 24) || inputs > (1 << 24) || a.codes > (1 << 24)) return STATECAST_TOO_LARGE;
+    if (__builtin_mul_overflow(units + inputs + a.codes + 64, (units + 64) * columns * 8 * 32, &weights) ||
         __builtin_mul_overflow(weights, a.members + 1, &weights))
         return STATECAST_TOO_LARGE;
     if (rows > (INT64_MAX >> 1) || __builtin_mul_overflow(rows + 64, a.members + 1, &n) ||
@@ -343,6 +344,14 @@ bool complete(const statecast_forward_args &a) {
     const bool lstm = a.cell == STATECAST_LSTM;
     if (!a.x || !a.h0 || (lstm && !a.c0)) return false;
     if (a.resets && (!a.hr || (lstm && !a.cr))) return false;
+    if ((a.source || a.codes) && a.saved) return false;
+    const auto within = [](const int64_t *index, int64_t count, int64_t end) {
+        for (int64_t i = 0; index && i < count; ++i)
+            if (index[i] < 0 || index[i] >= end) return false;
+        return true;
+    };
+    if (!within(a.source, a.rows, a.sources)) return false;
+    if (a.codes && (!a.code || !within(a.code, a.members * a.rows * a.steps, a.codes))) return false;
     return !a.observed || (!a.resets && a.inputs > 0 && a.feed && a.base && a.decay && a.last && a.fed);
 }
 
@@ -406,10 +415,12 @@ int statecast_forward(const statecast_forward_args *a) {
 }
 
 int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
-                  const void *h0, const void *c0, void *y, void *hn, void *cn) {
+                  const int64_t *code, const void *h0, const void *c0, int64_t sources,
+                  const int64_t *source, void *y, void *hn, void *cn) {
     statecast_forward_args a = *fixed;
     a.rows = rows, a.steps = steps;
-    a.x = x, a.h0 = h0, a.c0 = c0;
+    a.x = x, a.code = code, a.h0 = h0, a.c0 = c0;
+    a.sources = sources, a.source = source;
     a.y = y, a.hn = hn, a.cn = cn;
     return statecast_forward(&a);
 }

@@ -9,9 +9,14 @@
  * members (an ensemble's; each has its own weights) run as one call; M = 1 is the ordinary
  * case. N rows, T steps, I inputs, U units, G = 4 gates for LSTM, 3 for GRU, 1 for RNN.
  *
- *   x         (M, N, T, I)        w  (M, I, G*U)   u  (M, U, G*U)
+ *   x         (M, N, T, I)        w  (M, I + codes, G*U)   u  (M, U, G*U)
+ *   code      (M, N, T)           int64, with codes and without `saved`: x ends in a one-hot vector of so
+ *                                 many numbers, which is not written out; this says where its one is
  *   bias      (M, G*U), for GRU (M, 2, 3*U): the input's, then the state's; or null
  *   h0, c0    (M, N, U)           where the first step starts; c0 for LSTM only
+ *   source    (N) or null         int64; h0 and c0 are (M, sources, U) then, and this says which of those rows
+ *                                 each row starts from; without `saved`. What rows of one source
+ *                                 have in common is computed once
  *   mask      (M, N, T) or null   0 skips the step: the state stays, y repeats (zeros at first)
  *   resets    (M, N, T) or null   1 puts the row at (hr, cr) before the step
  *   hr, cr    (M, N, U)           with resets only
@@ -53,8 +58,9 @@ enum { STATECAST_OK = 0, STATECAST_BAD_ARGUMENT = 1, STATECAST_TOO_LARGE = 2, ST
 
 typedef struct {
     int64_t cell, dtype;
-    int64_t members, rows, steps, inputs, units;
+    int64_t members, rows, steps, inputs, units, codes, sources;
     const void *x, *w, *u, *bias, *h0, *c0;
+    const int64_t *code, *source;
     const uint8_t *mask, *resets;
     const void *hr, *cr;
     const uint8_t *observed;
@@ -85,9 +91,10 @@ int statecast_pack(const statecast_forward_args *, void *packed);
 int statecast_forward(const statecast_forward_args *);
 
 /* A forward call as `fixed` has it, but with these sizes and buffers: for short calls from
- * languages that fill a struct slowly. c0 and cn are for LSTM. */
+ * languages that fill a struct slowly. c0 and cn are for LSTM, `sources` for a source. */
 int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
-                  const void *h0, const void *c0, void *y, void *hn, void *cn);
+                  const int64_t *code, const void *h0, const void *c0, int64_t sources,
+                  const int64_t *source, void *y, void *hn, void *cn);
 int statecast_backward(const statecast_backward_args *);
 
 /* The score of a head of quantiles over whole sequences (src/statecast/heads.py is the reference).

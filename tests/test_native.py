@@ -736,6 +736,102 @@ def test_a_recurrence_on_arrays_is_the_reference(cell: Any) -> None:
         assert one[leaf].tobytes() == after[leaf].tobytes()
 
 
+forks = st.fixed_dictionaries(
+    {
+        "kinds": st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=2),
+        "units": st.one_of(st.integers(1, 40), st.sampled_from([64, 96, 100, 130])),
+        "width": st.one_of(st.integers(0, 20), st.just(33)),
+        "codes": st.integers(0, 20),
+        "rows": st.integers(0, 60),
+        "sources": st.integers(1, 50),
+        "seed": st.integers(0, 10_000),
+    }
+)
+
+
+def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Values, Values, Any]:
+    """A recurrence, its cell and weights, a state, and what a step is given."""
+    rng = np.random.default_rng(problem["seed"])
+    layers = [KINDS[kind](problem["units"]) for kind in problem["kinds"]]
+    cell, width, codes = cells.Stack(layers), problem["width"], problem["codes"]
+    shapes = cell.weight_shapes(width + codes).items()
+    weights = {n: rng.normal(size=s) / max(s[0], 1) ** 0.5 for n, s in shapes}
+    leaves = cell.state_shapes.items()
+    state = {n: rng.normal(size=(problem["sources"], *s)).astype(dtype) for n, s in leaves}
+    rows = problem["rows"]
+    given = {
+        "x": rng.normal(size=(rows, width)),
+        "code": rng.integers(0, codes, rows) if codes else None,
+        "source": rng.integers(0, problem["sources"], rows),
+    }
+    return Recurrence(cell, weights, dtype=dtype, codes=codes), cell, weights, state, given
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@settings(max_examples=15)
+@given(problem=forks, threads=st.integers(1, 3))
+def test_rows_that_go_on_from_one_have_the_bits_of_copies(
+    instructions: str, dtype: str, problem: dict[str, Any], threads: int
+) -> None:
+    native.use(instructions, threads)
+    recurrence, _, _, state, given = _forked(problem, dtype)
+    y, after = recurrence.step(given["x"], state, given["code"], given["source"])
+    copies = {n: leaf[given["source"]] for n, leaf in state.items()}
+    expected, left = recurrence.step(given["x"], copies, given["code"])
+    assert y.tobytes() == expected.tobytes()
+    assert all(after[n].tobytes() == leaf.tobytes() for n, leaf in left.items())
+    long = None if given["code"] is None else given["code"][:, None]
+    ran, _ = recurrence.run(given["x"][:, None], copies, long)
+    assert ran.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-12)])
+@settings(max_examples=15)
+@given(problem=forks)
+def test_codes_are_the_one_hot_vectors_they_stand_for(
+    instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
+) -> None:
+    native.use(instructions)
+    recurrence, cell, weights, state, given = _forked(problem, dtype)
+    y, after = recurrence.step(given["x"], state, given["code"], given["source"])
+    ones = np.eye(recurrence.codes)[given["code"]] if recurrence.codes else given["x"][:, :0]
+    rounded = {n: w.astype(dtype).astype("float64") for n, w in weights.items()}
+    x = np.concatenate([given["x"].astype(dtype), ones], axis=1)
+    before = {n: leaf[given["source"]].astype("float64") for n, leaf in state.items()}
+    expected, left = cell.step(rounded, x, before, np)
+    _close(y, expected, tolerance)
+    for n, leaf in left.items():
+        _close(after[n], leaf, tolerance)
+
+
+def test_codes_and_sources_that_do_not_fit_are_refused() -> None:
+    cell = cells.GRU(2)
+    weights = {name: np.ones(shape) for name, shape in cell.weight_shapes(5).items()}
+    with pytest.raises(ArgumentError, match=r"codes: expected .* up to the 5 .*, received 6"):
+        Recurrence(cell, weights, codes=6)
+    recurrence, plain = Recurrence(cell, weights, codes=3), Recurrence(cell, weights)
+    x, state, code = np.ones((4, 2)), {"h": np.ones((2, 2))}, np.array([0, 1, 2, 2])
+    source = np.array([0, 1, 1, 0])
+    with pytest.raises(ArgumentError, match="code: expected one of 3 at each step, received None"):
+        recurrence.step(x, state, source=source)
+    with pytest.raises(ArgumentError, match="code: expected none"):
+        plain.step(np.ones((4, 5)), state, code, source)
+    with pytest.raises(ArgumentError, match=r"code: expected numbers from 0 to 2, received 0 to 3"):
+        recurrence.step(x, state, np.array([0, 1, 2, 3]), source)
+    with pytest.raises(ArgumentError, match=r"source: .* from 0 to 1, received -1 to 1"):
+        recurrence.step(x, state, code, np.array([0, 1, 1, -1]))
+    with pytest.raises(ArgumentError, match=r"source: .* shape \(4,\), received int64 of .*\(3,\)"):
+        recurrence.step(x, state, code, source[:3])
+    with pytest.raises(ArgumentError, match=r"code: expected whole numbers .* received float64"):
+        recurrence.step(x, state, code * 1.0, source)
+    with pytest.raises(StateError, match=r"leaf 'h': expected \(4, 2\), received \(2, 2\)"):
+        recurrence.step(x, state, code)
+    y, _ = recurrence.step(x, state, code, source)
+    assert y.shape == (4, 2)
+
+
 def test_a_recurrence_says_what_does_not_fit() -> None:
     cell = cells.LSTM(2)
     weights = {name: np.zeros(shape) for name, shape in cell.weight_shapes(3).items()}

@@ -59,7 +59,8 @@ CORNERS: dict[str, dict[str, Any]] = {
     "state": {},
     "inputs-gru-tied": {"conditioning": "inputs", "cell": "gru", "tied": True, "layers": 2},
     "first-rnn": {"conditioning": "first", "cell": "simple_rnn", "ensemble": 1, "ends": False},
-    "both": {"conditioning": "both", "depth": 1},
+    # Fewer units than tokens: these are embedded at every step, not looked up.
+    "both": {"conditioning": "both", "depth": 1, "units": 6},
 }
 
 

@@ -32,12 +32,8 @@ class Model(Protocol):
         """Of the tokens ``allowed`` the likeliest, as ``likeliest`` picks them."""
         ...
 
-    def take_in(self, state: Any, codes: np.ndarray) -> Any:
-        """The state after a token in each row."""
-        ...
-
-    def fork(self, state: Any, rows: np.ndarray) -> Any:
-        """The state of some rows, any of them several times."""
+    def take_in(self, state: Any, rows: np.ndarray, codes: np.ndarray) -> Any:
+        """The state after ``codes[i]`` in its row ``rows[i]``, any of them several times."""
         ...
 
 
@@ -244,7 +240,7 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
             on = ~over & (nats / room[item] ** beam.length_power > bar[item])
             item, nats, said, code, parent = item[on], nats[on], said[on], code[on], parent[on]
         if len(item):
-            state = model.take_in(model.fork(state, parent), code)
+            state = model.take_in(state, parent, code)
 
     order = np.argsort(-done_score, axis=1, kind="stable")[:, : beam.best]
     at = np.arange(items)[:, None]
@@ -310,11 +306,12 @@ def sample(
     found = Found(
         np.full((items * n, steps), -1, np.int32), np.zeros(items * n), np.zeros(items * n, bool)
     )
-    row = np.arange(items * n)
-    state = model.fork(state, np.repeat(np.arange(items), n))
+    row, start = np.arange(items * n), np.repeat(np.arange(items), n)
     draws, room = uniform.reshape(items * n, steps), np.repeat(room, n)
     for step in range(steps):
         nats = model.log_probabilities(state)
+        if step == 0:  # an item's sequences begin as one
+            nats = nats[start]
         code = _drawn(rules.apply(nats, step), sampling, draws[row, step])
         found.nats[row] += nats[np.arange(len(row)), code]
         ended = code == rules.end
@@ -323,7 +320,7 @@ def sample(
         on = np.flatnonzero(~ended & (step + 1 < room[row]))
         if not len(on):
             break
-        row, state = row[on], model.take_in(model.fork(state, on), code[on])
+        row, state = row[on], model.take_in(state, on if step else start[on], code[on])
     shape = (items, n)
     return Found(
         found.codes.reshape(*shape, steps), found.nats.reshape(shape), found.ended.reshape(shape)

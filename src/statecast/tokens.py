@@ -71,10 +71,22 @@ class Speaker:
             kernel = [k @ e[:size].T for k, e in zip(kernel, self._embedding, strict=True)]
         stack = language.stack
         built = native.refuses(stack) is None
-        cell: Any = native.Recurrence if built else _PlainCell
         softmax: Any = Softmax if built else _PlainSoftmax
-        self._cells = [cell(stack, within(w, "cell")) for w in decoder]
+        # What a token gives to the gates, looked up where that is no larger than the weights it
+        # stands beside: else it is multiplied out at every step.
+        self._coded = built and len(self._embedding[0]) <= language.units
+        self._cells = [self._cell(within(w, "cell"), w["embedding"], built) for w in decoder]
         self._softmax = softmax(np.stack(kernel), np.stack([w["head/bias"] for w in decoder]))
+
+    def _cell(self, weights: dict[str, np.ndarray], embedding: np.ndarray, built: bool) -> Any:
+        stack = self.language.stack
+        if not built:
+            return _PlainCell(stack, weights)
+        if not self._coded:
+            return native.Recurrence(stack, weights)
+        of_token, of_static = np.split(weights["0/kernel"], [embedding.shape[1]])
+        weights["0/kernel"] = np.concatenate([of_static, embedding @ of_token])
+        return native.Recurrence(stack, weights, codes=len(embedding))
 
     # -- the state, as the forecaster has it: leaves (rows, members, ...) ----------------
 
@@ -173,19 +185,15 @@ class Speaker:
         """Of the tokens ``allowed`` the likeliest, as ``decoding.likeliest`` picks them."""
         return self._softmax.likeliest(self._outputs(state), most, allowed)
 
-    def take_in(self, state: Inner, codes: np.ndarray) -> Inner:
-        """The state after a token in each row."""
+    def take_in(self, state: Inner, rows: np.ndarray, codes: np.ndarray) -> Inner:
+        """The state after ``codes[i]`` in its row ``rows[i]``, any of them several times."""
         after = []
         for m, member in enumerate(state):
-            _, moved = self._step(m, member, codes)
-            if "static" in member:
-                moved["static"] = member["static"]
-            after.append(moved)
+            static = {n: leaf[rows] for n, leaf in member.items() if n == "static"}
+            x, code = self._taken(m, static, codes)
+            _, moved = self._cells[m].step(x, self._own(member), code, rows)
+            after.append(moved | static)
         return after
-
-    def fork(self, state: Inner, rows: np.ndarray) -> Inner:
-        """Some rows, any of them several times."""
-        return [{n: leaf[rows] for n, leaf in member.items()} for member in state]
 
     @_ALONE
     def search(
@@ -259,12 +267,14 @@ class Speaker:
     def _step(
         self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        return self._cells[m].step(self._taken(m, before, codes), self._own(before))
+        x, code = self._taken(m, before, codes)
+        return self._cells[m].step(x, self._own(before), code)
 
     def _run(
         self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        return self._cells[m].run(self._taken(m, before, codes), self._own(before))
+        x, code = self._taken(m, before, codes)
+        return self._cells[m].run(x, self._own(before), code)
 
     def _outputs(self, state: Inner) -> np.ndarray:
         """What the stack last put out, ``(members, rows, units)``."""
@@ -274,17 +284,18 @@ class Speaker:
     def _own(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: leaf for n, leaf in leaves.items() if n != "static"}
 
-    def _taken(self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
-        """What the stack takes in, ``(..., width)`` for ``codes (...)``, rows first."""
-        x = self._embedding[m][codes]
-        if not self.language.static:
-            return x
+    def _taken(
+        self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the cells take in for ``codes (...)``, rows first: x, and codes if they know any."""
         static = before.get("static")
-        if static is None:  # X came with the first step
+        if static is None:  # X came with the first step, or does not come so
             static = np.zeros((len(codes), self.language.static), np.float32)
         static = static[:, None] if codes.ndim == 2 else static
-        beside = np.broadcast_to(static, (*codes.shape, self.language.static))
-        return np.concatenate([x, beside], axis=-1)
+        static = np.broadcast_to(static, (*codes.shape, self.language.static))
+        if self._coded:
+            return static, codes
+        return np.concatenate([self._embedding[m][codes], static], axis=-1), None
 
     def _inner(self, leaves: Mapping[str, np.ndarray]) -> Inner:
         names = {n: n.removeprefix("cell/") for n in self.language.state_shapes if n != "step"}
@@ -310,10 +321,20 @@ class _PlainCell:
     def __init__(self, stack: Any, weights: Mapping[str, np.ndarray]) -> None:
         self.stack, self.weights = stack, weights
 
-    def step(self, x: np.ndarray, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Any]:
+    def step(
+        self,
+        x: np.ndarray,
+        state: Mapping[str, np.ndarray],
+        code: None = None,
+        source: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        if source is not None:
+            state = {n: leaf[source] for n, leaf in state.items()}
         return self.stack.step(self.weights, x, state, np)
 
-    def run(self, x: np.ndarray, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Any]:
+    def run(
+        self, x: np.ndarray, state: Mapping[str, np.ndarray], code: None = None
+    ) -> tuple[np.ndarray, Any]:
         outputs = []
         for step in range(x.shape[1]):
             y, state = self.step(x[:, step], state)

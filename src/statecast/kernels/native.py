@@ -44,7 +44,9 @@ class _Forward(ctypes.Structure):
     _fields_ = [
         *((field, ctypes.c_int64) for field in ("cell", "dtype")),
         *((field, ctypes.c_int64) for field in ("members", "rows", "steps", "inputs", "units")),
+        *((field, ctypes.c_int64) for field in ("codes", "sources")),
         *((field, ctypes.c_void_p) for field in ("x", "w", "u", "bias", "h0", "c0")),
+        *((field, ctypes.c_void_p) for field in ("code", "source")),
         *((field, ctypes.c_void_p) for field in ("mask", "resets", "hr", "cr")),
         *((field, ctypes.c_void_p) for field in ("observed", "feed", "base", "decay", "last")),
         *((field, ctypes.c_void_p) for field in ("packed", "y", "fed", "hn", "cn", "saved")),
@@ -82,7 +84,8 @@ def _library() -> Any:
             library.statecast_built.restype = ctypes.c_char_p
             library.statecast_use.argtypes = [ctypes.c_char_p]
             library.statecast_run.argtypes = [
-                ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 6
+                ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 4,
+                ctypes.c_int64, *[ctypes.c_void_p] * 4,
             ]  # fmt: skip
             for buffer in ("saved", "packed", "softmax"):
                 getattr(library, f"statecast_{buffer}_bytes").restype = ctypes.c_int64
@@ -354,6 +357,9 @@ class Recurrence:
     weights : mapping of str to array
         As ``cell.weight_shapes`` names and shapes them.
     dtype : {"float32", "float64"}
+    codes : int
+        x ends in a one-hot vector of so many numbers, an embedded token for one: it is told by the
+        place of its one, ``code``, and costs an addition.
 
     Raises
     ------
@@ -373,7 +379,9 @@ class Recurrence:
     ((4, 5, 2), 0.03125)
     """
 
-    def __init__(self, cell: Any, weights: Mapping[str, Any], *, dtype: str = "float32") -> None:
+    def __init__(
+        self, cell: Any, weights: Mapping[str, Any], *, dtype: str = "float32", codes: int = 0
+    ) -> None:
         if dtype not in DTYPES:
             raise ArgumentError(f"dtype: expected float32 or float64, received {dtype!r}.")
         reason = _cell_declines(cell)
@@ -385,24 +393,46 @@ class Recurrence:
         found = {weight: np.shape(value) for weight, value in weights.items()}
         if found != expected:
             raise ArgumentError(f"weights: expected the shapes {expected}, received {found}.")
-        self.cell, self.width, self.dtype = cell, width, np.dtype(dtype)
+        if not isinstance(codes, (int, np.integer)) or not 0 <= codes <= width:
+            raise ArgumentError(
+                f"codes: expected a whole number up to the {width} numbers of x that the weights "
+                f"have, received {codes!r}."
+            )
+        self.cell, self.dtype = cell, np.dtype(dtype)
+        self.codes, self.width = int(codes), width - int(codes)
         if isinstance(cell, Stack):
             self._parts = [
-                _Packed(part, f"{layer}/", within(weights, layer), dtype)
+                _Packed(
+                    part, f"{layer}/", within(weights, layer), dtype, 0 if layer else self.codes
+                )
                 for layer, part in enumerate(cell.cells)
             ]
         else:
-            self._parts = [_Packed(cell, "", weights, dtype)]
+            self._parts = [_Packed(cell, "", weights, dtype, self.codes)]
 
     def step(
-        self, x: np.ndarray, state: Mapping[str, np.ndarray]
+        self,
+        x: np.ndarray,
+        state: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
+        source: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """One step: x ``(rows, width)`` and leaves ``(rows, units)`` to the output
-        ``(rows, units)`` and the next leaves. Raises as ``run`` does."""
-        return self._run(np.ascontiguousarray(x, self.dtype), 2, state)
+        """One step: x ``(rows, width)``, with codes also ``code (rows,)``, and leaves
+        ``(rows, units)`` to the output ``(rows, units)`` and the next leaves. Raises as ``run``
+        does.
+
+        With ``source (rows,)``, whole numbers, the leaves may have any number of rows, and row i
+        goes on from their row ``source[i]``. The results have the same bits as from
+        ``leaf[source]``; rows that go on from the same one, as a beam's do, share its product
+        with the weights.
+        """
+        x = np.ascontiguousarray(x, self.dtype)
+        if source is not None:
+            source = _whole("source", source, x.shape[:1])
+        return self._run(x, 2, state, code, source)
 
     def run(
-        self, x: np.ndarray, state: Mapping[str, np.ndarray]
+        self, x: np.ndarray, state: Mapping[str, np.ndarray], code: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """All steps of x.
 
@@ -411,6 +441,8 @@ class Recurrence:
         x : array, ``(rows, steps, width)``
         state : mapping of str to array, ``(rows, units)``
             Where the first step starts; it is left as it is.
+        code : array of whole numbers, ``(rows, steps)``
+            With ``codes``, which of them comes at each step, from 0.
 
         Returns
         -------
@@ -421,59 +453,78 @@ class Recurrence:
         Raises
         ------
         ArgumentError
-            x has another shape.
+            x or code has another shape, or a code is none of them.
         StateError
             Other leaves, or other shapes of them.
         """
-        return self._run(np.ascontiguousarray(x, self.dtype), 3, state)
+        return self._run(np.ascontiguousarray(x, self.dtype), 3, state, code, None)
 
     def _run(
-        self, x: np.ndarray, axes: int, state: Mapping[str, Any]
+        self, x: np.ndarray, axes: int, state: Mapping[str, Any], code: Any, source: Any
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if x.ndim != axes or x.shape[-1] != self.width:
             steps = "" if axes == 2 else " steps,"
             raise ArgumentError(f"x: expected (rows,{steps} {self.width}), received {x.shape}.")
+        if (code is None) != (self.codes == 0):
+            wanted = f"one of {self.codes} at each step" if self.codes else "none"
+            raise ArgumentError(f"code: expected {wanted}, received {code!r}.")
+        if code is not None:
+            code = _whole("code", code, x.shape[:-1])
         after: dict[str, np.ndarray] = {}
         y = x
         for part in self._parts:
-            y = part.run(y, state, after)
+            y, code = part.run(y, state, code, source, after), None
         if len(state) != len(after):
             raise StateError(f"state: expected the leaves {list(after)}, received {list(state)}.")
         return y, after
 
 
+def _whole(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    value = np.asarray(value)
+    if value.shape != shape or value.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"{name}: expected whole numbers of shape {shape}, received {value.dtype} of shape "
+            f"{value.shape}."
+        )
+    return np.ascontiguousarray(value, np.int64)
+
+
 class _Packed:
     """One cell with its weights laid out; ``prefix`` goes before its leaves' names."""
 
-    def __init__(self, cell: Gated, prefix: str, weights: Mapping[str, Any], dtype: str) -> None:
+    def __init__(
+        self, cell: Gated, prefix: str, weights: Mapping[str, Any], dtype: str, codes: int
+    ) -> None:
         self.library, self.dtype, self.units = loaded(), np.dtype(dtype), cell.units
         self.names = [prefix + leaf for leaf in cell.state_shapes]
         values = {name: np.ascontiguousarray(w, dtype) for name, w in weights.items()}
         own = {"w": values["kernel"], "u": values["recurrent_kernel"], "bias": values.get("bias")}
-        shape = (1, 0, 0, len(own["w"]))
+        shape = (1, 0, 0, len(own["w"]) - codes)
         pointers = {n: address(value) for n, value in own.items() if value is not None}
-        arguments = _arguments(cell, dtype, shape, **pointers)
+        arguments = _arguments(cell, dtype, shape, codes=codes, **pointers)
         size = self.library.statecast_packed_bytes(ctypes.byref(arguments))
         if size < 0:
             raise KernelError(f"The native kernel failed: {_STATUS[2]}.")
         self.memory = np.empty(size, np.uint8)
         packed = address(self.memory)
         check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
-        self.fixed = _arguments(cell, dtype, shape, packed=packed)
+        self.fixed = _arguments(cell, dtype, shape, codes=codes, packed=packed)
         self.pointer = ctypes.byref(self.fixed)
 
-    def run(self, x: np.ndarray, state: Mapping[str, Any], after: dict[str, Any]) -> np.ndarray:
+    def run(
+        self, x: np.ndarray, state: Mapping[str, Any], code: Any, source: Any, after: dict[str, Any]
+    ) -> np.ndarray:
         """The output, as ``x`` with steps or without; the next leaves go into ``after``."""
         rows, units = x.shape[0], self.units
         steps = x.shape[1] if x.ndim == 3 else 1
+        sources = 0 if source is None else len(next(iter(state.values()), ()))
+        expected = (rows if source is None else sources, units)
         before = []
         for name in self.names:
             leaf = np.ascontiguousarray(state.get(name, _NONE), self.dtype)
-            if leaf.shape != (rows, units):
+            if leaf.shape != expected:
                 found = leaf.shape if name in state else "none"
-                raise StateError(
-                    f"state: leaf {name!r}: expected {(rows, units)}, received {found}."
-                )
+                raise StateError(f"state: leaf {name!r}: expected {expected}, received {found}.")
             before.append(leaf)
         # To ask an array for its address takes time: one array for all that comes out.
         leaves, size = len(before), rows * units
@@ -481,12 +532,28 @@ class _Packed:
         start, each = address(out), size * self.dtype.itemsize
         h = address(before[0])
         c = address(before[1]) if leaves == 2 else None
+        codes_at = None if code is None else address(code)
+        source_at = None if source is None else address(source)
         y = start + leaves * each
-        check(
-            self.library.statecast_run(
-                self.pointer, rows, steps, address(x), h, c, y, start, start + each
-            )
-        )
+        status = self.library.statecast_run(
+            self.pointer, rows, steps, address(x), codes_at, h, c, sources, source_at, y, start,
+            start + each,
+        )  # fmt: skip
+        if status:
+            for name, chosen, end in (
+                ("code", code, self.fixed.codes),
+                ("source", source, sources),
+            ):
+                if (
+                    chosen is not None
+                    and chosen.size
+                    and not 0 <= chosen.min() <= chosen.max() < end
+                ):
+                    raise ArgumentError(
+                        f"{name}: expected numbers from 0 to {end - 1}, received "
+                        f"{chosen.min()} to {chosen.max()}."
+                    )
+            check(status)
         for name, leaf in zip(self.names, out, strict=False):
             after[name] = leaf
         return out[leaves:].reshape(*x.shape[:-1], units)
