@@ -20,6 +20,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 namespace statecast {
 namespace {
@@ -49,6 +50,7 @@ class Pool {
         open_.store(true);
         jobs_.fetch_add(1);
         if (sleepers_.load() > 0) {
+            place();
             std::lock_guard<std::mutex> hold(mutex_);
             wake_.notify_all();
         }
@@ -62,11 +64,29 @@ class Pool {
   private:
     bool start() {
         try {
-            std::thread([this] { serve(); }).detach();
+            threads_.reserve(threads_.size() + 1);
+            std::thread thread([this] { serve(); });
+            threads_.push_back(thread.native_handle());
+            thread.detach();
+            away_from_ = -1;
             return true;
         } catch (...) {
             return false; /* fewer threads, the same results */
         }
+    }
+
+    /* Keeps the workers off the caller's CPU. Linux likes to wake a thread where it is called from; there
+     * it would wait until the caller has done all by itself. */
+    void place() {
+#ifdef __linux__
+        const int here = sched_getcpu();
+        cpu_set_t others;
+        if (here < 0 || here == away_from_ || sched_getaffinity(0, sizeof others, &others)) return;
+        CPU_CLR(here, &others);
+        if (CPU_COUNT(&others) == 0) return;
+        for (pthread_t thread : threads_) pthread_setaffinity_np(thread, sizeof others, &others);
+        away_from_ = here;
+#endif
     }
 
     void work() {
@@ -126,7 +146,8 @@ class Pool {
     std::atomic<int64_t> next_{0};
     std::atomic<uint64_t> jobs_{0};
     std::atomic<int> inside_{0}, sleepers_{0}, started_{0};
-    int workers_ = 0, helpers_ = 0;
+    int workers_ = 0, helpers_ = 0, away_from_ = -1;
+    std::vector<pthread_t> threads_;
     int64_t items_ = 0;
     void (*task_)(void *, int64_t) = nullptr;
     void *context_ = nullptr;
