@@ -155,16 +155,34 @@ class Pool {
     std::condition_variable wake_, done_;
 };
 
+/* A job of OpenMP's threads: each takes items until there are none. */
+struct Crew {
+    int64_t items;
+    void (*task)(void *, int64_t);
+    void *context;
+    std::atomic<int64_t> next{0};
+
+    static void work(void *self) {
+        Crew &crew = *static_cast<Crew *>(self);
+        for (int64_t item; (item = crew.next.fetch_add(1, std::memory_order_relaxed)) < crew.items;)
+            crew.task(crew.context, item);
+    }
+};
+
+std::atomic<statecast_openmp *> openmp{nullptr};
 std::atomic<Pool *> the_pool{nullptr};
 std::atomic<int> chosen_threads{0};
 
 /* A child of fork() has none of the parent's threads, so it begins with a pool of its own. */
-void forget_pool() { the_pool.store(new (std::nothrow) Pool); }
+void forget_threads() {
+    openmp.store(nullptr);
+    the_pool.store(new (std::nothrow) Pool);
+}
 
 Pool *pool() {
     static const bool once = [] {
-        forget_pool();
-        pthread_atfork(nullptr, nullptr, forget_pool);
+        the_pool.store(new (std::nothrow) Pool);
+        pthread_atfork(nullptr, nullptr, forget_threads);
         return true;
     }();
     (void)once;
@@ -204,6 +222,10 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context) {
     if (threads > items) threads = (int)items;
     if (threads > 1) {
         Pool *p = pool();
+        if (statecast_openmp *borrowed = openmp.load()) {
+            Crew crew = {items, task, context};
+            return borrowed(Crew::work, &crew, (unsigned)threads, 0);
+        }
         if (p && p->run(items, task, context, threads)) return;
     }
     for (int64_t i = 0; i < items; ++i) task(context, i);
@@ -411,6 +433,8 @@ int statecast_threads(void) {
 }
 
 void statecast_set_threads(int count) { chosen_threads.store(count < 1 ? 0 : count); }
+
+void statecast_borrow(statecast_openmp *parallel) { openmp.store(parallel); }
 
 int64_t statecast_saved_bytes(const statecast_forward_args *a) {
     return check(*a) == STATECAST_OK ? kernels().saved_bytes[a->dtype](a) : -1;

@@ -177,6 +177,12 @@ int statecast_use(const char *instructions);
 int statecast_threads(void);
 void statecast_set_threads(int count);
 
+/* Threads of OpenMP to work on in place of the library's own, by the function that starts a parallel
+ * region, GOMP_parallel; null for the library's own. For a process whose other work runs there: these
+ * threads wait busily for it and hold the CPUs. A child of fork() goes back to its own. */
+typedef void statecast_openmp(void (*body)(void *data), void *data, unsigned threads, unsigned flags);
+void statecast_borrow(statecast_openmp *parallel);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

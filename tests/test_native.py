@@ -667,9 +667,11 @@ def test_threads_of_the_caller_do_not_meet() -> None:
 
 
 FORK = """
-import os, numpy as np
+import os, sys, numpy as np
 from statecast.cells import LSTM
-from statecast.kernels.native import Recurrence, use
+from statecast.kernels.native import Recurrence, _torch_function, use
+if "torch" in sys.argv:
+    _torch_function()  # from here on PyTorch's threads do the work
 use(threads=3)
 cell = LSTM(8)
 rng = np.random.default_rng(0)
@@ -687,9 +689,15 @@ print("same")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_it_works_after_fork() -> None:
+@pytest.mark.parametrize("threads", ["own", "torch"])
+def test_it_works_after_fork(threads: str) -> None:
+    pytest.importorskip("torch") if threads == "torch" else None
     done = subprocess.run(
-        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FORK, threads],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout == "same\n", done.stderr
 

@@ -762,11 +762,21 @@ class _Saved:
             spare.append(self.tensor)
 
 
+def _borrow_threads(library: Any) -> None:
+    """Let the library work on PyTorch's threads. These wait busily after each of its operations:
+    a thread of the library's own would have to share a CPU with one of them."""
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    waits = os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive"
+    if parallel is not None and waits:
+        library.statecast_borrow(parallel)
+
+
 @cache
 def _torch_function() -> Any:
     import torch
 
     library = loaded()
+    _borrow_threads(library)
     nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
     ungraded = (None, None, None)  # cell, shapes and learns have no gradient
 
