@@ -22,6 +22,7 @@ struct Tokens {
     int64_t chunks; /* of the sum over units, on tiles */
     int64_t first, rows; /* of the rows, those at hand */
     int64_t height;      /* rows, to whole tiles */
+    int64_t share;       /* rows that a block of columns takes in one task */
     T *raw;              /* (member, height, padded) */
     Half *left;          /* (member, tile of rows, chunk), on tiles */
 
@@ -68,7 +69,9 @@ struct Tokens {
         for (first = 0; first < a.rows; first += at_once) {
             rows = least(at_once, a.rows - first);
             if (tiled) parallel(a.members * height / EDGE, split_outputs, this);
-            parallel(a.members * blocks(), columns, this);
+            /* A block's weights serve all rows at once, unless that makes too few tasks for the threads. */
+            share = a.members * blocks() < FEW ? SHARE : height;
+            parallel(a.members * blocks() * shares(), columns, this);
             parallel((rows + SOME - 1) / SOME, finish, this);
         }
         return STATECAST_OK;
@@ -76,8 +79,10 @@ struct Tokens {
 
   private:
     static constexpr int64_t SOME = 4; /* rows of a task */
+    static constexpr int64_t FEW = 8, SHARE = 48; /* blocks; rows, whole tiles of any kind */
 
     int64_t blocks() const { return (padded + BLOCK - 1) / BLOCK; }
+    int64_t shares() const { return (rows + share - 1) / share; }
     size_t memory() const { return (size_t)a.best * (sizeof(T) + sizeof(int32_t)) + 64; }
 
     /* R rows of a block C vectors wide. */
@@ -108,16 +113,18 @@ struct Tokens {
 
     static void columns(void *self, int64_t item) {
         const Tokens &s = *static_cast<Tokens *>(self);
-        const int64_t member = item / s.blocks(), column = item % s.blocks() * BLOCK, units = s.a.units;
-        const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first) * units;
+        const int64_t member = item / s.shares() / s.blocks(), units = s.a.units;
+        const int64_t column = item / s.shares() % s.blocks() * BLOCK, from = item % s.shares() * s.share;
+        const int64_t rows = least(s.share, s.rows - from);
+        const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first + from) * units;
         const T *weight = aligned<T>(s.a.packed) + member * s.weights() + column * (s.depth() + 1);
-        T *out = s.raw + member * s.height * s.padded + column;
-        if (s.tiled) return s.on_tiles(member, weight, least(BLOCK, s.padded - column), out);
+        T *out = s.raw + (member * s.height + from) * s.padded + column;
+        if (s.tiled) return s.on_tiles(member, from, rows, weight, least(BLOCK, s.padded - column), out);
         switch (least(BLOCK, s.padded - column) / L) {
-            case 4: by_rows<Product<4>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
-            case 3: by_rows<Product<3>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
-            case 2: by_rows<Product<2>::template Rows>(s.rows, in, units, weight, out, s.padded); break;
-            default: by_rows<Product<1>::template Rows>(s.rows, in, units, weight, out, s.padded);
+            case 4: by_rows<Product<4>::template Rows>(rows, in, units, weight, out, s.padded); break;
+            case 3: by_rows<Product<3>::template Rows>(rows, in, units, weight, out, s.padded); break;
+            case 2: by_rows<Product<2>::template Rows>(rows, in, units, weight, out, s.padded); break;
+            default: by_rows<Product<1>::template Rows>(rows, in, units, weight, out, s.padded);
         }
     }
 
@@ -133,7 +140,8 @@ struct Tokens {
         }
     }
 
-    void on_tiles([[maybe_unused]] int64_t member, [[maybe_unused]] const T *weight,
+    void on_tiles([[maybe_unused]] int64_t member, [[maybe_unused]] int64_t from,
+                  [[maybe_unused]] int64_t count, [[maybe_unused]] const T *weight,
                   [[maybe_unused]] int64_t width, [[maybe_unused]] T *out) const {
         if constexpr (TILED<T>) {
             [[maybe_unused]] const Tiles whole;
@@ -142,10 +150,10 @@ struct Tokens {
             T *sum[BLOCK / L];
             for (int64_t v = 0; v < width / L; ++v)
                 right[v] = of<Half>(weight) + v * row, sum[v] = out + v * L;
-            multiply<false>(left + member * (height / EDGE) * row, row, (rows + EDGE - 1) / EDGE, right,
+            multiply<false>(left + (member * height + from) / EDGE * row, row, (count + EDGE - 1) / EDGE, right,
                             width / L, chunks, sum, EDGE * padded, padded);
             const T *bias = weight + depth() * width;
-            for (int64_t r = 0; r < rows; ++r)
+            for (int64_t r = 0; r < count; ++r)
                 for (int64_t c = 0; c < width; c += L) {
                     T *at = out + r * padded + c;
                     store(at, load(at) + load(bias + c));

@@ -266,12 +266,12 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
     )
     if alike:  # as many rows and places in each item: a rectangle, which is faster
         flat = total.reshape(count, -1)
-        if most < flat.shape[1]:
-            at = np.argpartition(flat, -most, axis=1)[:, -most:]
-        else:
-            at = np.broadcast_to(np.arange(most), flat.shape)
         own = np.arange(count)[:, None]
-        at = at[own, np.argsort(-flat[own, at], axis=1, kind="stable")]
+        if most < flat.shape[1] > 64:  # fewer are sorted sooner than parted
+            at = np.argpartition(flat, -most, axis=1)[:, -most:]
+            at = at[own, np.argsort(-flat[own, at], axis=1, kind="stable")]
+        else:
+            at = np.argsort(-flat, axis=1, kind="stable")[:, :most]
         row, column = np.divmod((at + own * each * candidates).ravel(), candidates)
     else:
         row, column = (index.ravel() for index in np.indices(total.shape))
