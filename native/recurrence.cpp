@@ -300,6 +300,7 @@ struct Forward {
     int64_t used_count = 0;
     int64_t *used = nullptr, *place = nullptr;
     T *shared = nullptr;
+    int64_t parts = 1; /* of a tile's blocks, for threads of their own: in a single step they are independent */
 
     struct At { /* a step of a tile */
         const T *packed, *x;
@@ -334,6 +335,8 @@ struct Forward {
 
     static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
 
+    static constexpr int64_t PARTED = 1 << 17; /* packed numbers, which take a thread 15 microseconds */
+    static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers: 60 microseconds */
     static constexpr int TOGETHER = Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products go before */
     static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
     int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
@@ -343,10 +346,20 @@ struct Forward {
                sizeof(T);
     }
 
+    /* The first block of a part. */
+    int64_t part_begin(int64_t part) const {
+        const int64_t groups = (z.blocks + TOGETHER - 1) / TOGETHER, block = part * groups / parts * TOGETHER;
+        return block < z.blocks ? block : z.blocks;
+    }
+
     void tile(int64_t item) {
+        const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
+        item /= parts;
         const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
         const int64_t first = member * z.rows + tile * z.height; /* row of all */
         const int64_t U = z.units, P = z.padded, area = z.height * P;
+        const int64_t column = begin * z.L; /* what it writes of each row, from there on */
+        const size_t bytes = (size_t)(least(U, end * z.L) - column) * sizeof(T);
         T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
         T *h = sums + sums_size(), *next = h + area, *c = next + area;
         T *feed = c + area, *x_now = feed + P;
@@ -366,10 +379,11 @@ struct Forward {
         for (int64_t t = 0; t < z.steps; ++t) {
             for (int64_t r = 0; resets && r < rows; ++r)
                 if (resets[r * z.steps + t]) put(r, h, c, r, hr, cr);
-            At at = {packed + member * z.packed,
+            At at = {packed + member * z.packed + begin * z.block,
                      of<T>(a.x) + (first * z.steps + t) * z.inputs, z.steps * z.inputs,
                      z.codes ? a.code + first * z.steps + t : nullptr, h, next, CELL == STATECAST_LSTM ? c : nullptr,
-                     saved ? saved + t * z.step : nullptr, offset(mask, t), nullptr, false, 0};
+                     offset(saved, t * z.step + begin * z.kept * z.height * z.L), offset(mask, t), nullptr, false,
+                     begin};
             const bool shares = shared && t == 0;
             if (a.observed) {
                 close_loop(member, first, rows, t, h, feed, at.x, x_now);
@@ -382,7 +396,7 @@ struct Forward {
                     if (!shares) split_row(h + r * P, P, row);
                     if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
                 }
-            for (; at.block < z.blocks; ++at.block) {
+            for (; at.block < end; ++at.block) {
                 const int64_t within = at.block % TOGETHER;
                 if (shares && within == 0) take_shared(member, at.block, rows, source, sums);
                 if (z.tiled || shares) at.sums = sums + within * z.S * z.height * z.L;
@@ -403,22 +417,22 @@ struct Forward {
                 if (saved) at.saved += z.kept * z.height * LANES<T>;
             }
             for (int64_t r = 0; y && r < rows; ++r) {
-                T *out = y + (r * z.steps + t) * U;
+                T *out = y + (r * z.steps + t) * U + column;
                 if (!mask || mask[r * z.steps + t])
-                    memcpy(out, next + r * P, (size_t)U * sizeof(T));
+                    memcpy(out, next + r * P + column, bytes);
                 else if (t)
-                    memcpy(out, out - U, (size_t)U * sizeof(T));
+                    memcpy(out, out - U, bytes);
                 else
-                    memset(out, 0, (size_t)U * sizeof(T));
+                    memset(out, 0, bytes);
             }
             T *swap = h;
             h = next;
             next = swap;
         }
         for (int64_t r = 0; r < rows; ++r) {
-            memcpy(of<T>(a.hn) + (first + r) * U, h + r * P, (size_t)U * sizeof(T));
+            memcpy(of<T>(a.hn) + (first + r) * U + column, h + r * P + column, bytes);
             if (CELL == STATECAST_LSTM)
-                memcpy(of<T>(a.cn) + (first + r) * U, c + r * P, (size_t)U * sizeof(T));
+                memcpy(of<T>(a.cn) + (first + r) * U + column, c + r * P + column, bytes);
         }
     }
 
@@ -453,20 +467,22 @@ struct Forward {
     /* What rows of one source have in common, for a tile of the sources in use. */
     void share(int64_t item) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
+        item /= parts;
         const int64_t tiles = (used_count + z.height - 1) / z.height, member = item / tiles;
         const int64_t first = item % tiles * z.height, rows = least(z.height, used_count - first);
         T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
-        T *h = sums + sums_size(), *out = shared + (member * used_count + first) * shared_row(z);
+        T *h = sums + sums_size(), *out = shared + (member * used_count + first) * shared_row(z) + begin * S * L;
         [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> matrix{};
         memset(left, 0, memory());
-        const T *own = packed + member * z.packed;
+        const T *own = packed + member * z.packed + begin * z.block;
         for (int64_t r = 0; r < rows; ++r) {
             memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
                    (size_t)z.units * sizeof(T));
             if constexpr (TILED<T>)
                 if (z.tiled) split_row(h + r * z.padded, z.padded, left_row(left, z, r));
         }
-        for (int64_t b = 0; b < z.blocks; ++b, own += z.block, out += S * L) {
+        for (int64_t b = begin; b < end; ++b, own += z.block, out += S * L) {
             if (!z.tiled) {
                 by_rows<Begun>(rows, z, own, (const T *)h, out);
                 continue;
@@ -541,6 +557,10 @@ int forward(const statecast_forward_args &a) {
     if (!memory || !scratch(TASK, f.memory())) return STATECAST_NO_MEMORY;
     f.packed = a.packed ? aligned<T>(a.packed) : memory;
     if (!a.packed) parallel(z.members * z.blocks, f.pack_task, &f);
+    const int64_t threads = statecast_threads(), tasks = z.members * z.tiles;
+    if (z.steps == 1 && !a.observed && tasks > 0 && tasks < threads && z.packed >= f.PARTED)
+        f.parts = least((threads + tasks - 1) / tasks, (z.blocks + f.TOGETHER - 1) / f.TOGETHER);
+    const bool small = f.parts > 1 && z.rows * z.packed < f.SMALL;
     if (most) {
         f.used = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(memory) + numbers);
         f.place = f.used + sources;
@@ -550,14 +570,15 @@ int forward(const statecast_forward_args &a) {
                 f.used[place = f.used_count++] = a.source[r];
         if (f.used_count < z.rows) {
             f.shared = memory + packed;
-            parallel(z.members * ((f.used_count + z.height - 1) / z.height), f.share_task, &f);
+            parallel(z.members * ((f.used_count + z.height - 1) / z.height) * f.parts, f.share_task, &f,
+                     small);
         }
     }
     if (a.saved) {
         large_pages(a.saved, (size_t)(z.members * z.tiles * z.tile) * sizeof(T));
         large_pages(a.y, (size_t)(z.members * z.rows * z.steps * z.units) * sizeof(T));
     }
-    parallel(z.members * z.tiles, f.task, &f);
+    parallel(tasks * f.parts, f.task, &f, small);
     return STATECAST_OK;
 }
 

@@ -41,15 +41,16 @@ class Pool {
   public:
     ~Pool() = delete; /* workers may outlive main */
 
-    bool run(int64_t items, void (*task)(void *, int64_t), void *context, int threads) {
+    bool run(int64_t items, void (*task)(void *, int64_t), void *context, int threads, bool small) {
         if (busy_.exchange(true, std::memory_order_acquire)) return false;
+        const bool wakes = !small || clock::now() - last_ < 2 * PATIENCE;
         while (workers_ < threads - 1 && start()) ++workers_;
         task_ = task, context_ = context, items_ = items;
         helpers_ = threads - 1;
         next_.store(0, std::memory_order_relaxed);
         open_.store(true);
         jobs_.fetch_add(1);
-        if (sleepers_.load() > 0) {
+        if (wakes && sleepers_.load() > 0) {
             place();
             std::lock_guard<std::mutex> hold(mutex_);
             wake_.notify_all();
@@ -57,11 +58,15 @@ class Pool {
         work();
         open_.store(false);
         finish();
+        last_ = clock::now();
         busy_.store(false, std::memory_order_release);
         return true;
     }
 
   private:
+    using clock = std::chrono::steady_clock;
+    static constexpr std::chrono::microseconds PATIENCE{80}; /* of who waits, before it sleeps */
+
     bool start() {
         try {
             threads_.reserve(threads_.size() + 1);
@@ -112,8 +117,7 @@ class Pool {
     /* Whether `ready` comes true within a while. */
     template <class Ready>
     static bool soon(const Ready &ready) {
-        using clock = std::chrono::steady_clock;
-        const auto until = clock::now() + std::chrono::microseconds(80);
+        const auto until = clock::now() + PATIENCE;
         do {
             for (int i = 0; i < 64; ++i) {
                 if (ready()) return true;
@@ -149,6 +153,7 @@ class Pool {
     int workers_ = 0, helpers_ = 0, away_from_ = -1;
     std::vector<pthread_t> threads_;
     int64_t items_ = 0;
+    clock::time_point last_; /* when a job was done */
     void (*task_)(void *, int64_t) = nullptr;
     void *context_ = nullptr;
     std::mutex mutex_;
@@ -217,7 +222,7 @@ thread_local Memory memory;
 
 }  // namespace
 
-void parallel(int64_t items, void (*task)(void *, int64_t), void *context) {
+void parallel(int64_t items, void (*task)(void *, int64_t), void *context, bool small) {
     int threads = statecast_threads();
     if (threads > items) threads = (int)items;
     if (threads > 1) {
@@ -226,7 +231,7 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context) {
             Crew crew = {items, task, context};
             return borrowed(Crew::work, &crew, (unsigned)threads, 0);
         }
-        if (p && p->run(items, task, context, threads)) return;
+        if (p && p->run(items, task, context, threads, small)) return;
     }
     for (int64_t i = 0; i < items; ++i) task(context, i);
 }

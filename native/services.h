@@ -15,8 +15,9 @@ namespace statecast {
 
 /* Calls task(context, item) for every item once, on several threads; items are taken in order
  * from one counter. Returns when all are done. Where the pool is busy with another caller's
- * work, the calling thread does it alone. */
-void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context);
+ * work, the calling thread does it alone. Threads that sleep are woken for a `small` job, which is done
+ * in less time than that takes, only where another has just been: more may follow. */
+void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context, bool small = false);
 
 /* Memory of this thread, aligned to 64 bytes, that stays until the next call with the same
  * `use`; its pages stay with the thread. Null where there is none. */

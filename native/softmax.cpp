@@ -68,17 +68,19 @@ struct Tokens {
         raw = of<T>(left) + split;
         for (first = 0; first < a.rows; first += at_once) {
             rows = least(at_once, a.rows - first);
-            if (tiled) parallel(a.members * height / EDGE, split_outputs, this);
+            const bool small = a.members * rows * padded < SMALL;
+            if (tiled) parallel(a.members * height / EDGE, split_outputs, this, small);
             /* A block's weights serve all rows at once, unless that makes too few tasks for the threads. */
             share = a.members * blocks() < FEW ? SHARE : height;
-            parallel(a.members * blocks() * shares(), columns, this);
-            parallel((rows + SOME - 1) / SOME, finish, this);
+            parallel(a.members * blocks() * shares(), columns, this, small);
+            parallel((rows + SOME - 1) / SOME, finish, this, small);
         }
         return STATECAST_OK;
     }
 
   private:
     static constexpr int64_t SOME = 4; /* rows of a task */
+    static constexpr int64_t SMALL = 1 << 13; /* raw numbers */
     static constexpr int64_t FEW = 8, SHARE = 48; /* blocks; rows, whole tiles of any kind */
 
     int64_t blocks() const { return (padded + BLOCK - 1) / BLOCK; }

@@ -747,7 +747,7 @@ def test_a_recurrence_on_arrays_is_the_reference(cell: Any) -> None:
 forks = st.fixed_dictionaries(
     {
         "kinds": st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=2),
-        "units": st.one_of(st.integers(1, 40), st.sampled_from([64, 96, 100, 130])),
+        "units": st.one_of(st.integers(1, 40), st.sampled_from([64, 96, 130, 210, 250])),
         "width": st.one_of(st.integers(0, 20), st.just(33)),
         "codes": st.integers(0, 20),
         "rows": st.integers(0, 60),
@@ -786,12 +786,15 @@ def test_rows_that_go_on_from_one_have_the_bits_of_copies(
     recurrence, _, _, state, given = _forked(problem, dtype)
     y, after = recurrence.step(given["x"], state, given["code"], given["source"])
     copies = {n: leaf[given["source"]] for n, leaf in state.items()}
-    expected, left = recurrence.step(given["x"], copies, given["code"])
-    assert y.tobytes() == expected.tobytes()
-    assert all(after[n].tobytes() == leaf.tobytes() for n, leaf in left.items())
-    long = None if given["code"] is None else given["code"][:, None]
-    ran, _ = recurrence.run(given["x"][:, None], copies, long)
-    assert ran.tobytes() == expected.tobytes()
+    stepped, left = recurrence.step(given["x"], copies, given["code"])
+    native.use(instructions, 1)  # and a single thread takes whole rows, not parts of them
+    expected, alone = recurrence.step(given["x"], copies, given["code"])
+    assert y.tobytes() == stepped.tobytes() == expected.tobytes()
+    for n, leaf in after.items():
+        assert leaf.tobytes() == left[n].tobytes() == alone[n].tobytes()
+    twice = None if given["code"] is None else np.stack([given["code"]] * 2, axis=1)
+    ran, _ = recurrence.run(np.stack([given["x"]] * 2, axis=1), copies, twice)
+    assert ran[:, 0].tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
