@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from statecast import cells
@@ -757,6 +757,13 @@ forks = st.fixed_dictionaries(
 )
 
 
+# Few rows and wide enough for a step to be shared among threads.
+WIDE: dict[str, Any] = {
+    "kinds": ["lstm", "gru"], "units": 250, "width": 3, "codes": 4, "rows": 5, "sources": 3,
+    "seed": 0,
+}  # fmt: skip
+
+
 def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Values, Values, Any]:
     """A recurrence, its cell and weights, a state, and what a step is given."""
     rng = np.random.default_rng(problem["seed"])
@@ -778,6 +785,7 @@ def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Value
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @settings(max_examples=15)
+@example(problem=WIDE, threads=2)
 @given(problem=forks, threads=st.integers(1, 3))
 def test_rows_that_go_on_from_one_have_the_bits_of_copies(
     instructions: str, dtype: str, problem: dict[str, Any], threads: int
