@@ -379,12 +379,13 @@ struct Forward {
         for (int64_t t = 0; t < z.steps; ++t) {
             for (int64_t r = 0; resets && r < rows; ++r)
                 if (resets[r * z.steps + t]) put(r, h, c, r, hr, cr);
+            const bool shares = shared && t == 0;
             At at = {packed + member * z.packed + begin * z.block,
                      of<T>(a.x) + (first * z.steps + t) * z.inputs, z.steps * z.inputs,
-                     z.codes ? a.code + first * z.steps + t : nullptr, h, next, CELL == STATECAST_LSTM ? c : nullptr,
-                     offset(saved, t * z.step + begin * z.kept * z.height * z.L), offset(mask, t), nullptr, false,
-                     begin};
-            const bool shares = shared && t == 0;
+                     z.codes ? a.code + first * z.steps + t : nullptr,
+                     h, next, CELL == STATECAST_LSTM ? c : nullptr,
+                     offset(saved, t * z.step + begin * z.kept * z.height * z.L), offset(mask, t),
+                     nullptr, shares && !z.tiled, begin};
             if (a.observed) {
                 close_loop(member, first, rows, t, h, feed, at.x, x_now);
                 at.x = x_now;
@@ -400,7 +401,6 @@ struct Forward {
                 const int64_t within = at.block % TOGETHER;
                 if (shares && within == 0) take_shared(member, at.block, rows, source, sums);
                 if (z.tiled || shares) at.sums = sums + within * z.S * z.height * z.L;
-                at.begun = shares && !z.tiled;
                 if (z.tiled) {
                     if constexpr (TILED<T>) {
                         const int64_t down = (rows + EDGE - 1) / EDGE;

@@ -833,13 +833,13 @@ def test_codes_and_sources_that_do_not_fit_are_refused() -> None:
     recurrence, plain = Recurrence(cell, weights, codes=3), Recurrence(cell, weights)
     x, state, code = np.ones((4, 2)), {"h": np.ones((2, 2))}, np.array([0, 1, 2, 2])
     source = np.array([0, 1, 1, 0])
-    with pytest.raises(ArgumentError, match="code: expected one of 3 at each step, received None"):
+    with pytest.raises(ArgumentError, match="code: expected one of 3 at each step"):
         recurrence.step(x, state, source=source)
     with pytest.raises(ArgumentError, match="code: expected none"):
         plain.step(np.ones((4, 5)), state, code, source)
-    with pytest.raises(ArgumentError, match=r"code: expected numbers from 0 to 2, received 0 to 3"):
+    with pytest.raises(ArgumentError, match=r"code: expected numbers from 0 to 2; received 0 to 3"):
         recurrence.step(x, state, np.array([0, 1, 2, 3]), source)
-    with pytest.raises(ArgumentError, match=r"source: .* from 0 to 1, received -1 to 1"):
+    with pytest.raises(ArgumentError, match=r"source: .* from 0 to 1; received -1 to 1"):
         recurrence.step(x, state, code, np.array([0, 1, 1, -1]))
     with pytest.raises(ArgumentError, match=r"source: .* shape \(4,\), received int64 of .*\(3,\)"):
         recurrence.step(x, state, code, source[:3])
@@ -847,8 +847,22 @@ def test_codes_and_sources_that_do_not_fit_are_refused() -> None:
         recurrence.step(x, state, code * 1.0, source)
     with pytest.raises(StateError, match=r"leaf 'h': expected \(4, 2\), received \(2, 2\)"):
         recurrence.step(x, state, code)
+    with pytest.raises(ArgumentError, match=r"source: .* the state has no rows; received 0 to 1"):
+        recurrence.step(x, {"h": np.ones((0, 2))}, code, source)
+    with pytest.raises(ArgumentError, match=r"x: expected \(rows, 2\) beside code for the other 3"):
+        recurrence.step(np.ones((4, 5)), state, code, source)
+    with pytest.raises(StateError, match=r"mapping of the leaves \['h'\], received tuple"):
+        recurrence.step(x, (np.ones((2, 2)),), code, source)  # type: ignore[arg-type]
+    wrong: Any
+    for wrong in (np.array([["a", "b"]] * 4), [[1.0], [2.0, 3.0]], x * 1j, None):
+        with pytest.raises(ArgumentError, match="x: expected an array of numbers"):
+            recurrence.step(wrong, state, code, source)
+        with pytest.raises(ArgumentError, match="leaf 'h': expected an array of numbers"):
+            recurrence.step(x, {"h": wrong}, code, source)
     y, _ = recurrence.step(x, state, code, source)
     assert y.shape == (4, 2)
+    y, _ = recurrence.step(x[:0], state, [], [])  # type: ignore[arg-type]
+    assert y.shape == (0, 2)
 
 
 def test_a_recurrence_says_what_does_not_fit() -> None:

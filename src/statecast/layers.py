@@ -845,10 +845,10 @@ class RNN(Controlled, keras.layers.RNN):
         if mask is not None and self.zero_output_for_mask:
             y = ops.where(mask[..., None], y, 0.0)
         if not self.return_sequences:
-            nothing = ops.zeros_like(ops.sum(y, axis=1))
-            if isinstance(steps, int):
-                y = y[:, -1] if steps else nothing
-            else:  # TensorFlow may not know the number of steps before it runs them
+            if isinstance(steps, int) and steps:
+                y = y[:, -1]
+            else:  # none, or TensorFlow does not know how many before it runs them
+                nothing = ops.zeros_like(ops.sum(y, axis=1))
                 y = ops.concatenate([nothing[:, None], y], axis=1)[:, -1]
         if not self.return_state:
             return y

@@ -358,8 +358,11 @@ class Recurrence:
         As ``cell.weight_shapes`` names and shapes them.
     dtype : {"float32", "float64"}
     codes : int
-        x ends in a one-hot vector of so many numbers, an embedded token for one: it is told by the
-        place of its one, ``code``, and costs an addition.
+        The last so many rows of the first kernel belong to codes, tokens for example. ``x`` then
+        has that many numbers fewer, and ``code`` says at each step which of those rows is added:
+        a one-hot vector that is not written out.
+
+    To another process goes what it was made from: it cannot be pickled itself.
 
     Raises
     ------
@@ -377,6 +380,14 @@ class Recurrence:
     >>> y, state = Recurrence(GRU(2), weights).run(np.ones((4, 5, 3)), {"h": np.ones((4, 2))})
     >>> y.shape, float(state["h"][0, 0])
     ((4, 5, 2), 0.03125)
+
+    Two of x's three numbers as codes, and three rows that go on from one of the state:
+
+    >>> step = Recurrence(GRU(2), weights, codes=2).step
+    >>> code, source = np.array([0, 1, 1]), np.array([2, 2, 2])
+    >>> y, state = step(np.ones((3, 1)), {"h": np.ones((4, 2))}, code, source)
+    >>> state["h"].shape
+    (3, 2)
     """
 
     def __init__(
@@ -393,7 +404,8 @@ class Recurrence:
         found = {weight: np.shape(value) for weight, value in weights.items()}
         if found != expected:
             raise ArgumentError(f"weights: expected the shapes {expected}, received {found}.")
-        if not isinstance(codes, (int, np.integer)) or not 0 <= codes <= width:
+        whole = isinstance(codes, (int, np.integer)) and not isinstance(codes, bool)
+        if not whole or not 0 <= codes <= width:
             raise ArgumentError(
                 f"codes: expected a whole number up to the {width} numbers of x that the weights "
                 f"have, received {codes!r}."
@@ -426,7 +438,7 @@ class Recurrence:
         ``leaf[source]``; rows that go on from the same one, as a beam's do, share its product
         with the weights.
         """
-        x = np.ascontiguousarray(x, self.dtype)
+        x = _numbers("x", x, self.dtype)
         if source is not None:
             source = _whole("source", source, x.shape[:1])
         return self._run(x, 2, state, code, source)
@@ -457,17 +469,30 @@ class Recurrence:
         StateError
             Other leaves, or other shapes of them.
         """
-        return self._run(np.ascontiguousarray(x, self.dtype), 3, state, code, None)
+        return self._run(_numbers("x", x, self.dtype), 3, state, code, None)
 
     def _run(
         self, x: np.ndarray, axes: int, state: Mapping[str, Any], code: Any, source: Any
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if x.ndim != axes or x.shape[-1] != self.width:
             steps = "" if axes == 2 else " steps,"
-            raise ArgumentError(f"x: expected (rows,{steps} {self.width}), received {x.shape}.")
-        if (code is None) != (self.codes == 0):
-            wanted = f"one of {self.codes} at each step" if self.codes else "none"
-            raise ArgumentError(f"code: expected {wanted}, received {code!r}.")
+            others = f" beside code for the other {self.codes}" if self.codes else ""
+            raise ArgumentError(
+                f"x: expected (rows,{steps} {self.width}){others}, received {x.shape}."
+            )
+        if not isinstance(state, Mapping):
+            names = [name for part in self._parts for name in part.names]
+            raise StateError(
+                f"state: expected a mapping of the leaves {names}, received {type(state).__name__}."
+            )
+        if code is None and self.codes:
+            raise ArgumentError(
+                f"code: expected one of {self.codes} at each step, as whole numbers; received none."
+            )
+        if code is not None and not self.codes:
+            raise ArgumentError(
+                "code: expected none, for there are no codes; make it with codes=..."
+            )
         if code is not None:
             code = _whole("code", code, x.shape[:-1])
         after: dict[str, np.ndarray] = {}
@@ -479,9 +504,20 @@ class Recurrence:
         return y, after
 
 
+def _numbers(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        try:
+            value = np.asarray(value)
+        except ValueError:  # rows of unlike lengths
+            value = np.asarray(None)
+        if value.dtype.kind not in "fiub":
+            raise ArgumentError(f"{name}: expected an array of numbers, received {value.dtype}.")
+    return np.ascontiguousarray(value, dtype)
+
+
 def _whole(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     value = np.asarray(value)
-    if value.shape != shape or value.dtype.kind not in "iu":
+    if value.shape != shape or (value.size and value.dtype.kind not in "iu"):
         raise ArgumentError(
             f"{name}: expected whole numbers of shape {shape}, received {value.dtype} of shape "
             f"{value.shape}."
@@ -517,15 +553,16 @@ class _Packed:
         """The output, as ``x`` with steps or without; the next leaves go into ``after``."""
         rows, units = x.shape[0], self.units
         steps = x.shape[1] if x.ndim == 3 else 1
-        sources = 0 if source is None else len(next(iter(state.values()), ()))
+        before = [
+            _numbers(f"state: leaf {name!r}", state.get(name, _NONE), self.dtype)
+            for name in self.names
+        ]
+        sources = 0 if source is None or not before[0].ndim else len(before[0])
         expected = (rows if source is None else sources, units)
-        before = []
-        for name in self.names:
-            leaf = np.ascontiguousarray(state.get(name, _NONE), self.dtype)
+        for name, leaf in zip(self.names, before, strict=True):
             if leaf.shape != expected:
                 found = leaf.shape if name in state else "none"
                 raise StateError(f"state: leaf {name!r}: expected {expected}, received {found}.")
-            before.append(leaf)
         # To ask an array for its address takes time: one array for all that comes out.
         leaves, size = len(before), rows * units
         out = np.empty((leaves + steps, rows, units), self.dtype)
@@ -540,19 +577,14 @@ class _Packed:
             start + each,
         )  # fmt: skip
         if status:
-            for name, chosen, end in (
-                ("code", code, self.fixed.codes),
-                ("source", source, sources),
-            ):
-                if (
-                    chosen is not None
-                    and chosen.size
-                    and not 0 <= chosen.min() <= chosen.max() < end
-                ):
-                    raise ArgumentError(
-                        f"{name}: expected numbers from 0 to {end - 1}, received "
-                        f"{chosen.min()} to {chosen.max()}."
-                    )
+            given = (("code", code, self.fixed.codes), ("source", source, sources))
+            for name, chosen, end in given:
+                if chosen is None or not chosen.size or 0 <= chosen.min() <= chosen.max() < end:
+                    continue
+                wanted = f"numbers from 0 to {end - 1}" if end else "none, as the state has no rows"
+                raise ArgumentError(
+                    f"{name}: expected {wanted}; received {chosen.min()} to {chosen.max()}."
+                )
             check(status)
         for name, leaf in zip(self.names, out, strict=False):
             after[name] = leaf
