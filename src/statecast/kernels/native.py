@@ -480,8 +480,8 @@ class Recurrence:
             raise ArgumentError(
                 f"x: expected (rows,{steps} {self.width}){others}, received {x.shape}."
             )
-        if not isinstance(state, Mapping):
-            names = [name for part in self._parts for name in part.names]
+        if type(state) is not dict and not isinstance(state, Mapping):  # which is slower to ask
+            names = [name for part in self._parts for name in part.labels]
             raise StateError(
                 f"state: expected a mapping of the leaves {names}, received {type(state).__name__}."
             )
@@ -505,7 +505,7 @@ class Recurrence:
 
 
 def _numbers(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+    if type(value) is not np.ndarray or value.dtype.kind not in "fiub":
         try:
             value = np.asarray(value)
         except ValueError:  # rows of unlike lengths
@@ -532,7 +532,8 @@ class _Packed:
         self, cell: Gated, prefix: str, weights: Mapping[str, Any], dtype: str, codes: int
     ) -> None:
         self.library, self.dtype, self.units = loaded(), np.dtype(dtype), cell.units
-        self.names = [prefix + leaf for leaf in cell.state_shapes]
+        names = [prefix + leaf for leaf in cell.state_shapes]
+        self.labels = {name: f"state: leaf {name!r}" for name in names}
         values = {name: np.ascontiguousarray(w, dtype) for name, w in weights.items()}
         own = {"w": values["kernel"], "u": values["recurrent_kernel"], "bias": values.get("bias")}
         shape = (1, 0, 0, len(own["w"]) - codes)
@@ -553,16 +554,16 @@ class _Packed:
         """The output, as ``x`` with steps or without; the next leaves go into ``after``."""
         rows, units = x.shape[0], self.units
         steps = x.shape[1] if x.ndim == 3 else 1
-        before = [
-            _numbers(f"state: leaf {name!r}", state.get(name, _NONE), self.dtype)
-            for name in self.names
-        ]
-        sources = 0 if source is None or not before[0].ndim else len(before[0])
-        expected = (rows if source is None else sources, units)
-        for name, leaf in zip(self.names, before, strict=True):
+        expected = None if source is not None else (rows, units)
+        before = []
+        for name, label in self.labels.items():
+            leaf = _numbers(label, state.get(name, _NONE), self.dtype)
+            expected = expected or (len(leaf), units)
             if leaf.shape != expected:
                 found = leaf.shape if name in state else "none"
-                raise StateError(f"state: leaf {name!r}: expected {expected}, received {found}.")
+                raise StateError(f"{label}: expected {expected}, received {found}.")
+            before.append(leaf)
+        sources = 0 if source is None else len(before[0])
         # To ask an array for its address takes time: one array for all that comes out.
         leaves, size = len(before), rows * units
         out = np.empty((leaves + steps, rows, units), self.dtype)
@@ -586,7 +587,7 @@ class _Packed:
                     f"{name}: expected {wanted}; received {chosen.min()} to {chosen.max()}."
                 )
             check(status)
-        for name, leaf in zip(self.names, out, strict=False):
+        for name, leaf in zip(self.labels, out, strict=False):
             after[name] = leaf
         return out[leaves:].reshape(*x.shape[:-1], units)
 
