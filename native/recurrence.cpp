@@ -108,8 +108,8 @@ T dot(const T *a, const T *b, int64_t n) {
 
 /* -- packing ------------------------------------------------------------------------------- */
 
-/* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], w and what codes give. What goes
- * by tiles stands behind all blocks, as right chunks [block][slot][chunk]. */
+/* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], then w, whose last rows
+ * are those of codes. What goes by tiles stands behind all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
 void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
@@ -127,20 +127,18 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
     }
     out += S * L;
     Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * CHUNK;
-    for (int part = 0; part < 3; ++part) {
-        const T *from = (part == 0 ? u : part == 1 ? w : w + z.inputs * columns) + b * L;
-        const int64_t rows = part == 0 ? U : part == 1 ? z.inputs : z.codes;
-        if (part == 0 ? z.tiled : part == 1 && z.x_chunks > 0) {
-            if constexpr (TILED<T>)
-                for (int g = 0; g < G; ++g) {
-                    const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
-                    Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * CHUNK;
-                    for (int64_t k = 0; k < rows; k += DEEP, to += CHUNK)
-                        split_rows(from + k * columns + g * U, columns, rows - k, n, to);
-                }
-            continue;
-        }
-        for (int64_t k = 0; k < rows; ++k)
+    for (int part = 0; part < 2; ++part) {
+        const T *from = (part ? w : u) + b * L;
+        const int64_t rows = part ? z.inputs + z.codes : U;
+        const int64_t tiled = part ? (z.x_chunks ? z.inputs : 0) : (z.tiled ? U : 0); /* of those rows */
+        if constexpr (TILED<T>)
+            for (int g = 0; g < G; ++g) {
+                const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
+                Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * CHUNK;
+                for (int64_t k = 0; k < tiled; k += DEEP, to += CHUNK)
+                    split_rows(from + k * columns + g * U, columns, tiled - k, n, to);
+            }
+        for (int64_t k = tiled; k < rows; ++k)
             for (int g = 0; g < G; ++g, out += L) store(out, load(from + k * columns + g * U, n));
     }
 }
@@ -203,20 +201,6 @@ INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t st
         }
     }
 }
-
-/* What the bias and h give to R rows of one block: sums [row][slot][lane], `apart` from row to row. */
-template <class T, int CELL, int R>
-struct Begin {
-    static void run(const T *packed, int64_t units, const T *h, int64_t stride, T *sums, int64_t apart) {
-        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
-        V<T> sum[R][S];
-        UNROLL for (int r = 0; r < R; ++r)
-            UNROLL for (int s = 0; s < S; ++s) sum[r][s] = load(packed + s * L);
-        add<T>(sum, Cell<CELL>::u, h, stride, units, packed + S * L);
-        UNROLL for (int r = 0; r < R; ++r)
-            UNROLL for (int s = 0; s < S; ++s) store(sums + r * apart + s * L, sum[r][s]);
-    }
-};
 
 /* R rows of one block take a step; rows are `stride` apart in h, next and c. `quantity` lies between
  * what is saved, and between `sums`, what the slots hold before: where `begun` the bias and what h
@@ -325,11 +309,17 @@ struct Forward {
                                   offset(at.sums, row * LANES<T>), at.begun);
         }
     };
+    /* What the bias and h give to R rows of one block: sums [slot][lane] in their shared rows. */
     template <int R>
     struct Begun {
         static void run(int64_t row, const Sizes<T, CELL> &z, const T *packed, const T *h, T *sums) {
-            Begin<T, CELL, R>::run(packed, z.units, h + row * z.padded, z.padded, sums + row * shared_row(z),
-                                   shared_row(z));
+            constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+            V<T> sum[R][S];
+            UNROLL for (int r = 0; r < R; ++r)
+                UNROLL for (int s = 0; s < S; ++s) sum[r][s] = load(packed + s * L);
+            add<T>(sum, Cell<CELL>::u, h + row * z.padded, z.padded, z.units, packed + S * L);
+            UNROLL for (int r = 0; r < R; ++r)
+                UNROLL for (int s = 0; s < S; ++s) store(sums + (row + r) * shared_row(z) + s * L, sum[r][s]);
         }
     };
 
@@ -345,6 +335,8 @@ struct Forward {
         return (size_t)(left_size(z) + sums_size() + z.height * (3 * z.padded + z.inputs) + z.padded) *
                sizeof(T);
     }
+
+    int64_t used_tiles() const { return (used_count + z.height - 1) / z.height; }
 
     /* The first block of a part. */
     int64_t part_begin(int64_t part) const {
@@ -469,7 +461,7 @@ struct Forward {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
         item /= parts;
-        const int64_t tiles = (used_count + z.height - 1) / z.height, member = item / tiles;
+        const int64_t tiles = used_tiles(), member = item / tiles;
         const int64_t first = item % tiles * z.height, rows = least(z.height, used_count - first);
         T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
         T *h = sums + sums_size(), *out = shared + (member * used_count + first) * shared_row(z) + begin * S * L;
@@ -540,7 +532,8 @@ struct Forward {
         const Sizes<T, CELL> &z = f.z;
         const int64_t member = item / z.blocks, columns = z.G * z.units;
         const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
-        pack(z, item % z.blocks, of<T>(f.a.w) + member * (z.inputs + z.codes) * columns, of<T>(f.a.u) + member * z.units * columns,
+        pack(z, item % z.blocks, of<T>(f.a.w) + member * (z.inputs + z.codes) * columns,
+             of<T>(f.a.u) + member * z.units * columns,
              offset(of<T>(f.a.bias), member * biases * columns),
              const_cast<T *>(f.packed) + member * z.packed);
     }
@@ -570,8 +563,7 @@ int forward(const statecast_forward_args &a) {
                 f.used[place = f.used_count++] = a.source[r];
         if (f.used_count < z.rows) {
             f.shared = memory + packed;
-            parallel(z.members * ((f.used_count + z.height - 1) / z.height) * f.parts, f.share_task, &f,
-                     small);
+            parallel(z.members * f.used_tiles() * f.parts, f.share_task, &f, small);
         }
     }
     if (a.saved) {

@@ -35,6 +35,19 @@ void relax() {
 
 /* -- threads -------------------------------------------------------------------------------- */
 
+/* Every thread takes items until there are none. */
+struct Job {
+    int64_t items = 0;
+    void (*task)(void *, int64_t) = nullptr;
+    void *context = nullptr;
+    std::atomic<int64_t> next{0};
+
+    void work() {
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
+            task(context, item);
+    }
+};
+
 /* Workers join the job that is open. They look for one for a while before they sleep: a wake
  * costs more than a small job. */
 class Pool {
@@ -44,10 +57,10 @@ class Pool {
     bool run(int64_t items, void (*task)(void *, int64_t), void *context, int threads, bool small) {
         if (busy_.exchange(true, std::memory_order_acquire)) return false;
         const bool wakes = !small || clock::now() - last_ < 2 * PATIENCE;
-        while (workers_ < threads - 1 && start()) ++workers_;
-        task_ = task, context_ = context, items_ = items;
+        while ((int)threads_.size() < threads - 1 && start()) continue;
+        job_.items = items, job_.task = task, job_.context = context;
+        job_.next.store(0, std::memory_order_relaxed);
         helpers_ = threads - 1;
-        next_.store(0, std::memory_order_relaxed);
         open_.store(true);
         jobs_.fetch_add(1);
         if (wakes && sleepers_.load() > 0) {
@@ -55,7 +68,7 @@ class Pool {
             std::lock_guard<std::mutex> hold(mutex_);
             wake_.notify_all();
         }
-        work();
+        job_.work();
         open_.store(false);
         finish();
         last_ = clock::now();
@@ -94,11 +107,6 @@ class Pool {
 #endif
     }
 
-    void work() {
-        for (int64_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;)
-            task_(context_, item);
-    }
-
     void serve() {
         const int me = started_.fetch_add(1);
         uint64_t seen = 0;
@@ -106,7 +114,7 @@ class Pool {
             wait(seen);
             seen = jobs_.load();
             inside_.fetch_add(1); /* from here on the caller does not return */
-            if (open_.load() && me < helpers_) work();
+            if (open_.load() && me < helpers_) job_.work();
             if (inside_.fetch_sub(1) == 1 && waits_.load()) {
                 std::lock_guard<std::mutex> hold(mutex_);
                 done_.notify_one();
@@ -147,31 +155,14 @@ class Pool {
     }
 
     std::atomic<bool> busy_{false}, open_{false}, waits_{false};
-    std::atomic<int64_t> next_{0};
     std::atomic<uint64_t> jobs_{0};
     std::atomic<int> inside_{0}, sleepers_{0}, started_{0};
-    int workers_ = 0, helpers_ = 0, away_from_ = -1;
-    std::vector<pthread_t> threads_;
-    int64_t items_ = 0;
+    int helpers_ = 0, away_from_ = -1;
+    std::vector<pthread_t> threads_; /* the workers */
+    Job job_;
     clock::time_point last_; /* when a job was done */
-    void (*task_)(void *, int64_t) = nullptr;
-    void *context_ = nullptr;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
-};
-
-/* A job of OpenMP's threads: each takes items until there are none. */
-struct Crew {
-    int64_t items;
-    void (*task)(void *, int64_t);
-    void *context;
-    std::atomic<int64_t> next{0};
-
-    static void work(void *self) {
-        Crew &crew = *static_cast<Crew *>(self);
-        for (int64_t item; (item = crew.next.fetch_add(1, std::memory_order_relaxed)) < crew.items;)
-            crew.task(crew.context, item);
-    }
 };
 
 std::atomic<statecast_openmp *> openmp{nullptr};
@@ -186,7 +177,7 @@ void forget_threads() {
 
 Pool *pool() {
     static const bool once = [] {
-        the_pool.store(new (std::nothrow) Pool);
+        forget_threads();
         pthread_atfork(nullptr, nullptr, forget_threads);
         return true;
     }();
@@ -226,11 +217,11 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context, bool 
     int threads = statecast_threads();
     if (threads > items) threads = (int)items;
     if (threads > 1) {
-        Pool *p = pool();
         if (statecast_openmp *borrowed = openmp.load()) {
-            Crew crew = {items, task, context};
-            return borrowed(Crew::work, &crew, (unsigned)threads, 0);
+            Job job = {items, task, context};
+            return borrowed([](void *j) { static_cast<Job *>(j)->work(); }, &job, (unsigned)threads, 0);
         }
+        Pool *p = pool();
         if (p && p->run(items, task, context, threads, small)) return;
     }
     for (int64_t i = 0; i < items; ++i) task(context, i);
@@ -439,7 +430,10 @@ int statecast_threads(void) {
 
 void statecast_set_threads(int count) { chosen_threads.store(count < 1 ? 0 : count); }
 
-void statecast_borrow(statecast_openmp *parallel) { openmp.store(parallel); }
+void statecast_borrow(statecast_openmp *parallel) {
+    pool(); /* what a child of fork() forgets is known from here on */
+    openmp.store(parallel);
+}
 
 int64_t statecast_saved_bytes(const statecast_forward_args *a) {
     return check(*a) == STATECAST_OK ? kernels().saved_bytes[a->dtype](a) : -1;

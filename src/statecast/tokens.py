@@ -190,8 +190,7 @@ class Speaker:
         after = []
         for m, member in enumerate(state):
             static = {n: leaf[rows] for n, leaf in member.items() if n == "static"}
-            x, code = self._taken(m, static, codes)
-            _, moved = self._cells[m].step(x, self._own(member), code, rows)
+            _, moved = self._step(m, member | static, codes, rows)
             after.append(moved | static)
         return after
 
@@ -265,10 +264,14 @@ class Speaker:
         return {n: np.repeat(weights[n][None], rows, axis=0) for n in leaves}
 
     def _step(
-        self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
+        self,
+        m: int,
+        before: Mapping[str, np.ndarray],
+        codes: np.ndarray,
+        rows: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         x, code = self._taken(m, before, codes)
-        return self._cells[m].step(x, self._own(before), code)
+        return self._cells[m].step(x, self._own(before), code, rows)
 
     def _run(
         self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
