@@ -17,6 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
+import statecast
 from statecast import cli
 from statecast.cli import SETTINGS, app
 
@@ -635,6 +636,10 @@ def test_settings_outside_what_they_may_be(
 def test_a_table_of_no_rows_is_nothing_to_fit_to(folder: Path) -> None:
     Path("series.csv").write_text("plant,week,height\n")
     assert "A fit needs some" in refused(folder, *FIT)
+
+
+def test_the_version() -> None:
+    assert run("--version")[:2] == (0, f"statecast {statecast.__version__}\n")
 
 
 def test_how_bounds_are_given_is_in_the_help() -> None:

@@ -668,6 +668,8 @@ def test_scores_say_plainly_who_is_better() -> None:
         assert line in text
     line = next(line for line in text.splitlines() if "last value " in line)
     assert line.split()[-2:] == ["-", "-"]
+    assert repr(scores) == "<Scores of statecast, ridge, last value; k = 0, 3; folds: 5>"
+    assert "<table" in scores._repr_html_()
     table = scores.table()
     assert table.height == 5
     assert table["skill_wape"].null_count() == 3

@@ -637,6 +637,24 @@ def test_what_is_large_prints_in_a_line(fitted):
     assert repr(fitted) == said
     paths = fitted.simulate(None, _tables()[1], until=T, paths=5)
     assert repr(paths) == f"<Paths of y: {ROWS} items, 5 paths each, up to step 8>"
+    series, static = _tables()
+    begun = series.filter(pl.col("ds") <= 3)
+    found = fitted.explain(begun, static, until=T, analogues=2)
+    assert repr(found) == (
+        f"<Explanation of y: {ROWS} items, 3 observed steps, static features level, group, "
+        "2 analogues each; up to step 8>"
+    )
+    assert "<table" in found._repr_html_()
+    arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T)
+    assert arrow._repr_html_() is None  # Arrow has no HTML: the text is shown
+    for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._stacking):
+        assert len(repr(value)) < 1000
+        assert "\n" not in repr(value)
+
+
+def test_the_size_of_a_table_does_not_show_in_what_is_printed(fitted):
+    small, large = (fitted.schema.panel(None, _tables(rows)[1]) for rows in (10, 1000))
+    assert repr(small).replace("[10", "[1000") == repr(large)
 
 
 def test_a_copy_and_a_pickle_are_the_forecaster(fitted):

@@ -477,6 +477,8 @@ def test_scores_are_of_each_target_and_baselines_of_it_alone():
     assert found.mean("statecast", 2) == np.mean(ours)
     assert found.table()["target"].unique().sort().to_list() == NAMES
     assert "the mean of lat, lon" in str(found)
+    assert repr(found).startswith("<TargetScores of lat, lon: each <Scores of statecast, mean")
+    assert "<table" in found._repr_html_()
     with pytest.raises(KeyError, match="expected a target"):
         found["wind"]
 

@@ -640,6 +640,10 @@ def test_cross_validation_says_bits_a_token(tmp_path):
     assert one["statecast", 2].tokens == table["tokens"].sum()
     assert "bits a token" in str(scores)
     assert scores.table().height == 8
+    assert repr(scores) == (
+        "<TokenScores of statecast, unigram, n-gram, n-gram by classes of X; k = 0, 2; folds: 2>"
+    )
+    assert "<table" in scores._repr_html_()
 
 
 def test_the_command_line_takes_tokens(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.state import strict_json
+from statecast.state import outline, strict_json
 
 MOST_ITEMS = 50_000  # a model keeps no more
 NEAREST = 100  # items that a forecast is made of
@@ -69,6 +69,8 @@ class Linear:
     kernel: np.ndarray
     bias: np.ndarray
     covariance: np.ndarray
+
+    __repr__ = outline
 
     @classmethod
     def regress(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
@@ -266,6 +268,8 @@ class Analogues:
     ridge: float
     metric: np.ndarray
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    __repr__ = outline
 
     @classmethod
     def fit(

@@ -103,6 +103,14 @@ class TokenScores:
         ]
         return pl.DataFrame(columns, schema_overrides={"skill_bits": pl.Float64})
 
+    def __repr__(self) -> str:
+        methods = ", ".join(dict.fromkeys(row.method for row in self.rows))
+        known = ", ".join(map(str, dict.fromkeys(row.known for row in self.rows)))
+        return f"<TokenScores of {methods}; k = {known}; folds: {self.folds}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
     def __str__(self) -> str:
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
         lines = [f"Sequences never met in training: {count}, bits a token, smaller is better."]

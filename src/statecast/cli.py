@@ -69,6 +69,26 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from statecast import __version__
+
+        typer.echo(f"statecast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
+
+
 def main() -> None:
     """Run the command line."""
     # TensorFlow greets at length on import, whichever way it is used; its errors still show.

@@ -255,6 +255,9 @@ class LayerStart:
 class Explanation(tuple[LayerStart, ...]):
     """What ``explain_state`` found, a ``LayerStart`` for each recurrent layer; prints as text."""
 
+    def __repr__(self) -> str:
+        return f"<Explanation of {', '.join(layer.name or 'layer' for layer in self)}>"
+
     def __str__(self) -> str:
         lines = []
         for layer in self:

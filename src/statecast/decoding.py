@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from statecast.errors import ArgumentError
+from statecast.state import outline
 
 _WIDEST = 10_000  # more beams, or tokens to choose from, are a slip of the pen
 
@@ -159,6 +160,8 @@ class Rules:
     required: tuple[int, ...]
     end: int
 
+    __repr__ = outline
+
     def apply(self, nats: np.ndarray, step: int) -> np.ndarray:
         """Log-probabilities with minus infinity for what may not come at a step, from 0."""
         if step >= len(self.required):
@@ -192,6 +195,8 @@ class Found:
     codes: np.ndarray
     nats: np.ndarray
     ended: np.ndarray
+
+    __repr__ = outline
 
 
 def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules) -> Found:

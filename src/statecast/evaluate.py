@@ -372,6 +372,13 @@ class Scores:
             add(f"skill_{measure}", values, ends)
         return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
 
+    def __repr__(self) -> str:
+        known = ", ".join(map(str, self.known))
+        return f"<Scores of {', '.join(self.methods)}; k = {known}; folds: {self.folds}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
     def __str__(self) -> str:
         return self.text()
 
@@ -531,6 +538,13 @@ class TargetScores:
             own.table().select(pl.lit(target).alias("target"), pl.all())
             for target, own in self.each.items()
         )
+
+    def __repr__(self) -> str:
+        first = next(iter(self.each.values()))
+        return f"<TargetScores of {', '.join(self.each)}: each {first!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     def __str__(self) -> str:
         lines = []
@@ -997,8 +1011,8 @@ def default_baselines(schema: Schema) -> list[Baseline]:
 class _Fitted:
     """What baselines remember of the training items."""
 
-    panel: Panel | None = None
-    schema: Schema | None = None
+    panel: Panel | None = field(default=None, repr=False)
+    schema: Schema | None = field(default=None, repr=False)
 
     point = False
     needs = 0

@@ -58,6 +58,24 @@ class Explanation:
     kind: str
     targets: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        steps, until = self.observations.shape[1], self.observations.shape[2]
+        if len(self.targets) > 1:
+            until = self.observations.shape[3]
+        parts = [f"{len(self.ids):,} items", f"{steps:,} observed steps"]
+        if self.statics:
+            parts.append(f"static features {', '.join(self.statics)}")
+        if self.analogues.shape[1]:
+            parts.append(f"{self.analogues.shape[1]} analogues each")
+        return (
+            f"<Explanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step {until:,}>"
+        )
+
+    def _repr_html_(self) -> str | None:
+        # None where the table's own library has no HTML (Arrow): then the text is shown.
+        html = getattr(self.table(), "_repr_html_", None)
+        return None if html is None else html()
+
     def table(self) -> Any:
         """A long table, a row a thing: what moved an item's forecast most comes first.
 

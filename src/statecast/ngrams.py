@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from statecast.state import outline
+
 _ORDERS = (2, 3, 4, 5, 6, 7)  # lengths of a context and its token, of which the best is taken
 _STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of the mixture with the shorter context
 _CLASSES = (8, 32, 128)
@@ -27,6 +29,8 @@ class Said:
 
     codes: np.ndarray
     x: np.ndarray
+
+    __repr__ = outline
 
     def take(self, items: np.ndarray) -> Said:
         """Some items."""

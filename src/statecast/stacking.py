@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from statecast.heads import KNOTS
+from statecast.state import outline
 
 MOST_ITEMS = 2000  # held-out items it is learnt from
 FEWEST = 8  # below, there is nothing to learn it from
@@ -47,6 +48,8 @@ class Stacking:
     weight: np.ndarray
     offset: np.ndarray
     targets: int = 1
+
+    __repr__ = outline
 
     @classmethod
     def fit(

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -52,6 +53,24 @@ def row_index(rows: Any, count: int) -> np.ndarray:
         raise StateError(
             f"A row is out of range: there are {count} rows, received {rows}."
         ) from None
+
+
+class _Brief(reprlib.Repr):
+    """Values in a few words: an array by its dtype and shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = 80
+
+    def repr_ndarray(self, array: np.ndarray, level: int) -> str:
+        return f"{array.dtype}{list(array.shape)}"
+
+
+def outline(self: Any) -> str:
+    """The ``__repr__`` of a dataclass of arrays: one short line, whatever the arrays' sizes."""
+    brief, shown = _Brief(), [each.name for each in fields(self) if each.repr]
+    values = ", ".join(f"{name}={brief.repr(getattr(self, name))}" for name in shown)
+    return f"{type(self).__name__}({values})"
 
 
 def at_rest(array: Any) -> np.ndarray:

@@ -47,6 +47,7 @@ from statecast.scaling import (
     long_upper_tail,
     positive_median,
 )
+from statecast.state import outline
 from statecast.vocabulary import Vocabulary
 
 __all__ = ["Panel", "Schema"]
@@ -80,6 +81,8 @@ class Covariates:
     numeric: np.ndarray
     codes: np.ndarray
     there: np.ndarray
+
+    __repr__ = outline
 
     def take(self, rows: Any) -> Covariates:
         """Return those of some rows, by index, slice or boolean mask."""
@@ -158,6 +161,8 @@ class Panel:
     future: Covariates | None = None
     past: Covariates | None = None
     targets: int = 1
+
+    __repr__ = outline
 
     @property
     def rows(self) -> int:
@@ -238,6 +243,8 @@ class Columns:
     numeric: tuple[str, ...]
     scaling: np.ndarray
     categories: dict[str, tuple[str, ...]]
+
+    __repr__ = outline
 
     @classmethod
     def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
@@ -413,6 +420,8 @@ class Schema:
     past: Columns
     spacing: Spacing | None
     vocabulary: Vocabulary | None = None
+
+    __repr__ = outline
 
     # -- learning ----------------------------------------------------------------------
 

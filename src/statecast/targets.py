@@ -27,6 +27,7 @@ from statecast.reading import (
     read_numbers,
     read_y,
 )
+from statecast.state import outline
 from statecast.table import Columns, Covariates, Panel, Schema, Spacing
 
 __all__ = ["Targets", "column_of", "learn"]
@@ -61,6 +62,8 @@ class Targets:
 
     frame: Schema
     each: tuple[Schema, ...]
+
+    __repr__ = outline
 
     @classmethod
     def fit(
