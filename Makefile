@@ -18,7 +18,7 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check sanitize bench clean
+.PHONY: help demo test check sanitize bench package clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
 	@echo 'make sanitize  the native kernel under the address and undefined-behaviour sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
+	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
 	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
 
 demo: $(VENV)/.demo
@@ -63,6 +64,9 @@ sanitize: $(VENV)/.all
 bench: $(VENV)/.all
 	@$(PIP) -e '.[bench]'
 	@for script in $(filter-out benchmarks/accuracy.py,$(wildcard benchmarks/*.py)); do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
+
+package:
+	@PYTHON=$(PYTHON) tools/package.sh
 
 clean:
 	rm -rf build dist statecast-demo .pytest_cache .ruff_cache .hypothesis

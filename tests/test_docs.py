@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,3 +133,11 @@ def test_a_wrong_command_is_found(command: str, wrong: str) -> None:
 @pytest.mark.parametrize("command", ["make demo", "make test SLOW=1", "git clone x", "cd x"])
 def test_a_right_command_is_fine(command: str) -> None:
     assert run_command(command) is None
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == version
+    assert f"## {version} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
