@@ -1,5 +1,6 @@
 """The recurrent layers: Keras's, with a state that can be read, set and reset."""
 
+import inspect
 from itertools import pairwise
 from typing import Any
 
@@ -206,6 +207,29 @@ def test_weight_files_do_not_change_with_the_batch(tmp_path):
 
 
 # -- a state that is carried -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.RNN(keras.layers.LSTMCell(3)),
+        lambda: layers.RNN([keras.layers.GRUCell(3), keras.layers.LSTMCell(2)], True),
+        lambda: layers.LSTM(3, "relu"),
+        lambda: layers.GRU(3, initial_state="learned"),
+        lambda: layers.SimpleRNN(3),
+        lambda: layers.Bidirectional(layers.LSTM(3), "sum"),
+    ],
+)
+def test_a_layer_made_of_its_config_has_the_same_attributes(make):
+    layer = make()
+    assert dir(type(layer).from_config(layer.get_config())) == dir(layer)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "SimpleRNN", "RNN"])
+def test_the_signature_is_that_of_keras_and_an_initial_state(name):
+    stock = [*inspect.signature(getattr(keras.layers, name)).parameters]
+    ours = [*inspect.signature(getattr(layers, name)).parameters]
+    assert ours == [*stock[:-1], "initial_state", stock[-1]]
 
 
 @each_way

@@ -15,8 +15,10 @@ A fresh process imports this module before ``keras.models.load_model``, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import keras
@@ -500,6 +502,27 @@ class Controlled:
 # -- Keras's layers --------------------------------------------------------------------------
 
 
+def _signed_as(stock: Any) -> Callable[[Any], Callable[..., None]]:
+    """A decorator: a constructor with the signature of Keras's layer, and ``initial_state``.
+
+    ``help`` shows the signature. Keras binds the arguments to it, and marks an instance made with
+    arguments that have no names (``_auto_config_error_args``).
+    """
+    signature = inspect.signature(stock.__init__)
+    *named, others = signature.parameters.values()  # the last is **kwargs
+    added = inspect.Parameter("initial_state", inspect.Parameter.KEYWORD_ONLY, default=None)
+
+    def decorate(method: Any) -> Callable[..., None]:
+        @wraps(method)
+        def signed(self: Any, *args: Any, **kwargs: Any) -> None:
+            method(self, *args, **kwargs)
+
+        vars(signed)["__signature__"] = signature.replace(parameters=[*named, added, others])
+        return signed
+
+    return decorate
+
+
 @keras.saving.register_keras_serializable("statecast")
 class RNN(Controlled, keras.layers.RNN):
     """``keras.layers.RNN`` with its state under control: any cell, any stack of cells.
@@ -540,6 +563,7 @@ class RNN(Controlled, keras.layers.RNN):
         ``use_cudnn=True`` and no fused kernel can run this.
     """
 
+    @_signed_as(keras.layers.RNN)
     def __init__(self, *args: Any, initial_state: Any = None, **kwargs: Any) -> None:
         self._current_state: Any = None  # a CurrentState, once built and if stateful
         self._passed: str | None = None  # how the last call came by its initial state
@@ -961,15 +985,21 @@ class LSTM(RNN, keras.layers.LSTM):
     [0.0, 5.0]
     """
 
+    __init__ = _signed_as(keras.layers.LSTM)(RNN.__init__)
+
 
 @keras.saving.register_keras_serializable("statecast")
 class GRU(RNN, keras.layers.GRU):
     """``keras.layers.GRU`` with its state (h) under control; see ``RNN``."""
 
+    __init__ = _signed_as(keras.layers.GRU)(RNN.__init__)
+
 
 @keras.saving.register_keras_serializable("statecast")
 class SimpleRNN(RNN, keras.layers.SimpleRNN):
     """``keras.layers.SimpleRNN`` with its state (h) under control; see ``RNN``."""
+
+    __init__ = _signed_as(keras.layers.SimpleRNN)(RNN.__init__)
 
 
 @keras.saving.register_keras_serializable("statecast")
