@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -17,9 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statecast import errors
+from statecast import errors, forecaster
+from statecast.cells import CELLS
 from statecast.forecaster import Forecaster
+from statecast.heads import HEADS
+from statecast.language import WAYS
 from statecast.network import Network
+from statecast.scaling import TRANSFORMS
 from statecast.state import State
 
 pytestmark = pytest.mark.backends
@@ -941,6 +945,19 @@ def test_a_head_keeps_the_laws_and_its_values(head, tmp_path):
 def test_settings_are_checked_at_once(settings, says):
     with pytest.raises(errors.ArgumentError, match=says):
         Forecaster(**settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (forecaster.CellName, CELLS),
+        (forecaster.HeadName, (*HEADS, "categorical")),
+        (forecaster.ConditioningName, WAYS),
+        (forecaster.TransformName, ("auto", *TRANSFORMS)),
+    ],
+)
+def test_an_editor_offers_the_choices_that_there_are(kind, names):
+    assert sorted(get_args(kind)) == sorted(names)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -64,6 +64,15 @@ _TOKEN_DEFAULTS = {
     "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3
 }  # fmt: skip
 
+# The choices of a setting, for type checkers and editors; a test holds them to the registries.
+CellName = Literal["lstm", "gru", "simple_rnn"]
+HeadName = Literal[
+    "quantiles", "normal", "student_t", "lognormal", "logitnormal", "poisson",
+    "negative_binomial", "categorical",
+]  # fmt: skip
+ConditioningName = Literal["state", "inputs", "both", "first"]
+TransformName = Literal["auto", "none", "log", "positive", "logit", "counts"]
+
 # Of several targets: what those of a step owe each other is learnt late, after each's own course.
 _TARGETS_DEFAULTS = {"epochs": 60, "learning_rate": 1e-2}
 
@@ -74,13 +83,13 @@ class Settings:
 
     units: int
     layers: int
-    cell: str
-    head: str
-    conditioning: str
+    cell: CellName
+    head: HeadName
+    conditioning: ConditioningName
     ensemble: int
     encoding: int
     depth: int
-    transform: str
+    transform: TransformName
     bounds: tuple[float, float] | None
     analogues: bool
     embedding: int
@@ -274,13 +283,13 @@ class Forecaster:
         *,
         units: int | None = None,
         layers: int = 1,
-        cell: str = "lstm",
-        head: str = "quantiles",
-        conditioning: str = "state",
+        cell: CellName = "lstm",
+        head: HeadName = "quantiles",
+        conditioning: ConditioningName = "state",
         ensemble: int | None = None,
         encoding: int | None = None,
         depth: int | None = None,
-        transform: str = "auto",
+        transform: TransformName = "auto",
         bounds: tuple[float, float] | None = None,
         analogues: bool = True,
         embedding: int = 32,
