@@ -105,6 +105,22 @@ def _predict(f, series, static, **more):
     return f.predict(series, static, **{"until": T, "level": [80, 95], **more})
 
 
+@pytest.mark.parametrize("level", [0.0, 1e9, -1e12])
+def test_a_constant_added_to_y_is_added_to_forecasts_and_paths(untrained, level):
+    """Of any size: what is forecast is the spread, as float64 resolves it."""
+    Y = np.rint(64 * np.random.default_rng(0).normal(0, 0.7, (72, T))) / 64
+    near, far = (_fit(Y + c, transform="none") for c in (0.0, level))
+    more: dict[str, Any] = {"until": T, "level": [80, 95]}
+    rounding = 1e-5 + 8 * np.finfo(float).eps * abs(level)
+    prefix = Y[:4, :3]
+    one, other = near.predict(prefix, **more), far.predict(prefix + level, **more)
+    paths = [f.simulate(prefix + c, until=T, paths=8) for f, c in ((near, 0.0), (far, level))]
+    for name, values in one.items():
+        np.testing.assert_allclose(other[name] - level, values, atol=rounding)
+    assert paths[1].values.dtype == np.float64
+    np.testing.assert_allclose(paths[1].values - level, paths[0].values, atol=rounding)
+
+
 # -- neighbours and prefixes ------------------------------------------------------------------
 
 

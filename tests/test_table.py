@@ -678,6 +678,48 @@ def test_odd_training_data_scale_to_finite_numbers(Y: list[list[float]]) -> None
     assert np.isfinite(schema.unscale(np.full((1, 4), 1e6))).all()
 
 
+@pytest.mark.parametrize("level", [1e6, 1e9, -1e9, 1e12])
+@pytest.mark.parametrize("shape", ["many", "one item", "one step", "thin", "a rising level"])
+def test_a_spread_far_below_the_level_is_the_scale(level: float, shape: str) -> None:
+    """y + c is scaled as y is, however large c: to float64's rounding of the sum."""
+    rng = np.random.default_rng(0)
+    Y = np.rint(64 * rng.normal(0, 0.7, (40, 8))) / 64  # so that level + Y is exact
+    Y = {"one item": Y[:1], "one step": Y[:, :1], "thin": Y[:3]}.get(shape, Y)
+    far = level + Y
+    if shape == "a rising level":
+        far = level * np.arange(1, 9) + Y
+    near, schema = Schema.fit(Y, transform="none"), Schema.fit(far, transform="none")
+    rounding = 4 * np.finfo(float).eps * np.abs(far).max()
+    np.testing.assert_allclose(schema.scaling, near.scaling, atol=rounding, rtol=1e-9)
+    atol = 1e-6 + 2 * rounding / near.scaling.min()
+    np.testing.assert_allclose(schema.panel(far).y, near.panel(Y).y, atol=atol)
+    assert np.abs(schema.unscale(schema.scale(far)) - far).max() <= rounding
+
+
+def test_a_spread_that_float64_does_not_resolve_is_said() -> None:
+    rng = np.random.default_rng(0)
+    unresolved = 1e15 + rng.normal(0, 2.0, (40, 8))
+    with pytest.warns(DataWarning, match=r"Y, column 'y': .* float64 does not resolve"):
+        assert (Schema.fit(unresolved).scaling > 1e11).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        Schema.fit(np.full((4, 3), 1e15))  # all equal: there is nothing to resolve
+        Schema.fit(1e15 + 100 * rng.normal(size=(40, 8)))
+        # Equal at each step, and of one level a step: their spread is that between the steps.
+        Schema.fit(np.tile(1e9 + np.arange(8.0), (40, 1)))
+
+
+@pytest.mark.parametrize("level", [1e9, -1e12])
+def test_a_static_feature_whose_spread_is_far_below_its_level_is_standardised(level: float) -> None:
+    x = level + np.random.default_rng(0).normal(0, 0.7, (40, 1))
+    Y = np.ones((40, 2)) * np.arange(40)[:, None]
+    found = Schema.fit(Y, x).panel(Y, x).numeric[:, 0]
+    np.testing.assert_allclose(found, (x[:, 0] - x.mean()) / x.std(), atol=1e-3)
+    equal = np.full((40, 1), 0.1 + 0.2)
+    equal[::2] = 0.3  # they differ by rounding alone
+    assert not Schema.fit(Y, equal).panel(Y, equal).numeric.any()
+
+
 def test_auto_takes_the_log_of_a_long_tail_only() -> None:
     rng = np.random.default_rng(0)
     tail = rng.lognormal(0, 1.5, (30, 5))

@@ -49,6 +49,7 @@ VERSION = 1
 _HEADER_CAP = 16 * 1024 * 1024  # bytes
 MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
 _PATH_VALUES = 4_000_000  # of paths summed up at once: a bound on memory
+_MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths: 2 GB of float64
 _CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
 _LARGEST = {
     "units": 4096, "layers": 16, "ensemble": 256, "encoding": 4096, "depth": 16, "embedding": 4096
@@ -686,13 +687,13 @@ class Forecaster:
             plans, origin = self._plans(future, until, ids, known, origin)
             if state.ids is None:  # a fork: its rows draw by their numbers
                 state = State(state.leaves, ids, state.fingerprint)
-        if len(ids) * paths * until > MAX_CELLS:
+        if len(ids) * paths * until > _MOST_DRAWN:
             raise ArgumentError(
-                f"paths: expected at most {MAX_CELLS:,} values at once, received {len(ids):,} "
+                f"paths: expected at most {_MOST_DRAWN:,} values at once, received {len(ids):,} "
                 f"items x {paths:,} paths x {until:,} values of each. Ask for fewer paths, or for "
                 "the items in parts."
             )
-        values = np.full((len(ids), paths, until), np.nan, "float32")
+        values = np.full((len(ids), paths, until), np.nan)
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
         for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
             part = state.take(rows)
@@ -1455,7 +1456,7 @@ class Paths:
     ids : array, ``(items,)``
     known : array of int, ``(items,)``
         Each item's prefix length; its paths begin at the step after.
-    values : array, float32, ``(items, paths, until)``
+    values : array, float64, ``(items, paths, until)``
         In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
         path i of one goes with path i of the others.
     observed : array, float64, ``(items, steps)``, or None

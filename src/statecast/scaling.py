@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from statecast.errors import warn
 from statecast.reading import LARGEST
 
 TRANSFORMS = ("none", "log", "positive", "logit", "counts")
 MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
+ROUNDING = 64 * np.finfo(np.float64).eps  # relative: values this close may differ by rounding alone
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
@@ -220,26 +222,35 @@ def positive_median(y: Batches) -> float:
 
 
 def location_and_scaling(
-    batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], steps: int
+    batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], steps: int, what: str = "y"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation at each step, float64, shape (steps,).
 
-    Batches are values and their steps, from 0. A step with fewer than ten observations borrows
-    the ones it lacks from the steps around it, so that a single item does not decide. Steps
-    without any are interpolated.
+    Batches are values and their steps, from 0; ``what`` names the values in a warning. A step with
+    fewer than ten observations borrows the ones it lacks from the steps around it, so that a single
+    item does not decide. Steps without any are interpolated. Values that differ by less than
+    float64 resolves are taken as equal, with a ``DataWarning``.
     """
 
     def moments(places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        count, total = np.zeros(places), np.zeros(places)
-        largest = 0.0
+        least, most = np.full(places, np.inf), np.full(places, -np.inf)
+        for z, at in batches():
+            np.minimum.at(least, at % places, z)
+            np.maximum.at(most, at % places, z)
+        empty = np.isinf(least)
+        least[empty] = most[empty] = 0.0
+        size = np.maximum(np.abs(least), np.abs(most))
+        # Values close together are summed as their distances from the least of them, which float64
+        # holds exactly. A sum of the values themselves would lose what they differ by.
+        base = np.where(most - least < 1e-6 * size, least, 0.0)
+        count, total, within = (np.zeros(places) for _ in range(3))
         for z, at in batches():
             np.add.at(count, at % places, 1.0)
-            np.add.at(total, at % places, z)
-            largest = max(largest, float(np.abs(z).max(initial=0.0)))
-        mean, within = total / np.maximum(count, 1.0), np.zeros(places)
+            np.add.at(total, at % places, z - base[at % places])
+        mean = total / np.maximum(count, 1.0)
         for z, at in batches():
-            np.add.at(within, at % places, (z - mean[at % places]) ** 2)
-        return count, mean, within, largest
+            np.add.at(within, at % places, (z - base[at % places] - mean[at % places]) ** 2)
+        return count, base + mean, within, float(size.max(initial=0.0))
 
     def around(values: np.ndarray) -> np.ndarray:
         return np.convolve(values, _NEIGHBOURS)[3:-3]
@@ -251,10 +262,16 @@ def location_and_scaling(
     pooled = within.sum() / max(freedom.sum(), 1.0)
     # No item shares a step with another (a single item, say), or all agree: take the spread
     # of all values; and if all are equal, their size.
-    negligible = max(1e-9 * largest, 1 / LARGEST) ** 2
+    negligible = max(ROUNDING * largest, 1 / LARGEST) ** 2
     if pooled <= negligible:
         (total,), _, (spread,), _ = moments(1)
         pooled = spread / total
+        if 0 < pooled <= negligible and largest > 1 / LARGEST:
+            warn(
+                f"{what}: the values have a standard deviation of {pooled**0.5:.2g} at a size of "
+                f"{largest:g}. float64 does not resolve that, and they are taken as equal. "
+                "Subtract a constant before the values are rounded."
+            )
     if pooled <= negligible:
         pooled = largest**2 if largest > 1 / LARGEST else 1.0
 

@@ -40,6 +40,7 @@ from statecast.reading import (
     parse,
 )
 from statecast.scaling import (
+    ROUNDING,
     TRANSFORMS,
     Onto,
     bridged,
@@ -542,14 +543,15 @@ class Schema:
                 yield onto.line(long.y[there]), step[there] - 1
 
         steps = int(seen.known.max())
+        where = f"{series.label}, column {target_col!r}"
         if tokens:
             location, scaling = np.zeros(steps), np.ones(steps)
         elif onto.transform == "counts":
             # A head of counts speaks of counts, so their scale is one for all steps.
-            of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1)
+            of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1, where)
             location, scaling = (np.repeat(array, steps) for array in of_all)
         else:
-            location, scaling = location_and_scaling(lines, steps)
+            location, scaling = location_and_scaling(lines, steps, where)
 
         planned, _ = _planned_steps(parsed, spacing, names, origin)
         told: dict[str, np.ndarray] = {}
@@ -1466,7 +1468,7 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
         centre = positive_median(lambda: [seen])
         seen = np.log1p(seen / centre)
     mean, spread = float(seen.mean()), float(seen.std())
-    varies = spread > max(1e-9 * float(np.abs(seen).max()), 1 / LARGEST)
+    varies = spread > max(ROUNDING * float(np.abs(seen).max()), 1 / LARGEST)
     return centre, mean, 1 / spread if varies else 0.0
 
 
