@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from keras import ops
 
 import statecast
@@ -122,6 +124,88 @@ def test_the_leaves_are_named_by_the_layers_on_the_way(model):
         "lstm/h",
         "lstm/c",
     ]
+
+
+class Own(keras.Model):
+    """A subclassed model whose layers have the names given; each counts on its own."""
+
+    def __init__(self, names: list[str], first: Any = None) -> None:
+        super().__init__()
+        self.begin = keras.layers.Dense(2, name=names[0])
+        self.first = layers.SimpleRNN(2, stateful=True, name=names[0]) if first is None else first
+        self.rest = [layers.SimpleRNN(2, stateful=True, name=name) for name in names[1:]]
+
+    def build(self, shape: Any) -> None:
+        self.begin.build(shape)
+        for layer in (self.first, *self.rest):
+            layer.build((shape[0], shape[1], 2))
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return sum(layer(self.begin(x)) for layer in (self.first, *self.rest))
+
+
+@pytest.mark.parametrize(
+    ("names", "paths"),
+    [
+        (["r", "r"], ["r", "r_1"]),
+        (["r", "r", "r_1", "r"], ["r", "r_2", "r_1", "r_3"]),
+        (["r_1", "r", "r"], ["r_1", "r", "r_2"]),
+    ],
+)
+def test_layers_of_equal_name_are_told_apart(names, paths):
+    """Every verb meets every layer: a name is no identity in a subclassed model."""
+    x, y = _data(ROWS, STEPS, 2), _data(ROWS, 2, seed=1)
+    model = Own(names)
+    model(x)
+    assert get_state(model).names == tuple(f"{path}/h" for path in paths)
+    assert len({at_rest(leaf).tobytes() for leaf in get_state(model).leaves.values()}) == len(names)
+    assert [layer.name for layer in explain_state(model)] == paths
+    assert list(trajectory(model, x)) == [f"{path}/h" for path in paths]
+    before = get_state(model)
+    with peek(model):
+        model(x)
+    assert get_state(model) == before
+    state = _random_state(model)
+    set_state(model, state)
+    assert get_state(model) == state
+    model.compile("sgd", "mse")
+    model.fit(x, y, verbose=0, callbacks=[ResetStates("batch", rows=[0])])
+    assert all((leaf != 0).any() for leaf in get_state(model).leaves.values())
+    reset_states(model)
+    for layer in (model.first, *model.rest):
+        assert (layer.state["h"] == 0).all()
+    other = Own(names)  # another of the same architecture takes the state
+    other(x)
+    set_state(other, state)
+    assert get_state(other) == state
+
+
+def test_models_of_equal_name_are_told_apart_and_a_shared_layer_counts_once():
+    class Outer(keras.Model):
+        def __init__(self, shared: Any) -> None:
+            super().__init__()
+            self.a, self.b = (Own(["r", "r"], shared) for _ in range(2))
+            self.a.name = self.b.name = "own"
+
+        def build(self, shape: Any) -> None:
+            self.a.build(shape)
+            self.b.build(shape)
+
+    model = Outer(None)
+    model.build((ROWS, STEPS, 2))
+    assert get_state(model).names == ("own/r/h", "own/r_1/h", "own_1/r/h", "own_1/r_1/h")
+    model = Outer(layers.SimpleRNN(2, stateful=True, name="r"))
+    model.build((ROWS, STEPS, 2))
+    assert get_state(model).names == ("own/r/h", "own/r_1/h", "own_1/r/h")
+
+
+@hypothesis.given(st.lists(st.sampled_from(["r", "r_1", "r_2", "s"]), max_size=7))
+def test_distinct_names_are_distinct_and_keep_what_was(names):
+    found = control._distinct(names)
+    assert len(set(found)) == len(found) == len(names)
+    for name in names:  # the first of a name keeps it
+        assert found[names.index(name)] == name
 
 
 CALLS = {
@@ -684,6 +768,15 @@ def test_windows_leave_static_features_whole():
     assert (inputs["features"] == x["features"][:2]).all()
     assert y.shape == (2, 4, 1)
     assert (weight > 0).tolist() == [[True, True, False, False]] * 2
+
+
+def test_an_entry_of_the_inputs_may_be_called_y():
+    x = {"y": _data(4, 6, 2), "x": _data(4, 6, 1)}
+    inputs, y, _ = Windows(x, _data(4, 6, 1), steps=3)[0]
+    assert inputs["y"].shape == (4, 3, 2)
+    assert y.shape == (4, 3, 1)
+    with pytest.raises(ArgumentError, match=r"'y': \(4, 5\), 'x': \(4, 6\), the targets 'y'"):
+        Windows(x | {"y": _data(4, 5, 2)}, _data(4, 6, 1), steps=3)
 
 
 @pytest.mark.parametrize(

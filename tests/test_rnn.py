@@ -666,12 +666,45 @@ def test_an_unknown_batch_size_is_said():
     assert layer.state.rows == 2
 
 
-def test_a_list_put_in_place_of_states_is_refused():
-    layer = _lstm(stateful=True)
+@pytest.mark.parametrize("make", [_lstm, _stack, _both])
+@pytest.mark.parametrize("name", ["states", "state"])
+def test_what_is_put_in_place_of_the_state_is_refused(make, name):
+    """By our own message: Keras's tracker would take variables for new weights."""
+    layer = make(stateful=True)
     layer.build((2, 3, 1))
-    with pytest.raises(StateError, match="would not be seen by the compiled steps"):
-        layer.states = [np.ones((2, 4)), np.ones((2, 4))]
-    assert (layer.state["h"] == 0).all()
+    arrays = [np.ones((2, *shape), "float32") for shape in layer.state_shapes.values()]
+    variables = [keras.Variable(array) for array in arrays]
+    named = dict(zip(layer.state_shapes, variables, strict=True))
+    for value in (arrays, tuple(arrays), variables, named, variables[0], State(named)):
+        with pytest.raises(StateError, match="would not be seen by the compiled steps"):
+            setattr(layer, name, value)
+    assert all((leaf == 0).all() for leaf in layer.state.leaves.values())
+    assert len(layer.weights) == len(make().weights or layer.weights)
+
+
+@pytest.mark.parametrize("make", [_lstm, _stack, _both])
+@pytest.mark.parametrize("stateful", [False, True])
+def test_stateful_is_chosen_before_the_layer_is_built(make, stateful):
+    """Afterwards a compiled step would not see it: it is refused, and nothing has changed."""
+    x = _input((2, 3, 1))
+    layer = make()
+    layer.stateful = stateful
+    model = keras.Sequential([keras.Input((3, 1)), layer])
+    first = model.predict(x, verbose=0)
+    parts = layer.recurrences().values()
+    for part in (layer, *parts):
+        part.stateful = stateful  # as it is
+        with pytest.raises(StateError, match=rf"take_control\(model, stateful={not stateful}\)"):
+            part.stateful = not stateful
+        assert part.stateful == part.get_config().get("stateful", stateful) == stateful
+    second = model.predict(x, verbose=0)
+    assert np.allclose(first, second) == (not stateful)
+    if stateful:
+        layer.reset_states()
+        _close(model.predict(x, verbose=0), first)
+    else:
+        with pytest.raises(NotStatefulError):
+            layer.reset_states()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Every function takes a model, however nested, or a layer of ``statecast.layers``. Leaves are
 named by the layers on the way to them: ``lstm/h``, ``encoder/lstm/c``,
-``bidirectional/backward/h``.
+``bidirectional/backward/h``. Where layers side by side have equal names, as a subclassed model
+may have them, all but the first are numbered: ``r/h``, ``r_1/h``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import keras
@@ -18,7 +20,7 @@ import numpy as np
 
 from statecast.current import Joined
 from statecast.errors import ArgumentError, NotStatefulError, StateError
-from statecast.layers import RNN, Bidirectional, Controlled, controlled
+from statecast.layers import RNN, Controlled, controlled
 from statecast.state import State, at_rest
 
 
@@ -454,15 +456,17 @@ class Windows(keras.utils.PyDataset):
         self.whole = tuple(whole)
         self.y = None if y is None else np.asarray(y)
         cut = {name: value for name, value in self.inputs.items() if name not in self.whole}
-        arrays = cut | ({} if self.y is None else {"y": self.y})
         if not cut:
             raise ArgumentError("x: expected at least one entry that is cut into windows.")
-        shapes = {name: value.shape[:2] for name, value in arrays.items()}
-        first = next(iter(shapes.values()))
-        if any(len(shape) < 2 or shape != first for shape in shapes.values()):
+        shapes = [(repr(name), value.shape[:2]) for name, value in cut.items()]
+        if self.y is not None:
+            shapes.append(("the targets 'y'", self.y.shape[:2]))  # x may have an entry "y" too
+        first = shapes[0][1]
+        if any(len(shape) < 2 or shape != first for _, shape in shapes):
+            received = ", ".join(f"{name}: {shape}" for name, shape in shapes)
             raise ArgumentError(
-                f"Expected arrays (sequences, steps, ...) alike, received {shapes}. Name what has "
-                "no steps in whole=[...]."
+                f"Expected arrays (sequences, steps, ...) alike, received {received}. Name what "
+                "has no steps in whole=[...]."
             )
         self.count, self.length = first
         for name in self.whole:
@@ -600,19 +604,44 @@ def _joined(model: Any) -> Joined:
     return Joined(stateful, _where(model))
 
 
-def _recurrences(layer: Any, path: str = "", seen: set[int] | None = None) -> Iterator[Any]:
-    """Every RNN within, in order, with the names on the way to it."""
-    seen = set() if seen is None else seen
+def _recurrences(model: Any) -> list[tuple[str, RNN]]:
+    """Every RNN within, in order, with the names on the way to it; no name comes twice."""
+    found = _inside(model, set())
+    if isinstance(model, Controlled):  # a layer by itself: its own name is the way to it
+        return [(f"{model.name}/{path}" if path else model.name, layer) for path, layer in found]
+    return found
+
+
+def _inside(layer: Any, seen: set[int]) -> list[tuple[str, RNN]]:
+    """Every RNN within that was not seen before, with its path from ``layer`` on."""
     if id(layer) in seen:
-        return
+        return []
     seen.add(id(layer))
-    if isinstance(layer, (RNN, Bidirectional)):
-        own = path or layer.name
-        for part, inner in layer.recurrences().items():
-            yield (f"{own}/{part}" if part else own), inner
-        return
-    for inner in getattr(layer, "_layers", []):
-        yield from _recurrences(inner, f"{path}/{inner.name}" if path else inner.name, seen)
+    if isinstance(layer, Controlled):
+        return list(layer.recurrences().items())
+    parts = [(part.name, _inside(part, seen)) for part in getattr(layer, "_layers", [])]
+    parts = [(name, found) for name, found in parts if found]
+    names = _distinct([name for name, _ in parts])
+    return [
+        (f"{name}/{path}" if path else name, inner)
+        for name, (_, found) in zip(names, parts, strict=True)
+        for path, inner in found
+    ]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of which equal ones, the first apart, are numbered as Keras numbers: r, r_1, r_2.
+
+    Keras lets the layers of a subclassed model have equal names.
+    """
+    taken, distinct = set(names), list[str]()
+    for name in names:
+        if name in distinct:
+            numbered = (f"{name}_{number}" for number in count(1))
+            name = next(new for new in numbered if new not in taken)
+            taken.add(name)
+        distinct.append(name)
+    return distinct
 
 
 def _renamed(state: State, joined: Joined) -> Any:

@@ -409,11 +409,33 @@ class Controlled:
     """What every layer with a state can do; ``RNN`` and ``Bidirectional`` share it."""
 
     name: str
-    stateful: bool
 
     def recurrences(self) -> dict[str, RNN]:
         """The layers that keep the state, by the name that goes before their leaves."""
         raise NotImplementedError
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the state is kept between calls; to be chosen before the layer is built.
+
+        Raises
+        ------
+        StateError
+            A change after the layer was built: compiled steps would not see it.
+        """
+        return all(layer._stateful for layer in self.recurrences().values())
+
+    @stateful.setter
+    def stateful(self, value: bool) -> None:
+        layers = self.recurrences().values()
+        if any(layer.built and layer._stateful != bool(value) for layer in layers):
+            raise StateError(
+                f"layer {self.name!r}: stateful={value} was set after the layer was built. Steps "
+                "that are compiled would not see it, so it has to be chosen before. Make the layer "
+                f"with stateful={value}, or take a copy: take_control(model, stateful={value})."
+            )
+        for layer in layers:
+            layer._stateful = bool(value)
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -490,6 +512,15 @@ class Controlled:
         """
         return self._joined().read()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Here, since Keras looks at a list of variables before any property does.
+        if name in ("state", "states") and value is not None:  # None: Keras's own __init__
+            raise StateError(
+                f"layer {self.name!r}: what is put in place of `{name}` would not be seen by the "
+                "compiled steps. Use layer.reset_states(states), or layer.states[0].assign(value)."
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if name == "state":  # the property raised an AttributeError: PyTorch would hide it
             return self._joined().read()
@@ -562,6 +593,8 @@ class RNN(Controlled, keras.layers.RNN):
     KernelError
         ``use_cudnn=True`` and no fused kernel can run this.
     """
+
+    _stateful = False  # see `stateful`
 
     @_signed_as(keras.layers.RNN)
     def __init__(self, *args: Any, initial_state: Any = None, **kwargs: Any) -> None:
@@ -776,12 +809,8 @@ class RNN(Controlled, keras.layers.RNN):
         return live(self._nested_names())
 
     @states.setter
-    def states(self, value: Any) -> None:
-        if value is not None:  # None: Keras's own __init__
-            raise StateError(
-                f"layer {self.name!r}: a list put in place of `states` would not be seen by the "
-                "compiled steps. Use layer.reset_states(states), or layer.states[0].assign(value)."
-            )
+    def states(self, value: None) -> None:
+        """Keras's own ``__init__`` says None; nothing else gets here, see ``__setattr__``."""
 
     def _nested_names(self) -> list[Any]:
         names = _names(self.cell)
