@@ -33,6 +33,7 @@ FLOORS = (
         "kernels",
         "special",
         "vocabulary",
+        "dates",
         "reading",
         "scaling",
         "table",
@@ -51,6 +52,7 @@ BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {
     "errors",
     "state",
+    "dates",
     "reading",
     "scaling",
     "table",

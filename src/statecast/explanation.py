@@ -17,6 +17,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.reading import Kind
 from statecast.table import Panel
 
 _ROWS = 2048  # forecasts at once: a bound on memory
@@ -55,7 +56,7 @@ class Explanation:
     analogues: np.ndarray
     weights: np.ndarray
     id_col: str
-    kind: str
+    kind: Kind
     targets: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -123,7 +124,7 @@ class Explanation:
         schema[self.id_col] = nw.String() if text else nw.Int64()
         shown = [name for name in names if several or name != "target"]
         data = {name: list(columns.get(name, ())) for name in shown}
-        backend: Any = "polars" if self.kind == "arrays" else self.kind
+        backend: Any = "polars" if self.kind.library == "arrays" else self.kind.library
         return nw.from_dict(data, {n: schema[n] for n in shown}, backend=backend).to_native()
 
 

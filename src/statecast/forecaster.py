@@ -33,7 +33,7 @@ from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
 from statecast.language import WAYS, Language, LanguageNetwork
 from statecast.network import CONDITIONINGS, Advance, Decoder, Knots, Network, Sample, Start
-from statecast.reading import MAX_CELLS
+from statecast.reading import MAX_CELLS, Kind
 from statecast.scaling import TRANSFORMS
 from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
@@ -1479,7 +1479,7 @@ class Paths:
     values: np.ndarray
     schema: Schema | Targets
     origin: np.ndarray | None = None
-    kind: str | None = None
+    kind: Kind | None = None
     observed: np.ndarray | None = None
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from statecast.dates import Form, wall
 from statecast.errors import ArgumentError, DataError, MissingExtraError
 
 # How a table is opened and its columns are read stays in one place.
@@ -189,19 +190,24 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     if numbers in table.frame.columns:
         step = read_floats(table.frame[numbers], table.text)[0]
     if dated.all() or numbers not in table.frame.columns:
-        when, _ = read_when(table, names[1], ids)
+        when = _on_clock(*read_when(table, names[1], ids))
     else:
         when = np.full(len(ids), "NaT", "datetime64[us]")
         if dated.any():
             rows = np.flatnonzero(dated)
             part = Table(table.frame[rows], table.label, table.kind, table.text)
-            when[rows], _ = read_when(part, names[1], [ids[row] for row in rows])
+            when[rows] = _on_clock(*read_when(part, names[1], [ids[row] for row in rows]))
     columns = {
         name: read_floats(table.frame[name], table.text)[0]
         for name in table.frame.columns
         if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
     }
     return _Forecast(table.label, table, ids, when, step, columns)
+
+
+def _on_clock(when: np.ndarray, form: Form) -> np.ndarray:
+    """Return steps as they are drawn: dates on the clock of their time zone."""
+    return wall(when, form.zone) if form.dated else when
 
 
 def _check_numbers(columns: Collection[str]) -> None:
@@ -273,7 +279,7 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
     check_columns(table, names)
     ids = read_ids(table, names[0])
     ids, _ = agree(ids, table, forecast.ids, forecast.table, names[0])
-    when, _ = read_when(table, names[1], ids)
+    when = _on_clock(*read_when(table, names[1], ids))
     y = read_y(table, names[2], ids)
     if (when.dtype.kind == "M") != (forecast.when.dtype.kind == "M"):
         kinds = ["numbers", "dates"] if when.dtype.kind == "M" else ["dates", "numbers"]

@@ -11,7 +11,7 @@ import datetime
 import numbers
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.dates import Form, in_utc, known_zone
 from statecast.errors import DataError, warn
 from statecast.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
@@ -35,6 +36,22 @@ BATCH = 2**18  # rows of a Parquet file that are in memory at once
 KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
 _ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What came in, so that the same can go out.
+
+    Attributes
+    ----------
+    library : str
+        One of ``KINDS``.
+    steps : Form or None
+        How the column of steps is written; None: as in fit.
+    """
+
+    library: str
+    steps: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +84,8 @@ class Steps:
 
     label: str
     row: np.ndarray  # (N,) int64: the item of each, -1 for one that was not asked about
-    when: np.ndarray  # (N,) float64 steps, or datetime64[us]
-    form: str | None  # "date" or "datetime"; None for steps
+    when: np.ndarray  # (N,) float64 steps, or datetime64[us]: in UTC where they have a zone
+    form: Form
     columns: dict[str, np.ndarray]  # the covariates, (N,): float64, or objects: text or None
 
 
@@ -108,7 +125,7 @@ class Series:
                     "variable TMPDIR."
                 ) from error
         self.label = self._first.label
-        self.form = "datetime" if "datetime" in forms else self._first.form
+        self.form = max(forms, key=lambda form: form.type == "Datetime")
 
     @property
     def several(self) -> bool:
@@ -134,7 +151,7 @@ class Parsed:
     """The tables, checked one by one and against each other."""
 
     ids: list[Any]  # the items, in the panel's order
-    kind: str
+    kind: Kind
     series: Series | None
     static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
     future: Steps | None
@@ -212,7 +229,8 @@ def parse(
         told = _columns(futures, names[:2], futures_ids, wanted, "future")
         # It may speak of more items: a plan of the whole house, say.
         planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
-    return Parsed(known.ids, first.kind, read, columns, planned, tokens)
+    form = planned.form if read is None and planned is not None else read and read.form
+    return Parsed(known.ids, Kind(first.kind, form), read, columns, planned, tokens)
 
 
 class _Items:
@@ -341,9 +359,9 @@ def _parse_arrays(
         named = {f"f{j + 1}": told[..., j].ravel() for j in range(features)}
         _check_names("future", list(named), wanted, "future")
         row, when = np.repeat(np.arange(n), steps), np.tile(np.arange(1.0, steps + 1), n)
-        planned = Steps("future", row, when, None, named)
+        planned = Steps("future", row, when, Form(), named)
     if table is None:
-        return Parsed(ids, "arrays", None, columns, planned, tokens)
+        return Parsed(ids, Kind("arrays", Form()), None, columns, planned, tokens)
     if past:
         raise DataError(
             f"past_cols: expected a series table with the columns {past}; received an array Y, "
@@ -365,8 +383,8 @@ def _parse_arrays(
     if y.shape[1] > MAX_STEPS:
         raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
     row, at = np.nonzero(~np.isnan(y))
-    series = Series([Long("Y", row, at + 1.0, None, {}, y[row, at])])
-    return Parsed(ids, "arrays", series, columns, planned, tokens)
+    series = Series([Long("Y", row, at + 1.0, Form(), {}, y[row, at])])
+    return Parsed(ids, Kind("arrays", Form()), series, columns, planned, tokens)
 
 
 def open_table(
@@ -567,8 +585,9 @@ def id_array(ids: list[Any]) -> np.ndarray:
     return out
 
 
-def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str | None]:
-    """Return the step column as float64 steps, or as dates with their form."""
+def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form]:
+    """Return the step column and its form: float64 steps, or dates, datetime64[us], which are
+    instants in UTC where the column has a time zone."""
     column = table.frame[name]
     advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
     expected = "a whole number from 1, or a date"
@@ -582,18 +601,26 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str 
     if missing.any():
         refuse(missing)
     dtype = column.dtype
-    if isinstance(dtype, nw.Date):
-        return _dates(column), "date"
-    if isinstance(dtype, nw.Datetime):
-        if dtype.time_zone is not None:  # the wall clock is what steps are counted by
-            column = column.dt.replace_time_zone(None)
-        return _dates(column), "datetime"
+    form = Form.of(column)
+    if form.dated:
+        if form.zone is not None:
+            if not known_zone(form.zone):
+                expected = "a time zone with a name such as Europe/Paris, or a fixed offset"
+                advice = "Convert the column, to UTC for example."
+                fail(table.label, name, expected, form.zone, ids[0], advice)
+            column = in_utc(column)
+        when = column.cast(nw.Datetime("us"))
+        if form.unit == "ns":
+            finer = (column != when.cast(nw.Datetime("ns"))).to_numpy()
+            if finer.any():
+                expected = "dates of whole microseconds"
+                advice = "Round them."
+                refuse(finer)
+        return when.to_numpy().astype("datetime64[us]"), form
     if isinstance(dtype, nw.Object):
         values = column.to_list()
         if all(isinstance(value, datetime.date) for value in values):
-            form = "datetime" if isinstance(values[0], datetime.datetime) else "date"
-            naive = [v.replace(tzinfo=None) if hasattr(v, "tzinfo") else v for v in values]
-            return np.array(naive, "datetime64[us]"), form
+            return _python_dates(values, refuse)
     if isinstance(dtype, (nw.String, nw.Object, nw.Categorical, nw.Enum)):
         texts = column.to_list()
         if not (table.text and is_number(texts[0])):
@@ -603,8 +630,10 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str 
             if bad.any():
                 refuse(bad)
             date = np.fromiter(map(distinct.__getitem__, texts), "datetime64[us]", len(texts))
+            if not table.text:
+                return date, Form.of_text(max(distinct, key=len).strip())
             midnight = bool((date == date.astype("datetime64[D]")).all())
-            return date, "date" if midnight else "datetime"
+            return date, Form("Date" if midnight else "Datetime")
     if isinstance(dtype, nw.Boolean):
         refuse(np.ones(len(ids), bool))
     step, bad = read_floats(column, table.text)
@@ -614,11 +643,30 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, str 
             expected += f" (a step is at most {MAX_STEPS:,})"
     if bad.any():
         refuse(bad)
-    return step, None
+    return step, form
 
 
-def _dates(column: Any) -> np.ndarray:
-    return column.cast(nw.Datetime("us")).to_numpy().astype("datetime64[us]")
+def _python_dates(
+    values: list[Any], refuse: Callable[[np.ndarray], NoReturn]
+) -> tuple[np.ndarray, Form]:
+    """As ``read_when``, of dates or datetimes of Python, all with a time zone or all without."""
+    if not all(isinstance(value, datetime.datetime) for value in values):
+        naive = [v.replace(tzinfo=None) if isinstance(v, datetime.datetime) else v for v in values]
+        return np.array(naive, "datetime64[us]"), Form("Date", cells="objects")
+    offsets = [value.utcoffset() for value in values]
+    aware = np.array([offset is not None for offset in offsets])
+    if not aware.any():
+        return np.array(values, "datetime64[us]"), Form("Datetime", cells="objects")
+    if not aware.all():
+        refuse(aware != aware[0])
+    named = {getattr(value.tzinfo, "key", None) for value in values}
+    zone = named.pop() if len(named) == 1 else None
+    if zone is None:  # offsets that differ have no zone in common but UTC
+        same = len(set(offsets)) == 1
+        zone = values[0].strftime("%z") if same and not offsets[0].seconds % 60 else "+0000"
+        zone = f"{zone[:3]}:{zone[3:]}" if zone != "+0000" else "UTC"
+    utc = [value.astimezone(datetime.UTC).replace(tzinfo=None) for value in values]
+    return np.array(utc, "datetime64[us]"), Form("Datetime", "us", zone, "objects")
 
 
 def _iso(text: str) -> np.datetime64 | None:

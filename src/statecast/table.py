@@ -13,9 +13,8 @@ CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, a
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NoReturn
@@ -23,13 +22,23 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import ArgumentError, DataError, ModelFileError, warn
+from statecast.dates import (
+    Form,
+    Spacing,
+    closed,
+    first_dates,
+    is_whole,
+    learn_spacing,
+    must,
+)
+from statecast.errors import ArgumentError, DataError, warn
 from statecast.reading import (
     BATCH,
     KINDS,
     LARGEST,
     MAX_COLUMNS,
     MAX_STEPS,
+    Kind,
     Long,
     Parsed,
     Series,
@@ -139,11 +148,10 @@ class Panel:
     codes : ndarray, shape (rows, m), int32
         The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
     origin : ndarray, shape (rows,), datetime64[us], or None
-        The date of step 1 (NaT for an item with k = 0 and no future rows); None when steps
-        are numbers.
-    kind : str
-        What came in, so that the same can go out: ``"polars"``, ``"pandas"``,
-        ``"pyarrow"``, ``"arrays"``, ...
+        The place of step 1 on the grid of the dates, as ``Spacing.place`` gives it (NaT for an
+        item with k = 0 and no future rows); None when steps are numbers.
+    kind : Kind
+        What came in, so that the same can go out: the library, and how steps are written.
     future, past : Covariates or None
         What is known of each step before it, and what is observed with its y. None where
         fit had none.
@@ -158,7 +166,7 @@ class Panel:
     numeric: np.ndarray
     codes: np.ndarray
     origin: np.ndarray | None = None
-    kind: str = "polars"
+    kind: Kind = Kind("polars")  # noqa: RUF009 (it is frozen)
     future: Covariates | None = None
     past: Covariates | None = None
     targets: int = 1
@@ -335,32 +343,32 @@ class Columns:
     @classmethod
     def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
         """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
-        config = _closed(config, ("numeric", "categorical"), what)
+        config = closed(config, ("numeric", "categorical"), what)
         numeric, categorical = config["numeric"], config["categorical"]
         for key, value in (("numeric", numeric), ("categorical", categorical)):
-            _must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
+            must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
         count = len(numeric) + len(categorical)
-        _must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
+        must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
         categories: dict[str, tuple[str, ...]] = {}
         names = list(numeric)
         for entry in categorical:
-            entry = _closed(entry, ("name", "categories"), "categorical")
+            entry = closed(entry, ("name", "categories"), "categorical")
             name, known = entry["name"], entry["categories"]
-            _must(isinstance(known, list), "categories", "a list", type(known).__name__)
-            _must(
+            must(isinstance(known, list), "categories", "a list", type(known).__name__)
+            must(
                 len(known) <= _MAX_CATEGORIES,
                 "categories",
                 f"at most {_MAX_CATEGORIES}",
                 len(known),
             )
-            _must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
-            _must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
+            must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
+            must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
             names.append(name)
             if isinstance(name, str):
                 categories[name] = tuple(known)
-        _must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
+        must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
         distinct = len(set(names)) == len(names) and not set(keys) & set(names)
-        _must(distinct, f"{what} columns", "distinct names", names[:3])
+        must(distinct, f"{what} columns", "distinct names", names[:3])
         return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
 
 
@@ -372,8 +380,8 @@ class Schema:
     ----------
     id_col, step_col, target_col : str
         The columns of the series table (and the first of the static table).
-    kind : str
-        The kind of the training table; what ``table`` builds unless told otherwise.
+    kind : Kind
+        That of the training tables; what ``table`` builds unless told otherwise.
     transform : {"none", "log", "positive", "logit", "counts"}
         What happens to y before it is scaled; see ``fit``.
     centre : float
@@ -409,7 +417,7 @@ class Schema:
     id_col: str
     step_col: str
     target_col: str
-    kind: str
+    kind: Kind
     transform: str
     centre: float
     bounds: tuple[float, float]
@@ -513,10 +521,10 @@ class Schema:
         )
         series = parsed.series
         assert series is not None  # it was given
-        spacing = None if series.form is None else _learn_spacing(series, parsed.ids, step_col)
+        spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
         placed, origin = _place(parsed, spacing, names)
         seen = _Survey.of(placed)
-        if parsed.kind != "arrays":
+        if parsed.kind.library != "arrays":
             _check_points(placed, seen)
         elif not seen.observed.all():
             item = int(np.argmin(seen.observed > 0))
@@ -663,7 +671,7 @@ class Schema:
         names = (self.id_col, self.step_col, self.target_col)
         placed, origin = _place(parsed, self.spacing, names)
         seen = _Survey.of(placed)
-        if parsed.kind != "arrays":
+        if parsed.kind.library != "arrays":
             _check_points(placed, seen)
         _check_values(placed, self._onto, _LEFT_OUT)
         y, mask = self._grid(placed, seen)
@@ -732,7 +740,7 @@ class Schema:
         items = parsed.ids
         placed, origin = _place(parsed, self.spacing, names, origin)
         seen = _Survey.of(placed)
-        if parsed.kind != "arrays":
+        if parsed.kind.library != "arrays":
             _check_points(placed, seen, all_missing=False)
         _check_values(placed, self._onto, _LEFT_OUT)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
@@ -747,7 +755,7 @@ class Schema:
                     f"step {step[at]}",
                     items[long.row[at]],
                     "Hand in the new rows only."
-                    if parsed.kind != "arrays"
+                    if parsed.kind.library != "arrays"
                     else "An array begins at step 1: its steps that are known must be NaN.",
                 )
         y, mask = self._grid(placed, seen)
@@ -842,7 +850,7 @@ class Schema:
         ids: Sequence[Any] | np.ndarray,
         known: np.ndarray,
         origin: np.ndarray | None = None,
-        kind: str | None = None,
+        kind: Kind | None = None,
         last: np.ndarray | None = None,
     ) -> Any:
         """Build a long table of the steps after each row's prefix.
@@ -857,8 +865,8 @@ class Schema:
             Steps up to it are left out.
         origin : ndarray, shape (rows,), datetime64, optional
             The dates of step 1, where steps are dates; NaT gives dates that are missing.
-        kind : str, optional
-            As ``Panel.kind``; default: as the table of ``fit``.
+        kind : Kind, optional
+            As ``Panel.kind``; default: as the tables of ``fit``.
         last : ndarray, shape (rows,), int, optional
             Each row's last step; default: that of all columns.
 
@@ -888,12 +896,12 @@ class Schema:
                 )
         if known.shape != (len(items),):
             raise ArgumentError(f"known: expected shape ({len(items)},); received {known.shape}.")
-        if kind not in KINDS:
-            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
         wanted = np.arange(1, shape[1] + 1) > known[:, None]
         if last is not None:
             wanted &= np.arange(1, shape[1] + 1) <= np.asarray(last)[:, None]
-        if kind == "arrays":
+        if kind.library == "arrays":
             return {
                 name: np.where(wanted, values, np.array(None))
                 if values.dtype == object
@@ -902,15 +910,15 @@ class Schema:
             }
         row, at = np.nonzero(wanted)
         step = (at + 1).astype(np.int64)
+        form = self._form(kind)
         data: dict[str, Any] = {self.id_col: id_array(items)[row]}
         if self.spacing is None:
             data[self.step_col] = step
         else:
             if origin is None:
                 origin = np.full(len(items), "NaT", "datetime64[us]")
-            dates = self.spacing.dates(np.asarray(origin).astype("datetime64[us]")[row], step)
-            unit = "datetime64[D]" if self.spacing.form == "date" else "datetime64[us]"
-            data[self.step_col] = dates.astype(unit)
+            place = self.spacing.dates(np.asarray(origin).astype("datetime64[us]")[row], step)
+            data[self.step_col] = self.spacing.date(place, form.zone)
             taken = (self.id_col, self.step_col)
             data["step" if "step" not in taken else "step_number"] = step
         clash = [name for name in arrays if name in data]
@@ -919,20 +927,21 @@ class Schema:
         for name, values in arrays.items():
             cells = values[row, at]
             data[name] = cells.tolist() if cells.dtype == object else cells
-        return nw.from_dict(data, backend=kind).to_native()
+        steps = form.column(self.step_col, data[self.step_col], kind.library)
+        return nw.from_dict(data, backend=kind.library).with_columns(steps).to_native()
 
-    def rows(self, columns: Mapping[str, np.ndarray], kind: str | None = None) -> Any:
+    def rows(self, columns: Mapping[str, np.ndarray], kind: Kind | None = None) -> Any:
         """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
         kind = self.kind if kind is None else kind
-        if kind not in KINDS:
-            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
-        if kind == "arrays":
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
+        if kind.library == "arrays":
             return dict(columns)
         data = {n: v.tolist() if v.dtype == object else v for n, v in columns.items()}
-        return nw.from_dict(data, backend=kind).to_native()
+        return nw.from_dict(data, backend=kind.library).to_native()
 
     def summary(
-        self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: str | None = None
+        self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: Kind | None = None
     ) -> Any:
         """Build a table of a row an item: the id, then the columns, each of shape (rows,).
 
@@ -944,16 +953,16 @@ class Schema:
             A column named like that of the ids, or a kind that is none.
         """
         kind = self.kind if kind is None else kind
-        if kind not in KINDS:
-            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind!r}.")
-        if kind == "arrays":
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
+        if kind.library == "arrays":
             return dict(columns)
         if self.id_col in columns:
             raise ArgumentError(
                 f"Column {self.id_col!r} is also a column of the table; rename that of the ids."
             )
         data = {self.id_col: id_array(ids.tolist()), **columns}
-        return nw.from_dict(data, backend=kind).to_native()
+        return nw.from_dict(data, backend=kind.library).to_native()
 
     # -- files -------------------------------------------------------------------------
 
@@ -963,7 +972,8 @@ class Schema:
             "id_col": self.id_col,
             "step_col": self.step_col,
             "target_col": self.target_col,
-            "kind": self.kind,
+            "kind": self.kind.library,
+            "form": self._form().to_config(),
             "transform": self.transform,
             "centre": self.centre,
             "bounds": [float(bound) if math.isfinite(bound) else None for bound in self.bounds],
@@ -989,18 +999,19 @@ class Schema:
         ModelFileError
             A key too many or too few, a value of another type, size or range.
         """
-        keys = ("id_col", "step_col", "target_col", "kind", "transform", "centre", "steps")
-        config = _closed(config, (*keys, "bounds", *_TABLES, "spacing", "vocabulary"), "schema")
+        keys = ("id_col", "step_col", "target_col", "kind", "form", "transform", "centre")
+        keys = (*keys, "bounds", "steps", *_TABLES, "spacing", "vocabulary")
+        config = closed(config, keys, "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
-        _must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
-        _must(len(set(named)) == 3, "column names", "three of them", named)
-        _must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
+        must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
+        must(len(set(named)) == 3, "column names", "three of them", named)
+        must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
         transform, centre, steps = config["transform"], config["centre"], config["steps"]
-        _must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
+        must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
         finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= LARGEST
-        _must(finite, "centre", "a positive number", centre)
+        must(finite, "centre", "a positive number", centre)
         bounds = _bounds(transform, config["bounds"])
-        _must(_is_int(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
+        must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
         columns = {
             name: Columns.from_config(config[name], name, named[: 1 if name == "static" else 3])
             for name in _TABLES
@@ -1008,6 +1019,10 @@ class Schema:
         spacing = config["spacing"]
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
+        form = Form.from_config(config["form"])
+        zoned = spacing is not None and spacing.clock != "none"
+        must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
+        must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
         vocabulary = config["vocabulary"]
         if vocabulary is not None:
             vocabulary = Vocabulary.from_config(vocabulary)
@@ -1018,21 +1033,21 @@ class Schema:
             "observed": (steps,),
             **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
         }
-        _must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
+        must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
         checked: dict[str, np.ndarray] = {}
         for name, shape in shapes.items():
             values = np.asarray(arrays[name])
-            _must(values.shape == shape, name, f"shape {shape}", values.shape)
-            _must(values.dtype == np.float64, name, "float64", values.dtype)
-            _must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
+            must(values.shape == shape, name, f"shape {shape}", values.shape)
+            must(values.dtype == np.float64, name, "float64", values.dtype)
+            must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
             checked[name] = values.copy()
-        _must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
+        must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
         observed = checked["observed"]
-        _must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
+        must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
             rules = checked[f"{name}_scaling"]
             positive = bool((rules[:, [0, 2]] >= 0).all())
-            _must(positive, f"{name}_scaling", "c and gain of at least 0", "others")
+            must(positive, f"{name}_scaling", "c and gain of at least 0", "others")
         static, future, past = (
             replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
         )
@@ -1040,7 +1055,7 @@ class Schema:
             named[0],
             named[1],
             named[2],
-            config["kind"],
+            Kind(config["kind"], form),
             transform,
             centre,
             bounds,
@@ -1055,6 +1070,10 @@ class Schema:
         )
 
     # -- private -----------------------------------------------------------------------
+
+    def _form(self, kind: Kind | None = None) -> Form:
+        """How steps are written: as in the tables of a call, or else as in those of fit."""
+        return (kind and kind.steps) or self.kind.steps or Form()
 
     @property
     def _onto(self) -> Onto:
@@ -1128,8 +1147,8 @@ class Schema:
             which, late = (int(i) for i in np.argwhere(lacking)[0])
             when = f"step {late + 1}"
             if self.spacing is not None and origin is not None and not np.isnat(origin[which]):
-                date = self.spacing.dates(origin[which : which + 1], np.array([late + 1]))
-                when += f" ({np.datetime_as_string(date[0], unit='auto')})"
+                place = self.spacing.dates(origin[which : which + 1], np.array([late + 1]))
+                when += f" ({table.form.say(self.spacing.date(place, table.form.zone)[0])})"
             fail(
                 table.label,
                 self.step_col,
@@ -1153,7 +1172,7 @@ class Schema:
 
     def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return location and scaling of the steps along the last axis."""
-        if not _is_int(first_step, 1):
+        if not is_whole(first_step, 1):
             raise ArgumentError(f"first_step: expected a step from 1; received {first_step!r}.")
         if not values.ndim:
             raise ArgumentError("Expected steps along the last axis; received a single number.")
@@ -1180,84 +1199,9 @@ class Schema:
 # -- the grid of dates -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Spacing:
-    """The distance between two steps, where steps are dates.
-
-    Attributes
-    ----------
-    unit : {"microseconds", "months"}
-        A fixed distance, or one by the calendar (a quarter is 3 months, a year is 12).
-    count : int
-        How many of the unit.
-    month_end : bool
-        Whether every date is the last day of its month.
-    form : {"date", "datetime"}
-        How dates are written out.
-    """
-
-    unit: str
-    count: int
-    month_end: bool
-    form: str
-
-    def __str__(self) -> str:
-        if self.unit == "months":
-            text = f"{self.count} month" + "s" * (self.count > 1)
-            return text + " (month ends)" * self.month_end
-        return str(datetime.timedelta(microseconds=self.count))
-
-    def dates(self, origin: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Return the dates of steps, given the dates of step 1; shape (n,), datetime64[us]."""
-        if self.unit == "microseconds":
-            return origin + (step - 1) * np.timedelta64(self.count, "us")
-        day = origin.astype("datetime64[D]")
-        month = origin.astype("datetime64[M]") + (step - 1) * np.timedelta64(self.count, "M")
-        first = month.astype("datetime64[D]")
-        last = (month + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
-        in_month = day - origin.astype("datetime64[M]").astype("datetime64[D]")
-        # 31 January + 1 month is the last of February; the day of month comes from the origin
-        date = last if self.month_end else np.minimum(first + in_month, last)
-        return date.astype("datetime64[us]") + (origin - day)
-
-    def steps(self, date: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps of dates (int64) and whether each is on the grid (bool)."""
-        if self.unit == "microseconds":
-            passed = (date - origin).astype("timedelta64[us]").astype(np.int64)
-        else:
-            months = date.astype("datetime64[M]") - origin.astype("datetime64[M]")
-            passed = months.astype(np.int64)
-        step = passed // self.count + 1
-        return step, self.dates(origin, step) == date
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the fields as strict JSON."""
-        return {
-            "unit": self.unit,
-            "count": self.count,
-            "month_end": self.month_end,
-            "form": self.form,
-        }
-
-    @classmethod
-    def from_config(cls, config: Any) -> Spacing:
-        """Rebuild a spacing; ``ModelFileError`` on anything unexpected."""
-        config = _closed(config, ("unit", "count", "month_end", "form"), "spacing")
-        unit, count = config["unit"], config["count"]
-        month_end, form = config["month_end"], config["form"]
-        _must(unit in ("microseconds", "months"), "spacing unit", "a known one", unit)
-        most = 12_000 if unit == "months" else 10**17  # either is more than a thousand years
-        _must(_is_int(count, 1, most), "spacing count", f"1 to {most}", count)
-        _must(isinstance(month_end, bool), "month_end", "true or false", month_end)
-        _must(form in ("date", "datetime"), "spacing form", "'date' or 'datetime'", form)
-        return cls(unit, count, month_end, form)
-
-
-def _learn_spacing(series: Series, ids: list[Any], step_col: str) -> Spacing:
-    """Return the most common difference between an item's dates, by the calendar if it fits.
-
-    It is looked for among the first items, as many as have a batch of rows together.
-    """
+def _spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
+    """Return the grid of the dates. Its distance is looked for among the first items, as many as
+    have a batch of rows together."""
     rows = np.zeros(len(ids), np.int64)
     for long in series:
         rows += np.bincount(long.row, minlength=len(ids))
@@ -1266,49 +1210,17 @@ def _learn_spacing(series: Series, ids: list[Any], step_col: str) -> Spacing:
     chosen = np.isin(np.arange(len(ids)), some)
     parts = [(long.when[chosen[long.row]], long.row[chosen[long.row]]) for long in series]
     when, row = (np.concatenate(part) for part in zip(*parts, strict=True))
-    order = np.lexsort((when, row))
-    when, row = when[order], row[order]
-    apart = (row[1:] == row[:-1]) & (when[1:] > when[:-1])
-    if not apart.any():
+    spacing = learn_spacing(
+        when, row, lambda: ((long.when, long.row) for long in series), len(ids), series.form.zone
+    )
+    if spacing is None:
         raise DataError(
             f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
             "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
             column=step_col,
             item=ids[0],
         )
-    form = series.form or "datetime"
-    difference = _most_common((when[1:] - when[:-1])[apart].astype(np.int64))
-    fixed = Spacing("microseconds", difference, False, form)
-    if difference < 28 * 86_400_000_000:
-        return fixed
-    count = _most_common(np.diff(when.astype("datetime64[M]").astype(np.int64))[apart])
-    if not count:
-        return fixed
-    month_end = all(_ends_a_month(long.when).all() for long in series)
-    calendar = Spacing("months", count, month_end, form)
-    origin = _first_dates(((long.when, long.row) for long in series), len(ids))
-    fits = all(calendar.steps(long.when, origin[long.row])[1].all() for long in series)
-    return calendar if fits else fixed
-
-
-def _ends_a_month(when: np.ndarray) -> np.ndarray:
-    tomorrow = when.astype("datetime64[D]") + np.timedelta64(1, "D")
-    return tomorrow.astype("datetime64[M]") > when.astype("datetime64[M]")
-
-
-def _most_common(values: np.ndarray) -> int:
-    """Return the most frequent value, the smallest of equals."""
-    distinct, count = np.unique(values, return_counts=True)
-    return int(distinct[np.argmax(count)])
-
-
-def _first_dates(parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int) -> np.ndarray:
-    """Return the earliest date of each row, NaT where it has none, from dates and their rows."""
-    latest = np.iinfo(np.int64).max
-    first = np.full(rows, latest)
-    for when, row in parts:
-        np.minimum.at(first, row, when.astype("datetime64[us]").astype(np.int64))
-    return np.where(first == latest, np.datetime64("NaT", "us"), first.astype("datetime64[us]"))
+    return spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -1327,7 +1239,8 @@ class _Placed:
                 yield long, long.when.astype(np.int64)
                 continue
             origin = self.origin[long.row]
-            step, on_grid = self.spacing.steps(long.when, origin)
+            place = self.spacing.place(long.when, long.form.zone)
+            step, on_grid = self.spacing.steps(place, origin)
             good = on_grid & (step >= 1) & (step <= MAX_STEPS)
             if not good.all():
                 at = int(np.argmin(good))
@@ -1354,7 +1267,8 @@ def _place(
     else:
         given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
         origin = given.astype("datetime64[us]")
-        first = _first_dates(((long.when, long.row) for long in series or ()), rows)
+        places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
+        first = first_dates(places, rows)
         origin = np.where(np.isnat(origin), first, origin)
     return _Placed(series, spacing, origin, parsed.ids, names), origin
 
@@ -1374,9 +1288,10 @@ def _planned_steps(
     if spacing is None or origin is None:
         return table.when.astype(np.int64), None
     ours = np.flatnonzero(table.row >= 0)
-    when, row, step = table.when[ours], table.row[ours], np.zeros(len(table.row), np.int64)
-    origin = np.where(np.isnat(origin), _first_dates([(when, row)], len(origin)), origin)
-    step[ours], on_grid = spacing.steps(when, origin[row])
+    place, row = spacing.place(table.when[ours], table.form.zone), table.row[ours]
+    step = np.zeros(len(table.row), np.int64)
+    origin = np.where(np.isnat(origin), first_dates([(place, row)], len(origin)), origin)
+    step[ours], on_grid = spacing.steps(place, origin[row])
     if not on_grid.all():
         at = int(ours[np.argmin(on_grid)])
         _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
@@ -1386,10 +1301,20 @@ def _planned_steps(
 def _check_form(
     table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
 ) -> None:
-    if (table.form is None) != (spacing is None):
-        expected, received = ("steps from 1", "dates") if spacing is None else ("dates", "numbers")
-        expected = f"{expected}, as in fit"
-        fail(table.label, names[1], expected, received, ids[0], "Convert them.")
+    def said(dated: bool, zoned: bool, number: str) -> str:
+        return f"dates {'with' if zoned else 'without'} a time zone" if dated else number
+
+    expected = (spacing is not None, spacing is not None and spacing.clock != "none")
+    received = (table.form.dated, table.form.zone is not None)
+    if received != expected:
+        fail(
+            table.label,
+            names[1],
+            f"{said(*expected, 'steps from 1')}, as in fit",
+            said(*received, "numbers"),
+            ids[0],
+            "Convert them.",
+        )
 
 
 def _fail_off_grid(
@@ -1401,12 +1326,13 @@ def _fail_off_grid(
     names: tuple[str, str, str],
 ) -> NoReturn:
     """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item."""
-    start = np.datetime_as_string(origin[at], unit="auto")
+    zone = table.form.zone
+    start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
     fail(
         table.label,
         names[1],
         f"dates {spacing} apart from the item's first, {start}",
-        np.datetime_as_string(table.when[at], unit="auto"),
+        table.form.say(table.when[at]),
         ids[table.row[at]],
         "Correct the date, or number the steps 1, 2, ... yourself.",
     )
@@ -1416,14 +1342,14 @@ def _bounds(transform: str, given: Any) -> tuple[float, float]:
     """Return the bounds of a model file; ``ModelFileError`` on those that do not belong."""
     real = isinstance(given, list) and len(given) == 2
     real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
-    _must(bool(real), "bounds", "two numbers or null", given)
+    must(bool(real), "bounds", "two numbers or null", given)
     low = -math.inf if given[0] is None else given[0]
     high = math.inf if given[1] is None else given[1]
     if transform == "logit":
         good = math.isfinite(high - low) and low < high
     else:
         good = high == math.inf and low in ((0.0, -math.inf) if transform == "none" else (0.0,))
-    _must(good, "bounds", f"those of the transform {transform!r}", given)
+    must(good, "bounds", f"those of the transform {transform!r}", given)
     return low, high
 
 
@@ -1564,9 +1490,13 @@ def _check_once(
             table.label,
             step_col,
             "each step of an item once",
-            f"step {step[which]} again" if table.form is None else f"{table.when[at[which]]} again",
+            f"{table.form.say(table.when[at[which]])} again"
+            if table.form.dated
+            else f"step {step[which]} again",
             ids[row[which]],
-            "Keep one row of them.",
+            "Keep one row of them."
+            + " If they are two hours of a clock that was set back, hand in dates with their "
+            "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
         )
 
 
@@ -1597,23 +1527,3 @@ def _check_values(placed: _Placed, onto: Onto, remedy: str) -> None:
                 placed.ids[long.row[at]],
                 remedy,
             )
-
-
-def _is_int(value: Any, least: int, most: float = math.inf) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        return False
-    return least <= int(value) <= most
-
-
-def _must(good: bool, what: str, expected: str, received: Any) -> None:
-    if not good:
-        text = repr(received)
-        text = text if len(text) <= 80 else text[:77] + "..."
-        raise ModelFileError(f"Not a schema of ours: {what}: expected {expected}; received {text}.")
-
-
-def _closed(config: Any, keys: tuple[str, ...], what: str) -> dict[str, Any]:
-    """Return the mapping if it has these keys and no others."""
-    _must(isinstance(config, dict), what, "an object", type(config).__name__)
-    _must(set(config) == set(keys), what, f"the keys {sorted(keys)}", sorted(map(str, config)))
-    return config

@@ -16,8 +16,10 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.dates import Spacing
 from statecast.errors import ArgumentError, DataError, ModelFileError, warn
 from statecast.reading import (
+    Kind,
     Table,
     check_cells,
     check_columns,
@@ -28,7 +30,7 @@ from statecast.reading import (
     read_y,
 )
 from statecast.state import outline
-from statecast.table import Columns, Covariates, Panel, Schema, Spacing
+from statecast.table import Columns, Covariates, Panel, Schema
 
 __all__ = ["Targets", "column_of", "learn"]
 
@@ -174,8 +176,8 @@ class Targets:
         return self.frame.step_col
 
     @property
-    def kind(self) -> str:
-        """The kind of the training table."""
+    def kind(self) -> Kind:
+        """That of the training tables."""
         return self.frame.kind
 
     @property
@@ -297,7 +299,7 @@ class Targets:
         ids: Sequence[Any] | np.ndarray,
         known: np.ndarray,
         origin: np.ndarray | None = None,
-        kind: str | None = None,
+        kind: Kind | None = None,
     ) -> Any:
         """Build a long table of the steps after each row's prefix, as ``Schema.table`` does.
 
@@ -338,7 +340,7 @@ class Targets:
             origin=origin,
             kind=kind,
         )
-        if kind != "arrays":
+        if kind.library != "arrays":
             return found
         return {
             name: np.stack([found[column_of(name, target)] for target in self.targets], axis=-1)

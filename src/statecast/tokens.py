@@ -24,6 +24,7 @@ from statecast.kernels import native
 from statecast.kernels.softmax import Softmax
 from statecast.language import Language
 from statecast.network import IN_STATE
+from statecast.reading import Kind
 from statecast.table import Panel, Schema
 from statecast.vocabulary import END, UNKNOWN, Vocabulary
 
@@ -391,7 +392,7 @@ class Sequences:
     ended: np.ndarray
     schema: Schema
     origin: np.ndarray | None = None
-    kind: str | None = None
+    kind: Kind | None = None
 
     def __repr__(self) -> str:
         items, each, until = self.values.shape
@@ -439,7 +440,7 @@ def sequences(
     until: int,
     schema: Schema,
     origin: np.ndarray | None,
-    kind: str | None,
+    kind: Kind | None,
 ) -> Sequences:
     """Found codes, in chunks of rows, put at their own steps and read as tokens."""
     assert schema.vocabulary is not None  # of tokens
