@@ -207,6 +207,30 @@ def test_what_comes_after_the_prefix_is_unknown(fitted):
         assert not np.allclose(cut[:, k + 1 :], whole[:, k + 1 :], rtol=1e-3)
 
 
+@few
+@given(seed=st.integers(0, 1000))
+def test_beyond_the_longest_training_item_the_other_laws_hold(fitted, seed):
+    """A longer forecast begins with the shorter one, a state goes on as its tables do, prefixes
+    may be longer than any training item, and quantiles do not cross."""
+    series, static = _tables(ROWS, seed)
+    k = np.random.default_rng(seed).integers(0, T + 4, ROWS)
+    last = series.with_columns(ds=pl.col("ds") + T)  # twice as long
+    prefix = _prefixes(pl.concat([series, last]), dict(enumerate(k.tolist())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.DataWarning)
+        long = _predict(fitted, prefix, static, until=5 * T)
+        short = _predict(fitted, prefix, static, until=2 * T)
+        _same(long.filter(pl.col("ds") <= 2 * T), short)
+        state = fitted.state(prefix, static)
+        _same(fitted.predict(state=state, until=5 * T, level=[80, 95]), long)
+    found = _values(long)
+    low, high = ([c for c in long.columns if f"-{end}-" in c] for end in ("lo", "hi"))
+    middle = long["statecast"].to_numpy()[:, None]
+    assert np.isfinite(found).all()
+    assert (long.select(low).to_numpy() <= middle).all()
+    assert (long.select(high).to_numpy() >= middle).all()
+
+
 # -- not observed is not zero -------------------------------------------------------------------
 
 
@@ -219,7 +243,9 @@ def test_beyond_the_longest_training_item_is_said_once_a_call(fitted):
         with pytest.warns(errors.DataWarning) as said:
             beyond = verb(None, static, until=T + 2)
         ours = [each for each in said if each.category is errors.DataWarning]
-        assert [f"which had {T} steps" in str(each.message) for each in ours] == [True]
+        assert [f"which had {T} steps. Nothing was learnt" in str(w.message) for w in ours] == [
+            True
+        ]
         assert ours[0].filename == __file__
         if verb == fitted.predict:
             _same(beyond.filter(pl.col("ds") <= T), within)

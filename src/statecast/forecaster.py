@@ -447,8 +447,9 @@ class Forecaster:
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int
-            The last step to forecast, counted from 1. Beyond the longest training item numbers stay
-            at their level, with a ``DataWarning``.
+            The last step to forecast, counted from 1. Beyond the longest training item nothing was
+            learnt: the network of numbers runs on with its own medians, so that its level may drift
+            and its intervals are not calibrated, with a ``DataWarning``.
         future : table, path or array, optional
             As in ``fit``, for every step up to ``until``; from a state, for every step after
             those it has taken.
@@ -1169,8 +1170,8 @@ class Forecaster:
         if until > self.schema.steps:
             warn(
                 f"until: {until} is beyond the longest training item, which had "
-                f"{self.schema.steps} steps: from there on the forecast stays at its level, and "
-                "continues no trend."
+                f"{self.schema.steps} steps. Nothing was learnt of later ones: the network runs "
+                "on, its level may drift, and its intervals are not calibrated there."
             )
         return until * len(self.settings.targets)
 
