@@ -42,7 +42,8 @@ def every_k_alone_among_others_and_from_updates(
     items: Sequence[int],
     atol: float = 0.0,
 ) -> None:
-    """One call with mixed k is a call an item, and the states that updates left, one by one.
+    """One call with mixed k is a call an item (at k = 0 with a table without rows), and the
+    states that updates left, one by one.
 
     ``more`` are the keywords that hand over the future table, and ``items`` are asked alone.
     """
@@ -51,15 +52,11 @@ def every_k_alone_among_others_and_from_updates(
     assert np.isfinite(values(together)).all()
     for item in items:
         own = pl.col("unique_id") == item
-        mine = prefix.filter(own)
-        mine = None if mine.is_empty() else mine
-        alone = f.predict(mine, static.filter(own), until=until, **more)
+        alone = f.predict(prefix.filter(own), static.filter(own), until=until, **more)
         same(together.filter(own), alone, atol)
     state = f.state(None, static)
     for step in range(1, prefix["ds"].to_numpy().max() + 1):
-        new = prefix.filter(pl.col("ds") == step)
-        if not new.is_empty():
-            state = f.update(state, new, **more)
+        state = f.update(state, prefix.filter(pl.col("ds") == step), **more)
     full = f.state(prefix, static, **more)
     for name in full:
         np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)

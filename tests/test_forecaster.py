@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import keras
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -169,6 +170,43 @@ def test_no_series_and_an_item_without_rows_are_k_0(fitted):
     )
 
 
+@pytest.mark.parametrize("kind", ["polars", "pandas", "objects", "arrow", "lazy", "csv", "parquet"])
+def test_a_series_without_rows_is_k_0_for_all_items(fitted, kind, tmp_path):
+    """As in a loop over k: ``series.filter(ds <= k)`` from k = 0 on."""
+    series, static = _tables()
+    none = series.filter(pl.col("ds") <= 0)
+    name = tmp_path / f"none.{kind}"
+    if kind in ("csv", "parquet"):
+        getattr(none, f"write_{kind}")(name)
+    given: Any = {
+        "polars": none,
+        "pandas": none.to_pandas(),
+        "objects": none.to_pandas().astype(object),
+        "arrow": none.to_arrow(),
+        "lazy": none.lazy(),
+    }.get(kind, name)
+    from_nothing = fitted.predict(None, static, until=T)
+    found = nw.from_native(fitted.predict(given, static, until=T)).to_polars()
+    assert found.equals(from_nothing)
+    state = fitted.state(given, static)
+    assert state == fitted.state(None, static)
+    assert fitted.update(state, given) == state  # nothing new
+    drawn, expected = (fitted.simulate(s, static, until=T, paths=4) for s in (given, None))
+    np.testing.assert_array_equal(drawn.values, expected.values)
+    with pytest.raises(errors.DataError, match=r"at least one row; .* a static table"):
+        Forecaster().fit(given, static)
+    with pytest.raises(errors.DataError, match="expected a column 'y'"):
+        fitted.predict(none.drop("y"), static, until=T)
+
+
+def test_arrays_without_steps_are_k_0_for_all_items(fitted):
+    f, X = _fit(np.random.default_rng(0).normal(size=(20, T)), epochs=1), np.zeros((3, 0))
+    np.testing.assert_array_equal(
+        f.predict(X, until=T)["statecast"],
+        f.predict(np.full((3, 2), np.nan), until=T)["statecast"],
+    )
+
+
 def test_several_threads_are_given_what_one_is(fitted):
     series, static = _tables()
     states = [fitted.state(series.filter(pl.col("ds") <= k), static) for k in range(1, 4)]
@@ -255,6 +293,31 @@ def test_one_level_is_a_list_of_one(fitted):
     _, static = _tables()
     one, listed = (fitted.predict(None, static, until=T, level=n) for n in (90, [90]))
     assert one.equals(listed)
+
+
+@pytest.mark.parametrize("none", [None, [], (), np.array([])])
+def test_no_level_and_no_quantile_leave_the_median(fitted, none):
+    series, static = _tables()
+    table = fitted.predict(None, static, until=T, level=none, quantiles=none)
+    assert table.columns == ["unique_id", "ds", "statecast"]
+    paths = fitted.simulate(series.filter(pl.col("ds") <= 1), static, until=T, paths=4)
+    for reduced in (paths.total, paths.peak):
+        assert "statecast-lo-80" not in reduced(level=none, quantiles=none).columns
+    assert paths.time_to(60, level=none, quantiles=none).columns[-2:] == ["statecast", "never"]
+
+
+@pytest.mark.parametrize("level", [True, "80", b"80", [None], [True], object(), 0.5, np.nan, [100]])
+def test_a_level_that_is_none_is_refused(fitted, level):
+    _, static = _tables()
+    with pytest.raises(errors.ArgumentError, match=r"^level: expected"):
+        fitted.predict(None, static, until=T, level=level)
+
+
+def test_none_is_none_wherever_several_may_be_given(untrained):
+    series, static = _tables()
+    f = Forecaster(past_cols=None).fit(series, static, callbacks=None, verbose=0)
+    assert f.settings.past_cols == ()
+    assert f.predict(None, static, until=2, level=np.array(90)).columns[-1] == "statecast-hi-90"
 
 
 def test_a_fork_without_ids_is_not_updated(fitted):
@@ -1044,7 +1107,7 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
         fitted.predict(None, static, until=0)
     with pytest.raises(errors.ArgumentError, match="until: expected at most 10,000"):
         fitted.predict(None, static, until=1_000_000)
-    with pytest.raises(errors.ArgumentError, match="level: expected a number or several"):
+    with pytest.raises(errors.ArgumentError, match="level: expected a number, several or None"):
         fitted.predict(None, static, until=T, level="80")
     with pytest.raises(errors.ArgumentError, match="level: expected percent, from 1 to below 100"):
         fitted.predict(None, static, until=T, level=[100])

@@ -166,3 +166,31 @@ def test_a_leaf_cannot_be_written_to():
 def test_a_file_that_cannot_be_written_names_its_path(tmp_path):
     with pytest.raises(ArgumentError, match=r"none/s\.safetensors.*no folder .*make it first"):
         State({"h": np.zeros((2, 3), "float32")}).save(tmp_path / "none" / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (".", "this is a folder"),
+        ("..", "this is a folder"),
+        ("/", "name of a file"),
+        ("", "name of a file"),
+        ("folder/", "name of a file"),
+        ("a\0b", "name of a file"),
+        ("n" * 300, "cannot be written"),
+        (None, "expected text or a path; received NoneType"),
+        (3, "expected text or a path; received int"),
+        (b"s", "expected text or a path; received bytes"),
+    ],
+)
+def test_what_is_no_file_is_not_written(tmp_path, monkeypatch, path, says):
+    monkeypatch.chdir(tmp_path)
+    state = State({"h": np.zeros((1, 2))})
+    with pytest.raises(ArgumentError, match=says):
+        state.save(path)
+    assert not list(tmp_path.iterdir())
+    if not isinstance(path, bytes):
+        with pytest.raises((ArgumentError, ModelFileError)):
+            State.load(path)
+    state.save("s")
+    assert State.load("s") == state

@@ -94,6 +94,15 @@ def _same(found: State, expected: State):
         np.testing.assert_allclose(found[name], expected[name], rtol=CLOSE, atol=CLOSE)
 
 
+def test_no_level_is_asked_of_tokens(one):
+    _, static = _tables()
+    expected = one.predict(None, static, until=3)
+    beam = Beam(forbidden=None, required=None)
+    for none in (None, []):
+        found = one.predict(None, static, until=3, level=none, quantiles=none, decoding=beam)
+        assert found.equals(expected)
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 
@@ -103,7 +112,7 @@ def test_an_update_equals_a_run_from_the_start_and_spares_what_it_began_from(fit
     series, static = _tables()
     prefix = _prefixes(series, seed)
     early = prefix.filter(pl.col("ds") <= seed % 3)
-    state = fitted.state(early if len(early) else None, static)
+    state = fitted.state(early, static)  # without rows, k is 0
     before = {name: leaf.copy() for name, leaf in state.leaves.items()}
     late = prefix.filter(pl.col("ds") > seed % 3)
     if len(late):

@@ -573,7 +573,9 @@ class Windows(keras.utils.PyDataset):
                 raise ArgumentError(f"{name}: Windows has its own; received {options[name]!r}.")
         if self.y is None:
             raise ArgumentError("y: training and evaluation need targets; this Windows has none.")
-        return options | {"callbacks": [ResetStates(self.starts), *options.get("callbacks", [])]}
+        return options | {
+            "callbacks": [ResetStates(self.starts), *(options.get("callbacks") or [])]
+        }
 
 
 def _filled(window: np.ndarray, steps: int) -> np.ndarray:

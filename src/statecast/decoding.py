@@ -40,8 +40,8 @@ class Model(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Constrained:
-    forbidden: Sequence[Any] | str = ()
-    required: Sequence[Any] | str = ()
+    forbidden: Sequence[Any] | str | None = ()
+    required: Sequence[Any] | str | None = ()
 
 
 @dataclass(frozen=True)

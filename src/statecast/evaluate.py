@@ -596,9 +596,9 @@ def cross_validation(
     known: Sequence[int] = (0, 1, 3, 5),
     test_folds: Sequence[Any] | None = None,
     levels: Sequence[float] = LEVELS,
-    baselines: bool | Sequence[Baseline] = True,
+    baselines: bool | Sequence[Baseline] | None = True,
     seed: int = 0,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[Any] | None = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Any:
     """Forecast every fold's items by a fit on the other folds, and score it.
@@ -620,7 +620,7 @@ def cross_validation(
         The folds to forecast; default all.
     levels : sequence of float
         The quantiles that CRPS is the mean over; 0.5 is among them.
-    baselines : bool or sequence of Baseline
+    baselines : bool or sequence of Baseline, optional
         True: last value, mean curve (also by group, where a categorical static has 2 to 10
         categories), ridge regression, nearest neighbours and boosted trees, which need
         scikit-learn; the trees take most of the time. For
@@ -649,7 +649,8 @@ def cross_validation(
 
     All of them come before the first fit, if the whole data show them.
     """
-    levels = _checked_levels(levels)
+    levels, callbacks = _checked_levels(levels), callbacks or ()
+    baselines = False if baselines is None else baselines
     known = _checked_known(known)
     items = _Items.read(forecaster.settings, series, static, future)
     fold = _folds_of(items, folds, seed)

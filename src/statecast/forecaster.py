@@ -155,7 +155,7 @@ class Settings:
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
         object.__setattr__(self, "target_col", self._checked_targets(self.target_col))
-        past = self.past_cols
+        past = () if self.past_cols is None else self.past_cols
         several = isinstance(past, (list, tuple)) and all(isinstance(name, str) for name in past)
         if not several:
             raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
@@ -306,7 +306,7 @@ class Forecaster:
         id_col: str = "unique_id",
         step_col: str = "ds",
         target_col: str | Sequence[str] = "y",
-        past_cols: Sequence[str] = (),
+        past_cols: Sequence[str] | None = (),
     ) -> None:
         given = dict(locals())
         del given["self"]
@@ -337,7 +337,7 @@ class Forecaster:
         static: Any = None,
         *,
         future: Any = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: Sequence[keras.callbacks.Callback] | None = (),
         verbose: Any = "auto",
     ) -> Forecaster:
         """Learn from a table of series and a table of static features.
@@ -415,7 +415,7 @@ class Forecaster:
             patience=s.patience,
             seed=s.seed,
             ends=s.ends,
-            callbacks=callbacks,
+            callbacks=callbacks or (),
             verbose=verbose,
         )
         analogues = stacking = None
@@ -431,8 +431,8 @@ class Forecaster:
         *,
         until: int,
         future: Any = None,
-        level: float | Sequence[float] = (80,),
-        quantiles: float | Sequence[float] = (),
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
         calibrated: bool = True,
         decoding: Beam | None = None,
         state: State | None = None,
@@ -453,9 +453,9 @@ class Forecaster:
         future : table, path or array, optional
             As in ``fit``, for every step up to ``until``; from a state, for every step after
             those it has taken.
-        level : float or sequence of float
-            Central intervals to give, in percent.
-        quantiles : float or sequence of float
+        level : float or sequence of float, optional
+            Central intervals to give, in percent; None or an empty list for none.
+        quantiles : float or sequence of float, optional
             Further quantiles to give, between 0 and 1.
         calibrated : bool
             Move the quantiles to where the truths of held-out items fell, for each prefix
@@ -488,7 +488,7 @@ class Forecaster:
             A state that this forecaster did not make.
         """
         if self._speaker is not None:
-            if tuple(np.atleast_1d(level)) != (80,) or len(np.atleast_1d(quantiles)):
+            if set(_asked(level, quantiles)) - set(_asked((80,), ())):
                 raise ArgumentError(
                     "level, quantiles: tokens have no order, so there are none. Ask for the best "
                     "of a search, decoding=Beam(10, best=5)."
@@ -914,6 +914,8 @@ class Forecaster:
         ------
         ModelFileError
             Missing, truncated, an oversized header, another version, or not ours.
+        ArgumentError
+            What is neither a path nor bytes.
         """
         metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         try:
@@ -1517,8 +1519,8 @@ class Paths:
         self,
         *,
         since: int | None = None,
-        level: float | Sequence[float] = (80,),
-        quantiles: float | Sequence[float] = (),
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
     ) -> Any:
         """How much each item comes to: the distribution of the sum over its paths.
 
@@ -1551,8 +1553,8 @@ class Paths:
         self,
         *,
         since: int | None = None,
-        level: float | Sequence[float] = (80,),
-        quantiles: float | Sequence[float] = (),
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
     ) -> Any:
         """How high each item rises, and when: the distributions of its largest value and of
         the first step that has it.
@@ -1572,8 +1574,8 @@ class Paths:
         *,
         falling: bool = False,
         since: int | None = None,
-        level: float | Sequence[float] = (80,),
-        quantiles: float | Sequence[float] = (),
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
     ) -> Any:
         """When each item reaches a threshold: the distribution of the first step at which its
         value is at least so high.
@@ -1750,10 +1752,21 @@ def _at_levels(knots: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
 
 def _numbers(name: str, given: Any) -> list[float]:
-    """One number, or several."""
-    several = [given] if isinstance(given, (int, float, np.number)) else given
-    if isinstance(several, str) or not all(isinstance(n, (int, float, np.number)) for n in several):
-        raise ArgumentError(f"{name}: expected a number or several, received {given!r}.")
+    """One number, several, or none (None)."""
+
+    def real(value: Any) -> bool:
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+    if given is None:
+        return []
+    if isinstance(given, np.ndarray):
+        given = given.ravel().tolist()
+    try:
+        several = [given] if real(given) or isinstance(given, (str, bytes)) else list(given)
+    except TypeError:
+        several = None
+    if several is None or not all(map(real, several)):
+        raise ArgumentError(f"{name}: expected a number, several or None; received {given!r}.")
     return [float(number) for number in several]
 
 

@@ -179,9 +179,13 @@ def parse(
     past = list(past)
     # A vocabulary and covariates are learnt from all rows together
     only = None if past or tokens is not None else names
-    table = None if series is None else open_table(series, "series", "Y", only)
+    table = None
+    if series is not None:
+        table = open_table(series, "series", "Y", only, empty=wanted is not None)
     statics = None if static is None else open_table(static, "static", "X")
-    futures = None if future is None else open_table(future, "future", "future")
+    futures = None
+    if future is not None:
+        futures = open_table(future, "future", "future", empty=wanted is not None)
     if table is not None and statics is not None:
         arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
         if arrays[0] != arrays[1]:
@@ -207,6 +211,11 @@ def parse(
     known = _Items(items, None, names[0])
     if table is not None:
         check_columns(table, names)
+        check_columns(table, past)
+        if not len(table.frame):  # of an item without rows k is 0
+            if statics is None and futures is None and items is None:
+                raise _without_rows(table, "series")
+            table = None
     if statics is not None:
         check_columns(statics, names[:1])
         known = _Items(read_ids(statics, names[0]), statics, names[0])
@@ -218,6 +227,11 @@ def parse(
     futures_ids: list[Any] = []
     if futures is not None:
         futures_ids = _check_future(futures, names)
+        if not len(futures.frame):
+            told = [name for name in futures.frame.columns if name not in names[:2]]
+            _check_names(futures.label, told, wanted, "future")
+            futures = None
+    if futures is not None:
         if known.any and table is None:
             known = _Items(list(dict.fromkeys(futures_ids)), None, names[0])
         futures_ids, _ = agree(futures_ids, futures, known.ids, None, names[0])
@@ -297,7 +311,6 @@ def _long(
     else:
         cells = token_cells(table, names[2], tokens)
         y, tokens = read_tokens(cells, table.label, names[2], ids, tokens)
-    check_columns(table, past)
     kinds = {} if wanted is None else wanted["past"]
     columns = {name: _column(table, name, ids, kinds.get(name)) for name in past}
     return Long(table.label, row, when, form, columns, y), tokens
@@ -388,11 +401,12 @@ def _parse_arrays(
 
 
 def open_table(
-    source: Any, role: str, letter: str, only: Sequence[str] | None = None
+    source: Any, role: str, letter: str, only: Sequence[str] | None = None, *, empty: bool = False
 ) -> Table | np.ndarray:
     """Return a ``Table`` (one that is open already as it is), or the array that was handed in.
 
     If ``only`` some columns are needed, a Parquet file gives those, and the first of its rows.
+    A table without rows is refused, unless ``empty`` says that it may be one.
     """
     if isinstance(source, Table):
         return source
@@ -416,14 +430,18 @@ def open_table(
     if len(set(columns)) < len(columns):
         name = str(_first_repeated(columns))
         raise DataError(f"{table.label}: expected unique names; {name!r} is there twice.")
-    if not len(table.frame):
-        raise DataError(
-            f"{table.label}: expected at least one row; received none"
-            + (f" (columns {columns[:5]})." if columns else ".")
-            + " A fit needs some; to forecast from k = 0, leave the series table out."
-            * (role == "series")
-        )
+    if not len(table.frame) and not empty:
+        raise _without_rows(table, role)
     return table
+
+
+def _without_rows(table: Table, role: str) -> DataError:
+    columns = list(table.frame.columns)
+    return DataError(
+        f"{table.label}: expected at least one row; received none"
+        + (f" (columns {columns[:5]})." if columns else ".")
+        + " A fit needs some; to forecast from k = 0, hand in a static table." * (role == "series")
+    )
 
 
 def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:

@@ -298,6 +298,8 @@ class State:
         ------
         ModelFileError
             A file that is missing, truncated, of another version, or not a state.
+        ArgumentError
+            What is no path.
         """
         metadata, leaves = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         try:
@@ -325,15 +327,36 @@ def _read_only(leaf: Any) -> Any:
     return leaf
 
 
+def file_path(path: Any) -> Path:
+    """Return what names a file as a path.
+
+    Raises
+    ------
+    ArgumentError
+        What is neither text nor a path, or a text that names no file.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise ArgumentError(f"path: expected text or a path; received {type(path).__name__}.")
+    if not text or "\0" in text or text.endswith(("/", os.sep)):
+        raise ArgumentError(f"path: expected the name of a file; received {text!r}.")
+    return Path(text)
+
+
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that it appears whole or not at all.
 
     Raises
     ------
     ArgumentError
-        A path that cannot be written to.
+        What is no path, or a path that cannot be written to.
     """
-    path = Path(path)
+    path = file_path(path)
+    if os.path.isdir(path):  # False, unlike Path.is_dir, for a name that is too long
+        raise ArgumentError(f"{path}: expected the name of a file; this is a folder. Add a name.")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
@@ -387,7 +410,7 @@ def read_safetensors(
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    given, path = path, "the bytes" if isinstance(path, bytes) else Path(path)
+    given, path = path, "the bytes" if isinstance(path, bytes) else file_path(path)
     try:
         size = len(given) if isinstance(given, bytes) else os.stat(given).st_size
         with BytesIO(given) if isinstance(given, bytes) else open(given, "rb") as file:

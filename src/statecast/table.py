@@ -1167,7 +1167,8 @@ class Schema:
 
     def _without_future(self) -> DataError:
         return DataError(
-            f"Expected a future table with {list(self.future.kinds)}, as in fit; received None."
+            f"Expected a future table with {list(self.future.kinds)}, as in fit; received None, or "
+            "one without rows."
         )
 
     def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:

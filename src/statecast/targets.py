@@ -107,7 +107,7 @@ class Targets:
             )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        said = _Said.read(series, names, id_col)
+        said = _Said.read(series, names, id_col, empty=False)
         frame = Schema.fit(
             said.marked,
             static,
@@ -476,10 +476,10 @@ class _Said:
         return ", ".join(self.names)
 
     @classmethod
-    def read(cls, series: Any, names: tuple[str, ...], id_col: str) -> _Said:
+    def read(cls, series: Any, names: tuple[str, ...], id_col: str, *, empty: bool = True) -> _Said:
         if series is None:
             return cls(names, id_col, None, [None] * len(names), [])
-        table = open_table(series, "series", "Y")
+        table = open_table(series, "series", "Y", empty=empty)
         if isinstance(table, np.ndarray):
             if table.ndim != 3 or table.shape[2] != len(names):
                 raise DataError(

@@ -68,15 +68,17 @@ class Vocabulary:
         return np.array([code.get(token, UNKNOWN) for token in tokens], np.int64)
 
     def known(self, name: str, tokens: Any) -> list[int]:
-        """The codes of tokens that an argument names, all of them of the vocabulary. A text is
-        its characters where all tokens are characters, and else one token.
+        """The codes of tokens that an argument names, all of them of the vocabulary; None names
+        none. A text is its characters where all tokens are characters, and else one token.
 
         Raises
         ------
         ArgumentError
             One that is not.
         """
-        if not np.iterable(tokens) or (isinstance(tokens, str) and not self._characters):
+        if tokens is None:
+            several = []
+        elif not np.iterable(tokens) or (isinstance(tokens, str) and not self._characters):
             several = [tokens] if tokens != "" else []
         else:
             several = list(tokens)
