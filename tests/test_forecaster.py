@@ -317,7 +317,8 @@ def test_none_is_none_wherever_several_may_be_given(untrained):
     series, static = _tables()
     f = Forecaster(past_cols=None).fit(series, static, callbacks=None, verbose=0)
     assert f.settings.past_cols == ()
-    assert f.predict(None, static, until=2, level=np.array(90)).columns[-1] == "statecast-hi-90"
+    level: Any = np.array(90)
+    assert f.predict(None, static, until=2, level=level).columns[-1] == "statecast-hi-90"
 
 
 def test_a_fork_without_ids_is_not_updated(fitted):
