@@ -261,7 +261,7 @@ def test_covariates_from_files(folder: Path) -> None:
     seen = [[*header, "visits"], *([*row, str(len(row[2]))] for row in rows)]
     plan = [["plant", "week", "water"], *([*row[:2], str(int(row[1]) % 2)] for row in rows)]
     write(folder, {"whole": seen, "begun": prefix(seen), "plan": plan})
-    covered = ["--future", "plan.csv", "--past-cols", "visits"]
+    covered = ["--future", "plan.csv", "--past-cols", "visits", "--categorical", "water"]
     fit = ["fit", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--out", "covered.safetensors"]
     assert run(*fit, *covered)[0] == 0
     _, out, _ = run("info", "covered.safetensors")

@@ -239,8 +239,9 @@ def test_what_is_missing_is_said(both):
         f.update(state, None, **more)
     with pytest.raises(ArgumentError, match="tokens take no covariates"):
         Forecaster(head="categorical").fit(series, static, **more)
-    with pytest.raises(ArgumentError, match="past_cols: expected a list"):
-        Forecaster(past_cols="visits")
+    for name in ("past_cols", "categorical"):
+        with pytest.raises(ArgumentError, match=f"{name}: expected a list"):
+            Forecaster(**{name: "visits"})
 
 
 def test_without_covariates_nothing_is_added(untrained):

@@ -39,7 +39,12 @@ class Fake:
     """A forecaster that answers with the training items' quantiles, and keeps a record."""
 
     settings = SimpleNamespace(
-        id_col="unique_id", step_col="ds", target_col="y", head="quantiles", past_cols=()
+        id_col="unique_id",
+        step_col="ds",
+        target_col="y",
+        head="quantiles",
+        past_cols=(),
+        categorical=(),
     )
 
     def __init__(self, log: list[Fake] | None = None) -> None:
@@ -128,6 +133,7 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
             target_col="y",
             head="quantiles",
             past_cols=("visits",),
+            categorical=(),
         )
 
         def clone(self) -> Fake:
@@ -542,7 +548,12 @@ def test_dates_and_columns_of_other_names() -> None:
 
     class Renamed(Fake):
         settings = SimpleNamespace(
-            id_col="who", step_col="when", target_col="what", head="quantiles", past_cols=()
+            id_col="who",
+            step_col="when",
+            target_col="what",
+            head="quantiles",
+            past_cols=(),
+            categorical=(),
         )
 
         def clone(self) -> Fake:

@@ -591,10 +591,10 @@ def test_na_in_a_csv_file_is_text(tmp_path: Path) -> None:
 
 
 def test_a_csv_column_of_numbers_but_for_a_few_is_worth_a_warning(tmp_path: Path) -> None:
-    static = pl.DataFrame({"unique_id": range(30), "area": ["NA"] + [str(i) for i in range(29)]})
+    static = pl.DataFrame({"unique_id": range(30), "area": ["big"] + [str(i) for i in range(29)]})
     static.write_csv(tmp_path / "static.csv")
     series = pl.DataFrame({"unique_id": range(30), "ds": 1, "y": 1.0})
-    with pytest.warns(DataWarning, match="'area' is taken as categories, as 'NA'") as caught:
+    with pytest.warns(DataWarning, match="'area' is taken as categories: .*, but 'big'") as caught:
         Schema.fit(series, tmp_path / "static.csv")
     assert caught[0].filename == __file__
 
@@ -906,7 +906,8 @@ BAD_SERIES: dict[str, tuple[Any, str, str | None, Any]] = {
     "a number": (3, "received int", None, None),
     "a mapping": ({"unique_id": [1]}, "received dict", None, None),
     "one array": (np.ones((3, 2)), "two tables or two arrays", None, None),
-    "no array": (Unreadable(), "rectangular", None, None),
+    "no array": (Unreadable(), "received test_table.Unreadable", None, None),
+    "rows of unlike length": ([[1.0, 2.0], [1.0]], "rectangular", None, None),
 }
 
 

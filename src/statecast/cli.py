@@ -106,6 +106,10 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
         "Column with the values to forecast; repeated, several targets at once.  [y]",
     ),
     "past_cols": (list[str], "Column of the series observed with the values; repeated, several."),
+    "categorical": (
+        list[str],
+        "Column of features that holds codes, not numbers; repeated, several.",
+    ),
     "seed": (int, "The same seed gives the same fit."),
     "ensemble": (int, "Members of the ensemble."),
     "units": (int, "Width of the recurrent layers."),
@@ -590,7 +594,7 @@ def info(
 
 
 @app.command()
-@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, "past_cols")])
+@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, "past_cols", "categorical")])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
@@ -742,7 +746,7 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     for target in schema.targets:
         yield f"{target} is scaled", f"by step, transform {schema.of(target).transform}"
     for name, value in asdict(forecaster.settings).items():
-        if name not in (*COLUMNS, "past_cols", "transform"):
+        if name not in (*COLUMNS, "past_cols", "categorical", "transform"):
             yield name, value
     shapes = [variable.shape for variable in forecaster.network.weights]
     yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -85,3 +86,21 @@ def warn(message: str) -> None:
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, DataWarning, stacklevel=level + 1)
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """Return ``repr(value)`` for a message, cut to ``most`` characters: an id may be a text."""
+    long = isinstance(value, (str, bytes)) and len(value) > most  # do not quote all of a megabyte
+    return cut(repr(value[:most] if long else value) + "..." * long, most)
+
+
+def cut(text: str, most: int = 80) -> str:
+    """Return a text for a message, cut to ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(values: Iterable[Any], most: int = 8) -> str:
+    """Return values for a message, quoted and in order: the first few, and how many more."""
+    several = list(values)
+    more = f" and {len(several) - most} more" if len(several) > most else ""
+    return ", ".join(map(quoted, several[:most])) + more

@@ -39,6 +39,7 @@ from statecast.reading import (
     agree,
     check_columns,
     open_table,
+    read_column,
     read_floats,
     read_ids,
     token_cells,
@@ -841,18 +842,19 @@ class _Items:
                 static,
                 future=future,
                 past_cols=settings.past_cols,
+                categorical=settings.categorical,
                 transform="none",
                 tokens=settings.head == "categorical",
                 **names,
             )
             panel = schema.panel(series, static, future=future)
         position = {item: row for row, item in enumerate(panel.ids.tolist())}
-        numbers = {"series": schema.past, "static": schema.static, "future": schema.future}
+        features = {"series": schema.past, "static": schema.static, "future": schema.future}
         tables, rows = {}, {}
         for role, table in opened.items():
             if isinstance(table, Table):
                 ids = _in_kind_of(panel.ids, read_ids(table, schema.id_col))
-                tables[role] = _typed(table, schema, panel.ids, numbers[role].numeric)
+                tables[role] = _typed(table, schema, panel.ids, features[role].kinds)
                 rows[role] = np.array([position.get(item, -1) for item in ids], np.int64)
             else:
                 tables[role], rows[role] = table, np.arange(panel.rows)
@@ -877,7 +879,9 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
     return list(map(str, found)) if as_text else found
 
 
-def _typed(table: Table, schema: Schema | Targets, ids: np.ndarray, numeric: Sequence[str]) -> Any:
+def _typed(
+    table: Table, schema: Schema | Targets, ids: np.ndarray, kinds: Mapping[str, str]
+) -> Any:
     """Return a narwhals frame whose columns have types, also where they came as text.
 
     A CSV file is read as text, and what a column means is settled by all of its rows. Parts
@@ -889,7 +893,7 @@ def _typed(table: Table, schema: Schema | Targets, ids: np.ndarray, numeric: Seq
     import narwhals.stable.v2 as nw
     import polars as pl
 
-    numbers = set(numeric)
+    numbers: set[str] = set()
     if schema.vocabulary is None:
         numbers.update(schema.targets)
     if schema.spacing is None:
@@ -898,6 +902,13 @@ def _typed(table: Table, schema: Schema | Targets, ids: np.ndarray, numeric: Seq
     for name in frame.columns:
         if name == schema.id_col:
             columns[name] = pl.Series(_in_kind_of(ids, read_ids(table, name)))
+        elif name in kinds:
+            rows = range(len(frame))  # nothing is refused that the whole table was read with
+            values = read_column(table, name, rows, kinds[name], learning=True)
+            text = values.dtype == object
+            columns[name] = pl.Series(
+                values, dtype=pl.String if text else pl.Float64, nan_to_null=not text
+            )
         elif name in numbers:
             columns[name] = pl.Series(read_floats(frame[name], True)[0]).fill_nan(None)
         elif schema.vocabulary is not None and name in schema.targets:

@@ -107,6 +107,7 @@ class Settings:
     step_col: str
     target_col: str | tuple[str, ...]
     past_cols: tuple[str, ...]
+    categorical: tuple[str, ...]
 
     def __post_init__(self) -> None:
         choices = {
@@ -155,11 +156,12 @@ class Settings:
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
         object.__setattr__(self, "target_col", self._checked_targets(self.target_col))
-        past = () if self.past_cols is None else self.past_cols
-        several = isinstance(past, (list, tuple)) and all(isinstance(name, str) for name in past)
-        if not several:
-            raise ArgumentError(f"past_cols: expected a list of column names, received {past!r}.")
-        object.__setattr__(self, "past_cols", tuple(past))  # JSON has lists
+        for name in ("past_cols", "categorical"):
+            given = () if getattr(self, name) is None else getattr(self, name)
+            several = isinstance(given, (list, tuple)) and all(isinstance(n, str) for n in given)
+            if not several:
+                raise ArgumentError(f"{name}: expected a list of column names, received {given!r}.")
+            object.__setattr__(self, name, tuple(given))  # JSON has lists
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -259,6 +261,9 @@ class Forecaster:
         Further columns of the series table: past covariates, numeric or categorical, which
         are observed with y (visits, the weather) and unknown beyond the prefix. What is known
         beforehand goes into ``future`` (see ``fit``).
+    categorical : sequence of str
+        Columns of the static and the future table, and past covariates, that are categories
+        though they hold whole numbers: the codes of shops, say. Text is categorical anyway.
 
     Attributes
     ----------
@@ -307,6 +312,7 @@ class Forecaster:
         step_col: str = "ds",
         target_col: str | Sequence[str] = "y",
         past_cols: Sequence[str] | None = (),
+        categorical: Sequence[str] | None = (),
     ) -> None:
         given = dict(locals())
         del given["self"]
@@ -391,6 +397,7 @@ class Forecaster:
             bounds=s.bounds,
             future=future,
             past_cols=s.past_cols,
+            categorical=s.categorical,
             tokens=s.head == TOKENS,
         )
         panel = schema.panel(series, static, future=future, for_fit=True)

@@ -11,9 +11,11 @@ import datetime
 import numbers
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import chain, repeat
 from os import PathLike
 from pathlib import Path
@@ -23,7 +25,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.dates import Form, in_utc, known_zone
-from statecast.errors import DataError, warn
+from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
 # Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
@@ -35,6 +37,9 @@ LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good
 BATCH = 2**18  # rows of a Parquet file that are in memory at once
 KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
+# What files write where there is no number. Among texts they are texts: NA is Namibia, too.
+NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
 _ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 
@@ -168,15 +173,17 @@ def parse(
     *,
     future: Any = None,
     past: Iterable[str] = (),
+    categorical: Iterable[str] = (),
 ) -> Parsed:
     """Read and check the tables.
 
     ``wanted`` gives the columns of the fit and their kinds, of the ``static``, the ``future``
     and the ``past`` ones (None: this is the fit); ``items`` the known items, if the series may
     speak of no others; ``tokens`` says that y holds tokens, and of which vocabulary (one without
-    any: it is learnt here); ``past`` the past covariates among the columns of the series.
+    any: it is learnt here); ``past`` the past covariates among the columns of the series; of the
+    fit, ``categorical`` the columns that are categories even if they are numbers.
     """
-    past = list(past)
+    past, kinds = list(past), _Kinds(wanted, tuple(categorical))
     # A vocabulary and covariates are learnt from all rows together
     only = None if past or tokens is not None else names
     table = None
@@ -203,7 +210,7 @@ def parse(
         assert not isinstance(table, Table)  # all are arrays, or None
         assert not isinstance(statics, Table)
         assert not isinstance(futures, Table)
-        return _parse_arrays(table, statics, futures, wanted, items, past, tokens)
+        return _parse_arrays(table, statics, futures, kinds, items, past, tokens)
     assert not isinstance(table, np.ndarray)
     assert not isinstance(statics, np.ndarray)
     assert not isinstance(futures, np.ndarray)
@@ -221,15 +228,15 @@ def parse(
         known = _Items(read_ids(statics, names[0]), statics, names[0])
     read = None
     if table is not None:
-        long, tokens = _long(table, names, known, tokens, past, wanted)
-        rest = (_long(part, names, known, tokens, past, wanted)[0] for part in table.rest())
+        long, tokens = _long(table, names, known, tokens, past, kinds)
+        rest = (_long(part, names, known, tokens, past, kinds)[0] for part in table.rest())
         read = Series(chain([long], rest))
     futures_ids: list[Any] = []
     if futures is not None:
         futures_ids = _check_future(futures, names)
         if not len(futures.frame):
             told = [name for name in futures.frame.columns if name not in names[:2]]
-            _check_names(futures.label, told, wanted, "future")
+            _check_names(futures.label, told, kinds, "future")
             futures = None
     if futures is not None:
         if known.any and table is None:
@@ -237,14 +244,32 @@ def parse(
         futures_ids, _ = agree(futures_ids, futures, known.ids, None, names[0])
     columns, planned = {}, None
     if statics is not None:
-        columns = _columns(statics, names[:1], known.ids, wanted, "static")
+        columns = _columns(statics, names[:1], known.ids, kinds, "static")
     if futures is not None:
         when, form = read_when(futures, names[1], futures_ids)
-        told = _columns(futures, names[:2], futures_ids, wanted, "future")
+        told = _columns(futures, names[:2], futures_ids, kinds, "future")
         # It may speak of more items: a plan of the whole house, say.
         planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
     form = planned.form if read is None and planned is not None else read and read.form
     return Parsed(known.ids, Kind(first.kind, form), read, columns, planned, tokens)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What the columns of features are: as in the fit, or in the fit by their type and name.
+
+    A kind is "numeric"; "categorical", of text; or "codes", of text or whole numbers.
+    """
+
+    fit: Mapping[str, dict[str, str]] | None
+    categorical: tuple[str, ...]
+
+    def of(self, what: str, names: Iterable[str]) -> dict[str, str | None]:
+        """Return the columns to read of a table, "static", "future" or "past", and their kinds;
+        None where the column's type says it."""
+        if self.fit is not None:
+            return dict(self.fit[what])
+        return {name: "codes" if name in self.categorical else None for name in names}
 
 
 class _Items:
@@ -301,7 +326,7 @@ def _long(
     known: _Items,
     tokens: Vocabulary | None,
     past: Sequence[str],
-    wanted: Mapping[str, dict[str, str]] | None,
+    kinds: _Kinds,
 ) -> tuple[Long, Vocabulary | None]:
     """Read the series table or a batch of it; see ``parse``."""
     ids, row = known.find(table)
@@ -311,8 +336,10 @@ def _long(
     else:
         cells = token_cells(table, names[2], tokens)
         y, tokens = read_tokens(cells, table.label, names[2], ids, tokens)
-    kinds = {} if wanted is None else wanted["past"]
-    columns = {name: _column(table, name, ids, kinds.get(name)) for name in past}
+    columns = {
+        column: read_column(table, column, ids, kind, kinds.fit is None)
+        for column, kind in kinds.of("past", past).items()
+    }
     return Long(table.label, row, when, form, columns, y), tokens
 
 
@@ -342,7 +369,7 @@ def _parse_arrays(
     table: np.ndarray | None,
     statics: np.ndarray | None,
     futures: np.ndarray | None,
-    wanted: Mapping[str, dict[str, str]] | None,
+    kinds: _Kinds,
     items: list[Any] | None,
     past: list[str],
     tokens: Vocabulary | None,
@@ -352,7 +379,8 @@ def _parse_arrays(
     if statics is not None:
         x = read_numbers(statics, "X", "x", "(n, f)")
         columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
-        _check_names("X", list(columns), wanted, "static")
+        _check_names("X", list(columns), kinds, "static")
+        columns = _coded("X", columns, kinds.of("static", columns), range(len(x)))
     first = next(source for source in (table, statics, futures) if source is not None)
     n = len(first)
     if not n:
@@ -370,7 +398,9 @@ def _parse_arrays(
             raise DataError(f"future: expected a row for each of {n} items; received {len(told)}.")
         features, steps = told.shape[2], told.shape[1]
         named = {f"f{j + 1}": told[..., j].ravel() for j in range(features)}
-        _check_names("future", list(named), wanted, "future")
+        _check_names("future", list(named), kinds, "future")
+        items_of = np.repeat(np.arange(n), steps).tolist()
+        named = _coded("future", named, kinds.of("future", named), items_of)
         row, when = np.repeat(np.arange(n), steps), np.tile(np.arange(1.0, steps + 1), n)
         planned = Steps("future", row, when, Form(), named)
     if table is None:
@@ -415,7 +445,12 @@ def open_table(
     else:
         label = f"The {role} table"
         try:
-            frame = nw.from_native(source, pass_through=True)
+            native = nw.to_native(source, pass_through=True)
+            if type(native).__name__ == "RecordBatch" and hasattr(native, "schema"):
+                import pyarrow as pa
+
+                native = pa.Table.from_batches([native])
+            frame = nw.from_native(native, pass_through=True)
             if isinstance(frame, nw.LazyFrame):
                 frame = frame.collect()
         except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
@@ -482,20 +517,82 @@ def _reading(label: str, kind: str) -> Iterator[None]:
         raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
 
 
+# Whose arrays NumPy reads: no others, as there is hardly a thing that it makes no array of.
+_ARRAY_LIBRARIES = ("numpy", "jax", "jaxlib", "torch", "tensorflow", "keras")
+
+
 def _array(source: Any, role: str, letter: str) -> np.ndarray:
+    """Return an array of numbers, tokens or objects that was handed in; refuse all else."""
+    stranger = source if _is_scalar(source) else _stranger(source)
+    if stranger is not None:
+        within = "" if stranger is source else f"a {type(source).__name__} of "
+        raise DataError(
+            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
+            f"received {within}{_type_name(stranger)}.{_remedy(stranger)}"
+        )
     try:
-        array = np.ma.filled(source, np.nan) if np.ma.isMaskedArray(source) else np.asarray(source)
+        if np.ma.isMaskedArray(source):
+            source = np.ma.filled(source if source.dtype.kind in "fO" else source * 1.0, np.nan)
+        array = np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{letter}: expected a rectangular array, NaN where nothing was observed; "
             f"received {type(source).__name__}: {error}"
         ) from error
-    if array.ndim == 0:
+    if array.dtype.names is not None:
         raise DataError(
-            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
-            f"received {type(source).__name__}."
+            f"{letter}: expected an array of numbers; received a structured array with the fields "
+            f"{listed(array.dtype.names)}. Make a table of it: pandas.DataFrame(array)."
         )
+    if array.ndim == 0:
+        raise DataError(f"{letter}: expected an array; received a single value, {quoted(array)}.")
     return array
+
+
+def _stranger(source: Any) -> Any:
+    """Return the first object that is no array, number or text, or a list of such; or None."""
+    if isinstance(source, (list, tuple)):
+        some = {type(each): each for each in source}.values()
+        nested = any(isinstance(each, (list, tuple)) for each in some)
+        found = map(_stranger, source if nested else some)
+        return next((each for each in found if each is not None), None)
+    library = type(source).__module__.partition(".")[0]
+    known = library in _ARRAY_LIBRARIES and hasattr(source, "__array__")
+    return None if known or _is_scalar(source) else source
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (numbers.Number, str, bytes, datetime.date)) or is_missing(value)
+
+
+def _remedy(stranger: Any) -> str:
+    """Say what to do about an object that is neither a table nor an array."""
+    if hasattr(stranger, "to_dataframe"):  # xarray
+        return (
+            " Make a table of it, .to_dataframe().reset_index(), or an array, items first: "
+            "numpy.asarray(...)."
+        )
+    if isinstance(stranger, Mapping):
+        return " Make a table of it: polars.DataFrame(...) or pandas.DataFrame(...)."
+    if hasattr(
+        stranger, "read_all"
+    ):  # an Arrow reader can be read only once, and a fit reads twice
+        return " Read it into a table: .read_all()."
+    if hasattr(stranger, "to_table"):
+        return " Read it into a table: .to_table()."
+    if isinstance(stranger, Iterator):
+        return " It can be read only once: make a list or a table of it."
+    if hasattr(stranger, "to_frame"):
+        return " It is one column: hand in the table."
+    if hasattr(stranger, "__array__"):
+        return " Make an array of it, items first, numpy.asarray(...), or a table."
+    return ""
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    known = kind.__module__ == "builtins"
+    return kind.__name__ if known else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
@@ -525,39 +622,39 @@ def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.n
 def read_ids(table: Table, name: str) -> list[Any]:
     """Return the id of each row: all whole numbers, or all of one other type."""
     column = table.frame[name]
-    missing = column.is_null().to_numpy()
-    if missing.any():
-        at = int(np.argmax(missing))
+    if table.text:
+        cells = column.to_native()
+        whole, mark = cells.str.contains(_WHOLE), _marks(cells)
+        if whole.any() and (whole | mark).all():
+            column = nw.from_native(cells.set(mark, None), series_only=True).cast(nw.Int64)
+    ids = read_cells(column)
+    if type(None) in set(map(type, ids)):
+        at = next(row for row, item in enumerate(ids) if item is None)
         raise DataError(
-            f"{table.label}, column {name!r}: expected an id in every row; row "
+            f"{table.label}, column {quoted(name)}: expected an id in every row; row "
             f"{table.start + at + 1} has none.",
             column=name,
         )
-    if table.text:
-        whole = column.str.contains(_WHOLE).all()
-        return (column.cast(nw.Int64) if whole else column).to_list()
-    if column.dtype in (nw.Categorical, nw.Enum):
-        column = column.cast(nw.String)
-    ids = column.to_list()
-    if isinstance(column.dtype, (nw.List, nw.Array, nw.Struct)):
-        fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "")
-    types = set(map(type, ids))
-    if types & {float, np.float64, np.float32}:  # pandas turns whole numbers into floats
+    each = {type(item): item for item in ids}  # one of each type, as there may be many ids
+    if any(issubclass(kind, (float, Decimal)) for kind in each):  # pandas makes floats of numbers
         for item in ids:
-            if not isinstance(item, (int, float, np.number)) or not float(item).is_integer():
-                fail(table.label, name, "whole numbers or text", repr(item), item, "")
+            if not _is_number(item) or item != item // 1:
+                fail(table.label, name, "whole numbers or text", quoted(item), item, "")
         return [int(item) for item in ids]
-    if len(types) > 1 and not all(issubclass(t, numbers.Integral) for t in types):
-        first = type(ids[0])
-        item = next(item for item in ids if type(item) is not first)
+    if len(each) > 1 and any(_id_kind(item) != "a whole number" for item in each.values()):
+        item = next(item for item in ids if type(item) is not type(ids[0]))
         fail(
             table.label,
             name,
-            f"ids of one type ({first.__name__}, as in the first row)",
+            f"ids of one type ({type(ids[0]).__name__}, as in the first row)",
             type(item).__name__,
             item,
             "Convert the column.",
         )
+    try:
+        set(ids)
+    except TypeError:  # a list, a dict, an array
+        fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "Convert the column.")
     return ids
 
 
@@ -576,7 +673,7 @@ def agree(
         fail(
             label,
             name,
-            f"{kinds[1]}, as {other} ({right[0]!r})",
+            f"{kinds[1]}, as {other} ({quoted(right[0])})",
             kinds[0],
             left[0],
             "Convert one of the columns.",
@@ -585,7 +682,8 @@ def agree(
 
 
 def _id_kind(item: Any) -> str:
-    if isinstance(item, numbers.Integral) and not isinstance(item, (bool, np.bool_)):
+    whole = isinstance(item, numbers.Integral) and _is_number(item)
+    if whole and not isinstance(item, (bool, np.bool_)):
         return "a whole number"
     return "text" if isinstance(item, str) else type(item).__name__
 
@@ -598,9 +696,7 @@ def id_array(ids: list[Any]) -> np.ndarray:
             return np.array(ids, np.int64)
         except OverflowError:
             pass  # beyond int64: objects will do
-    out = np.empty(len(ids), object)
-    out[:] = ids
-    return out
+    return np.fromiter(ids, object, len(ids))  # a tuple stays one object
 
 
 def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form]:
@@ -612,10 +708,11 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form
 
     def refuse(bad: np.ndarray) -> NoReturn:
         at = int(np.argmax(bad))
-        received = "nothing" if missing[at] else repr(column.to_list()[at])
-        fail(table.label, name, expected, received, ids[at], advice)
+        cell = column.to_list()[at]
+        received = "nothing" if missing[at] else quoted(cell)
+        fail(table.label, name, expected, received, ids[at], _date_remedy(cell) or advice)
 
-    missing = column.is_null().to_numpy()
+    missing = _missing(column)
     if missing.any():
         refuse(missing)
     dtype = column.dtype
@@ -635,23 +732,26 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form
                 advice = "Round them."
                 refuse(finer)
         return when.to_numpy().astype("datetime64[us]"), form
-    if isinstance(dtype, nw.Object):
-        values = column.to_list()
-        if all(isinstance(value, datetime.date) for value in values):
-            return _python_dates(values, refuse)
-    if isinstance(dtype, (nw.String, nw.Object, nw.Categorical, nw.Enum)):
-        texts = column.to_list()
-        if not (table.text and is_number(texts[0])):
-            distinct = {text: isinstance(text, str) and _iso(text) for text in set(texts)}
-            bad = np.fromiter((distinct[text] is None for text in texts), bool, len(texts))
-            bad |= np.fromiter((distinct[text] is False for text in texts), bool, len(texts))
+    if isinstance(dtype, (nw.String, nw.Object, nw.Unknown, nw.Categorical, nw.Enum)):
+        cells = read_cells(column)
+        if all(isinstance(cell, (datetime.date, np.datetime64)) for cell in cells):
+            return _python_dates(list(map(_python_date, cells)), refuse)
+        text = all(isinstance(cell, str) for cell in cells)
+        if text and not (table.text and is_number(cells[0])):
+            distinct = {text: _iso(text) for text in set(cells)}
+            bad = np.fromiter((distinct[text] is None for text in cells), bool, len(cells))
             if bad.any():
                 refuse(bad)
-            date = np.fromiter(map(distinct.__getitem__, texts), "datetime64[us]", len(texts))
+            date = np.fromiter(map(distinct.__getitem__, cells), "datetime64[us]", len(cells))
             if not table.text:
                 return date, Form.of_text(max(distinct, key=len).strip())
             midnight = bool((date == date.astype("datetime64[D]")).all())
             return date, Form("Date" if midnight else "Datetime")
+        if not table.text:
+            whole = (_is_number(cell) and not isinstance(cell, bool) for cell in cells)
+            bad = ~np.fromiter(whole, bool, len(cells))
+            if bad.any():
+                refuse(bad)
     if isinstance(dtype, nw.Boolean):
         refuse(np.ones(len(ids), bool))
     step, bad = read_floats(column, table.text)
@@ -687,6 +787,25 @@ def _python_dates(
     return np.array(utc, "datetime64[us]"), Form("Datetime", "us", zone, "objects")
 
 
+def _python_date(value: Any) -> Any:
+    """Return a date of NumPy's as one of Python's."""
+    return value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+
+
+def _date_remedy(cell: Any) -> str:
+    """Say how to convert what is a date but not as dates are written here; else nothing."""
+    if type(cell).__name__ == "Period":
+        return "Convert the periods to dates: table[column].dt.to_timestamp()."
+    compact = str(cell).removesuffix(".0")
+    if re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", compact):
+        return (
+            "It looks like a date written YYYYMMDD. Convert the column: "
+            "pandas.to_datetime(column.astype(str)), or polars' "
+            "column.cast(str).str.to_date('%Y%m%d')."
+        )
+    return ""
+
+
 def _iso(text: str) -> np.datetime64 | None:
     if not _ISO.fullmatch(text.strip()):
         return None
@@ -715,7 +834,7 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
         advice = "Leave the cell empty (null or NaN) if nothing was observed."
         if isinstance(value, str):
             advice += " Text may also be tokens: Forecaster(head='categorical')."
-        fail(table.label, name, expected, repr(value), ids[at], advice)
+        fail(table.label, name, expected, quoted(value), ids[at], advice)
     return y
 
 
@@ -723,8 +842,6 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
     """The cells of a column of tokens. Those of a file are whole numbers, or booleans, if all of
     them look it and the vocabulary, where there is one, is of that type; else text."""
     column = table.frame[name]
-    if column.dtype in (nw.Categorical, nw.Enum):
-        column = column.cast(nw.String)
     if table.text:
         kind = vocabulary.type if vocabulary.tokens else None
         truth = column.str.to_lowercase()
@@ -732,7 +849,7 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
             column = column.cast(nw.Int64)
         elif kind in (bool, None) and truth.is_in(["true", "false"]).all():
             column = truth == "true"
-    return column.to_list()
+    return read_cells(column)
 
 
 def read_tokens(
@@ -753,7 +870,7 @@ def read_tokens(
             tokens.append(distinct[key])
         except (TypeError, ValueError) as error:  # a list has no hash
             expected = str(error) if isinstance(error, ValueError) else "text or a number"
-            fail(label, name, expected, repr(value)[:80], item, "Convert the column.")
+            fail(label, name, expected, quoted(value), item, "Convert the column.")
     learning = not vocabulary.tokens
     first = next((each for each in tokens if each is not None), None)
     kind = type(first) if learning else vocabulary.type
@@ -761,7 +878,7 @@ def read_tokens(
     if first is not None and at is not None:
         expected = f"tokens of one type ({type_name(kind)}, as "
         expected += "in the first row)" if learning else "in fit)"
-        fail(label, name, expected, repr(tokens[at]), ids[at], "Convert the column.")
+        fail(label, name, expected, quoted(tokens[at]), ids[at], "Convert the column.")
     seen = {each for each in distinct.values() if each is not None}
     if learning:
         if not seen:
@@ -779,10 +896,9 @@ def read_tokens(
     new = sorted(each for each, code in codes.items() if code == UNKNOWN)
     if new:
         at = tokens.index(new[0])
-        more = f" and {len(new) - 3} more" if len(new) > 3 else ""
         warn(
             f"{label}, column {name!r}: tokens never seen in training, taken as unknown: "
-            f"{', '.join(map(repr, new[:3]))}{more} (item {ids[at]!r}).",
+            f"{listed(new, 3)} (item {quoted(ids[at])}).",
         )
     return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
 
@@ -791,7 +907,7 @@ def _columns(
     table: Table,
     keys: Iterable[str],
     ids: list[Any],
-    wanted: Mapping[str, dict[str, str]] | None,
+    kinds: _Kinds,
     what: str,
 ) -> dict[str, np.ndarray]:
     """Return the columns beside the keys: float64 with NaN, or objects (text or None)."""
@@ -802,88 +918,221 @@ def _columns(
                 f"{table.label}: expected columns named by text; received {name!r}.",
                 column=str(name),
             )
-    _check_names(table.label, names, wanted, what)
-    kinds = dict.fromkeys(names) if wanted is None else wanted[what]
-    columns: dict[str, np.ndarray] = {}
-    for name, kind in kinds.items():
-        columns[name] = _column(table, name, ids, kind)
-    return columns
+    _check_names(table.label, names, kinds, what)
+    return {
+        name: read_column(table, name, ids, kind, kinds.fit is None)
+        for name, kind in kinds.of(what, names).items()
+    }
 
 
-def _check_names(
-    label: str, names: list[str], wanted: Mapping[str, dict[str, str]] | None, what: str
-) -> None:
+def _check_names(label: str, names: list[str], kinds: _Kinds, what: str) -> None:
     """Raise unless the columns are those of the fit, in any order; in the fit, for too many."""
-    if wanted is None:
+    if kinds.fit is None:
         if len(names) > MAX_COLUMNS:
             raise DataError(
                 f"{label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
             )
         return
-    known = list(wanted[what])
+    known, there = kinds.fit[what], set(names)
     for name in known:
-        if name not in names:
+        if name not in there:
             raise DataError(
-                f"{label}: expected a {what} column {name!r}, as in fit; received {names}.",
+                f"{label}: expected a {what} column {quoted(name)}, as in fit; received "
+                f"{listed(names)}.",
                 column=name,
             )
     for name in names:
         if name not in known:
             raise DataError(
-                f"{label}: expected the {what} columns of fit, {known}; received {name!r} too. "
-                "Leave it out.",
+                f"{label}: expected the {what} columns of fit, {listed(known)}; received "
+                f"{quoted(name)} too. Leave it out.",
                 column=name,
             )
 
 
-def _column(table: Table, name: str, ids: list[Any], kind: str | None) -> np.ndarray:
-    """Return one column of features, as the kind of the fit or, without one, by its type."""
+def read_column(
+    table: Table, name: str, ids: Sequence[Any], kind: str | None, learning: bool
+) -> np.ndarray:
+    """Return a column of features: float64 with NaN, or objects, text or None.
+
+    ``kind`` is as in ``_Kinds``; ``learning`` says that this is the fit.
+    """
     column = table.frame[name]
-    missing = column.is_null().to_numpy()
     values, bad = read_floats(column, table.text)
     if kind is None:
         kind = "categorical" if bad.any() else "numeric"
-        if table.text and 0 < bad.sum() < 0.1 * (~missing).sum():
-            at = int(np.argmax(bad))
-            warn(
-                f"{table.label}, column {name!r} is taken as categories, as "
-                f"{column.to_list()[at]!r} (item {ids[at]!r}) is not a number though most "
-                "values are. Leave the cell empty where a number is missing.",
-            )
-    at, expected, received = int(np.argmax(~missing)), "", None
-    if kind == "numeric" and bad.any():
-        at, expected = int(np.argmax(bad)), "a number, as in fit"
-        received = repr(column.to_list()[at])
-    elif kind == "numeric" and (np.abs(values) > LARGEST).any():
-        at, expected = int(np.argmax(np.abs(values) > LARGEST)), "a finite number"
-        received = repr(column.to_list()[at])
-    elif kind == "categorical" and not missing.all():
-        expected = "numbers, text, categories or booleans"
-        if not bad.any() and not table.text:
-            expected, received = "text, as in fit", f"{column.to_list()[at]!r} ({column.dtype})"
-        elif isinstance(column.dtype, nw.Object):
-            for i, value in enumerate(column.to_list()):
-                if not missing[i] and not isinstance(value, str):
-                    at, received = i, repr(value)
-                    break
-        elif not isinstance(column.dtype, (nw.String, nw.Categorical, nw.Enum)):
-            received = f"{column.to_list()[at]!r} ({column.dtype})"
-    if received is not None:
-        advice = "Convert the column, or leave it out of fit and predict."
+        if kind == "categorical":
+            _warn_of_numbers(table, name, column, ids)
+    advice = "Convert the column, or leave it out of fit and predict."
+
+    def refuse(at: int, expected: str) -> NoReturn:
+        received = f"{quoted(column.to_list()[at])} ({cut(str(column.dtype))})"
         fail(table.label, name, expected, received, ids[at], advice)
+
     if kind == "numeric":
+        if bad.any():
+            refuse(int(np.argmax(bad)), "a number, as in fit")
+        infinite = np.abs(values) > LARGEST
+        if infinite.any():
+            refuse(int(np.argmax(infinite)), "a finite number")
         return values
-    out = np.full(len(ids), None, object)
-    if not missing.all():
-        texts = np.array(column.cast(nw.String).to_list(), object)
-        there = ~missing & (texts != "")
-        out[there] = texts[there]
+    cells = read_cells(column)
+    out = np.full(len(cells), None, object)
+    if all(cell is None for cell in cells):
+        return out
+    dtype = column.dtype
+    if kind == "categorical" and not bad.any() and not table.text:
+        named = isinstance(dtype, (nw.Categorical, nw.Enum, nw.String))
+        if not named:
+            refuse(next(i for i, c in enumerate(cells) if c is not None), "text, as in fit")
+    written = isinstance(dtype, (nw.String, nw.Categorical, nw.Enum))
+    known = written or isinstance(dtype, nw.Object)
+    known |= kind == "codes" and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
+    numbers_too = kind == "codes" or isinstance(dtype, (nw.Categorical, nw.Enum))
+    # What a file writes for "no number" is a text where the rest is text.
+    marks = learning and _mostly_numbers(cells)
+    for i, cell in enumerate(cells):
+        if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
+            continue
+        text = _category(cell, numbers_too, kind == "codes") if known else None
+        if text is None and isinstance(dtype, (nw.Categorical, nw.Enum)):
+            text = str(cell)  # an interval of pandas.cut
+        if text is None:
+            expected = "numbers, text, categories or booleans"
+            if kind == "codes":
+                expected = "categories: text, whole numbers or booleans"
+            refuse(i, expected + (", of one type" if isinstance(dtype, nw.Object) else ""))
+        out[i] = text
     return out
+
+
+def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
+    """Return a cell as a category, None if it is none. Whole floats are whole numbers."""
+    if isinstance(cell, str):
+        whole = _WHOLE_FLOAT.fullmatch(cell) if codes else None
+        return whole[1] if whole else str(cell)
+    if not numbers_too or not _is_number(cell):
+        return None
+    if isinstance(cell, (bool, np.bool_)):
+        return str(cell).lower() if codes else str(cell)
+    return str(int(cell)) if cell == cell // 1 else None
+
+
+def _coded(
+    label: str,
+    columns: dict[str, np.ndarray],
+    kinds: Mapping[str, str | None],
+    items: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return columns of an array, those that are categories as objects: text or None."""
+    out = dict(columns)
+    for name, kind in kinds.items():
+        if kind in ("codes", "categorical"):
+            values = columns[name]
+            bad = ~np.isnan(values) & (values != np.floor(values))
+            if bad.any():
+                at = int(np.argmax(bad))
+                expected = "whole numbers, as it is categorical"
+                fail(label, name, expected, quoted(float(values[at])), items[at], "")
+            out[name] = np.array([None if v != v else str(int(v)) for v in values], object)
+    return out
+
+
+def is_mark(cell: Any) -> bool:
+    """Return whether a text is what files write where there is no number: NA, a dash."""
+    return isinstance(cell, str) and cell.strip().lower() in NA_MARKS
+
+
+def _marks(cells: Any) -> Any:
+    """As ``is_mark``, of a polars series."""
+    return cells.str.strip_chars().str.to_lowercase().is_in(list(NA_MARKS))
+
+
+def _mostly_numbers(cells: list[Any]) -> bool:
+    """Return whether more than half of the cells are numbers, also as text; marks do not count."""
+    count = Counter(cell for cell in cells if isinstance(cell, str) and not is_mark(cell))
+    found = sum(times for text, times in count.items() if is_number(text))
+    found += sum(not isinstance(cell, str) and _is_number(cell) for cell in cells)
+    return 2 * found > sum(count.values()) + sum(
+        cell is not None and not isinstance(cell, str) for cell in cells
+    )
+
+
+def _warn_of_numbers(table: Table, name: str, column: Any, ids: Sequence[Any]) -> None:
+    """Say of a column that is taken as categories if most of its cells are numbers."""
+    if not isinstance(column.dtype, (nw.String, nw.Object)):
+        return
+    cells = read_cells(column)
+    if not _mostly_numbers(cells):
+        return
+    texts = dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell)
+    marks = [text for text in texts if is_mark(text)]
+    others = [text for text in texts if not is_number(text) and not is_mark(text)]
+    codes = all(text.strip().isdigit() for text in texts if is_number(text))
+    if not table.text and codes and not marks:
+        return  # codes, whose owner has said by their type that they are text
+    odd = others or marks
+    found = (
+        f", but {listed(odd, 5)} (item {quoted(ids[cells.index(odd[0])])})" if odd else ", as text"
+    )
+    remedy = "Leave a cell empty where a number is missing"
+    if not table.text:
+        remedy = "Convert the column to numbers"
+    warn(
+        f"{table.label}, column {quoted(name)} is taken as categories: most cells are numbers"
+        f"{found}. {remedy}; if they are categories, name the column in categorical=[...]."
+    )
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a Python object says that there is no value: None, NaN, NaT, pandas's NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling one cannot be compared
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
+    return isinstance(value, (float, np.floating)) and bool(value != value)
+
+
+def _missing(column: Any) -> np.ndarray:
+    """Return where there is no value, (N,) bool; NaN among numbers counts as one."""
+    if isinstance(column.dtype, (nw.Object, nw.Unknown)):
+        return np.array([is_missing(cell) for cell in column.to_list()], bool)
+    return column.is_null().to_numpy()
+
+
+def read_cells(column: Any) -> list[Any]:
+    """Return the cells as Python objects, None where there is no value.
+
+    NumPy's numbers and texts among objects become Python's.
+    """
+    cells = column.to_list()
+    if isinstance(column.dtype, (nw.Object, nw.Unknown)) or column.dtype.is_float():
+        return [_plain(cell) for cell in cells]
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        cells = [None if m else cell for m, cell in zip(missing, cells, strict=True)]
+    return cells
+
+
+def _plain(cell: Any) -> Any:
+    if is_missing(cell):
+        return None
+    moment = isinstance(cell, (np.datetime64, np.timedelta64))  # .item() of nanoseconds is an int
+    return cell.item() if isinstance(cell, np.generic) and not moment else cell
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an object is a real number or a boolean. To NumPy a duration is one as well."""
+    return isinstance(value, (numbers.Real, Decimal, np.bool_)) and not isinstance(
+        value, np.timedelta64
+    )
 
 
 def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as float64, NaN where missing, and where it is not a number."""
-    missing = column.is_null().to_numpy()
+    missing = _missing(column)
     dtype = column.dtype
     if text:
         import polars as pl
@@ -891,6 +1140,7 @@ def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
         cell = column.to_native().str.strip_chars()
         number = cell.cast(pl.Float64, strict=False)
         if (number.is_null() & cell.is_not_null()).any():
+            cell = cell.set(_marks(cell), None)
             truth = cell.str.to_lowercase().replace_strict(
                 {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
             )
@@ -900,12 +1150,13 @@ def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
     if missing.all():
         return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
     if dtype.is_numeric() or isinstance(dtype, nw.Boolean):
-        values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
+        try:
+            values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
+        except (ValueError, ArithmeticError):  # Arrow's whole numbers beyond 2**53 are not exact
+            return _object_floats(read_cells(column))
         return values, np.zeros(len(values), bool)
-    if isinstance(dtype, nw.Object):
-        return _object_floats(
-            [None if m else v for v, m in zip(column.to_list(), missing, strict=True)]
-        )
+    if isinstance(dtype, (nw.Object, nw.Unknown)):
+        return _object_floats(read_cells(column))
     return np.full(len(missing), np.nan), ~missing
 
 
@@ -914,11 +1165,11 @@ def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     out = np.full(len(values), np.nan)
     bad = np.zeros(len(values), bool)
     for i, value in enumerate(values):
-        if value is None:
+        if is_missing(value):
             continue
-        if isinstance(value, (numbers.Number, np.bool_)) and not isinstance(value, complex):
+        if _is_number(value):
             try:
-                out[i] = float(value)  # type: ignore[arg-type]
+                out[i] = float(value)
             except OverflowError:
                 out[i] = np.inf
         else:
@@ -930,8 +1181,8 @@ def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fail(label: str, column: str, expected: str, received: str, item: Any, advice: str) -> NoReturn:
-    message = f"{label}, column {column!r}: expected {expected}; received {received}"
-    raise DataError(f"{message} (item {item!r}). {advice}".strip(), column=column, item=item)
+    message = f"{label}, column {quoted(column)}: expected {expected}; received {received}"
+    raise DataError(f"{message} (item {quoted(item)}). {advice}".strip(), column=column, item=item)
 
 
 def check_columns(table: Table, names: Iterable[str]) -> None:

@@ -14,7 +14,8 @@ CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ from statecast.dates import (
     learn_spacing,
     must,
 )
-from statecast.errors import ArgumentError, DataError, warn
+from statecast.errors import ArgumentError, DataError, listed, quoted, warn
 from statecast.reading import (
     BATCH,
     KINDS,
@@ -46,6 +47,7 @@ from statecast.reading import (
     check_cells,
     fail,
     id_array,
+    is_mark,
     parse,
 )
 from statecast.scaling import (
@@ -68,6 +70,7 @@ _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
+_FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
 
 
@@ -281,9 +284,10 @@ class Columns:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each column's name and kind; empty where there are none."""
+        """Each column's name and kind: "numeric", "categorical", or "codes", categories among which
+        are whole numbers; empty where there are none."""
         columns = dict.fromkeys(self.numeric, "numeric")
-        return columns | dict.fromkeys(self.categories, "categorical")
+        return columns | {name: _kind_of(known) for name, known in self.categories.items()}
 
     def encode(
         self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
@@ -298,9 +302,8 @@ class Columns:
 
         def note(name: str, what: str, affected: np.ndarray) -> str:
             items = list(dict.fromkeys(ids[i] for i in affected))
-            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
             plural = "item" if len(items) == 1 else "items"
-            return f"{name!r} {what} ({plural} {', '.join(map(repr, items[:3]))}{more})"
+            return f"{quoted(name)} {what} ({plural} {listed(items, 3)})"
 
         for j, name in enumerate(self.numeric):
             centre, mean, gain = self.scaling[j]
@@ -320,15 +323,17 @@ class Columns:
             code[None] = _MISSING
             values = columns[name].tolist()
             codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
-            if (codes[:, j] == _MISSING).any():
-                empty = np.flatnonzero(codes[:, j] == _MISSING)
-                missing.append(note(name, "is missing", empty))
             strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            marks = [i for i in strange if is_mark(values[i])]
+            if marks:  # "NA", never met as a category, says that there is none
+                codes[marks, j] = _MISSING
+                strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            empty = np.flatnonzero(codes[:, j] == _MISSING)
+            if len(empty):
+                missing.append(note(name, "is missing", empty))
             if len(strange):
                 new = sorted({values[i] for i in strange})
-                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-                what = f"has {', '.join(map(repr, new[:3]))}{more}, never seen in training"
-                unseen.append(note(name, what, strange))
+                unseen.append(note(name, f"has {listed(new, 3)}, never seen in training", strange))
         return numeric, codes, missing, unseen
 
     def to_config(self) -> dict[str, Any]:
@@ -442,6 +447,7 @@ class Schema:
         *,
         future: Any = None,
         past_cols: Sequence[str] = (),
+        categorical: Sequence[str] = (),
         id_col: str = "unique_id",
         step_col: str = "ds",
         target_col: str = "y",
@@ -458,13 +464,18 @@ class Schema:
             NaN y is a step that was not observed. The order of its rows does not matter.
         static : table, path or array of shape (n, f), optional
             One row an item. Numbers and booleans are numeric; text, categorical and enum
-            columns are categorical, where an empty text is a missing one.
+            columns are categorical, where an empty text is a missing one. In a CSV file a column
+            whose cells are all numbers is numeric; "NA", "N/A", "#N/A", "null", "None", "nan", "-"
+            and "." are missing there. Among texts they are texts.
         future : table, path or array of shape (n, T, f), optional
             Long table of what is known of each step before it comes: the id, the step, and
             covariates, numeric or categorical as statics are. A row for every step up to an
             item's last observation; other rows are ignored.
         past_cols : sequence of str
             Columns of the series that are observed with y.
+        categorical : sequence of str
+            Columns of the static and the future table, and past ones, that are categories though
+            they hold whole numbers: codes. Of arrays they go by x1, x2, ... and f1, f2, ...
         id_col, step_col, target_col : str
             The names of the columns. Steps are whole numbers from 1, or dates: then step 1
             is an item's first row, and the spacing is the most common difference.
@@ -518,7 +529,9 @@ class Schema:
             tokens=Vocabulary() if tokens else None,
             future=future,
             past=past_cols,
+            categorical=categorical,
         )
+        _check_declared(parsed, past_cols, categorical)
         series = parsed.series
         assert series is not None  # it was given
         spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
@@ -568,6 +581,8 @@ class Schema:
             used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
             told = {name: values[used] for name, values in parsed.future.columns.items()}
         said = {n: np.concatenate([long.columns[n] for long in series]) for n in past_cols}
+        statics = {n: v[seen.rows > 0] for n, v in parsed.static.items()}
+        _warn_of_codes(statics | told | said)
         return cls(
             id_col,
             step_col,
@@ -579,7 +594,7 @@ class Schema:
             location,
             scaling,
             seen.at[:steps].copy(),
-            Columns.fit({n: v[seen.rows > 0] for n, v in parsed.static.items()}, "Static"),
+            Columns.fit(statics, "Static"),
             Columns.fit(told, "Future"),
             Columns.fit(said, "Past"),
             spacing,
@@ -1399,6 +1414,12 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
     return centre, mean, 1 / spread if varies else 0.0
 
 
+def _kind_of(categories: Iterable[str]) -> str:
+    """Return the kind of a column of categories: "codes" where whole numbers may be among them."""
+    whole = [text for text in categories if re.fullmatch(r"-?\d+(\.0+)?", text)]
+    return "codes" if whole and not any("." in text for text in whole) else "categorical"
+
+
 def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
     known = sorted({value for value in values.tolist() if value is not None})
     if len(known) > _MAX_CATEGORIES:
@@ -1498,6 +1519,37 @@ def _check_once(
             "Keep one row of them."
             + " If they are two hours of a clock that was set back, hand in dates with their "
             "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
+        )
+
+
+def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
+    """Raise for a column that is declared categorical and is none of the features."""
+    future = {} if parsed.future is None else parsed.future.columns
+    features = {*parsed.static, *future, *past}
+    for name in categorical:
+        if name not in features:
+            raise ArgumentError(
+                f"categorical: expected columns of the static and the future table, or of "
+                f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
+            )
+
+
+def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
+    """Say which columns may be codes: few different whole numbers from 0, used as numbers."""
+    found = []
+    for name, values in columns.items():
+        if values.dtype == object:
+            continue
+        distinct, count = np.unique(values[~np.isnan(values)], return_counts=True)
+        few = _FEWEST_CODES <= len(distinct) <= _MOST_CODES and 2 * len(distinct) <= count.sum()
+        if few and distinct[0] >= 0 and (distinct == np.floor(distinct)).all():
+            found.append(f"{quoted(name)} ({len(distinct)} different ones)")
+    if found:
+        warn(
+            f"Whole numbers, used as numbers: {', '.join(found[:8])}"
+            + (f" and {len(found) - 8} more columns" if len(found) > 8 else "")
+            + ". If they are codes, whose order means nothing, name the columns in "
+            "categorical=[...]."
         )
 
 

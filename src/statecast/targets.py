@@ -76,6 +76,7 @@ class Targets:
         target_col: Sequence[str],
         future: Any = None,
         past_cols: Sequence[str] = (),
+        categorical: Sequence[str] = (),
         id_col: str = "unique_id",
         step_col: str = "ds",
         transform: str = "auto",
@@ -89,7 +90,7 @@ class Targets:
             As in ``Schema.fit``, with a column for each target.
         target_col : sequence of str
             The targets, at least two. Within a step each is forecast given those before it.
-        static, future, past_cols, id_col, step_col, transform, bounds
+        static, future, past_cols, categorical, id_col, step_col, transform, bounds
             As in ``Schema.fit``; ``"auto"`` chooses a transform for each target.
 
         Raises
@@ -113,6 +114,7 @@ class Targets:
             static,
             future=said.checked(future),
             past_cols=past_cols,
+            categorical=categorical,
             target_col=said.mark,
             transform="none",
             id_col=id_col,
