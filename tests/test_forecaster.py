@@ -669,8 +669,8 @@ def gapped(request):
 @few
 @given(seed=st.integers(0, 1000))
 def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
-    """At every quantile; the others are what they would be without such steps, to the bit. The
-    items of the call may have been observed there."""
+    """At every quantile, or between the item's last observation and the next; the others are what
+    they would be without such steps, to the bit. Items of the call may have been observed there."""
     series, static = _tables()
     panel = gapped.schema.panel(_mixed(series.with_columns(pl.col("y").round()), seed), static)
     levels = [0.02, 0.1, 0.5, 0.8, 0.97]
@@ -679,7 +679,7 @@ def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
         without.setattr(gapped, "_schema", replace(gapped.schema, observed=np.ones(T, bool)))
         own = gapped.quantiles(panel, T + 1, levels)
     assert (np.diff(found, axis=2) >= 0).all()
-    moved = 0
+    moved, told = 0, gapped.schema.unscale(panel.y)
     for row, k in enumerate(panel.known):
         for step in range(1, T + 2):
             if step not in NOBODY or step <= k:
@@ -688,6 +688,8 @@ def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
             before = [s for s in range(k + 1, step) if s not in NOBODY][-1:]
             after = [s for s in range(step, T + 1) if s not in NOBODY][:1]
             around = found[row, np.array(before + after) - 1]
+            if k and not before:
+                around = np.vstack([np.full(len(levels), told[row, k - 1]), around])
             assert (found[row, step - 1] >= around.min(axis=0) - 1e-9).all()
             assert (found[row, step - 1] <= around.max(axis=0) + 1e-9).all()
             moved += not np.array_equal(found[row, step - 1], own[row, step - 1])
@@ -695,6 +697,38 @@ def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
     for until in (T - 1, T - 2):  # a shorter forecast is the beginning of a longer one
         shorter = gapped.quantiles(panel, until, levels)
         np.testing.assert_allclose(shorter, found[:, :until], rtol=CLOSE)
+
+
+def test_the_way_to_the_next_observed_step_begins_at_the_last_observation(untrained):
+    """Trees that are measured at a few ages: nothing jumps after the last measurement."""
+    ages, rng = np.array([3, 5, 10, 15, 20, 25]), np.random.default_rng(0)
+    height = (rng.normal(1, 0.1, (40, 1)) * ages**0.8 * 3).round(1)
+    trees = pl.DataFrame(
+        {"tree": np.repeat(np.arange(40), 6), "age": np.tile(ages, 40), "y": height.ravel()}
+    )
+    f = Forecaster(units=4, ensemble=2, epochs=1, id_col="tree", step_col="age", transform="none")
+    with pytest.warns(errors.DataWarning, match="at 19 of 25 steps"):
+        f.fit(trees, verbose=0)
+    begun = trees.filter(pl.col("age") <= 5)
+    made = f.predict(begun, until=12, level=80)
+    values = made.drop("tree", "age").to_numpy().reshape(40, 7, 3)
+    last = height[:, 1, None]
+    for step in range(6, 10):
+        line = last + (values[:, 4] - last) * (step - 5) / 5
+        np.testing.assert_allclose(values[:, step - 6], line, rtol=1e-5)
+    # Alike from a state, after an update, in paths, alone, and when a tree was seen at age 7 too
+    state = f.update(f.state(trees.filter(pl.col("age") <= 3)), trees.filter(pl.col("age") == 5))
+    again = f.predict(state=state, until=12, level=80)
+    np.testing.assert_allclose(again["statecast"], made["statecast"], rtol=1e-4)
+    paths = f.simulate(begun, until=12, paths=101).values[:, :, 5:]
+    np.testing.assert_allclose(np.median(paths, axis=1), values[:, :, 0], rtol=2e-3)
+    assert (np.diff(paths.std(axis=1)[:, :5], axis=1) > 0).all()  # it widens from there
+    seen = pl.concat([begun, pl.DataFrame({"tree": [3], "age": [7], "y": [40.0]})])
+    other = f.predict(seen.filter(pl.col("tree") == 3), until=9, level=80)["statecast"].to_list()
+    ahead = f.predict(seen.filter(pl.col("tree") == 3), until=10, level=80)["statecast"].to_list()
+    np.testing.assert_allclose(other, [40 + (ahead[2] - 40) * i / 3 for i in (1, 2)], rtol=1e-5)
+    first = f.predict(None, until=4, state=f.state(trees.filter(pl.col("age") == 3)))
+    assert first.height == 40
 
 
 def test_steps_that_nobody_observed_are_alike_in_every_verb_and_in_a_file(gapped, tmp_path):

@@ -644,11 +644,17 @@ def test_bridged_steps_lie_on_the_line_between_observed_ones_of_the_forecast(dat
     observed = np.array(data.draw(st.lists(st.booleans(), min_size=steps, max_size=steps)))
     known = np.array(data.draw(st.lists(st.integers(0, steps + 2), min_size=1, max_size=4)))
     u = np.random.default_rng(steps).normal(size=(len(known), 3, steps))
-    found, at = scaling.bridged(u, observed, known), np.arange(steps)
-    for own, row, k in zip(found, u, known, strict=True):
-        there = np.flatnonzero(observed & (at >= k))
+    step = np.minimum(known, data.draw(st.integers(0, steps)))  # of the last observation
+    latest = np.random.default_rng(0).normal(size=len(known)), step
+    found, at = scaling.bridged(u, observed, known, latest), np.arange(steps)
+    for own, plain, k, value, last in zip(found, u, known, *latest, strict=True):
+        row, there = plain, observed & (at >= k)
+        if last:
+            row, there = plain.copy(), there | (at == last - 1)
+            row[:, last - 1] = value
+        there = np.flatnonzero(there)
         gaps = ~observed & (at >= k) & bool(len(there))
-        np.testing.assert_array_equal(own[:, ~gaps], row[:, ~gaps])
+        np.testing.assert_array_equal(own[:, ~gaps], plain[:, ~gaps])
         for one, values in zip(own[:, gaps], row, strict=True):
             if gaps.any():
                 np.testing.assert_allclose(one, np.interp(at[gaps], there, values[there]))

@@ -560,7 +560,8 @@ class Forecaster:
             memory = self._memory(part)
             parts.append(self._stack(own, memory, part.known, levels, calibrated))
         scaled = _joined(parts, (reach, len(levels)))
-        return self._unscale(scaled, panel.known)[:, :until]
+        latest = panel.latest if self.schema.bridges else None
+        return self._unscale(scaled, panel.known, latest)[:, :until]
 
     def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
         """The state of each item after X and its prefix: where its next step starts.
@@ -629,6 +630,9 @@ class Forecaster:
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
             _, moved = self._advance(moved, value, seen, ahead < more, told)
             moved |= self._remembered(moved, new.take(rows))
+            if "latest" in moved:
+                latest = new.latest[rows]
+                moved["latest"] = np.where(latest[..., 1:] > 0, latest, moved["latest"])
             for name, leaf in moved.items():
                 leaves[name] = leaves[name].copy()
                 leaves[name][rows] = leaf
@@ -1166,6 +1170,8 @@ class Forecaster:
         _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active, told)
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
+        if self.schema.bridges and self._speaker is None:
+            leaves["latest"] = panel.latest
         return State(leaves, panel.ids, self.fingerprint)
 
     def _start(self, panel: Panel) -> dict[str, np.ndarray]:
@@ -1256,11 +1262,14 @@ class Forecaster:
             parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
         return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def _unscale(self, scaled: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def _unscale(
+        self, scaled: np.ndarray, known: np.ndarray, latest: np.ndarray | None
+    ) -> np.ndarray:
         """``(rows, steps from 1, levels)``, a forecast after ``known`` steps, to original units,
         float64. The steps that no training item was observed at take theirs from those around
         them."""
-        return np.moveaxis(self.schema.unscale_rest(np.moveaxis(scaled, -1, 1), known), 1, -1)
+        levels = np.moveaxis(scaled, -1, 1)
+        return np.moveaxis(self.schema.unscale_rest(levels, known, latest), 1, -1)
 
     def _rest_of(
         self,
@@ -1281,7 +1290,8 @@ class Forecaster:
             own, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
             own = _aligned(own, known[rows], reach)
             parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
-        return self._unscale(_joined(parts, (reach, len(levels))), known)[:, :until]
+        latest = state.at_rest()["latest"] if self.schema.bridges else None
+        return self._unscale(_joined(parts, (reach, len(levels))), known, latest)[:, :until]
 
     @property
     def _only(self) -> Schema:
@@ -1428,6 +1438,8 @@ class Forecaster:
             spec["analogues/familiar"] = ()
         if self.schema.spacing is not None:
             spec["origin"] = ()
+        if self.schema.bridges and self._speaker is None:
+            spec["latest"] = (len(self.settings.targets), 2)
         state.check(spec)
         if state.fingerprint != self.fingerprint:
             raise StateError(

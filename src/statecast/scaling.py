@@ -116,10 +116,15 @@ class Onto:
         }[self.transform]
 
 
-def bridged(u: np.ndarray, observed: np.ndarray, known: np.ndarray) -> np.ndarray:
+def bridged(
+    u: np.ndarray,
+    observed: np.ndarray,
+    known: np.ndarray,
+    latest: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """Return forecasts in which a step that training did not observe lies on the line between
-    the nearest observed ones of the forecast. Beside a single one it takes that one's, and
-    beside none it stays.
+    the nearest observed ones: of the forecast, or before them the item's last observation.
+    Beside a single one it takes that one's, and beside none it stays.
 
     Parameters
     ----------
@@ -129,13 +134,22 @@ def bridged(u: np.ndarray, observed: np.ndarray, known: np.ndarray) -> np.ndarra
         Which steps training observed.
     known : array of int, shape (rows,)
         Each row's prefix: the forecast begins after it.
+    latest : (array of float, array of int), shapes (rows,), optional
+        Each row's last observation, on the real line, and its step from 1; 0 where there is none.
     """
     if observed.all() or not u.size:
         return u
     steps = len(observed)
     at = np.arange(steps)
     ahead = at >= known[:, None]
-    there = ahead & observed
+    there, out = ahead & observed, u.copy()
+    if latest is not None:
+        value, step = latest
+        rows = np.flatnonzero((step > 0) & (step <= np.minimum(known, steps)))
+        there[rows, step[rows] - 1] = True
+        u = u.copy()
+        lead = (len(rows), *(1,) * (u.ndim - 2))
+        u[rows, ..., step[rows] - 1] = value[rows].reshape(lead)
     before = np.maximum.accumulate(np.where(there, at, -1), axis=1)
     after = np.minimum.accumulate(np.where(there, at, steps)[:, ::-1], axis=1)[:, ::-1]
     low = np.where(before < 0, after, before)
@@ -150,8 +164,8 @@ def bridged(u: np.ndarray, observed: np.ndarray, known: np.ndarray) -> np.ndarra
     near, far = (
         np.take_along_axis(u, along(np.clip(side, 0, steps - 1)), axis=-1) for side in (low, high)
     )
-    part, out = along(part), u.copy()
-    out[..., gaps] = np.where(along(lacking), (1.0 - part) * near + part * far, u[..., gaps])
+    part = along(part)
+    out[..., gaps] = np.where(along(lacking), (1.0 - part) * near + part * far, out[..., gaps])
     return out
 
 

@@ -191,6 +191,18 @@ class Panel:
         return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
 
     @property
+    def latest(self) -> np.ndarray:
+        """Each target's last observation, scaled, and its step from 1 (0 where there is none);
+        shape (rows, targets, 2), float32."""
+        rows, width = self.mask.shape
+        mask = self.mask.reshape(rows, -1, self.targets)
+        at = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)  # (rows, targets), from 1
+        at = np.where(mask.any(axis=1), at, 0)
+        y = self.y.reshape(rows, width // self.targets, self.targets)
+        value = np.take_along_axis(y, np.maximum(at - 1, 0)[:, None], axis=1)[:, 0]
+        return np.stack([np.where(at > 0, value, 0.0), at], axis=-1).astype(np.float32)
+
+    @property
     def groups(self) -> np.ndarray:
         """A number for the rows that belong together, shape (rows,), int64.
 
@@ -829,10 +841,18 @@ class Schema:
         location, scaling = self._at(z, first_step)
         return self._onto.values(z * scaling + location)
 
-    def unscale_rest(self, z: Any, known: np.ndarray) -> np.ndarray:
+    @property
+    def bridges(self) -> bool:
+        """Whether there are steps that no training item was observed at; see ``unscale_rest``."""
+        return not self.observed.all()
+
+    def unscale_rest(
+        self, z: Any, known: np.ndarray, latest: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return a forecast in original units: ``unscale``, but that a step after the prefix
-        which no training item was observed at lies between the nearest two that some were, or is
-        as the only one. Steps beyond ``steps`` are as the last one.
+        which no training item was observed at lies between the nearest two that some were, or
+        between the item's last observation and the nearest after it. Steps beyond ``steps`` are as
+        the last one.
 
         Parameters
         ----------
@@ -841,6 +861,8 @@ class Schema:
             observed step behind the last is among them.
         known : ndarray, shape (rows,), int
             Each row's prefix length.
+        latest : ndarray, shape (rows, 1, 2), optional
+            ``Panel.latest``: each row's last observation; needed where the schema ``bridges``.
 
         Returns
         -------
@@ -849,7 +871,12 @@ class Schema:
         z = np.asarray(z, np.float64)
         location, scaling = self._at(z, 1)
         observed = self.observed[np.minimum(np.arange(z.shape[-1]), self.steps - 1)]
-        return self._onto.values(bridged(z * scaling + location, observed, known))
+        found = None
+        if latest is not None:
+            value, step = latest[:, 0, 0].astype(np.float64), latest[:, 0, 1].astype(np.int64)
+            at = np.clip(step - 1, 0, self.steps - 1)
+            found = (value * self.scaling[at] + self.location[at], step)
+        return self._onto.values(bridged(z * scaling + location, observed, known, found))
 
     def reach(self, until: int) -> int:
         """Return the last step that a forecast up to ``until`` is made of: the first from there

@@ -278,13 +278,22 @@ class Targets:
             out[..., place::count] = schema.unscale(z[..., place::count])
         return out
 
-    def unscale_rest(self, z: Any, known: np.ndarray) -> np.ndarray:
+    @property
+    def bridges(self) -> bool:
+        """Whether there are steps that no training item was observed at, of any target."""
+        return any(schema.bridges for schema in self.each)
+
+    def unscale_rest(
+        self, z: Any, known: np.ndarray, latest: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return a forecast ``(rows, ..., positions)`` in original units, as
-        ``Schema.unscale_rest`` does each target's; ``known`` is in positions."""
+        ``Schema.unscale_rest`` does each target's; ``known`` is in positions, and ``latest``
+        is ``Panel.latest``."""
         z, count = np.asarray(z, np.float64), len(self.each)
         out = np.empty(z.shape)
         for place, schema in enumerate(self.each):
-            out[..., place::count] = schema.unscale_rest(z[..., place::count], known // count)
+            own = None if latest is None else latest[:, place : place + 1]
+            out[..., place::count] = schema.unscale_rest(z[..., place::count], known // count, own)
         return out
 
     def reach(self, until: int) -> int:
