@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import time
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -458,3 +460,216 @@ def test_whole_numbers_that_may_be_codes_are_named_once_and_only_in_the_fit() ->
         schema.panel(series, static)
         Schema.fit(series, static, categorical=["shop"])
         Schema.fit(series, static.drop("shop"))
+
+
+# -- files -----------------------------------------------------------------------------------
+
+GOOD = "unique_id,ds,y\n1,1,1\n1,2,2\n2,1,3\n2,2,5\n3,1,4\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "series.csv"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD + "\n",
+        GOOD + "\n\n  \n",
+        GOOD.rstrip(),
+        GOOD.replace("\n", "\r\n"),
+        GOOD.replace("\n", "\r\n") + "\r\n",
+        GOOD.replace("1,2,2\n", "1,2,2\n\n"),
+        GOOD + ",,\n",
+        "\ufeff" + GOOD,
+        GOOD.replace("1,2,2", '"1","2","2"'),
+        GOOD.replace("1,2,2", '"1","2","2"') + "\n",
+    ],
+)
+def test_a_file_is_read_whatever_its_line_breaks(path: Path, text: str) -> None:
+    path.write_bytes(text.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert seen(Schema.fit(path), path) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("unique_id,ds,y,y\n1,1,1,2\n", "expected unique names; 'y' is there twice"),
+        ("unique_id,ds,y,\n1,1,1,2\n", None),
+        ("unique_id,ds,y,,\n1,1,1,2,3\n", "unique names; '' is there twice"),
+        (GOOD + "3,2", r"line 7 has 2: '3,2'. It is the last: is the file complete\?"),
+        (GOOD + "3", "line 7 has 1: '3'. It is the last"),
+        (GOOD + "3,2\n", "line 7 has 2: '3,2'[.]$"),
+        (GOOD.replace("2,1,3", "2,1"), "line 4 has 2: '2,1'[.]$"),
+        (GOOD.replace("2,1,3", "2,1,3,4"), "line 4 has 4: '2,1,3,4'"),
+        (GOOD.replace("2,1,3", '"2",1'), "line 4 has 2: '2,1'"),
+        (GOOD + '3,"2', "line 7 has 2"),
+        (GOOD + "3," + "2" * 10_000, r"line 7 has 2: '3,2222.{60,90}\.\.\.\. It is the last"),
+    ],
+)
+def test_a_file_that_is_not_a_table_is_refused(path: Path, text: str, says: str | None) -> None:
+    path.write_text(text)
+    if says is None:
+        Schema.fit(path)
+        return
+    with pytest.raises(DataError, match=says):
+        Schema.fit(path)
+    path.write_text(GOOD)
+    assert seen(Schema.fit(path), path) == EXPECTED
+
+
+def test_a_file_cut_before_its_last_cell_is_worth_a_warning(path: Path) -> None:
+    path.write_text(GOOD + "3,2,")
+    with pytest.warns(DataWarning, match="is the file complete"):
+        assert seen(Schema.fit(path), path) == EXPECTED
+
+
+def test_lines_are_counted_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statecast.reading._CHUNK_OF_LINES", 7)
+    path.write_text(GOOD)
+    assert seen(Schema.fit(path), path) == EXPECTED
+    for line in range(2, 8):
+        lines = GOOD.splitlines()
+        lines.insert(line - 1, "7")
+        path.write_text("\n".join(lines))
+        with pytest.raises(DataError, match=f"line {line} has 1: '7'"):
+            Schema.fit(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_hundred_thousand_columns_are_refused_before_they_are_read(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"series.{ending}"
+    names = [f"step{i}" for i in range(100_000)]
+    if ending == "csv":
+        path.write_text(",".join(names) + "\n" + ",".join(["1"] * 100_000) + "\n")
+    else:
+        pl.DataFrame(np.ones((1, 20_000)), schema=names[:20_000]).write_parquet(path)
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"at most 10,000 columns; received \d+,000. Is it a wide"):
+        Schema.fit(path)
+    assert time.process_time() - start < 1
+    with pytest.raises(DataError, match="at most 10,000 columns"):
+        Schema.fit(pl.DataFrame(np.ones((1, 20_000))))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_name_that_is_not_utf_8_is_refused(tmp_path: Path, ending: str) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path / "s") + b"\xff." + ending.encode())
+    Path(name).write_text(GOOD)
+    for path in (name, Path(name)):
+        with pytest.raises(DataError, match="expected a file name in UTF-8"):
+            Schema.fit(path)
+
+
+def test_a_path_of_bytes_is_a_path(path: Path) -> None:
+    class Entry:
+        def __fspath__(self) -> bytes:
+            return os.fsencode(path)
+
+    path.write_text(GOOD)
+    assert seen(Schema.fit(Entry()), Entry()) == EXPECTED
+
+
+def test_long_ids_names_and_values_are_quoted_shortly() -> None:
+    long = "x" * 10_000
+    bad: dict[str, Any] = {
+        "a step": (PANDAS.assign(unique_id=long, ds=0), None, {}),
+        "a repeated step": (PANDAS.assign(unique_id=long, ds=1), None, {}),
+        "y": (PANDAS.assign(unique_id=long, y=long), None, {}),
+        "a token": (PANDAS.assign(y=long), None, {"tokens": True}),
+        "a name": (PANDAS, pd.DataFrame({"unique_id": [1, 2, 3], long: [np.inf] * 3}), {}),
+        "types": (PANDAS.assign(unique_id=[long, 1, 1, 1, 1]), None, {}),
+        "an item not there": (PANDAS.assign(unique_id=long), STATIC_LONG, {}),
+        "a date": (PANDAS.assign(ds=long), None, {}),
+        "an object": (PANDAS.assign(y=[[long] * 100] * 5), None, {}),
+        "a column that is not there": (PANDAS.rename(columns={"y": long}), None, {}),
+        "a kind": (
+            pl.DataFrame({"unique_id": [1]}).select(
+                pl.struct(pl.lit(1).alias(long)).alias("unique_id"), ds=1, y=1.0
+            ),
+            None,
+            {},
+        ),
+        "a path": (long + ".csv", None, {}),
+    }
+    for case, (series, static, options) in bad.items():
+        with pytest.raises(DataError) as error:
+            Schema.fit(series, static, **options)
+        assert len(str(error.value)) < 700, case
+    static = pd.DataFrame({"unique_id": [1, 2, 3], "a": ["p", "q", "r"]})
+    schema = Schema.fit(PANDAS, static)
+    with pytest.warns(DataWarning, match="never seen") as caught:
+        schema.panel(None, static.assign(a=long, unique_id=[long, "b", "c"]))
+    assert len(str(caught[0].message)) < 700
+
+
+STATIC_LONG = pd.DataFrame({"unique_id": [*"abc"], "size": [1.0, 2.0, 4.0]})
+
+
+# -- messages that say what to do ------------------------------------------------------------
+
+RENAMED = SERIES.rename({"unique_id": "item", "ds": "week", "y": "sales"})
+WIDE = pl.DataFrame({"unique_id": [1, 2], **{f"2024-0{i}": [1.0, 2.0] for i in range(1, 6)}})
+STATIC = pl.DataFrame({"unique_id": [1, 2, 3], "area": [1.0, 2.5, 4.0]})
+REMEDIES: dict[str, tuple[Any, Any, str]] = {
+    "another name of the id": (RENAMED, None, "pass id_col='item', or --id-col on the command"),
+    "of the steps": (SERIES.rename({"ds": "Date"}), None, "pass step_col='Date'"),
+    "of the values": (SERIES.rename({"y": "sales"}), None, "pass target_col='sales'"),
+    "a slip of the pen": (SERIES.rename({"unique_id": "unique_ID "}), None, "id_col='unique_ID '"),
+    "of the id of statics": (SERIES, STATIC.rename({"unique_id": "sku"}), "pass id_col='sku'"),
+    "no name at all": (SERIES.rename({"y": "p"}).with_columns(q=1.0), None, "target_col='...'"),
+    "a wide table": (WIDE, None, r"looks wide.*melt\('unique_id', var_name='ds', value_name='y'\)"),
+    "a wide table of numbers": (
+        WIDE.rename({f"2024-0{i}": str(i) for i in range(1, 6)}).to_pandas(),
+        None,
+        "looks wide",
+    ),
+    "a wide table of weeks": (
+        WIDE.rename({f"2024-0{i}": f"week_{i}" for i in range(1, 6)}).to_arrow(),
+        None,
+        "looks wide",
+    ),
+    "an index of several levels": (PANDAS.set_index(["unique_id", "ds"]), None, r"reset_index\(\)"),
+    "an index of ids": (PANDAS.set_index("unique_id"), None, r"reset_index\(\)"),
+    "statics with an index": (PANDAS, STATIC.to_pandas().set_index("unique_id"), "reset_index"),
+    "swapped tables": (STATIC, SERIES, "is it the static table. The series comes first"),
+    "periods": (
+        PANDAS.assign(ds=pd.PeriodIndex(["2024-01", "2024-02"] * 2 + ["2024-01"], freq="M")),
+        None,
+        r"Convert the periods to dates: .*to_timestamp\(\)",
+    ),
+    "dates as numbers": (
+        PANDAS.assign(ds=[20240101, 20240102, 20240101, 20240102, 20240101]),
+        None,
+        r"written YYYYMMDD. Convert the column: pandas.to_datetime",
+    ),
+    "dates as compact text": (
+        SERIES.with_columns(ds=pl.Series(["20240101", "20240102"] * 2 + ["20240101"])),
+        None,
+        "written YYYYMMDD",
+    ),
+    "dates as floats": (PANDAS.assign(ds=[20240101.0] * 5), None, "written YYYYMMDD"),
+}
+
+
+@pytest.mark.parametrize("case", REMEDIES)
+def test_messages_say_what_to_do(case: str) -> None:
+    series, static, says = REMEDIES[case]
+    with pytest.raises(DataError, match=says):
+        Schema.fit(series, static)
+
+
+def test_what_the_messages_say_works() -> None:
+    names: dict[str, Any] = {"id_col": "item", "step_col": "week", "target_col": "sales"}
+    assert seen(Schema.fit(RENAMED, **names), RENAMED) == EXPECTED
+    wide = pd.DataFrame({"unique_id": [1, 2, 3], "1": [1.0, 3.0, 4.0], "2": [2.0, 5.0, np.nan]})
+    long = wide.melt("unique_id", var_name="ds", value_name="y").astype({"ds": int})
+    assert seen(Schema.fit(long), long) == EXPECTED
+    indexed = PANDAS.set_index(["unique_id", "ds"]).reset_index()
+    assert seen(Schema.fit(indexed), indexed) == EXPECTED

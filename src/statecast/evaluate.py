@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from statecast.bits import token_scores
-from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError
+from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError, quoted
 
 # How a table is opened and its ids are read stays in one place.
 from statecast.reading import (
+    ROLES,
     Table,
     agree,
     check_columns,
@@ -938,7 +939,7 @@ def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
             )
     else:
         id_col = items.schema.id_col
-        check_columns(table, (id_col, "fold"))
+        check_columns(table, (id_col, "fold"), ROLES[:1])
         found, wanted = read_ids(table, id_col), items.ids.tolist()
         found, _ = agree(found, table, wanted, None, id_col)
         of = dict(zip(found, read_ids(table, "fold"), strict=True))
@@ -946,7 +947,7 @@ def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
             item = next(item for i, item in enumerate(found) if item in found[:i])
             raise DataError(
                 f"{table.label}, column {id_col!r}: expected one row an item; received another "
-                f"(item {item!r}). Keep one of them.",
+                f"(item {quoted(item)}). Keep one of them.",
                 column=id_col,
                 item=item,
             )
@@ -954,7 +955,7 @@ def _folds_of(items: _Items, folds: Any, seed: int) -> np.ndarray:
             if item not in of:
                 raise DataError(
                     f"{table.label}, column {id_col!r}: expected a row for every item; there is "
-                    f"none for item {item!r}. Add it, or take the item out of the tables.",
+                    f"none for item {quoted(item)}. Add it, or take the item out of the tables.",
                     column=id_col,
                     item=item,
                 )

@@ -27,6 +27,7 @@ from statecast.errors import (
     ModelFileError,
     NotFittedError,
     StateError,
+    quoted,
     warn,
 )
 from statecast.explanation import Explanation, effects
@@ -405,7 +406,8 @@ class Forecaster:
             item = panel.ids[[panel.known.argmax()]].tolist()[0]
             raise DataError(
                 f"Column {s.step_col!r}: expected sequences of at most {MOST_STEPS:,} tokens, "
-                f"received one of {schema.steps:,} (item {item!r}). Cut it into several items.",
+                f"received one of {schema.steps:,} (item {quoted(item)}). Cut it into several "
+                "items.",
                 column=s.step_col,
                 item=item,
             )
@@ -1462,8 +1464,8 @@ class Forecaster:
             item = ids[late[:1]].tolist()[0]
             raise DataError(
                 f"until: expected a step beyond every item's prefix, received {until // count}; "
-                f"item {item!r} is already observed up to step {known[late[0]] // count}. Ask for "
-                "a later step, or leave that item out.",
+                f"item {quoted(item)} is already observed up to step {known[late[0]] // count}. "
+                "Ask for a later step, or leave that item out.",
                 column=self.settings.step_col,
                 item=item,
             )
@@ -1672,8 +1674,8 @@ class Paths:
                 item = self.ids[row : row + 1].tolist()[0]
                 raise DataError(
                     f"since: expected no gap between step {since} and the end of the prefix; item "
-                    f"{item!r} was not observed at step {at + 1}. Begin after it, or leave that "
-                    "item out.",
+                    f"{quoted(item)} was not observed at step {at + 1}. Begin after it, or leave "
+                    "that item out.",
                     column=self.schema.target_col,
                     item=item,
                 )

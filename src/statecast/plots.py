@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from statecast.dates import Form, wall
-from statecast.errors import ArgumentError, DataError, MissingExtraError
+from statecast.errors import ArgumentError, DataError, MissingExtraError, listed, quoted
 
 # How a table is opened and its columns are read stays in one place.
 from statecast.reading import (
+    ROLES,
     Table,
     agree,
     check_columns,
@@ -181,7 +182,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
             f"--target-col {targets[0]}.",
             column=f"statecast-{target}",
         )
-    check_columns(table, (*names, "statecast"))
+    check_columns(table, (*names, "statecast"), ROLES[:2])
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
     # An item with k = 0 has no dates; its steps are in a column of their own.
@@ -262,8 +263,7 @@ def _wanted(forecast: _Forecast, items: Any) -> list[Any]:
     for item, match in zip(wanted, found, strict=True):
         if match is None:
             raise DataError(
-                f"{forecast.label}: expected an item {item!r}; received {there[:5]}"
-                + (f" and {len(there) - 5} more." if len(there) > 5 else "."),
+                f"{forecast.label}: expected an item {quoted(item)}; received {listed(there, 5)}.",
                 item=item,
             )
     return found

@@ -7,8 +7,12 @@ Parquet file is read some rows at a time, so that it need not fit into memory.
 
 from __future__ import annotations
 
+import csv
 import datetime
+import difflib
+import io
 import numbers
+import os
 import re
 import tempfile
 from collections import Counter
@@ -19,7 +23,7 @@ from decimal import Decimal
 from itertools import chain, repeat
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -28,12 +32,17 @@ from statecast.dates import Form, in_utc, known_zone
 from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
+if TYPE_CHECKING:
+    import polars as pl
+
 # Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
 # and a model file beyond them is not ours.
 MAX_STEPS = 1_000_000
 MAX_COLUMNS = 10_000  # a picture's features are 4,096
 MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
 LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+_LONGEST_HEADER = 2**24  # bytes of a CSV file's first line
+_CHUNK_OF_LINES = 2**25  # bytes of a CSV file whose lines are counted at once
 BATCH = 2**18  # rows of a Parquet file that are in memory at once
 KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
@@ -218,7 +227,7 @@ def parse(
     known = _Items(items, None, names[0])
     if table is not None:
         check_columns(table, names)
-        check_columns(table, past)
+        check_columns(table, past, ())
         if not len(table.frame):  # of an item without rows k is 0
             if statics is None and futures is None and items is None:
                 raise _without_rows(table, "series")
@@ -441,7 +450,7 @@ def open_table(
     if isinstance(source, Table):
         return source
     if isinstance(source, (str, PathLike)):
-        table = _open_path(Path(source), role, only)
+        table = _open_path(Path(os.fsdecode(source)), role, only)
     else:
         label = f"The {role} table"
         try:
@@ -462,9 +471,7 @@ def open_table(
             raise DataError(f"{label}: expected one of {KINDS}; received {kind!r}.")
         table = Table(frame, label, kind, False)
     columns = list(table.frame.columns)
-    if len(set(columns)) < len(columns):
-        name = str(_first_repeated(columns))
-        raise DataError(f"{table.label}: expected unique names; {name!r} is there twice.")
+    _check_header(table.label, columns)
     if not len(table.frame) and not empty:
         raise _without_rows(table, role)
     return table
@@ -474,27 +481,33 @@ def _without_rows(table: Table, role: str) -> DataError:
     columns = list(table.frame.columns)
     return DataError(
         f"{table.label}: expected at least one row; received none"
-        + (f" (columns {columns[:5]})." if columns else ".")
+        + (f" (columns {listed(columns, 5)})." if columns else ".")
         + " A fit needs some; to forecast from k = 0, hand in a static table." * (role == "series")
     )
 
 
 def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
-    label = f"The {role} table {str(name)!r}"
+    label = f"The {role} table {quoted(str(name), 200)}"
     ending = name.suffix.lower()
     if ending not in (".csv", ".parquet"):
-        raise DataError(f"{label}: expected a .csv or a .parquet file; received {ending!r}.")
-    if not name.is_file():
+        raise DataError(f"{label}: expected a .csv or a .parquet file; received {quoted(ending)}.")
+    try:
+        there = name.is_file()
+    except OSError:  # a name too long to be one
+        there = False
+    if not there:
         raise DataError(f"{label}: expected a file; there is none.")
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{label}: expected a file name in UTF-8. Rename the file.") from error
     import polars as pl
 
     with _reading(label, ending[1:]):
         if ending == ".csv":
-            # As text: what a column means is settled when it is used, by all of its rows
-            frame = pl.read_csv(name, infer_schema=False)
-            frame = frame.with_columns(pl.all().replace("", None))
-            return Table(nw.from_native(frame), label, "polars", True)
+            return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
         file = pl.scan_parquet(name, glob=False)
+        _check_header(label, file.collect_schema().names())
         if only is None:
             return Table(nw.from_native(file.collect()), label, "polars", False)
         if not set(only) <= set(file.collect_schema().names()):  # one row tells what is there
@@ -503,6 +516,72 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
         length = int(file.select(pl.len()).collect().item())
         frame = nw.from_native(file.head(BATCH).collect())
     return Table(frame, label, "polars", False, 0, file, length)
+
+
+def _check_header(label: str, names: list[Any]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"{label}: expected at most {MAX_COLUMNS:,} columns; received {len(names):,}. Is it a "
+            "wide table, with a column a step? A series has a row an item and step."
+        )
+    if len(set(names)) < len(names):
+        name = quoted(_first_repeated(names))
+        raise DataError(f"{label}: expected unique names; {name} is there twice.")
+
+
+def _read_csv(content: bytes, label: str) -> pl.DataFrame:
+    """Return a CSV file's cells as text, null where they are empty, without its blank lines.
+
+    What a column means is settled when it is used, by all of its rows.
+    """
+    import polars as pl
+
+    start = content[:_LONGEST_HEADER].decode("utf-8-sig", "replace")
+    header = next(csv.reader(io.StringIO(start)), [])
+    _check_header(label, header)
+    if content.strip():
+        _check_fields(content, len(header), label)
+    frame = pl.read_csv(content, infer_schema=False)
+    frame = frame.select(pl.when(pl.all().str.strip_chars() != "").then(pl.all()))
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _check_fields(content: bytes, fields: int, label: str) -> None:
+    """Raise for a line of a CSV file that has not as many fields as the first: polars fills up a
+    short one with gaps, and a file that was cut ends in one."""
+    for line, (found, text) in _unlike(content, fields):
+        last = not content.endswith(b"\n") and content.endswith(text.encode())
+        raise DataError(
+            f"{label}: expected {fields} fields in every line, as in the first; line {line:,} has "
+            f"{found}: {quoted(text)}." + " It is the last: is the file complete?" * last
+        )
+    if content.endswith(b","):
+        warn(
+            f"{label} ends without a line break and with an empty cell, which is taken as missing: "
+            "is the file complete?"
+        )
+
+
+def _unlike(content: bytes, fields: int) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Yield the lines, from 1, that are not blank and have more or fewer fields than expected."""
+    if b'"' in content:  # a quoted cell may hold commas and line breaks
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
+        for row in reader:
+            if len(row) != fields and "".join(row).strip():
+                yield reader.line_num, (len(row), ",".join(row))
+        return
+    start = line = 0
+    while start < len(content):
+        end = content.find(b"\n", start + _CHUNK_OF_LINES) + 1 or len(content)
+        part = np.frombuffer(content, np.uint8, end - start, start)
+        breaks = np.append(np.flatnonzero(part == ord("\n")), len(part))
+        counts = np.diff(np.searchsorted(np.flatnonzero(part == ord(",")), breaks), prepend=0)
+        for at in np.flatnonzero(counts != fields - 1):
+            begin = start + (int(breaks[at - 1]) + 1 if at else 0)
+            text = content[begin : start + int(breaks[at])].decode("utf-8", "replace").strip()
+            if text:
+                yield line + int(at) + 1, (int(counts[at]) + 1, text)
+        start, line = end, line + len(breaks) - 1
 
 
 @contextmanager
@@ -654,7 +733,14 @@ def read_ids(table: Table, name: str) -> list[Any]:
     try:
         set(ids)
     except TypeError:  # a list, a dict, an array
-        fail(table.label, name, "numbers or text", str(column.dtype), ids[0], "Convert the column.")
+        fail(
+            table.label,
+            name,
+            "numbers or text",
+            cut(str(column.dtype)),
+            ids[0],
+            "Convert the column.",
+        )
     return ids
 
 
@@ -1185,17 +1271,73 @@ def fail(label: str, column: str, expected: str, received: str, item: Any, advic
     raise DataError(f"{message} (item {quoted(item)}). {advice}".strip(), column=column, item=item)
 
 
-def check_columns(table: Table, names: Iterable[str]) -> None:
+ROLES = ("id_col", "step_col", "target_col")  # the arguments that name the columns of a series
+_ALIASES = {  # what others call them
+    "id_col": ("id", "item", "item_id", "series", "series_id", "sku", "product", "name", "key"),
+    "step_col": (
+        "step",
+        "date",
+        "time",
+        "timestamp",
+        "datetime",
+        "t",
+        "month",
+        "week",
+        "day",
+        "year",
+    ),
+    "target_col": ("value", "target", "sales", "quantity", "count", "amount", "demand"),
+}
+
+
+def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROLES) -> None:
+    """Raise for a column that is not there, with what to do; ``roles`` are the arguments that name
+    the first of them."""
     columns = list(table.frame.columns)
     for name in names:
         if name not in columns:
-            hint = " Columns are separated by commas." * (table.text and len(columns) == 1)
-            if str(name).partition(",")[0].strip() in columns:
-                hint = " Name several columns one by one: a list, or the option repeated."
             raise DataError(
-                f"{table.label}: expected a column {name!r}; received {columns[:20]}." + hint,
+                f"{table.label}: expected a column {quoted(name)}; received {listed(columns, 20)}."
+                + _without_column(table, name, dict(zip(names, roles, strict=False))),
                 column=name,
             )
+
+
+def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
+    """Say what may be done about a column that is not there; ``roles`` has the argument of each."""
+    role, first = roles.get(name, ""), next(iter(roles), "")
+    others = [str(each) for each in table.frame.columns if each not in roles]
+    index = list(getattr(getattr(table.frame.to_native(), "index", None), "names", ()))
+    if name in index or len(index) > 1:  # of pandas, which keeps it out of the columns
+        return " The index is no column: table.reset_index() makes columns of it."
+    if table.text and len(table.frame.columns) == 1:
+        return " Columns are separated by commas."
+    if str(name).partition(",")[0].strip() in table.frame.columns:
+        return " Name several columns one by one: a list, or the option repeated."
+    if role in ("step_col", "target_col"):
+        absent = [each for each in roles if each not in table.frame.columns]
+        step = next((each for each, its in roles.items() if its == "step_col"), "ds")
+        numbered = [each for each in others if re.fullmatch(r"\D{0,12}\d[\d\W]*", each)]
+        if len(numbered) > max(2, len(others) // 2):
+            return (
+                " It looks wide, a column a step; a series has a row an item and step. Melt it: "
+                f"table.melt({quoted(first)}, var_name={quoted(step)}, "
+                f"value_name={quoted([*roles][-1])}) with pandas, unpivot with polars."
+            )
+        if len(absent) > 1 and first in table.frame.columns:
+            return (
+                f" It has none of {listed(absent)}: is it the static table? The series comes first."
+            )
+    if not role or not others:
+        return ""
+    alike = {each.lower().strip(): each for each in reversed(others)}
+    near = [each for each in (str(name).lower(), *_ALIASES[role]) if each in alike]
+    near += difflib.get_close_matches(str(name).lower(), alike, 1, 0.7)
+    known = alike[near[0]] if near else others[0] if len(others) == 1 else "..."
+    option = role.replace("_", "-")
+    return (
+        f" If it has another name, pass {role}={quoted(known)}, or --{option} on the command line."
+    )
 
 
 def check_cells(rows: int, steps: int, what: str) -> None:

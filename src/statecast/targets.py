@@ -502,7 +502,7 @@ class _Said:
             seen = [~np.isnan(own) for own in sources]
             marked = np.where(np.any(seen, axis=0), 1.0, np.nan)
             return cls(names, id_col, marked, sources, seen)
-        check_columns(table, (id_col, *names))
+        check_columns(table, (id_col, *names), ("id_col", *["target_col"] * len(names)))
         ids = read_ids(table, id_col)
         seen = [~np.isnan(read_y(table, name, ids)) for name in names]
         there = np.any(seen, axis=0).tolist()
