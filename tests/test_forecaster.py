@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import struct
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -354,6 +355,31 @@ def test_a_gap_is_finite_and_is_not_a_zero(fitted):
 
 
 # -- the state ------------------------------------------------------------------------------------
+
+
+def test_an_update_costs_the_items_it_is_of(fitted):
+    """In a state of many rows it copies what they take, and no more."""
+    series, static = _tables()
+    one, rows = fitted.state(None, static.head(1)), 50_000
+    leaves = {name: np.repeat(leaf, rows, axis=0) for name, leaf in one.leaves.items()}
+    state = State(leaves, range(rows), fitted.fingerprint)
+    new = series.filter(pl.col("unique_id") == 0).with_columns(unique_id=pl.lit(40_000))
+    first, rest = new.filter(pl.col("ds") < 2), new.filter(pl.col("ds") >= 2)
+    small = fitted.update(State(dict(one.leaves), [40_000], fitted.fingerprint), new)
+    state = fitted.update(state, first)  # compiles
+    before = state.take(slice(None))
+    tracemalloc.start()
+    try:
+        after = fitted.update(state, rest)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < sum(leaf.nbytes for leaf in leaves.values()) / 4
+    assert state == before
+    for name in after:
+        np.testing.assert_allclose(after[name][40_000], small[name][0], rtol=CLOSE, atol=CLOSE)
+        others = np.arange(rows) != 40_000
+        np.testing.assert_array_equal(after[name][others], leaves[name][others])
 
 
 @few

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -50,6 +51,65 @@ def test_put_moves_the_given_rows_and_leaves_the_others_bit_identical(state, dat
         assert after[name][rows].tobytes() == new[name].tobytes()
         assert after[name][others].tobytes() == before[name][others].tobytes()
     assert after.reset(state.take(rows), rows) == before
+
+
+@given(data=st.data())
+def test_states_that_share_rows_are_values_all_the_same(data):
+    """A chain of puts, each against NumPy: no state changes, whichever is gone on from and read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("statecast.state._Blocks.ROWS", data.draw(st.integers(1, 5)))
+        rows, rng = data.draw(st.integers(1, 40)), np.random.default_rng(0)
+        first = {"h": rng.normal(size=(rows, 3)), "n": np.arange(rows)}
+        made = [(State(first, ids=range(rows)), first)]
+        for _ in range(data.draw(st.integers(1, 6))):
+            state, model = data.draw(st.sampled_from(made))
+            some = data.draw(st.lists(st.integers(0, rows - 1), max_size=rows // 3, unique=True))
+            new = {"h": rng.normal(size=(len(some), 3)), "n": rng.integers(0, 99, len(some))}
+            model = {name: leaf.copy() for name, leaf in model.items()}
+            for name, leaf in new.items():
+                model[name][some] = leaf
+            made.append((state.put(some, State(new)), model))
+            if data.draw(st.booleans()):
+                made[-1][0]["h"]  # now it is held as a whole
+        index = data.draw(st.lists(st.integers(-rows, rows - 1), max_size=9, unique=True))
+        index = list({i % rows for i in index})
+        for state, model in made:
+            part = state.take(index)
+            for name, leaf in model.items():
+                np.testing.assert_array_equal(part[name], leaf[index])
+                np.testing.assert_array_equal(state[name], leaf)
+                assert not state[name].flags.writeable
+            assert state == State(model, ids=range(rows)) == pickle.loads(pickle.dumps(state))
+
+
+def test_a_put_copies_and_hashes_what_is_put_alone():
+    class Name(str):
+        hashed = 0
+
+        def __hash__(self):
+            Name.hashed += 1
+            return super().__hash__()
+
+    rows = 100_000
+    ids = np.array([Name(i) for i in range(rows)], object)
+    state = State({"h": np.ones((rows, 64), "float32")}, ids)  # 24 MiB
+    asked = state.find(["7", "99999", "none"])
+    assert asked.tolist() == [7, 99_999, -1]
+    Name.hashed = 0
+    for start in (state, state.put([5], state.take([0]))):  # the second is held in blocks
+        tracemalloc.start()
+        try:
+            after = start.put(asked[:2], State({"h": np.zeros((2, 64), "float32")}))
+            after.take(asked[:2])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 1_000_000
+    assert Name.hashed < 10
+    assert after["h"].sum() == (rows - 2) * 64
+    assert state["h"].all()
+    with pytest.raises(StateError, match="no ids to find rows by"):
+        state.fork(2).find(["7"])
 
 
 @given(states(), st.integers(1, 4))

@@ -744,6 +744,16 @@ def read_ids(table: Table, name: str) -> list[Any]:
     return ids
 
 
+def items_of(source: Any, role: str, letter: str, name: str, like: list[Any]) -> list[Any] | None:
+    """Return the distinct ids of a table, in the type of those ``like`` them; None of an array."""
+    table = open_table(source, role, letter, (name,), empty=True)
+    if isinstance(table, np.ndarray):
+        return None
+    check_columns(table, (name,))
+    found = dict.fromkeys(item for part in (table, *table.rest()) for item in read_ids(part, name))
+    return agree(list(found), table, like, None, name)[0]
+
+
 def agree(
     left: list[Any], left_table: Table | None, right: list[Any], right_table: Table | None, name
 ) -> tuple[list[Any], list[Any]]:

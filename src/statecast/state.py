@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,21 +39,19 @@ def row_index(rows: Any, count: int) -> np.ndarray:
     StateError
         A row out of range, a mask of another length, or neither whole numbers nor bool.
     """
-    everything = np.arange(count)
-    if not isinstance(rows, slice):
-        rows = np.atleast_1d(np.asarray(rows))
-        if rows.dtype == bool and rows.shape != (count,):
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count))
+    rows = np.atleast_1d(np.asarray(rows))
+    if rows.dtype == bool:
+        if rows.shape != (count,):
             raise StateError(f"A row mask needs shape ({count},), received {rows.shape}.")
-        if rows.size == 0:
-            rows = rows.astype(int)
-        if rows.dtype != bool and rows.dtype.kind not in "iu":
-            raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
-    try:
-        return everything[rows]
-    except IndexError:
-        raise StateError(
-            f"A row is out of range: there are {count} rows, received {rows}."
-        ) from None
+        return np.flatnonzero(rows)
+    if rows.size and rows.dtype.kind not in "iu":
+        raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
+    index = rows.astype(np.int64)
+    if ((index < -count) | (index >= count)).any():
+        raise StateError(f"A row is out of range: there are {count} rows, received {rows}.")
+    return np.where(index < 0, index + count, index)
 
 
 class _Brief(reprlib.Repr):
@@ -83,14 +82,95 @@ def at_rest(array: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
+class _Blocks:
+    """The rows of a leaf in blocks, which states that differ in a few rows share."""
+
+    ROWS = 256  # of a block: as many are copied to change one
+
+    def __init__(self, blocks: list[np.ndarray]) -> None:
+        self._blocks = blocks
+
+    @classmethod
+    def of(cls, leaf: np.ndarray) -> _Blocks:
+        return cls([leaf[first : first + cls.ROWS] for first in range(0, len(leaf), cls.ROWS)])
+
+    def put(self, index: np.ndarray, values: np.ndarray) -> _Blocks:
+        blocks = self._blocks.copy()
+        for block, at, own in self._parts(index):
+            blocks[block] = blocks[block].copy()
+            blocks[block][own] = values[at]
+        return _Blocks(blocks)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        first = self._blocks[0]
+        out = np.empty((len(index), *first.shape[1:]), first.dtype)
+        for block, at, own in self._parts(index):
+            out[at] = self._blocks[block][own]
+        return out
+
+    def whole(self) -> np.ndarray:
+        return np.concatenate(self._blocks)
+
+    def _parts(self, index: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each block, the places in ``index`` of its rows, and those rows within it."""
+        order = np.argsort(index, kind="stable")
+        block = index[order] // self.ROWS
+        starts = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
+        for first, end in pairwise([*starts, len(block)]):
+            which, at = int(block[first]), order[first:end]
+            yield which, at, index[at] - which * self.ROWS
+
+
+class _Leaves(Mapping[str, Any]):
+    """Leaves by name. One held in blocks is put together when it is asked for, and then kept."""
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self.held = held
+
+    def __getitem__(self, name: str) -> Any:
+        leaf = self.held[name]
+        if isinstance(leaf, _Blocks):
+            leaf = self.held[name] = _read_only(leaf.whole())
+        return leaf
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def take(self, name: str, index: np.ndarray) -> np.ndarray:
+        leaf = self.held[name]
+        return leaf.take(index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
+
+    def put(self, name: str, index: np.ndarray, values: np.ndarray, rows: int) -> Any:
+        """The leaf with other values in some of its rows."""
+        leaf = self.held[name]
+        if len(index) * 4 >= rows:  # most blocks would be copied, each by itself
+            new = at_rest(self[name]).copy()
+            new[index] = values
+            return _read_only(new)
+        blocks = leaf if isinstance(leaf, _Blocks) else _Blocks.of(at_rest(leaf))
+        return blocks.put(index, values)
+
+
 @dataclass(frozen=True, eq=False)
 class State:
     """Named leaves, rows first: where the next step of a recurrence starts.
 
+    A new state shares with the old one the rows that are the same in both. So ``take``, ``put``,
+    ``reset`` and ``Forecaster.update`` cost what the given rows cost: for each of them at most 256
+    rows of every leaf are copied. A whole leaf (``state["lstm/h"]``), ``fork`` and ``save`` cost
+    all rows. The ids are hashed once, when the state is made.
+
     Parameters
     ----------
     leaves : mapping of str to array
-        Each of shape ``(rows, ...)``; all with the same number of rows.
+        Each of shape ``(rows, ...)``; all with the same number of rows. They are not copied: do not
+        write to them afterwards.
     ids : sequence, optional
         One label a row, for instance the item's id. Labels are distinct.
     fingerprint : str, optional
@@ -118,6 +198,8 @@ class State:
     ids: Any = None
     fingerprint: str | None = None
     spec: Mapping[str, tuple[int, ...]] = field(init=False, repr=False)
+    rows: int = field(init=False, repr=False)
+    _row_of: Mapping[Any, int] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.leaves:
@@ -137,29 +219,39 @@ class State:
                 )
             spec[name] = shape[1:]
         leaves = {name: _read_only(leaf) for name, leaf in self.leaves.items()}
-        object.__setattr__(self, "leaves", MappingProxyType(leaves))
+        object.__setattr__(self, "leaves", _Leaves(leaves))
         object.__setattr__(self, "spec", MappingProxyType(spec))
+        object.__setattr__(self, "rows", rows)
         if self.ids is not None:
             ids = np.asarray(self.ids)
             if ids.ndim != 1 or len(ids) != rows:
                 raise StateError(
                     f"Expected one id a row, {rows} in all; received shape {ids.shape}."
                 )
-            if len(set(ids.tolist())) != len(ids):
+            row_of = {item: row for row, item in enumerate(ids.tolist())}
+            if len(row_of) != len(ids):
                 raise StateError("The ids of a state must be distinct; received a repeated one.")
             object.__setattr__(self, "ids", ids)
+            object.__setattr__(self, "_row_of", row_of)
 
     # -- reading ---------------------------------------------------------------------
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return next(iter(self.leaves.values())).shape[0]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The leaves' names, in order."""
         return tuple(self.leaves)
+
+    def find(self, ids: Iterable[Any]) -> np.ndarray:
+        """The row of each id, int64; -1 for an id that is not there.
+
+        Raises
+        ------
+        StateError
+            A state without ids.
+        """
+        if self._row_of is None:
+            raise StateError("This state has no ids to find rows by.")
+        return np.array([self._row_of.get(item, -1) for item in ids], np.int64)
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -196,6 +288,9 @@ class State:
 
     def at_rest(self) -> State:
         """The same state with NumPy leaves."""
+        held = self._leaves.held.values()
+        if all(isinstance(leaf, (np.ndarray, _Blocks)) for leaf in held):
+            return self
         return self._with({name: at_rest(leaf) for name, leaf in self.leaves.items()}, self.ids)
 
     def take(self, rows: Any) -> State:
@@ -208,7 +303,7 @@ class State:
         """
         index = row_index(rows, self.rows)
         ids = None if self.ids is None else self.ids[index]
-        return self._with({name: at_rest(leaf)[index] for name, leaf in self.leaves.items()}, ids)
+        return self._with({name: self._leaves.take(name, index) for name in self.leaves}, ids)
 
     def put(self, rows: Any, state: State) -> State:
         """A new state whose given rows are those of ``state``; the others are bit-identical.
@@ -226,12 +321,15 @@ class State:
             )
         if len(set(index.tolist())) != len(index):
             raise StateError("The same row is given twice.")
-        leaves = {}
-        for name, leaf in self.leaves.items():
-            new = at_rest(leaf).copy()
-            new[index] = at_rest(state[name])
-            leaves[name] = new
-        return self._with(leaves, self.ids)
+        if not len(index):
+            return self.at_rest()
+        held = {
+            name: self._leaves.put(name, index, at_rest(state[name]), self.rows)
+            for name in self.leaves
+        }
+        after = object.__new__(State)  # all but the leaves is the same, and was checked
+        vars(after).update(vars(self), leaves=_Leaves(held))
+        return after
 
     def reset(self, initial: State, rows: Any = None) -> State:
         """A new state whose rows (all by default) are back at ``initial``.
@@ -314,6 +412,11 @@ class State:
             raise ModelFileError(f"{path}: {error}") from None
 
     # -- inside ----------------------------------------------------------------------
+
+    @property
+    def _leaves(self) -> _Leaves:
+        assert isinstance(self.leaves, _Leaves)  # made so
+        return self.leaves
 
     def _with(self, leaves: Mapping[str, Any], ids: Any) -> State:
         return State(leaves, ids, self.fingerprint)

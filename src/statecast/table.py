@@ -1225,7 +1225,7 @@ class Schema:
 
     def _grid(self, placed: _Placed, seen: _Survey) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled y and mask, shape (rows, T), of the long rows."""
-        rows, width = len(placed.ids), max(self.steps, int(seen.known.max()))
+        rows, width = len(placed.ids), max(self.steps, int(seen.known.max(initial=0)))
         check_cells(rows, width, "the panel")
         y = np.zeros((rows, width), np.float32)
         mask = np.zeros((rows, width), bool)
