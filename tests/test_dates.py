@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.dates import Form, Spacing, instant, known_zone, wall
+from statecast.dates import Calendar, Form, Spacing, instant, known_zone, wall
 from statecast.errors import DataError, ModelFileError
 from statecast.table import Schema
 
@@ -54,7 +54,7 @@ def forecast(schema: Schema, panel: Any, until: int) -> Any:
 # -- time zones --------------------------------------------------------------------------
 
 
-@given(st.sampled_from(ZONES), st.integers(-500_000, 1_000_000), st.integers(1, 200))
+@given(st.sampled_from(ZONES), st.integers(0, 1_000_000), st.integers(1, 200))
 def test_clocks_are_those_of_zoneinfo(zone: str, first: int, apart: int) -> None:
     minutes = 60 * first + 17 * apart * np.arange(50)
     when = minutes.astype("datetime64[m]").astype("datetime64[us]")
@@ -368,3 +368,107 @@ def test_a_spoilt_form_is_refused(change: dict[str, Any]) -> None:
     assert Form.from_config(form.to_config()) == form
     with pytest.raises(ModelFileError):
         Form.from_config(form.to_config() | change)
+
+
+# -- what is never observed ----------------------------------------------------------------
+
+
+def hours_of(items: int, days: int, keep: Any, freq: str = "h", seed: int = 0) -> Any:
+    """Items launched on different days, observed at the dates that ``keep`` keeps."""
+    rng = np.random.default_rng(seed)
+    steps = days * (24 if freq == "h" else 1)
+    grid = pd.date_range("2024-03-04", periods=steps + 7 * (24 if freq == "h" else 1), freq=freq)
+    begun = rng.integers(0, 7, items) * (24 if freq == "h" else 1)
+    dates = [grid[first : first + steps] for first in begun]
+    return table([own[keep(own)] for own in dates])
+
+
+SHOPS: dict[str, tuple[Any, str, str]] = {
+    "six days": (lambda d: d.weekday < 6, "D", "Sundays"),
+    "working days": (lambda d: d.weekday < 5, "D", "Saturdays, Sundays"),
+    "office hours": (
+        lambda d: (d.weekday < 5) & (d.hour >= 9) & (d.hour < 17),
+        "h",
+        "Saturdays, Sundays, 0:00 to 8:59, 17:00 to 23:59 of every day",
+    ),
+    "half Saturdays": (
+        lambda d: (d.weekday < 5) & (d.hour > 6) | (d.weekday == 5) & (d.hour > 6) & (d.hour < 12),
+        "h",
+        "Sundays, 0:00 to 6:59 of every day, Saturdays 12:00 to 23:59",
+    ),
+    "always": (lambda d: d.weekday < 9, "D", ""),
+}
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_slots_that_are_never_observed_are_closed(shop: str, missing: float) -> None:
+    keep, freq, said = SHOPS[shop]
+    series = hours_of(12, 28, keep, freq)
+    gone = np.random.default_rng(1).random(len(series)) < missing
+    schema = Schema.fit(series[~gone])
+    assert str(schema.calendar) == said
+    assert bool(schema.calendar) == bool(said)
+    again = Schema.from_config(*schema.to_config())
+    assert again.calendar == schema.calendar
+    begun = series.groupby("unique_id").head(3)
+    panel = again.panel(begun)
+    made = forecast(again, panel, 60)
+    clock = pd.DatetimeIndex(made["ds"])
+    assert keep(clock).all()
+    for item, dates in begun.groupby("unique_id")["ds"]:
+        whole = pd.date_range(dates.min(), periods=60, freq=freq)
+        ahead = whole[keep(whole) & (whole > dates.max())]
+        assert made.loc[made["unique_id"] == item, "ds"].tolist() == ahead.tolist()
+
+
+def test_closed_hours_are_those_of_the_clock() -> None:
+    keep = lambda d: (d.hour >= 9) & (d.hour < 17)  # noqa: E731
+    series = hours_of(9, 28, keep)  # the clock changes on 31 March
+    series["ds"] = series["ds"].dt.tz_localize("Europe/Amsterdam")
+    schema = Schema.fit(series)
+    assert str(schema.calendar) == "0:00 to 8:59, 17:00 to 23:59 of every day"
+    made = forecast(schema, schema.panel(series.groupby("unique_id").head(2)), 24 * 30)
+    clock = pd.DatetimeIndex(made["ds"])
+    assert set(clock.hour) == set(range(9, 17))
+    assert {t.utcoffset() for t in made["ds"]} == {dt.timedelta(hours=1), dt.timedelta(hours=2)}
+
+
+def test_closed_months() -> None:
+    grid = pd.date_range("2018-01-01", periods=48, freq="MS")
+    items = [grid[first : first + 30] for first in (0, 5, 9, 14)]
+    schema = Schema.fit(table([d[~d.month.isin([7, 8])] for d in items]))
+    assert str(schema.calendar) == "July, August"
+    made = forecast(schema, schema.panel(table([grid[:2]])), 24)
+    assert not set(pd.DatetimeIndex(made["ds"]).month) & {7, 8}
+
+
+def test_what_was_passed_too_seldom_is_not_closed() -> None:
+    week = pd.date_range("2024-03-04", periods=7, freq="D")
+    assert not Schema.fit(table([week[:6]] * 3)).calendar  # no Sunday was passed
+    once = pd.date_range("2024-03-04", periods=9, freq="D")
+    assert not Schema.fit(table([once[once.weekday < 6]] * 50)).calendar  # a single one, by all
+    year = pd.date_range("2024-01-01", periods=366, freq="D")
+    assert not Schema.fit(table([year[year.month != 5]] * 9)).calendar  # an outage, perhaps
+    sparse = pd.date_range("2024-03-04", periods=40, freq="D")
+    seen = np.random.default_rng(2).random(40) < 0.2
+    seen[[0, 1, 39]] = True
+    kept = sparse[seen & (sparse.weekday < 6)]
+    assert not Schema.fit(table([kept])).calendar  # gaps at random would miss five Sundays
+
+
+def test_tokens_and_numbers_have_no_calendar() -> None:
+    series = hours_of(5, 28, lambda d: d.weekday < 6, "D")
+    assert not Schema.fit(series.assign(y="a"), tokens=True).calendar
+    steps = series.assign(ds=series.groupby("unique_id")["ds"].rank().astype(int))
+    assert not Schema.fit(steps).calendar
+
+
+@pytest.mark.parametrize(
+    "change", [{"weekdays": [7]}, {"hours": "9"}, {"months": [0.0]}, {"weekdays": [*range(7)]}]
+)
+def test_a_spoilt_calendar_is_refused(change: dict[str, Any]) -> None:
+    calendar = Calendar(weekdays=(6,), week_hours=(3,))
+    assert Calendar.from_config(calendar.to_config()) == calendar
+    with pytest.raises(ModelFileError):
+        Calendar.from_config(calendar.to_config() | change)

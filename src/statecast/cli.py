@@ -738,6 +738,8 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
     yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
     yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
+    if schema.calendar:
+        yield "closed", str(schema.calendar)
     yield "numeric statics", ", ".join(schema.static.numeric) or "none"
     for name, values in schema.static.categories.items():
         yield f"static {name}", _shortened(values)

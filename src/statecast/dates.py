@@ -1,4 +1,5 @@
-"""Steps that are dates: time zones, the spacing of a grid, and how a column of steps is written.
+"""Steps that are dates: time zones, the spacing of a grid, the hours, weekdays and months at which
+nothing is ever observed, and how a column of steps is written.
 
 Inside the library a date is a ``datetime64[us]``: of a column with a time zone the instant in
 UTC, of one without a zone the clock it shows. A grid may count either; see ``Spacing``.
@@ -428,6 +429,144 @@ def first_dates(parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int) -> np
     for place, row in parts:
         np.minimum.at(first, row, place.astype("datetime64[us]").astype(np.int64))
     return np.where(first == latest, np.datetime64("NaT", "us"), first.astype("datetime64[us]"))
+
+
+# -- the calendar ----------------------------------------------------------------------
+
+_SLOTS = {"weekdays": 7, "hours": 24, "week_hours": 168, "months": 12}
+_WEEKDAYS = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays")
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
+           "October", "November", "December")  # fmt: skip
+_CHANCE = 1e-6  # that gaps at random hit every date of a slot: below it the slot is closed
+_SAMPLE = 2**18  # steps of items that are looked at
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The slots of the calendar at which no training item was ever observed, though many passed
+    them: closed weekdays, hours, hours of a week and months.
+
+    Attributes
+    ----------
+    weekdays : tuple of int
+        0 is Monday.
+    hours : tuple of int
+        0 to 23.
+    week_hours : tuple of int
+        24 times the weekday and the hour; those that neither of the two above says.
+    months : tuple of int
+        0 is January.
+    """
+
+    weekdays: tuple[int, ...] = ()
+    hours: tuple[int, ...] = ()
+    week_hours: tuple[int, ...] = ()
+    months: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in _SLOTS)
+
+    def __str__(self) -> str:
+        said = [_WEEKDAYS[i] for i in self.weekdays] + [_MONTHS[i] for i in self.months]
+        said += [f"{_hours(self.hours)} of every day"] if self.hours else []
+        for day, name in enumerate(_WEEKDAYS):
+            own = tuple(i % 24 for i in self.week_hours if i // 24 == day)
+            said += [f"{name} {_hours(own)}"] if own else []
+        return ", ".join(said)
+
+    def closed(self, clock: np.ndarray) -> np.ndarray:
+        """Return whether dates, as their clock shows them, lie in a closed slot; not for NaT."""
+        found = np.zeros(clock.shape, bool)
+        for name, at in _slots(clock).items():
+            if getattr(self, name):
+                found |= np.isin(at, getattr(self, name))
+        return found & ~np.isnat(clock)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the fields as strict JSON."""
+        return {name: list(getattr(self, name)) for name in _SLOTS}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Calendar:
+        """Rebuild a calendar; ``ModelFileError`` on anything unexpected."""
+        config = closed(config, tuple(_SLOTS), "calendar")
+        for name, size in _SLOTS.items():
+            slots = config[name]
+            good = isinstance(slots, list) and len(slots) < size
+            good = good and all(is_whole(slot, 0, size - 1) for slot in slots)
+            must(good, f"calendar {name}", f"some of 0 to {size - 1}", slots)
+        return cls(**{name: tuple(config[name]) for name in _SLOTS})
+
+
+def _hours(hours: tuple[int, ...]) -> str:
+    """In words, some hours of a day: "0:00 to 7:59, 18:00 to 23:59"."""
+    parts, start = [], 0
+    for i, hour in enumerate(hours):
+        if i + 1 == len(hours) or hours[i + 1] > hour + 1:
+            parts.append(f"{hours[start]}:00 to {hour}:59")
+            start = i + 1
+    return ", ".join(parts)
+
+
+def _slots(clock: np.ndarray) -> dict[str, np.ndarray]:
+    weekday = (clock.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970 began on a Thursday
+    hour = clock.astype("datetime64[h]").astype(np.int64) % 24
+    month = clock.astype("datetime64[M]").astype(np.int64) % 12
+    return {
+        "weekdays": weekday, "hours": hour, "week_hours": 24 * weekday + hour, "months": month
+    }  # fmt: skip
+
+
+def learn_calendar(
+    spacing: Spacing,
+    zone: str | None,
+    observed: Iterable[np.ndarray],
+    origin: np.ndarray,
+    known: np.ndarray,
+    seen: np.ndarray,
+) -> Calendar:
+    """Return the slots that are closed: those at which nothing was observed, which items passed
+    on two days at least (months: in two years), so often that gaps at random would not do it.
+
+    Parameters
+    ----------
+    observed : iterable of ndarray
+        The places of all observations, in batches.
+    origin, known, seen : ndarray, shape (items,)
+        Each item's place of step 1, last observed step and number of observations.
+    """
+    names = ["months"]
+    if spacing.unit == "microseconds" and spacing.count < 7 * _DAY:
+        names = ["weekdays", "months"]
+    if spacing.unit == "microseconds" and spacing.count < _DAY:
+        names = list(_SLOTS)
+    count = {name: np.zeros(_SLOTS[name], np.int64) for name in names}
+    for places in observed:
+        slots = _slots(spacing.clock_of(places, zone))
+        for name in names:
+            count[name] += np.bincount(slots[name], minlength=_SLOTS[name])
+    order = np.random.default_rng(0).permutation(np.flatnonzero(seen))
+    some = order[: max(1, int(np.searchsorted(np.cumsum(known[order]), _SAMPLE)))]
+    row = np.repeat(some, known[some])
+    step = np.arange(len(row)) - np.repeat(np.cumsum(known[some]) - known[some], known[some]) + 1
+    clock = spacing.clock_of(spacing.dates(origin[row], step), zone)
+    slots, found = _slots(clock), {}
+    for name in names:
+        at = slots[name]
+        missing = 1.0 - seen[some].sum() / max(int((count[name][at] > 0).sum()), 1)
+        often = np.bincount(at, minlength=_SLOTS[name])
+        when = clock.astype("datetime64[Y]" if name == "months" else "datetime64[D]")
+        passed = np.unique(np.stack([at, when.astype(np.int64)]), axis=1)[0]
+        twice = np.bincount(passed, minlength=_SLOTS[name]) >= 2
+        unlikely = max(missing, 0.0) ** often < _CHANCE
+        found[name] = tuple(np.flatnonzero((count[name] == 0) & twice & unlikely).tolist())
+    if "hours" in names:
+        found["week_hours"] = tuple(
+            slot
+            for slot in found["week_hours"]
+            if slot // 24 not in found["weekdays"] and slot % 24 not in found["hours"]
+        )
+    return Calendar(**found)
 
 
 # -- what a file says ------------------------------------------------------------------

@@ -382,8 +382,9 @@ class Forecaster:
         Warns
         -----
         DataWarning
-            Steps that no item was observed at (a weekend, of working days), of which nothing can
-            be learnt: their forecasts lie between those of the observed steps around them.
+            Steps that no item was observed at, of which nothing can be learnt: their forecasts lie
+            between those of the observed steps around them. Weekdays, hours and months of dates
+            at which no item was ever observed, which forecasts leave out.
         """
         s = self.settings
         if s.head == TOKENS and (future is not None or s.past_cols):
@@ -524,6 +525,7 @@ class Forecaster:
             self._check_until(until, ids, known)
             plans, origin = self._plans(future, until, ids, known, origin)
             values = self._rest_of(state, known, until, levels, calibrated, plans)
+        self._warn_undated(ids, origin)
         named = {name: values[..., i] for i, name in enumerate(columns)}
         return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind)
 
@@ -712,8 +714,12 @@ class Forecaster:
                 f"items x {paths:,} paths x {until:,} values of each. Ask for fewer paths, or for "
                 "the items in parts."
             )
+        self._warn_undated(ids, origin)
         values = np.full((len(ids), paths, until), np.nan)
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
+        count = len(self.settings.targets)
+        open_ = np.repeat(self.schema.open(origin, until // count, kind), count, axis=1)
+        open_ = np.broadcast_to(open_, (len(ids), until))
         for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
             part = state.take(rows)
             plan = None if plans is None else plans.take(rows)
@@ -723,8 +729,8 @@ class Forecaster:
             ranks = drawn.argsort(axis=1).argsort(axis=1)
             marginal = self._rest_of(part, known[rows], until, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
+            marginal = np.where(open_[rows, None], marginal, np.nan)
             values[rows] = np.take_along_axis(marginal, ranks, axis=1)
-        count = len(self.settings.targets)
         if count > 1:
             values = values.reshape(*values.shape[:2], -1, count)
             observed = None if observed is None else observed.reshape(len(observed), -1, count)
@@ -1473,6 +1479,16 @@ class Forecaster:
                 "them: make it again with this forecaster's `state`."
             )
 
+    def _warn_undated(self, ids: np.ndarray, origin: np.ndarray | None) -> None:
+        """Warn of items whose closed days cannot be told, as they have no date."""
+        undated = np.zeros(0, int) if origin is None else np.flatnonzero(np.isnat(origin))
+        if self.schema.calendar and len(undated):
+            warn(
+                f"{len(undated):,} items have no date (item {ids[undated[:1]].tolist()[0]!r}), so "
+                f"their forecasts have steps that may be closed ({self.schema.calendar}), and "
+                "totals count them."
+            )
+
     def _check_number(self, until: int) -> None:
         if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
             raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
@@ -1608,9 +1624,14 @@ class Paths:
         are the step's: ``step``, ``step-lo-80``, ...
         """
         columns = _asked(level, quantiles)
-        value, step = self._reduced(
-            since, lambda rest, _: (np.nanmax(rest, axis=-1), np.nanargmax(rest, axis=-1) + 1.0)
-        )
+
+        def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            known = np.where(np.isnan(rest), -np.inf, rest)
+            value, step = known.max(axis=-1), known.argmax(axis=-1) + 1.0
+            nothing = np.isneginf(value)  # closed throughout
+            return np.where(nothing, np.nan, value), np.where(nothing, np.inf, step)
+
+        value, step = self._reduced(since, highest)
         return self._summary(_quantiles(value, columns) | _steps_at(step, columns, "step"))
 
     def time_to(
@@ -1683,6 +1704,7 @@ class Paths:
         counted = step >= first[:, None]
         past = counted & (step <= self.known[:, None])
         observed = np.full(past.shape, np.nan)
+        open_ = self.schema.open(self.origin, until, self.kind)
         if past.any():
             if self.observed is None:
                 raise ArgumentError(
@@ -1692,7 +1714,7 @@ class Paths:
                 )
             width = min(until, self.observed.shape[1])
             observed[:, :width] = self.observed[:, :width]
-            gaps = np.argwhere(past & np.isnan(observed))
+            gaps = np.argwhere(past & open_ & np.isnan(observed))
             if len(gaps):
                 row, at = gaps[0].tolist()
                 item = self.ids[row : row + 1].tolist()[0]

@@ -24,11 +24,13 @@ import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.dates import (
+    Calendar,
     Form,
     Spacing,
     closed,
     first_dates,
     is_whole,
+    learn_calendar,
     learn_spacing,
     must,
 )
@@ -415,6 +417,9 @@ class Schema:
         Of the static table, of the future table, and of the series beside y.
     spacing : Spacing or None
         The grid of the dates; None when steps are numbers.
+    calendar : Calendar
+        The weekdays, hours and months at which no training item was ever observed: no forecast
+        has such steps.
     vocabulary : Vocabulary or None
         The tokens met in training, where y holds tokens. They are not scaled.
 
@@ -445,6 +450,7 @@ class Schema:
     future: Columns
     past: Columns
     spacing: Spacing | None
+    calendar: Calendar = Calendar()  # noqa: RUF009 (it is frozen)
     vocabulary: Vocabulary | None = None
 
     __repr__ = outline
@@ -610,6 +616,7 @@ class Schema:
             Columns.fit(told, "Future"),
             Columns.fit(said, "Past"),
             spacing,
+            Calendar() if tokens else _calendar_of(placed, seen),
             parsed.vocabulary,
         )
 
@@ -883,6 +890,18 @@ class Schema:
         on that a training item was observed at, or ``until`` where there is none."""
         return until + int(np.argmax(np.append(self.observed[until - 1 :], False)))
 
+    def open(self, origin: np.ndarray | None, until: int, kind: Kind | None = None) -> np.ndarray:
+        """Return where the calendar is not closed, at steps 1 to ``until`` of items with these
+        places of step 1, of tables of a kind; shape (rows, until), or (1, until) where it is
+        never closed, bool. An item without a date is open at all steps."""
+        if self.spacing is None or origin is None or not self.calendar:
+            return np.ones((1, until), bool)
+        step = np.broadcast_to(np.arange(1, until + 1), (len(origin), until))
+        first = np.repeat(np.asarray(origin).astype("datetime64[us]"), until)
+        place = self.spacing.dates(first, step.ravel())
+        clock = self.spacing.clock_of(place, self._form(kind).zone)
+        return ~self.calendar.closed(clock).reshape(step.shape)
+
     # -- tables out --------------------------------------------------------------------
 
     def table(
@@ -910,7 +929,8 @@ class Schema:
         kind : Kind, optional
             As ``Panel.kind``; default: as the tables of ``fit``.
         last : ndarray, shape (rows,), int, optional
-            Each row's last step; default: that of all columns.
+            Each row's last step; default: that of all columns. Steps at which ``calendar`` is
+            closed are left out.
 
         Returns
         -------
@@ -941,6 +961,7 @@ class Schema:
         if kind.library not in KINDS:
             raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
         wanted = np.arange(1, shape[1] + 1) > known[:, None]
+        wanted = wanted & self.open(origin, shape[1], kind)
         if last is not None:
             wanted &= np.arange(1, shape[1] + 1) <= np.asarray(last)[:, None]
         if kind.library == "arrays":
@@ -1022,6 +1043,7 @@ class Schema:
             "steps": self.steps,
             **{name: columns.to_config() for name, columns in self._columns.items()},
             "spacing": None if self.spacing is None else self.spacing.to_config(),
+            "calendar": self.calendar.to_config(),
             "vocabulary": None if self.vocabulary is None else self.vocabulary.to_config(),
         }
         arrays = {
@@ -1042,7 +1064,7 @@ class Schema:
             A key too many or too few, a value of another type, size or range.
         """
         keys = ("id_col", "step_col", "target_col", "kind", "form", "transform", "centre")
-        keys = (*keys, "bounds", "steps", *_TABLES, "spacing", "vocabulary")
+        keys = (*keys, "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
         config = closed(config, keys, "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
         must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
@@ -1065,6 +1087,10 @@ class Schema:
         zoned = spacing is not None and spacing.clock != "none"
         must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
         must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
+        calendar = Calendar.from_config(config["calendar"])
+        must(
+            spacing is not None or not calendar, "calendar", "none, of numbers", config["calendar"]
+        )
         vocabulary = config["vocabulary"]
         if vocabulary is not None:
             vocabulary = Vocabulary.from_config(vocabulary)
@@ -1108,6 +1134,7 @@ class Schema:
             future,
             past,
             spacing,
+            calendar,
             vocabulary,
         )
 
@@ -1293,6 +1320,15 @@ class _Placed:
     def observed(self) -> Iterator[np.ndarray]:
         """Return the y that were observed, batch by batch."""
         return (long.y[~np.isnan(long.y)] for long in self.series or ())
+
+
+def _calendar_of(placed: _Placed, seen: _Survey) -> Calendar:
+    """Return the slots of the calendar at which no item was ever observed."""
+    if placed.spacing is None or placed.origin is None or placed.series is None:
+        return Calendar()
+    spacing, zone = placed.spacing, placed.series.form.zone
+    observed = (spacing.place(long.when[~np.isnan(long.y)], zone) for long in placed.series)
+    return learn_calendar(spacing, zone, observed, placed.origin, seen.known, seen.observed)
 
 
 def _place(

@@ -16,7 +16,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.dates import Spacing
+from statecast.dates import Calendar, Spacing
 from statecast.errors import ArgumentError, DataError, ModelFileError, warn
 from statecast.reading import (
     Kind,
@@ -146,6 +146,7 @@ class Targets:
                     scaling=scaling,
                     observed=observed,
                     spacing=frame.spacing,
+                    calendar=frame.calendar,
                 )
             )
         return cls(frame, tuple(each))
@@ -201,6 +202,11 @@ class Targets:
     def spacing(self) -> Spacing | None:
         """The grid of the dates."""
         return self.frame.spacing
+
+    @property
+    def calendar(self) -> Calendar:
+        """The weekdays, hours and months at which no target was ever observed."""
+        return self.frame.calendar
 
     @property
     def vocabulary(self) -> None:
@@ -301,6 +307,10 @@ class Targets:
         count = len(self.each)
         return count * max(schema.reach(until // count) for schema in self.each)
 
+    def open(self, origin: np.ndarray | None, until: int, kind: Kind | None = None) -> np.ndarray:
+        """Return where the calendar is not closed, as ``Schema.open`` does; in steps."""
+        return self.frame.open(origin, until, kind)
+
     # -- tables out --------------------------------------------------------------------
 
     def table(
@@ -393,7 +403,7 @@ class Targets:
                 raise ModelFileError(f"Not targets of ours: an array {name!r} of none of them.")
             own[part][rest] = array
         frame, *each = (Schema.from_config(part, own[name]) for name, part in parts)
-        shared = {(s.id_col, s.step_col, s.steps, s.spacing) for s in (frame, *each)}
+        shared = {(s.id_col, s.step_col, s.steps, s.spacing, s.calendar) for s in (frame, *each)}
         plain = all(s.vocabulary is None for s in (frame, *each))
         plain = plain and not any(s.static.kinds or s.future.kinds or s.past.kinds for s in each)
         if len(shared) > 1 or not plain or len({s.target_col for s in each}) < len(each):
@@ -443,6 +453,11 @@ def learn(
         warn(
             f"No training item was observed at {'; '.join(filter(None, unobserved))}. Their "
             "forecasts are made of those of the nearest observed steps before and after."
+        )
+    if schema.calendar:
+        warn(
+            f"No training item was ever observed on: {schema.calendar}. Forecasts leave out such "
+            "steps, and totals count nothing there."
         )
     return schema
 
