@@ -26,7 +26,7 @@ import statecast
 SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
-    {"errors", "state"},
+    {"errors", "state", "interrupt", "progress"},
     {
         "cells",
         "recurrence",
@@ -53,6 +53,8 @@ NO_KERAS = {
     "errors",
     "state",
     "dates",
+    "interrupt",
+    "progress",
     "reading",
     "scaling",
     "table",

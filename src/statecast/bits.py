@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from statecast.interrupt import noted
 from statecast.ngrams import Said, log_likelihoods
+from statecast.progress import Verbose
 from statecast.table import Panel, Schema
 from statecast.vocabulary import END
 
@@ -138,7 +140,8 @@ def token_scores(
     baselines: bool,
     seed: int,
     callbacks: Sequence[Any],
-    progress: Callable[[str, int, int], None] | None,
+    progress: Callable[[str, int, int], None],
+    verbose: Verbose,
 ) -> TokenScores:
     """Score each fold by a fit on the others; ``parts`` are its name, the training tables and
     the test tables. The rest is as in ``cross_validation``."""
@@ -146,15 +149,14 @@ def token_scores(
     totals: dict[tuple[str, int], list[float]] = {}
     items = dict.fromkeys(known, 0)
 
-    def say(text: str, done: int) -> None:
-        if progress is not None:
-            progress(text, done, 2 * folds)
-
     for number, (name, train, test) in enumerate(parts):
         where = f"fold {name} ({number + 1} of {folds})"
-        say(f"{where}: fit", 2 * number)
-        fitted = forecaster.clone().fit(**train, callbacks=callbacks, verbose=0)
-        say(f"{where}: score", 2 * number + 1)
+        progress(f"{where}: fit", 2 * number, 2 * folds)
+        fitted = forecaster.clone()
+        with noted() as interrupt:
+            fitted.fit(**train, callbacks=callbacks, verbose=verbose)
+            interrupt.check()
+        progress(f"{where}: score", 2 * number + 1, 2 * folds)
         schema, ends = fitted.schema, fitted.settings.ends
         panel = schema.panel(**test)
         said = _said(schema, panel, ends)
@@ -169,7 +171,7 @@ def token_scores(
                 total = totals.setdefault((method, k), [0.0, 0])
                 total[0] -= float(each[:, k:][counted].sum())
                 total[1] += int(counted.sum())
-    say("done", 2 * folds)
+    progress("done", 2 * folds, 2 * folds)
     methods = list(dict.fromkeys(method for method, _ in totals))
     rows = []
     for k in known:

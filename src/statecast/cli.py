@@ -26,6 +26,8 @@ import typer
 from typer.core import TyperGroup
 
 from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
+from statecast.interrupt import noted
+from statecast.progress import scores_text, stage_lines, trained_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet")
 PICTURES = (".png", ".pdf", ".svg")
 MODELS = (".safetensors",)
+
+INTERRUPTED = "Interrupted; nothing was written."
 
 
 # -- the frame: errors, warnings, options ---------------------------------------------------
@@ -53,6 +57,9 @@ class _Commands(TyperGroup):
             try:
                 _need_backend()
                 return super().invoke(ctx)
+            except KeyboardInterrupt:
+                _say(INTERRUPTED)
+                raise typer.Exit(130) from None
             except StatecastError as error:
                 _say(f"error: {error}")
                 raise typer.Exit(2) from None
@@ -227,16 +234,19 @@ def fit(
     """Train a forecaster and write it to a file.
 
     One model serves every prefix length. Ctrl-C ends the training early and keeps the best
-    epoch so far.
+    epoch so far; a second one, or one before the first epoch has ended, writes nothing.
     """
     _outputs({out: MODELS}, inputs=[series, static, future])
     from statecast.forecaster import Forecaster
 
     forecaster = Forecaster(**settings)
-    with _progress(keeps=True) as (_, epochs):
-        forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
-    forecaster.save(out)
-    _say(f"{_trained(forecaster)} Wrote {out}.")
+    # There is something to keep from the training on until the file is written.
+    with noted(replacing=_leave, at_once=False) as interrupt:
+        with _progress() as (_, epochs):
+            forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
+        forecaster.save(out)
+    ended = "Interrupted; the best epoch is kept. " * bool(interrupt.count)
+    _say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
 
 
 @app.command()
@@ -752,19 +762,7 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
             yield name, value
     shapes = [variable.shape for variable in forecaster.network.weights]
     yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"
-    yield "trained", _trained(forecaster)
-
-
-def _trained(forecaster: Forecaster) -> str:
-    history = forecaster.history
-    epochs = len(history.get("loss", []))
-    scores = [
-        (score, at + 1)
-        for at, score in enumerate(history.get("val_crps", history.get("val_nats", [])))
-        if score is not None
-    ]
-    best = f"; best score on held-out items in epoch {min(scores)[1]}" if scores else ""
-    return f"Trained for {epochs} epoch{'s' * (epochs != 1)}{best}."
+    yield "trained", trained_text(forecaster.history)
 
 
 def _shortened(values: Sequence[str], most: int = 8) -> str:
@@ -783,12 +781,8 @@ def _size(shape: Sequence[int]) -> int:
 
 
 @contextmanager
-def _progress(
-    keeps: bool = False,
-) -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
+def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
     """What shows progress: bars on a terminal, plain lines elsewhere.
-
-    With ``keeps`` Ctrl-C ends the training, not the command, once there is an epoch to keep.
 
     Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
     """
@@ -796,49 +790,34 @@ def _progress(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from statecast.training import Lines
+
     console = Console(stderr=True)
-    plain = not console.is_terminal
+    if not console.is_terminal:
+        yield stage_lines(_say), Lines(_say)
+        return
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[scores]}"),
         TimeRemainingColumn(),
         console=console,
-        disable=plain,
     )
     stages = bars.add_task("", total=1, visible=False, scores="")
     training = bars.add_task("Training, epoch", total=1, visible=False, scores="")
 
     def stage(text: str, done: int, total: int) -> None:
         text = text[:1].upper() + text[1:]
-        if plain and done < total:
-            _say(text)
         bars.update(stages, description=text, completed=done, total=total, visible=True)
         bars.update(training, visible=False)
 
     class Epochs(keras.callbacks.Callback):
-        total = 1
-
         def on_train_begin(self, logs: Any = None) -> None:
-            self.total = (self.params or {}).get("epochs", 1)
-            bars.reset(training, total=self.total, visible=True, scores="")
+            total = (self.params or {}).get("epochs", 1)
+            bars.reset(training, total=total, visible=True, scores="")
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            if keeps and signal.getsignal(signal.SIGINT) is _leave:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            scores = "".join(
-                f"  {word} {logs[name]:.4f}"
-                for name, word in (
-                    ("crps", "score"),
-                    ("nats", "nats"),
-                    ("val_crps", "on held-out items"),
-                    ("val_nats", "on held-out items"),
-                )
-                if name in (logs or {})
-            )
-            bars.update(training, completed=epoch + 1, scores=scores)
-            if plain and (epoch + 1) % max(1, self.total // 5) == 0:
-                _say(f"Training, epoch {epoch + 1}/{self.total}{scores}")
+            bars.update(training, completed=epoch + 1, scores=scores_text(logs or {}))
 
     with bars:
         yield stage, Epochs()
@@ -849,7 +828,7 @@ def _leave(*_: Any) -> None:
 
     An exception raised in the midst of a compilation can take the process down without a word.
     """
-    _say("Interrupted; nothing was written.")
+    _say(INTERRUPTED)
     sys.stdout.flush()
     os._exit(130)
 

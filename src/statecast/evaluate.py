@@ -32,6 +32,8 @@ import numpy as np
 
 from statecast.bits import token_scores
 from statecast.errors import ArgumentError, DataError, DataWarning, MissingExtraError, quoted
+from statecast.interrupt import noted
+from statecast.progress import Verbose, check_verbose, say, stage_lines
 
 # How a table is opened and its ids are read stays in one place.
 from statecast.reading import (
@@ -602,6 +604,7 @@ def cross_validation(
     seed: int = 0,
     callbacks: Sequence[Any] | None = (),
     progress: Callable[[str, int, int], None] | None = None,
+    verbose: Verbose = "auto",
 ) -> Any:
     """Forecast every fold's items by a fit on the other folds, and score it.
 
@@ -632,7 +635,11 @@ def cross_validation(
     callbacks : sequence
         Passed on to each ``fit``.
     progress : callable, optional
-        Called as ``progress(text, done, total)`` before each stage, and at the end.
+        Called as ``progress(text, done, total)`` before each stage, and at the end; no line is
+        given of the stages then.
+    verbose : "auto", 0, 1 or 2
+        0 says nothing; "auto" and 1 give a line before each stage, logged as those of
+        ``Forecaster.fit`` are; 2 adds the lines of each fit.
 
     Returns
     -------
@@ -649,8 +656,10 @@ def cross_validation(
     MissingExtraError
         scikit-learn is not installed.
 
-    All of them come before the first fit, if the whole data show them.
+    All of them come before the first fit, if the whole data show them. Ctrl-C raises
+    ``KeyboardInterrupt``: there are no scores of some folds alone.
     """
+    check_verbose(verbose)
     levels, callbacks = _checked_levels(levels), callbacks or ()
     baselines = False if baselines is None else baselines
     known = _checked_known(known)
@@ -664,6 +673,8 @@ def cross_validation(
             f"known: expected prefixes shorter than the longest item to forecast, which is "
             f"observed up to step {last}; received {known[-1]}."
         )
+    stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
+    of_fits: Verbose = 2 if verbose == 2 else 0
     if items.schema.vocabulary is not None:
         if not isinstance(baselines, bool):
             raise ArgumentError("baselines: for tokens expected True or False, the n-grams.")
@@ -679,7 +690,8 @@ def cross_validation(
             baselines=baselines,
             seed=seed,
             callbacks=callbacks,
-            progress=progress,
+            progress=stage,
+            verbose=of_fits,
         )
     if baselines is True:
         baselines = default_baselines(items.schema.of(items.schema.targets[0]))
@@ -700,16 +712,17 @@ def cross_validation(
     count = dict.fromkeys(known, 0)
     stages, done = len(tested) * (1 + len(known)), 0
 
-    def say(text: str) -> None:
-        if progress is not None:
-            progress(text, done, stages)
+    def tell(text: str) -> None:
+        stage(text, done, stages)
 
     for number, name in enumerate(tested, 1):
         where = f"fold {name} ({number} of {len(tested)})"
-        say(f"{where}: fit")
+        tell(f"{where}: fit")
         train = items.take(fold != name)
         fitted = forecaster.clone()
-        fitted.fit(**train, callbacks=callbacks, verbose=0)
+        with noted() as interrupt:
+            fitted.fit(**train, callbacks=callbacks, verbose=of_fits)
+            interrupt.check()
         schema = fitted.schema
         forecast = (fold == name) & scored
         test = schema.panel(**items.take(forecast))
@@ -724,7 +737,7 @@ def cross_validation(
                 for place, target in enumerate(targets)
             }
         for k in known:
-            say(f"{where}: forecast from k = {k}")
+            tell(f"{where}: forecast from k = {k}")
             there = np.flatnonzero(test.known // len(targets) > k)
             part, at = test.take(there), group[forecast][there]
             until = int(part.known.max(initial=0))
@@ -749,7 +762,7 @@ def cross_validation(
                         total = sums[target].setdefault((method, k), nothing)
                         np.add.at(total, at, each)
             done += 1
-    say("done")
+    tell("done")
 
     points = {method.name for method in methods if method.point}
     told = bool(items.schema.future.kinds or items.schema.past.kinds)

@@ -32,8 +32,10 @@ from statecast.errors import (
 )
 from statecast.explanation import Explanation, effects
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
+from statecast.interrupt import noted
 from statecast.language import WAYS, Language, LanguageNetwork
 from statecast.network import CONDITIONINGS, Advance, Decoder, Knots, Network, Sample, Start
+from statecast.progress import Verbose, check_verbose
 from statecast.reading import MAX_CELLS, Kind, items_of
 from statecast.scaling import TRANSFORMS
 from statecast.stacking import FEWEST as FEWEST_STACKED
@@ -345,7 +347,7 @@ class Forecaster:
         *,
         future: Any = None,
         callbacks: Sequence[keras.callbacks.Callback] | None = (),
-        verbose: Any = "auto",
+        verbose: Verbose = "auto",
     ) -> Forecaster:
         """Learn from a table of series and a table of static features.
 
@@ -367,17 +369,27 @@ class Forecaster:
             items that are not are ignored.
         callbacks : sequence of keras.callbacks.Callback
         verbose : "auto", 0, 1 or 2
-            As in Keras.
+            0 says nothing; 1 shows Keras's progress bar; 2 gives a line an epoch; "auto" is 1 on
+            a terminal and in a notebook, and elsewhere a line after each fifth of the epochs.
+            Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error
+            where no logging is set up.
 
         Returns
         -------
-        The forecaster itself. A fit that fails leaves it as it was; Ctrl-C ends the fit
-        and keeps the best epoch so far.
+        The forecaster itself. A fit that fails leaves it as it was.
+
+        Ctrl-C ends the training after one more batch at most, and the best epoch so far is kept.
+        Before the first epoch has ended there is none, and ``KeyboardInterrupt`` is raised; as it
+        is at once by a second Ctrl-C. A program's own handler of SIGINT is left in its place. In
+        another thread than the main one Ctrl-C does not reach the fit: Python raises it in the
+        main thread. There a callback that sets ``model.stop_training`` ends the training.
 
         Raises
         ------
         DataError
             A table that cannot be used; the message names the column and the first item.
+        ArgumentError
+            Another ``verbose``.
 
         Warns
         -----
@@ -387,6 +399,7 @@ class Forecaster:
             at which no item was ever observed, which forecasts leave out.
         """
         s = self.settings
+        check_verbose(verbose)
         if s.head == TOKENS and (future is not None or s.past_cols):
             raise ArgumentError("future, past_cols: tokens take no covariates; received some.")
         schema = learn(
@@ -412,26 +425,30 @@ class Forecaster:
                 column=s.step_col,
                 item=item,
             )
-        network = self._built(schema, s.seed)
-        held = held_out(panel.groups, s.ensemble, s.seed)
-        history = train(
-            network,
-            panel,
-            held,
-            epochs=s.epochs,
-            batch_size=s.batch_size,
-            learning_rate=s.learning_rate,
-            weight_decay=s.weight_decay,
-            patience=s.patience,
-            seed=s.seed,
-            ends=s.ends,
-            callbacks=callbacks or (),
-            verbose=verbose,
-        )
-        analogues = stacking = None
-        if s.head != TOKENS:
-            analogues, stacking = _companions(network, panel, held, wanted=s.analogues, seed=s.seed)
-        self._adopt(schema, network, history, analogues, stacking)
+        with noted() as interrupt:
+            network = self._built(schema, s.seed)
+            held = held_out(panel.groups, s.ensemble, s.seed)
+            history = train(
+                network,
+                panel,
+                held,
+                epochs=s.epochs,
+                batch_size=s.batch_size,
+                learning_rate=s.learning_rate,
+                weight_decay=s.weight_decay,
+                patience=s.patience,
+                seed=s.seed,
+                ends=s.ends,
+                interrupt=interrupt,
+                callbacks=callbacks or (),
+                verbose=verbose,
+            )
+            analogues = stacking = None
+            if s.head != TOKENS:
+                analogues, stacking = _companions(
+                    network, panel, held, wanted=s.analogues, seed=s.seed
+                )
+            self._adopt(schema, network, history, analogues, stacking)
         return self
 
     def predict(

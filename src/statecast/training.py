@@ -7,14 +7,17 @@ data, and each member has an honest score to stop by.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from statecast.interrupt import Interrupt
 from statecast.language import Language, LanguageNetwork
 from statecast.network import Network, Parameters
+from statecast.progress import Verbose, say, scores_text, trained_text
 from statecast.table import Covariates, Panel
 from statecast.vocabulary import END, UNKNOWN
 
@@ -31,6 +34,7 @@ STEPS = 24  # an epoch has at least so many updates, so that small data sees man
 PREFIXES = (0, 1, 2, 3, 5, 8)  # the held-out items are scored at these
 VALIDATION_TOKEN_ROWS = 2000  # a member's held-out sequences
 VALIDATION_ROWS = 1000  # a member's held-out rows: each item at several prefixes, or at one
+LINES = 5  # of a training that goes its whole length, where not every epoch has a line
 
 
 def held_out(groups: np.ndarray, members: int, seed: int) -> np.ndarray:
@@ -271,14 +275,25 @@ class KeepBest(keras.callbacks.Callback):
     """Keeps each member's weights of its best epoch, and stops when none has improved.
 
     ``model.score`` holds the held-out score of each member when an epoch ends.
+
+    Ctrl-C, as ``interrupt`` notes it, stops the training too: after one more batch at most, whose
+    epoch then counts as any other, or with ``KeyboardInterrupt`` if no epoch has ended.
     """
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int, interrupt: Interrupt) -> None:
         super().__init__()
         self.patience = patience
+        self.interrupt = interrupt
         self.best: np.ndarray | None = None
         self.weights: list[np.ndarray] = []
         self.waited = 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # Not at a batch's end: on JAX that would have every batch wait for its numbers.
+        if self.interrupt.count and self.best is not None:
+            self.model.stop_training = True
+        else:
+            self.interrupt.check()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         score = self.model.score.by_member()
@@ -293,13 +308,27 @@ class KeepBest(keras.callbacks.Callback):
             for kept, weight in zip(self.weights, now, strict=True):
                 kept[better] = weight[better]
         self.waited = 0 if better.any() else self.waited + 1
-        if self.waited >= self.patience:
+        if self.waited >= self.patience or self.interrupt.count:
             self.model.stop_training = True
 
     def restore(self) -> None:
         """Put every member back to its best epoch."""
         for variable, weight in zip(self.model.trainable_weights, self.weights, strict=True):
             variable.assign(weight)
+
+
+class Lines(keras.callbacks.Callback):
+    """Says how the training goes: a line for each epoch, or some ``LINES`` in all."""
+
+    def __init__(self, say: Callable[[str], None], *, each: bool = False) -> None:
+        super().__init__()
+        self.say = say
+        self.each = each
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        epochs = (self.params or {}).get("epochs", 1)
+        if (epoch + 1) % (1 if self.each else max(1, epochs // LINES)) == 0:
+            self.say(f"Training, epoch {epoch + 1}/{epochs}{scores_text(logs or {})}")
 
 
 def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.optimizers.AdamW:
@@ -349,15 +378,16 @@ def train(
     patience: int,
     seed: int,
     ends: bool = True,
+    interrupt: Interrupt,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: Any = "auto",
+    verbose: Verbose = "auto",
 ) -> dict[str, list[float]]:
     """Fit ``network`` to ``panel`` and leave each member at its best epoch; ``held`` says which
     rows each member stops by, as ``held_out`` does, and ``ends`` whether sequences of tokens end
     by themselves.
 
-    Ctrl-C ends the fit and keeps the best epoch so far; before the first epoch has ended
-    there is none, and the interrupt goes on to the caller.
+    An interrupt, whether noted or raised by a callback, ends the fit and keeps the best epoch so
+    far; before the first epoch has ended there is none, and ``KeyboardInterrupt`` is raised.
 
     Returns
     -------
@@ -381,19 +411,29 @@ def train(
     # A step that makes the optimizer's variables would be traced a second time by TensorFlow: a
     # quarter of a short fit.
     network.optimizer.build(network.trainable_variables)
-    keep = KeepBest(patience)
+    if verbose == "auto" and (sys.stdout.isatty() or "ipykernel" in sys.modules):
+        verbose = 1
+    lines = [Lines(say, each=verbose == 2)] if verbose in ("auto", 2) else []
+    keep = KeepBest(patience, interrupt)
     history = keras.callbacks.History()
+    interrupt.check()
+    interrupted = False
     try:
         network.fit(
             training,
             validation_data=validation,
             shuffle=False,  # the rows are shuffled already, from our own seed
             epochs=epochs,
-            callbacks=[keep, history, *callbacks],
-            verbose=verbose,
+            callbacks=[keep, history, *lines, *callbacks],
+            verbose=int(verbose == 1),
         )
     except KeyboardInterrupt:
-        if keep.best is None:
+        if keep.best is None or interrupt.count > 1:
             raise
+        interrupted = True
+    if verbose != 0:
+        if interrupted or interrupt.count:
+            say("Interrupted: the best epoch so far is kept.")
+        say(trained_text(history.history))
     keep.restore()
     return history.history

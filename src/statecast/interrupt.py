@@ -1,0 +1,100 @@
+"""Ctrl-C as a flag, for work that must not be cut at any place.
+
+An exception raised in the midst of a training step loses what the step holds: on JAX a model's
+arrays are handed from step to step, and are in the model only between steps.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Handler = Callable[[int, Any], Any]
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed, and how often.
+
+    Attributes
+    ----------
+    count : int
+        How often.
+    noted : bool
+        Whether Ctrl-C is noted by now, and not yet given to the handler that was there before.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.noted = False
+
+    def check(self) -> None:
+        """Raise ``KeyboardInterrupt`` if Ctrl-C was pressed."""
+        if self.count:
+            raise KeyboardInterrupt
+
+
+_active: Interrupt | None = None  # of the main thread
+
+
+@contextmanager
+def noted(
+    *, replacing: Handler = signal.default_int_handler, at_once: bool = True
+) -> Iterator[Interrupt]:
+    """Within the block the first Ctrl-C is noted, and the second goes to the handler before.
+
+    The handler before is put back at the end of the block, or at the second Ctrl-C, which ends
+    the block with ``KeyboardInterrupt`` unless the handler does something else. Within another
+    such block the block is a part of that one.
+
+    Ctrl-C is left to whom it goes to outside of the main thread, which alone may set handlers,
+    and where the program has a handler other than ``replacing``.
+
+    Parameters
+    ----------
+    replacing : callable
+        The handler that may be replaced; by default Python's own.
+    at_once : bool
+        False: Ctrl-C goes to the handler before until a block within this one begins.
+
+    Yields
+    ------
+    interrupt : Interrupt
+    """
+    global _active
+    if threading.current_thread() is not threading.main_thread():
+        yield Interrupt()
+    elif _active is not None:
+        _active.noted = True
+        yield _active
+    elif signal.getsignal(signal.SIGINT) is not replacing:
+        yield Interrupt()
+    else:
+        interrupt = Interrupt()
+        interrupt.noted = at_once
+
+        def note(number: int, frame: Any) -> None:
+            if not interrupt.noted:
+                replacing(number, frame)
+                return
+            interrupt.count += 1
+            if interrupt.count > 1:
+                signal.signal(signal.SIGINT, replacing)
+                replacing(number, frame)
+
+        _active = interrupt
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield interrupt
+        except Exception:
+            if interrupt.count > 1:  # what the exception of the second did to the work
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            if signal.getsignal(signal.SIGINT) is note:
+                signal.signal(signal.SIGINT, replacing)
+            _active = None
+        if interrupt.count > 1:  # raised where Python has to ignore exceptions
+            raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""Lines that say how far a long run is, and where they go."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from statecast.errors import ArgumentError
+
+Verbose = Literal["auto", 0, 1, 2]
+LOG = logging.getLogger("statecast")
+
+
+def say(line: str) -> None:
+    """Log a line of progress: ``logging``'s logger "statecast", level INFO. A program that has set
+    up no logging would not see it, so there it goes to standard error."""
+    if LOG.hasHandlers():
+        LOG.info(line)
+    elif LOG.level <= logging.INFO:
+        print(line, file=sys.stderr)
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise unless it is what ``fit`` and ``cross_validation`` take."""
+    if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
+        raise ArgumentError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}.")
+
+
+def stage_lines(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """The ``progress`` of a long run: a line before each stage."""
+
+    def progress(text: str, done: int, total: int) -> None:
+        if done < total:
+            say(text[:1].upper() + text[1:])
+
+    return progress
+
+
+def scores_text(logs: Mapping[str, float]) -> str:
+    """An epoch's scores, for a line of progress."""
+    words = {
+        "crps": "score",
+        "nats": "nats",
+        "val_crps": "on held-out items",
+        "val_nats": "on held-out items",
+    }
+    return "".join(f"  {word} {logs[name]:.4f}" for name, word in words.items() if name in logs)
+
+
+def trained_text(history: Mapping[str, Sequence[float | None]]) -> str:
+    """How many epochs there were, and which was the best, in a sentence."""
+    epochs = len(history.get("loss", []))
+    scores = [
+        (score, at + 1)
+        for at, score in enumerate(history.get("val_crps", history.get("val_nats", [])))
+        if score is not None and math.isfinite(score)
+    ]
+    best = f"; best score on held-out items in epoch {min(scores)[1]}" if scores else ""
+    return f"Trained for {epochs} epoch{'s' * (epochs != 1)}{best}."
