@@ -95,7 +95,7 @@ class Explanation:
             observed = observed[:, :, None, :, None]
             statics = {name: effects[..., None] for name, effects in statics.items()}
         rows: list[tuple[Any, ...]] = []
-        for i, item in enumerate(self.ids.tolist()):
+        for i in range(len(self.ids)):
             rest = slice(int(self.known[i]), None)
             for place, target in enumerate(self.targets):
                 found: list[tuple[str, str, np.ndarray]] = [
@@ -107,11 +107,11 @@ class Explanation:
                 found += [("static", name, each[i, rest, place]) for name, each in statics.items()]
                 found.sort(key=lambda each: -np.abs(each[2]).mean())
                 rows += [
-                    (item, target, what, name, float(e.mean()), float(np.abs(e).mean()), None)
+                    (i, target, what, name, float(e.mean()), float(np.abs(e).mean()), None)
                     for what, name, e in found
                 ]
             rows += [
-                (item, None, "analogue", str(other), None, None, float(weight))
+                (i, None, "analogue", str(other), None, None, float(weight))
                 for other, weight in zip(self.analogues[i], self.weights[i], strict=True)
                 if weight
             ]
@@ -120,12 +120,14 @@ class Explanation:
         schema: dict[str, Any] = {name: nw.Float64() for name in names[4:]} | {
             n: nw.String() for n in names[1:4]
         }
-        text = any(isinstance(item, str) for item in self.ids.tolist())
-        schema[self.id_col] = nw.String() if text else nw.Int64()
+        schema[self.id_col] = nw.Int64()  # rows of ids
         shown = [name for name in names if several or name != "target"]
         data = {name: list(columns.get(name, ())) for name in shown}
         backend: Any = "polars" if self.kind.library == "arrays" else self.kind.library
-        return nw.from_dict(data, {n: schema[n] for n in shown}, backend=backend).to_native()
+        frame = nw.from_dict(data, {n: schema[n] for n in shown}, backend=backend)
+        row = np.array(data[self.id_col], np.int64)
+        kind = replace(self.kind, library=backend)
+        return frame.with_columns(kind.ids_column(self.id_col, self.ids, row)).to_native()
 
 
 def effects(

@@ -17,7 +17,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, repeat
@@ -62,10 +62,18 @@ class Kind:
         One of ``KINDS``.
     steps : Form or None
         How the column of steps is written; None: as in fit.
+    ids : Any
+        The type of the column of ids in that library, as polars.Categorical; None: by the ids.
     """
 
     library: str
     steps: Form | None = None
+    ids: Any = None
+
+    def ids_column(self, name: str, ids: np.ndarray, row: np.ndarray | None = None) -> Any:
+        """Return ids, or those at ``row`` among them, as a column of narwhals of their type."""
+        column = _ids_of_type(name, ids.tolist(), self.library, self.ids)
+        return column if row is None else column[row]
 
 
 @dataclass(frozen=True)
@@ -260,7 +268,8 @@ def parse(
         # It may speak of more items: a plan of the whole house, say.
         planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
     form = planned.form if read is None and planned is not None else read and read.form
-    return Parsed(known.ids, Kind(first.kind, form), read, columns, planned, tokens)
+    kind = Kind(first.kind, form, None if first.text else _native_type(first.frame[names[0]]))
+    return Parsed(known.ids, kind, read, columns, planned, tokens)
 
 
 @dataclass(frozen=True)
@@ -793,6 +802,51 @@ def id_array(ids: list[Any]) -> np.ndarray:
         except OverflowError:
             pass  # beyond int64: objects will do
     return np.fromiter(ids, object, len(ids))  # a tuple stays one object
+
+
+def _native_type(column: Any) -> Any:
+    """Return the type that a column has in its own library."""
+    native = column.to_native()
+    return native.type if hasattr(native, "type") else native.dtype
+
+
+def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
+    """Return ids as a column of narwhals, of a type of the library if it can hold them all."""
+    backend: Any = library
+    categories = None if library == "polars" else getattr(kind, "categories", None)
+    if kind is not None and ids and (categories is None or set(ids) <= set(categories)):
+        with suppress(
+            TypeError, ValueError, ArithmeticError, NotImplementedError, *_failures(library)
+        ):
+            if library == "polars":
+                import polars as pl
+
+                native: Any = pl.Series(name, ids, dtype=kind)
+            elif library == "pyarrow":
+                import pyarrow as pa
+
+                native = pa.chunked_array([pa.array(ids, type=kind)])
+            else:
+                native = nw.new_series(name, ids, backend=backend).to_native().astype(kind)
+            column = nw.from_native(native, series_only=True).alias(name)
+            # An id of the static table may be none of the categories of the series table's
+            if not column.is_null().any():
+                return column
+    values = id_array(ids)
+    if values.dtype != object:
+        return nw.from_dict({name: values}, backend=backend)[name]
+    with suppress(TypeError, ValueError, ArithmeticError, *_failures(library)):
+        return nw.new_series(name, ids, backend=backend)
+    return nw.new_series(name, list(map(str, ids)), nw.String(), backend=backend)
+
+
+def _failures(library: str) -> tuple[type[Exception], ...]:
+    """Return what a library raises of its own for values that a type cannot hold."""
+    if library != "polars":
+        return ()
+    import polars as pl
+
+    return (pl.exceptions.PolarsError,)
 
 
 def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form]:

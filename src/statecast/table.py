@@ -974,7 +974,7 @@ class Schema:
         row, at = np.nonzero(wanted)
         step = (at + 1).astype(np.int64)
         form = self._form(kind)
-        data: dict[str, Any] = {self.id_col: id_array(items)[row]}
+        data: dict[str, Any] = {self.id_col: row}  # in place of what they stand for
         if self.spacing is None:
             data[self.step_col] = step
         else:
@@ -991,7 +991,8 @@ class Schema:
             cells = values[row, at]
             data[name] = cells.tolist() if cells.dtype == object else cells
         steps = form.column(self.step_col, data[self.step_col], kind.library)
-        return nw.from_dict(data, backend=kind.library).with_columns(steps).to_native()
+        who = kind.ids_column(self.id_col, id_array(items), row)
+        return nw.from_dict(data, backend=kind.library).with_columns(who, steps).to_native()
 
     def rows(self, columns: Mapping[str, np.ndarray], kind: Kind | None = None) -> Any:
         """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
@@ -1000,8 +1001,14 @@ class Schema:
             raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
         if kind.library == "arrays":
             return dict(columns)
-        data = {n: v.tolist() if v.dtype == object else v for n, v in columns.items()}
-        return nw.from_dict(data, backend=kind.library).to_native()
+        number = np.arange(len(next(iter(columns.values()))))  # in place of ids and objects
+        objects = {n: v for n, v in columns.items() if n == self.id_col or v.dtype == object}
+        data = {n: number if n in objects else v for n, v in columns.items()}
+        typed = [
+            (kind if name == self.id_col else Kind(kind.library)).ids_column(name, values)
+            for name, values in objects.items()
+        ]
+        return nw.from_dict(data, backend=kind.library).with_columns(*typed).to_native()
 
     def summary(
         self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: Kind | None = None
@@ -1024,8 +1031,7 @@ class Schema:
             raise ArgumentError(
                 f"Column {self.id_col!r} is also a column of the table; rename that of the ids."
             )
-        data = {self.id_col: id_array(ids.tolist()), **columns}
-        return nw.from_dict(data, backend=kind.library).to_native()
+        return self.rows({self.id_col: ids, **columns}, kind)
 
     # -- files -------------------------------------------------------------------------
 
