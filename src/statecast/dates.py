@@ -149,9 +149,9 @@ class Form:
     @classmethod
     def of_text(cls, text: str, zone: str | None = None) -> Form:
         """Return the form of ISO texts like this one."""
-        time = text[11:]
+        time = re.sub(r" ?(Z|[+-]\d\d:?\d\d)$", "", text[11:])
         units = {7: "M", 10: "D", 16: "m", 19: "s"}
-        unit = units.get(len(text[:19]), "s")
+        unit = units.get(len(text[:11] + time[:8]), "s")
         if "." in time:
             unit = "ms" if len(time.partition(".")[2]) <= 3 else "us"
         separator = " " if text[10:11] == " " else "T"
@@ -186,6 +186,7 @@ class Form:
             texts = [None if t == "NaT" else t.replace("T", self.separator) for t in texts]
             if self.zone is not None:
                 after = [_offset(minutes) for minutes in _minutes(clock - steps)]
+                after = ["Z"] * len(after) if self.zone == "UTC" else after
                 texts = [t and t + sign for t, sign in zip(texts, after, strict=True)]
             return nw.new_series(name, texts, nw.String(), backend=backend)
         if self.type == "Date":

@@ -49,7 +49,10 @@ _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
 # What files write where there is no number. Among texts they are texts: NA is Namibia, too.
 NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
-_ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
+_ISO = re.compile(
+    r"(\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)?)"
+    r"(?: ?(Z|[+-]\d\d:?[0-5]\d))?"
+)
 
 
 @dataclass(frozen=True)
@@ -856,11 +859,11 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form
     advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
     expected = "a whole number from 1, or a date"
 
-    def refuse(bad: np.ndarray) -> NoReturn:
+    def refuse(bad: np.ndarray, what: str = "") -> NoReturn:
         at = int(np.argmax(bad))
         cell = column.to_list()[at]
         received = "nothing" if missing[at] else quoted(cell)
-        fail(table.label, name, expected, received, ids[at], _date_remedy(cell) or advice)
+        fail(table.label, name, what or expected, received, ids[at], _date_remedy(cell) or advice)
 
     missing = _missing(column)
     if missing.any():
@@ -888,15 +891,7 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form
             return _python_dates(list(map(_python_date, cells)), refuse)
         text = all(isinstance(cell, str) for cell in cells)
         if text and not (table.text and is_number(cells[0])):
-            distinct = {text: _iso(text) for text in set(cells)}
-            bad = np.fromiter((distinct[text] is None for text in cells), bool, len(cells))
-            if bad.any():
-                refuse(bad)
-            date = np.fromiter(map(distinct.__getitem__, cells), "datetime64[us]", len(cells))
-            if not table.text:
-                return date, Form.of_text(max(distinct, key=len).strip())
-            midnight = bool((date == date.astype("datetime64[D]")).all())
-            return date, Form("Date" if midnight else "Datetime")
+            return _text_dates(cells, table.text, refuse)
         if not table.text:
             whole = (_is_number(cell) and not isinstance(cell, bool) for cell in cells)
             bad = ~np.fromiter(whole, bool, len(cells))
@@ -956,13 +951,61 @@ def _date_remedy(cell: Any) -> str:
     return ""
 
 
-def _iso(text: str) -> np.datetime64 | None:
-    if not _ISO.fullmatch(text.strip()):
+def _text_dates(
+    cells: list[str], of_file: bool, refuse: Callable[..., NoReturn]
+) -> tuple[np.ndarray, Form]:
+    """As ``read_when``, of ISO texts, all with an offset (or Z) or all without."""
+    distinct = {text: _iso(text.strip()) for text in set(cells)}
+
+    def which(is_so: Callable[[Any], bool]) -> np.ndarray:
+        return np.fromiter((is_so(distinct[text]) for text in cells), bool, len(cells))
+
+    bad = which(lambda read: read is None)
+    if bad.any():
+        refuse(bad)
+    aware = which(lambda read: read[1] is not None)
+    if aware.any() and not aware.all():
+        refuse(aware != aware[0], "dates that all have an offset, or that all have none")
+    date = np.array([distinct[text][0] for text in cells], "datetime64[us]")  # type: ignore[index]
+    longest = max(distinct, key=len).strip()
+    zone = None
+    if aware.any():
+        offsets = {read[1] for read in distinct.values() if read is not None}
+        zone = offsets.pop() if len(offsets) == 1 else "Z"  # they have no zone in common but UTC
+        hours = re.fullmatch(r"([+-])(\d\d):00", zone or "")
+        if zone in ("Z", "+00:00", "-00:00"):
+            zone = "UTC" if of_file or zone == "Z" else "+00:00"
+        elif of_file:  # polars has zones of whole hours, whose names have the sign reversed
+            sign = "-" if hours and hours[1] == "+" else "+"
+            zone = f"Etc/GMT{sign}{int(hours[2])}" if hours and int(hours[2]) <= 12 else "UTC"
+    if not of_file:
+        return date, Form.of_text(longest, zone)
+    midnight = zone is None and bool((date == date.astype("datetime64[D]")).all())
+    return date, Form("Date" if midnight else "Datetime", zone=zone)
+
+
+def _iso(text: str) -> tuple[np.datetime64, str | None] | None:
+    """Return an ISO text as a date, in UTC if it has an offset, and the offset; None if it is none.
+
+    An offset is +02:00, or Z.
+    """
+    match = _ISO.fullmatch(text)
+    if match is None:
         return None
+    clock, offset = match.groups()
     try:
-        return np.datetime64(text.strip(), "us")
+        date = np.datetime64(clock, "us")
     except ValueError:  # 30 February
         return None
+    if offset is None:
+        return date, None
+    if len(clock) <= 10:  # a day or a month has no offset
+        return None
+    if offset == "Z":
+        return date, offset
+    minutes = int(offset[1:3]) * 60 + int(offset[-2:])
+    sign = -1 if offset[0] == "-" else 1
+    return date - np.timedelta64(sign * minutes, "m"), f"{offset[:3]}:{offset[-2:]}"
 
 
 def is_number(text: str) -> bool:
