@@ -181,6 +181,28 @@ def test_dates(tmp_path: Path) -> None:
     assert "2020-03-01" < str(lines["prefix ends"][0][0]) < "2020-04-01"
     assert figure.axes[0].get_xlabel() == "date"
     assert drawn(figure.axes[1])["median"][0] == list(range(1, T + 1))
+    assert figure.axes[1].get_xlabel() == "step"
+    write(figure, tmp_path)
+
+
+def test_a_dated_forecast_of_k_0_is_drawn_with_its_truth(tmp_path: Path) -> None:
+    """Its dates are those of what was observed since; a gap is no step."""
+    date = pl.date(2020, 1, 31).dt.offset_by((pl.col("ds") - 1).cast(pl.String) + "mo")
+    none = pl.lit(None, pl.Date)
+    undated = [forecast(item, known=0).with_columns(ds=none, step=pl.col("ds")) for item in "abc"]
+    first = series("a").with_columns(ds=date)
+    later = pl.date(2020, 1, 31).dt.offset_by((pl.col("ds") + 1).cast(pl.String) + "mo")
+    late = series("b").filter(pl.col("ds") != 2).with_columns(ds=later)
+    figure = plots.fan(pl.concat(undated), pl.concat([first, late]))
+    one, two, three = map(drawn, figure.axes)
+    assert str(one["truth"][0][0]).startswith("2020-01-31")
+    assert one["truth"][0] == one["median"][0][: len(one["truth"][0])]
+    assert "known" not in one
+    assert str(two["median"][0][0]).startswith("2020-03-31")
+    assert two["truth"][0] == [each for i, each in enumerate(two["median"][0]) if i != 1][: T - 1]
+    assert three["median"][0] == list(range(1, T + 1))  # of which nothing was observed
+    assert "truth" not in three
+    assert [axis.get_xlabel() for axis in figure.axes].count("step") == 1
     write(figure, tmp_path)
 
 

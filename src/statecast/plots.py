@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from statecast.dates import Form, wall
+from statecast.dates import Form, Spacing, first_dates, learn_spacing, wall
 from statecast.errors import ArgumentError, DataError, MissingExtraError, listed, quoted
 
 # How a table is opened and its columns are read stays in one place.
@@ -104,12 +104,17 @@ def fan(
     levels = _levels(table, level)
     wanted = _wanted(table, items)
     observed = None if series is None else _observed(series, table, (id_col, step_col, target_col))
+    if observed is not None:
+        table = _dated(table, observed)
     figure, axes = _grid(len(wanted), share_y)
     for axis, item in zip(axes, wanted, strict=True):
         _draw_fan(axis, item, table, levels, observed)
-    dates = any(axis.xaxis.get_converter() is not None for axis in axes)
-    where = step_label or (step_col if step_col != "ds" else "date" if dates else "step")
+    dated = [axis.xaxis.get_converter() is not None for axis in axes]
+    where = step_label or (step_col if step_col != "ds" else "date" if any(dated) else "step")
     _label_outer(axes, where, target_label or target_col)
+    for axis, dates in zip(axes, dated, strict=True):
+        if any(dated) and not dates:  # of an item without a date steps are all that is known
+            axis.set_xlabel("step", color=_SOFT)
     _fan_legend(figure, axes, levels)
     return figure
 
@@ -138,6 +143,8 @@ class _Observed:
     ids: list[Any]
     when: np.ndarray
     y: np.ndarray
+    first: dict[Any, Any]  # the date of each item's step 1, where steps are dates
+    spacing: Spacing | None  # of these
 
 
 def _single(target_col: Any) -> str:
@@ -275,7 +282,7 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
         if forecast.table is not None:
             raise DataError("Expected a series table beside a forecast table; received an array.")
         row, at = np.nonzero(~np.isnan(table.astype(np.float64)))
-        return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64))
+        return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64), {}, None)
     check_columns(table, names)
     ids = read_ids(table, names[0])
     ids, _ = agree(ids, table, forecast.ids, forecast.table, names[0])
@@ -288,8 +295,29 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
             f"received {kinds[1]}.",
             column=names[1],
         )
+    first, spacing = {}, None
+    if when.dtype.kind == "M":
+        place = {item: row for row, item in enumerate(dict.fromkeys(ids))}
+        row = np.array([place[item] for item in ids])
+        spacing = learn_spacing(when, row, lambda: [(when, row)], len(place), None)
+        first = dict(zip(place, first_dates([(when, row)], len(place)), strict=True))
     keep = ~np.isnan(y)
-    return _Observed([i for i, k in zip(ids, keep, strict=True) if k], when[keep], y[keep])
+    kept = [item for item, there in zip(ids, keep, strict=True) if there]
+    return _Observed(kept, when[keep], y[keep], first, spacing)
+
+
+def _dated(forecast: _Forecast, observed: _Observed) -> _Forecast:
+    """The forecast with the dates of items of k = 0: they have steps alone, and the dates of what
+    was observed of them since say when these are."""
+    when = forecast.when
+    if when.dtype.kind != "M" or observed.spacing is None or not np.isnat(when).any():
+        return forecast
+    never = np.datetime64("NaT", "us")
+    origin = np.array([observed.first.get(item, never) for item in forecast.ids], "datetime64[us]")
+    rows = np.flatnonzero(np.isnat(when) & ~np.isnat(origin) & ~np.isnan(forecast.step))
+    when = when.copy()
+    when[rows] = observed.spacing.dates(origin[rows], forecast.step[rows].astype(np.int64))
+    return replace(forecast, when=when)
 
 
 def _draw_fan(
