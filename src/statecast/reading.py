@@ -727,7 +727,9 @@ def read_ids(table: Table, name: str) -> list[Any]:
             column=name,
         )
     each = {type(item): item for item in ids}  # one of each type, as there may be many ids
-    if any(issubclass(kind, (float, Decimal)) for kind in each):  # pandas makes floats of numbers
+    if any(
+        issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Integral) for kind in each
+    ):
         for item in ids:
             if not _is_number(item) or item != item // 1:
                 fail(table.label, name, "whole numbers or text", quoted(item), item, "")
