@@ -26,6 +26,7 @@ from statecast.evaluate import (
     Row,
     Scores,
     Trees,
+    _Items,
     cross_validation,
     default_baselines,
     score,
@@ -845,3 +846,25 @@ def test_trees_find_a_step_that_a_line_cannot() -> None:
     assert 0.6 < scored.coverage < 0.95
     few = Trees(most=100, seed=1).fit(schema.panel(Y[:200], X[:200], for_fit=True), schema)
     assert not np.array_equal(few.quantiles(panel.prefix(0), 0, 3, LEVELS), found)
+
+
+def test_folds_of_a_file_mean_what_the_file_does(tmp_path: Path) -> None:
+    """Marks among numbers, codes and whole floats: parts of a file are read as the whole."""
+    shop, area = ["7", "7.0", "NA", "12"], ["1.5", "-", "2.5", "8"]
+    lines = [f"{i},{shop[i]},{area[i]},{'NA' if i else 'DE'}" for i in range(4)]
+    (tmp_path / "static.csv").write_text("unique_id,shop,area,land\n" + "\n".join(lines) + "\n")
+    rows = [
+        f"{i},{step},{'null' if step == 2 else step + i}" for i in range(4) for step in (1, 2, 3)
+    ]
+    (tmp_path / "series.csv").write_text("unique_id,ds,y\n" + "\n".join(rows) + "\n")
+    paths = tmp_path / "series.csv", tmp_path / "static.csv"
+    names = {"id_col": "unique_id", "step_col": "ds", "target_col": "y"}
+    settings = SimpleNamespace(**names, head="quantiles", past_cols=(), categorical=("shop",))
+    parts = _Items.read(settings, *paths, None).take(np.ones(4, bool))
+    whole = Schema.fit(*paths, categorical=["shop"])
+    schema = Schema.fit(parts["series"], parts["static"], categorical=["shop"])
+    assert schema.static.categories == whole.static.categories
+    assert schema.static.categories == {"shop": ("12", "7"), "land": ("DE", "NA")}
+    one, two = whole.panel(*paths), schema.panel(parts["series"], parts["static"])
+    for name in ("y", "mask", "numeric", "codes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
