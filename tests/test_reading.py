@@ -8,6 +8,7 @@ import time
 import warnings
 import zoneinfo
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,8 @@ import narwhals.stable.v1
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.explanation import Explanation
@@ -510,6 +513,7 @@ def test_a_file_is_read_whatever_its_line_breaks(path: Path, text: str) -> None:
         (GOOD.replace("2,1,3", "2,1,3,4"), "line 4 has 4: '2,1,3,4'"),
         (GOOD.replace("2,1,3", '"2",1'), "line 4 has 2: '2,1'"),
         (GOOD + '3,"2', "line 7 has 2"),
+        ("unique_id,ds\r,y\n1,1,1\n", "cannot read it: new-line character"),
         (GOOD + "3," + "2" * 10_000, r"line 7 has 2: '3,2222.{60,90}\.\.\.\. It is the last"),
     ],
 )
@@ -522,6 +526,46 @@ def test_a_file_that_is_not_a_table_is_refused(path: Path, text: str, says: str 
         Schema.fit(path)
     path.write_text(GOOD)
     assert seen(Schema.fit(path), path) == EXPECTED
+
+
+EDITS = [
+    ",",
+    "\n",
+    '"',
+    "\0",
+    "\udcff",
+    "NA",
+    "inf",
+    "1e400",
+    "\r",
+    "\r\n",
+    " ",
+    "9" * 40,
+    "+99:99",
+]
+DAMAGED = [
+    GOOD,
+    GOOD.replace("1,1,1", '"1",2024-01-01,1'),
+    "unique_id,ds,y\na,2024-01-01T00:00Z,1\n",
+]
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(DAMAGED),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5), st.sampled_from(EDITS))),
+)
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: str, edits: list[tuple[int, int, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "series.csv"
+    for at, gone, new in edits:
+        text = text[:at] + new + text[at + gone :]
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(DataError):
+            Schema.fit(path)
 
 
 def test_a_file_cut_before_its_last_cell_is_worth_a_warning(path: Path) -> None:

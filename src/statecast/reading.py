@@ -601,9 +601,10 @@ def _reading(label: str, kind: str) -> Iterator[None]:
     """Raise a ``DataError`` for whatever a file has wrong."""
     import polars as pl
 
+    unreadable = (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error)
     try:
         yield
-    except (OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+    except (OSError, UnicodeError, *unreadable) as e:
         what = str(e).strip().split("\n")[0] or type(e).__name__
         raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
 
