@@ -256,6 +256,12 @@ def test_numbers_beyond_float64_are_near_or_refused() -> None:
     for value in (10**400, -(10**400), Decimal("1e400")):
         with pytest.raises(DataError, match=r"expected a finite number.*\.\.\. \(item 1\)|1E\+400"):
             Schema.fit(with_column("y", pd.Series([value, 2, 3, 5, 4], dtype=object)))
+    far = pd.Series([Decimal(10**40), Decimal(10**40), 2, 2, 3], dtype=object)
+    assert Schema.fit(ARROW).panel(with_column("unique_id", far)).ids.tolist() == [10**40, 2, 3]
+    for value in (Decimal("Infinity"), float("inf"), Fraction(1, 3), Decimal("1.5")):
+        bad = pd.Series([value, 1, 2, 2, 3], dtype=object)
+        with pytest.raises(DataError, match="column 'unique_id': expected whole numbers or text"):
+            Schema.fit(with_column("unique_id", bad))
     ids = pa.array([2**64 - 1, 2**64 - 1, 2, 2, 3], pa.uint64())
     assert Schema.fit(ARROW).panel(with_column("unique_id", ids)).ids.tolist() == [2**64 - 1, 2, 3]
 

@@ -731,10 +731,13 @@ def read_ids(table: Table, name: str) -> list[Any]:
     if any(
         issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Integral) for kind in each
     ):
+        whole_ids = []
         for item in ids:
-            if not _is_number(item) or item != item // 1:
+            number = _whole(item)
+            if number is None:
                 fail(table.label, name, "whole numbers or text", quoted(item), item, "")
-        return [int(item) for item in ids]
+            whole_ids.append(number)
+        return whole_ids
     if len(each) > 1 and any(_id_kind(item) != "a whole number" for item in each.values()):
         item = next(item for item in ids if type(item) is not type(ids[0]))
         fail(
@@ -1176,26 +1179,24 @@ def read_column(
     out = np.full(len(cells), None, object)
     if all(cell is None for cell in cells):
         return out
-    dtype = column.dtype
-    if kind == "categorical" and not bad.any() and not table.text:
-        named = isinstance(dtype, (nw.Categorical, nw.Enum, nw.String))
-        if not named:
-            refuse(next(i for i, c in enumerate(cells) if c is not None), "text, as in fit")
-    written = isinstance(dtype, (nw.String, nw.Categorical, nw.Enum))
-    known = written or isinstance(dtype, nw.Object)
-    known |= kind == "codes" and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
-    numbers_too = kind == "codes" or isinstance(dtype, (nw.Categorical, nw.Enum))
+    dtype, codes = column.dtype, kind == "codes"
+    named = isinstance(dtype, (nw.Categorical, nw.Enum))
+    known = named or isinstance(dtype, nw.String)
+    if not (codes or bad.any() or table.text or known):
+        refuse(next(i for i, cell in enumerate(cells) if cell is not None), "text, as in fit")
+    known |= isinstance(dtype, nw.Object)
+    known |= codes and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
     # What a file writes for "no number" is a text where the rest is text.
     marks = learning and _mostly_numbers(cells)
     for i, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
             continue
-        text = _category(cell, numbers_too, kind == "codes") if known else None
-        if text is None and isinstance(dtype, (nw.Categorical, nw.Enum)):
+        text = _category(cell, codes or named, codes) if known else None
+        if text is None and named:
             text = str(cell)  # an interval of pandas.cut
         if text is None:
             expected = "numbers, text, categories or booleans"
-            if kind == "codes":
+            if codes:
                 expected = "categories: text, whole numbers or booleans"
             refuse(i, expected + (", of one type" if isinstance(dtype, nw.Object) else ""))
         out[i] = text
@@ -1211,7 +1212,19 @@ def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
         return None
     if isinstance(cell, (bool, np.bool_)):
         return str(cell).lower() if codes else str(cell)
-    return str(int(cell)) if cell == cell // 1 else None
+    number = _whole(cell)
+    return None if number is None else str(number)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a real number as a whole one, None if it is none."""
+    if not _is_number(value):
+        return None
+    try:
+        whole = int(value)
+    except (OverflowError, ValueError):  # infinite
+        return None
+    return whole if whole == value else None
 
 
 def _coded(
