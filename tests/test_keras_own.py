@@ -31,20 +31,12 @@ SUITES = {
     "core.masking": "MaskingTest",
 }
 EVERYWHERE = {"jax", "tensorflow", "torch"}
-COUNTED = "the initial state of a stateless layer is among its variables and parameters"
 # (suite, test) to the reason, and the backends it holds on.
 DIFFERENCES = {
     ("rnn.rnn", "test_stateful_batch_size_mismatch_raises"): (
         "a batch of fewer rows than the state has advances the first of them (decision 4)",
         EVERYWHERE,
     ),
-    ("rnn.lstm", "test_basics"): (COUNTED, {"torch"}),
-    ("rnn.gru", "test_basics"): (COUNTED, {"torch"}),
-    ("rnn.simple_rnn", "test_basics"): (COUNTED, EVERYWHERE),
-    ("rnn.rnn", "test_basics"): (COUNTED, {"torch"}),
-    ("rnn.bidirectional", "test_basics"): (COUNTED, {"torch"}),
-    ("rnn.stacked_rnn_cells", "test_basics"): (COUNTED, {"torch"}),
-    ("rnn.dropout_rnn_cell", "test_basics"): (COUNTED, EVERYWHERE),
 }
 
 

@@ -613,6 +613,89 @@ def test_a_bad_state_is_refused_and_nothing_is_lost(bad):
     assert (layer.state["c"] == 1).all()
 
 
+def _masked(shape: Any, *, some: bool = True) -> Any:
+    array = np.ma.masked_array(np.ones(shape, "float32"), mask=np.zeros(shape, bool))
+    if some:
+        array[(0,) * len(shape)] = np.ma.masked
+    return array
+
+
+SETS = {
+    "reset_states": lambda layer, m: layer.reset_states([m((2, 3))]),
+    "by name": lambda layer, m: layer.reset_states({"h": m((2, 3))}),
+    "some rows": lambda layer, m: layer.reset_states([m((1, 3))], rows=[1]),
+    "assign": lambda layer, m: layer.states[0].assign(m((2, 3))),
+    "nan meant": lambda layer, m: layer.reset_states([m((2, 3))], allow_nonfinite=True),
+    "State": lambda layer, m: State({"h": m((2, 3))}),
+    "rows": lambda layer, m: layer.reset_states(rows=m((2,)) == 1),
+    "in a call": lambda layer, m: layer(_input((2, 3, 1)), initial_state=[m((2, 3))]),
+    "in a call by name": lambda layer, m: layer(_input((2, 3, 1)), initial_state={"h": m((2, 3))}),
+    "reset": lambda layer, m: layer(_input((2, 3, 1)), reset=m((2,)) == 1),
+    "mask": lambda layer, m: layer(_input((2, 3, 1)), mask=m((2, 3)) == 1),
+    "initial": lambda layer, m: layer.set_initial_state([m((3,))]),
+    "initial by name": lambda layer, m: layer.set_initial_state({"h": m((3,))}),
+    "InitialState": lambda layer, m: InitialState(layer, {"h": m((3,))}),
+}
+
+
+IN_A_CALL = ("in a call", "in a call by name", "reset", "mask")
+
+
+@pytest.mark.parametrize("how", SETS)
+def test_masked_arrays_are_refused_as_states_and_nothing_is_lost(how):
+    """NumPy would ignore the mask. With nothing masked they are ordinary arrays."""
+    layer = _gru(stateful=True)
+    layer.build((2, 3, 1))
+    layer.reset_states([np.full((2, 3), 0.25)])
+    before = layer.state
+    with pytest.raises(StateError, match=r"a masked array with 1 of \d+ masked"):
+        SETS[how](layer, _masked)
+    assert layer.state == before
+    if keras.backend.backend() != "jax" or how not in IN_A_CALL:  # JAX itself refuses these
+        SETS[how](layer, lambda shape: _masked(shape, some=False))
+
+
+def test_masked_arrays_are_refused_in_a_layer_of_both_directions():
+    layer = _both(stateful=True)
+    x = _input((2, 3, 1))
+    layer(x)
+    before = layer.state
+    states = [np.ones((2, 3), "float32")] * 3 + [_masked((2, 3))]
+    for refused in (
+        lambda: layer.reset_states(states),
+        lambda: layer(x, initial_state=states),
+        lambda: layer.set_initial_state([np.ones(3)] * 3 + [_masked((3,))]),
+    ):
+        with pytest.raises(StateError, match="a masked array with 1 of"):
+            refused()
+    assert layer.state == before
+
+
+def test_tensors_without_numbers_are_refused_as_states():
+    layer = _gru(stateful=True)
+    x = _input((2, 3, 1))
+    layer(x)
+    before = layer.state
+    symbolic: Any = keras.KerasTensor((2, 3))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        symbolic = torch.ones(2, 3, device="meta")
+        with pytest.raises(StateError, match=r"initial_state: .* PyTorch's meta device"):
+            layer(x, initial_state=[symbolic])
+        with pytest.raises(StateError, match="PyTorch's meta device"):
+            State({"h": symbolic})
+        with pytest.raises(StateError, match="PyTorch's meta device"):
+            InitialState(layer, {"h": torch.ones(3, device="meta")})
+    for refused in (
+        lambda: layer.reset_states([symbolic]),
+        lambda: layer.states[0].assign(symbolic),
+    ):
+        with pytest.raises(StateError, match=r"leaf 'h': (not an array|expected numbers)"):
+            refused()
+    assert layer.state == before
+
+
 def test_one_state_for_a_gru_and_no_more():
     layer = _gru(stateful=True)
     layer.build((2, 3, 1))

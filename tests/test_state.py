@@ -223,6 +223,24 @@ def test_a_leaf_cannot_be_written_to():
         state["h"][0] = 1.0
 
 
+def test_a_masked_array_is_no_leaf_and_no_row():
+    """NumPy would ignore the mask, so that what is masked would count."""
+    whole = State({"h": np.ma.masked_array(np.ones((3, 2)), mask=False)})
+    masked = np.ma.masked_array(np.ones((3, 2)), mask=np.eye(3, 2, -1) == 1)
+    rows = np.ma.masked_array([0, 1], mask=[False, True])
+    for refused, what in (
+        (lambda: State({"h": np.ones((3, 2)), "c": masked}), r"Leaf 'c'.*2 of 6 masked"),
+        (lambda: whole.take(rows), "rows: .*1 of 2 masked"),
+        (lambda: whole.put(rows, whole.take([0, 1])), "rows: .*1 of 2 masked"),
+        (
+            lambda: whole.take(np.ma.masked_array([True] * 3, mask=[False, False, True])),
+            "1 of 3 masked",
+        ),
+    ):
+        with pytest.raises(StateError, match=what):
+            refused()
+
+
 def test_a_file_that_cannot_be_written_names_its_path(tmp_path):
     with pytest.raises(ArgumentError, match=r"none/s\.safetensors.*no folder .*make it first"):
         State({"h": np.zeros((2, 3), "float32")}).save(tmp_path / "none" / "s.safetensors")

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from statecast.current import Joined
+from statecast.current import Joined, unmoved
 from statecast.errors import ArgumentError, NotStatefulError, StateError
 from statecast.layers import RNN, Controlled, controlled
 from statecast.state import State, at_rest
@@ -105,13 +105,9 @@ def peek(model: Any) -> Iterator[None]:
     >>> gru.state == before
     True
     """
-    layers = list(_joined(model).layers.values())
-    before = [layer._current_state.snapshot() for layer in layers]
-    try:
+    _joined(model)  # raises where there is no state
+    with unmoved(model):
         yield
-    finally:
-        for layer, snapshot in zip(layers, before, strict=True):
-            layer._current_state.restore(snapshot)
 
 
 def trajectory(model: Any, inputs: Any, **options: Any) -> dict[str, np.ndarray]:
@@ -133,18 +129,15 @@ def trajectory(model: Any, inputs: Any, **options: Any) -> dict[str, np.ndarray]
     layers = dict(_recurrences(model))
     if not layers:
         raise ArgumentError(f"{_where(model)} has no recurrent layer of statecast.layers.")
-    stateful = [layer for layer in layers.values() if layer._current_state is not None]
-    before = [layer._current_state.snapshot() for layer in stateful]
     for layer in layers.values():
         layer._traces = []
     try:
-        model(inputs, **options)
+        with unmoved(model):
+            model(inputs, **options)
         traces = {name: layer._traces for name, layer in layers.items()}
     finally:
         for layer in layers.values():
             layer._traces = None
-        for layer, snapshot in zip(stateful, before, strict=True):
-            layer._current_state.restore(snapshot)
     return {
         f"{name}/{leaf}" if name else leaf: at_rest(value)
         for name, calls in traces.items()
@@ -169,7 +162,9 @@ def take_control(model: Any, *, stateful: bool | None = None) -> Any:
     Returns
     -------
     keras.Model
-        The same names, weights and outputs; compiled as ``model`` was.
+        The same names, weights and outputs; compiled as ``model`` was. Stateful layers of
+        ``statecast.layers`` that stay stateful keep their current state; the state of Keras's
+        own layers is not taken over.
 
     Raises
     ------
@@ -188,6 +183,10 @@ def take_control(model: Any, *, stateful: bool | None = None) -> Any:
         clone_function=lambda layer: _taken_over(layer, stateful),
     )
     copy.set_weights(model.get_weights())
+    copied = dict(_recurrences(copy))
+    for name, layer in _recurrences(model):
+        if layer._current_state is not None and copied[name]._current_state is not None:
+            copied[name]._current_state.take(layer._current_state)
     if model.compiled:
         copy.compile_from_config(model.get_compile_config())
     return copy
@@ -400,6 +399,18 @@ class ResetStates(keras.callbacks.Callback):
         self._before(batch)
 
 
+class _Beginnings(ResetStates):
+    """Resets where sequences begin: those of training, and those of the validation within."""
+
+    def __init__(self, training: Callable[[int], bool], validation: Callable[[int], bool]) -> None:
+        super().__init__(training)
+        self.validation = validation
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.validation(batch):
+            self._reset(batch)
+
+
 class Windows(keras.utils.PyDataset):
     """Long sequences in windows, for truncated backpropagation (Williams and Peng 1990).
 
@@ -520,15 +531,24 @@ class Windows(keras.utils.PyDataset):
     def fit(self, model: Any, **options: Any) -> Any:
         """``model.fit`` on the windows in order; the state is reset where sequences begin.
 
-        ``options`` are those of ``model.fit``.
+        ``options`` are those of ``model.fit``. ``validation_data`` may be ``Windows`` too; of
+        other data each batch is taken to hold whole sequences, so each batch starts afresh.
         """
+        validation = options.get("validation_data")
+        if isinstance(validation, Windows):
+            with validation._leading():
+                return self._fit(model, options, validation.starts)
+        return self._fit(model, options, lambda batch: True)
+
+    def _fit(self, model: Any, options: dict[str, Any], validated: Callable[[int], bool]) -> Any:
         with self._leading():
-            return model.fit(self, **self._options(options), shuffle=False)
+            reset = _Beginnings(self.starts, validated)
+            return model.fit(self, **self._options(options, reset), shuffle=False)
 
     def evaluate(self, model: Any, **options: Any) -> Any:
         """``model.evaluate`` in the same way."""
         with self._leading():
-            return model.evaluate(self, **self._options(options))
+            return model.evaluate(self, **self._options(options, ResetStates(self.starts)))
 
     def predict(self, model: Any) -> np.ndarray:
         """Outputs ``(sequences, steps, ...)`` of a model that returns sequences.
@@ -567,15 +587,16 @@ class Windows(keras.utils.PyDataset):
         finally:
             self._led = False
 
-    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _options(self, options: dict[str, Any], reset: ResetStates) -> dict[str, Any]:
         for name in ("x", "y", "shuffle", "batch_size", "sample_weight"):
             if name in options:
                 raise ArgumentError(f"{name}: Windows has its own; received {options[name]!r}.")
-        if self.y is None:
-            raise ArgumentError("y: training and evaluation need targets; this Windows has none.")
-        return options | {
-            "callbacks": [ResetStates(self.starts), *(options.get("callbacks") or [])]
-        }
+        for windows in (self, options.get("validation_data")):
+            if isinstance(windows, Windows) and windows.y is None:
+                raise ArgumentError(
+                    "y: training and evaluation need targets; this Windows has none."
+                )
+        return options | {"callbacks": [reset, *(options.get("callbacks") or [])]}
 
 
 def _filled(window: np.ndarray, steps: int) -> np.ndarray:

@@ -11,10 +11,12 @@ This module alone knows how Keras's variables work inside.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
+from threading import get_ident
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -23,7 +25,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope, in_sta
 
 from statecast.cells import within
 from statecast.errors import ArgumentError, StateError
-from statecast.state import State, at_rest, row_index
+from statecast.state import State, at_rest, refuse_without_numbers, row_index
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,7 +36,8 @@ class AnyRows(tuple):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, (tuple, list)) and self[1:] == tuple(other)[1:]
+        # A list or tuple, or TensorFlow's own class of shapes.
+        return isinstance(other, Iterable) and self[1:] == tuple(other)[1:]
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -42,8 +45,12 @@ class AnyRows(tuple):
     __hash__ = tuple.__hash__
 
 
-class Rows(keras.Variable):
-    """A variable that is not a weight, and whose first axis may change its length."""
+class StateVariable(keras.Variable):
+    """A variable that compiled steps carry, and that is neither a weight nor a parameter."""
+
+
+class Rows(StateVariable):
+    """A variable whose first axis may change its length."""
 
     def __init__(self, rows: int, tail: tuple[int, ...], dtype: str, name: str) -> None:
         self._tail = tail
@@ -111,10 +118,14 @@ def seen_before(layer: Any) -> bool:
     return before
 
 
+# -- beside Keras's trainers ---------------------------------------------------------------
+
 # Keras's trainer on JAX passes all values from step to step and has the variables hold none
-# meanwhile. What they held, by model; and the models whose step is under way.
+# meanwhile. What they held, by model.
 _held: WeakKeyDictionary[Any, list[tuple[Any, Any]]] = WeakKeyDictionary()
-_stepping: WeakSet[Any] = WeakSet()
+# The thread in which a model last took a step, how many steps it began, and whether one is
+# under way.
+_steps: WeakKeyDictionary[Any, tuple[int, int, bool]] = WeakKeyDictionary()
 
 
 def _put_back(model: Any) -> None:
@@ -137,10 +148,12 @@ def _watch_models() -> None:
     take_out, give = keras.Model._purge_model_variables, keras.Model._get_jax_state
 
     def purge(model: Any, **which: bool) -> None:
-        if any(isinstance(variable, Rows) for variable in model.non_trainable_variables):
+        if any(hasattr(layer, "_current_state") for layer in model._flatten_layers()):
             held = [*model.variables, *model.metrics_variables]
             if getattr(model, "optimizer", None) is not None:
                 held += model.optimizer.variables
+            _, begun, _ = _steps.get(model, (0, 0, False))
+            _steps[model] = (get_ident(), begun, False)
             _held[model] = [(variable, variable._value) for variable in held]
             model._jax_state = None
         take_out(model, **which)
@@ -150,8 +163,6 @@ def _watch_models() -> None:
         return give(model, **which)
 
     keras.Model._purge_model_variables, keras.Model._get_jax_state = purge, get
-    for name in ("train_function", "test_function", "predict_function"):
-        setattr(keras.Model, f"make_{name}", _watched(name, getattr(keras.Model, f"make_{name}")))
 
 
 def _watched(name: str, make: Any) -> Any:
@@ -167,22 +178,232 @@ def _watched(name: str, make: Any) -> Any:
 
         @wraps(function)
         def step(*arguments: Any) -> Any:
-            _stepping.add(model)
+            thread, begun = get_ident(), _steps.get(model, (0, 0, False))[1] + 1
+            _steps[model] = (thread, begun, True)
             try:
                 return function(*arguments)
             except BaseException:
-                _put_back(model)
+                if keras.backend.backend() == "jax":
+                    _put_back(model)
                 raise
             finally:
-                _stepping.discard(model)
+                _steps[model] = (thread, begun, False)
 
         setattr(model, name, step)
 
     return make_watched
 
 
-if keras.backend.backend() == "jax":
-    _watch_models()
+def _watch_state() -> None:
+    """Have Keras's models and layers treat the state within them as state.
+
+    A copy and a pickle carry it, the validation within ``fit`` leaves it as it was, a step that
+    fails does not lose it, an export that could not hold it is refused, and on PyTorch it is no
+    parameter.
+    """
+    reduce, evaluate = keras.layers.Layer.__reduce__, keras.Model.evaluate
+    export = keras.Model.export
+
+    def reduce_with_state(layer: Any) -> tuple[Any, ...]:
+        now = [_now(variable) for variable in rows_within(layer)]  # first: it puts values back
+        return (_copied, (*reduce(layer), now)) if now else reduce(layer)
+
+    @wraps(evaluate)
+    def evaluate_within_fit(model: Any, *arguments: Any, **options: Any) -> Any:
+        if not options.get("_use_cached_eval_dataset"):  # which `fit` alone passes
+            return evaluate(model, *arguments, **options)
+        with unmoved(model):
+            return evaluate(model, *arguments, **options)
+
+    @wraps(export)
+    def export_with_state(model: Any, filepath: Any, *arguments: Any, **options: Any) -> Any:
+        saved, backend = "tf_saved_model", keras.backend.backend()
+        kind = arguments[0] if arguments else options.get("format", saved)
+        if (backend, kind) != ("tensorflow", saved) and rows_within(model):
+            raise StateError(
+                f"model {model.name!r} is stateful, and a model exported as {kind!r} on {backend} "
+                "cannot keep a state: it would be a constant. Export one with stateless layers "
+                "(take_control(model, stateful=False)) that take initial_state= and have "
+                f"return_state=True. On TensorFlow {saved!r} holds the state."
+            )
+        return export(model, filepath, *arguments, **options)
+
+    keras.layers.Layer.__reduce__ = reduce_with_state
+    keras.Model.evaluate, keras.Model.export = evaluate_within_fit, export_with_state
+    for name in ("train_function", "test_function", "predict_function"):
+        setattr(keras.Model, f"make_{name}", _watched(name, getattr(keras.Model, f"make_{name}")))
+    if keras.backend.backend() == "jax":
+        _watch_models()
+    if keras.backend.backend() == "torch":
+        layer: Any = keras.layers.Layer
+        track = layer._track_variables
+
+        def track_parameters(layer: Any) -> None:
+            track(layer)
+            for variable in layer.variables:
+                if isinstance(variable, StateVariable):
+                    layer._post_untrack_variable(variable)
+
+        layer._track_variables = track_parameters
+
+
+def _copied(rebuild: Any, arguments: tuple[Any, ...], state: list[np.ndarray]) -> Any:
+    """A copy of a layer, as Keras makes it, with the state of the original."""
+    layer = rebuild(*arguments)
+    variables = rows_within(layer)
+    if [variable.shape for variable in variables] != [value.shape for value in state]:
+        raise StateError(
+            f"layer {layer.name!r}: the copy that Keras made has other states than the original, "
+            f"{len(variables)} for {len(state)}. Give its class a build method or a build config, "
+            "so that the copy is built."
+        )
+    for variable, value in zip(variables, state, strict=True):
+        variable.assign(value)
+    return layer
+
+
+def rows_within(layer: Any) -> list[Rows]:
+    """What holds the state of a layer or model, and of every layer within, in order."""
+    return [variable for variable in layer.variables if isinstance(variable, Rows)]
+
+
+@contextmanager
+def unmoved(layer: Any) -> Iterator[None]:
+    """A block after which the state of a layer, and of every layer within, is as before.
+
+    The rows of a layer that is built within the block are fresh afterwards.
+    """
+    before = {id(variable): _now(variable) for variable in rows_within(layer)}
+    try:
+        yield
+    finally:
+        for variable in rows_within(layer):
+            _settled(variable)
+            value = before.get(id(variable))
+            variable.assign(np.zeros_like(_now(variable)) if value is None else value)
+
+
+_watch_state()
+
+
+# -- reading a variable from outside -------------------------------------------------------
+
+
+def settle(models: list[Any]) -> None:
+    """Have the variables of models hold their values.
+
+    Raises
+    ------
+    StateError
+        A step is under way and holds them.
+    """
+    if in_stateless_scope():
+        _refuse_in_a_step()
+    on_jax = keras.backend.backend() == "jax"
+    for model in models:
+        thread, _, under_way = _steps.get(model, (0, 0, False))
+        aside = on_jax and any(v._value is None for v, _ in _held.get(model, []))
+        if (under_way and on_jax) or ((under_way or aside) and thread != get_ident()):
+            _refuse_in_a_step()
+        if on_jax:
+            _put_back(model)
+
+
+def settle_layer(layer: Any) -> None:
+    """As ``settle``, for the models that a layer is in."""
+    settle([m for m in _watched_models() if any(part is layer for part in m._flatten_layers())])
+
+
+def _refuse_in_a_step() -> None:
+    raise StateError(
+        "A step of fit, evaluate or predict is under way and holds the state, so neither the "
+        "model's code nor its data nor another thread can read or set it. Do so between the "
+        "steps, in a callback such as ResetStates, or pass the layer reset=..."
+    )
+
+
+def _watched_models() -> list[Any]:
+    models = (reference() for reference in _steps.keyrefs())  # all at once: threads may add some
+    return [model for model in models if model is not None]
+
+
+def _settled(variable: Rows) -> Any:
+    """What a variable holds, between steps: a tensor of the backend."""
+    busy = [m for m in _watched_models() if m in _held or _steps[m][2]]
+    settle([m for m in busy if any(v is variable for v in m.variables)])
+    return variable.value
+
+
+def _now(variable: Rows) -> np.ndarray:
+    """What a variable holds, between steps: a copy, at rest."""
+    value = _settled(variable)
+    if _tracer(value):
+        raise StateError(
+            f"{variable.path}: a traced call has left no numbers in the state. Reset it: "
+            "reset_states(model)."
+        )
+    return at_rest(value).copy()
+
+
+@contextmanager
+def no_step_between(layers: Iterable[Any]) -> Iterator[None]:
+    """A block whose readings are of one moment.
+
+    Raises
+    ------
+    StateError
+        Another thread took a step with one of the layers meanwhile.
+    """
+    before = {model: _steps.get(model) for model in _watched_models()}
+    try:
+        yield
+    finally:
+        moved = [m for m in _watched_models() if _steps.get(m) != before.get(m)]
+        if any(layer in model._flatten_layers() for model in moved for layer in layers):
+            _refuse_in_a_step()
+
+
+def _tracer(value: Any) -> str | None:
+    """Where a tensor is traced, so that it holds no numbers; None where it holds some."""
+    if keras.backend.backend() == "jax":
+        from jax.core import Tracer
+
+        if isinstance(value, Tracer):
+            return "within a transformation of JAX (jit, grad, vmap)"
+    if keras.backend.backend() == "torch":
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        if torch.compiler.is_dynamo_compiling() or not isinstance(value, torch.Tensor):
+            return None  # the compiled code will meet numbers
+        if isinstance(value, FakeTensor):
+            return "within torch.export"
+        inside: Any = torch._C
+        if inside._functorch.is_functorch_wrapped_tensor(value):
+            return "within a transformation of torch.func"
+        if value.is_meta:
+            return "on PyTorch's meta device"
+    return None
+
+
+def refuse_traced(values: Any) -> None:
+    """Refuse a call of a stateful layer whose state could not be kept.
+
+    Keras traces calls too, but carries the state through them.
+
+    Raises
+    ------
+    StateError
+        What it would leave are no numbers, but tensors of a trace that is over by then.
+    """
+    tracer = None if in_stateless_scope() else next(filter(None, map(_tracer, values)), None)
+    if tracer:
+        raise StateError(
+            f"A stateful layer is called {tracer}, so what it leaves are no numbers and "
+            "cannot be its current state, which is as it was. Use fit, evaluate or predict, which "
+            "carry the state through compiled steps; or model.stateless_call, which takes and "
+            "returns it; or a layer with stateful=False, initial_state= and return_state=True."
+        )
 
 
 class InitialVectors:
@@ -266,7 +487,13 @@ class CurrentState:
         """Keep what a call left. ``ran``, bool ``(rows,)``, says which rows took a step.
 
         A row that took none is as fresh or as running as before, ``reset`` apart.
+
+        Raises
+        ------
+        StateError
+            The call is traced, so that it left no numbers; see ``refuse_traced``.
         """
+        refuse_traced([*after.values(), ran])
         rows = ops.shape(ran)[0]
         if keras.backend.backend() == "jax" and in_stateless_scope():
             # JAX says once that a buffer which grew could not be used again; it is right, and
@@ -285,7 +512,7 @@ class CurrentState:
     @property
     def rows(self) -> int:
         """The number of rows; 0 while the batch size is unknown."""
-        return len(self.flags())
+        return int(ops.shape(_settled(self.running))[0])
 
     def known(self) -> bool:
         """Whether the batch size is known; may be asked while TensorFlow traces a step."""
@@ -296,62 +523,50 @@ class CurrentState:
 
     def flags(self) -> np.ndarray:
         """Which rows are running: bool ``(rows,)``."""
-        return self._now(self.running)
+        return _now(self.running)
 
     def read(self, initial: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves at rest. A fresh row reads as ``initial``, leaves without rows."""
         running = self.flags()
         leaves = {}
         for leaf, variable in self.leaves.items():
-            value = self._now(variable).copy()
+            value = _now(variable)
             value[~running] = initial[leaf]
             leaves[leaf] = value
         return leaves
 
     def write(self, values: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
         """Set rows, already checked; they are running from now on."""
-        running = self.flags().copy()
+        if len(rows) == self.rows:  # what was there before need not be readable
+            self.resize(len(rows))
+        running = self.flags()
         running[rows] = True
         for leaf, variable in self.leaves.items():
-            value = self._now(variable).copy()
+            value = _now(variable)
             value[rows] = values[leaf]
             variable.assign(value)
         self.running.assign(running)
 
     def reset(self, rows: np.ndarray) -> None:
         """Make rows fresh."""
-        running = self.flags().copy()
+        if len(rows) == self.rows:  # what was there before need not be readable
+            self.resize(len(rows))
+            return
+        running = self.flags()
         running[rows] = False
         self.running.assign(running)
 
+    def take(self, other: CurrentState) -> None:
+        """Be as another of the same leaves is."""
+        for variable, given in zip(self.variables, other.variables, strict=True):
+            variable.assign(_now(given))
+
     def resize(self, rows: int) -> None:
         """Have so many rows, all fresh."""
-        self._now(self.running)
+        _settled(self.running)
         for leaf, variable in self.leaves.items():
             variable.assign(np.zeros((rows, *self.shapes[leaf]), variable.dtype))
         self.running.assign(np.zeros(rows, bool))
-
-    def snapshot(self) -> list[np.ndarray]:
-        """All there is, for ``restore``."""
-        return [self._now(variable).copy() for variable in self.variables]
-
-    def restore(self, snapshot: list[np.ndarray]) -> None:
-        """Be again as at ``snapshot``."""
-        self._now(self.running)
-        for variable, value in zip(self.variables, snapshot, strict=True):
-            variable.assign(value)
-
-    def _now(self, variable: Rows) -> np.ndarray:
-        models = [m for m, held in _held.items() if any(v is variable for v, _ in held)]
-        if in_stateless_scope() or any(model in _stepping for model in models):
-            raise StateError(
-                "A step of fit, evaluate or predict is under way and holds the state, so neither "
-                "the model's code nor its data can read or set it. Do so between the steps, in a "
-                "callback such as ResetStates, or pass the layer reset=..."
-            )
-        for model in models:
-            _put_back(model)
-        return at_rest(variable.value)
 
 
 def _first(value: Any, rows: Any) -> Any:
@@ -403,9 +618,10 @@ class Joined:
         """The current state of every row. A fresh row reads as its initial state."""
         checked_rows(None, self._rows(), self.where)
         leaves: dict[str, Any] = {}
-        for name, layer in self.layers.items():
-            for leaf, value in layer._read().items():
-                leaves[f"{name}/{leaf}" if name else leaf] = value
+        with no_step_between(self.layers.values()):
+            for name, layer in self.layers.items():
+                for leaf, value in layer._read().items():
+                    leaves[f"{name}/{leaf}" if name else leaf] = value
         return State(leaves)
 
     def reset(
@@ -443,7 +659,7 @@ class Joined:
                 states, self.shapes, len(index), self.where, dtypes, allow_nonfinite=allow_nonfinite
             )
         for layer in self.layers.values():
-            layer._current_state.flags()  # raises while a step carries the state
+            _ = layer._current_state.rows  # raises while a step carries the state
         for name, layer in self.layers.items():
             if batch_size is not None:
                 layer._current_state.resize(batch_size)
@@ -563,9 +779,10 @@ def checked(
     named = _named(states, list(shapes), where)
     checked: dict[str, np.ndarray] = {}
     for leaf, shape in shapes.items():
+        refuse_without_numbers(named[leaf], f"{where}, leaf {leaf!r}")
         try:
             value = np.array(at_rest(named[leaf]))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise StateError(f"{where}, leaf {leaf!r}: not an array ({error}).") from None
         expected = (rows, *shape)
         if value.dtype.kind not in "fiub" and "float" not in str(value.dtype):  # bfloat16 is V

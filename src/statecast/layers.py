@@ -25,13 +25,24 @@ import keras
 import numpy as np
 from keras import ops, tree
 from keras.src.backend import get_keras_mask
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from statecast import cells
 from statecast.cells import ACTIVATIONS, Cell, Leaves, Weights, within
-from statecast.current import CurrentState, InitialVectors, Joined, LiveState, in_order, seen_before
+from statecast.current import (
+    CurrentState,
+    InitialVectors,
+    Joined,
+    LiveState,
+    StateVariable,
+    in_order,
+    refuse_traced,
+    seen_before,
+    settle_layer,
+)
 from statecast.errors import ArgumentError, DataError, NotStatefulError, StateError
 from statecast.recurrence import explain, run
-from statecast.state import State, at_rest
+from statecast.state import State, at_rest, refuse_without_numbers
 
 SOURCES = ("features", "learned", "zeros")
 KERNEL_OF: Mapping[Any, str | None] = {"auto": None, True: "fused", False: "loop"}  # use_cudnn
@@ -254,6 +265,8 @@ def _checked_source(source: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     if isinstance(source, str) and source in SOURCES:
         return source
     if isinstance(source, Mapping):
+        for name, value in source.items():
+            refuse_without_numbers(value, f"Leaf {name!r}")
         constants = {name: np.asarray(value, "float32") for name, value in source.items()}
         if set(constants) != set(shapes):
             raise StateError(f"Expected constants for {list(shapes)}, received {list(constants)}.")
@@ -512,6 +525,17 @@ class Controlled:
         """
         return self._joined().read()
 
+    def _check_call(self, sequences: Any, passed: Any, options: Mapping[str, Any]) -> None:
+        """Refuse what Keras would make tensors of in silence, before the layer is built."""
+        if in_stateless_scope():  # of Keras, which may know shapes alone
+            return
+        if self.stateful:
+            refuse_traced([sequences])
+        given = {"initial_state": passed} | {n: options.get(n) for n in ("mask", "reset")}
+        for name, value in given.items():
+            for array in tree.flatten(value):
+                refuse_without_numbers(array, f"layer {self.name!r}: {name}")
+
     def __setattr__(self, name: str, value: Any) -> None:
         # Here, since Keras looks at a list of variables before any property does.
         if name in ("state", "states") and value is not None:  # None: Keras's own __init__
@@ -633,7 +657,7 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _constant_vector(self, leaf: str, shape: tuple[int, ...]) -> Any:
         constant = self._constant(leaf, shape)
-        return keras.Variable(
+        return StateVariable(
             lambda shape, dtype: ops.convert_to_tensor(constant, dtype),
             shape=shape,
             dtype=self.variable_dtype,
@@ -644,12 +668,17 @@ class RNN(Controlled, keras.layers.RNN):
 
     @property
     def variables(self) -> list[Any]:
-        """Weights and seeds, and what carries the state; the latter is in no weight file."""
+        """Weights and seeds, and what carries the state; the latter is in no weight file.
+
+        A layer that keeps no state and was told no initial state has Keras's variables.
+        """
         found = super().variables
-        if self._initial is not None and self._source != "learned":
-            found = found + self._initial.variables
         if self._current_state is not None:
             found = found + self._current_state.variables
+        elif self._source is None:
+            return found
+        if self._initial is not None and self._source != "learned":
+            found = found + self._initial.variables
         return found
 
     def compute_output_shape(self, sequences_shape: Any, initial_state_shape: Any = None) -> Any:
@@ -711,8 +740,7 @@ class RNN(Controlled, keras.layers.RNN):
                 f"{where}: its cell computes its own initial state, and compiled steps may hold "
                 "that; choose another before the layer is built."
             )
-        if self._current_state is not None:
-            self._current_state.flags()  # a run on JAX may have the model's values aside
+        settle_layer(self)
         self._source = source
         if self.built and self._initial is not None and source != "learned":
             for leaf, vector in self._initial.vectors.items():
@@ -818,7 +846,7 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _read(self) -> dict[str, np.ndarray]:
         """The leaves at rest, fresh rows as the layer's own initial state."""
-        self._current_state.flags()  # first: a run on JAX may have the model's values aside
+        settle_layer(self)  # first: a run on JAX may have the model's values aside
         if self._initial is not None:
             initial = self._initial.read()
         else:
@@ -831,6 +859,7 @@ class RNN(Controlled, keras.layers.RNN):
     # -- calling ------------------------------------------------------------------------------
 
     def __call__(self, sequences: Any, initial_state: Any = None, **kwargs: Any) -> Any:
+        self._check_call(sequences, initial_state, kwargs)
         if isinstance(initial_state, State):
             initial_state = dict(initial_state.leaves)
         self._passed = self._origin(initial_state)
@@ -1080,6 +1109,7 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
         return super().compute_output_shape(sequences_shape)
 
     def __call__(self, sequences: Any, initial_state: Any = None, **kwargs: Any) -> Any:
+        self._check_call(sequences, initial_state, kwargs)
         if isinstance(initial_state, State):
             initial_state = dict(initial_state.leaves)
         return super().__call__(sequences, initial_state=initial_state, **kwargs)

@@ -41,6 +41,7 @@ def row_index(rows: Any, count: int) -> np.ndarray:
     """
     if isinstance(rows, slice):
         return np.arange(*rows.indices(count))
+    refuse_without_numbers(rows, "rows")
     rows = np.atleast_1d(np.asarray(rows))
     if rows.dtype == bool:
         if rows.shape != (count,):
@@ -72,8 +73,34 @@ def outline(self: Any) -> str:
     return f"{type(self).__name__}({values})"
 
 
+def refuse_without_numbers(array: Any, where: str) -> None:
+    """Raise ``StateError`` for an array some of whose numbers are not there.
+
+    A masked array, whose mask NumPy would ignore; and a tensor on PyTorch's meta device, which
+    has a shape alone. A masked array with nothing masked is an ordinary one.
+    """
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise StateError(
+            f"{where}: expected a number in every place, received a masked array with "
+            f"{np.ma.count_masked(array)} of {array.size} masked. Fill them (array.filled(0)), or "
+            "leave out the rows that are not meant (rows=...)."
+        )
+    if getattr(array, "is_meta", False):
+        raise StateError(
+            f"{where}: expected numbers, received a tensor on PyTorch's meta device, which has a "
+            f"shape {tuple(array.shape)} and no numbers."
+        )
+
+
 def at_rest(array: Any) -> np.ndarray:
-    """Return any backend's tensor as a NumPy array, without a gradient."""
+    """Return any backend's tensor as a NumPy array, without a gradient.
+
+    Raises
+    ------
+    StateError
+        A masked array, or a tensor without numbers.
+    """
+    refuse_without_numbers(array, "An array")
     if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":  # NumPy has no such type
@@ -180,7 +207,8 @@ class State:
     Raises
     ------
     StateError
-        No leaf, a leaf without rows, leaves or ids that differ in rows, repeated ids.
+        No leaf, a leaf without rows, leaves or ids that differ in rows, repeated ids, a masked
+        array.
 
     Examples
     --------
@@ -207,6 +235,7 @@ class State:
         spec: dict[str, tuple[int, ...]] = {}
         rows: int | None = None
         for name, leaf in self.leaves.items():
+            refuse_without_numbers(leaf, f"Leaf {name!r}")
             shape = tuple(leaf.shape)
             if not shape:
                 raise StateError(f"Leaf {name!r}: expected rows first, received a scalar.")
