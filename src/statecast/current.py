@@ -396,7 +396,8 @@ def refuse_traced(values: Any) -> None:
     StateError
         What it would leave are no numbers, but tensors of a trace that is over by then.
     """
-    tracer = None if in_stateless_scope() else next(filter(None, map(_tracer, values)), None)
+    tracers = [] if in_stateless_scope() else [_tracer(value) for value in values]
+    tracer = next((tracer for tracer in tracers if tracer), None)
     if tracer:
         raise StateError(
             f"A stateful layer is called {tracer}, so what it leaves are no numbers and "
