@@ -1129,15 +1129,17 @@ def test_an_initial_state_set_within_fit_stays_set(stateful):
     x, y = _data(8, STEPS, 2), _data(8, 1)
 
     class Set(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.model.layers[0].set_initial_state(batch + 1.0)
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.value = 1.0 + 3.0 * epoch
 
-    model = keras.Sequential(
-        [keras.Input((STEPS, 2)), layers.GRU(3, stateful=stateful), keras.layers.Dense(1)]
-    )
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:  # more batches follow; a callback's `self.model` would put values back
+                layer.set_initial_state(self.value)
+
+    layer = layers.GRU(3, stateful=stateful)
+    model = keras.Sequential([keras.Input((STEPS, 2)), layer, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[Set()])
-    layer = model.layers[0]
     assert layer.get_config()["initial_state"] == 4.0
     if stateful:
         reset_states(model)
