@@ -15,8 +15,13 @@ def gradients(loss: Callable[[Any], Any], named: Mapping[str, np.ndarray]) -> di
     found: Any
     if backend.backend() == "jax":
         import jax
+        from keras import StatelessScope
 
-        found = jax.jit(jax.grad(loss))(arrays)
+        def stateless(arrays: Any) -> Any:
+            with StatelessScope():  # a current state would not outlive the transformation
+                return loss(arrays)
+
+        found = jax.jit(jax.grad(stateless))(arrays)
     elif backend.backend() == "torch":
         import torch
 
