@@ -6,7 +6,7 @@ Every import counts, wherever it stands: at the top of a module, inside a functi
 - a module imports from the floors below its own; on floors 0 to 3 also from its own, but
   within the forecaster's floor only in the order of ``FORECASTER``;
 - modules on one floor from 4 up never import each other;
-- ``errors``, ``state``, ``table`` and ``data`` never see Keras or a backend;
+- ``errors``, ``files``, ``state``, ``table`` and ``data`` never see Keras or a backend;
 - ``table`` is seen only where tables and networks meet: by ``training``, ``tokens``,
   ``forecaster`` and above;
 - what an extra installs is imported where it is used, never at the top of a module.
@@ -26,7 +26,7 @@ import statecast
 SOURCE = Path(statecast.__file__).parent
 
 FLOORS = (
-    {"errors", "state", "interrupt", "progress"},
+    {"errors", "files", "state", "interrupt", "progress"},
     {
         "cells",
         "recurrence",
@@ -51,6 +51,7 @@ FORECASTER = ("network", "language", "stacking", "training", "explanation", "tok
 BACKENDS = {"keras", "jax", "jaxlib", "torch", "tensorflow"}
 NO_KERAS = {
     "errors",
+    "files",
     "state",
     "dates",
     "interrupt",
@@ -204,7 +205,7 @@ def test_a_planted_violation_is_found(module: str, text: str, reason: str) -> No
         ("forecaster", "from statecast.training import train\nfrom statecast import table"),
         ("evaluate", "def f():\n    import sklearn"),
         ("plots", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
-        ("cli", "from statecast import __version__\nfrom statecast.state import write_whole"),
+        ("cli", "from statecast import __version__\nfrom statecast.files import write_whole"),
     ],
 )
 def test_an_import_downward_is_fine(module: str, text: str) -> None:

@@ -13,14 +13,14 @@ Arrays only, scaled as a panel has them; no tables and no Keras.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from statecast.state import outline, strict_json
+from statecast.files import check_finite, packed_ids, read_ids
+from statecast.state import outline
 
 MOST_ITEMS = 50_000  # a model keeps no more
 NEAREST = 100  # items that a forecast is made of
@@ -475,8 +475,7 @@ class Analogues:
             f"paths/{name}": np.stack([getattr(path, name) for path in self.paths])
             for name in _LINEAR
         }
-        ids = np.frombuffer(json.dumps(self.ids.tolist()).encode(), np.uint8)
-        return own | stacked | {"ridge": np.array([self.ridge]), "ids": ids}
+        return own | stacked | {"ridge": np.array([self.ridge])} | packed_ids(self.ids.tolist())
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Analogues:
@@ -487,14 +486,14 @@ class Analogues:
         ValueError
             Another set of names, or shapes or types that do not fit together.
         """
+        arrays = dict(arrays)
+        ids = {name: arrays.pop(name) for name in tuple(arrays) if name.partition("/")[0] == "ids"}
         x, y = arrays.get("x", np.zeros(0)), arrays.get("y", np.zeros(0))
         basis, categories = arrays.get("basis", np.zeros(0)), arrays.get("categories", np.zeros(0))
         if x.ndim != 2 or y.ndim != 2 or basis.ndim != 2 or categories.ndim != 2:
             raise ValueError("analogues: x, y, basis and categories are tables")
         (items, features), steps, paths = x.shape, y.shape[1], SHARES + 1
-        names = arrays.get("ids", np.zeros(0))
         expected = {
-            "ids": ((names.size,), "uint8"),
             "categories": ((len(categories), 2), "int64"),
             "met": ((arrays.get("met", np.zeros(0)).size,), "int64"),
             "basis": ((len(basis), features), "float64"),
@@ -512,22 +511,33 @@ class Analogues:
         found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
         if found != expected:
             raise ValueError(f"analogues: expected {expected}, received {found}")
-        share = arrays["share"]
-        if not items or not steps or share.min() < 0 or share.max() >= SHARES:
-            raise ValueError("analogues: no items, no steps, or a share that is not there")
+        if not 1 <= items <= MOST_ITEMS or not 1 <= steps <= MOST_STEPS:
+            raise ValueError(
+                f"analogues: expected 1 to {MOST_ITEMS:,} items of 1 to {MOST_STEPS:,} steps, "
+                f"received {items:,} of {steps:,}"
+            )
+        for name in expected:
+            # A NaN in y is a step that was not observed.
+            array = np.nan_to_num(y, posinf=np.inf, neginf=-np.inf) if name == "y" else arrays[name]
+            check_finite(f"analogues: {name}", array, _LARGEST.get(name, _LARGE))
+        share, ridge = arrays["share"], float(arrays["ridge"][0])
+        if share.min() < 0 or share.max() >= SHARES:
+            raise ValueError("analogues: a share that is not there")
+        if not np.isin(arrays["met"], (0, 1)).all():
+            raise ValueError("analogues: met: expected flags 0 or 1")
+        least = min(_LEAST) / MOST_ITEMS
+        if ridge < least:
+            raise ValueError(f"analogues: ridge: expected {least:g} or more, received {ridge:g}")
+        for covariance in arrays["paths/covariance"]:
+            _check_covariance(covariance, ridge)
         linear = tuple(
             Linear(*(arrays[f"paths/{name}"][i] for name in _LINEAR)) for i in range(paths)
         )
-        ids = strict_json(names.tobytes().decode())
-        kinds = {type(item) for item in ids} if isinstance(ids, list) else set()
-        if kinds not in ({int}, {str}) or len(ids) != items:
-            raise ValueError(f"analogues: expected {items} ids, all numbers or all text")
-        rest: dict[str, Any] = {name: arrays[name] for name in _PLAIN}
         return cls(
-            np.array(ids, object),
-            **rest,
+            read_ids(ids, items).astype(object),
+            **{name: arrays[name] for name in _PLAIN},
             paths=linear,
-            ridge=float(arrays["ridge"][0]),
+            ridge=ridge,
         )
 
     # -- inside ------------------------------------------------------------------------
@@ -569,6 +579,20 @@ class Analogues:
 
 _PLAIN = ("categories", "met", "basis", "x", "y", "share", "group", "metric")
 _LINEAR = ("centre", "kernel", "bias", "covariance")
+_LARGE = 1e15  # of any number: scaled values are at most 1e6, and what is learnt of them like that
+_LARGEST = {"y": 1e6, "metric": 100.0}
+
+
+def _check_covariance(covariance: np.ndarray, ridge: float) -> None:
+    """Raise ``ValueError`` unless one can condition on it: symmetric, definite with ``ridge``."""
+    spread = max(1.0, float(np.abs(covariance).max()))
+    if np.abs(covariance - covariance.T).max() > 1e-6 * spread:
+        raise ValueError("analogues: covariance: expected a symmetric one")
+    try:
+        own = max(ridge, 1e-12 * spread)  # rounding may leave a variance a little below 0
+        np.linalg.cholesky(covariance + own * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+        raise ValueError("analogues: covariance: expected no negative variance") from None
 
 
 def _frequent(codes: np.ndarray) -> np.ndarray:

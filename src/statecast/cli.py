@@ -921,7 +921,7 @@ def _deliver(table: pl.DataFrame, out: Path | None) -> None:
 
 def _write(files: Mapping[Path, bytes]) -> None:
     """Write files that are complete in memory; each appears whole or not at all."""
-    from statecast.state import write_whole
+    from statecast.files import write_whole
 
     for path, content in files.items():
         write_whole(path, content)

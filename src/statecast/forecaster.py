@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
-from types import NoneType
 from typing import Any, Literal
 
 import keras
@@ -31,17 +31,27 @@ from statecast.errors import (
     warn,
 )
 from statecast.explanation import Explanation, effects
+from statecast.files import check_finite, packed, read_safetensors, strict_json, write_whole
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
 from statecast.interrupt import noted
 from statecast.language import WAYS, Language, LanguageNetwork
-from statecast.network import CONDITIONINGS, Advance, Decoder, Knots, Network, Sample, Start
+from statecast.network import (
+    CONDITIONINGS,
+    NOTHING,
+    Advance,
+    Decoder,
+    Knots,
+    Network,
+    Sample,
+    Start,
+)
 from statecast.progress import Verbose, check_verbose
-from statecast.reading import MAX_CELLS, Kind, items_of
+from statecast.reading import LARGEST, MAX_CELLS, MAX_STEPS, Kind, items_of
 from statecast.scaling import TRANSFORMS
 from statecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.stacking import Stacking
-from statecast.state import State, read_safetensors, strict_json, write_whole
+from statecast.state import State
 from statecast.table import Covariates, Panel, Schema
 from statecast.targets import Targets, learn
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
@@ -49,7 +59,9 @@ from statecast.training import held_out, held_out_parameters, train
 
 FORMAT = "statecast-model"
 VERSION = 1
-_HEADER_CAP = 16 * 1024 * 1024  # bytes
+_HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
+_FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
+_MOST_WEIGHT = 1e6  # of a weight's size: products of such numbers are far from float32's end
 MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
 _PATH_VALUES = 4_000_000  # of paths summed up at once: a bound on memory
 _MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths: 2 GB of float64
@@ -136,7 +148,7 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ArgumentError(f"{name}: expected True or False, received {value!r}.")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ArgumentError(
                 f"dropout: expected a number from 0 to below 1, received {self.dropout!r}."
             )
@@ -152,8 +164,8 @@ class Settings:
             raise ArgumentError(f"seed: expected a whole number >= 0, received {self.seed!r}.")
         for name, least in (("learning_rate", "above 0"), ("weight_decay", "0 or above")):
             value = getattr(self, name)
-            real = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not real or not 0 <= value < float("inf") or (name == "learning_rate" and not value):
+            real = _is_number(value) and 0 <= value <= LARGEST
+            if not real or (name == "learning_rate" and not value):
                 raise ArgumentError(f"{name}: expected a number {least}, received {value!r}.")
         for name in ("id_col", "step_col"):
             if not isinstance(getattr(self, name), str):
@@ -190,7 +202,7 @@ class Settings:
 
     def _checked_bounds(self, given: Any, needed: str | None) -> tuple[float, float]:
         real = isinstance(given, (tuple, list)) and len(given) == 2
-        if not real or not all(isinstance(b, (int, float)) and np.isfinite(b) for b in given):
+        if not real or not all(_is_number(bound) and abs(bound) <= LARGEST for bound in given):
             raise ArgumentError(f"bounds: expected two numbers, received {given!r}.")
         if given[0] >= given[1]:
             raise ArgumentError(f"bounds: expected the lower one first, received {given!r}.")
@@ -925,8 +937,6 @@ class Forecaster:
 
     def _packed(self) -> bytes:
         """What ``save`` writes."""
-        from safetensors.numpy import save
-
         schema, arrays = self.schema.to_config()
         config = {
             "settings": asdict(self.settings),
@@ -934,62 +944,66 @@ class Forecaster:
             "history": self.history,
             "statecast": version("statecast"),
         }
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "config": json.dumps(config, allow_nan=False),
-        }
-        tensors = {f"network/{name}": value for name, value in self._weights().items()}
-        tensors |= {f"schema/{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
-        tensors |= self._learnt()
-        return save(tensors, metadata=metadata)
+        metadata = {"config": json.dumps(config, allow_nan=False, ensure_ascii=False)}
+        weights = self._weights()
+        try:
+            for name, weight in weights.items():
+                check_finite(f"weight {name}", weight, _MOST_WEIGHT)
+        except ValueError as error:
+            raise ArgumentError(f"{error}: training diverged. Fit with a lower rate.") from None
+        tensors = {f"network/{name}": value for name, value in weights.items()}
+        tensors |= {f"schema/{name}": array for name, array in arrays.items()}
+        return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors | self._learnt())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | bytes) -> Forecaster:
         """Read a forecaster that ``save`` wrote, from the file's path or from its bytes.
 
         Nothing in the file is executed: the model is rebuilt by this code from a strict
-        JSON header, and every shape is checked before anything is allocated.
+        JSON header, and every shape is checked before anything is allocated. Every number is
+        looked at: none is NaN, infinite or out of range. The Keras model is built when it is first
+        used, so that the file's numbers are in memory at most twice.
 
         Raises
         ------
         ModelFileError
-            Missing, truncated, an oversized header, another version, or not ours.
+            Missing, truncated, an oversized header, another version, damaged, or not ours.
         ArgumentError
             What is neither a path nor bytes.
         """
         metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         try:
-            config = strict_json(metadata.get("config", ""))
+            if set(metadata) != {"format", "version", "config"}:
+                raise ValueError(f"unexpected entries {str(sorted(metadata))[:200]}")
+            config = strict_json(metadata["config"])
             expected = {"settings", "schema", "history", "statecast"}
             if not isinstance(config, dict) or set(config) != expected:
                 raise ValueError(f"expected the entries {sorted(expected)}")
-            names = {field.name for field in fields(Settings)}
-            if not isinstance(config["settings"], dict) or set(config["settings"]) != names:
-                raise ValueError(f"settings: expected {sorted(names)}")
-            forecaster = cls(**config["settings"])
+            if not isinstance(config["statecast"], str):
+                raise ValueError("statecast: expected a version")
+            forecaster = cls._of_settings(config["settings"])
             history = _checked_history(config["history"])
+            parts = ("network", "schema", "analogues", "stacking")
+            split = {part: within(tensors, part) for part in parts}
+            if sum(map(len, split.values())) != len(tensors):
+                raise ValueError(f"expected tensors of {list(parts)}")
+            tensors.clear()  # `split` alone holds them, so that each can go when it is not needed
             targets = forecaster.settings.targets
             kind = Schema if len(targets) == 1 else Targets
-            schema = kind.from_config(config["schema"], within(tensors, "schema"))
-            if schema.targets != targets:
-                raise ValueError("the schema's targets are not those of the settings")
-            learnt = {name: within(tensors, name) for name in ("analogues", "stacking")}
-            needed = _needed(forecaster.settings.head)
-            if needed is not None and any(schema.of(t).transform != needed for t in targets):
-                raise ValueError("the schema's transform is not the head's")
+            schema = kind.from_config(config["schema"], split["schema"])
+            forecaster._check_schema(schema)
             analogues = stacking = None
-            if learnt["stacking"]:
-                stacking = Stacking.from_arrays(learnt["stacking"], schema.positions, len(targets))
-            if learnt["analogues"]:
-                analogues = Analogues.from_arrays(learnt["analogues"])
+            if split["stacking"]:
+                stacking = Stacking.from_arrays(split["stacking"], schema.positions, len(targets))
+            if split["analogues"]:
+                analogues = Analogues.from_arrays(split["analogues"])
                 if not analogues.fits(
                     schema.static.width, schema.static.cardinalities, schema.positions
                 ):
                     raise ValueError("analogues: they are not those of the schema")
-            weights = within(tensors, "network")
-            if (schema.vocabulary is None) != (forecaster.settings.head != TOKENS):
-                raise ValueError("schema: a vocabulary and the categorical head go together")
+            if forecaster.settings.head == TOKENS and (analogues or stacking):
+                raise ValueError("analogues, stacking: tokens have none")
+            weights = split["network"]
             decoder, options = forecaster._plan(schema)
             shapes = Network.weight_shapes(decoder, **options)
             if set(weights) != set(shapes):
@@ -1000,14 +1014,40 @@ class Forecaster:
                         f"weight {name}: expected float32 {shape}, "
                         f"received {weights[name].dtype} {weights[name].shape}"
                     )
+                check_finite(f"weight {name}", weights[name], _MOST_WEIGHT)
         except ValueError as error:
             where = "the bytes" if isinstance(path, bytes) else path
             raise ModelFileError(f"{where}: {error}") from None
-        network = forecaster._built(schema, 0)
-        for name, variable in network.weight_map().items():
-            variable.assign(weights[name])
-        forecaster._adopt(schema, network, history, analogues, stacking)
+        forecaster._adopt(schema, weights, history, analogues, stacking)
         return forecaster
+
+    @classmethod
+    def _of_settings(cls, given: Any) -> Forecaster:
+        """The unfitted forecaster of a model file's settings; ``ValueError`` on others."""
+        names = {field.name for field in fields(Settings)}
+        if not isinstance(given, dict) or set(given) != names:
+            raise ValueError(f"settings: expected {sorted(names)}")
+        forecaster = cls(**given)
+        # What was left to a default, or written in another way, `save` would have written out.
+        written = strict_json(json.dumps(asdict(forecaster.settings)))
+        for name, value in given.items():
+            if written[name] != value:
+                raise ValueError(f"settings: {name}: expected {written[name]!r:.80}")
+        return forecaster
+
+    def _check_schema(self, schema: Schema | Targets) -> None:
+        """Raise ``ValueError`` unless a model file's schema is one of these settings."""
+        s = self.settings
+        columns = (schema.id_col, schema.step_col, schema.targets, {*schema.past.kinds})
+        if columns != (s.id_col, s.step_col, s.targets, {*s.past_cols}):
+            raise ValueError("the schema's columns are not those of the settings")
+        asked = s.transform if s.transform != "auto" else _needed(s.head)
+        if asked is not None and any(schema.of(t).transform != asked for t in s.targets):
+            raise ValueError("the schema's transform is not that of the settings")
+        if (schema.vocabulary is None) != (s.head != TOKENS):
+            raise ValueError("schema: a vocabulary and the categorical head go together")
+        if schema.vocabulary is not None and (schema.past.kinds or schema.future.kinds):
+            raise ValueError("schema: tokens take no covariates")
 
     # -- what was fitted -------------------------------------------------------------
 
@@ -1020,8 +1060,12 @@ class Forecaster:
 
     @property
     def network(self) -> Network:
-        """The Keras model inside."""
+        """The Keras model inside. After ``load`` it is built on first use."""
         self.schema  # noqa: B018  raises where nothing is fitted
+        with self._one_at_a_time:
+            if self._network is None:
+                self._network = self._built(self.schema, 0, self._loaded)
+                self._loaded = {}
         return self._network
 
     @property
@@ -1042,12 +1086,15 @@ class Forecaster:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _built(self, schema: Schema | Targets, seed: int) -> Network:
-        """The network for tables of this schema, untrained."""
+    def _built(
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+    ) -> Network:
+        """The network for tables of this schema, untrained or with these weights."""
         decoder, options = self._plan(schema)
+        options |= {"seed": seed, "weights": weights}
         if isinstance(decoder, Language):
-            return LanguageNetwork(decoder, **options, dropout=self.settings.dropout, seed=seed)
-        return Network(decoder, **options, seed=seed)
+            return LanguageNetwork(decoder, **options, dropout=self.settings.dropout)
+        return Network(decoder, **options)
 
     def _plan(self, schema: Schema | Targets) -> tuple[Decoder | Language, dict[str, Any]]:
         """The network's parts for tables of this schema."""
@@ -1080,30 +1127,36 @@ class Forecaster:
     def _adopt(
         self,
         schema: Schema | Targets,
-        network: Network,
+        network: Network | Mapping[str, np.ndarray],
         history: Mapping[str, Sequence[float | None]],
         analogues: Analogues | None,
         stacking: Stacking | None,
     ) -> None:
-        self._schema, self._network = schema, network
+        """Take over what was fitted, or read: then the network's weights, by their names."""
+        built = isinstance(network, Network)
+        self._schema, self._decoder = schema, self._plan(schema)[0]
+        self._network = network if built else None
+        self._loaded: Mapping[str, np.ndarray] = {} if built else network
         self._analogues, self._stacking = analogues, stacking
         # Strict JSON knows no NaN; a diverged epoch is None.
         self.history = {
-            name: [float(v) if v is not None and np.isfinite(v) else None for v in values]
+            name: [None if v is None or not math.isfinite(v) else float(v) for v in values]
             for name, values in history.items()
         }
         self._models: dict[tuple[Any, ...], keras.Model] = {}
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in (self._weights() | self._learnt()).items():
+        weights, digest = self._weights(), hashlib.blake2b(digest_size=16)
+        for name, value in sorted((weights | self._learnt()).items()):
             digest.update(name.encode())
-            digest.update(value.tobytes())
+            digest.update(value)
         self._fingerprint = digest.hexdigest()
         self._speaker: Speaker | None = None
-        if isinstance(network, LanguageNetwork):
+        if isinstance(self._decoder, Language):
             s = self.settings
-            self._speaker = Speaker(network.decoder, self._weights(), s.conditioning, ends=s.ends)
+            self._speaker = Speaker(self._decoder, weights, s.conditioning, ends=s.ends)
 
     def _weights(self) -> dict[str, np.ndarray]:
+        if self._loaded:
+            return dict(self._loaded)
         return {
             name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
             for name, weight in self.network.weight_map().items()
@@ -1277,7 +1330,7 @@ class Forecaster:
             code = self._speaker.codes(value, seen)
             after = self._speaker.advance(leaves, code, active.sum(axis=1))
             return np.zeros((len(value), 0, 0), "float32"), leaves | after
-        own = self._network.decoder.state_shapes
+        own = self._decoder.state_shapes
         steps = value.shape[1]
         if not steps:
             return np.zeros((len(value), 0, len(KNOTS)), "float32"), leaves
@@ -1304,9 +1357,10 @@ class Forecaster:
             key = (kind, *(value.shape for value in given.values()))
             # On JAX Keras gives the weights to a call and takes them back after it: a second
             # thread would find them gone.
+            network = self.network
             with self._one_at_a_time:
                 if key not in self._models:
-                    self._models[key] = kind(self._network)
+                    self._models[key] = kind(network)
                 answer = self._models[key].predict_on_batch(given)
             parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
         return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
@@ -1421,7 +1475,7 @@ class Forecaster:
         uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
         uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
         forks = state.fork(share)
-        inputs = {name: forks[name] for name in self._network.decoder.state_shapes}
+        inputs = {name: forks[name] for name in self._decoder.state_shapes}
         inputs["uniform"] = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
         for name, told in self._ahead(plans, np.arange(rows), known, until).items():
             inputs[name] = _few_lengths(np.repeat(told, share, axis=0), axis=1)
@@ -1466,10 +1520,35 @@ class Forecaster:
         return np.random.Generator(np.random.Philox(key=key))
 
     def _position(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Per row of a state: the steps taken, the id, the date of step 1."""
+        """Per row of a state: the steps taken, the id, the date of step 1.
+
+        Raises
+        ------
+        StateError
+            Steps that no state of this forecaster has taken, or dates beyond the calendar.
+        """
         rest = state.at_rest()
-        known = rest["step"][:, 0, 0].astype(int)
-        origin = rest["origin"].astype("datetime64[us]") if "origin" in rest.names else None
+        step = rest["step"].reshape(state.rows, -1)
+        count = len(self.settings.targets)
+        taken = (step >= 0) & (step <= MAX_STEPS * count) & (step == step[:, :1])
+        wrong = np.flatnonzero(~(taken & (np.floor(step / count) * count == step)).all(axis=1))
+        if len(wrong):
+            raise StateError(
+                f"Leaf 'step': expected a multiple of {count} from 0 to {MAX_STEPS * count:,}, "
+                f"alike for all members; received {step[wrong[0]].tolist()} in row {wrong[0]}."
+            )
+        known, origin = step[:, 0].astype(int), None
+        if "origin" in rest.names:
+            if rest["origin"].dtype != np.int64:
+                raise StateError(f"Leaf 'origin': expected int64, received {rest['origin'].dtype}.")
+            origin = rest["origin"].astype("datetime64[us]")
+            wrong = np.flatnonzero((origin < _FIRST_DATE) | (origin > _LAST_DATE))
+            wrong = wrong[~np.isnat(origin[wrong])]
+            if len(wrong):
+                raise StateError(
+                    "Leaf 'origin': expected a date from the year 1 to 9999, in microseconds "
+                    f"since 1970; received {rest['origin'][wrong[0]]} in row {wrong[0]}."
+                )
         ids = np.arange(state.rows) if state.ids is None else state.ids
         return known, ids, origin
 
@@ -1479,7 +1558,7 @@ class Forecaster:
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
         members = self.settings.ensemble
-        shapes = self.network.decoder.state_shapes
+        shapes = self._decoder.state_shapes
         spec: dict[str, tuple[int, ...]] = {n: (members, *shape) for n, shape in shapes.items()}
         if self._analogues is not None:
             steps, features = (self._analogues.steps,), (self._analogues.x.shape[1],)
@@ -1854,6 +1933,10 @@ def _numbers(name: str, given: Any) -> list[float]:
     return [float(number) for number in several]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _chunks(rows: int, size: int = _CHUNK) -> list[np.ndarray]:
     return [np.arange(i, min(i + size, rows)) for i in range(0, rows, size)]
 
@@ -1895,9 +1978,10 @@ def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:
 
 def _checked_history(history: Any) -> dict[str, list[float | None]]:
     numbers = isinstance(history, dict) and all(
-        isinstance(values, list) and all(isinstance(v, (int, float, NoneType)) for v in values)
+        isinstance(values, list)
+        and all(v is None or (_is_number(v) and abs(v) <= LARGEST) for v in values)
         for values in history.values()
     )
     if not numbers:
-        raise ValueError("history: expected lists of numbers")
+        raise ValueError(f"history: expected lists of numbers up to {LARGEST:g}")
     return history

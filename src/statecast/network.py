@@ -160,10 +160,11 @@ class Encoder(keras.layers.Layer):
         members: int,
         rng: np.random.Generator,
         name: str = "encoder",
+        weights: Mapping[str, np.ndarray] = NOTHING,
     ) -> None:
         super().__init__(name=name)
         self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
-        self.rng = rng
+        self.rng, self.given = rng, weights
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         self.numeric = features = shape[-1] or 0
@@ -171,20 +172,26 @@ class Encoder(keras.layers.Layer):
             self.kernel = self.add_weight(
                 name="kernel",
                 shape=(self.members, features, self.width),
-                initializer=_normal(self.rng, features),
+                initializer=self._starts("kernel", _normal(self.rng, features)),
             )
         self.bias = self.add_weight(
-            name="bias", shape=(self.members, self.width), initializer="zeros"
+            name="bias",
+            shape=(self.members, self.width),
+            initializer=self._starts("bias", "zeros"),
         )
         self.embeddings = [
             self.add_weight(
                 name=f"embedding_{i}",
                 shape=(self.members, codes, self.width),
-                initializer=_unknown_apart(self.rng),
+                initializer=self._starts(f"embedding_{i}", _unknown_apart(self.rng)),
             )
             for i, codes in enumerate(self.cardinalities)
         ]
+        self.given = NOTHING  # the weights have them now
         self.built = True
+
+    def _starts(self, name: str, drawn: Any) -> Any:
+        return _is(self.given[name]) if name in self.given else drawn
 
     def call(self, numeric: Any, codes: Any) -> Any:
         """``(members or 1, rows, n)`` and int ``(members or 1, rows, m)`` to
@@ -242,6 +249,9 @@ class Network(keras.Model):
         Depth of ``InitialState`` on the encoded X.
     seed : int
         Of the initial weights; they are the same on every backend.
+    weights : mapping of str to array, optional
+        What the weights begin as, by their names in a model file; none is drawn for them then,
+        but for the maps to the initial state.
 
     Call
     ----
@@ -269,18 +279,21 @@ class Network(keras.Model):
         past: Features = NO_FEATURES,
         depth: int = 1,
         seed: int = 0,
+        weights: Mapping[str, np.ndarray] = NOTHING,
     ) -> None:
         super().__init__(name="statecast")
         self.decoder, self.members = decoder, members
         rng = np.random.default_rng(seed)
         self.featured = bool(numeric or cardinalities)
         if self.featured:
-            self.encoder = Encoder(encoding, cardinalities, members, rng)
+            own = within(weights, "encoder")
+            self.encoder = Encoder(encoding, cardinalities, members, rng, weights=own)
             self.encoder.build((None, None, numeric))
         self.covariates: dict[str, Encoder] = {}
         for name, (width, codes) in (("future", future), ("past", past)):
             if width or codes:
-                self.covariates[name] = Encoder(encoding, codes, members, rng, name)
+                own = within(weights, name)
+                self.covariates[name] = Encoder(encoding, codes, members, rng, name, own)
                 self.covariates[name].build((None, None, width))
         self.initial = InitialState(
             decoder.stack,
@@ -296,8 +309,14 @@ class Network(keras.Model):
             self.cell_weights[name] = self.add_weight(
                 name=name.replace("/", "_"),
                 shape=(members, *shape),
-                initializer=_decoder_initializer(name, decoder, rng),
+                initializer=_is(weights[f"decoder/{name}"])
+                if weights
+                else _decoder_initializer(name, decoder, rng),
             )
+        if weights:
+            for name, variable in self.weight_map().items():
+                if name.startswith("initial/"):
+                    variable.assign(weights[name])
         self.score = MemberMean(members, decoder.head.measure)
         self.built = True
 
@@ -624,6 +643,11 @@ class Sample(keras.Model):
         uniform = ops.swapaxes(inputs["uniform"], 0, 1)
         covariates = {name: value[None] for name, value in inputs.items() if name not in leaves}
         return ops.swapaxes(network.sample(leaves, uniform, covariates), 0, 1)
+
+
+def _is(value: np.ndarray) -> Any:
+    """An initializer of weights that are known."""
+    return lambda shape, dtype=None: ops.convert_to_tensor(value, dtype=dtype)
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:

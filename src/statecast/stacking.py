@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from statecast.files import check_finite
 from statecast.heads import KNOTS
 from statecast.state import outline
 
@@ -23,6 +24,7 @@ MOST_ITEMS = 2000  # held-out items it is learnt from
 FEWEST = 8  # below, there is nothing to learn it from
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
 _ENOUGH = 400  # held-out values that a quantile's place is read from: else more horizons count
+_MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
 _LEVELS = np.array(KNOTS)
 _MIDDLE = len(KNOTS) // 2
 
@@ -130,8 +132,14 @@ class Stacking:
             "offset": ((count, steps, len(KNOTS)), "float64"),
         }
         found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
-        if found != expected or not count or known[0] != 0 or (np.diff(known) <= 0).any():
-            raise ValueError(f"stacking: expected {expected}, rising from 0; received {found}")
+        if found != expected:
+            raise ValueError(f"stacking: expected {expected}; received {found}")
+        if not count or known[0] != 0 or (known[1:] <= known[:-1]).any() or known[-1] >= steps:
+            raise ValueError(f"stacking: known: expected them to rise from 0 to below {steps}")
+        check_finite("stacking: offset", arrays["offset"], _MOST_OFFSET)
+        check_finite("stacking: weight", arrays["weight"], 1.0)
+        if arrays["weight"].min() < 0:
+            raise ValueError("stacking: weight: expected numbers from 0 to 1")
         return cls(**arrays, targets=targets)
 
 

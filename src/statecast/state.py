@@ -14,21 +14,28 @@ import json
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from statecast.errors import ArgumentError, ModelFileError, StateError
+from statecast.errors import ModelFileError, StateError
+from statecast.files import (
+    MOST_ZERO_WIDTH,
+    check_finite,
+    packed,
+    packed_ids,
+    read_ids,
+    read_safetensors,
+    strict_json,
+    write_whole,
+)
 
 FORMAT = "statecast-state"
 VERSION = 1
-_HEADER_CAP = 64 * 1024 * 1024  # bytes; ids of a million rows fit, a forged length does not
+_HEADER_CAP = 1024 * 1024  # bytes: the names, types and shapes of ten thousand leaves
 
 
 def row_index(rows: Any, count: int) -> np.ndarray:
@@ -402,43 +409,65 @@ class State:
         Raises
         ------
         StateError
-            Ids that are neither text nor whole numbers.
+            Ids that are not all text or all whole numbers; a leaf with a NaN or an infinite number;
+            a leaf of a type that no file holds; more than a million rows without any number or id.
+        ArgumentError
+            A path that cannot be written to.
         """
-        from safetensors.numpy import save
-
-        metadata = {"format": FORMAT, "version": str(VERSION), "leaves": json.dumps(self.names)}
+        rest = self.at_rest()
+        try:
+            ids = {} if rest.ids is None else packed_ids(rest.ids.tolist())
+            for name, leaf in rest.leaves.items():
+                if leaf.dtype.kind not in "biuf" or leaf.dtype.itemsize > 8:
+                    raise ValueError(f"Leaf {name!r}: expected numbers, received {leaf.dtype}")
+                check_finite(f"Leaf {name!r}", leaf)
+        except ValueError as error:
+            raise StateError(f"This state cannot be saved: {error}.") from None
+        empty = not ids and all(leaf.size == 0 for leaf in rest.leaves.values())
+        if empty and self.rows > MOST_ZERO_WIDTH:
+            raise StateError(
+                f"This state cannot be saved: it has {self.rows:,} rows and not one number."
+            )
+        metadata = {"leaves": json.dumps(rest.names, ensure_ascii=False)}
         if self.fingerprint is not None:
             metadata["fingerprint"] = self.fingerprint
-        if self.ids is not None:
-            ids = self.ids.tolist()
-            if not all(isinstance(i, (str, int)) for i in ids):
-                raise StateError("Only text and whole-number ids can be saved.")
-            metadata["ids"] = json.dumps(ids)
-        leaves = {n: np.ascontiguousarray(at_rest(leaf)) for n, leaf in self.leaves.items()}
-        write_whole(path, save(leaves, metadata=metadata))
+        leaves = {f"leaves/{name}": leaf for name, leaf in rest.leaves.items()}
+        write_whole(path, packed(FORMAT, VERSION, _HEADER_CAP, metadata, leaves | ids))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> State:
-        """Read a state that ``save`` wrote.
+    def load(cls, path: str | os.PathLike[str] | bytes) -> State:
+        """Read a state that ``save`` wrote, from the file's path or from its bytes.
+
+        The whole file is checked: it takes memory for its numbers once, and every number in it is
+        finite.
 
         Raises
         ------
         ModelFileError
-            A file that is missing, truncated, of another version, or not a state.
+            A file that is missing, truncated, of another version, damaged, or not a state.
         ArgumentError
-            What is no path.
+            What is neither a path nor bytes.
         """
-        metadata, leaves = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
+        metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         try:
+            if not {"leaves"} <= set(metadata) - {"format", "version"} <= {"leaves", "fingerprint"}:
+                raise ValueError(f"unexpected entries {str(sorted(metadata))[:200]}")
             names = strict_json(metadata["leaves"])
-            ids = strict_json(metadata["ids"]) if "ids" in metadata else None
-            ordered = {name: leaves[name] for name in names}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path}: the header of the state is damaged ({error}).") from None
-        try:
-            return cls(ordered, ids, metadata.get("fingerprint"))
-        except StateError as error:
-            raise ModelFileError(f"{path}: {error}") from None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("leaves: expected a list of names")
+            found = {name.removeprefix("leaves/") for name in tensors if name.startswith("leaves/")}
+            if len(set(names)) != len(names) or set(names) != found or not names:
+                raise ValueError(f"leaves: expected {str(sorted(found))[:200]}")
+            leaves = {name: tensors.pop(f"leaves/{name}") for name in names}
+            for name, leaf in leaves.items():
+                if not leaf.ndim:
+                    raise ValueError(f"leaf {name[:80]!r} has no rows")
+                check_finite(f"leaf {name[:80]!r}", leaf)
+            ids = read_ids(tensors, len(leaves[names[0]])) if tensors else None
+            return cls(leaves, ids, metadata.get("fingerprint"))
+        except ValueError as error:  # a StateError too
+            where = "the bytes" if isinstance(path, bytes) else path
+            raise ModelFileError(f"{where}: the state is damaged ({error}).") from None
 
     # -- inside ----------------------------------------------------------------------
 
@@ -457,128 +486,6 @@ def _read_only(leaf: Any) -> Any:
         leaf = leaf.view()
         leaf.flags.writeable = False
     return leaf
-
-
-def file_path(path: Any) -> Path:
-    """Return what names a file as a path.
-
-    Raises
-    ------
-    ArgumentError
-        What is neither text nor a path, or a text that names no file.
-    """
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        raise ArgumentError(f"path: expected text or a path; received {type(path).__name__}.")
-    if not text or "\0" in text or text.endswith(("/", os.sep)):
-        raise ArgumentError(f"path: expected the name of a file; received {text!r}.")
-    return Path(text)
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Raises
-    ------
-    ArgumentError
-        What is no path, or a path that cannot be written to.
-    """
-    path = file_path(path)
-    if os.path.isdir(path):  # False, unlike Path.is_dir, for a name that is too long
-        raise ArgumentError(f"{path}: expected the name of a file; this is a folder. Add a name.")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        why = error.strerror or error
-        if isinstance(error, FileNotFoundError):
-            why = f"there is no folder {path.parent}; make it first"
-        raise ArgumentError(f"{path}: cannot be written ({why}).") from None
-    finally:
-        with suppress(OSError):  # where it could not be written, it is not there
-            part.unlink(missing_ok=True)
-
-
-def strict_json(text: str | bytes) -> Any:
-    """Parse JSON that may come from anywhere: no NaN, no Infinity, no depth that overflows.
-
-    Raises
-    ------
-    ValueError
-        Anything else.
-    """
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not strict JSON")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except UnicodeDecodeError:
-        raise ValueError("its header is no text") from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-
-
-def read_safetensors(
-    path: str | os.PathLike[str] | bytes, kind: str, version: int, header_cap: int
-) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Read a safetensors file of ours, or its bytes; the header is checked before anything is
-    allocated.
-
-    Returns
-    -------
-    metadata, arrays
-        The text entries of the header, and the tensors by name.
-
-    Raises
-    ------
-    ModelFileError
-        Missing, truncated, header over ``header_cap`` bytes, another kind or version.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    given, path = path, "the bytes" if isinstance(path, bytes) else file_path(path)
-    try:
-        size = len(given) if isinstance(given, bytes) else os.stat(given).st_size
-        with BytesIO(given) if isinstance(given, bytes) else open(given, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise ModelFileError(
-                    f"{path}: expected a safetensors file; this one is truncated or is no such "
-                    f"file ({size} bytes). Save the model again, or copy the file again."
-                )
-            if length > header_cap:
-                raise ModelFileError(
-                    f"{path}: the header claims {length} bytes, at most {header_cap} are accepted."
-                )
-            header = strict_json(file.read(length))
-            metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-            found = metadata.get("format")
-            if found != kind:
-                raise ModelFileError(
-                    f"{path}: expected a {kind} file, this is {found or 'something else'}."
-                )
-            if metadata.get("version") != str(version):
-                raise ModelFileError(
-                    f"{path}: expected format version {version}, received "
-                    f"{metadata.get('version')}. Save it again with this version of Statecast."
-                )
-            file.seek(0)
-            return metadata, load(file.read())
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except (SafetensorError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(
-            f"{path}: expected a safetensors file; this one is damaged or is no such file "
-            f"({error}). Copy the file again, or save it again."
-        ) from None
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

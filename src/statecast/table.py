@@ -71,6 +71,7 @@ _TABLES = ("static", "future", "past")  # whose columns are features
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
+_LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
@@ -1078,7 +1079,7 @@ class Schema:
         must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
         transform, centre, steps = config["transform"], config["centre"], config["steps"]
         must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
-        finite = isinstance(centre, float) and math.isfinite(centre) and 0 < centre <= LARGEST
+        finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
         must(finite, "centre", "a positive number", centre)
         bounds = _bounds(transform, config["bounds"])
         must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
@@ -1115,13 +1116,21 @@ class Schema:
             must(values.dtype == np.float64, name, "float64", values.dtype)
             must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
             checked[name] = values.copy()
-        must(bool((checked["scaling"] > 0).all()), "scaling", "positive numbers", "others")
+        # Of what was transformed the numbers are logarithms: a count's head takes them as float32.
+        most = LARGEST if transform == "none" else _LOG_LIMIT
+        inside = bool((np.abs(checked["location"]) <= most).all())
+        must(inside, "location", f"numbers up to {most:g}", "others")
+        least = 1e-20 / LARGEST if transform == "none" else 1e-30
+        inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
+        must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
         observed = checked["observed"]
         must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
             rules = checked[f"{name}_scaling"]
-            positive = bool((rules[:, [0, 2]] >= 0).all())
-            must(positive, f"{name}_scaling", "c and gain of at least 0", "others")
+            c, gain = rules[:, 0], rules[:, 2]
+            good = bool((((c == 0) | (c >= 1 / LARGEST)) & (gain >= 0)).all())
+            good = good and bool((np.abs(rules) <= 1e20 * LARGEST).all())
+            must(good, f"{name}_scaling", "c and gain of at least 0, within range", "others")
         static, future, past = (
             replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
         )

@@ -1,0 +1,464 @@
+"""Files: written whole or not at all, and checked before anything read is used.
+
+A model or a state is one safetensors file: a JSON header, then the numbers of each tensor. The
+header is checked entry by entry against the size of the file before memory is taken for a tensor,
+and every number is looked at once: none may be NaN or infinite unless its reader says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from statecast.errors import ArgumentError, ModelFileError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+MOST_ZERO_WIDTH = 2**20  # rows of a file that holds no number: nothing else bounds them
+_MOST_VALUES = 500_000  # of a header's JSON: each takes up to 80 bytes of memory
+_MOST_AXES = 32  # of a tensor: NumPy's arrays have 64 at most
+_DTYPES = {
+    "BOOL": "?", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2",
+    "U32": "<u4", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+_DIGITS = re.compile(r"-?[0-9]{1,1000}")
+# A surrogate without its partner is no text: it can be neither printed nor written again.
+_SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
+_PART = re.compile(r"\..*\.[0-9a-f]{16}\.statecast\.part")
+_BINARY = getattr(os, "O_BINARY", 0)  # on Windows
+_STALE = 60.0  # seconds: a writer locks its file right after it has made it
+_swept: set[str] = set()  # folders in which this process has looked for what dead writers left
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+def file_path(path: Any) -> Path:
+    """Return what names a file as a path.
+
+    Raises
+    ------
+    ArgumentError
+        What is neither text nor a path, or a text that names no file.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise ArgumentError(f"path: expected text or a path; received {type(path).__name__}.")
+    if not text or "\0" in text or text.endswith(("/", os.sep)):
+        raise ArgumentError(f"path: expected the name of a file; received {text!r}.")
+    return Path(text)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that it appears whole or not at all, also after a loss of power.
+
+    The data goes to a file of a name of its own beside it, which then takes its place. A symbolic
+    link is written through. Permissions of a file that is replaced are kept. The first write to a
+    folder removes what writers that were killed have left there.
+
+    Raises
+    ------
+    ArgumentError
+        What is no path; a path that cannot be written to, or of a folder, a device or a pipe.
+    """
+    path, part = file_path(path), None
+    try:
+        target = os.path.realpath(path) if path.is_symlink() else os.fspath(path)
+        mode = _mode(path, target)
+        folder, name = os.path.split(target)
+        folder = folder or os.curdir
+        _sweep(folder)
+        file, part = _new_part(folder, name)
+        with open(file, "wb") as stream:
+            if mode is not None:
+                os.chmod(part, mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(file)
+            if fcntl is None:  # Windows moves no open file
+                stream.close()
+            os.replace(part, target)  # before the lock goes: until then nobody may remove it
+            part = None
+        _sync_folder(folder)
+    except OSError as error:
+        why = error.strerror or error
+        if isinstance(error, FileNotFoundError):
+            why = f"there is no folder {path.parent}; make it first"
+        raise ArgumentError(f"{path}: cannot be written ({why}).") from None
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                os.unlink(part)
+
+
+def _mode(path: Path, target: str) -> int | None:
+    """The permissions of the file that is replaced, None where there is none."""
+    try:
+        found = os.stat(target).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        kind = "folder. Add a name" if stat.S_ISDIR(found) else "device or a pipe"
+        raise ArgumentError(f"{path}: expected the name of a file; this is a {kind}.")
+    return stat.S_IMODE(found)
+
+
+def _new_part(folder: str, name: str) -> tuple[int, str]:
+    """A new file beside the one to be written, open and locked: its descriptor and path.
+
+    The lock says that its writer lives, whatever machine or container that is on; a process number
+    in the name would not. The system gives the lock back when the writer dies.
+    """
+    while True:
+        # 255 bytes are the longest name of most file systems.
+        short = os.fsencode(name)[:200].decode("utf-8", "ignore")
+        part = os.path.join(folder, f".{short}.{secrets.token_hex(8)}.statecast.part")
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        if not _locked(file) or os.fstat(file).st_nlink:
+            return file, part
+        os.close(file)  # removed between the two calls, by one who took it for a dead writer's
+
+
+def _locked(file: int) -> bool:
+    """Whether this process now holds the file's lock."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another's, or a file system without locks
+        return False
+    return True
+
+
+def _sweep(folder: str) -> None:
+    """Remove the unfinished files of writers that are dead, once for each folder and process."""
+    where = os.path.realpath(folder)
+    if where in _swept or fcntl is None:
+        return
+    _swept.add(where)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _PART.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with suppress(OSError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime < _STALE:
+                    continue
+                file = os.open(entry.path, os.O_RDONLY)
+                try:
+                    if _locked(file):
+                        os.unlink(entry.path)
+                finally:
+                    os.close(file)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name last; not every system and file system can."""
+    with suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def packed(
+    kind: str,
+    version: int,
+    header_cap: int,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+) -> bytes:
+    """A safetensors file that ``read_safetensors`` accepts.
+
+    Raises
+    ------
+    ArgumentError
+        A header that would be refused: text that is no Unicode, or too much of it.
+    """
+    from safetensors.numpy import save
+
+    whole = {  # a file has the little end first
+        name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
+        for name, tensor in tensors.items()
+    }
+    try:
+        data = save(whole, metadata={"format": kind, "version": str(version), **metadata})
+    except UnicodeEncodeError as error:
+        text = error.object[max(0, error.start - 20) : error.end + 20]
+        raise ArgumentError(f"A name that is no Unicode text cannot be saved: {text!r}.") from None
+    length = int.from_bytes(data[:8], "little")
+    values = _values(data[8 : 8 + length])
+    if length > header_cap or values > _MOST_VALUES:
+        raise ArgumentError(
+            f"Expected names, categories and tokens of at most {header_cap:,} bytes and "
+            f"{_MOST_VALUES:,} values in a file; received {length:,} and {values:,}. Is one of the "
+            "columns an id?"
+        )
+    return data
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON that may come from anywhere: UTF-8, no number that is not finite, no key twice,
+    no depth that overflows, no more values than a header of ours has.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not strict JSON")
+
+    def real(digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            refuse(digits[:80])
+        return number
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("an entry stands there twice")
+        return found
+
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            raise ValueError("its header is no text") from None
+    values = _values(text)
+    if values > _MOST_VALUES:
+        raise ValueError(
+            f"expected at most {_MOST_VALUES:,} values in it, received about {values:,}"
+        )
+    if _SURROGATE.search(text):
+        raise ValueError("half of a surrogate pair is no text")
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=real, object_pairs_hook=distinct)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def _values(text: Any) -> int:
+    """At least how many values JSON has, without parsing it."""
+    signs = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
+    return 1 + sum(text.count(sign) for sign in signs)
+
+
+def read_safetensors(
+    path: str | os.PathLike[str] | bytes, kind: str, version: int, header_cap: int
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a safetensors file of ours, or its bytes; the header is checked before anything is
+    allocated. It takes memory for the tensors once, and for a header of ``header_cap`` bytes.
+
+    Returns
+    -------
+    metadata, arrays
+        The text entries of the header, and the tensors by name.
+
+    Raises
+    ------
+    ModelFileError
+        Missing, truncated, header over ``header_cap`` bytes, another kind or version, tensors of
+        a type or at a place that ``packed`` does not write.
+    """
+    given, path = path, "the bytes" if isinstance(path, bytes) else file_path(path)
+    try:
+        with BytesIO(given) if isinstance(given, bytes) else _opened(given) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ModelFileError(
+                    f"{path}: expected a safetensors file; this one is truncated or is no such "
+                    f"file ({size} bytes). Save the model again, or copy the file again."
+                )
+            if length > header_cap:
+                raise ModelFileError(
+                    f"{path}: the header claims {length} bytes, at most {header_cap} are accepted."
+                )
+            header = strict_json(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
+            metadata = header.pop("__metadata__", {})
+            if not isinstance(metadata, dict) or not all(
+                isinstance(value, str) for value in metadata.values()
+            ):
+                raise ValueError("__metadata__ is not an object of texts")
+            found = metadata.get("format")
+            if found != kind:
+                what = "something else" if found is None else repr(found[:80])
+                raise ModelFileError(f"{path}: expected a {kind} file, this is {what}.")
+            if metadata.get("version") != str(version):
+                received = str(metadata.get("version"))[:80]
+                raise ModelFileError(
+                    f"{path}: expected format version {version}, received {received}. Save it "
+                    "again with this version of Statecast."
+                )
+            plan = _plan(header, size, size - 8 - length)
+            return metadata, {
+                name: _tensor(file, name, shape, dtype) for name, shape, dtype in plan
+            }
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(
+            f"{path}: expected a safetensors file; this one is damaged or is no such file "
+            f"({error}). Copy the file again, or save it again."
+        ) from None
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    """A regular file, open: a pipe could neither be measured nor read twice."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is a folder, a device or a pipe")
+    return open(path, "rb")
+
+
+def _plan(header: Mapping[str, Any], size: int, room: int) -> list[tuple[str, list[int], np.dtype]]:
+    """The tensors in the order of the file: name, shape and type. They fill ``room`` bytes without
+    a gap and without a byte twice."""
+    found = []
+    longest = max(size, MOST_ZERO_WIDTH)  # of an axis: a tensor without numbers has no other bound
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name[:80]!r} is not a dtype, a shape and two offsets")
+        dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            raise ValueError(f"tensor {name[:80]!r} has the dtype {str(dtype)[:80]!r}")
+        if not _sizes(shape, longest) or len(shape) > _MOST_AXES:
+            raise ValueError(f"tensor {name[:80]!r} has the shape {str(shape)[:80]}")
+        if not _sizes(span, room) or len(span) != 2:
+            raise ValueError(f"tensor {name[:80]!r} is at {str(span)[:80]} of {room} bytes")
+        kind = np.dtype(_DTYPES[dtype])
+        if math.prod(shape) * kind.itemsize != span[1] - span[0]:
+            raise ValueError(f"tensor {name[:80]!r} of {dtype} {shape} is at {span}")
+        found.append((span, name, shape, kind))
+    found.sort(key=lambda each: each[0])
+    end = 0
+    for (begin, after), name, _, _ in found:
+        if begin != end:
+            raise ValueError(
+                f"tensor {name[:80]!r} begins at {begin}, the one before ends at {end}"
+            )
+        end = after
+    if end != room:
+        raise ValueError(f"its tensors end at {end}, and the file at {room}")
+    return [(name, shape, kind) for _, name, shape, kind in found]
+
+
+def _sizes(numbers: Any, most: int) -> bool:
+    return isinstance(numbers, list) and all(
+        type(number) is int and 0 <= number <= most for number in numbers
+    )
+
+
+def _tensor(file: Any, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """The next tensor of an open file."""
+    out = np.empty(shape, dtype)
+    flat = out.reshape(-1).view(np.uint8)
+    if file.readinto(flat) != flat.nbytes:
+        raise ValueError("it was cut while it was read")
+    if dtype.kind == "b" and (flat > 1).any():
+        raise ValueError(f"tensor {name[:80]!r} has values that are neither true nor false")
+    return out
+
+
+def check_finite(name: str, array: np.ndarray, most: float = math.inf) -> None:
+    """Raise unless all numbers are finite, and none is larger than ``most``.
+
+    Raises
+    ------
+    ValueError
+        The message names the array, and the first number at fault with its place.
+    """
+    if array.dtype.kind not in "fc" or not array.size:
+        return
+    # Two passes, in place of an array of flags: a file may be as large as half the memory.
+    low, high = float(array.min()), float(array.max())
+    if -most <= low and high <= most and math.isfinite(low) and math.isfinite(high):
+        return
+    wrong = ~np.isfinite(array) | (np.abs(array) > most)
+    place = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+    expected = "finite numbers" if math.isinf(most) else f"numbers from {-most:g} to {most:g}"
+    raise ValueError(f"{name}: expected {expected}, received {array[place]} at {list(place)}")
+
+
+# -- ids --------------------------------------------------------------------------------------
+
+
+def packed_ids(ids: Iterable[Any]) -> dict[str, np.ndarray]:
+    """Ids, one a row, as arrays of a file: whole numbers, or text as UTF-8 with each one's end.
+
+    Raises
+    ------
+    ValueError
+        Ids that are neither all text nor all whole numbers.
+    """
+    ids = list(ids)
+    kinds = set(map(type, ids))
+    if kinds <= {int}:
+        with suppress(OverflowError):
+            return {"ids": np.array(ids, np.int64)}
+        name = "ids/digits"
+    elif kinds == {str}:
+        name = "ids/text"
+    else:
+        raise ValueError("ids are all text, or all whole numbers")
+    texts = [str(item).encode() for item in ids]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return {name: np.frombuffer(b"".join(texts), np.uint8), "ids/ends": ends}
+
+
+def read_ids(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    """What ``packed_ids`` gave, as an array ``(rows,)``: int64, or objects.
+
+    Raises
+    ------
+    ValueError
+        Other arrays, another number of rows, text that is none.
+    """
+    found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
+    if found == {"ids": ("int64", 1)} and len(arrays["ids"]) == rows:
+        return arrays["ids"]
+    kinds = [name for name in ("ids/text", "ids/digits") if name in found]
+    if len(kinds) != 1 or found != {kinds[0]: ("uint8", 1), "ids/ends": ("int64", 1)}:
+        raise ValueError(f"ids: expected whole numbers or text, received {str(found)[:200]}")
+    text, ends = arrays[kinds[0]].tobytes(), arrays["ids/ends"]
+    begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    if len(ends) != rows or (ends < begins).any() or (ends[-1] if rows else 0) != len(text):
+        raise ValueError(f"ids: expected the ends of {rows} in {len(text)} bytes of text")
+    out = np.empty(rows, object)
+    for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        item = text[begin:end].decode()
+        if kinds[0] == "ids/digits":
+            if not _DIGITS.fullmatch(item):
+                raise ValueError(f"ids: expected a whole number, received {item[:80]!r}")
+            out[row] = int(item)
+        else:
+            out[row] = item
+    return out
