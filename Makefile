@@ -18,13 +18,14 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check sanitize bench package clean
+.PHONY: help demo test check fuzz sanitize bench package clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
+	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  the native kernel under the address and undefined-behaviour sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
 	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
@@ -50,6 +51,11 @@ check: $(VENV)/.all
 	$(RUN) -m pyright
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
 	    tests/test_floors.py tests/test_public_names.py
+
+# Damaged model and state files; counts and failures go to build/fuzz.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.all
+	$(RUN) tools/fuzz_files.py --seconds $(FUZZ_SECONDS)
 
 # The kernel's tests under the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/.all

@@ -673,3 +673,21 @@ def test_a_write_that_fails_leaves_the_old_file(
 
     monkeypatch.setattr(os, "replace", fail)
     assert "No space left" in refused(folder, *FORECAST, "--out", "f.csv")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "lines"),
+    [
+        ("> /dev/full", 2, ["error: standard output cannot be written (No space left on device)."]),
+        (">&-", 2, ["error: standard output is closed. Redirect it to a file, or to /dev/null."]),
+        ("> /dev/full 2>&-", 2, []),
+        (">&- 2>&-", 2, []),
+        ("<&- > /dev/null", 0, []),
+        ("| true", 0, []),
+    ],
+)
+@pytest.mark.parametrize("command", ["info --help", "--version"])
+def test_output_that_cannot_be_written_is_one_line_and_a_code(command, redirection, code, lines):
+    run = f"{sys.executable} -m statecast.cli {command} {redirection}"
+    done = subprocess.run(run, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines(), done.stdout) == (code, lines, "")

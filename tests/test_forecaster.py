@@ -1189,6 +1189,25 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     assert _predict(fitted, None, static).equals(good)
 
 
+def _header(header):
+    packed = json.dumps(header).encode()
+    return struct.pack("<Q", len(packed)) + packed
+
+
+@pytest.mark.parametrize("step", [-1e7, -5.0, 2.5, 1e30, np.nan])
+def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, data, step):
+    series, static, _ = data
+    state = fitted.state(series, static)
+    leaves = dict(state.leaves) | {"step": np.full_like(state["step"], step)}
+    wrong = State(leaves, state.ids, state.fingerprint)
+    with pytest.raises(errors.StateError, match="'step'"):
+        fitted.predict(state=wrong, until=6)
+    one = state["step"].copy()
+    one[1, 0] += 1  # the members of an ensemble took the same steps
+    with pytest.raises(errors.StateError, match="'step'.*row 1"):
+        fitted.predict(state=State(leaves | {"step": one}, state.ids, state.fingerprint), until=6)
+
+
 def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
     path = tmp_path / "m.safetensors"
     fitted.save(path)
@@ -1205,6 +1224,37 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
 
     def changed(**settings):
         return rewritten({**config, "settings": {**config["settings"], **settings}})
+
+    def numbers(name, value):
+        """The file with one number of a tensor changed."""
+        place = end + header[name]["data_offsets"][0]
+        size = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}[header[name]["dtype"]]
+        return (
+            whole[:place] + (part := np.array([value], size).tobytes()) + whole[place + len(part) :]
+        )
+
+    hostile = {
+        f"{value} in {name}": numbers(name, value)
+        for name, entry in header.items()
+        if name != "__metadata__" and entry["dtype"] in ("F32", "F64") and 0 not in entry["shape"]
+        for value in ((np.inf, 1e30) if name == "analogues/y" else (np.nan, -np.inf))
+    }
+    assert len(hostile) > 20
+    for name, value in (
+        ("analogues/ridge", -1.0),
+        ("analogues/metric", 1e5),
+        ("analogues/paths/covariance", -1e3),
+        ("analogues/share", 8),
+        ("analogues/met", 2),
+        ("stacking/known", 1),
+        ("stacking/weight", 1.5),
+        ("stacking/offset", 1e30),
+        ("schema/location", 1e200),
+        ("schema/scaling", 0.0),
+        ("schema/observed", 0.5),
+        ("network/decoder/head/bias", 1e30),
+    ):
+        hostile[f"{value} in {name}"] = numbers(name, value)
 
     damaged = {
         "truncated": whole[:-10],
@@ -1224,10 +1274,23 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
         "a cell outside the list": changed(cell="os.system"),
         "weights of another size": changed(units=7),
         "a huge model": changed(units=4096, ensemble=256, layers=16, encoding=4096),
+        "metadata a list": _header({**header, "__metadata__": []}) + whole[end:],
+        "metadata null": _header({**header, "__metadata__": None}) + whole[end:],
+        "an entry of metadata more": rewritten(code="import os"),
+        "a history of lists": rewritten({**config, "history": {"loss": [[1.0]]}}),
+        "a history beyond floats": rewritten({**config, "history": {"loss": [10**400]}}),
+        "a history of booleans": rewritten({**config, "history": {"loss": [True]}}),
+        "a version that is a number": rewritten({**config, "statecast": 1}),
+        "a default left open": changed(units=None),
+        "bounds beyond floats": changed(bounds=[0, 10**400]),
+        "another column": changed(id_col="item"),
+        "a past covariate that is not there": changed(past_cols=["visits"]),
+        "another transform": changed(transform="logit"),
+        "bfloat16": whole.replace(b'"dtype":"F32"', b'"dtype":"BF16"', 1),
         "NaN": rewritten(json.dumps({**config, "history": {"loss": [float("nan")]}})),
         "deep": rewritten("[" * 100_000),
     }
-    for content in damaged.values():
+    for content in (damaged | hostile).values():
         path.write_bytes(content)
         with pytest.raises(errors.ModelFileError, match=r"m\.safetensors") as refused:
             Forecaster.load(path)

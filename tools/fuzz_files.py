@@ -88,7 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         )
     },
 }  # fmt: skip
-SMALL = {"units": 3, "encoding": 2, "ensemble": 2, "epochs": 1}
+SMALL: dict[str, Any] = {"units": 3, "encoding": 2, "ensemble": 2, "epochs": 1}
 
 
 def _forecast(forecaster: Any, kind: str) -> list[np.ndarray]:
@@ -106,6 +106,18 @@ def _forecast(forecaster: Any, kind: str) -> list[np.ndarray]:
     return [column.to_numpy() for column in table if "statecast" in column.name]
 
 
+def _current(path: Path) -> bool:
+    """Whether the file is there, as this code writes it."""
+    from statecast import Forecaster
+    from statecast.errors import ModelFileError
+
+    try:
+        Forecaster.load(path)
+    except ModelFileError:
+        return False
+    return True
+
+
 def corpus(folder: Path) -> dict[str, bytes]:
     """The files by name, made where they are not there yet."""
     from statecast import Forecaster, State
@@ -113,7 +125,7 @@ def corpus(folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     for kind, settings in SETTINGS.items():
         path = folder / f"model-{kind}.safetensors"
-        if not path.exists():
+        if not _current(path):
             print(f"corpus: {path.name}", flush=True)
             series, static, future = _tables(kind)
             forecaster = Forecaster(**(SMALL | settings))
@@ -235,7 +247,7 @@ def mutated(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
         header, data = _split(file)
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             what = rng.random()
-            metadata = header.get("__metadata__")
+            metadata: Any = header.get("__metadata__")
             inside = "config" if name.startswith("model") else "leaves"
             own = isinstance(metadata, dict) and isinstance(metadata.get(inside), str)
             try:
@@ -247,7 +259,15 @@ def mutated(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
                     _change_tree(rng, header)
                 else:
                     _change_tensor(rng, header, data)
-            except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
+            except (
+                TypeError,
+                ValueError,
+                KeyError,
+                AttributeError,
+                IndexError,
+                OverflowError,
+                RecursionError,
+            ):
                 pass  # an earlier change has left nothing to change there
         if rng.random() < 0.1:  # tensors where they belong once more, whatever their sizes
             data = data[: rng.randrange(len(data) + 1)]
@@ -392,7 +412,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> None:
     """Read the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--count", type=float, default=float("inf"), help="at most, this run")
     parser.add_argument("--seed", type=int, help="of the first execution")

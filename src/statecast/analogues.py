@@ -533,9 +533,10 @@ class Analogues:
         linear = tuple(
             Linear(*(arrays[f"paths/{name}"][i] for name in _LINEAR)) for i in range(paths)
         )
+        rest: dict[str, Any] = {name: arrays[name] for name in _PLAIN}
         return cls(
             read_ids(ids, items).astype(object),
-            **{name: arrays[name] for name in _PLAIN},
+            **rest,
             paths=linear,
             ridge=ridge,
         )

@@ -8,6 +8,7 @@ at once.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -101,7 +102,24 @@ def main() -> None:
     # TensorFlow greets at length on import, whichever way it is used; its errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGINT, _leave)
-    app()
+    if sys.stdout is None:
+        _say("error: standard output is closed. Redirect it to a file, or to /dev/null.")
+        sys.exit(2)
+    for stream in (0, 2):  # closed ones: a file that is opened would become stdin or stderr
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what is still held back is written while an error can be told
+    except OSError as error:  # those of files are told by their names before they come here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is tried once more at the end
+        if error.errno != errno.EPIPE:  # a reader that has had enough, such as `head`
+            _say(f"error: standard output cannot be written ({error.strerror}).")
+        sys.exit(2)
 
 
 # The forecaster's arguments, as options. What is not given is left to the Forecaster.

@@ -1147,7 +1147,7 @@ class Forecaster:
         weights, digest = self._weights(), hashlib.blake2b(digest_size=16)
         for name, value in sorted((weights | self._learnt()).items()):
             digest.update(name.encode())
-            digest.update(value)
+            digest.update(np.ascontiguousarray(value).data)
         self._fingerprint = digest.hexdigest()
         self._speaker: Speaker | None = None
         if isinstance(self._decoder, Language):
