@@ -1195,8 +1195,8 @@ def _header(header):
 
 
 @pytest.mark.parametrize("step", [-1e7, -5.0, 2.5, 1e30, np.nan])
-def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, data, step):
-    series, static, _ = data
+def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, step):
+    series, static = _tables()
     state = fitted.state(series, static)
     leaves = dict(state.leaves) | {"step": np.full_like(state["step"], step)}
     wrong = State(leaves, state.ids, state.fingerprint)
@@ -1204,7 +1204,7 @@ def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, data, 
         fitted.predict(state=wrong, until=6)
     one = state["step"].copy()
     one[1, 0] += 1  # the members of an ensemble took the same steps
-    with pytest.raises(errors.StateError, match="'step'.*row 1"):
+    with pytest.raises(errors.StateError, match=r"'step'.*row 1"):
         fitted.predict(state=State(leaves | {"step": one}, state.ids, state.fingerprint), until=6)
 
 
