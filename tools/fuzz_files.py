@@ -18,6 +18,7 @@ targets, covariates and tokens, and states of them. Counts and failures are writ
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -184,14 +185,14 @@ def _change_tree(rng: random.Random, tree: Any) -> None:
     elif what == 1 and isinstance(holder, dict):
         holder[rng.choice(("", "a", "h", f"{key}x"))] = holder.pop(key)
     elif what == 1:
-        holder.append(rng.choice(NASTY))
+        holder.append(copy.deepcopy(rng.choice(NASTY)))
     elif what == 2:
         other, place = rng.choice(nodes)
         holder[key] = json.loads(json.dumps(other[place]))
     elif what == 3 and isinstance(holder[key], (int, float)):
         holder[key] = holder[key] * rng.choice((2, -1, 0.5, 1000)) + rng.choice((0, 1, -1))
     else:
-        holder[key] = rng.choice(NASTY)
+        holder[key] = copy.deepcopy(rng.choice(NASTY))
 
 
 def _change_tensor(rng: random.Random, header: Header, data: bytearray) -> None:
