@@ -59,9 +59,12 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
 
 def _torch_declines(problem: Problem) -> str | None:
     import torch
+    from torch.autograd import forward_ad
 
     if torch.compiler.is_compiling():
         return "torch.compile traces the steps itself"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
     device, dtype = str(getattr(problem.x, "device", "")), problem.x.dtype
     if device == "meta":
         return "shapes are only being inferred"
@@ -89,7 +92,10 @@ def _torch_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     parameters = [w.to(x.dtype).contiguous() for w in (*kernels, *biases)]
     # has_biases, layers, dropout, train (cuDNN keeps what backward needs), bidirectional,
     # batch_first.
-    options = (bool(biases), 1, 0.0, torch.is_grad_enabled(), False, True)
+    # A trace may be differentiated later.
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    train = torch.is_grad_enabled() or tracing
+    options = (bool(biases), 1, 0.0, train, False, True)
     if isinstance(cell, LSTM):
         y, h, c = torch.lstm(x, (leaves["h"], leaves["c"]), parameters, *options)
         return y, {"h": h[0], "c": c[0]}

@@ -69,12 +69,13 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             y = ops.where(now["mask"], y, last)
         return (after, y if masked else last), y
 
-    # Time goes first: what every backend's loop walks along.
-    inputs = {"x": ops.moveaxis(problem.x, -2, 0)}
+    # Time goes first: what every backend's loop walks along. Not by moveaxis, for which PyTorch's
+    # vmap has no rule.
+    inputs = {"x": _time_first(problem.x, -2, ops)}
     if masked:
-        inputs["mask"] = ops.moveaxis(problem.mask, -1, 0)[..., None]
+        inputs["mask"] = _time_first(problem.mask, -1, ops)[..., None]
     if resets:
-        inputs["reset"] = ops.moveaxis(problem.resets, -1, 0)[..., None]
+        inputs["reset"] = _time_first(problem.resets, -1, ops)[..., None]
 
     if steps == 0 or masked:
         # One step on no input gives the output's shape and dtype; before the first
@@ -86,7 +87,13 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     else:
         last = ops.zeros((), dtype=problem.x.dtype)
     (state, _), y = _scan(advance, (start, last), inputs, steps, problem.unroll)
-    return ops.moveaxis(y, 0, -2), state
+    axes = range(len(y.shape))
+    return ops.transpose(y, [*axes[1:-1], 0, axes[-1]]), state
+
+
+def _time_first(value: Any, axis: int, ops: Any) -> Any:
+    axes = list(range(len(value.shape)))
+    return ops.transpose(value, [axes.pop(axis), *axes])
 
 
 def _choose(take: Any, new: Any, old: dict[str, Any], ops: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -158,11 +159,13 @@ def declines(problem: Problem) -> str | None:
         return reason
     if problem.unroll:
         return "unroll was asked for"
-    return tensor_declines(problem.x)
+    others = (problem.mask, problem.resets, *problem.weights.values(), *problem.state.values())
+    return tensors_decline(problem.x, *others, *(problem.initial or {}).values())
 
 
-def tensor_declines(tensor: Any) -> str | None:
-    """Why the library cannot take a JAX or PyTorch tensor where it lies; None where it can."""
+def tensors_decline(tensor: Any, *others: Any) -> str | None:
+    """Why the library cannot take JAX or PyTorch tensors where they lie; None where it can. The
+    dtype of the first one counts."""
     import keras
 
     library = _library()
@@ -173,7 +176,7 @@ def tensor_declines(tensor: Any) -> str | None:
         return f"it computes in float32 and float64, not {dtype}"
     if keras.backend.backend() == "jax":
         return _jax_declines(library)
-    return _torch_declines(tensor)
+    return _torch_declines(tensor, *others)
 
 
 def _cell_declines(cell: Any) -> str | None:
@@ -741,58 +744,158 @@ def _jax_entry() -> Callable[..., Any]:
 # -- PyTorch -------------------------------------------------------------------------------------
 
 
-def _torch_declines(tensor: Any) -> str | None:
+def _torch_declines(*tensors: Any) -> str | None:
     import torch
+    from torch.autograd import forward_ad
+    from torch.utils import _python_dispatch
 
     if torch.compiler.is_compiling():
         return "torch.compile traces the steps itself"
-    if not isinstance(tensor, torch.Tensor):
-        return "PyTorch runs on cuda" if torch.cuda.is_available() else None
-    if tensor.device.type == "meta":
-        return "shapes are only being inferred"
-    return None if tensor.device.type == "cpu" else f"the tensors are on {tensor.device}"
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return "torch.jit.trace records PyTorch's operations, and it is not one of them"
+    if _python_dispatch._get_current_dispatch_mode() is not None:
+        return "a dispatch mode is active that sees PyTorch's operations, and it is not one of them"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
+    plain = (torch.Tensor, torch.nn.Parameter)
+    for tensor in tensors:
+        if type(tensor) in plain and tensor.is_cpu and tensor.layout == torch.strided:
+            if torch._is_functional_tensor(tensor):  # pyright: ignore[reportPrivateImportUsage]
+                return "functionalize records PyTorch's operations, and it is not one of them"
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if type(tensor) not in plain:
+            return f"it takes plain tensors, not {type(tensor).__name__}"
+        if tensor.device.type == "meta":
+            return "shapes are only being inferred"
+        if tensor.device.type != "cpu":
+            return f"the tensors are on {tensor.device}"
+        return f"it takes strided tensors, not {tensor.layout}"
+    if not isinstance(tensors[0], torch.Tensor) and torch.cuda.is_available():
+        return "PyTorch runs on cuda"
+    return None
 
 
 def _torch_run(cell: Any, values: dict[str, Any]) -> Any:
     import torch
 
     x = values["x"] = torch.as_tensor(values["x"])
-    *lead, rows, steps, inputs = x.shape
-    shapes = _shapes(cell, tuple(lead), (rows, steps, inputs))
+    shapes = _torch_shapes(cell, x)
     tensors = []
     for n in _ORDER:
         value = values.get(n)
         if value is not None:
-            dtype = torch.bool if n in _FLAGS else x.dtype
             value = torch.as_tensor(value)
-            if value.dtype != dtype:
-                value = value.to(dtype)
             if value.shape != shapes[n]:
                 value = value.broadcast_to(shapes[n])
-            value = value.contiguous()
+            value = dense(value, torch.bool if n in _FLAGS else x.dtype)
         tensors.append(value)
-    return _torch_function().apply(cell, shapes, torch.is_grad_enabled(), *tensors)
+    return [v for v in _torch_apply(cell, False, tensors) if v is not None]
 
 
-# Memory of `saved` that no step uses now, by size: fresh pages cost more than the kernel.
-_spare: dict[int, list[Any]] = {}
+def _torch_shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
+    *lead, rows, steps, inputs = x.shape
+    return _shapes(cell, tuple(lead), (rows, steps, inputs))
 
 
-class _Saved:
-    """Memory for the backward pass, given back when the graph that holds it goes."""
+def _torch_apply(cell: Any, learns: bool, tensors: list[Any]) -> tuple[Any, ...]:
+    """``_OUTPUTS``, the last of them where ``learns`` asks for it."""
+    import torch
 
-    def __init__(self, size: int) -> None:
-        import torch
+    needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    function = _torch_function()
+    apply = function.apply
+    if not torch_transforms():  # past what PyTorch does for them: a tenth of a small step
+        plain: Any = super(torch.autograd.Function, function)
+        apply = plain.apply
+    *found, saved = apply(cell, learns or needed, *tensors)
+    return *found, saved if learns else None
 
-        spare = _spare.get(size)
-        self.tensor = spare.pop() if spare else torch.empty(size, dtype=torch.uint8)
+
+def torch_transforms() -> bool:
+    """Whether a transform of torch.func is under way."""
+    import torch
+
+    return torch._C._are_functorch_transforms_active()
+
+
+def dense(tensor: Any, dtype: Any) -> Any:
+    """A PyTorch tensor of a dtype whose numbers lie in memory as they are, one after the other."""
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    tensor = tensor.contiguous()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def torch_address(tensor: Any) -> int:
+    """The address of a dense PyTorch tensor.
+
+    Raises
+    ------
+    KernelError
+        The tensor has numbers and no memory that holds them.
+    """
+    found = tensor.data_ptr()
+    if found:
+        return found
+    if tensor.numel():
+        raise KernelError(
+            "The native kernel failed: it received a PyTorch tensor of shape "
+            f"{tuple(tensor.shape)} without memory of its own."
+        )
+    return ctypes.addressof(_EMPTY)
+
+
+_EMPTY = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
+
+
+def _have_memory(tensors: Any) -> bool:
+    """Whether PyTorch tensors can be used where they lie. Neither those that outlive a transform
+    can, nor the batches of ``torch.autograd.grad(is_grads_batched=True)``."""
+    try:
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+# Memory of the saved numbers that no tensor uses now, by size and dtype: fresh pages cost more
+# than the kernel. Deques, whose operations are atomic: no lock that a fork could leave held.
+_spare: dict[tuple[int, Any], deque[Any]] = {}
+
+
+class _Loan(np.ndarray):
+    """Memory lent to a tensor. The tensor's storage holds this array, so that the memory comes back
+    when the last tensor on it is gone: autograd's, a hook's or a user's."""
+
+    lent: Any = None  # a tensor of its own, which owns the memory
 
     def __del__(self) -> None:
-        size = self.tensor.numel()
-        if size not in _spare and len(_spare) >= 8:  # sizes of long ago
-            _spare.pop(next(iter(_spare)))
-        if len(spare := _spare.setdefault(size, [])) < 4:
-            spare.append(self.tensor)
+        if self.lent is None:  # a view of a loan
+            return
+        key = len(self), self.lent.dtype
+        _spare.setdefault(key, deque(maxlen=4)).append(self.lent)
+        for old in list(_spare)[:-8]:  # sizes of long ago
+            _spare.pop(old, None)
+
+
+def _torch_saved(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialized tensor, in memory that was used before where there is some."""
+    import torch
+
+    size = math.prod(shape)
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    try:
+        memory = _spare[size, dtype].pop()
+    except (KeyError, IndexError):
+        memory = torch.empty(size, dtype=dtype)
+    loan = memory.numpy().view(_Loan)
+    loan.lent = memory
+    return torch.from_numpy(loan).view(shape)
 
 
 def _borrow_threads(library: Any) -> None:
@@ -804,75 +907,232 @@ def _borrow_threads(library: Any) -> None:
         library.statecast_borrow(parallel)
 
 
+# The outputs of a call, absent ones None; what the backward pass reads beside the values; and the
+# outputs whose gradients it is given.
+_OUTPUTS = ("y", "fed", "hn", "cn", "saved")
+_HELD = ("y", "fed", "saved")
+_GIVEN = ("y", "fed", "hn", "cn")
+
+
 @cache
 def _torch_function() -> Any:
+    """The recurrence as PyTorch differentiates and transforms it: ``cell, learns, *values`` to
+    ``_OUTPUTS``, the last of them where ``learns``.
+
+    No address outlives a call. What lies between forward and backward belongs to autograd, and its
+    hooks, checkpoints among them, may hand back other tensors with the same numbers: the backward
+    pass asks for every address anew.
+    """
     import torch
 
     library = loaded()
     _borrow_threads(library)
-    nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
-    ungraded = (None, None, None)  # cell, shapes and learns have no gradient
+    at = torch_address
 
-    def at(tensor: Any) -> int:
-        return tensor.data_ptr() or ctypes.addressof(nothing)
+    def arguments(cell: Any, values: Mapping[str, Any]) -> _Forward:
+        x = values["x"]
+        pointers = {n: at(v) for n, v in values.items()}
+        return _arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers)
+
+    def saved_shape(call: _Forward, x: Any) -> tuple[int, ...]:
+        """Of what is saved for the backward pass: numbers of x's dtype, for each member apart."""
+        lead = x.shape[:-3]
+        numbers = _saved_bytes(call) // x.element_size()
+        return *lead, numbers // max(math.prod(lead), 1)
+
+    def forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any]:
+        x, shapes = values["x"], _torch_shapes(cell, values["x"])
+        outputs = {n: x.new_empty(shapes[n]) for n in _outputs(cell, values)}
+        call = arguments(cell, {**values, **outputs})
+        if saves:
+            outputs["saved"] = _torch_saved(saved_shape(call, x), x.dtype)
+            call.saved = at(outputs["saved"])
+        check(library.statecast_forward(ctypes.byref(call)))
+        return outputs
+
+    def backward(
+        cell: Any, dx: bool, values: Mapping[str, Any], held: Any, given: Any
+    ) -> dict[str, Any]:
+        """The gradients by the names of the values, from those given of the outputs."""
+        if "saved" not in held:  # no one knew in the forward pass that it would be needed
+            found = forward(cell, True, values)
+            held = {n: found[n] for n in _HELD if n in found}
+        x, saved = values["x"], held["saved"]
+        read = {**values, **held}
+        del read["saved"]
+        shapes = _torch_shapes(cell, x) if x.ndim > 2 else {}
+        wrong = [n for n, v in read.items() if v.shape != shapes.get(n)]
+        call = None if wrong else arguments(cell, read)
+        if call is None or saved.shape != saved_shape(call, x):
+            raise KernelError(
+                "The native kernel failed: what it saved for the backward pass came back in other "
+                f"shapes ({', '.join(wrong) or 'saved'}). Hooks of saved tensors give back the "
+                "shape that they were given."
+            )
+        call.saved = at(saved)
+        found = {
+            n: torch.empty_like(v)
+            for n, v in values.items()
+            if n not in _FLAGS and (dx or n != "x")
+        }
+        pointers = {f"d{n}": at(v) for part in (given, found) for n, v in part.items()}
+        check(library.statecast_backward(ctypes.byref(_Backward(call, **pointers))))
+        return found
 
     class Recurrence(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, cell: Any, shapes: Any, learns: bool, *tensors: Any) -> Any:
+        def forward(*inputs: Any) -> Any:
+            cell, learns, *tensors = inputs
             values = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
-            x = values["x"]
-            outputs = {n: x.new_empty(shapes[n]) for n in _outputs(cell, values)}
-            pointers = {n: at(v) for n, v in (values | outputs).items()}
-            dtype = str(x.dtype).removeprefix("torch.")
-            arguments = _arguments(cell, dtype, x.shape, **pointers)
-            if learns and any(ctx.needs_input_grad):
-                ctx.cell, ctx.arguments = cell, arguments
-                ctx.saved = _Saved(_saved_bytes(arguments))
-                arguments.saved = at(ctx.saved.tensor)
-                held = [value for n, value in outputs.items() if n in ("y", "fed")]
-                ctx.save_for_backward(*tensors, *held)
-            check(library.statecast_forward(ctypes.byref(arguments)))
-            return tuple(outputs.values())
+            found = forward(cell, learns, values)
+            return tuple(found.get(n) for n in _OUTPUTS)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.cell, learns, *tensors = inputs
+            ctx.dtype = tensors[0].dtype
+            y, fed, _, _, saved = output
+            if learns:
+                ctx.mark_non_differentiable(saved)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, y, fed, saved)
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            tensors = ctx.saved_tensors[: len(_ORDER)]
-            if torch.is_grad_enabled():  # create_graph: gradients of gradients are the loop's
-                return *ungraded, *_torch_gradients(ctx.cell, tensors, cotangents)
-            present = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
-            wanted = dict(zip(_ORDER, ctx.needs_input_grad[3:], strict=True))
-            found = {
-                n: torch.empty_like(v)
-                for n, v in present.items()
-                if n not in _FLAGS and (n != "x" or wanted["x"])
-            }
-            pairs = zip(_outputs(ctx.cell, present), cotangents, strict=True)
-            given = {f"d{n}": ct.contiguous() for n, ct in pairs if ct is not None}
-            arguments = _Backward(
-                ctx.arguments,
-                **{n: at(v) for n, v in given.items()},
-                **{f"d{n}": at(v) for n, v in found.items()},
-            )
-            check(library.statecast_backward(ctypes.byref(arguments)))
-            return *ungraded, *(found.get(n) if wanted[n] else None for n in _ORDER)
+            tensors = (*ctx.saved_tensors, *cotangents[:-1])
+            wanted = ctx.needs_input_grad[2:]
+            if not torch_transforms() and not _have_memory(cotangents):
+                values, _, given = parts(ctx.dtype, tensors)
+                found = _torch_gradients(ctx.cell, values, given)
+            elif torch.is_grad_enabled() or torch_transforms() or not _have_memory(tensors):
+                found = Gradients.apply(ctx.cell, wanted[0], ctx.dtype, *tensors)
+                found = dict(zip(_ORDER, found, strict=True))
+            else:
+                found = backward(ctx.cell, wanted[0], *parts(ctx.dtype, tensors))
+            asked = zip(_ORDER, wanted, strict=True)
+            return None, None, *(found.get(n) if want else None for n, want in asked)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+            cell, learns, *tensors = inputs
+            found = _torch_apply(cell, learns, batched(info, in_dims[2:], tensors))
+            return found, tuple(None if v is None else 0 for v in found)
+
+    class Gradients(torch.autograd.Function):
+        """``cell, dx, dtype``, the values, ``_HELD`` and the gradients of ``_GIVEN`` to those of
+        the values; None where there is none."""
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            cell, dx, dtype, *tensors = inputs
+            found = backward(cell, dx, *parts(dtype, tensors))
+            return tuple(found.get(n) for n in _ORDER)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.cell, _, ctx.dtype, *tensors = inputs
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            values, _, given = parts(ctx.dtype, ctx.saved_tensors)
+            pairs = zip(_ORDER, cotangents, strict=True)
+            asked = {n: v for n, v in pairs if v is not None}
+            found = _torch_second(ctx.cell, values, given, asked)
+            of_values = [found.get(n) for n in _ORDER]
+            of_given = [found.get(f"d{n}") for n in _GIVEN]
+            return None, None, None, *of_values, *(None for _ in _HELD), *of_given
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+            found = Gradients.apply(*inputs[:3], *batched(info, in_dims[3:], inputs[3:]))
+            return found, tuple(None if v is None else 0 for v in found)
+
+    def parts(dtype: Any, tensors: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The values, the held outputs and the gradients given: those that are there, dense."""
+        values: dict[str, Any] = {}
+        held: dict[str, Any] = {}
+        given: dict[str, Any] = {}
+        rest = iter(tensors)
+        for names, part in ((_ORDER, values), (_HELD, held), (_GIVEN, given)):
+            for n, tensor in zip(names, rest, strict=False):
+                if tensor is not None:
+                    part[n] = dense(tensor, torch.bool if n in _FLAGS else dtype)
+        return values, held, given
+
+    def batched(info: Any, dims: Any, tensors: Any) -> list[Any]:
+        """The axis that vmap took away as the first one: more members."""
+
+        def first(tensor: Any, dim: int | None) -> Any:
+            if dim is None:
+                return tensor.expand(info.batch_size, *tensor.shape)
+            return tensor.movedim(dim, 0)
+
+        pairs = zip(tensors, dims, strict=True)
+        return [None if v is None else first(v, dim).contiguous() for v, dim in pairs]
 
     return Recurrence
 
 
-def _torch_gradients(cell: Any, tensors: Any, given: tuple[Any, ...]) -> list[Any]:
+def _torch_gradients(
+    cell: Any, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The gradients of the values by the loop, which PyTorch differentiates and transforms, from
+    those given of the outputs."""
+    flags = {n: v for n, v in values.items() if n in _FLAGS}
+    floats = {n: v for n, v in values.items() if n not in _FLAGS}
+    names = _outputs(cell, values)
+
+    def outputs(*tensors: Any) -> tuple[Any, ...]:
+        found = _by_loop(cell, dict(zip(floats, tensors, strict=True)) | flags)
+        return tuple(y for n, y in zip(names, found, strict=True) if n in given)
+
+    vjp = _torch_vjp(outputs, tuple(floats.values()))
+    return dict(zip(floats, vjp(tuple(given[n] for n in names if n in given)), strict=True))
+
+
+def _torch_second(
+    cell: Any, values: Mapping[str, Any], given: Mapping[str, Any], cotangents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What reaches the values, and as "dy" and the like the gradients given, from the gradients of
+    the values."""
+    flags = {n: v for n, v in values.items() if n in _FLAGS}
+    floats = [n for n in values if n not in _FLAGS]
+
+    def gradients(*tensors: Any) -> tuple[Any, ...]:
+        now = dict(zip([*floats, *given], tensors, strict=True))
+        found = _torch_gradients(
+            cell, {n: now[n] for n in floats} | flags, {n: now[n] for n in given}
+        )
+        return tuple(found[n] for n in floats if n in cotangents)
+
+    vjp = _torch_vjp(gradients, (*(values[n] for n in floats), *given.values()))
+    found = vjp(tuple(cotangents[n] for n in floats if n in cotangents))
+    return dict(zip([*floats, *(f"d{n}" for n in given)], found, strict=True))
+
+
+def _torch_vjp(function: Callable[..., tuple[Any, ...]], primals: tuple[Any, ...]) -> Any:
+    """``torch.func.vjp``'s second part. Outside of PyTorch's transforms it is made of autograd
+    itself, since torch.func refuses to run beside hooks of saved tensors."""
     import torch
 
-    values = {n: v for n, v in zip(_ORDER, tensors, strict=True) if v is not None}
-    inputs = [n for n, v in values.items() if v.requires_grad]
+    if torch_transforms():
+        return torch.func.vjp(function, *primals)[1]
     with torch.enable_grad():
-        outputs = _by_loop(cell, values)
-        pairs = [(y, ct) for y, ct in zip(outputs, given, strict=True) if ct is not None]
-        found = torch.autograd.grad(
-            [y for y, _ in pairs],
-            [values[n] for n in inputs],
-            [ct for _, ct in pairs],
-            create_graph=True,
-            allow_unused=True,
+        # Views: what is found stays tied to the primals, for further derivatives.
+        views = [v.view_as(v) for v in primals]
+        roots = [v if v.requires_grad else v.detach().requires_grad_() for v in views]
+        outputs = function(*roots)
+
+    def vjp(cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        pairs = [(y, ct) for y, ct in zip(outputs, cotangents, strict=True) if y.requires_grad]
+        if not pairs:  # of no step nothing depends on anything
+            return tuple(map(torch.zeros_like, roots))
+        ends, given = zip(*pairs, strict=True)
+        found = torch.autograd.grad(ends, roots, given, create_graph=True, allow_unused=True)
+        return tuple(
+            torch.zeros_like(v) if g is None else g for g, v in zip(found, roots, strict=True)
         )
-    by_name = dict(zip(inputs, found, strict=True))
-    return [by_name.get(n) for n in _ORDER]
+
+    return vjp

@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from statecast.kernels.native import DTYPES, check, loaded, tensor_declines
+from statecast.errors import KernelError
+from statecast.kernels.native import (
+    DTYPES,
+    check,
+    dense,
+    loaded,
+    tensors_decline,
+    torch_address,
+    torch_transforms,
+)
 
 # In the library's order; `first` and `last` may be absent. No gradient reaches DATA.
 ORDER = ("outputs", "taken", "first", "last", "kernel", "base", "decay", "target", "weight")
@@ -60,7 +69,9 @@ def declines(outputs: Any) -> str | None:
 
     if keras.backend.backend() == "tensorflow":
         return "TensorFlow keeps its own operations"
-    return tensor_declines(outputs)
+    if keras.backend.backend() == "torch" and torch_transforms():
+        return "it is differentiated once, and has no rule for torch.func"
+    return tensors_decline(outputs)
 
 
 def run(spec: Spec, values: Mapping[str, Any]) -> Any:
@@ -147,9 +158,7 @@ def _torch_run(spec: Spec, values: Mapping[str, Any]) -> Any:
     x = values["outputs"]
     shapes = _shapes(tuple(x.shape), len(spec.levels))
     tensors = [
-        torch.as_tensor(values[n]).to(x.dtype).broadcast_to(shapes[n]).contiguous()
-        if n in values
-        else None
+        dense(torch.as_tensor(values[n]).broadcast_to(shapes[n]), x.dtype) if n in values else None
         for n in ORDER
     ]
     return _torch_function().apply(spec, *tensors)
@@ -159,11 +168,7 @@ def _torch_run(spec: Spec, values: Mapping[str, Any]) -> Any:
 def _torch_function() -> Any:
     import torch
 
-    library = loaded()
-    nothing = ctypes.create_string_buffer(8)  # PyTorch has no address where there is no number
-
-    def at(tensor: Any) -> int:
-        return tensor.data_ptr() or ctypes.addressof(nothing)
+    library, at = loaded(), torch_address
 
     def arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
         x = values["outputs"]
@@ -175,9 +180,18 @@ def _torch_function() -> Any:
         )  # fmt: skip
 
     def gradients(ctx: Any, given: Any) -> Any:
-        values = {n: v for n, v in zip(ORDER, ctx.saved_tensors, strict=True) if v is not None}
+        pairs = zip(ORDER, ctx.saved_tensors, strict=True)  # hooks may have changed their dtype
+        values = {n: dense(v, given.dtype) for n, v in pairs if v is not None}
+        shapes = _shapes(tuple(values["outputs"].shape), len(ctx.spec.levels))
+        wrong = [n for n, v in values.items() if v.shape != shapes[n]]
+        if wrong:
+            raise KernelError(
+                "The native kernel failed: what it saved for the backward pass came back in other "
+                f"shapes ({', '.join(wrong)}). Hooks of saved tensors give back the shape that "
+                "they were given."
+            )
         found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
-        given = given.contiguous()
+        given = dense(given, given.dtype)
         call = _Gradients(
             arguments(ctx.spec, values),
             dscore=at(given),
