@@ -10,6 +10,7 @@ This module alone knows how Keras's variables work inside.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,6 +117,38 @@ def seen_before(layer: Any) -> bool:
     before = id(layer) in seen
     seen.add(id(layer))
     return before
+
+
+def runs_again() -> str | None:
+    """What runs this code once more in the backward pass, or records it; None where nothing does.
+
+    No framework tells, so the frames of the stack do: a few microseconds.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+        from torch.utils import checkpoint
+
+        if torch._C._current_graph_task_id() != -1:
+            return "a backward pass"
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return "torch.jit.trace"
+        file, function, name = checkpoint.__file__, "", "torch.utils.checkpoint"
+    elif backend == "jax":
+        if not in_stateless_scope():
+            return None  # without one nothing of a trace can be kept at all
+        file, function, name = "ad_checkpoint.py", "", "jax.checkpoint"
+    else:
+        file, function, name = "custom_gradient.py", "recompute_grad", "tf.recompute_grad"
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "stateless_call":  # takes a state and gives one back, however often
+            return None
+        if code.co_filename.endswith(file) and code.co_qualname.startswith(function):
+            return name
+        frame = frame.f_back
+    return None
 
 
 # -- beside Keras's trainers ---------------------------------------------------------------

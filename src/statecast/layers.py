@@ -16,6 +16,7 @@ A fresh process imports this module before ``keras.models.load_model``, so that 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -37,6 +38,7 @@ from statecast.current import (
     StateVariable,
     in_order,
     refuse_traced,
+    runs_again,
     seen_before,
     settle_layer,
 )
@@ -629,6 +631,10 @@ class RNN(Controlled, keras.layers.RNN):
         self._source: Any = None
         self._initial: InitialVectors | None = None
         super().__init__(*args, **kwargs)
+        for part in getattr(self.cell, "_flatten_layers", list)():
+            part._remat_mode = (
+                None  # the layer's own holds for its cell: whole steps, see `_remats`
+            )
         if initial_state is not None:
             self.set_initial_state(initial_state)
 
@@ -914,7 +920,8 @@ class RNN(Controlled, keras.layers.RNN):
         else:
             if keras.backend.backend() == "tensorflow" and self._kernels()["fused"] == "runs":
                 self.supports_jit = False  # XLA knows no cuDNN
-            y, after = run(cell, weights, x, start, **options)
+            steps_of = _computed_again(run) if self._remats(sequences.shape) else run
+            y, after = steps_of(cell, weights, x, start, **options)
         self._maybe_reset_dropout_masks(self.cell)
 
         if self._current_state is not None:
@@ -937,8 +944,35 @@ class RNN(Controlled, keras.layers.RNN):
         leaves = {leaf: ops.cast(value, self.compute_dtype) for leaf, value in after.items()}
         return y, *tree.map_structure(lambda leaf: leaves[leaf], self._nested_names())
 
+    def rematerialized_call(self, layer_call: Any, *_: Any, **__: Any) -> Any:
+        """``call`` itself, which has its steps alone computed again: what a call keeps and draws at
+        random happens once."""
+        return layer_call
+
+    def _remats(self, shape: Any) -> bool:
+        """Whether ``keras.RematScope`` asks for the steps over inputs of a shape to be computed
+        again in the backward pass."""
+        scope = self._remat_mode
+        if scope is None:
+            return False
+        if scope.mode == "list_of_layers":
+            return self.name in scope.layer_names
+        if scope.mode == "larger_than":
+            shapes = _nested_shapes(self.compute_output_shape(tuple(shape)))
+            size = sum(math.prod(n or 1 for n in found) for found in shapes)
+            return size > scope.output_size_threshold
+        return scope.mode == "full"
+
     def _check_pass(self) -> None:
         """Refuse what cannot be done with one state in one pass of a model."""
+        again = runs_again()
+        if again is not None:
+            raise StateError(
+                f"layer {self.name!r} is stateful and runs inside {again}, which runs it again for "
+                "the gradients: from the state that it has left, and leaving another. Make the "
+                "layer within keras.RematScope('full'), which computes its steps again from the "
+                "same start, or make it with stateful=False and pass initial_state= in the call."
+            )
         model = self._get_call_context().entry_layer
         twice = seen_before(self) and len(self._inbound_nodes) > 1
         if twice or _uses(model, self) > 1:
@@ -1023,6 +1057,47 @@ class RNN(Controlled, keras.layers.RNN):
         y, *leaves = ops.split(y, cuts, axis=-1)
         self._traces.append(dict(zip(self.state_shapes, leaves, strict=True)))
         return y, after
+
+
+def _computed_again(run: Any) -> Any:
+    """``recurrence.run`` that keeps nothing between its steps for the backward pass, and takes them
+    once more there."""
+
+    def run_again(cell: Any, weights: Any, x: Any, start: Any, **options: Any) -> Any:
+        initial = options.pop("initial") or {}
+        floats = {"weights": weights, "x": x, "start": start, "initial": initial}
+        after: list[str] = []
+
+        def steps(*tensors: Any) -> tuple[Any, ...]:
+            # One after the other and numbers alone, as tf.recompute_grad wants its arguments.
+            now = tree.pack_sequence_as(floats, list(tensors))
+            options["initial"] = now["initial"] or None
+            y, leaves = run(cell, now["weights"], now["x"], now["start"], **options)
+            after[:] = leaves
+            return (y, *leaves.values())
+
+        y, *leaves = keras.remat(steps)(*tree.flatten(floats))
+        return y, dict(zip(after, leaves, strict=True))
+
+    return run_again
+
+
+def _leave_models_as_they_are() -> None:
+    """Have ``keras.RematScope`` not run again a whole model or layer with a stateful layer inside,
+    which would advance twice. Its layers see to themselves."""
+    again = keras.layers.Layer.rematerialized_call
+
+    @wraps(again)
+    def rematerialized_call(layer: Any, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = layer._flatten_layers()
+        if any(isinstance(part, Controlled) and part.stateful for part in inner):
+            return layer_call
+        return again(layer, layer_call, *args, **kwargs)
+
+    keras.layers.Layer.rematerialized_call = rematerialized_call
+
+
+_leave_models_as_they_are()
 
 
 @keras.saving.register_keras_serializable("statecast")
