@@ -29,6 +29,7 @@ FLOORS = (
     {"errors", "files", "state", "interrupt", "progress"},
     {
         "cells",
+        "process",
         "recurrence",
         "kernels",
         "special",

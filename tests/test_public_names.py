@@ -16,6 +16,7 @@ NAMES = [
     "DataWarning",
     "Forecaster",
     "InitialState",
+    "ForkError",
     "KernelError",
     "MissingExtraError",
     "ModelFileError",
@@ -164,6 +165,7 @@ VERBS = {
 ERRORS = {
     "ArgumentError": ValueError,
     "DataError": ValueError,
+    "ForkError": RuntimeError,
     "KernelError": RuntimeError,
     "MissingExtraError": ImportError,
     "ModelFileError": ValueError,

@@ -7,6 +7,7 @@
     │   └── NotStatefulError (AttributeError)  a layer that keeps no state between calls
     ├── ModelFileError       (ValueError)      a file that is not one of ours, or is damaged
     ├── KernelError          (RuntimeError)    a kernel was forced and declines the problem
+    ├── ForkError            (RuntimeError)    a forked process whose parent had run the backend
     ├── NotFittedError       (AttributeError)  a verb that needs ``fit`` first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
 
@@ -65,6 +66,10 @@ class ModelFileError(StatecastError, ValueError):
 
 class KernelError(StatecastError, RuntimeError):
     """A kernel was asked for by name and declines the problem."""
+
+
+class ForkError(StatecastError, RuntimeError):
+    """A forked process in which the backend cannot compute, for its parent had it run."""
 
 
 class NotFittedError(StatecastError, AttributeError):

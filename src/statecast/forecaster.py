@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from statecast import process
 from statecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.analogues import MOST_STEPS as MOST_ANALOGUE_STEPS
 from statecast.analogues import NEAREST, Analogues, prefixes
@@ -337,7 +337,7 @@ class Forecaster:
         given |= {name: value for name, value in defaults.items() if given[name] is None}
         self.settings = Settings(**given)
         self.history: dict[str, list[float | None]] = {}
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = process.Lock()
         self._schema: Schema | Targets | None = None
         self._speaker: Speaker | None = None
 
@@ -410,6 +410,7 @@ class Forecaster:
             between those of the observed steps around them. Weekdays, hours and months of dates
             at which no item was ever observed, which forecasts leave out.
         """
+        process.check_backend()
         s = self.settings
         check_verbose(verbose)
         if s.head == TOKENS and (future is not None or s.past_cols):
@@ -1090,6 +1091,7 @@ class Forecaster:
         self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
     ) -> Network:
         """The network for tables of this schema, untrained or with these weights."""
+        process.check_backend()
         decoder, options = self._plan(schema)
         options |= {"seed": seed, "weights": weights}
         if isinstance(decoder, Language):
@@ -1346,6 +1348,7 @@ class Forecaster:
 
     def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
         """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
+        process.check_backend()
         parts = []
         for chunk in _chunks(len(next(iter(inputs.values())))):
             rows = len(chunk)

@@ -1,0 +1,103 @@
+"""What works in a forked process, and what says that it does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import pytest
+
+from statecast.process import Lock
+
+pytestmark = [
+    pytest.mark.backends,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork"),
+]
+BACKEND = keras.backend.backend()
+
+# A child forecasts, and answers what the parent did; "other" forecasts all the time beside it.
+CHILD = """
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from statecast import Forecaster
+tokens, other, rows = "tokens" in sys.argv, "other" in sys.argv, 400 if "many" in sys.argv else 20
+rng = np.random.default_rng(0)
+options = dict(units=4, ensemble=1, epochs=1, encoding=4)
+if tokens:
+    Y = rng.choice(list("abc"), (rows, 6))
+    f = Forecaster(head="categorical", **options).fit(Y, verbose=0)
+else:
+    Y = rng.normal(size=(rows, 6))
+    f = Forecaster(**options).fit(Y, verbose=0)
+def forecast():
+    found = f.predict(Y[:, :3], until=6)  # as text: NaN is not NaN
+    return repr({n: np.asarray(v).tolist() for n, v in found.items()})
+first = forecast()
+if other:
+    def work():
+        while True:
+            forecast()
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.3)
+for _ in range(4 if other else 2):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            os._exit(0 if forecast() == first else 3)
+        except BaseException as error:
+            print(type(error).__name__, error, flush=True)
+            os._exit(4)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os._exit(0)
+"""
+
+
+def _children(*words: str) -> str:
+    command = [sys.executable, "-c", CHILD, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
+@pytest.mark.parametrize("words", [(), ("many",), ("other",)], ids=str)
+def test_a_forked_process_forecasts(words: tuple[str, ...]) -> None:
+    assert set(_children(*words).split()) == {"0"}
+
+
+def test_a_forked_process_decodes_tokens() -> None:
+    assert set(_children("tokens").split()) == {"0"}
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="of JAX and TensorFlow")
+def test_a_forked_process_is_told_to_be_spawned() -> None:
+    said = _children()
+    assert said.count("ForkError This process is a fork") == 2
+    assert said.count('"spawn"') == 4
+    assert said.count("\n4\n") == 2
+
+
+def test_a_lock_that_another_thread_holds_is_free_in_the_child() -> None:
+    lock, held, done = Lock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        free = lock._own().acquire(timeout=5)
+        os._exit(0 if free else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not lock._own().acquire(blocking=False)
+    done.set()
+    thread.join()
