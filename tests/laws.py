@@ -54,6 +54,14 @@ def every_k_alone_among_others_and_from_updates(
         own = pl.col("unique_id") == item
         alone = f.predict(prefix.filter(own), static.filter(own), until=until, **more)
         same(together.filter(own), alone, atol)
+    each = {i: until if i % 2 else 3 for i in together["unique_id"].unique().to_list()}
+    each |= dict.fromkeys(prefix["unique_id"].unique().to_list(), until)
+    each[items[0]] = 2  # some of them have that many steps already
+    last = pl.col("unique_id").replace_strict(each, default=until)
+    own = f.predict(
+        prefix, static, until={i: each.get(i, until) for i in static["unique_id"]}, **more
+    )
+    same(own, together.filter(pl.col("ds") <= last), atol)
     state = f.state(None, static)
     for step in range(1, prefix["ds"].to_numpy().max() + 1):
         state = f.update(state, prefix.filter(pl.col("ds") == step), **more)

@@ -440,12 +440,31 @@ def test_bad_tables(folder: Path, case: str, command: list[str]) -> None:
         assert word in message
 
 
-@pytest.mark.parametrize("until", ["3", "2", "0", "-1"])
-def test_until_within_the_prefix(folder: Path, until: str) -> None:
-    message = refused(folder, *FORECAST[:-1], until, "--out", "f.csv")
+@pytest.mark.parametrize("until", ["3", "2", "0", "-1", "soon", "none.csv"])
+def test_until_within_the_prefix_or_none(folder: Path, until: str) -> None:
+    message = refused(folder, *FORECAST[:-1], until, "--strict", "--out", "f.csv")
     assert "until" in message
-    if int(until) > 0:
+    if until in ("3", "2"):
         assert "'a'" in message
+        assert run(*FORECAST[:-1], until, "--out", "f.csv")[0] == 0
+        assert not pl.read_csv(folder / "f.csv").height
+
+
+def test_each_item_to_its_own_step(folder: Path) -> None:
+    """By a file with a column ``until``, or by ``--h``."""
+    plants = pl.read_csv(folder / "static.csv")["plant"]
+    steps = [4 + i % 3 for i in range(len(plants))]
+    pl.DataFrame({"plant": plants, "until": steps}).write_csv(folder / "until.csv")
+    for verb in ("forecast", "simulate", "explain"):
+        command = [verb, *FORECAST[1:-1], "until.csv", "--out", "f.csv"]
+        code, _, err = run(*command)
+        assert code == 0, err
+        if verb != "explain":
+            found = dict(pl.read_csv(folder / "f.csv").group_by("plant").len().iter_rows())
+            assert found == {p: s - 3 for p, s in zip(plants, steps, strict=True)}
+    assert run(*FORECAST[:-2], "--h", "2", "--out", "f.csv")[0] == 0
+    assert pl.read_csv(folder / "f.csv")["week"].unique().sort().to_list() == [4, 5]
+    assert "received both" in refused(folder, *FORECAST, "--h", "2", "--out", "g.csv")
 
 
 BAD_STATICS = {

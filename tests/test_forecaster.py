@@ -230,6 +230,89 @@ def test_several_threads_are_given_what_one_is(fitted):
             np.testing.assert_array_equal(found, expected)
 
 
+@few
+@given(seed=st.integers(0, 1000))
+def test_an_item_is_forecast_up_to_its_own_step(fitted, seed):
+    """Rows of the forecast of all steps, in every way to say so; none where it is there already."""
+    series, static = _tables()
+    rng = np.random.default_rng(seed)
+    prefix = _prefixes(series, {i: int(rng.integers(0, T)) for i in range(ROWS)})
+    state = fitted.state(prefix, static)
+    known = state["step"][:, 0, 0].astype(int)
+    until = rng.integers(0, T + 1, ROWS)
+    table = pl.DataFrame({"unique_id": np.arange(ROWS), "until": until}).sample(ROWS, shuffle=True)
+    whole = _predict(fitted, prefix, static).join(table, on="unique_id").sort("unique_id", "ds")
+    expected = whole.filter(pl.col("ds") <= pl.col("until")).drop("until")
+    each = dict(enumerate(until.tolist()))
+    for said in (until, until.tolist(), each, table, table.to_pandas()):
+        _same(_predict(fitted, prefix, static, until=said), expected)
+    _same(fitted.predict(state=state, until=each, level=[80, 95]), expected)
+    steps = pl.Series(known).gather(whole["unique_id"]) + 2
+    ahead = _predict(fitted, prefix, static, until=None, h=2)
+    assert (ahead["unique_id"].to_numpy() == np.repeat(np.arange(ROWS), 2)).all()
+    _same(ahead.filter(pl.col("ds") <= T), whole.filter(pl.col("ds") <= steps).drop("until"))
+    if (known >= until).any():
+        with pytest.raises(errors.DataError, match="already observed up to step"):
+            _predict(fitted, prefix, static, until=each, strict=True)
+
+
+def test_paths_and_explanations_reach_to_an_items_own_step(fitted):
+    series, static = _tables()
+    prefix = _prefixes(series, {i: min(i, T) for i in range(ROWS)})
+    until = np.where(np.arange(ROWS) % 2, T, 4)
+    state = fitted.state(prefix, static)
+    known = state["step"][:, 0, 0].astype(int)
+    whole = fitted.simulate(prefix, static, until=T, paths=4)
+    paths = fitted.simulate(prefix, static, until=until, paths=4)
+    late = np.arange(T) >= until[:, None, None]
+    expected = np.where(late | (known >= until)[:, None, None], np.nan, whole.values)
+    np.testing.assert_allclose(paths.values, expected, rtol=CLOSE)
+    from_state = fitted.simulate(state=state, until=until, paths=4)
+    np.testing.assert_allclose(paths.values, from_state.values, rtol=1e-4)
+    assert (paths.table().group_by("unique_id").len().sort("unique_id")["len"]).to_list() == [
+        each for each in np.maximum(until - known, 0) if each
+    ]
+    ended = np.flatnonzero(known >= until)
+    total, peak, time = paths.total(), paths.peak(), paths.time_to(0.0)
+    assert (total["statecast"].to_numpy()[ended] == 0).all()  # there is nothing to come
+    assert np.isnan(peak["statecast"].to_numpy()[ended]).all()
+    assert (time["never"].to_numpy()[ended] == 1).all()
+    explained = fitted.explain(prefix, static, until=until)
+    assert explained.ids.tolist() == np.flatnonzero(known < until).tolist()
+    rest = (np.arange(T) >= explained.known[:, None]) & (np.arange(T) < explained.last[:, None])
+    for effect in explained.statics.values():
+        np.testing.assert_array_equal(~np.isnan(effect), rest)
+    assert not fitted.explain(series, static, until=1).table().height
+    nothing, something = (fitted.predict(series, static, until=u) for u in (1, T + 1))
+    assert nothing.schema == something.schema
+    assert not nothing.height
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({}, "either until or h; received neither"),
+        ({"until": T, "h": 1}, "either until or h; received both"),
+        ({"h": 0}, "h: expected a whole number from 1"),
+        ({"h": 1.5}, "h: expected a whole number from 1"),
+        ({"until": True}, "until: expected a whole number from 1"),
+        ({"until": {0: 2.5}}, "until: expected a whole number from 1"),
+        ({"until": [3]}, f"a step for each of {ROWS} items; received 1"),
+        ({"until": {0: 3}}, "there is none for item 1"),
+        ({"until": object()}, "received object"),
+        ({"until": pl.DataFrame({"unique_id": [0], "until": ["a"]})}, "item 0 has 'a'"),
+        ({"until": pl.DataFrame({"unique_id": [0, 0], "until": [1, 2]})}, "one row an item"),
+        ({"until": pl.DataFrame({"unique_id": [0]})}, "expected a column 'until'"),
+        ({"until": T, "strict": 1}, "strict: expected True or False"),
+    ],
+)
+def test_a_step_to_forecast_up_to_that_is_none_is_refused(fitted, said, says):
+    _, static = _tables()
+    for verb in (fitted.predict, fitted.simulate, fitted.explain):
+        with pytest.raises((errors.ArgumentError, errors.DataError), match=says):
+            verb(None, static, **said)
+
+
 def test_what_comes_after_the_prefix_is_unknown(fitted):
     """The rest of the table, cut away, changes nothing: no leak from the future."""
     series, static = _tables()
@@ -1162,7 +1245,7 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     series, static = _tables()
     good = _predict(fitted, None, static)
     with pytest.raises(errors.DataError, match="item 4 is already observed up to step 5") as caught:
-        fitted.predict(_prefixes(series, {4: 5, 6: 2}), static, until=5)
+        fitted.predict(_prefixes(series, {4: 5, 6: 2}), static, until=5, strict=True)
     assert (caught.value.column, caught.value.item) == ("ds", 4)
     with pytest.raises(errors.ArgumentError, match="until: expected a whole number"):
         fitted.predict(None, static, until=0)

@@ -149,6 +149,7 @@ VERBS = {
     "State": {
         "at_rest",
         "check",
+        "find",
         "fingerprint",
         "fork",
         "ids",

@@ -103,6 +103,23 @@ def test_no_level_is_asked_of_tokens(one):
         assert found.equals(expected)
 
 
+def test_a_sequence_goes_on_to_its_own_step(one):
+    series, static = _tables()
+    prefix = _prefixes(series, 1)
+    whole = one.simulate(prefix, static, until=8, paths=3)
+    until = {int(i): 2 if i % 2 else 8 for i in whole.ids}
+    found = one.simulate(prefix, static, until=until, paths=3)
+    for row, item in enumerate(whole.ids.tolist()):
+        kept = np.arange(8) < until[item]
+        expected = np.where(kept & (whole.known[row] < until[item]), whole.values[row], None)
+        assert (found.values[row] == expected).all()
+    shown = one.predict(prefix, static, until=until)
+    last = shown.group_by("unique_id").agg(pl.col("ds").max()).iter_rows()
+    assert all(step <= until[item] for item, step in last)
+    assert one.predict(series, static, h=1)["ds"].len() == len(whole.ids)
+    assert not one.predict(series, static, until=1).height
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 

@@ -157,7 +157,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
     "embedding": (int, "Of tokens: the width of a token's embedding."),
     "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights."),
     "dropout": (float, "Of tokens: the share left out in a training step."),
-    "ends": (bool, "Of tokens: whether a sequence ends by itself after its last token."),
+    "ends": (bool, "Whether a sequence ends by itself after its last observation."),
     "epochs": (int, "At most so many passes."),
     "patience": (int, "Stop after so many epochs without improvement."),
     "batch_size": (int, "Items in a batch."),
@@ -211,7 +211,21 @@ Static = Annotated[
     typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
-Until = Annotated[int, typer.Option(help="The last step to forecast.")]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEP",
+        help="The last step to forecast; or a file with the ids and a column `until`.",
+        show_default=False,
+    ),
+]
+Ahead = Annotated[
+    int | None,
+    typer.Option("--h", metavar="STEPS", help="In place of --until: steps after each prefix."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse an item that is observed up to --until.")
+]
 Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
 Future = Annotated[
     Path | None,
@@ -273,7 +287,9 @@ def forecast(
     series: Series,
     static: Static = None,
     *,
-    until: Until,
+    until: Until = None,
+    h: Ahead = None,
+    strict: Strict = False,
     future: Future = None,
     level: Level = None,
     quantile: Annotated[
@@ -316,7 +332,9 @@ def forecast(
     table = forecaster.predict(
         None if series == NONE else series,
         static,
-        until=until,
+        until=_until(until),
+        h=h,
+        strict=strict,
         future=future,
         level=level or (80,),
         quantiles=quantile or (),
@@ -332,7 +350,9 @@ def simulate(
     series: Series,
     static: Static = None,
     *,
-    until: Until,
+    until: Until = None,
+    h: Ahead = None,
+    strict: Strict = False,
     future: Future = None,
     paths: Annotated[int, typer.Option(help="How many of each item.")] = 200,
     total: Annotated[bool, typer.Option("--total", help="What each item comes to.")] = False,
@@ -403,7 +423,9 @@ def simulate(
     drawn: Any = forecaster.simulate(
         None if series == NONE else series,
         static,
-        until=until,
+        until=_until(until),
+        h=h,
+        strict=strict,
         future=future,
         paths=paths,
         decoding=_decoding(forecaster, Sampling, drawing, forbid, require),
@@ -482,7 +504,9 @@ def explain(
     series: Series,
     static: Static = None,
     *,
-    until: Until,
+    until: Until = None,
+    h: Ahead = None,
+    strict: Strict = False,
     future: Future = None,
     analogues: Annotated[
         int, typer.Option(help="How many training items to name that began most alike.")
@@ -502,7 +526,9 @@ def explain(
     found = Forecaster.load(model).explain(
         None if series == NONE else series,
         static,
-        until=until,
+        until=_until(until),
+        h=h,
+        strict=strict,
         future=future,
         analogues=analogues,
     )
@@ -926,6 +952,18 @@ def _decoding(
     elif forbid or require:
         raise ArgumentError("--forbid and --require are for tokens; this model is of numbers.")
     return kind(**given) if given else None
+
+
+def _until(given: str | None) -> int | Path | None:
+    """A whole number, or the path of a table."""
+    if given is None or Path(given).suffix:
+        return None if given is None else Path(given)
+    try:
+        return int(given)
+    except ValueError:
+        raise ArgumentError(
+            f"--until: expected a whole number, or a .csv or .parquet file; received {given!r}."
+        ) from None
 
 
 def _deliver(table: pl.DataFrame, out: Path | None) -> None:

@@ -47,6 +47,8 @@ class Explanation:
         forecaster has no analogues.
     weights : array, float64, ``(items, n)``
         Their part in the forecast; the parts of all training items and of the network add up to 1.
+    last : array of int, ``(items,)``
+        Each item's last step that is forecast.
     """
 
     ids: np.ndarray
@@ -58,6 +60,7 @@ class Explanation:
     id_col: str
     kind: Kind
     targets: tuple[str, ...]
+    last: np.ndarray
 
     def __repr__(self) -> str:
         steps, until = self.observations.shape[1], self.observations.shape[2]
@@ -96,7 +99,7 @@ class Explanation:
             statics = {name: effects[..., None] for name, effects in statics.items()}
         rows: list[tuple[Any, ...]] = []
         for i in range(len(self.ids)):
-            rest = slice(int(self.known[i]), None)
+            rest = slice(int(self.known[i]), int(self.last[i]))
             for place, target in enumerate(self.targets):
                 found: list[tuple[str, str, np.ndarray]] = [
                     ("observation", f"{own}-{step}" if several else str(step), effects[rest, place])
@@ -153,7 +156,7 @@ def effects(
     steps = int(panel.known.max(initial=0))
     things = 1 + steps + numeric + categorical
     seen, moved = [], []
-    for first in range(0, panel.rows, max(1, _ROWS // things)):
+    for first in range(0, max(panel.rows, 1), max(1, _ROWS // things)):
         part = panel.take(slice(first, first + max(1, _ROWS // things)))
         row, thing = np.nonzero(
             np.concatenate(

@@ -21,6 +21,7 @@ from statecast.analogues import MOST_STEPS as MOST_ANALOGUE_STEPS
 from statecast.analogues import NEAREST, Analogues, prefixes
 from statecast.cells import CELLS, Stack, within
 from statecast.decoding import Beam, Sampling
+from statecast.endings import Endings, statics, unlike, width
 from statecast.errors import (
     ArgumentError,
     DataError,
@@ -33,6 +34,7 @@ from statecast.errors import (
 from statecast.explanation import Explanation, effects
 from statecast.files import check_finite, packed, read_safetensors, strict_json, write_whole
 from statecast.heads import HEADS, KNOTS, Categorical, Quantiles
+from statecast.horizon import Horizon
 from statecast.interrupt import noted
 from statecast.language import WAYS, Language, LanguageNetwork
 from statecast.network import (
@@ -74,10 +76,12 @@ TOKENS = "categorical"  # the head of tokens: all others are of numbers
 _ONE_TARGET = (TOKENS, *(name for name, head in HEADS.items() if head.transform == "counts"))
 # What depends on the head where nothing is said.
 _DEFAULTS = {
-    "units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30, "learning_rate": 4e-3
+    "units": 32, "ensemble": 8, "encoding": 16, "depth": 1, "epochs": 30, "learning_rate": 4e-3,
+    "ends": False,
 }  # fmt: skip
 _TOKEN_DEFAULTS = {
-    "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3
+    "units": 256, "ensemble": 1, "encoding": 32, "depth": 2, "epochs": 10, "learning_rate": 8e-3,
+    "ends": True,
 }  # fmt: skip
 
 # The choices of a setting, for type checkers and editors; a test holds them to the registries.
@@ -192,6 +196,11 @@ class Settings:
             raise ArgumentError(
                 f"target_col: expected text, or a list of distinct ones; received {given!r}."
             )
+        if len(given) > 1 and self.ends is True:
+            raise ArgumentError(
+                f"ends: the chance to end is learnt of one target; received {list(given)}. Take "
+                "ends=False, or a forecaster for each."
+            )
         if len(given) > 1 and self.head in _ONE_TARGET:
             raise ArgumentError(
                 f"target_col: the head {self.head!r} forecasts one target; received {list(given)}. "
@@ -256,10 +265,16 @@ class Forecaster:
         the forecast (see ``statecast.analogues``); held-out items say how large a part.
         The model file then holds the training items' numbers. Tokens have no such part, and
         nor have series of more than 1,000 steps.
-    embedding, tied, dropout, ends
+    ends : bool
+        Whether a sequence ends by itself after its last observation, or merely is not observed
+        further. Default True for tokens, whose end is one more token, and False for numbers. Of
+        numbers the chance to end after each step is learnt from the step, the value there and the
+        static features; paths end by it, and what is forecast of a step is the value of an item
+        that goes on to there. A series that reaches the longest one's last step, or of dates the
+        last date of all, has not ended. For one target.
+    embedding, tied, dropout
         Of tokens alone: the width of a token's embedding; whether the softmax takes the
-        embeddings for its weights; the share left out in a training step; and whether a
-        sequence ends by itself after its last token, or merely is not observed further.
+        embeddings for its weights; the share left out in a training step.
     epochs, batch_size, learning_rate, weight_decay, patience
         Of the training; ``patience`` is in epochs without any member improving.
     seed : int
@@ -316,7 +331,7 @@ class Forecaster:
         embedding: int = 32,
         tied: bool = False,
         dropout: float = 0.1,
-        ends: bool = True,
+        ends: bool | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
@@ -438,6 +453,9 @@ class Forecaster:
                 column=s.step_col,
                 item=item,
             )
+        endings = None
+        if s.head != TOKENS:
+            endings = self._learn_endings(schema, panel)
         with noted() as interrupt:
             network = self._built(schema, s.seed)
             held = held_out(panel.groups, s.ensemble, s.seed)
@@ -461,7 +479,13 @@ class Forecaster:
                 analogues, stacking = _companions(
                     network, panel, held, wanted=s.analogues, seed=s.seed
                 )
-            self._adopt(schema, network, history, analogues, stacking)
+                if stacking is None:
+                    warn(
+                        f"Expected at least {FEWEST_STACKED} held-out items to calibrate intervals "
+                        f"by; received {held.any(axis=0).sum()} of {panel.rows} training items. "
+                        "Intervals are the network's own, and too narrow."
+                    )
+            self._adopt(schema, network, history, analogues, stacking, endings)
         return self
 
     def predict(
@@ -469,7 +493,9 @@ class Forecaster:
         series: Any = None,
         static: Any = None,
         *,
-        until: int,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
         future: Any = None,
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
@@ -486,10 +512,17 @@ class Forecaster:
             here has k = 0.
         static : table, path or array, optional
             The same columns as in ``fit``.
-        until : int
-            The last step to forecast, counted from 1. Beyond the longest training item nothing was
-            learnt: the network of numbers runs on with its own medians, so that its level may drift
-            and its intervals are not calibrated, with a ``DataWarning``.
+        until : int, mapping, table, path or array
+            The last step to forecast, counted from 1: a number for all items; or one an item, as a
+            mapping of ids to steps, a table with the ids and a column ``until``, or an array
+            ``(items,)``. An item that is observed up to there has no rows. Beyond the longest
+            training item nothing was learnt: the network of numbers runs on with its own medians,
+            so that its level may drift and its intervals are not calibrated, with a
+            ``DataWarning``.
+        h : int, optional
+            In place of ``until``: so many steps after each prefix.
+        strict : bool
+            Raise an error for an item that is observed up to ``until``.
         future : table, path or array, optional
             As in ``fit``, for every step up to ``until``; from a state, for every step after
             those it has taken.
@@ -523,10 +556,13 @@ class Forecaster:
         Raises
         ------
         DataError
-            Tables that cannot be used, or ``until`` not beyond an item's prefix.
+            Tables that cannot be used; with ``strict``, ``until`` not beyond an item's prefix.
+        ArgumentError
+            Neither or both of ``until`` and ``h``; an argument outside what it may be.
         StateError
             A state that this forecaster did not make.
         """
+        horizon = Horizon.read(until, h, self.schema.id_col)
         if self._speaker is not None:
             if set(_asked(level, quantiles)) - set(_asked((80,), ())):
                 raise ArgumentError(
@@ -540,24 +576,30 @@ class Forecaster:
             beam = Beam() if decoding is None else decoding
             if not isinstance(beam, Beam):
                 raise ArgumentError(f"decoding: expected a Beam, received {beam!r}.")
-            said = self._say(series, static, until, beam, 1, state)
+            said = self._say(series, static, horizon, strict, beam, 1, state)
             return said.table("statecast", scored=True)
         self._check_decoding(decoding)
         columns = _asked(level, quantiles)
-        levels, until = list(columns.values()), self._positions(until)
+        levels = list(columns.values())
         if state is None:
-            panel = self._panel(series, static, future, until)
+            panel = self._panel(series, static, future, horizon)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
-            values = self.quantiles(panel, until, levels, calibrated=calibrated)
+            last = self._last(horizon, ids, known, strict)
+            reach, rows = self._reach(last), np.flatnonzero(known < last)
+            found = self.quantiles(panel.take(rows), reach, levels, calibrated=calibrated)
         else:
             self._check_state(state, series, static)
             (known, ids, origin), kind = self._position(state), None
-            self._check_until(until, ids, known)
-            plans, origin = self._plans(future, until, ids, known, origin)
-            values = self._rest_of(state, known, until, levels, calibrated, plans)
+            last = self._last(horizon, ids, known, strict)
+            plans, origin = self._plans(future, horizon, ids, known, origin)
+            reach, rows = self._reach(last), np.flatnonzero(known < last)
+            plans = plans and plans.take(rows)
+            found = self._rest_of(state.take(rows), known[rows], reach, levels, calibrated, plans)
+        values = np.full((len(ids), *found.shape[1:]), np.nan)
+        values[rows] = found
         self._warn_undated(ids, origin)
         named = {name: values[..., i] for i, name in enumerate(columns)}
-        return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind)
+        return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind, last=last)
 
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
@@ -682,7 +724,9 @@ class Forecaster:
         series: Any = None,
         static: Any = None,
         *,
-        until: int,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
         future: Any = None,
         paths: int = 200,
         decoding: Sampling | None = None,
@@ -715,6 +759,7 @@ class Forecaster:
         ArgumentError
             More paths than fit, beside what ``predict`` raises.
         """
+        horizon = Horizon.read(until, h, self.schema.id_col)
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
         if self._speaker is not None:
@@ -723,55 +768,67 @@ class Forecaster:
             sampling = Sampling() if decoding is None else decoding
             if not isinstance(sampling, Sampling):
                 raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
-            return self._say(series, static, until, sampling, paths, state)
+            return self._say(series, static, horizon, strict, sampling, paths, state)
         self._check_decoding(decoding)
-        kind, observed, until = None, None, self._positions(until)
+        kind, observed = None, None
         if state is None:
-            panel = self._panel(series, static, future, until)
+            panel = self._panel(series, static, future, horizon)
+            last = self._last(horizon, panel.ids, panel.known, strict)
             state, kind, plans = self._state_of(panel), panel.kind, panel.future
             observed = self.schema.unscale(np.where(panel.mask, panel.y.astype("float64"), np.nan))
             known, ids, origin = self._position(state)
         else:
             self._check_state(state, series, static)
             known, ids, origin = self._position(state)
-            self._check_until(until, ids, known)
-            plans, origin = self._plans(future, until, ids, known, origin)
+            last = self._last(horizon, ids, known, strict)
+            plans, origin = self._plans(future, horizon, ids, known, origin)
             if state.ids is None:  # a fork: its rows draw by their numbers
                 state = State(state.leaves, ids, state.fingerprint)
-        if len(ids) * paths * until > _MOST_DRAWN:
+        reach = self._reach(last)
+        if len(ids) * paths * reach > _MOST_DRAWN:
             raise ArgumentError(
                 f"paths: expected at most {_MOST_DRAWN:,} values at once, received {len(ids):,} "
-                f"items x {paths:,} paths x {until:,} values of each. Ask for fewer paths, or for "
+                f"items x {paths:,} paths x {reach:,} values of each. Ask for fewer paths, or for "
                 "the items in parts."
             )
         self._warn_undated(ids, origin)
-        values = np.full((len(ids), paths, until), np.nan)
+        values = np.full((len(ids), paths, reach), np.nan)
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
         count = len(self.settings.targets)
-        open_ = np.repeat(self.schema.open(origin, until // count, kind), count, axis=1)
-        open_ = np.broadcast_to(open_, (len(ids), until))
-        for rows in _chunks(len(ids), max(1, 8 * _CHUNK // paths)):
+        open_ = np.repeat(self.schema.open(origin, reach // count, kind), count, axis=1)
+        open_ = np.broadcast_to(open_, (len(ids), reach))
+        ahead = np.flatnonzero(known < last)
+        for chunk in _chunks(len(ahead), max(1, 8 * _CHUNK // paths)):
+            rows = ahead[chunk]
             part = state.take(rows)
             plan = None if plans is None else plans.take(rows)
-            drawn = self._draw(part, known[rows], until, paths, plan)
+            drawn = self._draw(part, known[rows], reach, paths, plan)
             if len(self.settings.targets) > 1:
                 drawn = self._tied(drawn, part, known[rows])
             ranks = drawn.argsort(axis=1).argsort(axis=1)
-            marginal = self._rest_of(part, known[rows], until, levels, True, plan)
-            marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, until), rising along paths
-            marginal = np.where(open_[rows, None], marginal, np.nan)
-            values[rows] = np.take_along_axis(marginal, ranks, axis=1)
+            marginal = self._rest_of(part, known[rows], reach, levels, True, plan)
+            marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, reach), rising along paths
+            if self._endings is not None:
+                found = self._ended(part, known[rows], drawn, marginal)
+            else:
+                found = np.take_along_axis(marginal, ranks, axis=1)
+            values[rows] = np.where(open_[rows, None], found, np.nan)
+        values[np.broadcast_to((np.arange(reach) >= last[:, None])[:, None], values.shape)] = np.nan
         if count > 1:
             values = values.reshape(*values.shape[:2], -1, count)
             observed = None if observed is None else observed.reshape(len(observed), -1, count)
-        return Paths(ids, known // count, values, self.schema, origin, kind, observed)
+        return Paths(
+            ids, known // count, values, self.schema, origin, kind, observed, last // count
+        )
 
     def explain(
         self,
         series: Any = None,
         static: Any = None,
         *,
-        until: int,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
         future: Any = None,
         analogues: int = 5,
     ) -> Explanation:
@@ -803,18 +860,26 @@ class Forecaster:
         most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
-        last, targets, schema = self._positions(until), self.settings.targets, self.schema
-        panel = self._panel(series, static, future, last)
+        targets, schema = self.settings.targets, self.schema
+        horizon = Horizon.read(until, h, schema.id_col)
+        panel = self._panel(series, static, future, horizon)
+        last = self._last(horizon, panel.ids, panel.known, strict)
+        rows = np.flatnonzero(panel.known < last)
+        panel, last, reach = panel.take(rows), last[rows], self._reach(last)
         observations, statics = effects(
-            lambda part: self.quantiles(part, last, [0.5])[..., 0],
+            lambda part: self.quantiles(part, reach, [0.5])[..., 0],
             panel,
             len(schema.static.numeric),
             len(schema.static.categories),
         )
+        for effect in (observations, statics):
+            late = np.arange(reach) >= last[:, None, None]
+            effect[np.broadcast_to(late, effect.shape)] = np.nan
         count = len(targets)
         if count > 1:
-            observations = observations.reshape(panel.rows, -1, count, until, count)
-            statics = statics.reshape(panel.rows, -1, until, count)
+            steps = reach // count
+            observations = observations.reshape(panel.rows, -1, count, steps, count)
+            statics = statics.reshape(panel.rows, statics.shape[1], steps, count)
         names = list(schema.static.kinds)
         near, weights = self._nearest(panel, analogues)
         return Explanation(
@@ -827,6 +892,7 @@ class Forecaster:
             schema.id_col,
             panel.kind,
             targets,
+            last // count,
         )
 
     def log_likelihood(
@@ -984,7 +1050,7 @@ class Forecaster:
                 raise ValueError("statecast: expected a version")
             forecaster = cls._of_settings(config["settings"])
             history = _checked_history(config["history"])
-            parts = ("network", "schema", "analogues", "stacking")
+            parts = ("network", "schema", "analogues", "stacking", "endings")
             split = {part: within(tensors, part) for part in parts}
             if sum(map(len, split.values())) != len(tensors):
                 raise ValueError(f"expected tensors of {list(parts)}")
@@ -1005,6 +1071,12 @@ class Forecaster:
             if forecaster.settings.head == TOKENS and (analogues or stacking):
                 raise ValueError("analogues, stacking: tokens have none")
             weights = split["network"]
+            endings = None
+            if forecaster.settings.ends and forecaster.settings.head != TOKENS:
+                features = width(schema.static.width, schema.static.cardinalities)
+                endings = Endings.from_arrays(split["endings"], schema.steps, features)
+            elif split["endings"]:
+                raise ValueError("endings: only numbers with ends=True have them")
             decoder, options = forecaster._plan(schema)
             shapes = Network.weight_shapes(decoder, **options)
             if set(weights) != set(shapes):
@@ -1019,7 +1091,7 @@ class Forecaster:
         except ValueError as error:
             where = "the bytes" if isinstance(path, bytes) else path
             raise ModelFileError(f"{where}: {error}") from None
-        forecaster._adopt(schema, weights, history, analogues, stacking)
+        forecaster._adopt(schema, weights, history, analogues, stacking, endings)
         return forecaster
 
     @classmethod
@@ -1133,13 +1205,14 @@ class Forecaster:
         history: Mapping[str, Sequence[float | None]],
         analogues: Analogues | None,
         stacking: Stacking | None,
+        endings: Endings | None,
     ) -> None:
         """Take over what was fitted, or read: then the network's weights, by their names."""
         built = isinstance(network, Network)
         self._schema, self._decoder = schema, self._plan(schema)[0]
         self._network = network if built else None
         self._loaded: Mapping[str, np.ndarray] = {} if built else network
-        self._analogues, self._stacking = analogues, stacking
+        self._analogues, self._stacking, self._endings = analogues, stacking, endings
         # Strict JSON knows no NaN; a diverged epoch is None.
         self.history = {
             name: [None if v is None or not math.isfinite(v) else float(v) for v in values]
@@ -1166,13 +1239,84 @@ class Forecaster:
 
     def _learnt(self) -> dict[str, np.ndarray]:
         """The arrays beside the network's weights, as a model file has them."""
-        parts = {"analogues": self._analogues, "stacking": self._stacking}
+        parts = {
+            "analogues": self._analogues,
+            "stacking": self._stacking,
+            "endings": self._endings,
+        }
         return {
             f"{name}/{leaf}": np.ascontiguousarray(array)
             for name, part in parts.items()
             if part is not None
             for leaf, array in part.arrays().items()
         }
+
+    def _learn_endings(self, schema: Schema | Targets, panel: Panel) -> Endings | None:
+        """What is learnt of ends, where it is asked for; else a warning where it is missed."""
+        s, count = self.settings, len(self.settings.targets)
+        if not s.ends:
+            for place, target in enumerate(s.targets):
+                own = panel.of(place) if count > 1 else panel
+                apart, stops = unlike(own.y, own.mask)
+                if apart:
+                    warn(
+                        f"Column {target!r}: items that stop being observed before the longest "
+                        f"({stops} of {panel.rows}) lie {'below' if apart < 0 else 'above'} those "
+                        f"that go on, by {abs(apart):.2g} standard deviations of a step. What is "
+                        "forecast is the value of an item that goes on, and totals count every "
+                        "item up to the last step. Fit with ends=True where such items have ended."
+                    )
+            return None
+        one = schema.of(s.targets[0])
+        line = panel.y * one.scaling + one.location
+        x = statics(panel.numeric, panel.codes, one.static.cardinalities)
+        censored = panel.known >= one.steps
+        if one.spacing is not None and panel.origin is not None:
+            last = one.spacing.dates(panel.origin, panel.known)
+            censored |= last >= last.max()
+        found = Endings.fit(line, panel.mask, x, censored, s.seed)
+        if found is None:
+            raise DataError(
+                "ends: expected at least 8 items that end before the longest one's last step; "
+                f"received {(~censored).sum()}. Fit with ends=False.",
+                column=s.step_col,
+            )
+        return found
+
+    def _ended(
+        self, state: State, known: np.ndarray, drawn: np.ndarray, marginal: np.ndarray
+    ) -> np.ndarray:
+        """Paths ``(rows, paths, steps)`` in original units that end by chance, NaN from there on.
+
+        At each step the paths that go on have the quantiles of ``marginal``, the values of items
+        that go on, by the order of those ``drawn``."""
+        endings, one = self._endings, self._only
+        assert endings is not None  # asked for
+        rows, paths, reach = drawn.shape
+        leaves = state.at_rest()
+        last = leaves["pending" if "pending" in leaves.names else "last"][..., 0].mean(axis=1)
+        hold = np.clip(known - 1, 0, one.steps - 1)
+        seen = last * one.scaling[hold] + one.location[hold]
+        x = np.zeros((rows, 0), "float32")
+        if "endings/x" in leaves.names:
+            x = leaves["endings/x"]
+        x = np.repeat(x, paths, axis=0)
+        uniform = np.stack([self._stream(i, "/ends").random((reach, paths)) for i in state.ids])
+        values, alive = np.full(drawn.shape, np.nan), np.ones((rows, paths), bool)
+        for step in range(int(known.min()), reach):  # those taken, as the next is to come
+            begun = known <= step
+            if step:
+                before = one.line(values[:, :, step - 1])
+                before = np.where((known == step)[:, None], seen[:, None], before)
+                taken = np.full(rows * paths, step)
+                chance = endings.chance(x, taken, before.ravel()).reshape(rows, paths)
+                alive &= ~(begun[:, None] & (uniform[:, step] < chance))
+            order = np.where(alive, drawn[:, :, step], np.inf).argsort(axis=1).argsort(axis=1)
+            place = (order + 0.5) / np.maximum(alive.sum(axis=1), 1)[:, None] * paths - 0.5
+            place = np.clip(np.rint(place), 0, paths - 1).astype(int)
+            found = np.take_along_axis(marginal[:, :, step], place, axis=1)
+            values[:, :, step] = np.where(alive & begun[:, None], found, np.nan)
+        return values
 
     def _memory(self, panel: Panel) -> dict[str, np.ndarray]:
         """What the analogues of an item are found by, as leaves of its state: its features, whether
@@ -1269,6 +1413,9 @@ class Forecaster:
     def _state_of(self, panel: Panel) -> State:
         steps = int(panel.known.max(initial=0))
         leaves = self._start(panel) | self._memory(panel)
+        if self._endings is not None and self._ending_features:
+            cardinalities = self.schema.static.cardinalities
+            leaves["endings/x"] = statics(panel.numeric, panel.codes, cardinalities)
         active = np.arange(1, steps + 1) <= panel.known[:, None]
         told = _told(panel, np.arange(steps)[None])
         _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active, told)
@@ -1283,28 +1430,61 @@ class Forecaster:
             return self._speaker.start(panel.numeric, panel.codes)
         return self._batched(Start, {"numeric": panel.numeric, "codes": panel.codes})
 
-    def _positions(self, until: Any) -> int:
-        """The last step as the last position, of which a step has one for each target; checked."""
-        self._check_number(until)
-        if until > self.schema.steps:
+    def _last(
+        self, horizon: Horizon, ids: np.ndarray, known: np.ndarray, strict: bool
+    ) -> np.ndarray:
+        """Each row's last position to forecast, of which a step has one for each target; checked,
+        as ``known`` is in positions."""
+        if not isinstance(strict, bool):
+            raise ArgumentError(f"strict: expected True or False, received {strict!r}.")
+        count = len(self.settings.targets)
+        last = horizon.last(ids, known // count)
+        longest = int(last.max(initial=0))
+        if longest > MOST_STEPS // count:
+            raise ArgumentError(
+                f"until: expected at most {MOST_STEPS // count:,}, received {longest:,}."
+            )
+        late = np.flatnonzero(known // count >= last)
+        if strict and len(late):
+            item = ids[late[:1]].tolist()[0]
+            raise DataError(
+                f"until: expected a step beyond every item's prefix, received {last[late[0]]}; "
+                f"item {item!r} is already observed up to step {known[late[0]] // count}. Ask for "
+                "a later step, leave that item out, or take strict=False.",
+                column=self.settings.step_col,
+                item=item,
+            )
+        return last * count
+
+    def _reach(self, last: np.ndarray) -> int:
+        """The last position of all rows. Says where it is beyond what was learnt of numbers."""
+        count = len(self.settings.targets)
+        longest = int(last.max(initial=0)) // count
+        if longest > self.schema.steps and self._speaker is None:
             warn(
-                f"until: {until} is beyond the longest training item, which had "
+                f"until: {longest} is beyond the longest training item, which had "
                 f"{self.schema.steps} steps. Nothing was learnt of later ones: the network runs "
                 "on, its level may drift, and its intervals are not calibrated there."
             )
-        return until * len(self.settings.targets)
+        return max(longest, 1) * count
 
-    def _panel(self, series: Any, static: Any, future: Any, until: int) -> Panel:
-        """The panel of a forecast up to position ``until``, checked. A plan for later positions,
-        which ``reach`` may need, is no duty: it is unknown where there is none."""
-        panel = self.schema.panel(series, static, future=future, until=until)
-        self._check_until(until, panel.ids, panel.known)
-        return panel if panel.future is None else replace(panel, future=panel.future.unknown(until))
+    def _panel(self, series: Any, static: Any, future: Any, horizon: Horizon) -> Panel:
+        """The panel of a forecast. A plan for later steps than a row's last, which ``reach`` may
+        need, is no duty: it is unknown where there is none."""
+        panel = self.schema.panel(series, static, future=future, until=horizon.last)
+        return replace(panel, future=self._unknown(panel.future, horizon, panel.ids, panel.known))
+
+    def _unknown(
+        self, plans: Covariates | None, horizon: Horizon, ids: np.ndarray, known: np.ndarray
+    ) -> Covariates | None:
+        """Future covariates, unknown after each row's last step where there are none."""
+        count = len(self.settings.targets)
+        return plans and plans.unknown(horizon.last(ids, known // count) * count)
 
     def _plans(
         self,
         future: Any,
-        until: int,
+        horizon: Horizon,
         ids: np.ndarray,
         known: np.ndarray,
         origin: np.ndarray | None,
@@ -1313,10 +1493,10 @@ class Forecaster:
         if future is None and not self.schema.future.kinds:
             return None, origin
         panel = self.schema.new_rows(
-            None, ids, future=future, known=known, origin=origin, until=until
+            None, ids, future=future, known=known, origin=origin, until=horizon.last
         )
         assert panel.future is not None  # fit had some
-        return panel.future.unknown(until), panel.origin
+        return self._unknown(panel.future, horizon, ids, known), panel.origin
 
     def _advance(
         self,
@@ -1420,7 +1600,8 @@ class Forecaster:
         self,
         series: Any,
         static: Any,
-        until: int,
+        horizon: Horizon,
+        strict: bool,
         how: Beam | Sampling,
         paths: int,
         state: State | None,
@@ -1433,14 +1614,15 @@ class Forecaster:
         else:
             self._check_state(state, series, static)
         known, ids, origin = self._position(state)
-        self._check_number(until)
-        self._check_until(until, ids, known)
+        last = self._last(horizon, ids, known, strict)
+        until, ahead = self._reach(last), np.flatnonzero(known < last)
         assert self.schema.vocabulary is not None  # of tokens
-        rules = speaker.rules(self.schema.vocabulary, how, until - known)
+        rules = speaker.rules(self.schema.vocabulary, how, (last - known)[ahead])
         found = []
         several = how.width if isinstance(how, Beam) else paths
-        for rows in _chunks(len(ids), max(1, 4 * _CHUNK // several)):
-            leaves, room = state.take(rows).leaves, (until - known)[rows]
+        for chunk in _chunks(len(ahead), max(1, 4 * _CHUNK // several)):
+            rows = ahead[chunk]
+            leaves, room = state.take(rows).leaves, (last - known)[rows]
             if isinstance(how, Beam):
                 found.append(speaker.search(leaves, room, how, rules))
                 continue
@@ -1449,7 +1631,8 @@ class Forecaster:
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), until - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(speaker.sample(leaves, room, uniform, how, rules))
-        return sequences(found, ids, known, until, self._only, origin, kind)
+        each = how.best if isinstance(how, Beam) else paths
+        return sequences(found, ahead, each, ids, known, until, self._only, origin, kind)
 
     def _ahead(
         self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int
@@ -1555,6 +1738,10 @@ class Forecaster:
         ids = np.arange(state.rows) if state.ids is None else state.ids
         return known, ids, origin
 
+    @property
+    def _ending_features(self) -> int:
+        return width(self.schema.static.width, self.schema.static.cardinalities)
+
     def _check_state(self, state: State, series: Any = None, static: Any = None) -> None:
         if series is not None or static is not None:
             raise ArgumentError("Give either series and static, or state; received both.")
@@ -1567,6 +1754,8 @@ class Forecaster:
             steps, features = (self._analogues.steps,), (self._analogues.x.shape[1],)
             spec |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
             spec["analogues/familiar"] = ()
+        if self._endings is not None and self._ending_features:
+            spec["endings/x"] = (self._ending_features,)
         if self.schema.spacing is not None:
             spec["origin"] = ()
         if self.schema.bridges and self._speaker is None:
@@ -1588,27 +1777,6 @@ class Forecaster:
                 "totals count them."
             )
 
-    def _check_number(self, until: int) -> None:
-        if isinstance(until, bool) or not isinstance(until, (int, np.integer)) or until < 1:
-            raise ArgumentError(f"until: expected a whole number >= 1, received {until!r}.")
-        most = MOST_STEPS // len(self.settings.targets)
-        if until > most:
-            raise ArgumentError(f"until: expected at most {most:,}, received {until:,}.")
-
-    def _check_until(self, until: int, ids: np.ndarray, known: np.ndarray) -> None:
-        """``until`` and ``known`` in positions."""
-        count = len(self.settings.targets)
-        late = np.flatnonzero(known >= until)
-        if len(late):
-            item = ids[late[:1]].tolist()[0]
-            raise DataError(
-                f"until: expected a step beyond every item's prefix, received {until // count}; "
-                f"item {quoted(item)} is already observed up to step {known[late[0]] // count}. "
-                "Ask for a later step, or leave that item out.",
-                column=self.settings.step_col,
-                item=item,
-            )
-
 
 @dataclass(frozen=True)
 class Paths:
@@ -1622,6 +1790,8 @@ class Paths:
     values : array, float64, ``(items, paths, until)``
         In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
         path i of one goes with path i of the others.
+    last : array of int, ``(items,)``, or None
+        Each item's last step, after which its values are NaN; None where it is that of all.
     observed : array, float64, ``(items, steps)``, or None
         The prefixes, NaN where nothing was observed, of several targets
         ``(items, steps, targets)``; None where the paths go on from a state.
@@ -1644,6 +1814,7 @@ class Paths:
     origin: np.ndarray | None = None
     kind: Kind | None = None
     observed: np.ndarray | None = None
+    last: np.ndarray | None = None
 
     def __repr__(self) -> str:
         items, paths, until, *_ = self.values.shape
@@ -1657,7 +1828,12 @@ class Paths:
         values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
         named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
         return self.schema.table(
-            named, ids=self.ids, known=self.known * count, origin=self.origin, kind=self.kind
+            named,
+            ids=self.ids,
+            known=self.known * count,
+            origin=self.origin,
+            kind=self.kind,
+            last=None if self.last is None else self.last * count,
         )
 
     def of(self, target: str) -> Paths:
@@ -1675,6 +1851,25 @@ class Paths:
         observed = None if self.observed is None else self.observed[..., at]
         return replace(self, values=self.values[..., at], schema=schema, observed=observed)
 
+    def alive(self) -> Any:
+        """The share of an item's paths that have not ended, at each step.
+
+        Returns
+        -------
+        A table of the kind that came in: the id, the step and ``alive``, from 0 to 1. Without
+        ``ends`` it is 1 everywhere. For arrays, a dict of arrays ``(items, until)``.
+        """
+        values = self.values.reshape(*self.values.shape[:3], -1)[..., 0]
+        schema, last = self.schema.of(self.schema.targets[0]), self.last
+        return schema.table(
+            {"alive": (~np.isnan(values)).mean(axis=1)},
+            ids=self.ids,
+            known=self.known,
+            origin=self.origin,
+            kind=self.kind,
+            last=last,
+        )
+
     def total(
         self,
         *,
@@ -1682,7 +1877,8 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """How much each item comes to: the distribution of the sum over its paths.
+        """How much each item comes to: the distribution of the sum over its paths. A path that has
+        ended adds nothing from there on.
 
         Parameters
         ----------
@@ -1727,8 +1923,8 @@ class Paths:
         def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             known = np.where(np.isnan(rest), -np.inf, rest)
             value, step = known.max(axis=-1), known.argmax(axis=-1) + 1.0
-            nothing = np.isneginf(value)  # closed throughout
-            return np.where(nothing, np.nan, value), np.where(nothing, np.inf, step)
+            nothing = np.isneginf(value)  # closed throughout, or ended with its prefix
+            return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
 
         value, step = self._reduced(since, highest)
         return self._summary(_quantiles(value, columns) | _steps_at(step, columns, "step"))
@@ -1836,15 +2032,29 @@ class Paths:
         return self.schema.of(self.schema.targets[0]).summary(columns, ids=self.ids, kind=self.kind)
 
 
+def _known_quantile(
+    drawn: np.ndarray, columns: Mapping[str, float], method: Any = "linear"
+) -> np.ndarray:
+    """Quantiles ``(columns, items)`` of the draws that are numbers; NaN where none is."""
+    if not np.isnan(drawn).any():
+        return np.quantile(drawn, list(columns.values()), axis=1, method=method)
+    found = np.full((len(columns), len(drawn)), np.nan)
+    for item, own in enumerate(drawn):
+        own = own[~np.isnan(own)]
+        if len(own):
+            found[:, item] = np.quantile(own, list(columns.values()), method=method)
+    return found
+
+
 def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Of draws ``(items, paths)``, by the name of the column."""
-    found = np.quantile(drawn, list(columns.values()), axis=1)
+    found = _known_quantile(drawn, columns)
     return dict(zip(columns, found, strict=True))
 
 
 def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
     """As ``_quantiles``, of steps: each a step that a path has, or NaN where it has none."""
-    found = np.quantile(step, list(columns.values()), axis=1, method="inverted_cdf")
+    found = _known_quantile(step, columns, method="inverted_cdf")
     found = np.where(np.isinf(found), np.nan, found)
     return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
 

@@ -530,6 +530,21 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
     return Table(frame, label, "polars", False, 0, file, length)
 
 
+def columns_of(source: Any) -> list[str]:
+    """Return the names of the columns of a table that can be read; none of an array."""
+    if isinstance(source, Table):
+        return list(source.frame.columns)
+    if isinstance(source, (str, PathLike)):
+        import polars as pl
+
+        if Path(source).suffix.lower() == ".csv":
+            return pl.read_csv(source, n_rows=1, infer_schema=False).columns
+        return pl.scan_parquet(source, glob=False).collect_schema().names()
+    frame = nw.from_native(source, pass_through=True)
+    known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
+    return list(frame.collect_schema().names()) if known else []
+
+
 def _check_header(label: str, names: list[Any]) -> None:
     if len(names) > MAX_COLUMNS:
         raise DataError(

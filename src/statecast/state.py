@@ -233,7 +233,7 @@ class State:
     ids: Any = None
     fingerprint: str | None = None
     spec: Mapping[str, tuple[int, ...]] = field(init=False, repr=False)
-    rows: int = field(init=False, repr=False)
+    _rows: int = field(init=False, repr=False)
     _row_of: Mapping[Any, int] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -257,7 +257,7 @@ class State:
         leaves = {name: _read_only(leaf) for name, leaf in self.leaves.items()}
         object.__setattr__(self, "leaves", _Leaves(leaves))
         object.__setattr__(self, "spec", MappingProxyType(spec))
-        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "_rows", rows)
         if self.ids is not None:
             ids = np.asarray(self.ids)
             if ids.ndim != 1 or len(ids) != rows:
@@ -271,6 +271,11 @@ class State:
             object.__setattr__(self, "_row_of", row_of)
 
     # -- reading ---------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._rows
 
     @property
     def names(self) -> tuple[str, ...]:

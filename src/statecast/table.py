@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NoReturn
@@ -72,6 +72,7 @@ _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 _LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
+Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
@@ -110,11 +111,11 @@ class Covariates:
         there = self.there[rows, held] & (steps < self.there.shape[1])
         return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
 
-    def unknown(self, since: int) -> Covariates:
-        """Return those in which steps from ``since`` on, from 0, of which nothing is said, have
-        values that are all missing."""
+    def unknown(self, since: np.ndarray) -> Covariates:
+        """Return those in which steps from each row's ``since (rows,)`` on, from 0, of which
+        nothing is said, have values that are all missing."""
         n = self.numeric.shape[2] // 2
-        add = ~self.there & (np.arange(self.there.shape[1]) >= since)
+        add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
         flags = np.arange(2 * n) >= n
         return Covariates(
             np.where(add[..., None], flags, self.numeric).astype(np.float32),
@@ -658,7 +659,7 @@ class Schema:
         static: Any = None,
         *,
         future: Any = None,
-        until: int = 0,
+        until: int | Until = 0,
         for_fit: bool = False,
     ) -> Panel:
         """See tables through the schema.
@@ -675,8 +676,9 @@ class Schema:
             Needed if the schema has future covariates: a row for every step up to
             ``until``, or up to the last observation if that is later. With dates, an item
             without observations has its step 1 at its first row here.
-        until : int
-            The last step that future covariates are needed for.
+        until : int or callable
+            The last step that future covariates are needed for; a callable gives each item's, of
+            the ids and the prefix lengths (``Horizon.last``).
         for_fit : bool
             Leave out the items without observations, which have nothing to learn from.
 
@@ -725,7 +727,7 @@ class Schema:
         future: Any = None,
         known: np.ndarray | None = None,
         origin: np.ndarray | None = None,
-        until: int = 0,
+        until: int | Until = 0,
     ) -> Panel:
         """Read new observations of items that are already known, aligned to them.
 
@@ -829,6 +831,10 @@ class Schema:
             )
         y = self._onto.line(y)
         return (y - location) / scaling
+
+    def line(self, y: np.ndarray) -> np.ndarray:
+        """Return values in original units on the real line, before they are scaled; float64."""
+        return self._onto.line(y)
 
     def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
         """Return z in original units: the inverse of ``scale``, increasing at every step.
@@ -973,6 +979,9 @@ class Schema:
                 for name, values in arrays.items()
             }
         row, at = np.nonzero(wanted)
+        none = not len(row) and wanted.size > 0
+        if none:  # a row that is taken out again: without any, columns would have no type
+            row = at = np.zeros(1, np.int64)
         step = (at + 1).astype(np.int64)
         form = self._form(kind)
         data: dict[str, Any] = {self.id_col: row}  # in place of what they stand for
@@ -993,7 +1002,8 @@ class Schema:
             data[name] = cells.tolist() if cells.dtype == object else cells
         steps = form.column(self.step_col, data[self.step_col], kind.library)
         who = kind.ids_column(self.id_col, id_array(items), row)
-        return nw.from_dict(data, backend=kind.library).with_columns(who, steps).to_native()
+        found = nw.from_dict(data, backend=kind.library).with_columns(who, steps)
+        return (found.head(0) if none else found).to_native()
 
     def rows(self, columns: Mapping[str, np.ndarray], kind: Kind | None = None) -> Any:
         """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
@@ -1196,7 +1206,7 @@ class Schema:
         )
 
     def _with_covariates(
-        self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int
+        self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int | Until
     ) -> Panel:
         """Return the panel with its covariates; future ones are needed after steps ``first``."""
         names = (self.id_col, self.step_col, self.target_col)
@@ -1213,8 +1223,12 @@ class Schema:
             panel = replace(panel, past=past)
         if not self.future.kinds:
             return panel
-        need = np.maximum(panel.known, until)
-        future, table = self.nothing("future", rows, max(width, until)), parsed.future
+        last = until
+        if callable(until):
+            last = until(panel.ids, np.maximum(panel.known, first))
+        need = np.maximum(panel.known, np.asarray(last))
+        most = max(width, int(need.max(initial=0)))
+        future, table = self.nothing("future", rows, most), parsed.future
         if table is None:
             if (need > first).any():
                 raise self._without_future()

@@ -24,13 +24,14 @@ from statecast.reading import (
     check_cells,
     check_columns,
     check_known_before,
+    columns_of,
     open_table,
     read_ids,
     read_numbers,
     read_y,
 )
 from statecast.state import outline
-from statecast.table import Columns, Covariates, Panel, Schema
+from statecast.table import Columns, Covariates, Panel, Schema, Until
 
 __all__ = ["Targets", "column_of", "learn"]
 
@@ -236,13 +237,16 @@ class Targets:
         static: Any = None,
         *,
         future: Any = None,
-        until: int = 0,
+        until: int | Until = 0,
         for_fit: bool = False,
     ) -> Panel:
         """See tables as ``Schema.panel`` does; a target that a row lacks is a gap."""
         said = _Said.read(series, self.targets, self.id_col)
         frame = self.frame.panel(
-            said.marked, static, future=said.checked(future), until=until // len(self.each)
+            said.marked,
+            static,
+            future=said.checked(future),
+            until=until if callable(until) else until // len(self.each),
         )
         panel = self._woven(frame, said)
         return panel.take(panel.mask.any(axis=1)) if for_fit else panel
@@ -255,7 +259,7 @@ class Targets:
         future: Any = None,
         known: np.ndarray | None = None,
         origin: np.ndarray | None = None,
-        until: int = 0,
+        until: int | Until = 0,
     ) -> Panel:
         """Read new observations of items that are already known, as ``Schema.new_rows`` does."""
         count = len(self.each)
@@ -266,7 +270,7 @@ class Targets:
             future=said.checked(future),
             known=None if known is None else np.asarray(known) // count,
             origin=origin,
-            until=until // count,
+            until=until if callable(until) else until // count,
         )
         return self._woven(frame, said)
 
@@ -321,13 +325,14 @@ class Targets:
         known: np.ndarray,
         origin: np.ndarray | None = None,
         kind: Kind | None = None,
+        last: np.ndarray | None = None,
     ) -> Any:
         """Build a long table of the steps after each row's prefix, as ``Schema.table`` does.
 
         Parameters
         ----------
         columns : mapping of str to ndarray, shape (rows, positions)
-        ids, known, origin, kind
+        ids, known, origin, kind, last
             As in ``Schema.table``.
 
         Returns
@@ -360,6 +365,7 @@ class Targets:
             known=np.asarray(known) // len(self.each),
             origin=origin,
             kind=kind,
+            last=None if last is None else np.asarray(last) // len(self.each),
         )
         if kind.library != "arrays":
             return found
@@ -442,7 +448,7 @@ def learn(
     **settings: Any,
 ) -> Schema | Targets:
     """Learn the ``Schema`` of one target, or ``Targets`` of several; see their ``fit``. Warns
-    of steps that no item was observed at."""
+    of steps that no item was observed at, and of columns of the series that have no part."""
     if isinstance(target_col, str):
         schema = Schema.fit(series, static, target_col=target_col, tokens=tokens, **settings)
         unobserved = [] if tokens else [_unobserved(schema)]
@@ -458,6 +464,19 @@ def learn(
         warn(
             f"No training item was ever observed on: {schema.calendar}. Forecasts leave out such "
             "steps, and totals count nothing there."
+        )
+    used = {schema.id_col, schema.step_col, *schema.targets, *schema.past.kinds}
+    unused = [name for name in columns_of(series) if name not in used]
+    if unused:
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        warn(
+            f"Columns of the series table that are not used: {unused[:5]}{more}. "
+            + (
+                "Tokens take no covariates."
+                if tokens
+                else "Name those that are observed with y in past_cols; hand in what is known of a "
+                "step beforehand as a table future."
+            )
         )
     return schema
 

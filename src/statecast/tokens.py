@@ -435,6 +435,8 @@ class Sequences:
 
 def sequences(
     found: Sequence[Found],
+    rows: np.ndarray,
+    each: int,
     ids: np.ndarray,
     known: np.ndarray,
     until: int,
@@ -442,19 +444,19 @@ def sequences(
     origin: np.ndarray | None,
     kind: Kind | None,
 ) -> Sequences:
-    """Found codes, in chunks of rows, put at their own steps and read as tokens."""
+    """Found codes, ``each`` of a row, in chunks of the ``rows`` that had room, put at their own
+    steps and read as tokens."""
     assert schema.vocabulary is not None  # of tokens
-    n = found[0].nats.shape[1] if found else 0
-    codes = np.full((len(ids), n, until), -1)
+    codes = np.full((len(ids), each, until), -1)
+    nats, ended = np.zeros((len(ids), each)), np.zeros((len(ids), each), bool)
     first = 0
     for part in found:
-        for row, some in enumerate(part.codes, first):
+        own = rows[first : first + len(part.codes)]
+        for row, some in zip(own, part.codes, strict=True):
             width = min(some.shape[1], until - known[row])
             codes[row, :, known[row] : known[row] + width] = some[:, :width]
-        first += len(part.codes)
-    nats, ended = (
-        np.concatenate([getattr(part, name) for part in found]) for name in ("nats", "ended")
-    )
+        nats[own], ended[own] = part.nats, part.ended
+        first += len(own)
     return Sequences(ids, known, schema.vocabulary.decode(codes), nats, ended, schema, origin, kind)
 
 

@@ -1,0 +1,180 @@
+"""``Endings``: the chance that an item ends after a step, and how unlike those that end are.
+
+A discrete-time hazard (Cox 1972; Singer and Willett 1993): at each step up to an item's last one,
+whether it was the last one, by logistic regression on the step, the value there and the static
+features. An item that is observed to the last step of training, or of dates to the last date, is
+right-censored: it did not end there. Arrays only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_AGES = 8  # bumps along the steps, as the network has them
+_KNOTS = (0.02, 0.1, 0.3, 0.6)  # of values, at which the slope may change
+_FEWEST = 8  # items that end, for there to be anything to learn
+_MOST = 500_000  # steps of items that it is learnt from
+_CATEGORIES = 32  # a column of more has no part
+
+
+@dataclass(frozen=True)
+class Endings:
+    """What was learnt of ends.
+
+    Attributes
+    ----------
+    steps : int
+        Those of the longest training item.
+    scale : ndarray, shape (2,), float64
+        Mean and standard deviation of the values on the real line.
+    knots : ndarray, shape (4,), float64
+        Of scaled values.
+    weights : ndarray, shape (1 + 8 + 5 + features,), float64
+        Of the logit: a constant, the step, the value, the static features.
+    """
+
+    steps: int
+    scale: np.ndarray
+    knots: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, line: np.ndarray, mask: np.ndarray, x: np.ndarray, censored: np.ndarray, seed: int
+    ) -> Endings | None:
+        """Learn from items; None where fewer than eight of them end.
+
+        Parameters
+        ----------
+        line : ndarray, shape (items, steps), float64
+            Values on the real line.
+        mask : ndarray, shape (items, steps), bool
+            Where they were observed.
+        x : ndarray, shape (items, features)
+        censored : ndarray, shape (items,), bool
+            Which items are not observed further, and did not end.
+        seed : int
+        """
+        items, steps = mask.shape
+        known = steps - np.argmax(mask[:, ::-1], axis=1)
+        if (~censored).sum() < _FEWEST:
+            return None
+        order = np.random.default_rng([seed, 6]).permutation(items)
+        order = order[np.cumsum(known[order]) <= max(_MOST, known[order[0]])]
+        at = np.where(mask, np.arange(steps), 0)
+        held = np.take_along_axis(line, np.maximum.accumulate(at, axis=1), axis=1)[order]
+        first = np.argmax(mask, axis=1)[order]
+        there = np.arange(steps) < known[order, None]
+        there &= np.arange(steps) >= first[:, None]  # before, there is no value to go by
+        row, step = np.nonzero(there)
+        ended = (step + 1 == known[order][row]) & ~censored[order][row]
+        value = held[row, step]
+        scale = np.array([value.mean(), max(value.std(), 1e-12)])
+        z = (value - scale[0]) / scale[1]
+        knots = np.quantile(z, _KNOTS)
+        features = _features(steps, knots, x[order][row], step + 1, z)
+        return cls(steps, scale, knots, _logistic(features, ended))
+
+    def chance(self, x: np.ndarray, step: np.ndarray, line: np.ndarray) -> np.ndarray:
+        """Return the chance that an item ends after a step that it has come to.
+
+        Parameters
+        ----------
+        x : ndarray, shape (n, features)
+        step : ndarray, shape (n,), int
+            From 1.
+        line : ndarray, shape (n,)
+            The value there, or the last one before, on the real line.
+        """
+        z = (line - self.scale[0]) / self.scale[1]
+        logit = _features(self.steps, self.knots, x, step, z) @ self.weights
+        return 1.0 / (1.0 + np.exp(-np.clip(logit, -30.0, 30.0)))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything by name, as a model file has it."""
+        return {"scale": self.scale, "knots": self.knots, "weights": self.weights}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], steps: int, features: int) -> Endings:
+        """What ``arrays`` gave, for series of so many steps and so many static features.
+
+        Raises
+        ------
+        ValueError
+            Another set of names, shapes or types, or numbers that are not finite.
+        """
+        shapes = {"scale": (2,), "knots": (4,), "weights": (14 + features,)}
+        found = {name: array.shape for name, array in arrays.items()}
+        good = found == shapes and all(
+            array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values()
+        )
+        if not good or arrays["scale"][1] <= 0:
+            raise ValueError(f"endings: expected finite float64 {shapes}; received {found}")
+        return cls(steps, **arrays)
+
+
+def statics(numeric: np.ndarray, codes: np.ndarray, cardinalities: Sequence[int]) -> np.ndarray:
+    """Return static features as a panel has them as numbers, float32 ``(rows, features)``."""
+    parts = [numeric]
+    for column, count in zip(codes.T, cardinalities, strict=True):
+        if count <= _CATEGORIES:
+            parts.append(column[:, None] == np.arange(count))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def width(numeric: int, cardinalities: Sequence[int]) -> int:
+    """Return the number of features of ``statics``."""
+    return numeric + sum(count for count in cardinalities if count <= _CATEGORIES)
+
+
+def unlike(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
+    """Return how far items that stop being observed lie from those that go on, at the same step, in
+    standard deviations, and how many stop; 0 where it may be chance.
+
+    ``y`` is scaled as a panel's, ``(items, steps)``.
+    """
+    steps = mask.shape[1]
+    known = np.where(mask.any(axis=1), steps - np.argmax(mask[:, ::-1], axis=1), 0)
+    apart = []
+    for step in range(steps - 1):
+        stops, goes = known == step + 1, (known > step + 1) & mask[:, step]
+        if stops.any() and goes.sum() > 1:
+            spread = max(float(y[goes | stops, step].std()), 1e-6)
+            apart += ((y[stops, step] - y[goes, step].mean()) / spread).tolist()
+    count = len(apart)
+    if count < max(_FEWEST, 0.1 * len(mask)):
+        return 0.0, count
+    mean, error = float(np.mean(apart)), float(np.std(apart)) / count**0.5
+    return (mean if abs(mean) > max(0.25, 3 * error) else 0.0), count
+
+
+def _features(
+    steps: int, knots: np.ndarray, x: np.ndarray, step: np.ndarray, z: np.ndarray
+) -> np.ndarray:
+    age = (_AGES - 1) * np.minimum(step / steps, 1.0)[:, None]
+    bumps = np.exp(-np.square(age - np.arange(_AGES)))
+    z = np.clip(z, -5.0, 5.0)[:, None]
+    one = np.ones((len(step), 1))
+    return np.concatenate([one, bumps, z, np.maximum(z - knots, 0.0), x], axis=1)
+
+
+def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:
+    """Ridge logistic regression by Newton's steps; the constant is free."""
+    weights = np.zeros(features.shape[1])
+    rate = np.clip(happened.mean(), 1e-6, 1 - 1e-6)
+    weights[0] = np.log(rate / (1 - rate))
+    penalty = np.ones(len(weights))
+    penalty[0] = 1e-6
+    for _ in range(50):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(features @ weights, -30.0, 30.0)))
+        slope = features.T @ (happened - chance) - penalty * weights
+        curve = (features * (chance * (1 - chance))[:, None]).T @ features + np.diag(penalty)
+        move = np.linalg.solve(curve, slope)
+        move *= min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))  # no step runs away
+        weights = weights + move
+        if np.abs(move).max() < 1e-8:
+            break
+    return weights
