@@ -1714,7 +1714,7 @@ class Forecaster:
             Steps that no state of this forecaster has taken, or dates beyond the calendar.
         """
         rest = state.at_rest()
-        step = rest["step"].reshape(state.rows, -1)
+        step = rest["step"][..., 0]
         count = len(self.settings.targets)
         taken = (step >= 0) & (step <= MAX_STEPS * count) & (step == step[:, :1])
         wrong = np.flatnonzero(~(taken & (np.floor(step / count) * count == step)).all(axis=1))
