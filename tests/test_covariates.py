@@ -241,7 +241,7 @@ def test_what_is_missing_is_said(both):
         Forecaster(head="categorical").fit(series, static, **more)
     for name in ("past_cols", "categorical"):
         with pytest.raises(ArgumentError, match=f"{name}: expected a list"):
-            Forecaster(**{name: "visits"})
+            Forecaster(**{name: "visits"})  # pyright: ignore[reportArgumentType]
 
 
 def test_without_covariates_nothing_is_added(untrained):

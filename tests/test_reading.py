@@ -813,7 +813,7 @@ def test_ids_come_back_as_they_came_from_every_table(kind: str) -> None:
         effects = np.full((3, 2, 2), 1.0)
         why = Explanation(
             panel.ids, np.zeros(3, int), effects, {}, panel.ids[:, None], np.ones((3, 1)),
-            "unique_id", panel.kind, ("y",),
+            "unique_id", panel.kind, ("y",), np.full(3, 2),
         )  # fmt: skip
         assert ids_of(why.table())[0] == dtype
         if isinstance(static, pl.DataFrame) and dtype != pl.Object:

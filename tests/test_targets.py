@@ -415,7 +415,7 @@ def test_a_step_at_which_a_target_was_never_observed_is_told_by_its_own_others()
     # Each target goes on from its own last observation
     latest = np.array([[[0, 0], [0, 0]], [[0.5, 2], [0.7, 1]], [[0.1, 5], [0.2, 4]]], "float32")
     found = targets.unscale_rest(z, known, latest)
-    begun = targets.each[0].unscale(np.full((1, 2), 0.5))[0, 1]
+    begun = targets.of(NAMES[0]).unscale(np.full((1, 2), 0.5))[0, 1]
     np.testing.assert_allclose(found[1, :, 4], (begun + own[1, :, 6]) / 2, rtol=1e-6)
     assert [targets.reach(2 * step) for step in (2, 3, 5, 6, 9)] == [4, 8, 10, 12, 18]
 

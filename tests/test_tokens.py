@@ -106,9 +106,9 @@ def test_no_level_is_asked_of_tokens(one):
 def test_a_sequence_goes_on_to_its_own_step(one):
     series, static = _tables()
     prefix = _prefixes(series, 1)
-    whole = one.simulate(prefix, static, until=8, paths=3)
+    whole = one.simulate(prefix, static, until=8, paths=3, decoding=Sampling())
     until = {int(i): 2 if i % 2 else 8 for i in whole.ids}
-    found = one.simulate(prefix, static, until=until, paths=3)
+    found = one.simulate(prefix, static, until=until, paths=3, decoding=Sampling())
     for row, item in enumerate(whole.ids.tolist()):
         kept = np.arange(8) < until[item]
         expected = np.where(kept & (whole.known[row] < until[item]), whole.values[row], None)
@@ -156,7 +156,7 @@ def test_no_item_sees_its_neighbours_nor_their_k(fitted, seed, item):
     nats = [t["statecast-nats"].to_numpy() for t in (together, by_itself)]
     np.testing.assert_allclose(*nats, atol=CLOSE)
     paths = [
-        fitted.simulate(*tables, until=7, paths=5).table().filter(mine)
+        fitted.simulate(*tables, until=7, paths=5, decoding=Sampling()).table().filter(mine)
         for tables in ((prefix, static), (alone, static.filter(mine)))
     ]
     assert paths[0].equals(paths[1])
@@ -295,7 +295,7 @@ def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted,
     series, static = _tables()
     prefix = _prefixes(series, seed)
     until = prefix["ds"].to_numpy().max() + room
-    drawn = fitted.simulate(prefix, static, until=until, paths=5)
+    drawn = fitted.simulate(prefix, static, until=until, paths=5, decoding=Sampling())
     table = drawn.table().group_by("unique_id", maintain_order=True)
     null = table.agg(pl.col("^path-.*$").is_null().any()).drop("unique_id").to_numpy()
     np.testing.assert_array_equal(null, drawn.ended)
@@ -306,8 +306,8 @@ def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted,
 
 def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fitted):
     _, static = _tables()
-    short = fitted.simulate(None, static, until=4, paths=6)
-    long = fitted.simulate(None, static, until=9, paths=6)
+    short = fitted.simulate(None, static, until=4, paths=6, decoding=Sampling())
+    long = fitted.simulate(None, static, until=9, paths=6, decoding=Sampling())
     assert (short.values[..., :3] == long.values[..., :3]).all()
     assert repr(short) == f"<Sequences: {ITEMS} items, 6 sequences each, up to step 4>"
     both = short.ended & long.ended
@@ -545,6 +545,7 @@ def test_tokens_of_another_type_at_predict_are_told(one):
     [
         (lambda f, x: f.predict(None, x, until=3, decoding=Sampling()), "expected a Beam"),
         (lambda f, x: f.simulate(None, x, until=3, decoding=Beam()), "expected a Sampling"),
+        (lambda f, x: f.simulate(None, x, until=3), "expected a Sampling, as this forecaster is"),
         (
             lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="z")),
             "forbidden: expec",

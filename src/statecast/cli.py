@@ -135,34 +135,40 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
         list[str],
         "Column of features that holds codes, not numbers; repeated, several.",
     ),
-    "seed": (int, "The same seed gives the same fit."),
-    "ensemble": (int, "Members of the ensemble."),
-    "units": (int, "Width of the recurrent layers."),
-    "layers": (int, "Number of the recurrent layers."),
-    "cell": (str, "lstm, gru or simple_rnn."),
+    "seed": (int, "The same seed gives the same fit.  [0]"),
+    "ensemble": (int, "Members of the ensemble.  [8; tokens 1]"),
+    "units": (int, "Width of the recurrent layers.  [32; tokens 256]"),
+    "layers": (int, "Number of the recurrent layers.  [1]"),
+    "cell": (str, "lstm, gru or simple_rnn.  [lstm]"),
     "head": (
         str,
         "quantiles, normal, student_t, lognormal, logitnormal, poisson, negative_binomial; "
-        "categorical for tokens.",
+        "categorical for tokens.  [quantiles]",
     ),
-    "conditioning": (str, "Where static features enter: state, inputs, both; first for tokens."),
-    "encoding": (int, "Width of the encoded static features."),
-    "depth": (int, "Layers from there to the initial state."),
-    "transform": (str, "Of the values: auto, none, log, positive, logit, counts."),
+    "conditioning": (
+        str,
+        "Where static features enter: state, inputs, both; first for tokens.  [state]",
+    ),
+    "encoding": (int, "Width of the encoded static features.  [16; tokens 32]"),
+    "depth": (int, "Layers from there to the initial state.  [1; tokens 2]"),
+    "transform": (str, "Of the values: auto, none, log, positive, logit, counts.  [auto]"),
     "bounds": (
         tuple[float, float],
         "The least and the largest value there can be, for logit: --bounds 1 5.",
     ),
-    "analogues": (bool, "Whether a linear path and the items that began alike have a part."),
-    "embedding": (int, "Of tokens: the width of a token's embedding."),
-    "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights."),
-    "dropout": (float, "Of tokens: the share left out in a training step."),
-    "ends": (bool, "Whether a sequence ends by itself after its last observation."),
-    "epochs": (int, "At most so many passes."),
-    "patience": (int, "Stop after so many epochs without improvement."),
-    "batch_size": (int, "Items in a batch."),
-    "learning_rate": (float, "Of the training."),
-    "weight_decay": (float, "Of the training."),
+    "analogues": (bool, "Whether a linear path and the items that began alike have a part.  [yes]"),
+    "embedding": (int, "Of tokens: the width of a token's embedding.  [32]"),
+    "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights.  [no]"),
+    "dropout": (float, "Of tokens: the share left out in a training step.  [0.1]"),
+    "ends": (
+        bool,
+        "Whether a sequence ends by itself after its last observation.  [no; tokens yes]",
+    ),
+    "epochs": (int, "At most so many passes.  [30; tokens 10; several targets 60]"),
+    "patience": (int, "Stop after so many epochs without improvement.  [15]"),
+    "batch_size": (int, "Items in a batch.  [by the number of items]"),
+    "learning_rate": (float, "Of the training.  [0.004; tokens 0.008; several targets 0.01]"),
+    "weight_decay": (float, "Of the training.  [0.01]"),
 }
 
 
@@ -329,7 +335,7 @@ def forecast(
     if (level or quantile) and forecaster.settings.head == "categorical":
         raise ArgumentError("--level and --quantile are for numbers; this model is of tokens.")
     search = {"width": best if beam is None else beam, "best": best, "length_power": length_power}
-    table = forecaster.predict(
+    table: Any = forecaster.predict(
         None if series == NONE else series,
         static,
         until=_until(until),
@@ -944,14 +950,14 @@ def _decoding(
     forbid: list[str] | None,
     require: list[str] | None,
 ) -> Any:
-    """How to decode tokens, from the options that are given; None where none is."""
+    """How to decode tokens, from the options that are given; None for a model of numbers."""
     given = {name: value for name, value in options.items() if value is not None}
     if (forbid or require) and (vocabulary := forecaster.schema.vocabulary) is not None:
         given["forbidden"] = vocabulary.read("forbid", forbid or [])
         given["required"] = vocabulary.read("require", require or [])
     elif forbid or require:
         raise ArgumentError("--forbid and --require are for tokens; this model is of numbers.")
-    return kind(**given) if given else None
+    return kind(**given) if forecaster.schema.vocabulary is not None or given else None
 
 
 def _until(given: str | None) -> int | Path | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import keras
 import numpy as np
@@ -59,6 +59,9 @@ from statecast.targets import Targets, learn
 from statecast.tokens import Sequences, Speaker, ranks, scores, sequences
 from statecast.training import held_out, held_out_parameters, train
 
+if TYPE_CHECKING:
+    import polars as pl
+
 FORMAT = "statecast-model"
 VERSION = 1
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
@@ -95,6 +98,30 @@ TransformName = Literal["auto", "none", "log", "positive", "logit", "counts"]
 
 # Of several targets: what those of a step owe each other is learnt late, after each's own course.
 _TARGETS_DEFAULTS = {"epochs": 60, "learning_rate": 1e-2}
+
+
+Frame = TypeVar("Frame")  # a table of any kind: the forecast is a table of the same kind
+
+
+class _Ahead(TypedDict, total=False):
+    """The keywords of ``predict`` and ``simulate`` alike; a test holds these three to them."""
+
+    until: Any
+    h: int | None
+    strict: bool
+    future: Any
+
+
+class _Predict(_Ahead, total=False):
+    level: float | Sequence[float] | None
+    quantiles: float | Sequence[float] | None
+    calibrated: bool
+    decoding: Beam | None
+
+
+class _Simulate(_Ahead, total=False):
+    paths: int
+    state: State | None
 
 
 @dataclass(frozen=True)
@@ -237,7 +264,7 @@ class Forecaster:
     Parameters
     ----------
     units, layers : int
-        Width and number of the recurrent layers.
+        Width and number of the recurrent layers. Default 32 (tokens 256) and 1.
     cell : {"lstm", "gru", "simple_rnn"}
     head : {"quantiles", "normal", "student_t", "lognormal", "logitnormal", "poisson", \
 "negative_binomial", "categorical"}
@@ -249,9 +276,10 @@ class Forecaster:
         Where X enters the network: the initial state, the inputs of every step, or both. For
         tokens also ``"first"``: the inputs of the first step alone.
     ensemble : int
-        Members; each holds out its own share of the items and stops by it.
+        Members; each holds out its own share of the items and stops by it. Default 8 (tokens 1).
     encoding, depth : int
-        Width of the encoded X, and the depth of the map from there to the initial state.
+        Width of the encoded X, and the depth of the map from there to the initial state. Default
+        16 (tokens 32) and 1 (tokens 2).
     transform : {"auto", "none", "log", "positive", "logit", "counts"}
         Of y before scaling; with any head. ``"auto"`` is the head's, or takes the logarithm for
         skewed, non-negative data. Forecasts keep to where it leads: ``"log"`` to 0 and above,
@@ -276,7 +304,9 @@ class Forecaster:
         Of tokens alone: the width of a token's embedding; whether the softmax takes the
         embeddings for its weights; the share left out in a training step.
     epochs, batch_size, learning_rate, weight_decay, patience
-        Of the training; ``patience`` is in epochs without any member improving.
+        Of the training; ``patience`` is in epochs without any member improving. ``epochs`` are 30
+        by default (tokens 10, several targets 60), the learning rate is 0.004 (tokens 0.008,
+        several targets 0.01), and the batch size goes by the number of items.
     seed : int
         The same seed gives the same fit, and the same sample paths.
     id_col, step_col : str
@@ -488,6 +518,22 @@ class Forecaster:
             self._adopt(schema, network, history, analogues, stacking, endings)
         return self
 
+    @overload
+    def predict(
+        self, series: np.ndarray, static: Any = None, **asked: Unpack[_Predict]
+    ) -> dict[str, np.ndarray]: ...
+    @overload
+    def predict(
+        self, series: str | os.PathLike[str], static: Any = None, **asked: Unpack[_Predict]
+    ) -> pl.DataFrame: ...
+    @overload
+    def predict(
+        self, series: None = None, static: None = None, *, state: State, **asked: Unpack[_Predict]
+    ) -> Any: ...
+    @overload
+    def predict(self, series: None, static: Any, **asked: Unpack[_Predict]) -> Any: ...
+    @overload
+    def predict(self, series: Frame, static: Any = None, **asked: Unpack[_Predict]) -> Frame: ...
     def predict(
         self,
         series: Any = None,
@@ -719,6 +765,24 @@ class Forecaster:
                 leaves[name][rows] = leaf
         return state.put(touched, State(leaves))
 
+    @overload
+    def simulate(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        decoding: None = None,
+        **asked: Unpack[_Simulate],
+    ) -> Paths: ...
+    @overload
+    def simulate(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        decoding: Sampling,
+        **asked: Unpack[_Simulate],
+    ) -> Sequences: ...
     def simulate(
         self,
         series: Any = None,
@@ -746,7 +810,8 @@ class Forecaster:
         paths : int
             How many.
         decoding : Sampling, optional
-            For tokens: what they are drawn from; by default the model's own distribution.
+            For tokens, and needed there: what they are drawn from. ``Sampling()`` is the model's
+            own distribution.
 
         Returns
         -------
@@ -765,10 +830,12 @@ class Forecaster:
         if self._speaker is not None:
             if future is not None:
                 self._need_numbers("future")
-            sampling = Sampling() if decoding is None else decoding
-            if not isinstance(sampling, Sampling):
-                raise ArgumentError(f"decoding: expected a Sampling, received {sampling!r}.")
-            return self._say(series, static, horizon, strict, sampling, paths, state)
+            if not isinstance(decoding, Sampling):
+                raise ArgumentError(
+                    "decoding: expected a Sampling, as this forecaster is of tokens; received "
+                    f"{decoding!r}. Sampling() draws from the model's own distribution."
+                )
+            return self._say(series, static, horizon, strict, decoding, paths, state)
         self._check_decoding(decoding)
         kind, observed = None, None
         if state is None:

@@ -537,9 +537,10 @@ def columns_of(source: Any) -> list[str]:
     if isinstance(source, (str, PathLike)):
         import polars as pl
 
-        if Path(source).suffix.lower() == ".csv":
-            return pl.read_csv(source, n_rows=1, infer_schema=False).columns
-        return pl.scan_parquet(source, glob=False).collect_schema().names()
+        path = Path(source)
+        if path.suffix.lower() == ".csv":
+            return pl.read_csv(path, n_rows=1, infer_schema=False).columns
+        return pl.scan_parquet(path, glob=False).collect_schema().names()
     frame = nw.from_native(source, pass_through=True)
     known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
     return list(frame.collect_schema().names()) if known else []

@@ -1,0 +1,115 @@
+"""What a type checker and an editor know of the package, as a user's script sees it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statecast import forecaster
+from statecast.cli import SETTINGS
+from statecast.forecaster import Forecaster
+
+ROOT = Path(__file__).parents[1]
+README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+
+RIGHT = """
+import numpy as np
+import pandas as pd
+import polars as pl
+from statecast import Forecaster, State
+from statecast.decoding import Sampling
+from typing import assert_type
+
+f, tokens = Forecaster(head="normal"), Forecaster(head="categorical")
+table, array, frame = pl.DataFrame(), np.zeros((2, 3)), pd.DataFrame()
+assert_type(f.predict(table, until=3), pl.DataFrame)
+assert_type(f.predict(frame, frame, h=3, level=None), pd.DataFrame)
+assert_type(f.predict(array, until=3), dict[str, np.ndarray])
+assert_type(f.predict("series.csv", until=3), pl.DataFrame)
+f.simulate(table, until=3, paths=5).of("y").total()
+tokens.simulate(table, until=3, decoding=Sampling()).text()
+assert_type(f.state(table), State)
+"""
+
+# A line each, and what the checker says of it.
+WRONG = {
+    'Forecaster(head="negbin")': "head",
+    'Forecaster(cell="rnn")': "cell",
+    'Forecaster(transform="sqrt")': "transform",
+    "Forecaster(unit=3)": "unit",
+    "Forecaster().predict(table, untill=3)": "No overloads",
+    "Forecaster().predict(table, until=3, decoding=Sampling())": "decoding",
+    "Forecaster().simulate(table, until=3).text()": "text",
+    "Forecaster().simulate(table, until=3, decoding=Sampling()).total()": "total",
+}
+
+
+def checked(folder: Path, script: str) -> list[dict[str, Any]]:
+    """The errors that pyright finds in a script beside the installed package."""
+    (folder / "script.py").write_text(script, "utf-8")
+    settings = {
+        "include": ["script.py"],
+        "extraPaths": [str(ROOT / "src")],
+        "typeCheckingMode": "standard",
+        "useLibraryCodeForTypes": False,  # as in pyproject.toml: Keras ships no types
+    }
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    found = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    answer = json.loads(found.stdout)
+    assert answer["summary"]["filesAnalyzed"] == 1
+    return [each for each in answer["generalDiagnostics"] if each["severity"] == "error"]
+
+
+def test_the_readme_and_a_users_script_are_right(tmp_path: Path) -> None:
+    assert checked(tmp_path, "\n".join(README) + RIGHT) == []
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    lines = ["import polars as pl", "from statecast import Forecaster"]
+    lines += ["from statecast.decoding import Sampling", "table = pl.DataFrame()"]
+    found = checked(tmp_path, "\n".join([*lines, *WRONG]))
+    at = {each["range"]["start"]["line"] - len(lines): each["message"] for each in found}
+    for number, (line, word) in enumerate(WRONG.items()):
+        assert word in at.get(number, "nothing was found"), line
+
+
+@pytest.mark.parametrize("verb", ["predict", "simulate"])
+def test_the_typed_keywords_are_those_of_the_verb(verb: str) -> None:
+    typed = getattr(forecaster, f"_{verb.capitalize()}").__annotations__
+    own = inspect.signature(getattr(Forecaster, verb)).parameters
+    written = {"self", "series", "static", "state" if verb == "predict" else "decoding"}
+    assert set(typed) == set(own) - written
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "": {},
+    "tokens ": {"head": "categorical"},
+    "several targets ": {"target_col": ["a", "b"]},
+}
+SHOWN = {"True": "yes", "False": "no", "None": "", "()": ""}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_help_says_what_a_setting_is_by_default(name: str) -> None:
+    """At its end, such as ``[32; tokens 256]``."""
+    found, said = re.search(r"  \[(.*)\]$", SETTINGS[name][1]), {}
+    for part in found[1].split("; ") if found else []:
+        kind = next((kind for kind in list(KINDS)[1:] if part.startswith(kind)), "")
+        said[kind] = part.removeprefix(kind)
+    for kind, options in KINDS.items():
+        if name not in options and name != "batch_size":  # which goes by the number of items
+            value = str(getattr(Forecaster(**options).settings, name))
+            assert said.get(kind, said.get("", "")) == SHOWN.get(value, value)
