@@ -421,7 +421,6 @@ BAD_TABLES = {
     "infinite y": (cell("series", 5, 2, "inf"), "'height' 'b'"),
     "item missing from static": (add("series", "z", "1", "1.0"), "'plant' 'z'"),
     "duplicate static row": (add("static", "b", "sand", "0.1"), "'plant' 'b'"),
-    "empty series": (keep("series", slice(1)), "series"),
     "empty static": (keep("static", slice(1)), "static"),
     "item without a value": (all_missing, "'height' 'c'"),
 }
@@ -438,6 +437,16 @@ def test_bad_tables(folder: Path, case: str, command: list[str]) -> None:
     message = refused(folder, *command)
     for word in words.split():
         assert word in message
+
+
+def test_a_series_without_rows_is_k_0_and_nothing_to_learn_from(folder: Path) -> None:
+    given = tables()
+    given["series"] = given["series"][:1]
+    write(folder, given)
+    for command in (FIT, EVALUATE):
+        assert "series" in refused(folder, *command)
+    static_alone = ["-" if word == "series.csv" else word for word in FORECAST]
+    assert run(*FORECAST) == run(*static_alone)
 
 
 @pytest.mark.parametrize("until", ["3", "2", "0", "-1", "soon", "none.csv"])
