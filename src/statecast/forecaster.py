@@ -294,8 +294,8 @@ class Forecaster:
         The model file then holds the training items' numbers. Tokens have no such part, and
         nor have series of more than 1,000 steps.
     ends : bool
-        Whether a sequence ends by itself after its last observation, or merely is not observed
-        further. Default True for tokens, whose end is one more token, and False for numbers. Of
+        Whether a sequence ends by itself after its last observation (True), or is right-censored
+        there (False). Default True for tokens, whose end is one more token, and False for numbers. Of
         numbers the chance to end after each step is learnt from the step, the value there and the
         static features; paths end by it, and what is forecast of a step is the value of an item
         that goes on to there. A series that reaches the longest one's last step, or of dates the
