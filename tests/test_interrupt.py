@@ -35,11 +35,12 @@ def press() -> None:
 
 @pytest.fixture(autouse=True)
 def _handler() -> Iterator[None]:
-    """The handler that was there before is there after."""
-    before = signal.getsignal(signal.SIGINT)
-    assert before is signal.default_int_handler
+    """Python's own handler is there before and after, also where the tests run in the background,
+    where a shell has SIGINT ignored."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is before
+    after = signal.signal(signal.SIGINT, outside)
+    assert after is signal.default_int_handler
 
 
 # -- the flag ------------------------------------------------------------------------------------

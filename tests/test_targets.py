@@ -521,6 +521,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     for head in ("poisson", "negative_binomial", "categorical"):
         with pytest.raises(ArgumentError, match="forecasts one target"):
             Forecaster(head=head, target_col=NAMES)
+    with pytest.raises(ArgumentError, match="ends: the chance to end is learnt of one target"):
+        Forecaster(ends=True, target_col=NAMES)
     f, _ = _fitted("two")
     with pytest.raises(DataError, match=f"observed up to step {T}"):
         f.predict(series, static, until=T)

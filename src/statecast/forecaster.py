@@ -223,16 +223,16 @@ class Settings:
             raise ArgumentError(
                 f"target_col: expected text, or a list of distinct ones; received {given!r}."
             )
-        if len(given) > 1 and self.ends is True:
-            raise ArgumentError(
-                f"ends: the chance to end is learnt of one target; received {list(given)}. Take "
-                "ends=False, or a forecaster for each."
-            )
         if len(given) > 1 and self.head in _ONE_TARGET:
             raise ArgumentError(
                 f"target_col: the head {self.head!r} forecasts one target; received {list(given)}. "
                 "Take head='quantiles' (with transform='counts' for counts), or a forecaster for "
                 "each."
+            )
+        if len(given) > 1 and self.ends is True:
+            raise ArgumentError(
+                f"ends: the chance to end is learnt of one target; received {list(given)}. Take "
+                "ends=False, or a forecaster for each."
             )
         return given[0] if len(given) == 1 else tuple(given)
 
