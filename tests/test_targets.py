@@ -525,6 +525,6 @@ def test_what_cannot_be_is_refused(tmp_path):
         Forecaster(ends=True, target_col=NAMES)
     f, _ = _fitted("two")
     with pytest.raises(DataError, match=f"observed up to step {T}"):
-        f.predict(series, static, until=T)
+        f.predict(series, static, until=T, strict=True)
     with pytest.raises(ModelFileError):
         Targets.from_config({"frame": {}, "each": []}, {})
