@@ -296,8 +296,8 @@ class Forecaster:
     ends : bool
         Whether a sequence ends by itself after its last observation (True), or is right-censored
         there (False). Default True for tokens, whose end is one more token, and False for numbers.
-        For numbers the chance to end after each step is learnt from the step, the value there and the
-        static features; paths end by it, and what is forecast of a step is the value of an item
+        For numbers the chance to end after each step is learnt from the step, the value there and
+        the static features; paths end by it, and what is forecast of a step is the value of an item
         that goes on to there. A series that reaches the longest one's last step, or of dates the
         last date of all, has not ended. For one target.
     embedding, tied, dropout
