@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,8 +83,8 @@ class Kind:
 class Table:
     """A table as it came: a narwhals frame, what to call it, and whether it is all text.
 
-    Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them, and
-    ``file`` the polars scan of all, ``length`` rows.
+    Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them. ``file`` has
+    those after them, too.
     """
 
     frame: Any
@@ -92,15 +92,79 @@ class Table:
     kind: str
     text: bool  # a CSV file: what a column means depends on what is asked of it
     start: int = 0
-    file: Any = None
-    length: int = 0
+    file: _ParquetFile | None = None
 
     def rest(self) -> Iterator[Table]:
         """Return the rows of the file after these, a batch at a time."""
-        for start in range(self.start + len(self.frame), self.length, BATCH):
-            with _reading(self.label, "parquet"):
-                frame = self.file.slice(start, BATCH).collect()
-            yield replace(self, frame=nw.from_native(frame), start=start)
+        start = len(self.frame)
+        for frame in () if self.file is None else islice(self.file.batches(BATCH), 1, None):
+            yield replace(self, frame=nw.from_native(frame), start=start, file=None)
+            start += len(frame)
+
+
+@dataclass(frozen=True)
+class _ParquetFile:
+    """A Parquet file, which Arrow reads a batch of rows at a time.
+
+    polars does not: of a damaged file it may ask for more memory than there is, which ends the
+    process. Arrow raises an error.
+    """
+
+    path: Path
+    label: str
+    only: Sequence[str] | None = None  # the columns to read; None: all
+
+    def names(self) -> list[str]:
+        """Return the names of the columns, checked."""
+        import pyarrow.parquet as pq
+
+        with _reading(self.label, "parquet"):
+            names = pq.read_schema(self.path).names
+        _check_header(self.label, names)
+        return names
+
+    def batches(self, rows: int) -> Iterator[pl.DataFrame]:
+        """Return the rows, so many at a time; of a file without rows one frame without rows."""
+        import polars as pl
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = None if self.only is None else list(self.only)
+        with _reading(self.label, "parquet"), pq.ParquetFile(pa.OSFile(str(self.path))) as file:
+            schema, said, found = file.schema_arrow, file.metadata, 0
+            for field in schema:  # polars panics at other notes, and has its enums there
+                for note in chain.from_iterable((field.metadata or {}).items()):
+                    note.decode()
+            sizes = [said.row_group(i).num_rows for i in range(said.num_row_groups)]
+            # Arrow holds what it has read of all groups of rows that it was asked for, and
+            # threads of its pool are not there after a fork.
+            for groups in _runs(sizes, rows):
+                for batch in file.iter_batches(
+                    rows, row_groups=groups, columns=columns, use_threads=False
+                ):
+                    batch.validate(full=True)  # polars takes text for UTF-8 without a look
+                    found += len(batch)
+                    yield pl.DataFrame(batch.replace_schema_metadata())
+            if found != said.num_rows:
+                raise pa.ArrowInvalid(f"it has {found:,} rows, and says {said.num_rows:,}")
+            if not found:
+                yield pl.DataFrame(
+                    schema.remove_metadata().empty_table().select(columns or schema.names)
+                )
+
+
+def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Return the numbers of sizes in turn, as many together as make no more than ``most``."""
+    run: list[int] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if run and total + size > most:
+            yield run
+            run, total = [], 0
+        run.append(number)
+        total += size
+    if run:
+        yield run
 
 
 @dataclass(frozen=True)
@@ -515,19 +579,20 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
         raise DataError(f"{label}: expected a file name in UTF-8. Rename the file.") from error
     import polars as pl
 
-    with _reading(label, ending[1:]):
-        if ending == ".csv":
+    if ending == ".csv":
+        with _reading(label, "csv"):
             return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
-        file = pl.scan_parquet(name, glob=False)
-        _check_header(label, file.collect_schema().names())
-        if only is None:
-            return Table(nw.from_native(file.collect()), label, "polars", False)
-        if not set(only) <= set(file.collect_schema().names()):  # one row tells what is there
-            return Table(nw.from_native(file.head(1).collect()), label, "polars", False)
-        file = file.select(only)
-        length = int(file.select(pl.len()).collect().item())
-        frame = nw.from_native(file.head(BATCH).collect())
-    return Table(frame, label, "polars", False, 0, file, length)
+    file = _ParquetFile(name, label)
+    names = file.names()
+    if only is None:
+        frame = pl.concat(file.batches(BATCH))
+    elif not set(only) <= set(names):  # one row tells what is there
+        frame = next(file.batches(1))
+    else:
+        file = replace(file, only=only)
+        frame = next(file.batches(BATCH))
+        return Table(nw.from_native(frame), label, "polars", False, 0, file)
+    return Table(nw.from_native(frame), label, "polars", False)
 
 
 def columns_of(source: Any) -> list[str]:
@@ -537,10 +602,10 @@ def columns_of(source: Any) -> list[str]:
     if isinstance(source, (str, PathLike)):
         import polars as pl
 
-        path = Path(source)
+        path = Path(os.fsdecode(source))
         if path.suffix.lower() == ".csv":
             return pl.read_csv(path, n_rows=1, infer_schema=False).columns
-        return pl.scan_parquet(path, glob=False).collect_schema().names()
+        return _ParquetFile(path, "The table").names()
     frame = nw.from_native(source, pass_through=True)
     known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
     return list(frame.collect_schema().names()) if known else []
@@ -618,6 +683,10 @@ def _reading(label: str, kind: str) -> Iterator[None]:
     import polars as pl
 
     unreadable = (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error)
+    if kind == "parquet":
+        import pyarrow as pa
+
+        unreadable += (pa.ArrowException,)
     try:
         yield
     except (OSError, UnicodeError, *unreadable) as e:
