@@ -680,7 +680,7 @@ def test_levels_outside_what_they_may_be(folder: Path, level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["forecast", "m"], ["nonsense"], [*FORECAST[:-1], "soon"], ["fit", "a", "b"]]
+    "words", [["forecast", "m"], ["nonsense"], [*FORECAST, "--paths", "2"], ["fit", "a", "b"]]
 )
 def test_usage_errors_are_exit_code_2(folder: Path, words: list[str]) -> None:
     code, _, err = run(*words)

@@ -77,8 +77,9 @@ def test_a_forked_process_decodes_tokens() -> None:
 @pytest.mark.skipif(BACKEND == "torch", reason="of JAX and TensorFlow")
 def test_a_forked_process_is_told_to_be_spawned() -> None:
     said = _children()
-    assert said.count("ForkError This process is a fork") == 2
-    assert said.count('"spawn"') == 4
+    told = [line for line in said.splitlines() if line.startswith("ForkError This process is a")]
+    assert len(told) == 2
+    assert all('Start it with "spawn"' in line for line in told)
     assert said.count("\n4\n") == 2
 
 
