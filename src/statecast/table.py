@@ -13,6 +13,7 @@ CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, a
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ _LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
 Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
+_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids (years end below) are filled to this share
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
 
 
@@ -558,6 +560,9 @@ class Schema:
         placed, origin = _place(parsed, spacing, names)
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
+            if spacing is None:
+                _check_no_years(series, seen, step_col)
+            _check_filled(placed, seen)
             _check_points(placed, seen)
         elif not seen.observed.all():
             item = int(np.argmin(seen.observed > 0))
@@ -1555,6 +1560,55 @@ class _Survey:
             least = float(long.y[there].min(initial=least))
             most = float(long.y[there].max(initial=most))
         return cls(rows, observed, known, at, first, last, least, most)
+
+
+def _check_no_years(series: Series, seen: _Survey, step_col: str) -> None:
+    """Raise if each number of a step is a year and a month, a week or a quarter of it."""
+    numbers = np.flatnonzero(seen.at) + 1
+    for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
+        year, part = np.divmod(numbers, size)
+        if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
+            continue
+        # Quarters of one year may be steps of their own: 20,201 to 20,204.
+        if part.min() < 1 or part.max() > most or (what == "quarter" and year[0] == year[-1]):
+            continue
+        number, first, part = int(numbers[0]), int(year[0]), int(part[0])
+        if what == "week":
+            date = dt.date.fromisocalendar(first, min(part, 52), 1)
+        else:
+            date = dt.date(first, part if what == "month" else 3 * part - 2, 1)
+        raise DataError(
+            f"{series.label}, column {quoted(step_col)}: expected steps from 1, or dates; received "
+            f"numbers such as {number}, a year and a {what} in one. Most numbers between two years "
+            f"would be empty steps. Convert them to dates: {date} for {number}.",
+            column=step_col,
+        )
+
+
+def _check_filled(placed: _Placed, seen: _Survey) -> None:
+    """Raise if a long grid has rows at few of its steps: memory and time go with all of them."""
+    steps, share = int(seen.known.max(initial=0)), seen.rows.sum() / max(seen.known.sum(), 1)
+    if steps <= _SPARSE_STEPS or share >= _FILLED:
+        return
+    assert placed.series is not None  # its rows have been counted
+    at = np.flatnonzero(seen.at) + 1
+    apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
+    if placed.spacing is not None:
+        advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
+    elif at[0] > steps // 2:
+        advice = f"No step is below {at[0]:,}: subtract {at[0] - 1:,}."
+    elif apart > 1:
+        advice = f"Steps are multiples of {apart:,} apart: count in units of {apart:,}."
+    else:
+        advice = "Correct a step that is too large, or number the rows of each item 1, 2, ..."
+    fail(
+        placed.series.label,
+        placed.names[1],
+        f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
+        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to {steps:,}",
+        placed.ids[int(np.argmax(seen.known))],
+        advice,
+    )
 
 
 def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> None:
