@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import warnings
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
-from statecast import Forecaster
-from statecast.errors import DataWarning
+from statecast import Forecaster, plots
+from statecast.cli import app
+from statecast.errors import ArgumentError, DataError, DataWarning
+from statecast.evaluate import cross_validation
+from statecast.table import Schema
+from statecast.targets import Targets
 
 pytestmark = pytest.mark.backends
 
@@ -78,3 +85,227 @@ def test_undated_items_are_said(shop):
     with pytest.warns(DataWarning, match="1 items have no date .item 3., so"):
         made = shop.predict(None, pl.DataFrame({"unique_id": [3]}), until=14)
     assert made.height == 14
+
+
+# -- launch dates ----------------------------------------------------------------------
+
+
+def launched(series: pl.DataFrame) -> pl.DataFrame:
+    """The static table of the items, launched on the date of their first row."""
+    return series.group_by("unique_id", maintain_order=True).agg(launch=pl.col("ds").min())
+
+
+def fitted(series: pl.DataFrame, static: pl.DataFrame, **settings: Any) -> Forecaster:
+    settings = {"units": 4, "ensemble": 2, "epochs": 1, "analogues": False} | settings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return Forecaster(start_col="launch", **settings).fit(series, static, verbose=0)
+
+
+@pytest.fixture
+def dated(untrained):
+    series = shops(12, 20)
+    return fitted(series, launched(series), transform="none")
+
+
+def test_an_item_with_a_launch_date_has_the_dates_of_its_first_observation(dated, tmp_path):
+    """The law, in every verb: after its launch date alone a forecast has the dates that it has
+    when the first observation, on that date, is known."""
+    begun = shops(6, 20).filter(pl.col("ds") == pl.col("ds").min().over("unique_id"))
+    begun = begun.filter(pl.col("ds").dt.weekday() < 7)
+    static = launched(begun)
+    seen = dated.predict(begun, static, until=14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)  # none is undated
+        made = dated.predict(None, static, until=14)
+    rest = made.filter(pl.col("step") > 1)
+    assert rest.select("unique_id", "ds", "step").equals(seen.select("unique_id", "ds", "step"))
+    first = made.filter(pl.col("step") == 1)
+    assert first.select("unique_id", launch="ds").equals(static)
+    assert made.filter(pl.col("ds").dt.weekday() == 7).is_empty()
+    assert not dated.schema.static.kinds  # the launch date is no feature
+    # A row with null y on the date says the same, and so it does without a column for it
+    empty = begun.with_columns(y=pl.lit(None, pl.Float64))
+    assert dated.predict(empty, static, until=14).equals(made)
+    undated = static.with_columns(launch=pl.lit(None, pl.Date))
+    assert dated.predict(empty, undated, until=14).equals(made)
+    # From a state, from paths, and from a saved model
+    state = dated.state(None, static)
+    assert dated.predict(state=state, until=14)["ds"].equals(made["ds"])
+    assert dated.update(state, begun)["origin"].tolist() == state["origin"].tolist()
+    ahead = dated.predict(state=dated.update(state, begun), until=14)
+    assert ahead["ds"].equals(seen["ds"])
+    paths = dated.simulate(None, static, until=14, paths=20)
+    assert paths.table()["ds"].equals(made["ds"])
+    assert dated.explain(None, static, until=14, analogues=0).known.tolist() == [0] * 6
+    dated.save(tmp_path / "model.safetensors")
+    again = Forecaster.load(tmp_path / "model.safetensors")
+    assert again.settings == dated.settings
+    assert again.predict(None, static, until=14).equals(made)
+
+
+def schema_of(series: Any, static: Any, **settings: Any) -> Schema:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return Schema.fit(series, static, start_col="launch", **settings)
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas", "pyarrow", "csv", "text"])
+@pytest.mark.parametrize(
+    ("every", "zone"),
+    [("1d", None), ("1h", None), ("1mo", None), ("1h", "Europe/Paris"), ("1d", "Europe/Paris")],
+)
+def test_origins_are_those_of_a_first_observation(kind, every, zone, tmp_path):
+    """For any table and grid: of an item alone in the static table, of one observed later, and
+    of one whose launch date is missing."""
+    if zone is not None and kind in ("csv", "text"):
+        pytest.skip("a text has an offset, and no zone")
+    start = dt.datetime(2024, 3, 29)
+    ds = pl.datetime_range(start, start + dt.timedelta(200), every, eager=True).head(6)
+    ds = ds.dt.replace_time_zone(zone)
+    rows = [(i, day, float(t + i)) for i in range(4) for t, day in enumerate(ds)]
+    series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
+    series = series.with_columns(ds=pl.col("ds").cast(ds.dtype))
+    static = pl.DataFrame({"unique_id": range(5), "launch": [*[ds[0]] * 3, None, ds[0]]})
+    static = static.with_columns(pl.col("launch").cast(ds.dtype))
+    later = series.filter((pl.col("unique_id") != 1) | (pl.col("ds") > ds[1]))
+    parts = []
+    for name, table in (("series", later), ("static", static)):
+        if kind == "text":
+            table = table.with_columns(pl.selectors.datetime().dt.strftime("%Y-%m-%dT%H:%M"))
+        if kind == "csv":
+            path = tmp_path / f"{name}.csv"
+            table.write_csv(path, null_value="NA", datetime_format="%Y-%m-%dT%H:%M")
+            parts.append(path)
+        elif kind in ("pandas", "pyarrow"):
+            table = table.to_arrow()
+            parts.append(table.to_pandas() if kind == "pandas" else table)
+        else:
+            parts.append(table)
+    schema = schema_of(*parts)
+    panel = schema.panel(*parts)
+    plain = Schema.fit(series).panel(series)
+    assert panel.origin is not None
+    assert (panel.origin == plain.origin[0]).all()
+    assert panel.known.tolist() == [6, 6, 6, 6, 0]
+    assert panel.mask[1, :6].tolist() == [False, False, True, True, True, True]
+    assert not schema.static.kinds
+    config, arrays = schema.to_config()
+    assert Schema.from_config(config, arrays).to_config()[0] == config
+
+
+DAYS = [MONDAY + dt.timedelta(day) for day in range(4)]
+
+
+def pair(launch: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    rows = [(i, day, 1.0 + t) for i in "ab" for t, day in enumerate(DAYS)]
+    series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
+    return series, pl.DataFrame({"unique_id": ["a", "b"], "launch": launch}, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        (
+            [DAYS[0], DAYS[1]],
+            "launch date in column 'launch' on, 2024-03-05; received 2024-03-04 .item 'b'",
+        ),
+        ([1, 2], r"column 'launch': expected a launch date, or nothing; received 1 .item 'a'"),
+        ([20240304, 20240304], "received 20240304 .item 'a'.*convert"),
+        (["soon", None], "column 'launch': expected a launch date, .*received 'soon' .item 'a'"),
+        (["2024-03-04", "2024-03-04T07:00"], "item 'b'"),
+        ([True, False], "column 'launch': expected a launch date, .*received True .item 'a'"),
+        (pl.Series(DAYS[:2]).cast(pl.Datetime("us", "UTC")), "column 'launch'.* time zone"),
+    ],
+)
+def test_wrong_launch_dates_name_column_and_item(launch, message):
+    series, static = pair(launch)
+    good = pair(DAYS[:1] * 2)[1]
+    with pytest.raises(DataError, match=message):
+        schema_of(series, static)
+    schema = schema_of(series, good)
+    with pytest.raises(DataError, match=message):
+        schema.panel(series, static)
+    assert schema.panel(series, good).known.tolist() == [4, 4]  # nothing was lost
+
+
+def test_launch_dates_that_cannot_be_are_refused():
+    series, static = pair(DAYS[:1] * 2)
+    numbered = series.with_columns(ds=pl.col("ds").rank("dense").over("unique_id"))
+    for tables in ((series,), (series, None)):
+        with pytest.raises(DataError, match="static table with the column 'launch'"):
+            schema_of(*tables, **({} if len(tables) == 2 else {"static": None}))
+    with pytest.raises(DataError, match="expected the column 'launch' of launch dates"):
+        schema_of(series, static.rename({"launch": "start"}))
+    with pytest.raises(DataError, match="expected dates, as start_col='launch' is given"):
+        schema_of(numbered, static)
+    with pytest.raises(DataError, match="received arrays"):
+        schema_of(np.ones((2, 3)), np.ones((2, 1)))
+    schema = schema_of(series, static)
+    with pytest.raises(DataError, match="static table with the column 'launch'"):
+        schema.panel(series)
+    for wrong in (3, ["launch"]):
+        with pytest.raises(ArgumentError, match="start_col: expected text or None"):
+            Forecaster(start_col=wrong)
+    with pytest.raises(ArgumentError, match="beside 'unique_id'"):
+        Schema.fit(series, static, start_col="unique_id")
+
+
+def test_an_item_of_null_rows_is_dated_and_nothing_to_learn_from():
+    series, _ = pair(DAYS[:1] * 2)
+    empty = series.with_columns(y=pl.when(unique_id="a").then(None).otherwise(pl.col("y")))
+    static = pl.DataFrame({"unique_id": ["a", "b"], "size": [1e9, 2.0]})
+    schema = Schema.fit(empty, static)
+    alone = Schema.fit(empty.filter(unique_id="b"), static.filter(unique_id="b"))
+    np.testing.assert_array_equal(schema.static.scaling, alone.static.scaling)
+    np.testing.assert_array_equal(schema.location, alone.location)
+    panel = schema.panel(empty, static)
+    assert panel.known.tolist() == [0, 4]
+    assert panel.origin[0] == panel.origin[1]
+    assert schema.panel(empty, static, for_fit=True).ids.tolist() == ["b"]
+    with pytest.raises(DataError, match="at least one observation"):
+        Schema.fit(empty.with_columns(y=pl.lit(None, pl.Float64)))
+
+
+def test_several_targets_share_the_launch_dates():
+    series, static = pair([DAYS[0] - dt.timedelta(2), DAYS[0]])
+    series = series.with_columns(z=pl.col("y") * 2)
+    targets = Targets.fit(series, static, target_col=["y", "z"], start_col="launch")
+    panel = targets.panel(series, static)
+    assert panel.known.tolist() == [12, 8]
+    assert panel.mask[0, :4].tolist() == [False] * 4
+    assert targets.each[0].observed.tolist() == [True] * 6
+    config, arrays = targets.to_config()
+    assert Targets.from_config(config, arrays).start_col == "launch"
+    new = targets.panel(None, static)
+    assert new.origin.tolist() == panel.origin.tolist()
+
+
+def test_scores_figures_and_the_command_line_take_launch_dates(untrained, tmp_path):
+    series = shops(8, 10)
+    static = launched(series)
+    series.write_csv(tmp_path / "series.csv")
+    static.write_csv(tmp_path / "static.csv")
+    f = Forecaster(units=4, ensemble=2, epochs=1, analogues=False, start_col="launch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        one, text = (
+            cross_validation(f, *tables, folds=2, known=[0])
+            for tables in ((series, static), (tmp_path / "series.csv", tmp_path / "static.csv"))
+        )
+    assert str(one) == str(text)
+    f = fitted(series, static)
+    made = f.predict(None, static, until=6)
+    axes = plots.fan(made, series, items=[0]).axes[0]
+    assert axes.get_xlabel() == "date"
+    folder = {name: str(tmp_path / name) for name in ("series.csv", "static.csv", "m.safetensors")}
+    options = "--start-col launch --units 4 --ensemble 2 --epochs 1 --no-analogues --out".split()
+    for words in (
+        ["fit", folder["series.csv"], folder["static.csv"], *options, folder["m.safetensors"]],
+        ["forecast", folder["m.safetensors"], "-", folder["static.csv"], "--until", "6", "--out",
+         str(tmp_path / "out.csv")],
+    ):  # fmt: skip
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+    found = pl.read_csv(tmp_path / "out.csv", try_parse_dates=True)
+    assert found["ds"].to_list() == made["ds"].to_list()

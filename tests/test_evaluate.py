@@ -46,6 +46,7 @@ class Fake:
         head="quantiles",
         past_cols=(),
         categorical=(),
+        start_col=None,
     )
 
     def __init__(self, log: list[Fake] | None = None) -> None:
@@ -135,6 +136,7 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
             head="quantiles",
             past_cols=("visits",),
             categorical=(),
+            start_col=None,
         )
 
         def clone(self) -> Fake:
@@ -555,6 +557,7 @@ def test_dates_and_columns_of_other_names() -> None:
             head="quantiles",
             past_cols=(),
             categorical=(),
+            start_col=None,
         )
 
         def clone(self) -> Fake:
@@ -858,7 +861,7 @@ def test_folds_of_a_file_mean_what_the_file_does(tmp_path: Path) -> None:
     ]
     (tmp_path / "series.csv").write_text("unique_id,ds,y\n" + "\n".join(rows) + "\n")
     paths = tmp_path / "series.csv", tmp_path / "static.csv"
-    names = {"id_col": "unique_id", "step_col": "ds", "target_col": "y"}
+    names = {"id_col": "unique_id", "step_col": "ds", "target_col": "y", "start_col": None}
     settings = SimpleNamespace(**names, head="quantiles", past_cols=(), categorical=("shop",))
     parts = _Items.read(settings, *paths, None).take(np.ones(4, bool))
     whole = Schema.fit(*paths, categorical=["shop"])

@@ -135,6 +135,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
         list[str],
         "Column of features that holds codes, not numbers; repeated, several.",
     ),
+    "start_col": (str, "Column of STATIC with the date of step 1, the launch date; no feature."),
     "seed": (int, "The same seed gives the same fit.  [0]"),
     "ensemble": (int, "Members of the ensemble.  [8; tokens 1]"),
     "units": (int, "Width of the recurrent layers.  [32; tokens 256]"),
@@ -173,6 +174,7 @@ SETTINGS: Mapping[str, tuple[type, str]] = {
 
 
 COLUMNS = ("id_col", "step_col", "target_col")
+FEATURES = ("past_cols", "categorical", "start_col")
 METAVARS = {"bounds": "LOW HIGH"}
 
 
@@ -654,7 +656,7 @@ def info(
 
 
 @app.command()
-@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, "past_cols", "categorical")])
+@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
@@ -798,6 +800,8 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
     yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
     yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
+    if schema.start_col is not None:
+        yield "launch dates", schema.start_col
     if schema.calendar:
         yield "closed", str(schema.calendar)
     yield "numeric statics", ", ".join(schema.static.numeric) or "none"
@@ -808,7 +812,7 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     for target in schema.targets:
         yield f"{target} is scaled", f"by step, transform {schema.of(target).transform}"
     for name, value in asdict(forecaster.settings).items():
-        if name not in (*COLUMNS, "past_cols", "categorical", "transform"):
+        if name not in (*COLUMNS, *FEATURES, "transform"):
             yield name, value
     shapes = [variable.shape for variable in forecaster.network.weights]
     yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"

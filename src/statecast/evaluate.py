@@ -842,7 +842,8 @@ class _Items:
     @classmethod
     def read(cls, settings: Any, series: Any, static: Any, future: Any) -> _Items:
         """Open and check the tables; every error that the whole data show is raised here."""
-        names = {each: getattr(settings, each) for each in ("id_col", "step_col", "target_col")}
+        columns = ("id_col", "step_col", "target_col", "start_col")
+        names = {each: getattr(settings, each) for each in columns}
         given = {"series": (series, "Y"), "static": (static, "X"), "future": (future, "future")}
         opened = {
             role: open_table(source, role, letter)

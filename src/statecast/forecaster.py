@@ -154,6 +154,7 @@ class Settings:
     target_col: str | tuple[str, ...]
     past_cols: tuple[str, ...]
     categorical: tuple[str, ...]
+    start_col: str | None
 
     def __post_init__(self) -> None:
         choices = {
@@ -201,6 +202,8 @@ class Settings:
         for name in ("id_col", "step_col"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
+        if self.start_col is not None and not isinstance(self.start_col, str):
+            raise ArgumentError(f"start_col: expected text or None, received {self.start_col!r}.")
         object.__setattr__(self, "target_col", self._checked_targets(self.target_col))
         for name in ("past_cols", "categorical"):
             given = () if getattr(self, name) is None else getattr(self, name)
@@ -324,6 +327,11 @@ class Forecaster:
     categorical : sequence of str
         Columns of the static and the future table, and past covariates, that are categories
         though they hold whole numbers: the codes of shops, say. Text is categorical anyway.
+    start_col : str, optional
+        Where steps are dates, the column of the static table with each item's launch date: the
+        date of its step 1. It is no feature. An item that was not observed yet then has dated
+        forecasts. Where it is missing, step 1 is the item's first row in the series table, also
+        one with null y. A row before the launch date is an error.
 
     Attributes
     ----------
@@ -373,6 +381,7 @@ class Forecaster:
         target_col: str | Sequence[str] = "y",
         past_cols: Sequence[str] | None = (),
         categorical: Sequence[str] | None = (),
+        start_col: str | None = None,
     ) -> None:
         given = dict(locals())
         del given["self"]
@@ -471,6 +480,7 @@ class Forecaster:
             future=future,
             past_cols=s.past_cols,
             categorical=s.categorical,
+            start_col=s.start_col,
             tokens=s.head == TOKENS,
         )
         panel = schema.panel(series, static, future=future, for_fit=True)
@@ -1178,8 +1188,9 @@ class Forecaster:
     def _check_schema(self, schema: Schema | Targets) -> None:
         """Raise ``ValueError`` unless a model file's schema is one of these settings."""
         s = self.settings
-        columns = (schema.id_col, schema.step_col, schema.targets, {*schema.past.kinds})
-        if columns != (s.id_col, s.step_col, s.targets, {*s.past_cols}):
+        columns = (schema.id_col, schema.step_col, schema.start_col, schema.targets)
+        columns = (*columns, {*schema.past.kinds})
+        if columns != (s.id_col, s.step_col, s.start_col, s.targets, {*s.past_cols}):
             raise ValueError("the schema's columns are not those of the settings")
         asked = s.transform if s.transform != "auto" else _needed(s.head)
         if asked is not None and any(schema.of(t).transform != asked for t in s.targets):

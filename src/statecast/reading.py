@@ -49,6 +49,7 @@ _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
 # What files write where there is no number. Among texts they are texts: NA is Namibia, too.
 NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
+_DATES = "dates are of a date type, or ISO text such as 2026-01-31."
 _ISO = re.compile(
     r"(\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)?)"
     r"(?: ?(Z|[+-]\d\d:?[0-5]\d))?"
@@ -245,6 +246,7 @@ class Parsed:
     static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
     future: Steps | None
     vocabulary: Vocabulary | None = None  # where y holds tokens: y are its codes
+    start: Steps | None = None  # the launch dates: a row an item that has one
 
 
 def parse(
@@ -258,6 +260,7 @@ def parse(
     future: Any = None,
     past: Iterable[str] = (),
     categorical: Iterable[str] = (),
+    start_col: str | None = None,
 ) -> Parsed:
     """Read and check the tables.
 
@@ -265,7 +268,8 @@ def parse(
     and the ``past`` ones (None: this is the fit); ``items`` the known items, if the series may
     speak of no others; ``tokens`` says that y holds tokens, and of which vocabulary (one without
     any: it is learnt here); ``past`` the past covariates among the columns of the series; of the
-    fit, ``categorical`` the columns that are categories even if they are numbers.
+    fit, ``categorical`` the columns that are categories even if they are numbers; ``start_col`` the
+    column of the static table that holds launch dates, which is no feature.
     """
     past, kinds = list(past), _Kinds(wanted, tuple(categorical))
     # A vocabulary and covariates are learnt from all rows together
@@ -294,6 +298,11 @@ def parse(
         assert not isinstance(table, Table)  # all are arrays, or None
         assert not isinstance(statics, Table)
         assert not isinstance(futures, Table)
+        if start_col is not None:
+            raise DataError(
+                f"start_col: expected a static table with the column {quoted(start_col)}; received "
+                "arrays, whose steps have no dates. Hand in tables."
+            )
         return _parse_arrays(table, statics, futures, kinds, items, past, tokens)
     assert not isinstance(table, np.ndarray)
     assert not isinstance(statics, np.ndarray)
@@ -326,9 +335,12 @@ def parse(
         if known.any and table is None:
             known = _Items(list(dict.fromkeys(futures_ids)), None, names[0])
         futures_ids, _ = agree(futures_ids, futures, known.ids, None, names[0])
-    columns, planned = {}, None
+    columns, planned, start = {}, None, None
     if statics is not None:
-        columns = _columns(statics, names[:1], known.ids, kinds, "static")
+        keys = names[:1]
+        if start_col is not None:
+            start, keys = _read_start(statics, start_col, known.ids), (names[0], start_col)
+        columns = _columns(statics, keys, known.ids, kinds, "static")
     if futures is not None:
         when, form = read_when(futures, names[1], futures_ids)
         told = _columns(futures, names[:2], futures_ids, kinds, "future")
@@ -336,7 +348,7 @@ def parse(
         planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
     form = planned.form if read is None and planned is not None else read and read.form
     kind = Kind(first.kind, form, None if first.text else _native_type(first.frame[names[0]]))
-    return Parsed(known.ids, kind, read, columns, planned, tokens)
+    return Parsed(known.ids, kind, read, columns, planned, tokens, start)
 
 
 @dataclass(frozen=True)
@@ -943,12 +955,16 @@ def _failures(library: str) -> tuple[type[Exception], ...]:
     return (pl.exceptions.PolarsError,)
 
 
-def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form]:
+def read_when(
+    table: Table,
+    name: str,
+    ids: list[Any],
+    expected: str = "a whole number from 1, or a date",
+    advice: str = f"Steps count from 1; {_DATES}",
+) -> tuple[np.ndarray, Form]:
     """Return the step column and its form: float64 steps, or dates, datetime64[us], which are
-    instants in UTC where the column has a time zone."""
+    instants in UTC where the column has a time zone. ``expected`` and ``advice`` are for errors."""
     column = table.frame[name]
-    advice = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31."
-    expected = "a whole number from 1, or a date"
 
     def refuse(bad: np.ndarray, what: str = "") -> NoReturn:
         at = int(np.argmax(bad))
@@ -998,6 +1014,32 @@ def read_when(table: Table, name: str, ids: list[Any]) -> tuple[np.ndarray, Form
     if bad.any():
         refuse(bad)
     return step, form
+
+
+def _read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
+    """Return the launch dates of a static table, of the items that have one; None if none has."""
+    if name not in table.frame.columns:
+        raise DataError(
+            f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col says; "
+            f"received {listed(table.frame.columns)}. Leave a cell empty where there is no date.",
+            column=name,
+        )
+    missing = _missing(table.frame[name])
+    if isinstance(table.frame[name].dtype, nw.String):
+        missing = missing | np.array([is_mark(cell) for cell in table.frame[name].to_list()], bool)
+    row = np.flatnonzero(~missing)
+    if not len(row):
+        return None
+    given = replace(table, frame=table.frame[row])
+    own = [ids[i] for i in row]
+    column, expected = given.frame[name], "a launch date, or nothing"
+    cell, advice, dated = column.to_list()[0], f"D{_DATES[1:]}", False
+    if not (column.dtype.is_numeric() or (table.text and is_number(str(cell)))):
+        when, form = read_when(given, name, own, expected, advice)
+        dated = form.dated
+    if not dated:
+        fail(table.label, name, expected, quoted(cell), own[0], _date_remedy(cell) or advice)
+    return Steps(table.label, row, when, form, {})
 
 
 def _python_dates(

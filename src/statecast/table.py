@@ -403,6 +403,8 @@ class Schema:
     ----------
     id_col, step_col, target_col : str
         The columns of the series table (and the first of the static table).
+    start_col : str or None
+        The column of the static table that holds launch dates.
     kind : Kind
         That of the training tables; what ``table`` builds unless told otherwise.
     transform : {"none", "log", "positive", "logit", "counts"}
@@ -456,6 +458,7 @@ class Schema:
     spacing: Spacing | None
     calendar: Calendar = Calendar()  # noqa: RUF009 (it is frozen)
     vocabulary: Vocabulary | None = None
+    start_col: str | None = None
 
     __repr__ = outline
 
@@ -476,6 +479,7 @@ class Schema:
         transform: str = "auto",
         bounds: tuple[float, float] | None = None,
         tokens: bool = False,
+        start_col: str | None = None,
     ) -> Schema:
         """Learn the schema from the items that have rows in the series table.
 
@@ -500,7 +504,8 @@ class Schema:
             they hold whole numbers: codes. Of arrays they go by x1, x2, ... and f1, f2, ...
         id_col, step_col, target_col : str
             The names of the columns. Steps are whole numbers from 1, or dates: then step 1
-            is an item's first row, and the spacing is the most common difference.
+            is an item's first row, also one with null y, and the spacing is the most common
+            difference. An item whose y are all null has k = 0.
         transform : {"auto", "none", "log", "positive", "logit", "counts"}
             ``"log"`` is ``log1p(y / c)``, c the median of the positive y; ``"counts"`` the same
             of whole numbers, which forecasts are too; ``"positive"`` is ``log(y / c)``;
@@ -515,6 +520,10 @@ class Schema:
         tokens : bool
             Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty
             text is a step that was not observed, as is null. Nothing is transformed.
+        start_col : str, optional
+            Where steps are dates, the column of the static table with the date of each item's
+            step 1; no feature. Where it is missing, step 1 is the item's first row. A row of the
+            series before the date is an error.
 
         Raises
         ------
@@ -536,6 +545,11 @@ class Schema:
             raise ArgumentError(
                 f"id_col, step_col, target_col: expected three names; received {names}."
             )
+        if start_col is not None and (start_col == id_col or not start_col):
+            raise ArgumentError(
+                f"start_col: expected a column of the static table beside {quoted(id_col)}; received "
+                f"{start_col!r}."
+            )
         if len({*names, *past_cols}) < 3 + len(past_cols):
             raise ArgumentError(
                 f"past_cols: expected distinct columns beside {list(names)}; received "
@@ -543,6 +557,8 @@ class Schema:
             )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
+        if start_col is not None and static is None:
+            raise _without_start(start_col)
         parsed = parse(
             series,
             static,
@@ -552,18 +568,26 @@ class Schema:
             future=future,
             past=past_cols,
             categorical=categorical,
+            start_col=start_col,
         )
         _check_declared(parsed, past_cols, categorical)
         series = parsed.series
         assert series is not None  # it was given
+        if start_col is not None and not series.form.dated:
+            raise DataError(
+                f"{series.label}, column {step_col!r}: expected dates, as start_col={start_col!r} is "
+                "given; received numbers. Hand in dates; or leave start_col out, as the launch is "
+                "step 1.",
+                column=step_col,
+            )
         spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
-        placed, origin = _place(parsed, spacing, names)
+        placed, origin = _place(parsed, spacing, names, start_col, series.form.zone)
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
             if spacing is None:
                 _check_no_years(series, seen, step_col)
             _check_filled(placed, seen)
-            _check_points(placed, seen)
+            _check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
         elif not seen.observed.all():
             item = int(np.argmin(seen.observed > 0))
             raise DataError(
@@ -606,7 +630,7 @@ class Schema:
             used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
             told = {name: values[used] for name, values in parsed.future.columns.items()}
         said = {n: np.concatenate([long.columns[n] for long in series]) for n in past_cols}
-        statics = {n: v[seen.rows > 0] for n, v in parsed.static.items()}
+        statics = {n: v[seen.observed > 0] for n, v in parsed.static.items()}
         _warn_of_codes(statics | told | said)
         return cls(
             id_col,
@@ -625,6 +649,7 @@ class Schema:
             spacing,
             Calendar() if tokens else _calendar_of(placed, seen),
             parsed.vocabulary,
+            start_col,
         )
 
     # -- sizes -------------------------------------------------------------------------
@@ -674,8 +699,8 @@ class Schema:
         series : table, path or array of shape (n, k), optional
             The prefixes; k may exceed ``steps``. Without it every item has k = 0.
         static : table, path or array of shape (n, f), optional
-            Needed if the schema has statics. An item of it without a row in the series
-            table has k = 0. Without it the items are those of the series, and without
+            Needed if the schema has statics or ``start_col``. An item of it without a row in
+            the series table has k = 0. Without it the items are those of the series, and without
             both those of ``future``.
         future : table, path or array of shape (n, T, f), optional
             Needed if the schema has future covariates: a row for every step up to
@@ -709,12 +734,13 @@ class Schema:
             raise DataError(
                 f"Expected a static table with {list(self.static.kinds)}, as in fit; received None."
             )
+        if static is None and self.start_col is not None:
+            raise _without_start(self.start_col)
         parsed = self._parse(series, static, future)
-        names = (self.id_col, self.step_col, self.target_col)
-        placed, origin = _place(parsed, self.spacing, names)
+        placed, origin = self._placed(parsed)
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
-            _check_points(placed, seen)
+            _check_points(placed, seen, all_missing=self.spacing is None)
         _check_values(placed, self._onto, _LEFT_OUT)
         y, mask = self._grid(placed, seen)
         ids = id_array(parsed.ids)
@@ -769,7 +795,6 @@ class Schema:
             raise DataError("Expected a table of new rows; received None.")
         if series is None and future is None:
             raise self._without_future()
-        names = (self.id_col, self.step_col, self.target_col)
         items = None
         if ids is not None:
             items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -780,7 +805,7 @@ class Schema:
                 )
         parsed = self._parse(series, None, future, items)
         items = parsed.ids
-        placed, origin = _place(parsed, self.spacing, names, origin)
+        placed, origin = self._placed(parsed, origin)
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
             _check_points(placed, seen, all_missing=False)
@@ -1057,6 +1082,7 @@ class Schema:
             "id_col": self.id_col,
             "step_col": self.step_col,
             "target_col": self.target_col,
+            "start_col": self.start_col,
             "kind": self.kind.library,
             "form": self._form().to_config(),
             "transform": self.transform,
@@ -1085,8 +1111,8 @@ class Schema:
         ModelFileError
             A key too many or too few, a value of another type, size or range.
         """
-        keys = ("id_col", "step_col", "target_col", "kind", "form", "transform", "centre")
-        keys = (*keys, "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
+        keys = ("id_col", "step_col", "target_col", "start_col", "kind", "form", "transform")
+        keys = (*keys, "centre", "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
         config = closed(config, keys, "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
         must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
@@ -1098,11 +1124,13 @@ class Schema:
         must(finite, "centre", "a positive number", centre)
         bounds = _bounds(transform, config["bounds"])
         must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
-        columns = {
-            name: Columns.from_config(config[name], name, named[: 1 if name == "static" else 3])
-            for name in _TABLES
-        }
-        spacing = config["spacing"]
+        start_col, spacing = config["start_col"], config["spacing"]
+        if start_col is not None:
+            good = isinstance(start_col, str) and start_col not in ("", named[0])
+            must(good, "start_col", "text, and another than id_col", start_col)
+            must(spacing is not None, "start_col", "none, of numbers", start_col)
+        keys = {name: named for name in _TABLES} | {"static": [named[0], start_col]}
+        columns = {name: Columns.from_config(config[name], name, keys[name]) for name in _TABLES}
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
         form = Form.from_config(config["form"])
@@ -1166,6 +1194,7 @@ class Schema:
             spacing,
             calendar,
             vocabulary,
+            start_col,
         )
 
     # -- private -----------------------------------------------------------------------
@@ -1208,7 +1237,16 @@ class Schema:
             self.vocabulary,
             future=future,
             past=self.past.kinds,
+            start_col=None if static is None else self.start_col,
         )
+
+    def _placed(
+        self, parsed: Parsed, origin: np.ndarray | None = None
+    ) -> tuple[_Placed, np.ndarray | None]:
+        """Return the rows of the series on the grid, and the date of each item's step 1."""
+        names = (self.id_col, self.step_col, self.target_col)
+        zone = self._form(parsed.kind).zone
+        return _place(parsed, self.spacing, names, self.start_col, zone, origin)
 
     def _with_covariates(
         self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int | Until
@@ -1336,6 +1374,8 @@ class _Placed:
     origin: np.ndarray | None
     ids: list[Any]
     names: tuple[str, str, str]
+    start_col: str | None
+    launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
 
     def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
         for long in self.series or ():
@@ -1348,7 +1388,8 @@ class _Placed:
             good = on_grid & (step >= 1) & (step <= MAX_STEPS)
             if not good.all():
                 at = int(np.argmin(good))
-                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names)
+                launch = self.start_col if self.launched[long.row[at]] else None
+                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
             yield long, step
 
     def observed(self) -> Iterator[np.ndarray]:
@@ -1369,21 +1410,32 @@ def _place(
     parsed: Parsed,
     spacing: Spacing | None,
     names: tuple[str, str, str],
+    start_col: str | None,
+    zone: str | None,
     origin: np.ndarray | None = None,
 ) -> tuple[_Placed, np.ndarray | None]:
-    """Return the rows of the series on the grid, and the date of each item's step 1."""
+    """Return the rows of the series on the grid, and the date of each item's step 1: that of
+    ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
+    clock of ``zone``."""
     series, rows = parsed.series, len(parsed.ids)
     if series is not None:
         _check_form(series, spacing, names, parsed.ids)
+    launched = np.zeros(rows, bool)
     if spacing is None:
         origin = None
     else:
         given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
         origin = given.astype("datetime64[us]")
+        if parsed.start is not None and start_col is not None:
+            start = parsed.start
+            _check_form(start, spacing, (names[0], start_col, names[2]), parsed.ids)
+            launched[start.row] = np.isnat(origin[start.row])
+            at = spacing.place(start.when, zone)
+            origin[start.row] = np.where(np.isnat(origin[start.row]), at, origin[start.row])
         places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
         first = first_dates(places, rows)
         origin = np.where(np.isnat(origin), first, origin)
-    return _Placed(series, spacing, origin, parsed.ids, names), origin
+    return _Placed(series, spacing, origin, parsed.ids, names, start_col, launched), origin
 
 
 def _planned_steps(
@@ -1437,17 +1489,23 @@ def _fail_off_grid(
     spacing: Spacing,
     ids: list[Any],
     names: tuple[str, str, str],
+    start_col: str | None = None,
 ) -> NoReturn:
-    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item."""
+    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item, its launch
+    date where ``start_col`` is given."""
     zone = table.form.zone
     start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
+    first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
+    if start_col is not None:
+        first = f"launch date in column {quoted(start_col)} on"
+        advice = "Correct the date, or the launch date."
     fail(
         table.label,
         names[1],
-        f"dates {spacing} apart from the item's first, {start}",
+        f"dates {spacing} apart from the {first}, {start}",
         table.form.say(table.when[at]),
         ids[table.row[at]],
-        "Correct the date, or number the steps 1, 2, ... yourself.",
+        advice,
     )
 
 
@@ -1697,6 +1755,13 @@ def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
             + ". If they are codes, whose order means nothing, name the columns in "
             "categorical=[...]."
         )
+
+
+def _without_start(start_col: str) -> DataError:
+    return DataError(
+        f"Expected a static table with the column {quoted(start_col)} of launch dates, as start_col "
+        "says; received None. Leave a cell empty where there is no date."
+    )
 
 
 def _is_missing(values: np.ndarray) -> np.ndarray:

@@ -82,6 +82,7 @@ class Targets:
         step_col: str = "ds",
         transform: str = "auto",
         bounds: tuple[float, float] | None = None,
+        start_col: str | None = None,
     ) -> Targets:
         """Learn from the items that have rows in the series table, as ``Schema.fit`` does.
 
@@ -91,7 +92,7 @@ class Targets:
             As in ``Schema.fit``, with a column for each target.
         target_col : sequence of str
             The targets, at least two. Within a step each is forecast given those before it.
-        static, future, past_cols, categorical, id_col, step_col, transform, bounds
+        static, future, past_cols, categorical, id_col, step_col, transform, bounds, start_col
             As in ``Schema.fit``; ``"auto"`` chooses a transform for each target.
 
         Raises
@@ -120,7 +121,12 @@ class Targets:
             transform="none",
             id_col=id_col,
             step_col=step_col,
+            start_col=start_col,
         )
+        launches = None
+        if start_col is not None:
+            launches = open_table(static, "static", "X")
+            launches = replace(launches, frame=launches.frame.select(id_col, start_col))
         each = []
         for name, (source, seen) in zip(names, said.observed(), strict=True):
             if not seen:
@@ -131,11 +137,13 @@ class Targets:
                 )
             own = Schema.fit(
                 source,
+                launches,
                 target_col=name,
                 transform=transform,
                 bounds=bounds,
                 id_col=id_col,
                 step_col=step_col,
+                start_col=start_col,
             )
             more = (0, frame.steps - own.steps)  # steps at which the others alone were observed
             location, scaling = (np.pad(a, more, "edge") for a in (own.location, own.scaling))
@@ -178,6 +186,11 @@ class Targets:
     def step_col(self) -> str:
         """The column of the steps."""
         return self.frame.step_col
+
+    @property
+    def start_col(self) -> str | None:
+        """The column of the launch dates."""
+        return self.frame.start_col
 
     @property
     def kind(self) -> Kind:
@@ -409,7 +422,10 @@ class Targets:
                 raise ModelFileError(f"Not targets of ours: an array {name!r} of none of them.")
             own[part][rest] = array
         frame, *each = (Schema.from_config(part, own[name]) for name, part in parts)
-        shared = {(s.id_col, s.step_col, s.steps, s.spacing, s.calendar) for s in (frame, *each)}
+        shared = {
+            (s.id_col, s.step_col, s.start_col, s.steps, s.spacing, s.calendar)
+            for s in (frame, *each)
+        }
         plain = all(s.vocabulary is None for s in (frame, *each))
         plain = plain and not any(s.static.kinds or s.future.kinds or s.past.kinds for s in each)
         if len(shared) > 1 or not plain or len({s.target_col for s in each}) < len(each):
