@@ -211,7 +211,7 @@ def pair(launch: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
             "launch date in column 'launch' on, 2024-03-05; received 2024-03-04 .item 'b'",
         ),
         ([1, 2], r"column 'launch': expected a launch date, or nothing; received 1 .item 'a'"),
-        ([20240304, 20240304], "received 20240304 .item 'a'.*convert"),
+        ([20240304, 20240304], "received 20240304 .item 'a'.*Convert"),
         (["soon", None], "column 'launch': expected a launch date, .*received 'soon' .item 'a'"),
         (["2024-03-04", "2024-03-04T07:00"], "item 'b'"),
         ([True, False], "column 'launch': expected a launch date, .*received True .item 'a'"),
@@ -299,9 +299,10 @@ def test_scores_figures_and_the_command_line_take_launch_dates(untrained, tmp_pa
     axes = plots.fan(made, series, items=[0]).axes[0]
     assert axes.get_xlabel() == "date"
     folder = {name: str(tmp_path / name) for name in ("series.csv", "static.csv", "m.safetensors")}
-    options = "--start-col launch --units 4 --ensemble 2 --epochs 1 --no-analogues --out".split()
+    options = ["--start-col", "launch", "--units", "4", "--ensemble", "2", "--epochs", "1"]
     for words in (
-        ["fit", folder["series.csv"], folder["static.csv"], *options, folder["m.safetensors"]],
+        ["fit", folder["series.csv"], folder["static.csv"], *options, "--out",
+         folder["m.safetensors"]],
         ["forecast", folder["m.safetensors"], "-", folder["static.csv"], "--until", "6", "--out",
          str(tmp_path / "out.csv")],
     ):  # fmt: skip
@@ -309,3 +310,44 @@ def test_scores_figures_and_the_command_line_take_launch_dates(untrained, tmp_pa
         assert result.exit_code == 0, result.output
     found = pl.read_csv(tmp_path / "out.csv", try_parse_dates=True)
     assert found["ds"].to_list() == made["ds"].to_list()
+
+
+def test_an_update_counts_from_the_launch_date(dated):
+    """Split = whole: also where nothing was observed on the launch date itself."""
+    series = shops(3, 8)
+    static = launched(series)
+    later = series.filter(pl.col("ds") > pl.col("ds").min().over("unique_id"))
+    whole = dated.predict(later, static, until=14)
+    state = dated.update(dated.state(None, static), later)
+    split = dated.predict(state=state, until=14)
+    assert split.drop("^statecast.*$").equals(whole.drop("^statecast.*$"))
+    np.testing.assert_allclose(split["statecast"], whole["statecast"], rtol=1e-4)
+    with pytest.raises(DataError, match="2024-03-03"):
+        dated.update(
+            dated.state(None, static),
+            later.with_columns(ds=MONDAY - dt.timedelta(1)).unique("unique_id"),
+        )
+
+
+def test_a_plan_is_read_from_the_launch_date_on():
+    """What the future table says of dates before it has no part."""
+    series, static = pair(DAYS[:1] * 2)
+    days = [MONDAY + dt.timedelta(day) for day in range(-2, 6)]
+    plan = pl.DataFrame({"unique_id": ["a", "b"]}).join(pl.DataFrame({"ds": days}), how="cross")
+    plan = plan.with_columns(promo=pl.col("ds").dt.day().cast(float))
+    schema = schema_of(series, static, future=plan)
+    panel = schema.panel(None, static, future=plan, until=6)
+    assert panel.origin.tolist() == schema.panel(series, static, future=plan).origin.tolist()
+    assert panel.future.there[:, :6].all()
+    lacking = plan.filter(pl.col("ds") != DAYS[3])
+    with pytest.raises(DataError, match=r"none for step 4 \(2024-03-07"):
+        schema.panel(None, static, future=lacking, until=6)
+
+
+def test_tokens_have_launch_dates_too(untrained):
+    series, static = pair([DAYS[0] - dt.timedelta(1), None])
+    series = series.with_columns(y=pl.lit("x"))
+    f = fitted(series, static, head="categorical")
+    made = f.predict(None, static.with_columns(launch=pl.lit(MONDAY)), until=3)
+    assert made.filter(step=1)["ds"].to_list() == [MONDAY] * 2
+    assert f.schema.panel(series, static).known.tolist() == [5, 4]

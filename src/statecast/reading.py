@@ -49,7 +49,6 @@ _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
 # What files write where there is no number. Among texts they are texts: NA is Namibia, too.
 NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
-_DATES = "dates are of a date type, or ISO text such as 2026-01-31."
 _ISO = re.compile(
     r"(\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)?)"
     r"(?: ?(Z|[+-]\d\d:?[0-5]\d))?"
@@ -960,7 +959,7 @@ def read_when(
     name: str,
     ids: list[Any],
     expected: str = "a whole number from 1, or a date",
-    advice: str = f"Steps count from 1; {_DATES}",
+    advice: str = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31.",
 ) -> tuple[np.ndarray, Form]:
     """Return the step column and its form: float64 steps, or dates, datetime64[us], which are
     instants in UTC where the column has a time zone. ``expected`` and ``advice`` are for errors."""
@@ -1020,8 +1019,9 @@ def _read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     """Return the launch dates of a static table, of the items that have one; None if none has."""
     if name not in table.frame.columns:
         raise DataError(
-            f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col says; "
-            f"received {listed(table.frame.columns)}. Leave a cell empty where there is no date.",
+            f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col "
+            f"says; received {listed(table.frame.columns)}. Leave a cell empty where there is no "
+            "date.",
             column=name,
         )
     missing = _missing(table.frame[name])
@@ -1033,7 +1033,7 @@ def _read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     given = replace(table, frame=table.frame[row])
     own = [ids[i] for i in row]
     column, expected = given.frame[name], "a launch date, or nothing"
-    cell, advice, dated = column.to_list()[0], f"D{_DATES[1:]}", False
+    cell, advice, dated = column.to_list()[0], "Take a date type, or ISO text: 2026-01-31.", False
     if not (column.dtype.is_numeric() or (table.text and is_number(str(cell)))):
         when, form = read_when(given, name, own, expected, advice)
         dated = form.dated

@@ -547,8 +547,8 @@ class Schema:
             )
         if start_col is not None and (start_col == id_col or not start_col):
             raise ArgumentError(
-                f"start_col: expected a column of the static table beside {quoted(id_col)}; received "
-                f"{start_col!r}."
+                f"start_col: expected a column of the static table beside {quoted(id_col)}; "
+                f"received {start_col!r}."
             )
         if len({*names, *past_cols}) < 3 + len(past_cols):
             raise ArgumentError(
@@ -575,9 +575,9 @@ class Schema:
         assert series is not None  # it was given
         if start_col is not None and not series.form.dated:
             raise DataError(
-                f"{series.label}, column {step_col!r}: expected dates, as start_col={start_col!r} is "
-                "given; received numbers. Hand in dates; or leave start_col out, as the launch is "
-                "step 1.",
+                f"{series.label}, column {step_col!r}: expected dates, as start_col={start_col!r} "
+                "is given; received numbers. Hand in dates; or leave start_col out, as the "
+                "launch is step 1.",
                 column=step_col,
             )
         spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
@@ -1129,7 +1129,7 @@ class Schema:
             good = isinstance(start_col, str) and start_col not in ("", named[0])
             must(good, "start_col", "text, and another than id_col", start_col)
             must(spacing is not None, "start_col", "none, of numbers", start_col)
-        keys = {name: named for name in _TABLES} | {"static": [named[0], start_col]}
+        keys = dict.fromkeys(_TABLES, named) | {"static": [named[0], start_col]}
         columns = {name: Columns.from_config(config[name], name, keys[name]) for name in _TABLES}
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
@@ -1759,8 +1759,8 @@ def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
 
 def _without_start(start_col: str) -> DataError:
     return DataError(
-        f"Expected a static table with the column {quoted(start_col)} of launch dates, as start_col "
-        "says; received None. Leave a cell empty where there is no date."
+        f"Expected a static table with the column {quoted(start_col)} of launch dates, as "
+        "start_col says; received None. Leave a cell empty where there is no date."
     )
 
 
