@@ -244,6 +244,7 @@ def test_launch_dates_that_cannot_be_are_refused():
     schema = schema_of(series, static)
     with pytest.raises(DataError, match="static table with the column 'launch'"):
         schema.panel(series)
+    wrong: Any
     for wrong in (3, ["launch"]):
         with pytest.raises(ArgumentError, match="start_col: expected text or None"):
             Forecaster(start_col=wrong)
@@ -259,7 +260,7 @@ def test_an_item_of_null_rows_is_dated_and_nothing_to_learn_from():
     alone = Schema.fit(empty.filter(unique_id="b"), static.filter(unique_id="b"))
     np.testing.assert_array_equal(schema.static.scaling, alone.static.scaling)
     np.testing.assert_array_equal(schema.location, alone.location)
-    panel = schema.panel(empty, static)
+    panel: Any = schema.panel(empty, static)
     assert panel.known.tolist() == [0, 4]
     assert panel.origin[0] == panel.origin[1]
     assert schema.panel(empty, static, for_fit=True).ids.tolist() == ["b"]
@@ -271,13 +272,13 @@ def test_several_targets_share_the_launch_dates():
     series, static = pair([DAYS[0] - dt.timedelta(2), DAYS[0]])
     series = series.with_columns(z=pl.col("y") * 2)
     targets = Targets.fit(series, static, target_col=["y", "z"], start_col="launch")
-    panel = targets.panel(series, static)
+    panel: Any = targets.panel(series, static)
     assert panel.known.tolist() == [12, 8]
     assert panel.mask[0, :4].tolist() == [False] * 4
     assert targets.each[0].observed.tolist() == [True] * 6
     config, arrays = targets.to_config()
     assert Targets.from_config(config, arrays).start_col == "launch"
-    new = targets.panel(None, static)
+    new: Any = targets.panel(None, static)
     assert new.origin.tolist() == panel.origin.tolist()
 
 
@@ -336,8 +337,9 @@ def test_a_plan_is_read_from_the_launch_date_on():
     plan = pl.DataFrame({"unique_id": ["a", "b"]}).join(pl.DataFrame({"ds": days}), how="cross")
     plan = plan.with_columns(promo=pl.col("ds").dt.day().cast(float))
     schema = schema_of(series, static, future=plan)
-    panel = schema.panel(None, static, future=plan, until=6)
-    assert panel.origin.tolist() == schema.panel(series, static, future=plan).origin.tolist()
+    panel: Any = schema.panel(None, static, future=plan, until=6)
+    seen: Any = schema.panel(series, static, future=plan)
+    assert panel.origin.tolist() == seen.origin.tolist()
     assert panel.future.there[:, :6].all()
     lacking = plan.filter(pl.col("ds") != DAYS[3])
     with pytest.raises(DataError, match=r"none for step 4 \(2024-03-07"):

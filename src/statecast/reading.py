@@ -1033,13 +1033,12 @@ def _read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     given = replace(table, frame=table.frame[row])
     own = [ids[i] for i in row]
     column, expected = given.frame[name], "a launch date, or nothing"
-    cell, advice, dated = column.to_list()[0], "Take a date type, or ISO text: 2026-01-31.", False
+    cell, advice = column.to_list()[0], "Take a date type, or ISO text such as 2026-01-31."
     if not (column.dtype.is_numeric() or (table.text and is_number(str(cell)))):
         when, form = read_when(given, name, own, expected, advice)
-        dated = form.dated
-    if not dated:
-        fail(table.label, name, expected, quoted(cell), own[0], _date_remedy(cell) or advice)
-    return Steps(table.label, row, when, form, {})
+        if form.dated:
+            return Steps(table.label, row, when, form, {})
+    fail(table.label, name, expected, quoted(cell), own[0], _date_remedy(cell) or advice)
 
 
 def _python_dates(

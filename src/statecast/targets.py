@@ -126,6 +126,7 @@ class Targets:
         launches = None
         if start_col is not None:
             launches = open_table(static, "static", "X")
+            assert isinstance(launches, Table)  # arrays with start_col are refused above
             launches = replace(launches, frame=launches.frame.select(id_col, start_col))
         each = []
         for name, (source, seen) in zip(names, said.observed(), strict=True):
