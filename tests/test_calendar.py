@@ -184,7 +184,7 @@ def test_origins_are_those_of_a_first_observation(kind, every, zone, tmp_path):
             parts.append(table)
     schema = schema_of(*parts)
     panel = schema.panel(*parts)
-    plain = Schema.fit(series).panel(series)
+    plain: Any = Schema.fit(series).panel(series)
     assert panel.origin is not None
     assert (panel.origin == plain.origin[0]).all()
     assert panel.known.tolist() == [6, 6, 6, 6, 0]
