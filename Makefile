@@ -26,7 +26,7 @@ help:
 	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
-	@echo 'make sanitize  the native kernel under the address and undefined-behaviour sanitizers'
+	@echo 'make sanitize  the native kernel under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
 	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
 	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
@@ -57,11 +57,15 @@ FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/.all
 	$(RUN) tools/fuzz_files.py --seconds $(FUZZ_SECONDS)
 
-# The kernel's tests under the address and undefined-behaviour sanitizers.
+# The kernel's tests under the address and undefined-behaviour sanitizers, and its threads under
+# the thread sanitizer.
 sanitize: $(VENV)/.all
 	command -v cmake >/dev/null || $(PIP) cmake
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
-	cmake -S native -B build/sanitize -DSTATECAST_SANITIZE=ON && cmake --build build/sanitize -j 2
+	cmake -S native -B build/sanitize -DSTATECAST_SANITIZE=address,undefined && \
+	    cmake --build build/sanitize -j 2 && \
+	    cmake -S native -B build/races -DSTATECAST_SANITIZE=thread && \
+	    cmake --build build/races -j 2 && TSAN_OPTIONS=halt_on_error=1 build/races/stress
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	    STATECAST_LIBRARY=build/sanitize/libstatecast.so SLOW=1 \

@@ -102,6 +102,7 @@ const uint8_t *flags(Buffers &buffers) { return static_cast<const uint8_t *>(buf
 bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_forward_args &a) {
     a = {};
     a.cell = number(frame, "cell");
+    a.threads = number(frame, "threads");
     if (frame->args.size < 4) return false;
     const XLA_FFI_Buffer *x = in.peek();
     if (x->rank < 4) return false;
@@ -150,6 +151,7 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) 
     a.levels = static_cast<const double *>(levels->data);
     a.gaps = static_cast<const double *>(gaps->data);
     a.smallest = real(frame, "smallest");
+    a.threads = number(frame, "threads");
     a.outputs = in.next();
     a.taken = in.next();
     if (number(frame, "has") & FIRST) {

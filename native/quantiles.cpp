@@ -86,7 +86,7 @@ struct Score {
         turned = kernel + a.members * a.units * wide;
         partial = turned + a.members * a.quantiles * padded;
         for (int64_t member = 0; member < a.members; ++member) pack(member);
-        parallel(a.members * shares, task, this);
+        parallel(a.members * shares, task, this, {a.threads, a.openmp});
         for (int64_t member = 0; g && member < a.members; ++member) reduce(member);
         return STATECAST_OK;
     }

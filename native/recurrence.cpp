@@ -549,10 +549,13 @@ int forward(const statecast_forward_args &a) {
     T *memory = static_cast<T *>(scratch(CALL, numbers + (size_t)(2 * sources) * sizeof(int64_t)));
     if (!memory || !scratch(TASK, f.memory())) return STATECAST_NO_MEMORY;
     f.packed = a.packed ? aligned<T>(a.packed) : memory;
-    if (!a.packed) parallel(z.members * z.blocks, f.pack_task, &f);
-    const int64_t threads = statecast_threads(), tasks = z.members * z.tiles;
-    if (z.steps == 1 && !a.observed && tasks > 0 && tasks < threads && z.packed >= f.PARTED)
-        f.parts = least((threads + tasks - 1) / tasks, (z.blocks + f.TOGETHER - 1) / f.TOGETHER);
+    if (!a.packed) parallel(z.members * z.blocks, f.pack_task, &f, {a.threads, a.openmp});
+    const int64_t tasks = z.members * z.tiles;
+    if (z.steps == 1 && !a.observed && tasks > 0 && z.packed >= f.PARTED) {
+        const int64_t threads = statecast_threads(a.threads);
+        if (tasks < threads)
+            f.parts = least((threads + tasks - 1) / tasks, (z.blocks + f.TOGETHER - 1) / f.TOGETHER);
+    }
     const bool small = f.parts > 1 && z.rows * z.packed < f.SMALL;
     if (most) {
         f.used = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(memory) + numbers);
@@ -563,21 +566,21 @@ int forward(const statecast_forward_args &a) {
                 f.used[place = f.used_count++] = a.source[r];
         if (f.used_count < z.rows) {
             f.shared = memory + packed;
-            parallel(z.members * f.used_tiles() * f.parts, f.share_task, &f, small);
+            parallel(z.members * f.used_tiles() * f.parts, f.share_task, &f, {a.threads, a.openmp}, small);
         }
     }
     if (a.saved) {
         large_pages(a.saved, (size_t)(z.members * z.tiles * z.tile) * sizeof(T));
         large_pages(a.y, (size_t)(z.members * z.rows * z.steps * z.units) * sizeof(T));
     }
-    parallel(tasks * f.parts, f.task, &f, small);
+    parallel(tasks * f.parts, f.task, &f, {a.threads, a.openmp}, small);
     return STATECAST_OK;
 }
 
 template <class T, int CELL>
 int pack_only(const statecast_forward_args &a, void *packed) {
     Forward<T, CELL> f = {a, Sizes<T, CELL>(a), aligned<T>(packed)};
-    parallel(f.z.members * f.z.blocks, f.pack_task, &f);
+    parallel(f.z.members * f.z.blocks, f.pack_task, &f, {a.threads, a.openmp});
     return STATECAST_OK;
 }
 
@@ -1071,9 +1074,10 @@ int backward(const statecast_backward_args &b) {
     if (!k.transposed || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
     k.first_w = k.transposed + k.z.members * (k.ut + k.wt);
     k.partial = k.first_w + k.z.members * k.z.blocks * k.S * k.L;
-    parallel(k.z.members, k.pack_task, &k);
-    parallel(k.z.members * k.z.shares, k.task, &k);
-    parallel(k.z.members * k.z.blocks, k.reduce_task, &k);
+    const Host host = {b.forward.threads, b.forward.openmp};
+    parallel(k.z.members, k.pack_task, &k, host);
+    parallel(k.z.members * k.z.shares, k.task, &k, host);
+    parallel(k.z.members * k.z.blocks, k.reduce_task, &k, host);
     return STATECAST_OK;
 }
 

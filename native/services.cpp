@@ -1,11 +1,9 @@
-/* Threads, memory, and the choice of an instruction set. */
+/* Memory, the choice of an instruction set, and the checks of what a call asks for. */
 #include "services.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
-#include <sched.h>
 #include <sys/mman.h>
 #endif
 #ifdef STATECAST_AMX
@@ -15,188 +13,9 @@
 #endif
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <new>
-#include <thread>
-#include <vector>
 
 namespace statecast {
 namespace {
-
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/* -- threads -------------------------------------------------------------------------------- */
-
-/* Every thread takes items until there are none. */
-struct Job {
-    int64_t items = 0;
-    void (*task)(void *, int64_t) = nullptr;
-    void *context = nullptr;
-    std::atomic<int64_t> next{0};
-
-    void work() {
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
-            task(context, item);
-    }
-};
-
-/* Workers join the job that is open. They look for one for a while before they sleep: a wake
- * costs more than a small job. */
-class Pool {
-  public:
-    ~Pool() = delete; /* workers may outlive main */
-
-    bool run(int64_t items, void (*task)(void *, int64_t), void *context, int threads, bool small) {
-        if (busy_.exchange(true, std::memory_order_acquire)) return false;
-        const bool wakes = !small || clock::now() - last_ < 2 * PATIENCE;
-        while ((int)threads_.size() < threads - 1 && start()) continue;
-        job_.items = items, job_.task = task, job_.context = context;
-        job_.next.store(0, std::memory_order_relaxed);
-        helpers_ = threads - 1;
-        open_.store(true);
-        jobs_.fetch_add(1);
-        if (wakes && sleepers_.load() > 0) {
-            place();
-            std::lock_guard<std::mutex> hold(mutex_);
-            wake_.notify_all();
-        }
-        job_.work();
-        open_.store(false);
-        finish();
-        last_ = clock::now();
-        busy_.store(false, std::memory_order_release);
-        return true;
-    }
-
-  private:
-    using clock = std::chrono::steady_clock;
-    static constexpr std::chrono::microseconds PATIENCE{80}; /* of who waits, before it sleeps */
-
-    bool start() {
-        try {
-            threads_.reserve(threads_.size() + 1);
-            std::thread thread([this] { serve(); });
-            threads_.push_back(thread.native_handle());
-            thread.detach();
-            away_from_ = -1;
-            return true;
-        } catch (...) {
-            return false; /* fewer threads, the same results */
-        }
-    }
-
-    /* Keeps the workers off the caller's CPU. Linux likes to wake a thread where it is called from; there
-     * it would wait until the caller has done all by itself. */
-    void place() {
-#ifdef __linux__
-        const int here = sched_getcpu();
-        cpu_set_t others;
-        if (here < 0 || here == away_from_ || sched_getaffinity(0, sizeof others, &others)) return;
-        CPU_CLR(here, &others);
-        if (CPU_COUNT(&others) == 0) return;
-        for (pthread_t thread : threads_) pthread_setaffinity_np(thread, sizeof others, &others);
-        away_from_ = here;
-#endif
-    }
-
-    void serve() {
-        const int me = started_.fetch_add(1);
-        uint64_t seen = 0;
-        for (;;) {
-            wait(seen);
-            seen = jobs_.load();
-            inside_.fetch_add(1); /* from here on the caller does not return */
-            if (open_.load() && me < helpers_) job_.work();
-            if (inside_.fetch_sub(1) == 1 && waits_.load()) {
-                std::lock_guard<std::mutex> hold(mutex_);
-                done_.notify_one();
-            }
-        }
-    }
-
-    /* Whether `ready` comes true within a while. */
-    template <class Ready>
-    static bool soon(const Ready &ready) {
-        const auto until = clock::now() + PATIENCE;
-        do {
-            for (int i = 0; i < 64; ++i) {
-                if (ready()) return true;
-                relax();
-            }
-        } while (clock::now() < until);
-        return false;
-    }
-
-    /* The caller waits for the workers' last items, and not for long on the CPU: a worker that lost
-     * its own gets the caller's. With twice as many threads as CPUs that is a third of the time. */
-    void finish() {
-        const auto ready = [&] { return inside_.load() == 0; };
-        if (soon(ready)) return;
-        std::unique_lock<std::mutex> hold(mutex_);
-        waits_.store(true);
-        done_.wait(hold, ready);
-        waits_.store(false);
-    }
-
-    void wait(uint64_t seen) {
-        if (soon([&] { return jobs_.load() != seen; })) return;
-        std::unique_lock<std::mutex> hold(mutex_);
-        sleepers_.fetch_add(1);
-        wake_.wait(hold, [&] { return jobs_.load() != seen; });
-        sleepers_.fetch_sub(1);
-    }
-
-    std::atomic<bool> busy_{false}, open_{false}, waits_{false};
-    std::atomic<uint64_t> jobs_{0};
-    std::atomic<int> inside_{0}, sleepers_{0}, started_{0};
-    int helpers_ = 0, away_from_ = -1;
-    std::vector<pthread_t> threads_; /* the workers */
-    Job job_;
-    clock::time_point last_; /* when a job was done */
-    std::mutex mutex_;
-    std::condition_variable wake_, done_;
-};
-
-std::atomic<statecast_openmp *> openmp{nullptr};
-std::atomic<Pool *> the_pool{nullptr};
-std::atomic<int> chosen_threads{0};
-
-/* A child of fork() has none of the parent's threads, so it begins with a pool of its own. */
-void forget_threads() {
-    openmp.store(nullptr);
-    the_pool.store(new (std::nothrow) Pool);
-}
-
-Pool *pool() {
-    static const bool once = [] {
-        forget_threads();
-        pthread_atfork(nullptr, nullptr, forget_threads);
-        return true;
-    }();
-    (void)once;
-    return the_pool.load();
-}
-
-int available() {
-    if (const char *wish = getenv("STATECAST_THREADS")) {
-        const int count = atoi(wish);
-        if (count > 0) return count;
-    }
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-    const int count = (int)std::thread::hardware_concurrency();
-    return count > 0 ? count : 1;
-}
 
 /* -- memory ---------------------------------------------------------------------------------- */
 
@@ -212,20 +31,6 @@ struct Memory {
 thread_local Memory memory;
 
 }  // namespace
-
-void parallel(int64_t items, void (*task)(void *, int64_t), void *context, bool small) {
-    int threads = statecast_threads();
-    if (threads > items) threads = (int)items;
-    if (threads > 1) {
-        if (statecast_openmp *borrowed = openmp.load()) {
-            Job job = {items, task, context};
-            return borrowed([](void *j) { static_cast<Job *>(j)->work(); }, &job, (unsigned)threads, 0);
-        }
-        Pool *p = pool();
-        if (p && p->run(items, task, context, threads, small)) return;
-    }
-    for (int64_t i = 0; i < items; ++i) task(context, i);
-}
 
 void large_pages(void *memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -420,19 +225,6 @@ int statecast_use(const char *instructions) {
             return STATECAST_OK;
         }
     return STATECAST_BAD_ARGUMENT;
-}
-
-int statecast_threads(void) {
-    int count = chosen_threads.load(std::memory_order_relaxed);
-    if (count < 1) chosen_threads.store(count = available());
-    return count;
-}
-
-void statecast_set_threads(int count) { chosen_threads.store(count < 1 ? 0 : count); }
-
-void statecast_borrow(statecast_openmp *parallel) {
-    pool(); /* what a child of fork() forgets is known from here on */
-    openmp.store(parallel);
 }
 
 int64_t statecast_saved_bytes(const statecast_forward_args *a) {

@@ -1,4 +1,5 @@
-/* What the kernels of every instruction set share: threads and memory that is used again.
+/* What the kernels of every instruction set share: threads (threads.cpp) and memory that is used again
+ * (services.cpp).
  *
  * Nothing here is inline: a kernel's translation unit is compiled for its own instruction
  * set, and a function inlined there could be taken by the linker for all.
@@ -13,11 +14,18 @@
 
 namespace statecast {
 
+/* What the host library says of threads, as statecast.h has it. */
+struct Host {
+    int64_t threads;
+    statecast_openmp *openmp;
+};
+
 /* Calls task(context, item) for every item once, on several threads; items are taken in order
  * from one counter. Returns when all are done. Where the pool is busy with another caller's
  * work, the calling thread does it alone. Threads that sleep are woken for a `small` job, which is done
  * in less time than that takes, only where another has just been: more may follow. */
-void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context, bool small = false);
+void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context, const Host &,
+              bool small = false);
 
 /* Memory of this thread, aligned to 64 bytes, that stays until the next call with the same
  * `use`; its pages stay with the thread. Null where there is none. */

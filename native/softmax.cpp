@@ -69,11 +69,11 @@ struct Tokens {
         for (first = 0; first < a.rows; first += at_once) {
             rows = least(at_once, a.rows - first);
             const bool small = a.members * rows * padded < SMALL;
-            if (tiled) parallel(a.members * height / EDGE, split_outputs, this, small);
+            if (tiled) parallel(a.members * height / EDGE, split_outputs, this, {a.threads, a.openmp}, small);
             /* A block's weights serve all rows at once, unless that makes too few tasks for the threads. */
             share = a.members * blocks() < FEW ? SHARE : height;
-            parallel(a.members * blocks() * shares(), columns, this, small);
-            parallel((rows + SOME - 1) / SOME, finish, this, small);
+            parallel(a.members * blocks() * shares(), columns, this, {a.threads, a.openmp}, small);
+            parallel((rows + SOME - 1) / SOME, finish, this, {a.threads, a.openmp}, small);
         }
         return STATECAST_OK;
     }

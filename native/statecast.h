@@ -54,6 +54,13 @@ extern "C" {
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
 enum { STATECAST_F32 = 0, STATECAST_F64 = 1 };
+/* Threads. Each call has these two fields: how many threads the host library (PyTorch, JAX) has been told
+ * to use, the calling one included, or 0 where it says nothing; and the function that starts a parallel
+ * region on that library's OpenMP threads, GOMP_parallel, or null. A call uses at most
+ * statecast_threads(threads) threads. With `openmp` it uses OpenMP's where they wait busily on CPUs of
+ * their own, and otherwise the library's. A child of fork() never uses OpenMP's. */
+typedef void statecast_openmp(void (*body)(void *data), void *data, unsigned threads, unsigned flags);
+
 enum { STATECAST_OK = 0, STATECAST_BAD_ARGUMENT = 1, STATECAST_TOO_LARGE = 2, STATECAST_NO_MEMORY = 3 };
 
 typedef struct {
@@ -67,6 +74,8 @@ typedef struct {
     const void *feed, *base, *decay, *last;
     const void *packed;
     void *y, *fed, *hn, *cn, *saved;
+    int64_t threads;
+    statecast_openmp *openmp;
 } statecast_forward_args;
 
 /* The gradients of a loss, given those of y, fed, hn and cn (each may be null: zeros). `dx` may be
@@ -127,6 +136,8 @@ typedef struct {
     const double *levels, *gaps;
     double smallest;
     void *score;
+    int64_t threads;
+    statecast_openmp *openmp;
 } statecast_score_args;
 
 /* The gradients of a loss, given that of the score, (M, N). dfirst and dlast go with first. */
@@ -158,6 +169,8 @@ typedef struct {
     const uint8_t *allowed;
     void *nats;
     int32_t *codes;
+    int64_t threads;
+    statecast_openmp *openmp;
 } statecast_softmax_args;
 
 /* Bytes of `packed`, from the sizes; -1 where they are refused. */
@@ -172,16 +185,16 @@ const char *statecast_built(void);
 const char *statecast_used(void);
 int statecast_use(const char *instructions);
 
-/* Threads a call may use, the calling one included. 0 asks for the number of CPUs this
- * process may run on, or STATECAST_THREADS. */
-int statecast_threads(void);
+/* Threads that a call may use, the calling one included: as many as statecast_set_threads() says, else
+ * STATECAST_THREADS, else the least of `told` (0 for none), OMP_NUM_THREADS, the CPUs that the calling
+ * thread may run on, and statecast_quota(""). The environment is read at the first call and after
+ * statecast_set_threads(0), the quota once a second at most, the CPUs each time. */
+int statecast_threads(int64_t told);
 void statecast_set_threads(int count);
 
-/* Threads of OpenMP to work on in place of the library's own, by the function that starts a parallel
- * region, GOMP_parallel; null for the library's own. For a process whose other work runs there: these
- * threads wait busily for it and hold the CPUs. A child of fork() goes back to its own. */
-typedef void statecast_openmp(void (*body)(void *data), void *data, unsigned threads, unsigned flags);
-void statecast_borrow(statecast_openmp *parallel);
+/* CPUs' worth of time that this process's control groups (Linux, version 1 or 2) let it use, rounded and at
+ * least 1; 0 where they set no limit. `root` goes before the paths that are read. */
+int statecast_quota(const char *root);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

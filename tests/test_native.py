@@ -669,18 +669,28 @@ def test_threads_of_the_caller_do_not_meet() -> None:
 FORK = """
 import os, sys, numpy as np
 from statecast.cells import LSTM
-from statecast.kernels.native import Recurrence, _torch_function, use
-if "torch" in sys.argv:
-    _torch_function()  # from here on PyTorch's threads do the work
-use(threads=3)
+from statecast.kernels.native import Recurrence, use
 cell = LSTM(8)
 rng = np.random.default_rng(0)
 draw = lambda shape: rng.standard_normal(shape).astype("float32")
-recurrence = Recurrence(cell, {n: draw(s) for n, s in cell.weight_shapes(2).items()})
+weights = {n: draw(s) for n, s in cell.weight_shapes(2).items()}
 x, state = draw((100, 6, 2)), {"h": draw((100, 8)), "c": draw((100, 8))}
-before = recurrence.run(x, state)[0]
+if "torch" in sys.argv:  # on PyTorch's threads before the fork
+    os.environ["KERAS_BACKEND"] = "torch"
+    import torch
+    from statecast import recurrence
+    torch.set_num_threads(2)
+    tensor = lambda values: {n: torch.tensor(v) for n, v in values.items()}
+    call = lambda: recurrence.run(cell, tensor(weights), torch.tensor(x), tensor(state),
+                                  kernel="native")[0].numpy()
+else:
+    use(threads=3)
+    own = Recurrence(cell, weights)
+    call = lambda: own.run(x, state)[0]
+call()
+before = call()
 child = os.fork()
-after = recurrence.run(x, state)[0]
+after = call()
 if child == 0:
     os._exit(0 if after.tobytes() == before.tobytes() else 3)
 assert os.waitpid(child, 0)[1] == 0 and after.tobytes() == before.tobytes()

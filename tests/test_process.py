@@ -102,3 +102,33 @@ def test_a_lock_that_another_thread_holds_is_free_in_the_child() -> None:
     assert not lock._own().acquire(blocking=False)
     done.set()
     thread.join()
+
+
+FIRST = """
+import os, signal
+os.environ["KERAS_BACKEND"] = "torch"
+import torch
+from statecast import recurrence
+from statecast.cells import LSTM
+from statecast.kernels import native
+native.status()  # the library is loaded
+torch.set_num_threads(2)
+torch.tanh(torch.randn(1000, 1000))  # OpenMP's threads are there, without a call of the library's
+cell = LSTM(8)
+weights = {n: torch.randn(shape) for n, shape in cell.weight_shapes(2).items()}
+x, state = torch.randn(100, 6, 2), {leaf: torch.randn(100, 8) for leaf in ("h", "c")}
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    recurrence.run(cell, weights, x, state, kernel="native")
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
+def test_the_first_call_may_be_in_a_forked_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == "0\n", done.stderr

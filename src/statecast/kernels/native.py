@@ -21,6 +21,8 @@ import numpy as np
 
 from statecast.cells import GRU, LSTM, ClosedLoop, Gated, SimpleRNN, Stack, within
 from statecast.errors import ArgumentError, KernelError, StateError
+from statecast.kernels import threads
+from statecast.kernels.threads import MOST
 
 if TYPE_CHECKING:
     from statecast.recurrence import Problem
@@ -38,6 +40,9 @@ _STATUS = {
 
 # -- the library -----------------------------------------------------------------------------
 
+# What every call says of threads.
+HOST = (("threads", ctypes.c_int64), ("openmp", ctypes.c_void_p))
+
 
 class _Forward(ctypes.Structure):
     """``statecast_forward_args`` of native/statecast.h."""
@@ -51,6 +56,7 @@ class _Forward(ctypes.Structure):
         *((field, ctypes.c_void_p) for field in ("mask", "resets", "hr", "cr")),
         *((field, ctypes.c_void_p) for field in ("observed", "feed", "base", "decay", "last")),
         *((field, ctypes.c_void_p) for field in ("packed", "y", "fed", "hn", "cn", "saved")),
+        *HOST,
     ]
 
 
@@ -71,6 +77,7 @@ def _library() -> Any:
     """The loaded library, or, as text, why there is none."""
     import statecast.kernels
 
+    threads.check_environment()
     # An editable install has the modules in one folder and the library in another.
     places = [Path(folder) / "libstatecast.so" for folder in statecast.kernels.__path__]
     if "STATECAST_LIBRARY" in os.environ:  # another build, for measuring and checking
@@ -88,6 +95,7 @@ def _library() -> Any:
                 ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 4,
                 ctypes.c_int64, *[ctypes.c_void_p] * 4,
             ]  # fmt: skip
+            library.statecast_threads.argtypes = [ctypes.c_int64]
             for buffer in ("saved", "packed", "softmax"):
                 getattr(library, f"statecast_{buffer}_bytes").restype = ctypes.c_int64
             return library
@@ -99,21 +107,28 @@ def status() -> str:
     library = _library()
     if isinstance(library, str):
         return library
-    return f"{library.statecast_used().decode()}, {library.statecast_threads()} threads"
+    count = library.statecast_threads(threads.told(threads.of_started()))
+    return f"{library.statecast_used().decode()}, {count} threads"
 
 
 def use(instructions: str = "", threads: int = 0) -> None:
     """Choose an instruction set by name ("" for the best) and the threads of a call (0: as many
-    as the process has CPUs); for measuring, since the defaults are the fastest.
+    as docs/threads.md says); for measuring, since the defaults are the fastest.
 
     Raises
     ------
     ArgumentError
-        The machine or the build has not got it.
+        The machine or the build has not got the instruction set, or ``threads`` is no whole number
+        from 0 to 1024.
     KernelError
         There is no native kernel.
     """
     library = loaded()
+    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not whole or not 0 <= threads <= MOST:
+        raise ArgumentError(
+            f"threads: expected a whole number from 0 to {MOST}, received {threads!r}."
+        )
     if library.statecast_use(instructions.encode()):
         raise ArgumentError(
             f"instructions: built are {library.statecast_built().decode()}, and this machine may "
@@ -549,6 +564,7 @@ class _Packed:
         packed = address(self.memory)
         check(self.library.statecast_pack(ctypes.byref(arguments), ctypes.c_void_p(packed)))
         self.fixed = _arguments(cell, dtype, shape, codes=codes, packed=packed)
+        self.started = threads.of_started()
         self.pointer = ctypes.byref(self.fixed)
 
     def run(
@@ -576,6 +592,7 @@ class _Packed:
         codes_at = None if code is None else address(code)
         source_at = None if source is None else address(source)
         y = start + leaves * each
+        self.fixed.threads = threads.told(self.started)
         status = self.library.statecast_run(
             self.pointer, rows, steps, address(x), codes_at, h, c, sources, source_at, y, start,
             start + each,
@@ -642,7 +659,12 @@ def _jax_entry() -> Callable[..., Any]:
     def call(which: str, cell: Any, has: Any, outputs: Any, operands: Any) -> Any:
         target = jax.ffi.ffi_call(f"statecast_{which}", outputs, vmap_method="broadcast_all")
         flags = sum(_HAS[part] for part in has)
-        return target(*operands, cell=np.int64(_CODES[type(cell)]), has=np.int64(flags))
+        return target(
+            *operands,
+            cell=np.int64(_CODES[type(cell)]),
+            has=np.int64(flags),
+            threads=np.int64(threads.of_jax()),
+        )
 
     def native(cell: Any, values: Any, save: bool) -> Any:
         x = values["x"]
@@ -898,15 +920,6 @@ def _torch_saved(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.from_numpy(loan).view(shape)
 
 
-def _borrow_threads(library: Any) -> None:
-    """Let the library work on PyTorch's threads. These wait busily after each of its operations:
-    a thread of the library's own would have to share a CPU with one of them."""
-    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    waits = os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive"
-    if parallel is not None and waits:
-        library.statecast_borrow(parallel)
-
-
 # The outputs of a call, absent ones None; what the backward pass reads beside the values; and the
 # outputs whose gradients it is given.
 _OUTPUTS = ("y", "fed", "hn", "cn", "saved")
@@ -926,13 +939,13 @@ def _torch_function() -> Any:
     import torch
 
     library = loaded()
-    _borrow_threads(library)
     at = torch_address
 
     def arguments(cell: Any, values: Mapping[str, Any]) -> _Forward:
         x = values["x"]
         pointers = {n: at(v) for n, v in values.items()}
-        return _arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers)
+        host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
+        return _arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
 
     def saved_shape(call: _Forward, x: Any) -> tuple[int, ...]:
         """Of what is saved for the backward pass: numbers of x's dtype, for each member apart."""

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from statecast.errors import KernelError
+from statecast.kernels import threads
 from statecast.kernels.native import (
     DTYPES,
+    HOST,
     check,
     dense,
     loaded,
@@ -50,6 +52,7 @@ class _Score(ctypes.Structure):
         *((field, ctypes.c_void_p) for field in (*ORDER, "levels", "gaps")),
         ("smallest", ctypes.c_double),
         ("score", ctypes.c_void_p),
+        *HOST,
     ]
 
 
@@ -121,6 +124,7 @@ def _jax_entry() -> Callable[..., Any]:
             levels=np.array(spec.levels),
             gaps=np.array(spec.gaps),
             smallest=np.float64(spec.smallest),
+            threads=np.int64(threads.of_jax()),
         )
 
     @partial(custom_vjp, nondiff_argnums=(0,))
@@ -176,6 +180,7 @@ def _torch_function() -> Any:
         constants = {n: _doubles(getattr(spec, n)) for n in ("levels", "gaps")}
         return _Score(
             dtype, *x.shape, len(spec.levels), smallest=spec.smallest,
+            threads=threads.of_torch(), openmp=threads.openmp(),
             **{n: at(v) for n, v in values.items()}, **constants, **more,
         )  # fmt: skip
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from statecast.errors import KernelError
-from statecast.kernels.native import address, check, loaded
+from statecast.kernels import threads
+from statecast.kernels.native import HOST, address, check, loaded
 
 
 class _Arguments(ctypes.Structure):
@@ -23,6 +24,7 @@ class _Arguments(ctypes.Structure):
         *((field, ctypes.c_int64) for field in ("members", "rows", "units", "tokens", "best")),
         *((field, ctypes.c_void_p) for field in ("kernel", "bias", "packed", "outputs")),
         *((field, ctypes.c_void_p) for field in ("allowed", "nats", "codes")),
+        *HOST,
     ]
 
 
@@ -52,6 +54,7 @@ class Softmax:
         self._packed = np.empty(size, np.uint8)
         packed = ctypes.c_void_p(address(self._packed))
         check(self._library.statecast_softmax_pack(ctypes.byref(arguments), packed))
+        self._started = threads.of_started()
 
     def log_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The log of the members' mean probability of each token, ``(rows, tokens)``, from outputs
@@ -82,6 +85,7 @@ class Softmax:
             rows=outputs.shape[1],
             packed=address(self._packed),
             outputs=address(outputs),
+            threads=threads.told(self._started),
             **arguments,
         )
         check(self._library.statecast_softmax(ctypes.byref(call)))
