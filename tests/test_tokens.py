@@ -523,7 +523,9 @@ def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
     with pytest.raises(errors.DataError, match="at most 2 different tokens; received 3"):
         _fit()
     monkeypatch.undo()
-    far = pl.DataFrame({"unique_id": [0, 0, 1], "ds": [1, 10_001, 1], "y": ["a", "b", "a"]})
+    steps = np.append(np.arange(1, 10_002), 1)
+    far = pl.DataFrame({"unique_id": steps * 0, "ds": steps, "y": ["a", "b"] * 5_001})
+    far = far.with_columns(unique_id=pl.int_range(pl.len()) // 10_001)
     with pytest.raises(
         errors.DataError, match=r"at most 10,000 tokens, received one of 10,001 \(item 0\)"
     ):
