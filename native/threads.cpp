@@ -277,7 +277,7 @@ class Team {
      * pthread_getcpuclockid() makes of a thread, which must be alive for that. */
     static int64_t cpu(pid_t thread) {
         struct timespec time;
-        if (clock_gettime((~(clockid_t)thread << 3) | 6, &time)) return -1;
+        if (clock_gettime(~(clockid_t)thread * 8 | 6, &time)) return -1;
         return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
     }
 
