@@ -24,7 +24,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
-	@echo 'make check   ruff, pyright, doctests, the import floors, the public names'
+	@echo 'make check   ruff, pyright, doctests, the layout, the public names'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  the native kernel under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
@@ -50,7 +50,7 @@ check: $(VENV)/.all
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
-	    tests/test_floors.py tests/test_public_names.py
+	    tests/test_layout.py tests/test_public_names.py
 
 # Damaged model and state files; counts and failures go to build/fuzz.
 FUZZ_SECONDS ?= 600

@@ -60,7 +60,8 @@ def sides(threads: int) -> tuple[Callable[[], None], Callable[[], None]]:
     os.environ["KERAS_BACKEND"] = "torch"
     import torch
 
-    from statecast import cells, recurrence
+    from statecast import cells
+    from statecast.recurrence import run as recurrence
 
     torch.set_num_threads(threads)
     rows, steps, inputs, units = SHAPE
@@ -92,7 +93,7 @@ def settle() -> None:
 
 def measure(threads: int) -> dict[str, Any]:
     """Milliseconds a call of each side, on the clock and on CPUs."""
-    from statecast.kernels import native
+    from statecast.recurrence.kernels import native
 
     calls = dict(zip(("ours", "theirs"), sides(threads), strict=True))
     wall: dict[str, list[float]] = {name: [] for name in calls}

@@ -37,8 +37,9 @@ def step(rows: int, steps: int, units: int, threads: int = 0, seconds: float = 2
     long; 0 threads: all there are."""
     import torch
 
-    from statecast import cells, recurrence
-    from statecast.kernels import native
+    from statecast import cells
+    from statecast.recurrence import run as recurrence
+    from statecast.recurrence.kernels import native
 
     native.use(threads=threads)
     rng = np.random.default_rng(0)
@@ -82,7 +83,7 @@ def reading(rows: int) -> list[float]:
     and the MiB that the process held beyond it at its most."""
     import polars as pl
 
-    from statecast.table import Schema
+    from statecast.tables.schema import Schema
 
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/series.parquet"
@@ -148,7 +149,7 @@ def plot(found: dict[str, list[Any]]) -> None:
 
 
 def page(found: dict[str, list[Any]]) -> str:
-    from statecast.kernels import native
+    from statecast.recurrence.kernels import native
 
     lines = [
         "# How the cost grows",

@@ -83,8 +83,9 @@ def operation() -> dict[str, Any]:
     """Forward and backward of the bare operation in PyTorch, against ``nn.LSTM`` and ``nn.GRU``."""
     import torch
 
-    from statecast import cells, recurrence
-    from statecast.kernels import native
+    from statecast import cells
+    from statecast.recurrence import run as recurrence
+    from statecast.recurrence.kernels import native
 
     torch.set_num_threads(THREADS)
     square = torch.tensor(draw(2048, 2048))
@@ -138,7 +139,8 @@ def jax_section() -> dict[str, Any]:
     import jax.numpy as jnp
     from jax import lax, nn
 
-    from statecast import Recurrence, cells, recurrence
+    from statecast import Recurrence, cells
+    from statecast.recurrence import run as recurrence
 
     def scan_loss(parameters: Any, x: Any, y: Any) -> Any:
         """The network in raw JAX at its best: x W inside the scan, wide cells checkpointed."""
@@ -198,7 +200,7 @@ def keras_section() -> dict[str, Any]:
     kernel serves the backend. Milliseconds a batch."""
     import keras
 
-    from statecast import layers
+    from statecast.layers import recurrent as layers
 
     def model(kind: Any, steps: int, inputs: int, units: int) -> Any:
         start = keras.Input((steps, inputs))
@@ -380,7 +382,8 @@ def decoding_section() -> dict[str, Any]:
     import torch
     from jax import lax, nn
 
-    from statecast import cells, recurrence
+    from statecast import cells
+    from statecast.recurrence import run as recurrence
 
     torch.set_num_threads(THREADS)
     result = []
@@ -503,9 +506,10 @@ def forecaster_section(
     against the same network on nn.LSTM, which is shown every value and so needs no loop."""
     import torch
 
-    from statecast import cells, heads
-    from statecast.network import AGES, Decoder, Network
-    from statecast.training import adamw
+    from statecast import cells
+    from statecast.heads import distributions as heads
+    from statecast.networks.network import AGES, Decoder, Network
+    from statecast.networks.training import adamw
 
     torch.set_num_threads(threads)
     features, encoding = 4, 16

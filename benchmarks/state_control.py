@@ -33,7 +33,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from statecast import control, layers
+from statecast.control import models as control
+from statecast.layers import recurrent as layers
 from statecast.state import State
 
 PAGE = Path(__file__).parents[1] / "docs" / "state_control.md"

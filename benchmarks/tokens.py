@@ -31,15 +31,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 
-from statecast.cells import LSTM, Stack, within
-from statecast.decoding import Beam, Rules
-from statecast.evaluate import cross_validation
-from statecast.forecaster import Forecaster
-from statecast.heads import Categorical
-from statecast.language import Language
-from statecast.network import Network
-from statecast.tokens import Speaker
-from statecast.vocabulary import END, UNKNOWN
+from statecast.evaluate.cross_validation import cross_validation
+from statecast.forecast.forecaster import Forecaster
+from statecast.heads.distributions import Categorical
+from statecast.networks.network import Network
+from statecast.recurrence.cells import LSTM, Stack, within
+from statecast.tables.vocabulary import END, UNKNOWN
+from statecast.tokens.decoding import Beam, Rules
+from statecast.tokens.engine import Speaker
+from statecast.tokens.network import Language
 
 COLOURS = Path(__file__).parents[2] / "shared" / "data" / "colours"
 

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from statecast import Forecaster
-from statecast.decoding import Beam, Sampling
+from statecast.tokens.decoding import Beam, Sampling
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "colours"
 SWATCHES = {

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from statecast import InitialState, ResetStates, explain_state, reset_states
-from statecast.layers import LSTM
+from statecast.layers.recurrent import LSTM
 
 UNITS = 10
 KNOWN, STEPS = 3, 30  # p1..p3 are given, p4..p30 are to be said

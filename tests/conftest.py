@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Boosted trees grow on few values: of all baselines they take by far the most time."""
-    from statecast.evaluate import Trees
+    from statecast.evaluate.cross_validation import Trees
 
     monkeypatch.setattr(Trees.__init__, "__defaults__", (100, 0))
 
@@ -75,7 +75,7 @@ def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks keep the weights they began with: for tests of what no training has a part in."""
-    monkeypatch.setattr("statecast.forecaster.train", lambda *_, **__: {})
+    monkeypatch.setattr("statecast.forecast.forecaster.train", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

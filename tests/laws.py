@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from statecast.forecaster import Forecaster
+from statecast.forecast.forecaster import Forecaster
 
 CLOSE = 1e-5  # relative: what float32 sums of another order may differ by
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statecast.analogues import (
+from statecast.forecast.analogues import (
     Analogues,
     Linear,
     _mean_distances,
@@ -156,7 +156,7 @@ def test_what_comes_after_the_prefix_and_what_hides_in_a_gap_is_not_seen(fitted,
 def test_a_training_items_held_out_forecast_does_not_see_its_group(k, monkeypatch):
     """Change what a group's items did later: no path fitted without them moves, and no forecast
     that looks for their analogues; other items' forecasts do."""
-    monkeypatch.setattr("statecast.analogues._RIDGES", (3.0,))  # chosen on all items
+    monkeypatch.setattr("statecast.forecast.analogues._RIDGES", (3.0,))  # chosen on all items
     numeric, codes, y, mask = _items(gaps=0.0)
     group = np.arange(len(y)) // 3
     own, later = group == 5, y.copy()

@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from statecast import Forecaster, plots
-from statecast.cli import app
+from statecast import Forecaster
+from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning
-from statecast.evaluate import cross_validation
-from statecast.table import Schema
-from statecast.targets import Targets
+from statecast.evaluate.cross_validation import cross_validation
+from statecast.plots import charts as plots
+from statecast.tables.schema import Schema
+from statecast.tables.targets import Targets
 
 pytestmark = pytest.mark.backends
 

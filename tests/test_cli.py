@@ -18,8 +18,8 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import statecast
-from statecast import cli
-from statecast.cli import SETTINGS, app
+from statecast.cli import commands as cli
+from statecast.cli.commands import SETTINGS, app
 
 # A translator behaves alike on every backend; what trains or forecasts is tried on each.
 backends = pytest.mark.backends
@@ -230,7 +230,7 @@ def test_the_options_are_the_arguments_of_the_forecaster() -> None:
 def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from statecast.training import KeepBest
+    from statecast.networks.training import KeepBest
 
     after = KeepBest.on_epoch_end
 
@@ -296,7 +296,7 @@ def test_a_backend_that_is_not_there_is_one_message(
 @pytest.mark.parametrize("after", [2, 6])
 def test_ctrl_c_before_there_is_anything_to_keep_says_so(folder: Path, after: int) -> None:
     """While modules load, and while the first step compiles, too."""
-    command = [sys.executable, "-c", "from statecast.cli import main; main()", *FIT]
+    command = [sys.executable, "-c", "from statecast.cli.commands import main; main()", *FIT]
     forever = ["--epochs", "2000", "--patience", "2000"]
     process = subprocess.Popen([*command, *forever], cwd=folder, stderr=subprocess.PIPE, text=True)
     time.sleep(after)
@@ -579,7 +579,7 @@ def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
 def test_without_matplotlib_it_says_so_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    from statecast import cli
+    from statecast.cli import commands as cli
 
     found = cli.find_spec
     monkeypatch.setattr(

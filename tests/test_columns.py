@@ -22,8 +22,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from statecast.errors import DataError
-from statecast.reading import parse
-from statecast.table import Schema
+from statecast.tables.parse import parse
+from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 import statecast
-from statecast import control, layers
-from statecast.control import (
+from statecast.control import models as control
+from statecast.control.models import (
     ResetStates,
     Windows,
     explain_state,
@@ -26,7 +26,8 @@ from statecast.control import (
     trajectory,
 )
 from statecast.errors import ArgumentError, NotStatefulError, StateError
-from statecast.layers import InitialState
+from statecast.layers import recurrent as layers
+from statecast.layers.recurrent import InitialState
 from statecast.state import State, at_rest
 
 pytestmark = pytest.mark.backends
@@ -610,7 +611,7 @@ def test_explain_says_where_each_row_starts_and_which_kernel_runs():
 
 
 def test_the_kernel_that_explain_names_is_the_one_that_runs(monkeypatch):
-    from statecast import recurrence
+    from statecast.recurrence import run as recurrence
 
     ran = []
     for kernel in recurrence.KERNELS:

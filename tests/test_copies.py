@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from statecast import layers
-from statecast.control import (
+from statecast.control.models import (
     ResetStates,
     Windows,
     explain_state,
@@ -25,6 +24,7 @@ from statecast.control import (
     trajectory,
 )
 from statecast.errors import ArgumentError, NotStatefulError, StateError
+from statecast.layers import recurrent as layers
 from statecast.state import State, at_rest
 
 pytestmark = pytest.mark.backends

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.dates import Calendar, Form, Spacing, instant, known_zone, wall
 from statecast.errors import DataError, ModelFileError
-from statecast.table import Schema
+from statecast.tables.dates import Calendar, Form, Spacing, instant, known_zone, wall
+from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")

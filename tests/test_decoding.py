@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.decoding import Beam, Rules, Sampling, likeliest, sample, search
 from statecast.errors import ArgumentError
+from statecast.tokens.decoding import Beam, Rules, Sampling, likeliest, sample, search
 
 END, TOKENS = 1, 4
 

@@ -68,7 +68,7 @@ def run_command(command: str) -> str | None:
         unknown = {word for word in words[1:] if "=" not in word} - make_targets()
         return f"no such target: {unknown}" if unknown else None
     if words[0] == "statecast":
-        from statecast.cli import app
+        from statecast.cli.commands import app
 
         result = CliRunner().invoke(app, words[1:])
         return result.output + repr(result.exception) if result.exit_code else None

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from statecast.endings import Endings, statics, unlike, width
 from statecast.errors import ArgumentError, DataError, DataWarning
-from statecast.forecaster import Forecaster
+from statecast.forecast.endings import Endings, statics, unlike, width
+from statecast.forecast.forecaster import Forecaster
 
 T = 10
 

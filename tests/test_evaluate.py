@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from statecast.data import Growth
 from statecast.errors import ArgumentError, DataError, MissingExtraError
-from statecast.evaluate import (
+from statecast.evaluate.cross_validation import (
     LEVELS,
     LastValue,
     MeanCurve,
@@ -31,7 +31,7 @@ from statecast.evaluate import (
     default_baselines,
     score,
 )
-from statecast.table import Panel, Schema
+from statecast.tables.schema import Panel, Schema
 
 EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are far better
 

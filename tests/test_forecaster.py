@@ -19,14 +19,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statecast import errors, forecaster
-from statecast.cells import CELLS
-from statecast.forecaster import Forecaster
-from statecast.heads import HEADS
-from statecast.language import WAYS
-from statecast.network import Network
-from statecast.scaling import TRANSFORMS
+from statecast import errors
+from statecast.forecast import forecaster
+from statecast.forecast.forecaster import Forecaster
+from statecast.heads.distributions import HEADS
+from statecast.networks.network import Network
+from statecast.recurrence.cells import CELLS
 from statecast.state import State
+from statecast.tables.scaling import TRANSFORMS
+from statecast.tokens.network import WAYS
 
 pytestmark = pytest.mark.backends
 
@@ -66,7 +67,7 @@ def fitted():
 def too_long():
     """Fitted on series that are too long for analogues, and with another seed."""
     with pytest.MonkeyPatch.context() as short:
-        short.setattr("statecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
+        short.setattr("statecast.forecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
         return _fit(seed=1)
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statecast.errors import DataError
-from statecast.table import Schema
-from statecast.targets import Targets
+from statecast.tables.schema import Schema
+from statecast.tables.targets import Targets
 
 
 def table(steps, items: int = 2) -> pl.DataFrame:

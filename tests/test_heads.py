@@ -9,7 +9,15 @@ from keras import backend, ops
 
 from gradients import gradients
 from statecast.errors import ArgumentError
-from statecast.heads import HEADS, NegativeBinomial, Normal, Poisson, Quantiles, Readout, StudentT
+from statecast.heads.distributions import (
+    HEADS,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    Quantiles,
+    Readout,
+    StudentT,
+)
 
 pytestmark = pytest.mark.backends
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from statecast import Forecaster, cli, errors
-from statecast.evaluate import cross_validation
+from statecast import Forecaster, errors
+from statecast.cli import commands as cli
+from statecast.evaluate.cross_validation import cross_validation
 from statecast.interrupt import noted
-from statecast.network import Network
-from statecast.training import KeepBest
+from statecast.networks.network import Network
+from statecast.networks.training import KeepBest
 
 backends = pytest.mark.backends
 
@@ -223,7 +224,9 @@ def test_while_the_network_is_built_and_once_the_training_is_over(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             Forecaster(**SMALL).fit(Y, callbacks=[at], verbose=0)
     assert at.now == -1
-    monkeypatch.setattr("statecast.forecaster._companions", then(lambda *_, **__: (None, None)))
+    monkeypatch.setattr(
+        "statecast.forecast.forecaster._companions", then(lambda *_, **__: (None, None))
+    )
     f = Forecaster(**SMALL).fit(Y, verbose=0)
     assert len(f.history["loss"]) == SMALL["epochs"]
 
@@ -295,7 +298,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def after(batches: float) -> None:
         moment[0] = batches
 
-    monkeypatch.setattr("statecast.training.STEPS", 3)
+    monkeypatch.setattr("statecast.networks.training.STEPS", 3)
     monkeypatch.setattr(Forecaster, "_built", one)
     monkeypatch.setattr(Network, "compile", once)
     monkeypatch.setattr(KeepBest, "on_train_batch_begin", batch)

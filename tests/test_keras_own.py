@@ -14,7 +14,7 @@ import keras
 import pytest
 from keras.src import layers as stock
 
-import statecast.layers
+import statecast.layers.recurrent
 
 pytestmark = pytest.mark.backends
 
@@ -91,7 +91,7 @@ def test_a_fault_of_ours_is_seen(name, test, monkeypatch):
         y, state = run(*arguments, **options)
         return y + 1, state
 
-    run = statecast.layers.run
-    monkeypatch.setattr(statecast.layers, "run", wrong)
+    run = statecast.layers.recurrent.run
+    monkeypatch.setattr(statecast.layers.recurrent, "run", wrong)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         CASES[name](test).debug()

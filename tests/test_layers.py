@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from gradients import gradients
-from statecast.cells import GRU, LSTM, SimpleRNN, Stack
 from statecast.errors import ArgumentError, DataError, StateError
-from statecast.layers import InitialState
+from statecast.layers.recurrent import InitialState
+from statecast.recurrence.cells import GRU, LSTM, SimpleRNN, Stack
 
 pytestmark = pytest.mark.backends
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.kernels import native, quantiles, softmax
-from statecast.kernels.native import Recurrence
-from statecast.tokens import _PlainSoftmax
+from statecast.recurrence.kernels import native, quantiles, softmax
+from statecast.recurrence.kernels.native import Recurrence
+from statecast.tokens.engine import _PlainSoftmax
 
 LIBRARY = native._library()
 pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"native: {LIBRARY}")
@@ -668,8 +668,8 @@ def test_threads_of_the_caller_do_not_meet() -> None:
 
 FORK = """
 import os, sys, numpy as np
-from statecast.cells import LSTM
-from statecast.kernels.native import Recurrence, use
+from statecast.recurrence.cells import LSTM
+from statecast.recurrence.kernels.native import Recurrence, use
 cell = LSTM(8)
 rng = np.random.default_rng(0)
 draw = lambda shape: rng.standard_normal(shape).astype("float32")
@@ -678,7 +678,7 @@ x, state = draw((100, 6, 2)), {"h": draw((100, 8)), "c": draw((100, 8))}
 if "torch" in sys.argv:  # on PyTorch's threads before the fork
     os.environ["KERAS_BACKEND"] = "torch"
     import torch
-    from statecast import recurrence
+    from statecast.recurrence import run as recurrence
     torch.set_num_threads(2)
     tensor = lambda values: {n: torch.tensor(v) for n, v in values.items()}
     call = lambda: recurrence.run(cell, tensor(weights), torch.tensor(x), tensor(state),

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from statecast import reading
 from statecast.errors import DataError
-from statecast.table import Schema
+from statecast.tables import parse as reading
+from statecast.tables.schema import Schema
 
 N, STEPS = 100, 6
 SERIES = pl.DataFrame(

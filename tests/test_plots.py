@@ -17,8 +17,8 @@ from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from statecast import plots
 from statecast.errors import ArgumentError, DataError, MissingExtraError
+from statecast.plots import charts as plots
 
 T, K = 8, 3
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from statecast import Forecaster, errors
-from statecast.evaluate import cross_validation
+from statecast.evaluate.cross_validation import cross_validation
 from statecast.progress import LOG, say, stage_lines, trained_text
 
 backends = pytest.mark.backends

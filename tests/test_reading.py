@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast.errors import ArgumentError, DataError, DataWarning
-from statecast.explanation import Explanation
-from statecast.table import Schema
+from statecast.forecast.explanation import Explanation
+from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -581,7 +581,7 @@ def test_a_file_cut_before_its_last_cell_is_worth_a_warning(path: Path) -> None:
 
 
 def test_lines_are_counted_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statecast.reading._CHUNK_OF_LINES", 7)
+    monkeypatch.setattr("statecast.tables.parse._CHUNK_OF_LINES", 7)
     path.write_text(GOOD)
     assert seen(Schema.fit(path), path) == EXPECTED
     for line in range(2, 8):

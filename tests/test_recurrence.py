@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 from gradients import gradients
-from statecast import recurrence
-from statecast.cells import GRU, LSTM, ClosedLoop, SimpleRNN, Stack
 from statecast.errors import ArgumentError, KernelError, StateError
+from statecast.recurrence import run as recurrence
+from statecast.recurrence.cells import GRU, LSTM, ClosedLoop, SimpleRNN, Stack
 
 pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
@@ -386,7 +386,7 @@ def test_gradients_of_gradients_are_the_loops(cell):
 def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
     import torch
 
-    from statecast.kernels import native
+    from statecast.recurrence.kernels import native
 
     cell = LSTM(3)
     loss, named = _native_loss(cell), _named(cell, 0)

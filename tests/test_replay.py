@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from statecast import get_state, layers
+from statecast import get_state
 from statecast.errors import StateError
+from statecast.layers import recurrent as layers
 
 pytestmark = pytest.mark.backends
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 from gradients import gradients
-from statecast import layers
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
-from statecast.layers import InitialState
+from statecast.layers import recurrent as layers
+from statecast.layers.recurrent import InitialState
 from statecast.state import State, at_rest
 
 pytestmark = pytest.mark.backends

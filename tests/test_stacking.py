@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statecast.heads import KNOTS
-from statecast.stacking import Stacking
+from statecast.forecast.stacking import Stacking
+from statecast.heads.distributions import KNOTS
 
 T = 6
 DEVIATES = np.quantile(np.random.default_rng(1).normal(size=200_000), KNOTS)

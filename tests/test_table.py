@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast import reading, scaling
-from statecast.dates import Form
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.reading import Kind
-from statecast.scaling import TRANSFORMS
-from statecast.table import Panel, Schema
+from statecast.tables import parse as reading
+from statecast.tables import scaling
+from statecast.tables.dates import Form
+from statecast.tables.parse import Kind
+from statecast.tables.scaling import TRANSFORMS
+from statecast.tables.schema import Panel, Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -1394,7 +1395,7 @@ def test_a_config_that_is_no_object_is_refused(config: Any) -> None:
 
 def test_libraries_of_tables_are_imported_only_when_used() -> None:
     code = (
-        "import sys, numpy as np; from statecast.table import Schema;"
+        "import sys, numpy as np; from statecast.tables.schema import Schema;"
         "s = Schema.fit(np.ones((2, 3))); s.panel(np.ones((2, 3)));"
         "print([m for m in ('polars', 'pandas', 'pyarrow', 'keras') if m in sys.modules])"
     )

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
-from statecast.cli import app
+from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.evaluate import LastValue, MeanCurve, Ridge, cross_validation
-from statecast.forecaster import Forecaster, Paths
-from statecast.heads import KNOTS
-from statecast.stacking import Stacking
-from statecast.targets import Targets, learn
+from statecast.evaluate.cross_validation import LastValue, MeanCurve, Ridge, cross_validation
+from statecast.forecast.forecaster import Forecaster, Paths
+from statecast.forecast.stacking import Stacking
+from statecast.heads.distributions import KNOTS
+from statecast.tables.targets import Targets, learn
 
 pytestmark = [
     pytest.mark.backends,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError
-from statecast.kernels import native, threads
+from statecast.recurrence.kernels import native, threads
 
 LIBRARY = native._library()
 pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason="the library is not built")
@@ -230,9 +230,9 @@ os.environ["KERAS_BACKEND"] = library if library != "numpy" else "torch"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import numpy as np
 from pathlib import Path
-from statecast import recurrence
-from statecast.cells import LSTM
-from statecast.kernels.native import Recurrence
+from statecast.recurrence import run as recurrence
+from statecast.recurrence.cells import LSTM
+from statecast.recurrence.kernels.native import Recurrence
 cell = LSTM(8)
 rng = np.random.default_rng(0)
 draw = lambda shape: rng.standard_normal(shape).astype("float32")
@@ -376,8 +376,8 @@ BESIDE = """
 import os, subprocess, sys, time
 os.environ["KERAS_BACKEND"] = "torch"
 import numpy as np, torch
-from statecast import recurrence
-from statecast.cells import LSTM
+from statecast.recurrence import run as recurrence
+from statecast.recurrence.cells import LSTM
 cell = LSTM(32)
 weights = {n: 0.1 * torch.randn(s) for n, s in cell.weight_shapes(4).items()}
 for weight in weights.values():

@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from statecast import errors, tokens
-from statecast.cli import app
-from statecast.decoding import Beam, Sampling
-from statecast.evaluate import cross_validation
-from statecast.forecaster import Forecaster
-from statecast.ngrams import Said, log_likelihoods
+from statecast import errors
+from statecast.cli.commands import app
+from statecast.evaluate.cross_validation import cross_validation
+from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
-from statecast.table import Schema
+from statecast.tables.schema import Schema
+from statecast.tokens import engine as tokens
+from statecast.tokens.decoding import Beam, Sampling
+from statecast.tokens.ngrams import Said, log_likelihoods
 
 pytestmark = pytest.mark.backends
 
@@ -519,7 +520,7 @@ def test_series_that_hold_no_tokens_are_told(series, message):
 
 
 def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
-    monkeypatch.setattr("statecast.reading.MOST_TOKENS", 2)
+    monkeypatch.setattr("statecast.tables.parse.MOST_TOKENS", 2)
     with pytest.raises(errors.DataError, match="at most 2 different tokens; received 3"):
         _fit()
     monkeypatch.undo()

@@ -23,11 +23,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from statecast import layers
-from statecast.cells import GRU, LSTM, Cell, ClosedLoop, SimpleRNN, Stack
 from statecast.errors import KernelError
-from statecast.kernels import native, quantiles
-from statecast.recurrence import explain, run
+from statecast.layers import recurrent as layers
+from statecast.recurrence.cells import GRU, LSTM, Cell, ClosedLoop, SimpleRNN, Stack
+from statecast.recurrence.kernels import native, quantiles
+from statecast.recurrence.run import explain, run
 
 if isinstance(native._library(), str):
     pytest.skip(f"native: {native._library()}", allow_module_level=True)

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.table import Panel, Schema
-from statecast.training import HeldOutRows, TrainingRows, few_widths, held_out, hidden, own_rows
+from statecast.networks.training import (
+    HeldOutRows,
+    TrainingRows,
+    few_widths,
+    held_out,
+    hidden,
+    own_rows,
+)
+from statecast.tables.schema import Panel, Schema
 
 pytestmark = pytest.mark.backends
 

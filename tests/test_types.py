@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from statecast import forecaster
-from statecast.cli import SETTINGS
-from statecast.forecaster import Forecaster
+from statecast.cli.commands import SETTINGS
+from statecast.forecast import forecaster
+from statecast.forecast.forecaster import Forecaster
 
 ROOT = Path(__file__).parents[1]
 README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 from statecast import Forecaster, State
-from statecast.decoding import Sampling
+from statecast.tokens.decoding import Sampling
 from typing import assert_type
 
 f, tokens = Forecaster(head="normal"), Forecaster(head="categorical")
@@ -79,7 +79,7 @@ def test_the_readme_and_a_users_script_are_right(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     lines = ["import polars as pl", "from statecast import Forecaster"]
-    lines += ["from statecast.decoding import Sampling", "table = pl.DataFrame()"]
+    lines += ["from statecast.tokens.decoding import Sampling", "table = pl.DataFrame()"]
     found = checked(tmp_path, "\n".join([*lines, *WRONG]))
     at = {each["range"]["start"]["line"] - len(lines): each["message"] for each in found}
     for number, (line, word) in enumerate(WRONG.items()):

@@ -12,8 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statecast import cells, control, data, decoding, evaluate, heads, layers, plots
-    from statecast.control import (
+    from statecast import control, data, evaluate, heads, layers, plots
+    from statecast.control.models import (
         ResetStates,
         Windows,
         explain_state,
@@ -37,24 +37,26 @@ if TYPE_CHECKING:
         StatecastError,
         StateError,
     )
-    from statecast.evaluate import Scores, cross_validation
-    from statecast.forecaster import Forecaster
-    from statecast.kernels.native import Recurrence
-    from statecast.layers import InitialState
+    from statecast.evaluate.cross_validation import Scores, cross_validation
+    from statecast.forecast.forecaster import Forecaster
+    from statecast.layers.recurrent import InitialState
+    from statecast.recurrence import cells
+    from statecast.recurrence.kernels.native import Recurrence
     from statecast.state import State
-    from statecast.table import Panel, Schema
+    from statecast.tables.schema import Panel, Schema
+    from statecast.tokens import decoding
 
     __version__: str
 
 if "keras" not in sys.modules:
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
-# Where each public name lives. A name equal to its module is the module itself.
+# Where each public name lives. A name equal to the last part of its home is the module itself.
 _HOMES = {
     "ArgumentError": "errors",
     "DataError": "errors",
     "DataWarning": "errors",
-    "Forecaster": "forecaster",
+    "Forecaster": "forecast.forecaster",
     "InitialState": "layers",
     "ForkError": "errors",
     "KernelError": "errors",
@@ -62,20 +64,20 @@ _HOMES = {
     "ModelFileError": "errors",
     "NotFittedError": "errors",
     "NotStatefulError": "errors",
-    "Panel": "table",
-    "Recurrence": "kernels.native",
+    "Panel": "tables.schema",
+    "Recurrence": "recurrence.kernels.native",
     "ResetStates": "control",
-    "Schema": "table",
+    "Schema": "tables.schema",
     "Scores": "evaluate",
     "State": "state",
     "StateError": "errors",
     "StatecastError": "errors",
     "Windows": "control",
-    "cells": "cells",
+    "cells": "recurrence.cells",
     "control": "control",
     "cross_validation": "evaluate",
     "data": "data",
-    "decoding": "decoding",
+    "decoding": "tokens.decoding",
     "evaluate": "evaluate",
     "explain_state": "control",
     "get_state": "control",
@@ -137,7 +139,7 @@ def __getattr__(name: str) -> Any:
         value: Any = version("statecast")
     elif name in _HOMES:
         module = importlib.import_module(f"statecast.{_HOMES[name]}")
-        value = module if name == _HOMES[name] else getattr(module, name)
+        value = module if name == _HOMES[name].rpartition(".")[2] else getattr(module, name)
     else:
         raise AttributeError(f"module 'statecast' has no attribute {name!r}")
     globals()[name] = value

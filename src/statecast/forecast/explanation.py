@@ -1,0 +1,194 @@
+"""What moved a forecast: everything known of an item left out in turn, and those most like it.
+
+Occlusion (Zeiler and Fergus 2014): a forecast with one observation or one static feature,
+less the forecast without it, all else as it is. An observation left out is a gap; a number
+left out is at the training items' average, a category left out is one never met. It says
+what the forecast would have been, not what causes what; and of two that say the same,
+leaving out either moves little, so effects do not add up. Of several targets an observation is
+that of one of them at a step, and it moves the forecast of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.tables.parse import Kind
+from statecast.tables.schema import Panel
+
+_ROWS = 2048  # forecasts at once: a bound on memory
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """By how much each thing known of an item moved its forecast; made by ``Forecaster.explain``.
+
+    An effect is the forecast (the median) with the thing less that without it, at each step
+    of the rest, in the units of y.
+
+    Attributes
+    ----------
+    ids : array, ``(items,)``
+    known : array of int, ``(items,)``
+        Each item's prefix length; the rest is what comes after, up to ``until``.
+    observations : array, float64, ``(items, steps, until)``
+        The effect of each observed step; NaN where nothing was observed, and on the prefix. Of
+        several targets ``(items, steps, targets, until, targets)``: that of each target's
+        observations on each target's forecast.
+    statics : dict of str to array, float64, ``(items, until)``
+        The effect of each static feature; NaN on the prefix. Of several targets
+        ``(items, until, targets)``.
+    analogues : array, ``(items, n)``
+        The ids of the training items that began most alike, nearest first; n is 0 where the
+        forecaster has no analogues.
+    weights : array, float64, ``(items, n)``
+        Their part in the forecast; the parts of all training items and of the network add up to 1.
+    last : array of int, ``(items,)``
+        Each item's last step that is forecast.
+    """
+
+    ids: np.ndarray
+    known: np.ndarray
+    observations: np.ndarray
+    statics: dict[str, np.ndarray]
+    analogues: np.ndarray
+    weights: np.ndarray
+    id_col: str
+    kind: Kind
+    targets: tuple[str, ...]
+    last: np.ndarray
+
+    def __repr__(self) -> str:
+        steps, until = self.observations.shape[1], self.observations.shape[2]
+        if len(self.targets) > 1:
+            until = self.observations.shape[3]
+        parts = [f"{len(self.ids):,} items", f"{steps:,} observed steps"]
+        if self.statics:
+            parts.append(f"static features {', '.join(self.statics)}")
+        if self.analogues.shape[1]:
+            parts.append(f"{self.analogues.shape[1]} analogues each")
+        return (
+            f"<Explanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step {until:,}>"
+        )
+
+    def _repr_html_(self) -> str | None:
+        # None where the table's own library has no HTML (Arrow): then the text is shown.
+        html = getattr(self.table(), "_repr_html_", None)
+        return None if html is None else html()
+
+    def table(self) -> Any:
+        """A long table, a row a thing: what moved an item's forecast most comes first.
+
+        The columns are the id; ``what``: "observation", "static" or "analogue"; ``name``: the
+        step, the column or the training item's id, as text; ``effect``: the mean over the rest's
+        steps; ``strength``: the mean of its size; ``weight``: of an analogue. One without a part
+        in the forecast has no row; so an item has none where the network forecasts alone, as
+        held-out items would have it, or where its prefix or features are unlike any. Of several
+        targets the column ``target`` says whose forecast was moved (null for analogues, which are
+        those of all), target by target, and an observation is named ``lat-3`` by its own target
+        and step.
+        """
+        several = len(self.targets) > 1
+        observed, statics = self.observations, self.statics
+        if not several:  # targets have axes of their own all the same
+            observed = observed[:, :, None, :, None]
+            statics = {name: effects[..., None] for name, effects in statics.items()}
+        rows: list[tuple[Any, ...]] = []
+        for i in range(len(self.ids)):
+            rest = slice(int(self.known[i]), int(self.last[i]))
+            for place, target in enumerate(self.targets):
+                found: list[tuple[str, str, np.ndarray]] = [
+                    ("observation", f"{own}-{step}" if several else str(step), effects[rest, place])
+                    for step, each in enumerate(observed[i], 1)
+                    for own, effects in zip(self.targets, each, strict=True)
+                    if not np.isnan(effects[rest]).any()
+                ]
+                found += [("static", name, each[i, rest, place]) for name, each in statics.items()]
+                found.sort(key=lambda each: -np.abs(each[2]).mean())
+                rows += [
+                    (i, target, what, name, float(e.mean()), float(np.abs(e).mean()), None)
+                    for what, name, e in found
+                ]
+            rows += [
+                (i, None, "analogue", str(other), None, None, float(weight))
+                for other, weight in zip(self.analogues[i], self.weights[i], strict=True)
+                if weight
+            ]
+        names = (self.id_col, "target", "what", "name", "effect", "strength", "weight")
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+        schema: dict[str, Any] = {name: nw.Float64() for name in names[4:]} | {
+            n: nw.String() for n in names[1:4]
+        }
+        schema[self.id_col] = nw.Int64()  # rows of ids
+        shown = [name for name in names if several or name != "target"]
+        data = {name: list(columns.get(name, ())) for name in shown}
+        backend: Any = "polars" if self.kind.library == "arrays" else self.kind.library
+        frame = nw.from_dict(data, {n: schema[n] for n in shown}, backend=backend)
+        row = np.array(data[self.id_col], np.int64)
+        kind = replace(self.kind, library=backend)
+        return frame.with_columns(kind.ids_column(self.id_col, self.ids, row)).to_native()
+
+
+def effects(
+    median: Callable[[Panel], np.ndarray], panel: Panel, numeric: int, categorical: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The effects of what a panel shows of its items.
+
+    Parameters
+    ----------
+    median : callable
+        The forecast of a panel, ``(rows, until)``.
+    panel : Panel
+    numeric, categorical : int
+        How many static features there are of each.
+
+    Returns
+    -------
+    observations : array, float64, ``(rows, steps, until)``
+        NaN where nothing was observed, and on each row's prefix.
+    statics : array, float64, ``(rows, numeric + categorical, until)``
+        NaN on each row's prefix.
+    """
+    steps = int(panel.known.max(initial=0))
+    things = 1 + steps + numeric + categorical
+    seen, moved = [], []
+    for first in range(0, max(panel.rows, 1), max(1, _ROWS // things)):
+        part = panel.take(slice(first, first + max(1, _ROWS // things)))
+        row, thing = np.nonzero(
+            np.concatenate(
+                [
+                    np.ones((part.rows, 1), bool),
+                    part.mask[:, :steps],
+                    np.ones((part.rows, numeric + categorical), bool),
+                ],
+                axis=1,
+            )
+        )
+        found = median(_without(part.take(row), thing, steps, numeric))
+        until = found.shape[1]
+        effect = np.full((part.rows, things, until), np.nan)
+        effect[row, thing] = found[thing == 0][row] - found
+        effect[np.broadcast_to(np.arange(until) < part.known[:, None, None], effect.shape)] = np.nan
+        seen.append(effect[:, 1 : 1 + steps])
+        moved.append(effect[:, 1 + steps :])
+    return np.concatenate(seen), np.concatenate(moved)
+
+
+def _without(panel: Panel, thing: np.ndarray, steps: int, numeric: int) -> Panel:
+    """Each row without one thing: nothing (0), a step, a number, or a category."""
+    row = np.arange(panel.rows)
+    mask, numbers, codes = panel.mask.copy(), panel.numeric.copy(), panel.codes.copy()
+    at = thing - 1
+    gap = (at >= 0) & (at < steps)
+    mask[row[gap], at[gap]] = False
+    at = at - steps
+    average = (at >= 0) & (at < numeric)
+    numbers[row[average], at[average]] = 0.0
+    numbers[row[average], numeric + at[average]] = 0.0  # nor is it known to be missing
+    at = at - numeric
+    codes[row[at >= 0], at[at >= 0]] = 0
+    return replace(panel, mask=mask, y=np.where(mask, panel.y, 0), numeric=numbers, codes=codes)

@@ -1,0 +1,25 @@
+"""Keras layers whose state is under control."""
+
+from statecast.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    Affine,
+    Bidirectional,
+    Controlled,
+    InitialState,
+    SimpleRNN,
+    controlled,
+)
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Affine",
+    "Bidirectional",
+    "Controlled",
+    "InitialState",
+    "SimpleRNN",
+    "controlled",
+]

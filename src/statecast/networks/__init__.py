@@ -1,0 +1,1 @@
+"""The Keras models and how they are trained."""

@@ -1,0 +1,696 @@
+"""The conditional recurrent network: tensors in, distributions out; it knows no tables.
+
+X sets the initial state (and, by choice, stands among the inputs); the prefix advances
+it; from there the network runs on by itself, its own median fed back where nothing was
+observed. One network holds all members of an ensemble: every weight has a leading
+``members`` axis, and all members run as one batched product.
+
+Keras sees rows first, ``(rows, members, ...)``; inside, members come first, as batched
+matrix products want them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from statecast.heads.distributions import KNOTS, Head, Readout
+from statecast.layers.recurrent import InitialState
+from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
+from statecast.recurrence.run import run
+
+CONDITIONINGS = ("state", "inputs", "both")
+IN_STATE = ("state", "both")  # those in which X sets the initial state
+Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
+NO_FEATURES: Features = (0, ())
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+_LEVELS = np.array(KNOTS, "float32")
+AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A stack of cells whose head feeds its next input.
+
+    Before step t the head turns the stack's output (and the encoded X) into the
+    distribution of y_t. Then the stack takes y_t where it was observed, and where it was
+    not, the distribution's median and a flag that says so; not observed is not zero. Past
+    covariates, encoded, go in with y_t.
+
+    Future covariates of step t must be heard before y_t is told. With them the stack waits:
+    at step t it takes y_{t-1} (and its past covariates) with the future covariates of step t,
+    and the head reads what it then puts out.
+
+    The state is the stack's, and: ``last``, the value last taken in, which the head's
+    location is measured from (the residual path); ``step``, how many steps were taken;
+    ``static``, the encoded X, where it conditions the inputs; ``pending``, with future
+    covariates, what was seen of the last step and waits to be taken in.
+
+    Of several targets a step has a position for each, and all of this goes position by
+    position: ``step`` counts them. The stack is told which target's each is; its age is the
+    step's, and ``horizon`` is in steps.
+    """
+
+    stack: Stack
+    head: Head
+    horizon: int
+    static: int = 0
+    past: int = 0
+    future: int = 0
+    targets: int = 1
+
+    @property
+    def units(self) -> int:
+        """Of the stack's output."""
+        return self.stack.cells[-1].units
+
+    @property
+    def width(self) -> int:
+        """Of what the stack takes in: what was seen, age, which target, future covariates, the
+        encoded X."""
+        which = self.targets if self.targets > 1 else 0
+        return self.seen + AGES + which + self.future + self.static
+
+    @property
+    def seen(self) -> int:
+        """Width of what is seen of a step: value, observed and past covariates."""
+        return 2 + self.past
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {f"cell/{name}": shape for name, shape in self.stack.state_shapes.items()}
+        shapes |= {"last": (1,), "step": (1,)}
+        if self.static:
+            shapes["static"] = (self.static,)
+        if self.future:
+            shapes["pending"] = (self.seen,)
+        return shapes
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.stack.weight_shapes(self.width)
+        return {f"cell/{name}": shape for name, shape in shapes.items()} | {
+            "head/kernel": (self.units + self.static, self.head.size),
+            "head/bias": (self.head.size,),
+            "head/residual": (1,),
+        }
+
+
+_OUTSIDE = ("step", "static", "pending")  # leaves that a loop's inputs are made of
+
+
+@dataclass(frozen=True)
+class Sampler(Cell):
+    """A decoder that takes in a draw of y_t, as if it had been observed: a joint path.
+
+    The inputs are a uniform draw and the rest of what the stack takes in; the output is the
+    value drawn, before it is rounded to what can be observed: no two draws are equal. The
+    encoded X stands among the inputs, not in the state.
+    """
+
+    decoder: Decoder
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.decoder.state_shapes
+        return {name: shape for name, shape in shapes.items() if name not in _OUTSIDE}
+
+    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        return self.decoder.weight_shapes
+
+    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
+        decoder, inner, last = self.decoder, within(state, "cell"), state["last"]
+        stack, head, cells = decoder.stack, decoder.head, within(weights, "cell")
+        before = stack.output(inner)
+        if decoder.future:
+            taken = xp.concatenate([last, x[..., 1:]], axis=-1)
+            before, inner = stack.step(cells, taken, inner, xp)
+        seen = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
+        raw = xp.matmul(seen, weights["head/kernel"]) + weights["head/bias"][..., None, :]
+        shift = last * weights["head/residual"][..., None, :]
+        # A head's numbers (counts, tails) may leave the range of half precision.
+        parameters = head.parameters(ops.cast(raw, "float32"), ops.cast(shift, "float32"))
+        drawn = head.quantile(parameters, x[..., :1])
+        value = ops.cast(head.observable(drawn), x.dtype)
+        if not decoder.future:
+            taken = xp.concatenate([value, x[..., 1:]], axis=-1)
+            _, inner = stack.step(cells, taken, inner, xp)
+        after = {f"cell/{name}": leaf for name, leaf in inner.items()}
+        return drawn, after | {"last": value}
+
+
+class Encoder(keras.layers.Layer):
+    """Features to one vector: an affine map of the numbers plus an embedding of each
+    category, through tanh.
+
+    Embeddings start at zero and decay towards it, so a category never seen in training
+    (code 0, never trained) is the neutral one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        cardinalities: Sequence[int],
+        members: int,
+        rng: np.random.Generator,
+        name: str = "encoder",
+        weights: Mapping[str, np.ndarray] = NOTHING,
+    ) -> None:
+        super().__init__(name=name)
+        self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
+        self.rng, self.given = rng, weights
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.numeric = features = shape[-1] or 0
+        if features:
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=(self.members, features, self.width),
+                initializer=self._starts("kernel", _normal(self.rng, features)),
+            )
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.members, self.width),
+            initializer=self._starts("bias", "zeros"),
+        )
+        self.embeddings = [
+            self.add_weight(
+                name=f"embedding_{i}",
+                shape=(self.members, codes, self.width),
+                initializer=self._starts(f"embedding_{i}", _unknown_apart(self.rng)),
+            )
+            for i, codes in enumerate(self.cardinalities)
+        ]
+        self.given = NOTHING  # the weights have them now
+        self.built = True
+
+    def _starts(self, name: str, drawn: Any) -> Any:
+        return _is(self.given[name]) if name in self.given else drawn
+
+    def call(self, numeric: Any, codes: Any) -> Any:
+        """``(members or 1, rows, n)`` and int ``(members or 1, rows, m)`` to
+        ``(members, rows, width)``."""
+        x = self.bias[:, None, :]
+        if numeric.shape[-1]:
+            x = x + ops.matmul(numeric, self.kernel)
+        for i, table in enumerate(self.embeddings):
+            code = codes[..., i : i + 1] + ops.zeros((self.members, 1, 1), codes.dtype)
+            x = x + ops.take_along_axis(table, code, axis=1)
+        return ops.tanh(x)
+
+
+class MemberMean(keras.metrics.Metric):
+    """The weighted mean of a score for each member; its result is the mean over members."""
+
+    def __init__(self, members: int, name: str) -> None:
+        super().__init__(name=name)
+        self.total = self.add_variable((members,), "zeros", name="total")
+        self.weight = self.add_variable((members,), "zeros", name="weight")
+
+    def update_state(self, score: Any, weight: Any) -> None:
+        """Both ``(members,)``: summed score and summed weight."""
+        self.total.assign(self.total + ops.cast(score, self.total.dtype))
+        self.weight.assign(self.weight + ops.cast(weight, self.weight.dtype))
+
+    def by_member(self) -> np.ndarray:
+        """Means so far, ``(members,)``."""
+        total, weight = ops.convert_to_numpy(self.total), ops.convert_to_numpy(self.weight)
+        return total / np.maximum(weight, 1e-12)
+
+    def result(self) -> Any:
+        return ops.mean(self.total / ops.maximum(self.weight, 1e-12))
+
+
+class Network(keras.Model):
+    """The trainable model.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    numeric : int
+        Number of numeric features.
+    cardinalities : sequence of int
+        Number of codes of each categorical feature.
+    members : int
+        Members of the ensemble.
+    encoding : int
+        Width of the encoded X.
+    conditioning : {"state", "inputs", "both"}
+        Where X enters.
+    future, past : tuple of int and sequence of int
+        Numbers and cardinalities of the covariates.
+    depth : int
+        Depth of ``InitialState`` on the encoded X.
+    seed : int
+        Of the initial weights; they are the same on every backend.
+    weights : mapping of str to array, optional
+        What the weights begin as, by their names in a model file; none is drawn for them then,
+        but for the maps to the initial state.
+
+    Call
+    ----
+    inputs : dict
+        ``value``, ``observed`` float ``(rows, members or 1, steps)``; ``numeric`` float and
+        ``codes`` int ``(rows, members or 1, n)``. With future covariates ``future_numeric``,
+        ``future_codes`` ``(rows, members or 1, steps, n)`` and ``future_there``
+        ``(rows, members or 1, steps)``; with past ones likewise ``past_...``.
+    returns : dict
+        What the head reads at every step, given X and what was observed before it: a
+        ``Readout``'s fields. The loss goes on from there in one operation; ``Parameters``
+        has the distributions.
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        *,
+        numeric: int,
+        cardinalities: Sequence[int],
+        members: int,
+        encoding: int,
+        conditioning: str,
+        future: Features = NO_FEATURES,
+        past: Features = NO_FEATURES,
+        depth: int = 1,
+        seed: int = 0,
+        weights: Mapping[str, np.ndarray] = NOTHING,
+    ) -> None:
+        super().__init__(name="statecast")
+        self.decoder, self.members = decoder, members
+        rng = np.random.default_rng(seed)
+        self.featured = bool(numeric or cardinalities)
+        if self.featured:
+            own = within(weights, "encoder")
+            self.encoder = Encoder(encoding, cardinalities, members, rng, weights=own)
+            self.encoder.build((None, None, numeric))
+        self.covariates: dict[str, Encoder] = {}
+        for name, (width, codes) in (("future", future), ("past", past)):
+            if width or codes:
+                own = within(weights, name)
+                self.covariates[name] = Encoder(encoding, codes, members, rng, name, own)
+                self.covariates[name].build((None, None, width))
+        self.initial = InitialState(
+            decoder.stack,
+            "features" if self.featured and conditioning in IN_STATE else "learned",
+            depth=depth,
+            members=members,
+            seed=int(rng.integers(2**31)),
+            name="initial",
+        )
+        self.initial.build((None, None, encoding))
+        self.cell_weights: dict[str, Any] = {}
+        for name, shape in decoder.weight_shapes.items():
+            self.cell_weights[name] = self.add_weight(
+                name=name.replace("/", "_"),
+                shape=(members, *shape),
+                initializer=_is(weights[f"decoder/{name}"])
+                if weights
+                else _decoder_initializer(name, decoder, rng),
+            )
+        if weights:
+            for name, variable in self.weight_map().items():
+                if name.startswith("initial/"):
+                    variable.assign(weights[name])
+        self.score = MemberMean(members, decoder.head.measure)
+        self.built = True
+
+    @staticmethod
+    def weight_shapes(
+        decoder: Any,
+        *,
+        numeric: int,
+        cardinalities: Sequence[int],
+        members: int,
+        encoding: int,
+        conditioning: str,
+        future: Features,
+        past: Features,
+        depth: int,
+    ) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, before any is made: what a model file must hold."""
+        shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
+        featured = bool(numeric or cardinalities)
+        encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
+        for name, (width, cards) in encoders.items():
+            if width:
+                shapes[f"{name}/kernel"] = (width, encoding)
+            if width or cards:
+                shapes[f"{name}/bias"] = (encoding,)
+            for i, codes in enumerate(cards):
+                shapes[f"{name}/embedding_{i}"] = (codes, encoding)
+        leaves = decoder.stack.state_shapes
+        if featured and conditioning in IN_STATE:
+            width = max(shape[-1] for shape in leaves.values())
+            fans = [encoding, *[width] * (depth - 1)]
+            for i, fan in enumerate(fans[:-1]):
+                shapes[f"initial/trunk_{i}/kernel"] = (fan, width)
+                shapes[f"initial/trunk_{i}/bias"] = (width,)
+            for name, shape in leaves.items():
+                shapes[f"initial/{name}/kernel"] = (fans[-1], shape[-1])
+                shapes[f"initial/{name}/bias"] = shape
+        else:
+            shapes |= {f"initial/{name}": shape for name, shape in leaves.items()}
+        return {name: (members, *shape) for name, shape in shapes.items()}
+
+    def weight_map(self) -> dict[str, Any]:
+        """Every weight by the name it has in a model file."""
+        weights = {f"decoder/{name}": weight for name, weight in self.cell_weights.items()}
+        encoders = {"encoder": self.encoder} if self.featured else {}
+        for name, encoder in (encoders | self.covariates).items():
+            if encoder.numeric:
+                weights[f"{name}/kernel"] = encoder.kernel
+            weights[f"{name}/bias"] = encoder.bias
+            for i, table in enumerate(encoder.embeddings):
+                weights[f"{name}/embedding_{i}"] = table
+        initial = self.initial
+        if initial.source == "features":
+            affine = {f"trunk_{i}": layer for i, layer in enumerate(initial.trunk)} | initial.heads
+            for name, layer in affine.items():
+                weights[f"initial/{name}/kernel"] = layer.kernel
+                weights[f"initial/{name}/bias"] = layer.bias
+        else:
+            weights |= {f"initial/{name}": leaf for name, leaf in initial.leaves.items()}
+        return weights
+
+    # -- the two moves: from X to a state, and from a state on -------------------------
+
+    def start(self, numeric: Any, codes: Any) -> Leaves:
+        """The decoder's initial leaves, ``(members, rows, ...)``, from static features."""
+        # A sum of no columns is a column of zeros: the rows are known even without features.
+        nothing = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
+        rows = nothing + ops.zeros((self.members, 1, 1), self.compute_dtype)
+        x = self.encoder(numeric, codes) if self.featured else rows
+        leaves = {f"cell/{name}": leaf for name, leaf in self.initial(x).items()}
+        leaves |= {"last": rows, "step": rows}
+        if self.decoder.static:
+            leaves["static"] = x
+        if self.decoder.future:  # before the first step: the mean, as if it had been observed
+            seen = np.zeros(self.decoder.seen, "float32")
+            seen[1] = 1.0
+            leaves["pending"] = rows + ops.convert_to_tensor(seen, dtype=self.compute_dtype)
+        return leaves
+
+    def advance(
+        self,
+        leaves: Mapping[str, Any],
+        value: Any,
+        observed: Any,
+        mask: Any = None,
+        covariates: Mapping[str, Any] = NOTHING,
+    ) -> tuple[Any, Leaves]:
+        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+
+        As ``read``, but gives every step's parameters, float32
+        ``(members, rows, steps, head.size)``.
+        """
+        readout, after = self.read(leaves, value, observed, mask, covariates)
+        return self.decoder.head.read(readout), after
+
+    def read(
+        self,
+        leaves: Mapping[str, Any],
+        value: Any,
+        observed: Any,
+        mask: Any = None,
+        covariates: Mapping[str, Any] = NOTHING,
+    ) -> tuple[Readout, Leaves]:
+        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+
+        ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
+        False where a step is not taken (with future covariates, those are the last ones);
+        ``covariates`` are named as in a call. Gives what the head reads at every step, at one
+        not taken without meaning, and the leaves after.
+        """
+        decoder = self.decoder
+        leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
+        x, outside = self._inputs(leaves, value, observed, mask, covariates)
+        kernel = weights["head/kernel"]
+        own = weights["head/bias"][:, None, :]
+        if decoder.static:
+            own = own + ops.matmul(leaves["static"], kernel[:, decoder.units :])
+        own = own + ops.zeros_like(leaves["last"])
+        kernel, at = kernel[:, : decoder.units], decoder.head.located_by
+        loop = ClosedLoop(decoder.stack)
+        start = {name: leaf for name, leaf in leaves.items() if name not in _OUTSIDE}
+        y, after = run(
+            loop,
+            {name: weight for name, weight in weights.items() if name.startswith("cell/")}
+            | {"feed": kernel[..., at : at + 1], "decay": weights["head/residual"]},
+            x,
+            start | {"base": own[..., at : at + 1]},
+            mask=mask,
+        )
+        # Split, not sliced: the gradient of slices is a sum of arrays padded with zeros.
+        outputs, taken = ops.split(y, [decoder.units], axis=-1)
+        taken, decay = taken[..., 0], weights["head/residual"][:, 0]
+        after = {name: after[name] for name in start} | outside
+        if decoder.future:  # the stack has waited for them: what it puts out is of the step itself
+            return Readout(outputs, taken, kernel, own, decay), after
+        first, last = loop.cell.output(within(leaves, "cell")), leaves["last"][..., 0]
+        if mask is not None:  # until the first step that is taken
+            began = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
+            outputs = ops.where(began[..., None], outputs, first[:, :, None])
+            taken = ops.where(began, taken, last[..., None])
+        return Readout(outputs, taken, kernel, own, decay, first, last), after
+
+    def sample(
+        self, leaves: Mapping[str, Any], uniform: Any, covariates: Mapping[str, Any] = NOTHING
+    ) -> Any:
+        """Joint paths from ``leaves``, ``(members, rows, steps)``, as is ``uniform``."""
+        leaves = self._computed(leaves)
+        x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform), None, covariates)
+        sampler = Sampler(self.decoder)
+        start = {name: leaves[name] for name in sampler.state_shapes}
+        if self.decoder.future:  # the draws stand where they are drawn; y_{t-1} is in the state
+            x = ops.concatenate([ops.cast(uniform, x.dtype)[..., None], x[..., 1:]], axis=-1)
+            start["last"] = leaves["pending"][..., :1]
+        drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
+        return ops.cast(drawn[..., 0], "float32")
+
+    def _computed(self, named: Mapping[str, Any]) -> Leaves:
+        return {name: ops.cast(value, self.compute_dtype) for name, value in named.items()}
+
+    def _inputs(
+        self,
+        leaves: Leaves,
+        value: Any,
+        observed: Any,
+        mask: Any,
+        covariates: Mapping[str, Any],
+    ) -> tuple[Any, Leaves]:
+        """What the stack takes in, ``(members, rows, steps, width)``, and the leaves after that
+        are no loop's."""
+        decoder, dtype = self.decoder, self.compute_dtype
+        if mask is None:
+            taken = ops.convert_to_tensor(np.arange(1, value.shape[-1] + 1), dtype=dtype)
+        else:
+            taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
+        steps = leaves["step"] + taken  # (members, rows, steps)
+        began = steps
+        if decoder.targets > 1:  # half a position off, as the floor of a quotient may be one less
+            began = 1.0 + ops.floor((steps - 0.5) / decoder.targets)
+        age = (AGES - 1) * ops.minimum(began / decoder.horizon, 1.0)[..., None]
+        bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
+        like = ops.zeros_like(steps)[..., None]
+        channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
+        if decoder.past:
+            channels.append(self._encoded("past", covariates))
+        after = {"step": ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]}
+        if decoder.future:
+            seen = ops.concatenate([channel + like for channel in channels], axis=-1)
+            seen = ops.concatenate([leaves["pending"][:, :, None, :], seen], axis=2)
+            channels, after["pending"] = [seen[:, :, :-1]], seen[:, :, -1]
+            if mask is not None:
+                taken = ops.sum(ops.cast(mask, "int32"), axis=-1)[..., None, None]
+                taken = taken + ops.zeros_like(seen[:, :, :1], dtype="int32")
+                after["pending"] = ops.take_along_axis(seen, taken, axis=2)[:, :, 0]
+        channels.append(ops.exp(-ops.square(age - bumps)))
+        if decoder.targets > 1:
+            place = (steps - 1.0 - decoder.targets * (began - 1.0))[..., None]
+            which = ops.convert_to_tensor(np.arange(decoder.targets, dtype="float32"), dtype=dtype)
+            channels.append(ops.relu(1.0 - ops.abs(place - which)))
+        if decoder.future:
+            channels.append(self._encoded("future", covariates))
+        if decoder.static:
+            channels.append(leaves["static"][:, :, None, :])
+            after["static"] = leaves["static"]
+        return ops.concatenate([channel + like for channel in channels], axis=-1), after
+
+    def _encoded(self, name: str, covariates: Mapping[str, Any]) -> Any:
+        """Covariates as the stack takes them in, ``(members, rows, steps, 1 + encoding)``: whether
+        anything is said of a step, and what."""
+        there = ops.cast(covariates[f"{name}_there"], self.compute_dtype)[..., None]
+        lead, steps = there.shape[0], there.shape[2]
+        parts = [covariates[f"{name}_{part}"] for part in ("numeric", "codes")]
+        # Rows and steps as one axis; what has no columns keeps out of the way.
+        flat = [ops.reshape(p, (lead, -1, p.shape[-1])) if p.shape[-1] else p[:, 0] for p in parts]
+        encoder = self.covariates[name]
+        encoded = ops.reshape(encoder(*flat), (self.members, -1, steps, encoder.width))
+        return ops.concatenate([there + ops.zeros_like(encoded[..., :1]), there * encoded], -1)
+
+    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {name: ops.swapaxes(value, 0, 1) for name, value in inputs.items()}
+        leaves = self.start(inputs["numeric"], inputs["codes"])
+        readout, _ = self.read(leaves, inputs["value"], inputs["observed"], covariates=inputs)
+        return {name: part for name, part in vars(readout).items() if part is not None}
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The members' mean loss over the values that count (``sample_weight``)."""
+        y, weight = (ops.swapaxes(ops.convert_to_tensor(v), 0, 1) for v in (y, sample_weight))
+        score = ops.sum(self.decoder.head.score(Readout(**y_pred), y, weight), axis=1)
+        weight = ops.sum(weight, axis=(1, 2))
+        self.score.update_state(score, weight)
+        return ops.mean(score / ops.maximum(weight, 1.0))
+
+
+class Start(keras.Model):
+    """``Network.start`` as a compiled model: ``numeric`` and ``codes`` ``(rows, n)`` to leaves
+    ``(rows, members, ...)``."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any]) -> Leaves:
+        leaves = self.network.start(inputs["numeric"][None], inputs["codes"][None])
+        return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()}
+
+
+class Parameters(keras.Model):
+    """A call of ``Network`` as a compiled model that goes on to every step's distribution,
+    float32 ``(rows, members, steps, head.size)``."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        parameters = self.network.decoder.head.read(Readout(**self.network(inputs)))
+        return ops.swapaxes(parameters, 0, 1)
+
+
+class Advance(keras.Model):
+    """``Network.advance`` as a compiled model.
+
+    Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)``,
+    ``active`` bool ``(rows, steps)`` (False leaves the state as it is) and covariates
+    ``(rows, steps, ...)``; returns the leaves and ``knots`` ``(rows, steps, len(KNOTS))``, the
+    means of the members' quantiles (Vincent 1912). That keeps the members' shape and width, where
+    a mixture would add their disagreement on top.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        network, decoder = self.network, self.network.decoder
+        leaves = {name: ops.swapaxes(inputs[name], 0, 1) for name in decoder.state_shapes}
+        steps = {name: value[None] for name, value in inputs.items() if name not in leaves}
+        parameters, leaves = network.advance(
+            leaves, steps["value"], steps["observed"], steps["active"], steps
+        )
+        return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
+            "knots": ops.mean(decoder.head.quantile(parameters, _LEVELS), axis=0)
+        }
+
+
+class Knots(keras.Model):
+    """A head's quantiles at ``KNOTS`` as a compiled model: parameters ``(..., head.size)`` to
+    ``(..., len(KNOTS))``."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+        self.built = True
+
+    def call(self, parameters: Any) -> Any:
+        return self.head.quantile(parameters, _LEVELS)
+
+
+class Sample(keras.Model):
+    """Joint paths as a compiled model: each member draws its share.
+
+    Takes leaves ``(rows, members, ...)``, each row a path's start, ``uniform``
+    ``(rows, members, steps)`` strictly between 0 and 1 and covariates ``(rows, steps, ...)``;
+    returns the paths, of the shape of ``uniform``.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        network = self.network
+        leaves = {n: ops.swapaxes(inputs[n], 0, 1) for n in network.decoder.state_shapes}
+        uniform = ops.swapaxes(inputs["uniform"], 0, 1)
+        covariates = {name: value[None] for name, value in inputs.items() if name not in leaves}
+        return ops.swapaxes(network.sample(leaves, uniform, covariates), 0, 1)
+
+
+def _is(value: np.ndarray) -> Any:
+    """An initializer of weights that are known."""
+    return lambda shape, dtype=None: ops.convert_to_tensor(value, dtype=dtype)
+
+
+def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
+    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
+        values = rng.standard_normal(tuple(shape)) * scale / max(fan_in, 1) ** 0.5
+        return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
+
+    return draw
+
+
+def _unknown_apart(rng: np.random.Generator) -> Any:
+    """Categories begin alike and in the middle; what is new or missing begins elsewhere, since at
+    first it would have to leave the middle to be told from what is there."""
+
+    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
+        values = np.zeros(tuple(shape), "float32")
+        values[:, :2] = rng.standard_normal((len(values), 2, shape[-1]))
+        return ops.convert_to_tensor(values, dtype=dtype)
+
+    return draw
+
+
+def _decoder_initializer(name: str, decoder: Any, rng: np.random.Generator) -> Any:
+    """Where a weight of the decoder starts; each member draws its own."""
+    layer, _, last = name.rpartition("/")
+
+    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
+        if last == "residual":  # near a random walk, a little drawn to the mean
+            values = np.full(shape, 0.9)
+        elif last == "bias":
+            values = np.zeros(shape)
+            cell = None if layer == "head" else decoder.stack.cells[int(layer.split("/")[1])]
+            if cell is not None and cell.gates == 4:  # remember first: Jozefowicz et al. 2015
+                values[..., cell.units : 2 * cell.units] = 1.0
+        elif last == "embedding":
+            values = rng.standard_normal(tuple(shape))
+        elif last == "recurrent_kernel":
+            members, units, columns = shape
+            values = np.linalg.qr(rng.standard_normal((members, columns // units, units, units)))[0]
+            values = np.moveaxis(values, 1, 2).reshape(shape)
+        else:
+            scale = 0.1 if layer == "head" else 1.0
+            values = rng.standard_normal(tuple(shape)) * scale / shape[-2] ** 0.5
+        return ops.convert_to_tensor(np.asarray(values, "float32"), dtype=dtype)
+
+    return draw

@@ -1,0 +1,629 @@
+"""Pictures: the fan chart of an item, and the scores against the length of the prefix.
+
+Each function returns a ``matplotlib.figure.Figure``; save it with ``figure.savefig(path)``.
+Nothing here touches pyplot, so no global state changes and nothing needs closing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from statecast.errors import ArgumentError, DataError, MissingExtraError, listed, quoted
+from statecast.tables.dates import Form, Spacing, first_dates, learn_spacing, wall
+
+# How a table is opened and its columns are read stays in one place.
+from statecast.tables.parse import (
+    ROLES,
+    Table,
+    agree,
+    check_columns,
+    open_table,
+    read_floats,
+    read_ids,
+    read_when,
+    read_y,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["fan", "scores"]
+
+_INK, _SOFT, _FAINT = "#222222", "#6b6b6b", "#d9d9d9"
+_OURS = "#0b5c94"
+# Okabe and Ito's colours, darkened so that text in them can be read
+_OTHERS = ("#b85c00", "#00795a", "#a3497f", "#6b6b6b", "#8a6d00", "#4b4b9b")
+_MANY = 6  # items drawn when none are named
+
+
+# -- the fan chart ---------------------------------------------------------------------
+
+
+def fan(
+    forecast: Any,
+    series: Any = None,
+    *,
+    items: Any = None,
+    level: Sequence[float] | None = None,
+    id_col: str = "unique_id",
+    step_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    step_label: str | None = None,
+    target_label: str | None = None,
+    share_y: bool = False,
+) -> Figure:
+    """Draw forecasts as fans: what was known, the median, the intervals, the truth.
+
+    Parameters
+    ----------
+    forecast : table, path or dict of array
+        As ``Forecaster.predict`` returns it.
+    series : table, path or array, optional
+        What was observed. Before an item's first forecast step it is drawn as known
+        (filled points), from there on as the truth (hollow points).
+    items : id or sequence of ids, optional
+        Whom to draw; default the first six of the forecast. For arrays: rows, from 0.
+    level : sequence of float, optional
+        The intervals, in percent; default all that the forecast has.
+    id_col, step_col, target_col : str
+        The names of the columns. Of a forecast of several targets, ``target_col`` is the one to
+        draw.
+    step_label, target_label : str, optional
+        What the axes are called; default ``step`` (``date`` for dates) and ``target_col``.
+    share_y : bool
+        Whether all items have one scale.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        A table that cannot be used, an interval or an item that it does not have.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Y = np.array([[1.0, 2.0, np.nan, np.nan]])
+    >>> forecast = {"statecast": np.array([[np.nan, np.nan, 3.0, 4.0]])}
+    >>> figure = fan(forecast, Y)
+    >>> figure.axes[0].get_title(loc="left")
+    '0'
+    """
+    target_col = _single(target_col)
+    table = _forecast(forecast, (id_col, step_col), target_col)
+    levels = _levels(table, level)
+    wanted = _wanted(table, items)
+    observed = None if series is None else _observed(series, table, (id_col, step_col, target_col))
+    if observed is not None:
+        table = _dated(table, observed)
+    figure, axes = _grid(len(wanted), share_y)
+    for axis, item in zip(axes, wanted, strict=True):
+        _draw_fan(axis, item, table, levels, observed)
+    dated = [axis.xaxis.get_converter() is not None for axis in axes]
+    where = step_label or (step_col if step_col != "ds" else "date" if any(dated) else "step")
+    _label_outer(axes, where, target_label or target_col)
+    for axis, dates in zip(axes, dated, strict=True):
+        if any(dated) and not dates:  # of an item without a date steps are all that is known
+            axis.set_xlabel("step", color=_SOFT)
+    _fan_legend(figure, axes, levels)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """A forecast table: one entry a row."""
+
+    label: str
+    table: Table | None
+    ids: list[Any]
+    when: np.ndarray  # steps (float64) or dates
+    step: np.ndarray  # where there is no date, the step
+    columns: dict[str, np.ndarray]
+
+    def rows(self, item: Any) -> np.ndarray:
+        """The rows of an item, by step."""
+        rows = np.array([i for i, each in enumerate(self.ids) if each == item])
+        return rows[np.argsort(self.when[rows], kind="stable")]
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """The series: one entry a row."""
+
+    ids: list[Any]
+    when: np.ndarray
+    y: np.ndarray
+    first: dict[Any, Any]  # the date of each item's step 1, where steps are dates
+    spacing: Spacing | None  # of these
+
+
+def _single(target_col: Any) -> str:
+    several = [target_col] if isinstance(target_col, str) else list(target_col)
+    if len(several) != 1:
+        raise ArgumentError(f"target_col: expected one target to draw; received {several}.")
+    return several[0]
+
+
+def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
+    if isinstance(forecast, Mapping):
+        _check_numbers(forecast)
+        arrays = {name: np.asarray(values, np.float64) for name, values in forecast.items()}
+        if "statecast" not in arrays or arrays["statecast"].ndim != 2:
+            raise DataError(
+                "The forecast: expected arrays of shape (n, until), 'statecast' among them (of "
+                "several targets those of one: values[..., 0]); received "
+                f"{ {name: each.shape for name, each in arrays.items()} }.",
+                column="statecast",
+            )
+        row, at = np.nonzero(~np.isnan(arrays["statecast"]))
+        columns = {name: values[row, at] for name, values in arrays.items()}
+        return _Forecast("The forecast", None, row.tolist(), at + 1.0, at + 1.0, columns)
+    table = open_table(forecast, "forecast", "forecast")
+    if isinstance(table, np.ndarray):
+        raise DataError(
+            "The forecast: expected what Forecaster.predict returns, a table or a dict of arrays; "
+            f"received an array of shape {table.shape}."
+        )
+    columns = list(map(str, table.frame.columns))
+    _check_numbers(columns)
+    table = _of_target(table, target)
+    targets = [
+        name.removeprefix("statecast-")
+        for name in columns
+        if name.startswith("statecast-") and not any(p in name for p in ("-lo-", "-hi-", "-q-"))
+    ]
+    if targets and "statecast" not in table.frame.columns:
+        raise DataError(
+            f"{table.label}: expected a column 'statecast-{target}', as it is of several targets; "
+            f"received those of {targets}. Name the one to draw, with target_col={targets[0]!r} or "
+            f"--target-col {targets[0]}.",
+            column=f"statecast-{target}",
+        )
+    check_columns(table, (*names, "statecast"), ROLES[:2])
+    ids = read_ids(table, names[0])
+    step = np.full(len(ids), np.nan)
+    # An item with k = 0 has no dates; its steps are in a column of their own.
+    numbers = "step" if "step" not in names else "step_number"
+    dated = ~table.frame[names[1]].is_null().to_numpy()
+    if numbers in table.frame.columns:
+        step = read_floats(table.frame[numbers], table.text)[0]
+    if dated.all() or numbers not in table.frame.columns:
+        when = _on_clock(*read_when(table, names[1], ids))
+    else:
+        when = np.full(len(ids), "NaT", "datetime64[us]")
+        if dated.any():
+            rows = np.flatnonzero(dated)
+            part = Table(table.frame[rows], table.label, table.kind, table.text)
+            when[rows] = _on_clock(*read_when(part, names[1], [ids[row] for row in rows]))
+    columns = {
+        name: read_floats(table.frame[name], table.text)[0]
+        for name in table.frame.columns
+        if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
+    }
+    return _Forecast(table.label, table, ids, when, step, columns)
+
+
+def _on_clock(when: np.ndarray, form: Form) -> np.ndarray:
+    """Return steps as they are drawn: dates on the clock of their time zone."""
+    return wall(when, form.zone) if form.dated else when
+
+
+def _check_numbers(columns: Collection[str]) -> None:
+    if "statecast" in columns and "statecast-nats" in columns:
+        raise DataError(
+            "The forecast: expected one of numbers; received one of tokens, which have no fan. "
+            "Read its table, or take the text() of drawn paths.",
+            column="statecast",
+        )
+
+
+def _of_target(table: Table, target: str) -> Table:
+    """A forecast of several targets as that of one: its columns under the names of a single's."""
+    own = f"statecast-{target}"
+    if "statecast" in table.frame.columns or own not in table.frame.columns:
+        return table
+    renamed = {own: "statecast"}
+    for name in map(str, table.frame.columns):
+        if name.startswith((f"{own}-lo-", f"{own}-hi-")):
+            renamed[name] = name.replace(own, "statecast", 1)
+    return Table(table.frame.rename(renamed), table.label, table.kind, table.text)
+
+
+def _levels(forecast: _Forecast, level: Sequence[float] | None) -> list[float]:
+    """Return the intervals to draw, the widest first."""
+    lows = "statecast-lo-"
+    if level is None:
+        found = [name[len(lows) :] for name in forecast.columns if name.startswith(lows)]
+        return sorted((float(each) for each in found), reverse=True)
+    levels = [level] if isinstance(level, (int, float)) else list(level)
+    for each in levels:
+        for name in (f"statecast-lo-{each:g}", f"statecast-hi-{each:g}"):
+            if name not in forecast.columns:
+                raise DataError(
+                    f"{forecast.label}: expected a column {name!r}; received "
+                    f"{list(forecast.columns)}. Forecast with level={levels}.",
+                    column=name,
+                )
+    return sorted(levels, reverse=True)
+
+
+def _wanted(forecast: _Forecast, items: Any) -> list[Any]:
+    there = list(dict.fromkeys(forecast.ids))
+    if items is None:
+        return there[:_MANY]
+    single = isinstance(items, (str, bytes)) or not isinstance(items, Iterable)
+    wanted = [items] if single else list(items)
+    if not wanted:
+        raise ArgumentError("items: expected at least one; received none.")
+    by_text = {str(item): item for item in there}  # ids from a command line are text
+    found = [item if item in there else by_text.get(str(item)) for item in wanted]
+    for item, match in zip(wanted, found, strict=True):
+        if match is None:
+            raise DataError(
+                f"{forecast.label}: expected an item {quoted(item)}; received {listed(there, 5)}.",
+                item=item,
+            )
+    return found
+
+
+def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> _Observed:
+    table = open_table(series, "series", "Y")
+    if isinstance(table, np.ndarray):
+        if forecast.table is not None:
+            raise DataError("Expected a series table beside a forecast table; received an array.")
+        row, at = np.nonzero(~np.isnan(table.astype(np.float64)))
+        return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64), {}, None)
+    check_columns(table, names)
+    ids = read_ids(table, names[0])
+    ids, _ = agree(ids, table, forecast.ids, forecast.table, names[0])
+    when = _on_clock(*read_when(table, names[1], ids))
+    y = read_y(table, names[2], ids)
+    if (when.dtype.kind == "M") != (forecast.when.dtype.kind == "M"):
+        kinds = ["numbers", "dates"] if when.dtype.kind == "M" else ["dates", "numbers"]
+        raise DataError(
+            f"{table.label}, column {names[1]!r}: expected {kinds[0]}, as in the forecast; "
+            f"received {kinds[1]}.",
+            column=names[1],
+        )
+    first, spacing = {}, None
+    if when.dtype.kind == "M":
+        place = {item: row for row, item in enumerate(dict.fromkeys(ids))}
+        row = np.array([place[item] for item in ids])
+        spacing = learn_spacing(when, row, lambda: [(when, row)], len(place), None)
+        first = dict(zip(place, first_dates([(when, row)], len(place)), strict=True))
+    keep = ~np.isnan(y)
+    kept = [item for item, there in zip(ids, keep, strict=True) if there]
+    return _Observed(kept, when[keep], y[keep], first, spacing)
+
+
+def _dated(forecast: _Forecast, observed: _Observed) -> _Forecast:
+    """The forecast with the dates of items of k = 0: they have steps alone, and the dates of what
+    was observed of them since say when these are."""
+    when = forecast.when
+    if when.dtype.kind != "M" or observed.spacing is None or not np.isnat(when).any():
+        return forecast
+    never = np.datetime64("NaT", "us")
+    origin = np.array([observed.first.get(item, never) for item in forecast.ids], "datetime64[us]")
+    rows = np.flatnonzero(np.isnat(when) & ~np.isnat(origin) & ~np.isnan(forecast.step))
+    when = when.copy()
+    when[rows] = observed.spacing.dates(origin[rows], forecast.step[rows].astype(np.int64))
+    return replace(forecast, when=when)
+
+
+def _draw_fan(
+    axis: Axes,
+    item: Any,
+    forecast: _Forecast,
+    levels: list[float],
+    observed: _Observed | None,
+) -> None:
+    rows = forecast.rows(item)
+    x = forecast.when[rows]
+    undated = x.dtype.kind == "M" and bool(np.isnat(x).any())
+    if undated:
+        rows = rows[np.argsort(forecast.step[rows], kind="stable")]
+        x = forecast.step[rows]
+    known_x, known_y, true_x, true_y = x[:0], np.zeros(0), x[:0], np.zeros(0)
+    if observed is not None and not undated:
+        own = np.array([i for i, each in enumerate(observed.ids) if each == item], np.int64)
+        own = own[np.argsort(observed.when[own], kind="stable")]
+        before = observed.when[own] < x[0]
+        known_x, known_y = observed.when[own[before]], observed.y[own[before]]
+        true_x, true_y = observed.when[own[~before]], observed.y[own[~before]]
+
+    # The fan opens at the last known point, where nothing is uncertain.
+    fan_x = np.concatenate([known_x[-1:], x])
+
+    def opened(name: str) -> np.ndarray:
+        return np.concatenate([known_y[-1:], forecast.columns[name][rows]])
+
+    for place, level in enumerate(levels):
+        axis.fill_between(
+            fan_x,
+            opened(f"statecast-lo-{level:g}"),
+            opened(f"statecast-hi-{level:g}"),
+            color=_tint(place, len(levels)),
+            linewidth=0,
+            label=f"{level:g} %",
+            zorder=1 + 0.1 * place,
+        )
+    axis.plot(fan_x, opened("statecast"), color=_OURS, linewidth=1.8, label="median", zorder=3)
+    end = None
+    if len(known_x):
+        end = known_x[-1] + (x[0] - known_x[-1]) / 2
+    elif x.dtype.kind != "M":
+        end = x[0] - 0.5
+    if end is not None:
+        axis.axvline(end, color=_SOFT, linewidth=0.8, dashes=(3, 3), label="prefix ends", zorder=2)
+    if len(true_x):
+        axis.plot(
+            true_x,
+            true_y,
+            "o",
+            markersize=3.6,
+            markerfacecolor="white",
+            markeredgecolor=_INK,
+            markeredgewidth=0.8,
+            label="truth",
+            zorder=4,
+        )
+    if len(known_x):
+        axis.plot(known_x, known_y, "o", markersize=4.2, color=_INK, label="known", zorder=5)
+    axis.set_title(str(item), loc="left", fontsize=10, color=_INK)
+    if x.dtype.kind == "M":
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(maxticks=6)
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    else:
+        from matplotlib.ticker import MaxNLocator
+
+        axis.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axis.set_xlim(min(known_x.min(initial=math.inf), x[0]) - 1, max(x[-1], x[0] + 1) + 0.5)
+
+
+def _tint(place: int, count: int) -> tuple[float, float, float]:
+    """The widest interval is the palest. Opaque, so that bands do not add up."""
+    from matplotlib.colors import to_rgb
+
+    share = 0.16 + 0.24 * place / max(count - 1, 1) if count > 1 else 0.28
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(_OURS))
+    return red, green, blue
+
+
+def _fan_legend(figure: Figure, axes: list[Axes], levels: list[float]) -> None:
+    """One line of keys above all panels."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    order = ["known", "truth", "median", *(f"{level:g} %" for level in reversed(levels))]
+    order = [name for name in (*order, "prefix ends") if name in found]
+    figure.legend(
+        [found[name] for name in order],
+        order,
+        loc="outside upper left",
+        ncols=len(order),
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        handlelength=1.4,
+        columnspacing=1.6,
+    )
+
+
+# -- the scores ------------------------------------------------------------------------
+
+
+def scores(scores: Any) -> Figure:
+    """Draw WAPE and CRPS against the length of the prefix, ours beside the baselines.
+
+    The band is the 95 % interval of ours over items; in the panel of the CRPS a line marks
+    the k from which on the forecast is useful (``Scores.useful``). A method far worse than
+    the others is named below, with its range, so that the rest can be told apart.
+
+    Parameters
+    ----------
+    scores : Scores
+        As ``cross_validation`` returns it; of several targets those of one, ``scores["lat"]``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    if not hasattr(scores, "rows"):
+        raise ArgumentError(
+            "scores: expected the Scores of one target, scores['lat'] say; received "
+            f"{type(scores).__name__}."
+        )
+    figure, axes = _grid(2, False, columns=2, size=(4.6, 3.9))
+    for axis, measure in zip(axes, ("wape", "crps"), strict=True):
+        _draw_scores(axis, scores, measure)
+    return figure
+
+
+def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    for row in scores.rows:
+        value = getattr(row, measure)
+        if math.isfinite(value):
+            ks, values = lines.setdefault(row.method, ([], []))
+            ks.append(row.known)
+            values.append(value)
+    ours = scores.forecaster
+    limit = 2.5 * max(lines[ours][1]) if ours in lines else math.inf
+    far = {name: values for name, (_, values) in lines.items() if min(values) > limit}
+    near = {name: line for name, line in lines.items() if name not in far}
+    ends: list[tuple[float, float, str, str, bool]] = []
+    others = [name for name in dict.fromkeys(row.method for row in scores.rows) if name != ours]
+    colour = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+    for name, (ks, values) in near.items():
+        own = name == ours
+        axis.plot(
+            ks,
+            values,
+            "o-",
+            color=_OURS if own else colour[name],
+            linewidth=2.8 if own else 1.1,
+            markersize=6 if own else 3.2,
+            label=name,
+            zorder=2 if own else 3,  # thin over thick: both show where they meet
+        )
+        if own:
+            spans = [scores.interval(name, k, measure) for k in ks]
+            if None not in spans:
+                low, high = zip(*spans, strict=True)
+                axis.fill_between(ks, low, high, color=_tint(0, 1), linewidth=0, zorder=1)
+        shown = [i for i, value in enumerate(values) if value <= limit]
+        ends.append((ks[shown[-1]], values[shown[-1]], name, _OURS if own else colour[name], own))
+    visible = [v for _, values in near.values() for v in values if v <= limit]
+    if visible:
+        axis.set_ylim(0, 1.12 * max(visible))
+    ks = list(scores.known)
+    axis.set_xticks(ks)
+    reach = max(ks[-1] - ks[0], 1)
+    axis.set_xlim(ks[0] - 0.05 * reach, ks[-1] + 0.05 * reach)
+    _label_ends(axis, ends, ks[-1] + 0.08 * reach)
+    useful = scores.useful() if measure == "crps" and "mean curve" in lines else None
+    if useful is not None:
+        axis.axvline(useful, color=_SOFT, linewidth=0.8, dashes=(3, 3), zorder=0)
+        axis.annotate(
+            "useful from here",
+            xy=(useful, 0),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=_SOFT,
+            fontsize=8,
+        )
+    axis.set_title(measure.upper(), loc="left", fontsize=11, color=_INK, fontweight="bold")
+    axis.set_xlabel("known steps, k", color=_SOFT)
+    if far:
+        notes = [f"{name}: {_span(values)}" for name, values in far.items()]
+        axis.text(
+            0.02,
+            0.03,
+            "Off the chart:\n" + "\n".join(notes),
+            transform=axis.transAxes,
+            fontsize=8,
+            color=_SOFT,
+            va="bottom",
+        )
+
+
+def _span(values: list[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _label_ends(axis: Axes, ends: list[tuple[float, float, str, str, bool]], x: float) -> None:
+    """Name each line right of its end, apart from the other names, with a hairline to it."""
+    if not ends:
+        return
+    top = axis.get_ylim()[1]
+    gap = 0.062 * top
+    ends = sorted(ends, key=lambda end: end[1])
+    places: list[float] = []
+    for _, y, *_ in ends:
+        places.append(max(y, places[-1] + gap) if places else y)
+    # Spread upwards only, a cluster drifts off its lines; take it back to their middle.
+    places = _recentred(places, [end[1] for end in ends], gap)
+    for (end, y, name, colour, own), place in zip(ends, places, strict=True):
+        axis.annotate(
+            name,
+            xy=(end, y),
+            xytext=(x, place),
+            color=colour,
+            fontsize=9.5 if own else 8.5,
+            fontweight="bold" if own else "normal",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkB": 4,
+            },
+        )
+
+
+def _recentred(places: list[float], wanted: list[float], gap: float) -> list[float]:
+    """Move each run of names that touch so that its middle is that of their lines."""
+    runs: list[list[int]] = [[i] for i in range(len(places))]
+    centre = list(wanted)
+    merged = True
+    while merged:
+        merged = False
+        for i in range(len(runs) - 1):
+            reach = gap * (len(runs[i]) + len(runs[i + 1])) / 2
+            if centre[i + 1] - centre[i] < reach - 1e-12 * gap:
+                run = runs[i] + runs[i + 1]
+                runs[i : i + 2] = [run]
+                centre[i : i + 2] = [sum(wanted[j] for j in run) / len(run)]
+                merged = True
+                break
+    out = list(places)
+    for run, middle in zip(runs, centre, strict=True):
+        for j, index in enumerate(run):
+            out[index] = middle + gap * (j - (len(run) - 1) / 2)
+    return out
+
+
+# -- the frame -------------------------------------------------------------------------
+
+
+def _grid(
+    count: int, share_y: bool, columns: int = 3, size: tuple[float, float] = (3.4, 2.7)
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, in plain dress."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
+        ) from error
+    columns = 2 if count == 4 else min(columns, count)
+    rows = -(-count // columns)
+    if count == 1:
+        size = (6.4, 4.0)
+    figure = Figure(
+        figsize=(size[0] * columns, size[1] * rows + 0.4), dpi=150, layout="constrained"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+    axes = list(grid.ravel())
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(_FAINT)
+        axis.tick_params(colors=_SOFT, labelsize=8.5, length=3, color=_FAINT)
+        axis.grid(axis="y", color=_FAINT, linewidth=0.6, alpha=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes[:count]
+
+
+def _label_outer(axes: list[Axes], x: str, y: str) -> None:
+    """Name the axes, at the left and at the lowest panel of each column only."""
+    for place, axis in enumerate(axes):
+        where = axis.get_subplotspec()
+        columns = 1 if where is None else where.get_gridspec().ncols
+        if place % columns == 0:
+            axis.set_ylabel(y, color=_SOFT)
+        if place + columns >= len(axes):
+            axis.set_xlabel(x, color=_SOFT)

@@ -1,0 +1,1 @@
+"""Cells, the function that runs them over a sequence, and its kernels."""

@@ -1,0 +1,162 @@
+"""The fused kernel: recurrences over a whole sequence that the backend itself offers.
+
+On PyTorch ``torch.lstm``, ``torch.gru`` and ``torch.rnn_tanh`` (cuDNN on a GPU, ATen on a
+CPU). On JAX and TensorFlow cuDNN by way of Keras, so on a GPU only, and just where Keras
+would take it. This module alone knows Keras's private names for that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from statecast.recurrence.cells import GRU, LSTM, SimpleRNN
+
+if TYPE_CHECKING:
+    from statecast.recurrence.problem import Problem
+
+name = "fused"
+
+
+def declines(problem: Problem) -> str | None:
+    """Why this kernel cannot run ``problem`` on the current backend; None where it can."""
+    import keras
+
+    backend = keras.backend.backend()
+    cell: Any = problem.cell
+    kinds = {"jax": (LSTM,), "tensorflow": (LSTM, GRU), "torch": (LSTM, GRU, SimpleRNN)}[backend]
+    if type(cell) not in kinds:
+        return f"{backend} has no fused {type(cell).__name__}"
+    if len(problem.x.shape) != 3:
+        return "an ensemble's members are one batched product"
+    if problem.x.shape[-2] == 0:
+        return "there is no step"
+    if problem.resets is not None:
+        return "the state is reset inside the sequence"
+    if problem.unroll:
+        return "unroll was asked for"
+    if problem.mask is not None and backend != "tensorflow":
+        return f"{backend} has no fused kernel with a mask"
+    wanted = ("tanh", "relu") if isinstance(cell, SimpleRNN) else ("tanh",)
+    if cell.activation not in wanted:
+        return f"the activation is {cell.activation!r}, not {' or '.join(map(repr, wanted))}"
+    recurrent = getattr(cell, "recurrent_activation", "sigmoid")
+    if recurrent != "sigmoid":
+        return f"the recurrent activation is {recurrent!r}, not 'sigmoid'"
+    if not getattr(cell, "reset_after", True):
+        return "reset_after is False"
+    return _torch_declines(problem) if backend == "torch" else _cudnn_declines(cell)
+
+
+def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """All steps of ``problem``: outputs ``(rows, steps, units)`` and the last leaves."""
+    import keras
+
+    return _torch_run(problem) if keras.backend.backend() == "torch" else _cudnn_run(problem)
+
+
+# -- PyTorch --------------------------------------------------------------------------------
+
+
+def _torch_declines(problem: Problem) -> str | None:
+    import torch
+    from torch.autograd import forward_ad
+
+    if torch.compiler.is_compiling():
+        return "torch.compile traces the steps itself"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
+    device, dtype = str(getattr(problem.x, "device", "")), problem.x.dtype
+    if device == "meta":
+        return "shapes are only being inferred"
+    if not torch.cuda.is_available() and str(dtype).removeprefix("torch.") not in (
+        "float32",
+        "float64",
+    ):
+        return f"{dtype} has no fused kernel on a CPU"
+    return None
+
+
+def _torch_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    cell: Any = problem.cell
+    weights, x = problem.weights, problem.x
+    leaves = {leaf: value.to(x.dtype)[None] for leaf, value in problem.state.items()}
+    bias = weights.get("bias")
+    if isinstance(cell, GRU):
+        kernels = [_reset_first(weights[n]).T for n in ("kernel", "recurrent_kernel")]
+        biases = [] if bias is None else list(_reset_first(bias))
+    else:
+        kernels = [weights[n].T for n in ("kernel", "recurrent_kernel")]
+        biases = [] if bias is None else [bias, torch.zeros_like(bias)]
+    parameters = [w.to(x.dtype).contiguous() for w in (*kernels, *biases)]
+    # has_biases, layers, dropout, train (cuDNN keeps what backward needs), bidirectional,
+    # batch_first.
+    # A trace may be differentiated later.
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    train = torch.is_grad_enabled() or tracing
+    options = (bool(biases), 1, 0.0, train, False, True)
+    if isinstance(cell, LSTM):
+        y, h, c = torch.lstm(x, (leaves["h"], leaves["c"]), parameters, *options)
+        return y, {"h": h[0], "c": c[0]}
+    if isinstance(cell, GRU):
+        recurrence = torch.gru
+    else:
+        recurrence = torch.rnn_tanh if cell.activation == "tanh" else torch.rnn_relu
+    y, h = recurrence(x, leaves["h"], parameters, *options)
+    return y, {"h": h[0]}
+
+
+def _reset_first(weight: Any) -> Any:
+    """Columns in Keras's order z, r, h to PyTorch's r, z, h."""
+    import torch
+
+    z, r, h = torch.chunk(weight, 3, dim=-1)
+    return torch.cat([r, z, h], dim=-1)
+
+
+# -- JAX and TensorFlow: cuDNN through Keras -------------------------------------------------
+
+
+def _cudnn_declines(cell: Any) -> str | None:
+    if not cell.use_bias:
+        return "cuDNN needs a bias"
+    if not _keras_backend().cudnn_ok(
+        **_activations(),
+        unroll=False,
+        use_bias=True,
+        **({"reset_after": True} if isinstance(cell, GRU) else {}),
+    ):
+        return "there is no GPU with cuDNN"
+    return None
+
+
+def _cudnn_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    from keras import ops
+
+    backend, state, mask = _keras_backend(), problem.state, problem.mask
+    options = dict(problem.weights) | _activations() | {"return_sequences": True}
+    if isinstance(problem.cell, LSTM):
+        _, y, (h, c) = backend.lstm(problem.x, state["h"], state["c"], mask, **options)
+        after = {"h": h, "c": c}
+    else:
+        _, y, (h,) = backend.gru(problem.x, state["h"], mask, reset_after=True, **options)
+        after = {"h": h}
+    if mask is not None:  # cuDNN leaves zeros after a row's end; here the last output repeats
+        y = ops.where(mask[..., None], y, h[:, None])
+    return y, after
+
+
+def _keras_backend() -> Any:
+    from keras.src import backend
+
+    return backend
+
+
+def _activations() -> dict[str, Any]:
+    import keras
+
+    return {
+        "activation": keras.activations.tanh,
+        "recurrent_activation": keras.activations.sigmoid,
+    }

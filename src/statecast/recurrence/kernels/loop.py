@@ -1,0 +1,160 @@
+"""The loop kernel: any cell, any backend, one step after the other.
+
+It runs ``cell.step`` itself, so it is right by construction; every faster kernel is
+tested against it, and it against ``cells.py`` in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statecast.recurrence.problem import Problem
+
+name = "loop"
+
+
+def declines(problem: Problem) -> str | None:
+    """Nothing is declined."""
+    return None
+
+
+def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
+    import keras
+
+    if keras.backend.backend() != "jax" or not problem.cell.pure:
+        return _run(problem)
+    # Compiled once for a cell and its shapes: outside of a compiled step JAX would compile
+    # the loop anew at every call.
+    values = {name: getattr(problem, name) for name in _VALUES}
+    values["weights"] = {n: keras.ops.convert_to_tensor(w) for n, w in problem.weights.items()}
+    values["state"] = dict(problem.state)
+    values["initial"] = None if problem.initial is None else dict(problem.initial)
+    y, state = _compiled()(problem.cell, problem.unroll, values)
+    return y, {name: state[name] for name in problem.state}  # JAX sorts the names
+
+
+_VALUES = ("weights", "x", "state", "mask", "resets", "initial")
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    import jax
+
+    from statecast.recurrence.problem import Problem
+
+    def run_values(cell: Any, unroll: bool, values: dict[str, Any]) -> Any:
+        return _run(Problem(cell, unroll=unroll, **values))
+
+    return jax.jit(run_values, static_argnums=(0, 1))
+
+
+def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    from keras import ops
+
+    cell, weights, start = problem.cell, problem.weights, dict(problem.state)
+    steps = problem.x.shape[-2]
+    masked, resets = problem.mask is not None, problem.resets is not None
+
+    def advance(carry: Any, now: Any) -> tuple[Any, Any]:
+        state, last = carry
+        if resets:
+            state = _choose(now["reset"], problem.initial, state, ops)
+        y, after = cell.step(weights, now["x"], state, ops)
+        if masked:  # a skipped step keeps the state and repeats the output
+            after = _choose(now["mask"], after, state, ops)
+            y = ops.where(now["mask"], y, last)
+        return (after, y if masked else last), y
+
+    # Time goes first: what every backend's loop walks along. Not by moveaxis, for which PyTorch's
+    # vmap has no rule.
+    inputs = {"x": _time_first(problem.x, -2, ops)}
+    if masked:
+        inputs["mask"] = _time_first(problem.mask, -1, ops)[..., None]
+    if resets:
+        inputs["reset"] = _time_first(problem.resets, -1, ops)[..., None]
+
+    if steps == 0 or masked:
+        # One step on no input gives the output's shape and dtype; before the first
+        # step that counts the output is zero, on every backend alike.
+        nothing = ops.zeros_like(ops.sum(problem.x, axis=-2))
+        last = ops.zeros_like(cell.step(weights, nothing, start, ops)[0])
+        if steps == 0:
+            return last[..., None, :][..., :0, :], start
+    else:
+        last = ops.zeros((), dtype=problem.x.dtype)
+    (state, _), y = _scan(advance, (start, last), inputs, steps, problem.unroll)
+    axes = range(len(y.shape))
+    return ops.transpose(y, [*axes[1:-1], 0, axes[-1]]), state
+
+
+def _time_first(value: Any, axis: int, ops: Any) -> Any:
+    axes = list(range(len(value.shape)))
+    return ops.transpose(value, [axes.pop(axis), *axes])
+
+
+def _choose(take: Any, new: Any, old: dict[str, Any], ops: Any) -> dict[str, Any]:
+    return {name: ops.where(take, new[name], leaf) for name, leaf in old.items()}
+
+
+def _scan(
+    step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None, unroll: bool
+) -> Any:
+    """``carry, y = step(carry, inputs[t])`` for every t; the y stacked.
+
+    Not ``keras.ops.scan``: on TensorFlow that one requires y to look like the carry.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if unroll or backend == "torch":
+        outputs = []
+        for t in range(inputs["x"].shape[0]):
+            carry, y = step(carry, {name: value[t] for name, value in inputs.items()})
+            outputs.append(y)
+        return carry, keras.ops.stack(outputs)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.scan(step, carry, inputs)
+    return _tensorflow_scan(step, carry, inputs, steps)
+
+
+def _tensorflow_scan(
+    step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None
+) -> Any:
+    import tensorflow as tf
+
+    length = steps if steps is not None else tf.shape(inputs["x"])[0]
+    arrays = {
+        name: tf.TensorArray(value.dtype, size=length).unstack(value)
+        for name, value in inputs.items()
+    }
+    if steps is None:
+        # There may be none, and a stack of none has no shape: one more, on no input, ends it.
+        nothing = {
+            name: tf.zeros(tf.shape(value)[1:], value.dtype) for name, value in inputs.items()
+        }
+        _, last = step(carry, nothing)
+        begun, size = 0, length + 1
+        outputs = tf.TensorArray(last.dtype, size=size, element_shape=last.shape)
+        outputs = outputs.write(length, last)
+    else:
+        # The first step runs outside the loop: it tells the output's dtype and shape.
+        carry, first = step(carry, {name: array.read(0) for name, array in arrays.items()})
+        begun = 1
+        outputs = tf.TensorArray(first.dtype, size=length, element_shape=first.shape)
+        outputs = outputs.write(0, first)
+
+    def body(t: Any, carry: Any, outputs: Any) -> tuple[Any, Any, Any]:
+        carry, y = step(carry, {name: array.read(t) for name, array in arrays.items()})
+        return t + 1, carry, outputs.write(t, y)
+
+    _, carry, outputs = tf.while_loop(
+        lambda t, *_: t < length, body, (begun, carry, outputs), maximum_iterations=length
+    )
+    stacked = outputs.stack()
+    return carry, stacked if steps is not None else stacked[:length]

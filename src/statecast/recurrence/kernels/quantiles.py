@@ -1,0 +1,227 @@
+"""The score of a head of quantiles in the native library: from the recurrence's outputs to a number
+a row, and back, without anything of the size of the quantiles in between.
+
+``statecast.heads`` says what is computed, and is the reference. It runs inside JAX and in
+PyTorch, once differentiable; what it cannot run it declines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import KernelError
+from statecast.recurrence.kernels import threads
+from statecast.recurrence.kernels.native import (
+    DTYPES,
+    HOST,
+    check,
+    dense,
+    loaded,
+    tensors_decline,
+    torch_address,
+    torch_transforms,
+)
+
+# In the library's order; `first` and `last` may be absent. No gradient reaches DATA.
+ORDER = ("outputs", "taken", "first", "last", "kernel", "base", "decay", "target", "weight")
+DATA = ("target", "weight")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a head of quantiles is made of: its levels, and from quantile to quantile the number
+    that stands in ``softplus(raw + gap) + smallest``."""
+
+    levels: tuple[float, ...]
+    gaps: tuple[float, ...]
+    smallest: float
+
+
+class _Score(ctypes.Structure):
+    """``statecast_score_args`` of native/statecast.h."""
+
+    _fields_ = [
+        *((field, ctypes.c_int64) for field in ("dtype", "members", "rows", "steps", "units")),
+        ("quantiles", ctypes.c_int64),
+        *((field, ctypes.c_void_p) for field in (*ORDER, "levels", "gaps")),
+        ("smallest", ctypes.c_double),
+        ("score", ctypes.c_void_p),
+        *HOST,
+    ]
+
+
+class _Gradients(ctypes.Structure):
+    """``statecast_score_gradients_args`` of native/statecast.h."""
+
+    _fields_ = [
+        ("forward", _Score),
+        *((field, ctypes.c_void_p) for field in ("dscore", "doutputs", "dtaken", "dfirst")),
+        *((field, ctypes.c_void_p) for field in ("dlast", "dkernel", "dbase", "ddecay")),
+    ]
+
+
+def declines(outputs: Any) -> str | None:
+    """Why the library cannot score from these outputs on the current backend; None if it can."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return "TensorFlow keeps its own operations"
+    if keras.backend.backend() == "torch" and torch_transforms():
+        return "it is differentiated once, and has no rule for torch.func"
+    return tensors_decline(outputs)
+
+
+def run(spec: Spec, values: Mapping[str, Any]) -> Any:
+    """The score of every row, ``(members, rows)``; values by the names of native/statecast.h."""
+    import keras
+
+    values = {n: values[n] for n in ORDER if values.get(n) is not None}
+    return (_jax_entry() if keras.backend.backend() == "jax" else _torch_run)(spec, values)
+
+
+def _shapes(outputs: tuple[int, ...], quantiles: int) -> dict[str, tuple[int, ...]]:
+    members, rows, steps, units = outputs
+    return {
+        "outputs": outputs,
+        **dict.fromkeys(("taken", "target", "weight"), (members, rows, steps)),
+        "first": (members, rows, units),
+        **dict.fromkeys(("last", "score"), (members, rows)),
+        "kernel": (members, units, quantiles),
+        "base": (members, rows, quantiles),
+        "decay": (members,),
+    }
+
+
+# -- JAX -----------------------------------------------------------------------------------------
+
+
+@cache
+def _jax_entry() -> Callable[..., Any]:
+    import jax
+    import jax.numpy as jnp
+
+    library = loaded()
+    for which in ("score", "score_gradients"):
+        handler = jax.ffi.pycapsule(getattr(library, f"statecast_jax_{which}"))
+        jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
+    custom_vjp: Any = jax.custom_vjp
+
+    def call(which: str, spec: Spec, names: list[str], values: Any, *more: Any) -> Any:
+        x = values["outputs"]
+        shapes = _shapes(x.shape, len(spec.levels))
+        results = [jax.ShapeDtypeStruct(shapes[n], x.dtype) for n in names]
+        target = jax.ffi.ffi_call(which, results, vmap_method="broadcast_all")
+        return target(
+            *(values[n] for n in ORDER if n in values),
+            *more,
+            has=np.int64("first" in values),
+            levels=np.array(spec.levels),
+            gaps=np.array(spec.gaps),
+            smallest=np.float64(spec.smallest),
+            threads=np.int64(threads.of_jax()),
+        )
+
+    @partial(custom_vjp, nondiff_argnums=(0,))
+    def score(spec: Spec, values: Any) -> Any:
+        return call("statecast_score", spec, ["score"], values)[0]
+
+    def forward(spec: Spec, values: Any) -> Any:
+        return score(spec, values), values
+
+    def backward(spec: Spec, values: Any, given: Any) -> Any:
+        names = [n for n in ORDER if n in values and n not in DATA]
+        found = call("statecast_score_gradients", spec, names, values, given)
+        gradients = dict(zip(names, found, strict=True))
+        return ({n: gradients.get(n) for n in values},)
+
+    score.defvjp(forward, backward)
+
+    def entry(spec: Spec, values: Any) -> Any:
+        x = values["outputs"]
+        shapes = _shapes(x.shape, len(spec.levels))
+        values = {
+            n: jnp.broadcast_to(jnp.asarray(v, x.dtype), shapes[n]) for n, v in values.items()
+        }
+        return score(spec, values)
+
+    return jax.jit(entry, static_argnums=0)
+
+
+# -- PyTorch -------------------------------------------------------------------------------------
+
+
+def _torch_run(spec: Spec, values: Mapping[str, Any]) -> Any:
+    import torch
+
+    x = values["outputs"]
+    shapes = _shapes(tuple(x.shape), len(spec.levels))
+    tensors = [
+        dense(torch.as_tensor(values[n]).broadcast_to(shapes[n]), x.dtype) if n in values else None
+        for n in ORDER
+    ]
+    return _torch_function().apply(spec, *tensors)
+
+
+@cache
+def _torch_function() -> Any:
+    import torch
+
+    library, at = loaded(), torch_address
+
+    def arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
+        x = values["outputs"]
+        dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
+        constants = {n: _doubles(getattr(spec, n)) for n in ("levels", "gaps")}
+        return _Score(
+            dtype, *x.shape, len(spec.levels), smallest=spec.smallest,
+            threads=threads.of_torch(), openmp=threads.openmp(),
+            **{n: at(v) for n, v in values.items()}, **constants, **more,
+        )  # fmt: skip
+
+    def gradients(ctx: Any, given: Any) -> Any:
+        pairs = zip(ORDER, ctx.saved_tensors, strict=True)  # hooks may have changed their dtype
+        values = {n: dense(v, given.dtype) for n, v in pairs if v is not None}
+        shapes = _shapes(tuple(values["outputs"].shape), len(ctx.spec.levels))
+        wrong = [n for n, v in values.items() if v.shape != shapes[n]]
+        if wrong:
+            raise KernelError(
+                "The native kernel failed: what it saved for the backward pass came back in other "
+                f"shapes ({', '.join(wrong)}). Hooks of saved tensors give back the shape that "
+                "they were given."
+            )
+        found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
+        given = dense(given, given.dtype)
+        call = _Gradients(
+            arguments(ctx.spec, values),
+            dscore=at(given),
+            **{f"d{n}": at(v) for n, v in found.items()},
+        )
+        check(library.statecast_score_gradients(ctypes.byref(call)))
+        return None, *(found.get(n) for n in ORDER)
+
+    class Score(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, spec: Spec, *tensors: Any) -> Any:
+            values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
+            x = values["outputs"]
+            ctx.spec = spec
+            ctx.save_for_backward(*tensors)
+            score = x.new_empty(x.shape[:2])
+            check(library.statecast_score(ctypes.byref(arguments(spec, values, score=at(score)))))
+            return score
+
+        backward: Any = staticmethod(torch.autograd.function.once_differentiable(gradients))
+
+    return Score
+
+
+@cache
+def _doubles(values: tuple[float, ...]) -> Any:
+    """Numbers as C has them, kept as long as the process runs."""
+    return ctypes.cast((ctypes.c_double * len(values))(*values), ctypes.c_void_p)

@@ -1,0 +1,27 @@
+"""What a kernel is asked to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from statecast.recurrence.cells import Cell
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a kernel is asked to do; already checked.
+
+    ``x`` is ``(..., rows, steps, in)``; ``mask`` and ``resets`` are bool and broadcast to
+    ``(..., rows, steps)``; leaves of ``state`` and ``initial`` are ``(..., rows, units)``.
+    """
+
+    cell: Cell
+    weights: Mapping[str, Any]
+    x: Any
+    state: Mapping[str, Any]
+    mask: Any = None
+    resets: Any = None
+    initial: Mapping[str, Any] | None = None
+    unroll: bool = False

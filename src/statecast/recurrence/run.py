@@ -1,0 +1,147 @@
+"""The seam of the recurrence: one door, and kernels behind it.
+
+``run`` takes a cell, its weights, the inputs and the state, and returns the outputs and
+the next state. Which kernel does the work is chosen here and nowhere else; ``explain``
+names the choice and every refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from statecast.errors import ArgumentError, KernelError, StateError
+from statecast.recurrence.cells import Cell
+from statecast.recurrence.kernels import fused, loop, native
+from statecast.recurrence.problem import Problem
+
+# In order of preference. Errors inside a kernel propagate: nothing falls back in silence.
+KERNELS = (native, fused, loop)
+
+
+def run(
+    cell: Cell,
+    weights: Mapping[str, Any],
+    x: Any,
+    state: Mapping[str, Any],
+    *,
+    mask: Any = None,
+    resets: Any = None,
+    initial: Mapping[str, Any] | None = None,
+    unroll: bool = False,
+    kernel: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Run a cell over all steps of ``x``, starting from ``state``.
+
+    Parameters
+    ----------
+    cell : Cell
+    weights : mapping of str to tensor
+        As ``cell.weight_shapes`` names and shapes them.
+    x : tensor, float, ``(..., rows, steps, in)``
+        Zero steps are an ordinary problem: no output, and the state comes back.
+    state : mapping of str to tensor, ``(..., rows, units)``
+        Where the first step starts.
+    mask : tensor, bool, ``(..., rows, steps)``, optional
+        False skips the step: the state stays, the output repeats the last one (zeros before
+        the first step that counts).
+    resets : tensor, bool, ``(..., rows, steps)``, optional
+        True puts the row back to ``initial`` before the step; no gradient passes a reset.
+    initial : mapping of str to tensor, optional
+        Where a reset goes; needed with ``resets``.
+    unroll : bool
+        Lay the steps out one by one rather than in the backend's loop: compiles for longer,
+        and on short sequences runs faster. The number of steps must then be known.
+    kernel : str, optional
+        Force one by name.
+
+    Returns
+    -------
+    y : tensor, ``(..., rows, steps, out)``
+    state : dict of str to tensor
+        What the last step left.
+
+    Raises
+    ------
+    StateError
+        The state's leaves are not the cell's.
+    ArgumentError
+        The weights' shapes are not the cell's for as many features as ``x`` has.
+    KernelError
+        The forced kernel declines; the message carries its reason.
+    """
+    problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
+    return _choose(problem, kernel).run(problem)
+
+
+def explain(
+    cell: Cell,
+    weights: Mapping[str, Any],
+    x: Any,
+    state: Mapping[str, Any],
+    *,
+    mask: Any = None,
+    resets: Any = None,
+    initial: Mapping[str, Any] | None = None,
+    unroll: bool = False,
+) -> dict[str, str]:
+    """Per kernel, in order of preference: ``"runs"``, ``"would run"`` or why it declines."""
+    problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
+    answer: dict[str, str] = {}
+    for kernel in KERNELS:
+        reason = kernel.declines(problem)
+        chosen = "would run" if "runs" in answer.values() else "runs"
+        answer[kernel.name] = chosen if reason is None else f"declines: {reason}"
+    return answer
+
+
+def _problem(
+    cell: Cell,
+    weights: Mapping[str, Any],
+    x: Any,
+    state: Mapping[str, Any],
+    mask: Any,
+    resets: Any,
+    initial: Mapping[str, Any] | None,
+    unroll: bool,
+) -> Problem:
+    for role, leaves in (("state", state), ("initial", initial)):
+        if leaves is None:
+            continue
+        if set(leaves) != set(cell.state_shapes):
+            raise StateError(
+                f"{role}: expected the leaves {list(cell.state_shapes)}, received {list(leaves)}."
+            )
+        for name, shape in cell.state_shapes.items():
+            found = tuple(leaves[name].shape)[-len(shape) :]
+            if found != shape:
+                raise StateError(
+                    f"{role}, leaf {name!r}: expected (..., rows, {shape[-1]}), "
+                    f"received {tuple(leaves[name].shape)}."
+                )
+    width = x.shape[-1]
+    if weights and width is not None:
+        for name, shape in cell.weight_shapes(width).items():
+            found = tuple(weights[name].shape)[-len(shape) :]
+            if found != shape:
+                raise ArgumentError(
+                    f"x has {width} features, so the weight {name!r} should have the shape "
+                    f"{shape}; it has {found}."
+                )
+    if resets is not None and initial is None:
+        raise ArgumentError("resets needs `initial`, the state that a reset goes to.")
+    return Problem(cell, weights, x, state, mask, resets, initial, unroll)
+
+
+def _choose(problem: Problem, forced: str | None) -> Any:
+    if forced is not None:
+        for kernel in KERNELS:
+            if kernel.name == forced:
+                reason = kernel.declines(problem)
+                if reason is not None:
+                    raise KernelError(f"The kernel {forced!r} declines: {reason}.")
+                return kernel
+        raise ArgumentError(
+            f"kernel: expected one of {[k.name for k in KERNELS]}, received {forced!r}."
+        )
+    return next(kernel for kernel in KERNELS if kernel.declines(problem) is None)

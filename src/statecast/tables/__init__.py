@@ -1,0 +1,1 @@
+"""Tables and arrays of any kind, read into a `Schema` and a `Panel`."""

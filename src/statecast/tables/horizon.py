@@ -1,0 +1,140 @@
+"""``Horizon``: up to which step each item is forecast, from what ``until`` and ``h`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import ArgumentError, DataError
+from statecast.tables.parse import (
+    MAX_STEPS,
+    Table,
+    agree,
+    check_columns,
+    open_table,
+    read_floats,
+    read_ids,
+)
+
+_EXPECTED = (
+    "a whole number from 1, one an item (an array, or a mapping of ids to steps), or a table with "
+    "the ids and a column 'until'"
+)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The last step of each item's forecast.
+
+    Attributes
+    ----------
+    step : int or None
+        The same for all.
+    ahead : int or None
+        So many steps after each prefix.
+    each : mapping of ids to steps, ndarray of shape (items,), or None
+    table : Table or None
+        Where ``each`` came from: in a CSV file a number may stand for a text.
+    """
+
+    step: int | None = None
+    ahead: int | None = None
+    each: Mapping[Any, int] | np.ndarray | None = None
+    table: Table | None = None
+
+    @classmethod
+    def read(cls, until: Any, h: Any, id_col: str) -> Horizon:
+        """Read the arguments of a verb.
+
+        Raises
+        ------
+        ArgumentError
+            Neither or both of them, or what says no step.
+        DataError
+            A table that cannot be used.
+        """
+        if (until is None) == (h is None):
+            received = "neither" if until is None else "both"
+            raise ArgumentError(f"Expected either until or h; received {received}.")
+        if h is not None:
+            return cls(ahead=_whole("h", h, "a whole number from 1"))
+        if isinstance(until, (int, np.integer)):
+            return cls(step=_whole("until", until, _EXPECTED))
+        if isinstance(until, Mapping):
+            return cls(each={item: _whole("until", s, _EXPECTED, 0) for item, s in until.items()})
+        if isinstance(until, (list, tuple, np.ndarray)):
+            steps = [_whole("until", step, _EXPECTED, 0) for step in list(until)]
+            return cls(each=np.array(steps, np.int64))
+        frame = nw.from_native(until, pass_through=True)
+        if not isinstance(until, (str, PathLike)) and frame is until:
+            raise ArgumentError(f"until: expected {_EXPECTED}; received {type(until).__name__}.")
+        table = open_table(until, "until", "until")
+        assert isinstance(table, Table)  # arrays were read above
+        check_columns(table, (id_col, "until"))
+        ids = read_ids(table, id_col)
+        values, bad = read_floats(table.frame["until"], table.text)
+        bad = bad | ~((values >= 0) & (values <= MAX_STEPS) & (values == np.floor(values)))
+        if bad.any():
+            item = ids[int(np.argmax(bad))]
+            raise DataError(
+                f"{table.label}, column 'until': expected a whole number in every row; item "
+                f"{item!r} has {table.frame['until'].to_list()[int(np.argmax(bad))]!r}.",
+                column="until",
+                item=item,
+            )
+        each = dict(zip(ids, values.astype(np.int64).tolist(), strict=True))
+        if len(each) < len(ids):
+            raise DataError(f"{table.label}: expected one row an item; received several of one.")
+        return cls(each=each, table=table)
+
+    def last(self, ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return the last step of the forecast of each item, int64.
+
+        Parameters
+        ----------
+        ids : ndarray, shape (items,)
+        known : ndarray, shape (items,), int
+            Their prefix lengths.
+
+        Raises
+        ------
+        DataError
+            An item that nothing is said of.
+        ArgumentError
+            Another number of items.
+        """
+        if self.ahead is not None:
+            return known + self.ahead
+        if self.each is None:
+            return np.full(len(ids), self.step, np.int64)
+        if isinstance(self.each, np.ndarray):
+            if len(self.each) != len(ids):
+                raise ArgumentError(
+                    f"until: expected a step for each of {len(ids)} items; received "
+                    f"{len(self.each)}."
+                )
+            return self.each
+        items, each = ids.tolist(), self.each
+        if self.table is not None and items and each:
+            named, _ = agree(list(each), self.table, items[:1], None, "until")
+            each = dict(zip(named, each.values(), strict=True))
+        for item in items:
+            if item not in each:
+                raise DataError(
+                    f"until: expected a step for each item; there is none for item {item!r}.",
+                    column="until",
+                    item=item,
+                )
+        return np.array([each[item] for item in items], np.int64)
+
+
+def _whole(name: str, value: Any, expected: str, least: int = 1) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if not whole or not least <= value:
+        raise ArgumentError(f"{name}: expected {expected}; received {value!r}.")
+    return int(value)

@@ -1,0 +1,1793 @@
+"""``Schema`` and ``Panel``: from the tables people have to the arrays a network sees.
+
+A ``Schema`` is everything learnt about a pair of tables from training data: the columns,
+the grid of the steps, the scaling and the vocabulary. It is frozen after ``fit``, so that
+nothing it does to an item depends on the other items of the call. A ``Panel`` is one pair
+of tables seen through a schema: rows first, steps second, scaled.
+
+Tables are long, as in Nixtla's libraries: ``unique_id, ds, y`` and a static table with one
+row an item. They may be pandas, polars or Arrow tables (whatever narwhals reads), paths to
+CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, and
+``X (n, f)``. Libraries of tables are imported only when they are used.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import ArgumentError, DataError, listed, quoted, warn
+from statecast.state import outline
+from statecast.tables.dates import (
+    Calendar,
+    Form,
+    Spacing,
+    closed,
+    first_dates,
+    is_whole,
+    learn_calendar,
+    learn_spacing,
+    must,
+)
+from statecast.tables.parse import (
+    BATCH,
+    KINDS,
+    LARGEST,
+    MAX_COLUMNS,
+    MAX_STEPS,
+    Kind,
+    Long,
+    Parsed,
+    Series,
+    Steps,
+    check_cells,
+    fail,
+    id_array,
+    is_mark,
+    parse,
+)
+from statecast.tables.scaling import (
+    ROUNDING,
+    TRANSFORMS,
+    Onto,
+    bridged,
+    location_and_scaling,
+    long_upper_tail,
+    positive_median,
+)
+from statecast.tables.vocabulary import Vocabulary
+
+__all__ = ["Panel", "Schema"]
+
+_MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
+_TABLES = ("static", "future", "past")  # whose columns are features
+_NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
+_FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
+_Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
+_LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
+Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
+_LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
+_FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
+_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids (years end below) are filled to this share
+_CLASSES = 30  # different statics from which on they name things, and not classes of things
+
+
+# -- the panel -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """What tables say of each step beside y: rows first, steps second, scaled.
+
+    Attributes
+    ----------
+    numeric : ndarray, shape (rows, T, 2 * n), float32
+        As ``Panel.numeric``, at each step.
+    codes : ndarray, shape (rows, T, m), int32
+        As ``Panel.codes``, at each step.
+    there : ndarray, shape (rows, T), bool
+        Whether anything is said of the step; the rest is without meaning where nothing is.
+    """
+
+    numeric: np.ndarray
+    codes: np.ndarray
+    there: np.ndarray
+
+    __repr__ = outline
+
+    def take(self, rows: Any) -> Covariates:
+        """Return those of some rows, by index, slice or boolean mask."""
+        return Covariates(self.numeric[rows], self.codes[rows], self.there[rows])
+
+    def at(self, steps: np.ndarray) -> Covariates:
+        """Return those of the steps ``(rows, n)``, from 0; beyond the last nothing is there."""
+        rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
+        there = self.there[rows, held] & (steps < self.there.shape[1])
+        return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
+
+    def unknown(self, since: np.ndarray) -> Covariates:
+        """Return those in which steps from each row's ``since (rows,)`` on, from 0, of which
+        nothing is said, have values that are all missing."""
+        n = self.numeric.shape[2] // 2
+        add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
+        flags = np.arange(2 * n) >= n
+        return Covariates(
+            np.where(add[..., None], flags, self.numeric).astype(np.float32),
+            np.where(add[..., None], _MISSING, self.codes).astype(np.int32),
+            self.there | add,
+        )
+
+    def named(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays under the names that a network knows them by."""
+        return {f"{name}_{part}": getattr(self, part) for part in ("numeric", "codes", "there")}
+
+    def put(
+        self, row: np.ndarray, step: np.ndarray, numeric: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Write what is said of some rows at some steps, from 1."""
+        self.numeric[row, step - 1], self.codes[row, step - 1] = numeric, codes
+        self.there[row, step - 1] = True
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What a network sees of a set of items: rows first, steps second, all scaled.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (rows,)
+        The items: int64, or objects (text). In the order of the static table, else in
+        order of first appearance in the series table.
+    y : ndarray, shape (rows, T), float32
+        Scaled observations, or the codes of tokens; 0 where ``mask`` is False. ``T`` is at
+        least ``Schema.steps``.
+    mask : ndarray, shape (rows, T), bool
+        True where observed.
+    numeric : ndarray, shape (rows, 2 * n), float32
+        The n numeric statics, standardised (0 where missing), and then their n flags
+        (1 where missing).
+    codes : ndarray, shape (rows, m), int32
+        The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
+    origin : ndarray, shape (rows,), datetime64[us], or None
+        The place of step 1 on the grid of the dates, as ``Spacing.place`` gives it (NaT for an
+        item with k = 0 and no future rows); None when steps are numbers.
+    kind : Kind
+        What came in, so that the same can go out: the library, and how steps are written.
+    future, past : Covariates or None
+        What is known of each step before it, and what is observed with its y. None where
+        fit had none.
+    targets : int
+        How many there are. Of several a step has a position for each, one after the other, and
+        "steps" above are positions; see ``targets.Targets``.
+    """
+
+    ids: np.ndarray
+    y: np.ndarray
+    mask: np.ndarray
+    numeric: np.ndarray
+    codes: np.ndarray
+    origin: np.ndarray | None = None
+    kind: Kind = Kind("polars")  # noqa: RUF009 (it is frozen)
+    future: Covariates | None = None
+    past: Covariates | None = None
+    targets: int = 1
+
+    __repr__ = outline
+
+    @property
+    def rows(self) -> int:
+        """The number of items."""
+        return len(self.ids)
+
+    @property
+    def known(self) -> np.ndarray:
+        """The last observed step of each row, 0 where there is none; shape (rows,), int64.
+
+        Of several targets it is the last position of the last step with any of them."""
+        last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
+        last += -last % self.targets
+        return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
+
+    @property
+    def latest(self) -> np.ndarray:
+        """Each target's last observation, scaled, and its step from 1 (0 where there is none);
+        shape (rows, targets, 2), float32."""
+        rows, width = self.mask.shape
+        mask = self.mask.reshape(rows, -1, self.targets)
+        at = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)  # (rows, targets), from 1
+        at = np.where(mask.any(axis=1), at, 0)
+        y = self.y.reshape(rows, width // self.targets, self.targets)
+        value = np.take_along_axis(y, np.maximum(at - 1, 0)[:, None], axis=1)[:, 0]
+        return np.stack([np.where(at > 0, value, 0.0), at], axis=-1).astype(np.float32)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """A number for the rows that belong together, shape (rows,), int64.
+
+        Rows with the very same statics are one thing seen several times (a basin's years),
+        and a new thing is not like them: they are held out together. With fewer than
+        30 different statics (a sex, a make) they are classes, and every row stands for itself.
+        """
+        static = np.concatenate([self.numeric, self.codes], axis=1)
+        _, group = np.unique(static, axis=0, return_inverse=True)
+        group = group.ravel().astype(np.int64)
+        few = group.max(initial=-1) + 1 < _CLASSES
+        return np.arange(self.rows, dtype=np.int64) if few else group
+
+    def prefix(self, k: int) -> Panel:
+        """Return the panel in which only the first k steps are seen."""
+        mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
+        if past is not None:
+            past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
+        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask, past=past)
+
+    def take(self, rows: Any) -> Panel:
+        """Return the panel of some rows, by index, slice or boolean mask."""
+        return Panel(
+            self.ids[rows],
+            self.y[rows],
+            self.mask[rows],
+            self.numeric[rows],
+            self.codes[rows],
+            None if self.origin is None else self.origin[rows],
+            self.kind,
+            None if self.future is None else self.future.take(rows),
+            None if self.past is None else self.past.take(rows),
+            self.targets,
+        )
+
+    def of(self, target: int) -> Panel:
+        """Return the panel of one of several targets, by its place, without covariates."""
+        own = slice(target, None, self.targets)
+        y, mask = self.y[:, own], self.mask[:, own]
+        return replace(self, y=y, mask=mask, future=None, past=None, targets=1)
+
+
+# -- the schema ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What training taught about columns of features, static ones or covariates.
+
+    Attributes
+    ----------
+    numeric : tuple of str
+        The numeric columns, in the order of ``Panel.numeric``.
+    scaling : ndarray, shape (n, 3), float64
+        For each: the c of its log1p or 0, mean, and gain (1 / standard deviation, or 0 for a
+        column that never varied in training, which therefore says nothing).
+    categories : dict of str to tuple of str
+        The categorical columns in the order of ``Panel.codes``, with the sorted categories
+        met in training.
+    """
+
+    numeric: tuple[str, ...]
+    scaling: np.ndarray
+    categories: dict[str, tuple[str, ...]]
+
+    __repr__ = outline
+
+    @classmethod
+    def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
+        """Learn from columns of float64, or of objects: text or None."""
+        numeric: list[str] = []
+        rules: list[tuple[float, float, float]] = []
+        categories: dict[str, tuple[str, ...]] = {}
+        for name, values in columns.items():
+            if values.dtype == object:
+                categories[name] = _vocabulary(values, name, what)
+            else:
+                numeric.append(name)
+                rules.append(_numeric_rule(values))
+        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 3), categories)
+
+    @property
+    def width(self) -> int:
+        """The numbers of a row: a value and a flag for each numeric column."""
+        return 2 * len(self.numeric)
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """The number of codes of each categorical column, ``never seen`` and ``missing`` too."""
+        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each column's name and kind: "numeric", "categorical", or "codes", categories among which
+        are whole numbers; empty where there are none."""
+        columns = dict.fromkeys(self.numeric, "numeric")
+        return columns | {name: _kind_of(known) for name, known in self.categories.items()}
+
+    def encode(
+        self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+        """Return numbers float32 ``(rows, width)``, codes int32 ``(rows, m)``, and in words what
+        is missing and what is new; ``ids`` are the rows' items."""
+        rows = len(ids)
+        numeric = np.zeros((rows, self.width), np.float32)
+        codes = np.zeros((rows, len(self.categories)), np.int32)
+        missing: list[str] = []
+        unseen: list[str] = []
+
+        def note(name: str, what: str, affected: np.ndarray) -> str:
+            items = list(dict.fromkeys(ids[i] for i in affected))
+            plural = "item" if len(items) == 1 else "items"
+            return f"{quoted(name)} {what} ({plural} {listed(items, 3)})"
+
+        for j, name in enumerate(self.numeric):
+            centre, mean, gain = self.scaling[j]
+            values = columns[name]
+            empty = np.isnan(values)
+            if centre > 0:
+                values = np.log1p(np.maximum(values, 0.0) / centre)
+            z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
+            numeric[:, j] = np.where(empty, 0.0, z)
+            numeric[:, len(self.numeric) + j] = empty
+            if empty.any():
+                missing.append(note(name, "is missing", np.flatnonzero(empty)))
+        for j, (name, known) in enumerate(self.categories.items()):
+            code: dict[str | None, int] = dict(
+                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
+            )
+            code[None] = _MISSING
+            values = columns[name].tolist()
+            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
+            strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            marks = [i for i in strange if is_mark(values[i])]
+            if marks:  # "NA", never met as a category, says that there is none
+                codes[marks, j] = _MISSING
+                strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            empty = np.flatnonzero(codes[:, j] == _MISSING)
+            if len(empty):
+                missing.append(note(name, "is missing", empty))
+            if len(strange):
+                new = sorted({values[i] for i in strange})
+                unseen.append(note(name, f"has {listed(new, 3)}, never seen in training", strange))
+        return numeric, codes, missing, unseen
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the names as strict JSON; ``scaling`` is an array beside it."""
+        return {
+            "numeric": list(self.numeric),
+            "categorical": [
+                {"name": name, "categories": list(known)} for name, known in self.categories.items()
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
+        """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
+        config = closed(config, ("numeric", "categorical"), what)
+        numeric, categorical = config["numeric"], config["categorical"]
+        for key, value in (("numeric", numeric), ("categorical", categorical)):
+            must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
+        count = len(numeric) + len(categorical)
+        must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
+        categories: dict[str, tuple[str, ...]] = {}
+        names = list(numeric)
+        for entry in categorical:
+            entry = closed(entry, ("name", "categories"), "categorical")
+            name, known = entry["name"], entry["categories"]
+            must(isinstance(known, list), "categories", "a list", type(known).__name__)
+            must(
+                len(known) <= _MAX_CATEGORIES,
+                "categories",
+                f"at most {_MAX_CATEGORIES}",
+                len(known),
+            )
+            must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
+            must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
+            names.append(name)
+            if isinstance(name, str):
+                categories[name] = tuple(known)
+        must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
+        distinct = len(set(names)) == len(names) and not set(keys) & set(names)
+        must(distinct, f"{what} columns", "distinct names", names[:3])
+        return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """Everything learnt about the tables from training data; made by ``Schema.fit``.
+
+    Attributes
+    ----------
+    id_col, step_col, target_col : str
+        The columns of the series table (and the first of the static table).
+    start_col : str or None
+        The column of the static table that holds launch dates.
+    kind : Kind
+        That of the training tables; what ``table`` builds unless told otherwise.
+    transform : {"none", "log", "positive", "logit", "counts"}
+        What happens to y before it is scaled; see ``fit``.
+    centre : float
+        The c of the transform; 1 without one.
+    bounds : (float, float)
+        What no forecast lies beyond; minus or plus infinity where there is no bound.
+    location, scaling : ndarray, shape (steps,), float64
+        The mean and the standard deviation of (transformed) y at each step; of counts, those of
+        all steps together.
+    observed : ndarray, shape (steps,), bool
+        Whether any training item was observed at each step. No forecast can be learnt of the
+        others (a weekend, of working days): see ``unscale_rest``.
+    static, future, past : Columns
+        Of the static table, of the future table, and of the series beside y.
+    spacing : Spacing or None
+        The grid of the dates; None when steps are numbers.
+    calendar : Calendar
+        The weekdays, hours and months at which no training item was ever observed: no forecast
+        has such steps.
+    vocabulary : Vocabulary or None
+        The tokens met in training, where y holds tokens. They are not scaled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Y = np.array([[1.0, 2.0, 4.0], [2.0, 4.0, np.nan]])
+    >>> schema = Schema.fit(Y)
+    >>> schema.steps
+    3
+    >>> schema.panel(np.array([[3.0, np.nan, np.nan]])).known.tolist()
+    [1]
+    >>> bool(np.allclose(schema.unscale(schema.scale(Y)), Y, equal_nan=True))
+    True
+    """
+
+    id_col: str
+    step_col: str
+    target_col: str
+    kind: Kind
+    transform: str
+    centre: float
+    bounds: tuple[float, float]
+    location: np.ndarray
+    scaling: np.ndarray
+    observed: np.ndarray
+    static: Columns
+    future: Columns
+    past: Columns
+    spacing: Spacing | None
+    calendar: Calendar = Calendar()  # noqa: RUF009 (it is frozen)
+    vocabulary: Vocabulary | None = None
+    start_col: str | None = None
+
+    __repr__ = outline
+
+    # -- learning ----------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        series: Any,
+        static: Any = None,
+        *,
+        future: Any = None,
+        past_cols: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        id_col: str = "unique_id",
+        step_col: str = "ds",
+        target_col: str = "y",
+        transform: str = "auto",
+        bounds: tuple[float, float] | None = None,
+        tokens: bool = False,
+        start_col: str | None = None,
+    ) -> Schema:
+        """Learn the schema from the items that have rows in the series table.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (n, T)
+            Long table with the three columns and ``past_cols``; others are ignored. Null or
+            NaN y is a step that was not observed. The order of its rows does not matter.
+        static : table, path or array of shape (n, f), optional
+            One row an item. Numbers and booleans are numeric; text, categorical and enum
+            columns are categorical, where an empty text is a missing one. In a CSV file a column
+            whose cells are all numbers is numeric; "NA", "N/A", "#N/A", "null", "None", "nan", "-"
+            and "." are missing there. Among texts they are texts.
+        future : table, path or array of shape (n, T, f), optional
+            Long table of what is known of each step before it comes: the id, the step, and
+            covariates, numeric or categorical as statics are. A row for every step up to an
+            item's last observation; other rows are ignored.
+        past_cols : sequence of str
+            Columns of the series that are observed with y.
+        categorical : sequence of str
+            Columns of the static and the future table, and past ones, that are categories though
+            they hold whole numbers: codes. Of arrays they go by x1, x2, ... and f1, f2, ...
+        id_col, step_col, target_col : str
+            The names of the columns. Steps are whole numbers from 1, or dates: then step 1
+            is an item's first row, also one with null y, and the spacing is the most common
+            difference. An item whose y are all null has k = 0.
+        transform : {"auto", "none", "log", "positive", "logit", "counts"}
+            ``"log"`` is ``log1p(y / c)``, c the median of the positive y; ``"counts"`` the same
+            of whole numbers, which forecasts are too; ``"positive"`` is ``log(y / c)``;
+            ``"logit"`` is ``log((v + c) / (1 - v + c))`` of ``v``, y's place between the bounds,
+            with a c that keeps values at the bounds about as far out as those next to them.
+            ``"auto"`` takes ``"log"`` where no y is negative and the ninth decile lies more than
+            1.5 times as far above the median as the first decile lies below it; ``"logit"``
+            where bounds are given; else ``"none"``, and where no y is negative no forecast is.
+        bounds : (float, float), optional
+            The least and the largest value that y can have, for ``"logit"``; (0, 1) if all y lie
+            there.
+        tokens : bool
+            Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty
+            text is a step that was not observed, as is null. Nothing is transformed.
+        start_col : str, optional
+            Where steps are dates, the column of the static table with the date of each item's
+            step 1; no feature. Where it is missing, step 1 is the item's first row. A row of the
+            series before the date is an error.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used; the message names the column and the first item.
+        ArgumentError
+            ``transform`` or a column name outside what it may be.
+        """
+        if transform not in ("auto", *TRANSFORMS):
+            raise ArgumentError(
+                f"transform: expected one of {['auto', *TRANSFORMS]}; received {transform!r}."
+            )
+        if bounds is not None and transform not in ("auto", "logit"):
+            raise ArgumentError(
+                f"bounds: expected them with the transform 'logit'; received {transform!r}."
+            )
+        names = (id_col, step_col, target_col)
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < 3:
+            raise ArgumentError(
+                f"id_col, step_col, target_col: expected three names; received {names}."
+            )
+        if start_col is not None and (start_col == id_col or not start_col):
+            raise ArgumentError(
+                f"start_col: expected a column of the static table beside {quoted(id_col)}; "
+                f"received {start_col!r}."
+            )
+        if len({*names, *past_cols}) < 3 + len(past_cols):
+            raise ArgumentError(
+                f"past_cols: expected distinct columns beside {list(names)}; received "
+                f"{list(past_cols)}."
+            )
+        if series is None:
+            raise DataError("The series table is needed to fit; received None.")
+        if start_col is not None and static is None:
+            raise _without_start(start_col)
+        parsed = parse(
+            series,
+            static,
+            names,
+            None,
+            tokens=Vocabulary() if tokens else None,
+            future=future,
+            past=past_cols,
+            categorical=categorical,
+            start_col=start_col,
+        )
+        _check_declared(parsed, past_cols, categorical)
+        series = parsed.series
+        assert series is not None  # it was given
+        if start_col is not None and not series.form.dated:
+            raise DataError(
+                f"{series.label}, column {step_col!r}: expected dates, as start_col={start_col!r} "
+                "is given; received numbers. Hand in dates; or leave start_col out, as the "
+                "launch is step 1.",
+                column=step_col,
+            )
+        spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
+        placed, origin = _place(parsed, spacing, names, start_col, series.form.zone)
+        seen = _Survey.of(placed)
+        if parsed.kind.library != "arrays":
+            if spacing is None:
+                _check_no_years(series, seen, step_col)
+            _check_filled(placed, seen)
+            _check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
+        elif not seen.observed.all():
+            item = int(np.argmin(seen.observed > 0))
+            raise DataError(
+                f"Y, row {item}: expected at least one observation an item to fit; "
+                "received NaN everywhere. Leave the row out of Y and X.",
+                column="Y",
+                item=item,
+            )
+        if spacing is None and seen.first > max(1, seen.last // 2):
+            warn(
+                f"{series.label}, column {step_col!r}: no item has a step below {seen.first}. "
+                "Steps count from each item's start, not by the calendar; subtract the start, "
+                "or hand in dates.",
+            )
+
+        transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
+        onto = Onto.fit(transform, limits, placed.observed)
+        _check_values(placed, onto, onto.remedy)
+
+        def lines() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for long, step in placed:
+                there = ~np.isnan(long.y)
+                yield onto.line(long.y[there]), step[there] - 1
+
+        steps = int(seen.known.max())
+        where = f"{series.label}, column {target_col!r}"
+        if tokens:
+            location, scaling = np.zeros(steps), np.ones(steps)
+        elif onto.transform == "counts":
+            # A head of counts speaks of counts, so their scale is one for all steps.
+            of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1, where)
+            location, scaling = (np.repeat(array, steps) for array in of_all)
+        else:
+            location, scaling = location_and_scaling(lines, steps, where)
+
+        planned, _ = _planned_steps(parsed, spacing, names, origin)
+        told: dict[str, np.ndarray] = {}
+        if parsed.future is not None:
+            row = parsed.future.row
+            used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
+            told = {name: values[used] for name, values in parsed.future.columns.items()}
+        said = {n: np.concatenate([long.columns[n] for long in series]) for n in past_cols}
+        statics = {n: v[seen.observed > 0] for n, v in parsed.static.items()}
+        _warn_of_codes(statics | told | said)
+        return cls(
+            id_col,
+            step_col,
+            target_col,
+            parsed.kind,
+            onto.transform,
+            onto.centre,
+            onto.bounds,
+            location,
+            scaling,
+            seen.at[:steps].copy(),
+            Columns.fit(statics, "Static"),
+            Columns.fit(told, "Future"),
+            Columns.fit(said, "Past"),
+            spacing,
+            Calendar() if tokens else _calendar_of(placed, seen),
+            parsed.vocabulary,
+            start_col,
+        )
+
+    # -- sizes -------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """The length of the longest training item, T."""
+        return len(self.location)
+
+    @property
+    def positions(self) -> int:
+        """As ``steps``: a single target has one at each (see ``targets.Targets``)."""
+        return self.steps
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets: one."""
+        return (self.target_col,)
+
+    def of(self, target: str) -> Schema:
+        """Return the schema of one target by itself: this one.
+
+        Raises
+        ------
+        ArgumentError
+            A target that is not there.
+        """
+        if target != self.target_col:
+            raise ArgumentError(f"target: expected {self.target_col!r}; received {target!r}.")
+        return self
+
+    # -- tables in ---------------------------------------------------------------------
+
+    def panel(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        future: Any = None,
+        until: int | Until = 0,
+        for_fit: bool = False,
+    ) -> Panel:
+        """See tables through the schema.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (n, k), optional
+            The prefixes; k may exceed ``steps``. Without it every item has k = 0.
+        static : table, path or array of shape (n, f), optional
+            Needed if the schema has statics or ``start_col``. An item of it without a row in
+            the series table has k = 0. Without it the items are those of the series, and without
+            both those of ``future``.
+        future : table, path or array of shape (n, T, f), optional
+            Needed if the schema has future covariates: a row for every step up to
+            ``until``, or up to the last observation if that is later. With dates, an item
+            without observations has its step 1 at its first row here.
+        until : int or callable
+            The last step that future covariates are needed for; a callable gives each item's, of
+            the ids and the prefix lengths (``Horizon.last``).
+        for_fit : bool
+            Leave out the items without observations, which have nothing to learn from.
+
+        Returns
+        -------
+        Panel
+            Each row depends on its own item alone.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used, or whose columns are not those of ``fit``.
+
+        Warns
+        -----
+        DataWarning
+            Once a call and table: static values and future covariates that are missing, and
+            those and past ones that were never seen in training.
+        """
+        if series is None and static is None and future is None:
+            raise DataError("Expected a series table, a static table, or both; received neither.")
+        if static is None and self.static.kinds:
+            raise DataError(
+                f"Expected a static table with {list(self.static.kinds)}, as in fit; received None."
+            )
+        if static is None and self.start_col is not None:
+            raise _without_start(self.start_col)
+        parsed = self._parse(series, static, future)
+        placed, origin = self._placed(parsed)
+        seen = _Survey.of(placed)
+        if parsed.kind.library != "arrays":
+            _check_points(placed, seen, all_missing=self.spacing is None)
+        _check_values(placed, self._onto, _LEFT_OUT)
+        y, mask = self._grid(placed, seen)
+        ids = id_array(parsed.ids)
+        numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
+        _warn("Static", missing + unseen)
+        panel = Panel(ids, y, mask, numeric, codes, origin, parsed.kind)
+        panel = self._with_covariates(panel, parsed, placed, np.zeros(len(ids), np.int64), until)
+        return panel.take(seen.observed > 0) if for_fit and not seen.observed.all() else panel
+
+    def new_rows(
+        self,
+        series: Any,
+        ids: Sequence[Any] | np.ndarray | None,
+        *,
+        future: Any = None,
+        known: np.ndarray | None = None,
+        origin: np.ndarray | None = None,
+        until: int | Until = 0,
+    ) -> Panel:
+        """Read new observations of items that are already known, aligned to them.
+
+        Parameters
+        ----------
+        series : table, path or array of shape (rows, T), or None
+            The new observations only; items without any may be absent (or rows of NaN).
+        ids : sequence, shape (rows,), or None
+            The known items, in order; None takes those of the table.
+        future : table, path or array of shape (rows, T, f), optional
+            As in ``panel``; needed for the steps after ``known``.
+        known : ndarray, shape (rows,), int, optional
+            The steps up to which they are known; each new row must lie after. Default 0.
+        origin : ndarray, shape (rows,), datetime64, optional
+            The dates of their step 1, for tables with dates: ``Panel.origin`` of the
+            earlier call. An item at NaT (or all, without it) starts at its first new row,
+            or without one at its first row in ``future``.
+        until : int
+            As in ``panel``.
+
+        Returns
+        -------
+        Panel
+            Row i is ``ids[i]``; ``mask`` says which steps are new, ``known`` is the last
+            new step (0 where nothing is new), ``origin`` is filled in. Statics are not
+            read: ``numeric`` and ``codes`` have no columns.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used, an item that is not known, a step that already is.
+        """
+        if series is None and not until:
+            raise DataError("Expected a table of new rows; received None.")
+        if series is None and future is None:
+            raise self._without_future()
+        items = None
+        if ids is not None:
+            items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        for name, values in (("known", known), ("origin", origin)):
+            if items is not None and values is not None and np.shape(values) != (len(items),):
+                raise ArgumentError(
+                    f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
+                )
+        parsed = self._parse(series, None, future, items)
+        items = parsed.ids
+        placed, origin = self._placed(parsed, origin)
+        seen = _Survey.of(placed)
+        if parsed.kind.library != "arrays":
+            _check_points(placed, seen, all_missing=False)
+        _check_values(placed, self._onto, _LEFT_OUT)
+        known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
+        for long, step in placed:
+            stale = step <= known[long.row]
+            if stale.any():
+                at = int(np.argmax(stale))
+                fail(
+                    long.label,
+                    self.step_col,
+                    f"steps after {known[long.row[at]]}, up to which the item is known",
+                    f"step {step[at]}",
+                    items[long.row[at]],
+                    "Hand in the new rows only."
+                    if parsed.kind.library != "arrays"
+                    else "An array begins at step 1: its steps that are known must be NaN.",
+                )
+        y, mask = self._grid(placed, seen)
+        nothing = np.zeros((len(items), 0), np.float32)
+        panel = Panel(
+            id_array(items), y, mask, nothing, nothing.astype(np.int32), origin, parsed.kind
+        )
+        return self._with_covariates(panel, parsed, placed, known, until)
+
+    # -- scaling -----------------------------------------------------------------------
+
+    def scale(self, y: Any, first_step: int = 1) -> np.ndarray:
+        """Return y on the network's scale; float64, NaN stays NaN.
+
+        Parameters
+        ----------
+        y : array, shape (..., T)
+            Values in original units at steps ``first_step``, ``first_step + 1``, ... Steps
+            beyond ``steps`` are scaled as the last one.
+        first_step : int
+            The step of the first column, from 1.
+
+        Raises
+        ------
+        DataError
+            A value that the transform does not know: a negative one under ``"log"``, say.
+        """
+        y = np.asarray(y, np.float64)
+        location, scaling = self._at(y, first_step)
+        wrong = self._onto.wrong(y)
+        if wrong.any():
+            raise DataError(
+                f"Column {self.target_col!r}: expected {self._onto.expected}, "
+                f"as in training; received {y[wrong][0]:g}.",
+                column=self.target_col,
+            )
+        y = self._onto.line(y)
+        return (y - location) / scaling
+
+    def line(self, y: np.ndarray) -> np.ndarray:
+        """Return values in original units on the real line, before they are scaled; float64."""
+        return self._onto.line(y)
+
+    def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
+        """Return z in original units: the inverse of ``scale``, increasing at every step.
+
+        Parameters
+        ----------
+        z : array, shape (..., T)
+            Values on the network's scale at steps ``first_step``, ``first_step + 1``, ...
+        first_step : int
+            The step of the first column, from 1.
+
+        Returns
+        -------
+        ndarray, shape (..., T), float64
+            Never beyond ``bounds``; whole numbers under the transform ``"counts"``.
+        """
+        z = np.asarray(z, np.float64)
+        location, scaling = self._at(z, first_step)
+        return self._onto.values(z * scaling + location)
+
+    @property
+    def bridges(self) -> bool:
+        """Whether there are steps that no training item was observed at; see ``unscale_rest``."""
+        return not self.observed.all()
+
+    def unscale_rest(
+        self, z: Any, known: np.ndarray, latest: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return a forecast in original units: ``unscale``, but that a step after the prefix
+        which no training item was observed at lies between the nearest two that some were, or
+        between the item's last observation and the nearest after it. Steps beyond ``steps`` are as
+        the last one.
+
+        Parameters
+        ----------
+        z : array, shape (rows, ..., T)
+            Values on the network's scale at steps 1, 2, ...; T from ``reach``, so that the
+            observed step behind the last is among them.
+        known : ndarray, shape (rows,), int
+            Each row's prefix length.
+        latest : ndarray, shape (rows, 1, 2), optional
+            ``Panel.latest``: each row's last observation; needed where the schema ``bridges``.
+
+        Returns
+        -------
+        ndarray, shape (rows, ..., T), float64
+        """
+        z = np.asarray(z, np.float64)
+        location, scaling = self._at(z, 1)
+        observed = self.observed[np.minimum(np.arange(z.shape[-1]), self.steps - 1)]
+        found = None
+        if latest is not None:
+            value, step = latest[:, 0, 0].astype(np.float64), latest[:, 0, 1].astype(np.int64)
+            at = np.clip(step - 1, 0, self.steps - 1)
+            found = (value * self.scaling[at] + self.location[at], step)
+        return self._onto.values(bridged(z * scaling + location, observed, known, found))
+
+    def reach(self, until: int) -> int:
+        """Return the last step that a forecast up to ``until`` is made of: the first from there
+        on that a training item was observed at, or ``until`` where there is none."""
+        return until + int(np.argmax(np.append(self.observed[until - 1 :], False)))
+
+    def open(self, origin: np.ndarray | None, until: int, kind: Kind | None = None) -> np.ndarray:
+        """Return where the calendar is not closed, at steps 1 to ``until`` of items with these
+        places of step 1, of tables of a kind; shape (rows, until), or (1, until) where it is
+        never closed, bool. An item without a date is open at all steps."""
+        if self.spacing is None or origin is None or not self.calendar:
+            return np.ones((1, until), bool)
+        step = np.broadcast_to(np.arange(1, until + 1), (len(origin), until))
+        first = np.repeat(np.asarray(origin).astype("datetime64[us]"), until)
+        place = self.spacing.dates(first, step.ravel())
+        clock = self.spacing.clock_of(place, self._form(kind).zone)
+        return ~self.calendar.closed(clock).reshape(step.shape)
+
+    # -- tables out --------------------------------------------------------------------
+
+    def table(
+        self,
+        columns: Mapping[str, np.ndarray],
+        *,
+        ids: Sequence[Any] | np.ndarray,
+        known: np.ndarray,
+        origin: np.ndarray | None = None,
+        kind: Kind | None = None,
+        last: np.ndarray | None = None,
+    ) -> Any:
+        """Build a long table of the steps after each row's prefix.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray, shape (rows, until)
+            In original units, or tokens (objects); column j is step j + 1.
+        ids : sequence, shape (rows,)
+            The items. They may repeat (one row a sample path, for instance).
+        known : ndarray, shape (rows,), int
+            Steps up to it are left out.
+        origin : ndarray, shape (rows,), datetime64, optional
+            The dates of step 1, where steps are dates; NaT gives dates that are missing.
+        kind : Kind, optional
+            As ``Panel.kind``; default: as the tables of ``fit``.
+        last : ndarray, shape (rows,), int, optional
+            Each row's last step; default: that of all columns. Steps at which ``calendar`` is
+            closed are left out.
+
+        Returns
+        -------
+        table, or dict of str to ndarray
+            ``id_col, step_col``, then the columns, ordered by row and step. If steps are
+            dates, a column ``step`` follows, as an item with k = 0 has no dates. For
+            arrays: each column, shape (rows, until), float64, NaN on the prefix; or objects,
+            None there.
+
+        Raises
+        ------
+        ArgumentError
+            Columns of other shapes, or named like the columns of the table.
+        """
+        kind = self.kind if kind is None else kind
+        items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        known = np.asarray(known)
+        arrays = {name: np.asarray(values) for name, values in columns.items()}
+        shape = next((values.shape for values in arrays.values()), (len(items), 0))
+        for name, values in arrays.items():
+            if values.ndim != 2 or values.shape != shape or len(values) != len(items):
+                raise ArgumentError(
+                    f"Column {name!r}: expected shape ({len(items)}, until), the same for all "
+                    f"columns; received {values.shape}."
+                )
+        if known.shape != (len(items),):
+            raise ArgumentError(f"known: expected shape ({len(items)},); received {known.shape}.")
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
+        wanted = np.arange(1, shape[1] + 1) > known[:, None]
+        wanted = wanted & self.open(origin, shape[1], kind)
+        if last is not None:
+            wanted &= np.arange(1, shape[1] + 1) <= np.asarray(last)[:, None]
+        if kind.library == "arrays":
+            return {
+                name: np.where(wanted, values, np.array(None))
+                if values.dtype == object
+                else np.where(wanted, values.astype(np.float64), np.nan)
+                for name, values in arrays.items()
+            }
+        row, at = np.nonzero(wanted)
+        none = not len(row) and wanted.size > 0
+        if none:  # a row that is taken out again: without any, columns would have no type
+            row = at = np.zeros(1, np.int64)
+        step = (at + 1).astype(np.int64)
+        form = self._form(kind)
+        data: dict[str, Any] = {self.id_col: row}  # in place of what they stand for
+        if self.spacing is None:
+            data[self.step_col] = step
+        else:
+            if origin is None:
+                origin = np.full(len(items), "NaT", "datetime64[us]")
+            place = self.spacing.dates(np.asarray(origin).astype("datetime64[us]")[row], step)
+            data[self.step_col] = self.spacing.date(place, form.zone)
+            taken = (self.id_col, self.step_col)
+            data["step" if "step" not in taken else "step_number"] = step
+        clash = [name for name in arrays if name in data]
+        if clash:
+            raise ArgumentError(f"Column {clash[0]!r} is also a column of the table; rename one.")
+        for name, values in arrays.items():
+            cells = values[row, at]
+            data[name] = cells.tolist() if cells.dtype == object else cells
+        steps = form.column(self.step_col, data[self.step_col], kind.library)
+        who = kind.ids_column(self.id_col, id_array(items), row)
+        found = nw.from_dict(data, backend=kind.library).with_columns(who, steps)
+        return (found.head(0) if none else found).to_native()
+
+    def rows(self, columns: Mapping[str, np.ndarray], kind: Kind | None = None) -> Any:
+        """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
+        kind = self.kind if kind is None else kind
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
+        if kind.library == "arrays":
+            return dict(columns)
+        number = np.arange(len(next(iter(columns.values()))))  # in place of ids and objects
+        objects = {n: v for n, v in columns.items() if n == self.id_col or v.dtype == object}
+        data = {n: number if n in objects else v for n, v in columns.items()}
+        typed = [
+            (kind if name == self.id_col else Kind(kind.library)).ids_column(name, values)
+            for name, values in objects.items()
+        ]
+        return nw.from_dict(data, backend=kind.library).with_columns(*typed).to_native()
+
+    def summary(
+        self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: Kind | None = None
+    ) -> Any:
+        """Build a table of a row an item: the id, then the columns, each of shape (rows,).
+
+        For arrays it is a dict of the columns. ``ids`` and ``kind`` are as in ``table``.
+
+        Raises
+        ------
+        ArgumentError
+            A column named like that of the ids, or a kind that is none.
+        """
+        kind = self.kind if kind is None else kind
+        if kind.library not in KINDS:
+            raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
+        if kind.library == "arrays":
+            return dict(columns)
+        if self.id_col in columns:
+            raise ArgumentError(
+                f"Column {self.id_col!r} is also a column of the table; rename that of the ids."
+            )
+        return self.rows({self.id_col: ids, **columns}, kind)
+
+    # -- files -------------------------------------------------------------------------
+
+    def to_config(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the schema as strict JSON and named float64 arrays."""
+        config: dict[str, Any] = {
+            "id_col": self.id_col,
+            "step_col": self.step_col,
+            "target_col": self.target_col,
+            "start_col": self.start_col,
+            "kind": self.kind.library,
+            "form": self._form().to_config(),
+            "transform": self.transform,
+            "centre": self.centre,
+            "bounds": [float(bound) if math.isfinite(bound) else None for bound in self.bounds],
+            "steps": self.steps,
+            **{name: columns.to_config() for name, columns in self._columns.items()},
+            "spacing": None if self.spacing is None else self.spacing.to_config(),
+            "calendar": self.calendar.to_config(),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.to_config(),
+        }
+        arrays = {
+            "location": self.location,
+            "scaling": self.scaling,
+            "observed": self.observed.astype(np.float64),
+            **{f"{name}_scaling": columns.scaling for name, columns in self._columns.items()},
+        }
+        return config, {name: values.copy() for name, values in arrays.items()}
+
+    @classmethod
+    def from_config(cls, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema:
+        """Rebuild a schema; the inverse of ``to_config``.
+
+        Raises
+        ------
+        ModelFileError
+            A key too many or too few, a value of another type, size or range.
+        """
+        keys = ("id_col", "step_col", "target_col", "start_col", "kind", "form", "transform")
+        keys = (*keys, "centre", "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
+        config = closed(config, keys, "schema")
+        named = [config["id_col"], config["step_col"], config["target_col"]]
+        must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
+        must(len(set(named)) == 3, "column names", "three of them", named)
+        must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
+        transform, centre, steps = config["transform"], config["centre"], config["steps"]
+        must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
+        finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
+        must(finite, "centre", "a positive number", centre)
+        bounds = _bounds(transform, config["bounds"])
+        must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
+        start_col, spacing = config["start_col"], config["spacing"]
+        if start_col is not None:
+            good = isinstance(start_col, str) and start_col not in ("", named[0])
+            must(good, "start_col", "text, and another than id_col", start_col)
+            must(spacing is not None, "start_col", "none, of numbers", start_col)
+        keys = dict.fromkeys(_TABLES, named) | {"static": [named[0], start_col]}
+        columns = {name: Columns.from_config(config[name], name, keys[name]) for name in _TABLES}
+        if spacing is not None:
+            spacing = Spacing.from_config(spacing)
+        form = Form.from_config(config["form"])
+        zoned = spacing is not None and spacing.clock != "none"
+        must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
+        must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
+        calendar = Calendar.from_config(config["calendar"])
+        must(
+            spacing is not None or not calendar, "calendar", "none, of numbers", config["calendar"]
+        )
+        vocabulary = config["vocabulary"]
+        if vocabulary is not None:
+            vocabulary = Vocabulary.from_config(vocabulary)
+
+        shapes = {
+            "location": (steps,),
+            "scaling": (steps,),
+            "observed": (steps,),
+            **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
+        }
+        must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
+        checked: dict[str, np.ndarray] = {}
+        for name, shape in shapes.items():
+            values = np.asarray(arrays[name])
+            must(values.shape == shape, name, f"shape {shape}", values.shape)
+            must(values.dtype == np.float64, name, "float64", values.dtype)
+            must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
+            checked[name] = values.copy()
+        # Of what was transformed the numbers are logarithms: a count's head takes them as float32.
+        most = LARGEST if transform == "none" else _LOG_LIMIT
+        inside = bool((np.abs(checked["location"]) <= most).all())
+        must(inside, "location", f"numbers up to {most:g}", "others")
+        least = 1e-20 / LARGEST if transform == "none" else 1e-30
+        inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
+        must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
+        observed = checked["observed"]
+        must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
+        for name in _TABLES:
+            rules = checked[f"{name}_scaling"]
+            c, gain = rules[:, 0], rules[:, 2]
+            good = bool((((c == 0) | (c >= 1 / LARGEST)) & (gain >= 0)).all())
+            good = good and bool((np.abs(rules) <= 1e20 * LARGEST).all())
+            must(good, f"{name}_scaling", "c and gain of at least 0, within range", "others")
+        static, future, past = (
+            replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
+        )
+        return cls(
+            named[0],
+            named[1],
+            named[2],
+            Kind(config["kind"], form),
+            transform,
+            centre,
+            bounds,
+            checked["location"],
+            checked["scaling"],
+            observed > 0,
+            static,
+            future,
+            past,
+            spacing,
+            calendar,
+            vocabulary,
+            start_col,
+        )
+
+    # -- private -----------------------------------------------------------------------
+
+    def _form(self, kind: Kind | None = None) -> Form:
+        """How steps are written: as in the tables of a call, or else as in those of fit."""
+        return (kind and kind.steps) or self.kind.steps or Form()
+
+    @property
+    def _onto(self) -> Onto:
+        return Onto(self.transform, self.centre, self.bounds)
+
+    @property
+    def _columns(self) -> dict[str, Columns]:
+        return {name: getattr(self, name) for name in _TABLES}
+
+    def nothing(self, name: str, rows: int, steps: int) -> Covariates:
+        """Return covariates, ``"future"`` or ``"past"`` ones, of steps of which nothing is said."""
+        columns = self._columns[name]
+        return Covariates(
+            np.zeros((rows, steps, columns.width), np.float32),
+            np.zeros((rows, steps, len(columns.categories)), np.int32),
+            np.zeros((rows, steps), bool),
+        )
+
+    def _parse(
+        self, series: Any, static: Any, future: Any, items: list[Any] | None = None
+    ) -> Parsed:
+        if future is not None and not self.future.kinds:
+            raise DataError(
+                "Expected no future table, as in fit; received one. Fit with future= to learn "
+                "what its covariates do."
+            )
+        return parse(
+            series,
+            static,
+            (self.id_col, self.step_col, self.target_col),
+            {name: columns.kinds for name, columns in self._columns.items()},
+            items,
+            self.vocabulary,
+            future=future,
+            past=self.past.kinds,
+            start_col=None if static is None else self.start_col,
+        )
+
+    def _placed(
+        self, parsed: Parsed, origin: np.ndarray | None = None
+    ) -> tuple[_Placed, np.ndarray | None]:
+        """Return the rows of the series on the grid, and the date of each item's step 1."""
+        names = (self.id_col, self.step_col, self.target_col)
+        zone = self._form(parsed.kind).zone
+        return _place(parsed, self.spacing, names, self.start_col, zone, origin)
+
+    def _with_covariates(
+        self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int | Until
+    ) -> Panel:
+        """Return the panel with its covariates; future ones are needed after steps ``first``."""
+        names = (self.id_col, self.step_col, self.target_col)
+        rows, width = panel.mask.shape
+        if self.past.kinds:
+            past = self.nothing("past", rows, width)
+            for long, step in placed:
+                ids = [parsed.ids[row] for row in long.row.tolist()]
+                numeric, codes, _, unseen = self.past.encode(long.columns, ids)
+                said = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
+                at = np.flatnonzero(said & (step <= width))
+                past.put(long.row[at], step[at], numeric[at], codes[at])
+                _warn("Past", unseen)
+            panel = replace(panel, past=past)
+        if not self.future.kinds:
+            return panel
+        last = until
+        if callable(until):
+            last = until(panel.ids, np.maximum(panel.known, first))
+        need = np.maximum(panel.known, np.asarray(last))
+        most = max(width, int(need.max(initial=0)))
+        future, table = self.nothing("future", rows, most), parsed.future
+        if table is None:
+            if (need > first).any():
+                raise self._without_future()
+            return replace(panel, future=future)
+        planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin)
+        at = (table.row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
+        at = np.flatnonzero(at)
+        row, planned = table.row[at], planned[at]
+        _check_once(table, at, row, planned, parsed.ids, self.step_col)
+        steps = np.arange(future.there.shape[1])
+        future.there[row, planned - 1] = True
+        lacking = ~future.there & (steps >= first[:, None]) & (steps < need[:, None])
+        if lacking.any():
+            which, late = (int(i) for i in np.argwhere(lacking)[0])
+            when = f"step {late + 1}"
+            if self.spacing is not None and origin is not None and not np.isnat(origin[which]):
+                place = self.spacing.dates(origin[which : which + 1], np.array([late + 1]))
+                when += f" ({table.form.say(self.spacing.date(place, table.form.zone)[0])})"
+            fail(
+                table.label,
+                self.step_col,
+                f"a row for every step after {first[which]} up to {need[which]}",
+                f"none for {when}",
+                parsed.ids[which],
+                "Add it; leave a cell empty where its value is not known.",
+            )
+        told = {name: values[at] for name, values in table.columns.items()}
+        numeric, codes, missing, unseen = self.future.encode(
+            told, [parsed.ids[i] for i in row.tolist()]
+        )
+        future.put(row, planned, numeric, codes)
+        _warn("Future", missing + unseen)
+        return replace(panel, future=future, origin=origin)
+
+    def _without_future(self) -> DataError:
+        return DataError(
+            f"Expected a future table with {list(self.future.kinds)}, as in fit; received None, or "
+            "one without rows."
+        )
+
+    def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return location and scaling of the steps along the last axis."""
+        if not is_whole(first_step, 1):
+            raise ArgumentError(f"first_step: expected a step from 1; received {first_step!r}.")
+        if not values.ndim:
+            raise ArgumentError("Expected steps along the last axis; received a single number.")
+        at = np.arange(first_step - 1, first_step - 1 + values.shape[-1])
+        at = np.minimum(at, self.steps - 1)
+        return self.location[at], self.scaling[at]
+
+    def _grid(self, placed: _Placed, seen: _Survey) -> tuple[np.ndarray, np.ndarray]:
+        """Return scaled y and mask, shape (rows, T), of the long rows."""
+        rows, width = len(placed.ids), max(self.steps, int(seen.known.max(initial=0)))
+        check_cells(rows, width, "the panel")
+        y = np.zeros((rows, width), np.float32)
+        mask = np.zeros((rows, width), bool)
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            row, at = long.row[there], step[there] - 1
+            hold = np.minimum(at, self.steps - 1)
+            z = (self._onto.line(long.y[there]) - self.location[hold]) / self.scaling[hold]
+            y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
+            mask[row, at] = True
+        return y, mask
+
+
+# -- the grid of dates -----------------------------------------------------------------
+
+
+def _spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
+    """Return the grid of the dates. Its distance is looked for among the first items, as many as
+    have a batch of rows together."""
+    rows = np.zeros(len(ids), np.int64)
+    for long in series:
+        rows += np.bincount(long.row, minlength=len(ids))
+    some = np.flatnonzero(rows >= 2)
+    some = some[: max(1, int(np.searchsorted(np.cumsum(rows[some]), BATCH, side="right")))]
+    chosen = np.isin(np.arange(len(ids)), some)
+    parts = [(long.when[chosen[long.row]], long.row[chosen[long.row]]) for long in series]
+    when, row = (np.concatenate(part) for part in zip(*parts, strict=True))
+    spacing = learn_spacing(
+        when, row, lambda: ((long.when, long.row) for long in series), len(ids), series.form.zone
+    )
+    if spacing is None:
+        raise DataError(
+            f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
+            "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
+            column=step_col,
+            item=ids[0],
+        )
+    return spacing
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """The rows of the series on the grid: batches of them with the step of each (int64)."""
+
+    series: Series | None
+    spacing: Spacing | None
+    origin: np.ndarray | None
+    ids: list[Any]
+    names: tuple[str, str, str]
+    start_col: str | None
+    launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
+
+    def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
+        for long in self.series or ():
+            if self.spacing is None or self.origin is None:
+                yield long, long.when.astype(np.int64)
+                continue
+            origin = self.origin[long.row]
+            place = self.spacing.place(long.when, long.form.zone)
+            step, on_grid = self.spacing.steps(place, origin)
+            good = on_grid & (step >= 1) & (step <= MAX_STEPS)
+            if not good.all():
+                at = int(np.argmin(good))
+                launch = self.start_col if self.launched[long.row[at]] else None
+                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
+            yield long, step
+
+    def observed(self) -> Iterator[np.ndarray]:
+        """Return the y that were observed, batch by batch."""
+        return (long.y[~np.isnan(long.y)] for long in self.series or ())
+
+
+def _calendar_of(placed: _Placed, seen: _Survey) -> Calendar:
+    """Return the slots of the calendar at which no item was ever observed."""
+    if placed.spacing is None or placed.origin is None or placed.series is None:
+        return Calendar()
+    spacing, zone = placed.spacing, placed.series.form.zone
+    observed = (spacing.place(long.when[~np.isnan(long.y)], zone) for long in placed.series)
+    return learn_calendar(spacing, zone, observed, placed.origin, seen.known, seen.observed)
+
+
+def _place(
+    parsed: Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    start_col: str | None,
+    zone: str | None,
+    origin: np.ndarray | None = None,
+) -> tuple[_Placed, np.ndarray | None]:
+    """Return the rows of the series on the grid, and the date of each item's step 1: that of
+    ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
+    clock of ``zone``."""
+    series, rows = parsed.series, len(parsed.ids)
+    if series is not None:
+        _check_form(series, spacing, names, parsed.ids)
+    launched = np.zeros(rows, bool)
+    if spacing is None:
+        origin = None
+    else:
+        given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
+        origin = given.astype("datetime64[us]")
+        if parsed.start is not None and start_col is not None:
+            start = parsed.start
+            _check_form(start, spacing, (names[0], start_col, names[2]), parsed.ids)
+            launched[start.row] = np.isnat(origin[start.row])
+            at = spacing.place(start.when, zone)
+            origin[start.row] = np.where(np.isnat(origin[start.row]), at, origin[start.row])
+        places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
+        first = first_dates(places, rows)
+        origin = np.where(np.isnat(origin), first, origin)
+    return _Placed(series, spacing, origin, parsed.ids, names, start_col, launched), origin
+
+
+def _planned_steps(
+    parsed: Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    origin: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the step of each row of the future table, below 1 where it comes before an item's
+    first, and the date of each item's step 1, which is here where it has no other."""
+    table = parsed.future
+    if table is None:
+        return np.zeros(0, np.int64), origin
+    _check_form(table, spacing, names, parsed.ids)
+    if spacing is None or origin is None:
+        return table.when.astype(np.int64), None
+    ours = np.flatnonzero(table.row >= 0)
+    place, row = spacing.place(table.when[ours], table.form.zone), table.row[ours]
+    step = np.zeros(len(table.row), np.int64)
+    origin = np.where(np.isnat(origin), first_dates([(place, row)], len(origin)), origin)
+    step[ours], on_grid = spacing.steps(place, origin[row])
+    if not on_grid.all():
+        at = int(ours[np.argmin(on_grid)])
+        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
+    return step, origin
+
+
+def _check_form(
+    table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
+) -> None:
+    def said(dated: bool, zoned: bool, number: str) -> str:
+        return f"dates {'with' if zoned else 'without'} a time zone" if dated else number
+
+    expected = (spacing is not None, spacing is not None and spacing.clock != "none")
+    received = (table.form.dated, table.form.zone is not None)
+    if received != expected:
+        fail(
+            table.label,
+            names[1],
+            f"{said(*expected, 'steps from 1')}, as in fit",
+            said(*received, "numbers"),
+            ids[0],
+            "Convert them.",
+        )
+
+
+def _fail_off_grid(
+    table: Steps,
+    at: int,
+    origin: np.ndarray,
+    spacing: Spacing,
+    ids: list[Any],
+    names: tuple[str, str, str],
+    start_col: str | None = None,
+) -> NoReturn:
+    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item, its launch
+    date where ``start_col`` is given."""
+    zone = table.form.zone
+    start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
+    first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
+    if start_col is not None:
+        first = f"launch date in column {quoted(start_col)} on"
+        advice = "Correct the date, or the launch date."
+    fail(
+        table.label,
+        names[1],
+        f"dates {spacing} apart from the {first}, {start}",
+        table.form.say(table.when[at]),
+        ids[table.row[at]],
+        advice,
+    )
+
+
+def _bounds(transform: str, given: Any) -> tuple[float, float]:
+    """Return the bounds of a model file; ``ModelFileError`` on those that do not belong."""
+    real = isinstance(given, list) and len(given) == 2
+    real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
+    must(bool(real), "bounds", "two numbers or null", given)
+    low = -math.inf if given[0] is None else given[0]
+    high = math.inf if given[1] is None else given[1]
+    if transform == "logit":
+        good = math.isfinite(high - low) and low < high
+    else:
+        good = high == math.inf and low in ((0.0, -math.inf) if transform == "none" else (0.0,))
+    must(good, "bounds", f"those of the transform {transform!r}", given)
+    return low, high
+
+
+# -- what is learnt --------------------------------------------------------------------
+
+
+def _choose(
+    transform: str, bounds: tuple[float, float] | None, placed: _Placed, seen: _Survey
+) -> tuple[str, tuple[float, float]]:
+    """Return the transform, if it is "auto" by the values, and what no forecast lies beyond."""
+    low, high = 0.0, math.inf
+    if transform == "none" or seen.least < 0:
+        low = -math.inf
+    if transform == "auto":
+        skewed = low == 0 and long_upper_tail(placed.observed)
+        transform = "logit" if bounds is not None else "log" if skewed else "none"
+    if transform == "logit":
+        if bounds is None and not (low == 0 and seen.most <= 1):
+            assert placed.series is not None  # values came from there
+            raise DataError(
+                f"{placed.series.label}, column {placed.names[2]!r}: expected values from 0 to 1, "
+                f"as no bounds are given; received {seen.least:g} to {seen.most:g}. "
+                "Give bounds=(low, high).",
+                column=placed.names[2],
+            )
+        return transform, bounds or (0.0, 1.0)
+    return transform, (low if transform == "none" else 0.0, high)
+
+
+def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
+    """Return (c or 0, mean, gain) for a numeric static; see ``numeric_scaling``.
+
+    A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
+    c the median of its positive values.
+    """
+    seen = values[~np.isnan(values)]
+    if not len(seen):
+        return 0.0, 0.0, 0.0
+    centre = 0.0
+    spread = seen.std()
+    if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
+        centre = positive_median(lambda: [seen])
+        seen = np.log1p(seen / centre)
+    mean, spread = float(seen.mean()), float(seen.std())
+    varies = spread > max(ROUNDING * float(np.abs(seen).max()), 1 / LARGEST)
+    return centre, mean, 1 / spread if varies else 0.0
+
+
+def _kind_of(categories: Iterable[str]) -> str:
+    """Return the kind of a column of categories: "codes" where whole numbers may be among them."""
+    whole = [text for text in categories if re.fullmatch(r"-?\d+(\.0+)?", text)]
+    return "codes" if whole and not any("." in text for text in whole) else "categorical"
+
+
+def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
+    known = sorted({value for value in values.tolist() if value is not None})
+    if len(known) > _MAX_CATEGORIES:
+        raise DataError(
+            f"{what} column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
+            f"{len(known):,}. Leave the column out, or group its values.",
+            column=name,
+        )
+    return tuple(known)
+
+
+# -- checks ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What a pass over the series finds."""
+
+    rows: np.ndarray  # (items,) int64, of the table
+    observed: np.ndarray  # (items,) int64: those with y
+    known: np.ndarray  # (items,) int64: the last observed step
+    at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
+    first: int  # the least step of all rows, and the largest
+    last: int
+    least: float  # the least y, and the largest
+    most: float
+
+    @classmethod
+    def of(cls, placed: _Placed) -> _Survey:
+        items = len(placed.ids)
+        rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
+        at = np.zeros(MAX_STEPS, bool)
+        first, last, least, most = MAX_STEPS, 0, math.inf, -math.inf
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            rows += np.bincount(long.row, minlength=items)
+            observed += np.bincount(long.row[there], minlength=items)
+            np.maximum.at(known, long.row[there], step[there])
+            at[step[there] - 1] = True
+            first, last = int(step.min(initial=first)), int(step.max(initial=last))
+            least = float(long.y[there].min(initial=least))
+            most = float(long.y[there].max(initial=most))
+        return cls(rows, observed, known, at, first, last, least, most)
+
+
+def _check_no_years(series: Series, seen: _Survey, step_col: str) -> None:
+    """Raise if each number of a step is a year and a month, a week or a quarter of it."""
+    numbers = np.flatnonzero(seen.at) + 1
+    for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
+        year, part = np.divmod(numbers, size)
+        if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
+            continue
+        # Quarters of one year may be steps of their own: 20,201 to 20,204.
+        if part.min() < 1 or part.max() > most or (what == "quarter" and year[0] == year[-1]):
+            continue
+        number, first, part = int(numbers[0]), int(year[0]), int(part[0])
+        if what == "week":
+            date = dt.date.fromisocalendar(first, min(part, 52), 1)
+        else:
+            date = dt.date(first, part if what == "month" else 3 * part - 2, 1)
+        raise DataError(
+            f"{series.label}, column {quoted(step_col)}: expected steps from 1, or dates; received "
+            f"numbers such as {number}, a year and a {what} in one. Most numbers between two years "
+            f"would be empty steps. Convert them to dates: {date} for {number}.",
+            column=step_col,
+        )
+
+
+def _check_filled(placed: _Placed, seen: _Survey) -> None:
+    """Raise if a long grid has rows at few of its steps: memory and time go with all of them."""
+    steps, share = int(seen.known.max(initial=0)), seen.rows.sum() / max(seen.known.sum(), 1)
+    if steps <= _SPARSE_STEPS or share >= _FILLED:
+        return
+    assert placed.series is not None  # its rows have been counted
+    at = np.flatnonzero(seen.at) + 1
+    apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
+    if placed.spacing is not None:
+        advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
+    elif at[0] > steps // 2:
+        advice = f"No step is below {at[0]:,}: subtract {at[0] - 1:,}."
+    elif apart > 1:
+        advice = f"Steps are multiples of {apart:,} apart: count in units of {apart:,}."
+    else:
+        advice = "Correct a step that is too large, or number the rows of each item 1, 2, ..."
+    fail(
+        placed.series.label,
+        placed.names[1],
+        f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
+        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to {steps:,}",
+        placed.ids[int(np.argmax(seen.known))],
+        advice,
+    )
+
+
+def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> None:
+    """Raise for a repeated (id, step), and for an item that was observed nowhere."""
+    series, (_, step_col, target_col) = placed.series, placed.names
+    if series is None:
+        return
+    met = None
+    if series.several:  # one row may repeat one of a batch that has gone by
+        check_cells(len(placed.ids), seen.last, "the table")
+        met = np.zeros((len(placed.ids), seen.last), bool)
+    for long, step in placed:
+        _check_once(long, np.arange(len(step)), long.row, step, placed.ids, step_col, met)
+    empty = (seen.rows > 0) & (seen.observed == 0)
+    if all_missing and empty.any():
+        fail(
+            series.label,
+            target_col,
+            "at least one observation an item",
+            "missing values everywhere",
+            placed.ids[int(np.argmax(empty))],
+            "For a forecast from k = 0, leave the item out of the series table.",
+        )
+
+
+def _check_once(
+    table: Steps,
+    at: np.ndarray,
+    row: np.ndarray,
+    step: np.ndarray,
+    ids: list[Any],
+    step_col: str,
+    met: np.ndarray | None = None,
+) -> None:
+    """Raise for a repeated (item, step) among the rows ``at`` of a table.
+
+    ``met``, shape (items, steps), bool, are those of earlier batches; these ones are added.
+    """
+    again = np.ones(len(step), bool)
+    again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
+    if met is not None:
+        again |= met[row, step - 1]
+        met[row, step - 1] = True
+    if again.any():
+        which = int(np.argmax(again))
+        fail(
+            table.label,
+            step_col,
+            "each step of an item once",
+            f"{table.form.say(table.when[at[which]])} again"
+            if table.form.dated
+            else f"step {step[which]} again",
+            ids[row[which]],
+            "Keep one row of them."
+            + " If they are two hours of a clock that was set back, hand in dates with their "
+            "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
+        )
+
+
+def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
+    """Raise for a column that is declared categorical and is none of the features."""
+    future = {} if parsed.future is None else parsed.future.columns
+    features = {*parsed.static, *future, *past}
+    for name in categorical:
+        if name not in features:
+            raise ArgumentError(
+                f"categorical: expected columns of the static and the future table, or of "
+                f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
+            )
+
+
+def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
+    """Say which columns may be codes: few different whole numbers from 0, used as numbers."""
+    found = []
+    for name, values in columns.items():
+        if values.dtype == object:
+            continue
+        distinct, count = np.unique(values[~np.isnan(values)], return_counts=True)
+        few = _FEWEST_CODES <= len(distinct) <= _MOST_CODES and 2 * len(distinct) <= count.sum()
+        if few and distinct[0] >= 0 and (distinct == np.floor(distinct)).all():
+            found.append(f"{quoted(name)} ({len(distinct)} different ones)")
+    if found:
+        warn(
+            f"Whole numbers, used as numbers: {', '.join(found[:8])}"
+            + (f" and {len(found) - 8} more columns" if len(found) > 8 else "")
+            + ". If they are codes, whose order means nothing, name the columns in "
+            "categorical=[...]."
+        )
+
+
+def _without_start(start_col: str) -> DataError:
+    return DataError(
+        f"Expected a static table with the column {quoted(start_col)} of launch dates, as "
+        "start_col says; received None. Leave a cell empty where there is no date."
+    )
+
+
+def _is_missing(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return np.array([value is None for value in values], bool)
+    return np.isnan(values)
+
+
+def _warn(what: str, notes: Sequence[str]) -> None:
+    if notes:
+        more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
+        listed = "; ".join(notes[:8])
+        warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
+
+
+def _check_values(placed: _Placed, onto: Onto, remedy: str) -> None:
+    """Raise for the first value that the transform does not know."""
+    for long, _ in placed:
+        wrong = onto.wrong(long.y)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            fail(
+                long.label,
+                placed.names[2],
+                onto.expected,
+                f"{long.y[at]:g}",
+                placed.ids[long.row[at]],
+                remedy,
+            )

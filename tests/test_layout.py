@@ -1,0 +1,280 @@
+"""The layout: which wing may import which. Read with ``ast``, so nothing is imported here.
+
+Every import counts, wherever it stands: at the top of a module, inside a function, under
+``TYPE_CHECKING``. The rules:
+
+- a wing imports from the wings below it and from itself; wings side by side do not import each
+  other;
+- the modules within a wing have no circle;
+- Keras, a backend, and what an extra installs are imported in the places of ``HEAVY`` alone, and
+  the latter never when a module loads;
+- an import names the module that defines a name: the door of a wing (``__init__``) is for users.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import statecast
+
+SOURCE = Path(statecast.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+# From the bottom to the top. A module that is in no folder belongs to the ground.
+WINGS = (
+    {"ground"},
+    {"recurrence", "data"},
+    {"heads", "layers", "tables"},
+    {"networks", "control"},
+    {"forecast"},
+    {"tokens"},
+    {"evaluate", "plots"},
+    {"sessions", "distributed", "export"},
+    {"server"},
+    {"cli"},
+)
+
+# The doors of wings, whose names are defined elsewhere.
+RE_EXPORTING = set().union(*WINGS) - {"data"}
+
+# Where each heavy package may be imported: prefixes of module names.
+_TRAINING = ("networks", "forecast.forecaster", "tokens.network")
+HEAVY: dict[str, tuple[str, ...]] = {
+    "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
+    "jax": ("process", "recurrence.kernels", "layers"),
+    "jaxlib": (),
+    "torch": ("process", "recurrence.kernels", "layers"),
+    "tensorflow": ("process", "recurrence.kernels", "layers"),
+    "sklearn": ("evaluate",),
+    "matplotlib": ("plots", "cli"),
+    "pandas": (),
+    "pyarrow": ("tables.parse",),
+    "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster"),
+    "narwhals": ("tables", "forecast.explanation", "evaluate"),
+    "typer": ("cli",),
+    "rich": ("cli",),
+}
+# Imported inside functions, so that loading a module costs nothing and needs no extra.
+NOT_AT_LOAD = {"jax", "torch", "tensorflow", "sklearn", "matplotlib", "pyarrow", "polars", "rich"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of ``target``, a dotted name, and whether it runs when the module loads."""
+
+    line: int
+    target: str
+    at_load: bool
+
+
+def imports(source: str, module: str, *, package: bool = False) -> Iterator[Import]:
+    """Every import in ``source``, the text of ``statecast.<module>``."""
+
+    def visit(node: ast.AST, at_load: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, alias.name, at_load)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = f"statecast.{module}".split(".")
+                up = here[: len(here) - node.level + package]
+                base = ".".join([*up, base] if base else up)
+            for alias in node.names:
+                yield Import(node.lineno, f"{base}.{alias.name}", at_load)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__")
+        ):
+            for value in node.args[:1]:
+                target = value.value if isinstance(value, ast.Constant) else "<computed>"
+                yield Import(node.lineno, str(target), at_load)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            at_load = False
+        guarded: list[ast.stmt] = []
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            guarded = node.body
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_load and child not in guarded)
+
+    yield from visit(ast.parse(source), True)
+
+
+def wing_of(module: str, modules: set[str]) -> str:
+    """The folder of ``module``; the ground where it is in none."""
+    top = module.split(".")[0]
+    return top if any(each.startswith(f"{top}.") for each in modules) or _level(top) else "ground"
+
+
+def _level(wing: str) -> int | None:
+    return next((i for i, wings in enumerate(WINGS) if wing in wings), None)
+
+
+def _within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def _module_of(target: str, modules: set[str]) -> str | None:
+    """The module that ``target``, dotted and without ``statecast.``, names or is a name in."""
+    parts = target.split(".")
+    for length in (len(parts), len(parts) - 1):
+        name = ".".join(parts[:length])
+        if name in modules:
+            return name
+    return None
+
+
+def violations(sources: Mapping[str, str], doors: frozenset[str] = frozenset()) -> list[str]:
+    """What is wrong with the imports of ``sources``, dotted module name to text.
+
+    ``doors`` are the modules that are an ``__init__``.
+    """
+    wrong: list[str] = []
+    modules = set(sources) | set(REAL)
+    arrows: dict[str, set[str]] = {module: set() for module in sources}
+    for module, text in sources.items():
+        own = wing_of(module, modules)
+        level = _level(own)
+        if level is None:
+            wrong.append(f"{module}: {own} has no place; give it one in WINGS")
+            continue
+        for found in imports(text, module, package=module in doors):
+            where = f"{module}:{found.line}: imports {found.target}"
+            if found.target == "<computed>":
+                wrong.append(f"{where}: name the module, so that this test can read it")
+            root, _, target = found.target.partition(".")
+            if root in HEAVY and not _within(module, HEAVY[root]):
+                wrong.append(f"{where}: {root} has no place here; see HEAVY")
+            if root in NOT_AT_LOAD and found.at_load:
+                wrong.append(f"{where}: {root} is imported inside the function that uses it")
+            if root != "statecast" or target == "__version__":
+                continue
+            defines = _module_of(target, modules)
+            if defines is None or defines in RE_EXPORTING:
+                wrong.append(f"{where}: import from the module that defines the name")
+                continue
+            other = wing_of(defines, modules)
+            below = _level(other)
+            if below is None:
+                wrong.append(f"{where}: {other} has no place; give it one in WINGS")
+            elif other == own:
+                arrows[module].add(defines)
+            elif below > level:
+                wrong.append(f"{where}: upward, from {own} to {other}")
+            elif below == level:
+                wrong.append(f"{where}: {own} and {other} stand side by side")
+    return wrong + [f"{' -> '.join(circle)}: a circle" for circle in circles(arrows)]
+
+
+def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
+    """The circles of ``arrows``, one for each arrow that closes one."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> None:
+        if module in path:
+            found.append([*path[path.index(module) :], module])
+        elif module not in done:
+            for other in sorted(arrows.get(module, ())):
+                visit(other, [*path, module])
+            done.add(module)
+
+    for module in sorted(arrows):
+        visit(module, [])
+    return found
+
+
+def read() -> tuple[dict[str, str], frozenset[str]]:
+    """The text of every module, and which modules are doors."""
+    sources, doors = {}, set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts == ("__init__",):
+            continue  # the public names, loaded when they are first used
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+            doors.add(".".join(parts))
+        sources[".".join(parts)] = path.read_text(encoding="utf-8")
+    return sources, frozenset(doors)
+
+
+REAL, DOORS = read()
+
+
+def test_imports_go_downward() -> None:
+    assert len(REAL) > 30, "the sources were not found"
+    assert violations(REAL, DOORS) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "reason"),
+    [
+        # the five that an earlier test of four pairs let pass
+        ("tables.parse", "from statecast.tables.schema import Schema", "circle"),
+        ("layers.current", "from statecast.control.models import get_state", "upward"),
+        ("recurrence.cells", "from statecast.tables.targets import Targets", "upward"),
+        ("evaluate.tokens", "from statecast.cli.commands import app", "upward"),
+        ("networks.network", "from statecast.evaluate.tokens import token_scores", "upward"),
+        # every place where an import can stand
+        ("state", "def f():\n    from statecast.layers import recurrent", "upward"),
+        ("state", "from .layers import recurrent", "upward"),
+        ("recurrence.kernels.loop", "from ...heads.special import erf", "upward"),
+        ("recurrence.cells", "if TYPE_CHECKING:\n    import statecast.heads.special", "upward"),
+        ("heads.special", "import importlib\nimportlib.import_module('statecast.errors.x')", ""),
+        ("heads.special", "import importlib\nimportlib.import_module(name)", "name the module"),
+        ("recurrence.problem", "from statecast.recurrence.run import run", "circle"),
+        ("errors", "from statecast.files import write_whole", "circle"),
+        ("tables.dates", "from statecast.layers.current import within", "side by side"),
+        ("evaluate.tokens", "def f():\n    from statecast.plots.charts import fan", "side by side"),
+        ("tables.schema", "def f():\n    import keras", "no place here"),
+        ("state", "if TYPE_CHECKING:\n    import jax.numpy as jnp", "no place here"),
+        ("forecast.analogues", "def f():\n    import sklearn", "no place here"),
+        ("plots.charts", "import matplotlib.pyplot as plt", "inside the function"),
+        ("tables.parse", "import pyarrow", "inside the function"),
+        ("cli.commands", "from statecast import Forecaster", "defines the name"),
+        ("cli.commands", "from statecast.layers import LSTM", "defines the name"),
+        ("cli.commands", "import statecast", "defines the name"),
+        ("novelty.first", "", "has no place"),
+    ],
+)
+def test_a_planted_fault_is_found(module: str, text: str, reason: str) -> None:
+    planted = REAL | {module: f"{REAL.get(module, '')}\n{text}"}
+    if reason:
+        found = violations(planted, DOORS)
+        assert found
+        assert all(reason in each for each in found)
+    else:
+        assert violations(planted, DOORS) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (
+            "recurrence.run",
+            "if TYPE_CHECKING:\n    from statecast.recurrence.problem import Problem",
+        ),
+        ("recurrence.run", "from .kernels import fused"),
+        ("forecast.forecaster", "from statecast.networks.training import train"),
+        ("evaluate.cross_validation", "def f():\n    import sklearn"),
+        ("plots.charts", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
+        ("cli.commands", "from statecast import __version__\nfrom statecast.data import growth"),
+    ],
+)
+def test_an_import_downward_is_fine(module: str, text: str) -> None:
+    assert violations(REAL | {module: f"{REAL[module]}\n{text}"}, DOORS) == []
+
+
+def test_the_drawing_is_the_layout() -> None:
+    """The lines that ``ARCHITECTURE.md`` draws are those of ``WINGS``, as far as they exist."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawing = re.search(r"```text\n(.*?)```", page, re.S)
+    assert drawing is not None
+    drawn = [set(line.split()[1:]) for line in drawing[1].splitlines()[::-1]]
+    there = {wing_of(module, set(REAL)) for module in REAL}
+    assert drawn == [wings & there for wings in WINGS if wings & there]
