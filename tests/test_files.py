@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import stat
@@ -18,7 +19,7 @@ import pytest
 
 from statecast import files
 from statecast.errors import ArgumentError, ModelFileError, StateError
-from statecast.files import write_whole
+from statecast.files import read_ids, write_whole
 from statecast.state import State
 
 
@@ -135,9 +136,10 @@ def test_a_damaged_or_hostile_state_file_is_refused_by_its_name(tmp_path, damage
         (lambda: State({"h": np.array([[1.0], [np.nan]])}), r"'h'.*finite.*\[1, 0\]"),
         (lambda: State({"h": np.array([[1.0], [np.inf]])}), "finite"),
         (lambda: State({"h": np.ones((2, 1), complex)}), "complex"),
-        (lambda: State({"h": np.ones((2, 1))}, ids=np.array([1, "a"], object)), "all text"),
-        (lambda: State({"h": np.ones((2, 1))}, ids=[1.5, 2.0]), "all text"),
-        (lambda: State({"h": np.ones((2, 1))}, ids=[True, False]), "all text"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=_objects(1, "a")), "received int, str"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=[1.5, 2.0]), "received float"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=_objects((1, 1.5), (2,))), "texts and whole"),
+        (lambda: State({"h": np.ones((2, 1))}, ids=_objects(b"a", 1)), "received bytes, int"),
         (lambda: State({"h": np.ones((2**20 + 1, 0))}), "not one number"),
     ],
 )
@@ -147,13 +149,65 @@ def test_what_load_would_refuse_is_not_saved(tmp_path, make, says):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ids", [[3, -(2**62)], [2**64, -(2**80)], ["", "x" * 1000], None])
+def _objects(*items):
+    return np.fromiter(items, object, len(items))  # a tuple is one id
+
+
+_DAY = dt.datetime(2024, 2, 29, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [3, -(2**62)],
+        [2**64, -(2**80)],
+        ["", "x" * 1000],
+        [True, False],
+        [_DAY.date(), dt.date.max],
+        [_DAY, dt.datetime.min],
+        [_DAY.replace(tzinfo=dt.UTC), _DAY.replace(tzinfo=dt.timezone(dt.timedelta(hours=-3.5)))],
+        [dt.timedelta(days=-3, microseconds=1), dt.timedelta.max],
+        [b"", bytes(range(256))],
+        [("a", 1, "é"), ()],
+        None,
+    ],
+)
 def test_ids_come_back_as_they_were(tmp_path, ids):
+    ids = ids and _objects(*ids)
     state = State({"h": np.ones((2, 1), ">f4"), "e": np.ones((2, 0), bool)}, ids=ids)
     state.save(tmp_path / "s")
     back = State.load(tmp_path / "s")
     assert back["h"].tolist() == [[1.0], [1.0]]
-    assert back.ids is ids if ids is None else back.ids.tolist() == ids
+    assert back.ids is ids if ids is None else back.ids.tolist() == ids.tolist()
+
+
+def test_dates_and_durations_of_pandas_come_back_as_those_of_python(tmp_path):
+    pd = pytest.importorskip("pandas")
+    times = [pd.Timestamp(_DAY), pd.Timestamp(_DAY, tz="Asia/Tokyo")]
+    for ids in ([times[0]], [times[1]], [pd.Timedelta("3h")]):
+        State({"h": np.ones((1, 1))}, ids=_objects(*ids)).save(tmp_path / "s")
+        back = State.load(tmp_path / "s")
+        assert back.ids.tolist() == ids
+        assert back.find(ids).tolist() == [0]
+    fine = State({"h": np.ones((1, 1))}, ids=_objects(times[0] + pd.Timedelta(1, "ns")))
+    with pytest.raises(StateError, match="received Timestamp"):
+        fine.save(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("digits", "007"), ("digits", "1.5"), ("booleans", "2"), ("dates", "2024-02-30"),
+        ("dates", "20240229"), ("times", "2024"), ("times", "2024-01-01T00:00:00Z"),
+        ("durations", "9" * 30), ("durations", "x"), ("bytes", "0g"), ("bytes", "AB"),
+        ("tuples", "[1.5]"), ("tuples", "[[1]]"), ("tuples", '{"a": 1}'), ("tuples", "[" * 5000),
+        ("tuples", "[true]"), ("other", "1"),
+    ],
+)  # fmt: skip
+def test_ids_in_another_form_than_ours_are_refused(kind, text):
+    ids = {f"ids/{kind}": np.frombuffer(text.encode(), np.uint8), "ids/ends": np.array([len(text)])}
+    with pytest.raises(ValueError, match="ids"):
+        read_ids(ids, 1)
 
 
 def test_a_load_takes_memory_in_relation_to_the_file(tmp_path):
@@ -212,7 +266,7 @@ def test_many_threads_write_one_file_and_every_read_is_whole(tmp_path):
 WRITER = """
 import os, sys
 os.getpid = lambda: 7  # as in two containers on one volume
-from statecast.files import write_whole
+from statecast.files import read_ids, write_whole
 for _ in range(30):
     write_whole(sys.argv[1], sys.argv[2].encode() * 100_000)
 """

@@ -1292,6 +1292,175 @@ def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, step):
         fitted.predict(state=State(leaves | {"step": one}, state.ids, state.fingerprint), until=6)
 
 
+def _with_leaf(state, name, leaf):
+    return State(dict(state.leaves) | {name: leaf}, state.ids, state.fingerprint)
+
+
+def test_a_state_whose_numbers_cannot_be_is_refused_before_any_work(fitted):
+    series, static = _tables()
+    state = fitted.state(series, static).take([0, 1, 2])
+    names = [name for name in state.names if state[name].size]
+    assert {"last", "step", "analogues/y", "analogues/familiar"} < set(names)
+    assert any(name.startswith("cell/") for name in names)
+    for name in names:
+        for value in (np.nan, np.inf, -np.inf, 1e30):
+            leaf = state[name].copy()
+            leaf.reshape(3, -1)[1, -1] = value
+            wrong = _with_leaf(state, name, leaf)
+            for use in (fitted.predict, fitted.simulate):
+                with pytest.raises(errors.StateError, match=rf"'{name}'.*row 1"):
+                    use(state=wrong, until=6)
+        for dtype in (str, object, int, complex, bool):
+            with pytest.raises(errors.StateError, match=rf"'{name}': expected float16 or"):
+                fitted.predict(state=_with_leaf(state, name, state[name].astype(dtype)), until=6)
+    assert fitted.predict(
+        state=_with_leaf(state, "last", state["last"].astype("float64")), until=T
+    ).equals(fitted.predict(state=state, until=T))
+
+
+def test_an_update_looks_at_the_rows_it_touches_alone(fitted):
+    series, static = _tables()
+    state = fitted.state(series, static).take([0, 1, 2])
+    leaf = state["last"].copy()
+    leaf[1] = np.nan
+    wrong = _with_leaf(state, "last", leaf)
+    new = pl.DataFrame({"unique_id": [0], "ds": [T + 1], "y": [50.0]})
+    assert fitted.update(wrong, new).rows == 3
+    with pytest.raises(errors.StateError, match="Leaf 'last'"):
+        fitted.update(wrong, new.with_columns(unique_id=pl.lit(1)))
+    with pytest.raises(errors.StateError, match=r"Leaf 'step'.*float16"):
+        fitted.update(_with_leaf(state, "step", state["step"].astype(int)), new)
+
+
+def test_a_state_of_the_largest_numbers_forecasts_finitely(fitted):
+    series, static = _tables()
+    state = fitted.state(series.filter(pl.col("ds") < T), static).take([0, 1, 2])
+    for value in (1e15, -1e15):
+        leaves = dict(state.leaves)
+        for name, leaf in state.leaves.items():
+            most = {"analogues/y": 1e6, "analogues/seen": 1.0}.get(name, 1e15)
+            if name != "step":
+                leaves[name] = np.full_like(leaf, np.clip(value, -most, most))
+        large = State(leaves, state.ids, state.fingerprint)
+        assert np.isfinite(_values(fitted.predict(state=large, until=T))).all()
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Counts of a short series: the head's scale and transform bound what is forecast."""
+    series, static = _tables(72)
+    return _fit(series.with_columns(pl.col("y").round()), static, head="poisson")
+
+
+def _with_feedback(f, share):
+    """The forecaster, with a model file whose network takes ``share`` times the last value."""
+    whole = f._packed()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    entry = json.loads(whole[8:end])["network/decoder/head/residual"]
+    begin, after = (end + place for place in entry["data_offsets"])
+    numbers = np.full((after - begin) // 4, share, "<f4").tobytes()
+    return Forecaster.load(whole[:begin] + numbers + whole[after:])
+
+
+@pytest.mark.parametrize("kind", ["fitted", "too_long", "counts"])
+def test_feedback_that_grows_is_an_error_where_it_leaves_float32(kind, request):
+    series, static = _tables()
+    begun, grows = series.filter(pl.col("ds") <= 3), request.getfixturevalue(kind)
+    if kind == "counts":
+        begun = begun.with_columns(pl.col("y").round())
+    grows = _with_feedback(grows, 1e4)
+    assert np.isfinite(_values(grows.predict(begun, static, until=5))).all()  # few steps
+    state = grows.state(begun, static)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.DataWarning)  # beyond the longest training item
+        for use in (grows.predict, grows.simulate):
+            asked: list[dict[str, Any]] = [{"state": state}, {"series": begun, "static": static}]
+            for given in asked:
+                with pytest.raises(errors.ArgumentError, match=r"float32 at step .*1e.04 times"):
+                    use(**given, until=100)
+        with pytest.raises(errors.ArgumentError, match=r"item 0 leaves .* float32 at step"):
+            grows.explain(begun.filter(pl.col("unique_id") < 2), static.head(2), until=100)
+        with pytest.raises(errors.ArgumentError, match="float32 at step"):
+            grows.quantiles(grows.schema.panel(begun, static), 100, [0.5])
+        # The horizon of another item changes nothing.
+        each = {int(i): 100 if i == 3 else 5 for i in static["unique_id"]}
+        with pytest.raises(errors.ArgumentError, match="item 3 leaves"):
+            grows.predict(begun, static, until=each)
+        late = pl.DataFrame({"unique_id": [0], "ds": [100], "y": [50.0]})
+        with pytest.raises(errors.ArgumentError, match="state of item 0 leaves"):
+            grows.update(state, late)
+        with pytest.raises(errors.ArgumentError, match="state of item 0 leaves"):
+            grows.state(pl.concat([begun, late]), static)
+
+
+def test_feedback_of_several_targets_that_grows_is_an_error():
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(40, 6, 2)).cumsum(axis=1)
+    grows = _with_feedback(_fit(Y, target_col=["a", "b"]), 100.0)
+    assert np.isfinite(grows.predict(Y[:2, :5], until=6)["statecast"][:, 5]).all()
+    with (
+        pytest.warns(errors.DataWarning),
+        pytest.raises(errors.ArgumentError, match="item 0 leaves the range of float32 at step"),
+    ):
+        grows.predict(Y[:2, :3], until=60)
+
+
+def test_ids_of_a_loaded_forecaster_and_of_a_saved_state_keep_their_type(tmp_path):
+    """Ids of any type that a table has, through a model file, a state file and both."""
+    series, static = _tables(72)
+    day = pl.date(2024, 1, 1) + pl.duration(days=pl.col("unique_id"))
+    kinds = {
+        "small numbers": pl.col("unique_id").cast(pl.Int32),
+        "categories": pl.format("item {}", "unique_id").cast(pl.Categorical),
+        "dates": day,
+    }
+    for kind, ids in kinds.items():
+        own, who = (table.with_columns(unique_id=ids) for table in (series, static))
+        f = Forecaster(units=3, encoding=2, ensemble=8, epochs=1).fit(own, who, verbose=0)
+        f.save(tmp_path / "m.safetensors")
+        back = Forecaster.load(tmp_path / "m.safetensors")
+        begun = own.filter(pl.col("ds") <= 3)
+        expected = f.predict(begun, who, until=4)
+        assert expected["unique_id"].dtype == who["unique_id"].dtype, kind
+        for forecaster in (f, back):
+            state = forecaster.state(begun, who)
+            state.save(tmp_path / "s.safetensors")
+            for each in (state, State.load(tmp_path / "s.safetensors")):
+                found = forecaster.predict(state=each, until=4)
+                assert found.schema == expected.schema, kind
+                assert found.join(who, on="unique_id").height == found.height > 0, kind
+                _same(found, expected)
+                paths = forecaster.simulate(state=each, until=4, paths=2).table()
+                assert paths.equals(f.simulate(state=state, until=4, paths=2).table()), kind
+        near = back.explain(begun, who, until=4, analogues=1).analogues
+        assert near[0, 0] in who["unique_id"].to_list()
+
+
+def test_a_training_that_diverges_is_an_error_and_leaves_the_forecaster_as_it_was():
+    series, static = _tables(72)
+    f = _fit(series, static)
+    before = f.fingerprint
+    f.settings = replace(f.settings, learning_rate=1e5)
+    with pytest.raises(errors.ArgumentError, match=r"learning_rate: training diverged .weight"):
+        f.fit(series, static, verbose=0)
+    assert f.fingerprint == before
+    assert np.isfinite(_values(_predict(f, series.filter(pl.col("ds") < 3), static))).all()
+
+
+def test_a_model_that_grows_is_saved_and_loaded_whatever_it_has_learnt(tmp_path):
+    """Items that treble at each step: a residual weight above 1 is right for them."""
+    rng = np.random.default_rng(0)
+    Y = rng.uniform(1, 2, (40, 1)) * 3.0 ** np.arange(8)
+    f = Forecaster(units=4, ensemble=2, epochs=4, learning_rate=0.1, transform="none")
+    f.fit(Y, verbose=0)
+    f.network.weight_map()["decoder/head/residual"].assign([[50.0], [50.0]])
+    f.save(tmp_path / "m.safetensors")
+    back = Forecaster.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(
+        back.predict(Y[:3, :4], until=8)["statecast"], f.predict(Y[:3, :4], until=8)["statecast"]
+    )
+
+
 def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
     path = tmp_path / "m.safetensors"
     fitted.save(path)

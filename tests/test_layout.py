@@ -54,7 +54,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "sklearn": ("evaluate",),
     "matplotlib": ("plots", "cli"),
     "pandas": (),
-    "pyarrow": ("tables.parse",),
+    "pyarrow": ("tables.parse", "tables.id_types"),
     "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster"),
     "narwhals": ("tables", "forecast.explanation", "evaluate"),
     "typer": ("cli",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import time
 import warnings
@@ -22,8 +23,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statecast import errors
 from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.forecast.explanation import Explanation
+from statecast.tables.id_types import IdType
 from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
@@ -838,6 +841,47 @@ def test_ids_that_the_type_of_the_series_cannot_hold_come_back_all_the_same(few,
     panel = schema.panel(series, static)
     table = schema.summary({"f": np.ones(3)}, ids=panel.ids, kind=panel.kind)
     assert ids_of(table)[1] == ids_of(static)[1]
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_the_type_of_ids_survives_a_model_file(kind: str) -> None:
+    column = IDS[kind]()
+    series = frame_of(column, ds=[1, 1, 1], y=[1.0, 2.0, 3.0])
+    schema = Schema.fit(series)
+    config, arrays = schema.to_config()
+    back = Schema.from_config(json.loads(json.dumps(config, allow_nan=False)), arrays)
+    panel = schema.panel(series)
+    tables = [
+        each.table({"f": np.ones((3, 2))}, ids=panel.ids, known=np.zeros(3, int))
+        for each in (schema, back)
+    ]
+    assert ids_of(tables[1]) == ids_of(tables[0])
+    assert back.to_config()[0] == config
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "categories"),
+    [
+        ("polars", "os.system", None),
+        ("polars", "Enum", None),
+        ("polars", "Enum", ["a", "a"]),
+        ("polars", "Enum", [1.5]),
+        ("polars", "Int32", ["a"]),
+        ("polars", "Datetime(time_unit='us', time_zone='Middle/Earth')", None),
+        ("pandas", "int32; import os", None),
+        ("pandas", "datetime64[ns, Middle/Earth]", None),
+        ("pandas", "category", [None]),
+        ("pyarrow", "extension<x>", None),
+        ("pyarrow", "timestamp[us, tz=Middle/Earth]", None),
+        ("arrays", "Int32", None),
+    ],
+)
+def test_a_type_of_ids_that_no_file_of_ours_names_is_refused(library, name, categories) -> None:
+    config = {"name": name, "categories": categories, "ordered": False}
+    with pytest.raises(errors.ModelFileError, match="ids: expected the type"):
+        IdType.from_config(config, library)
+    with pytest.raises(errors.ModelFileError, match="ids: expected the type"):
+        IdType.from_config(name, library)
 
 
 def test_ids_of_a_state_come_as_in_fit_while_they_fit() -> None:

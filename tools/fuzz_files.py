@@ -103,7 +103,8 @@ def _forecast(forecaster: Any, kind: str) -> list[np.ndarray]:
         return [forecaster.log_likelihood(begun, some)["log_likelihood"].to_numpy()]
     if future is not None:
         future = future.filter(pl.col("unique_id").is_in(some["unique_id"]))
-    table = forecaster.predict(begun, some, until=STEPS, future=future)
+    ahead = STEPS if future is not None else 100 * STEPS  # values that grow leave float32
+    table = forecaster.predict(begun, some, until=ahead, future=future)
     return [column.to_numpy() for column in table if "statecast" in column.name]
 
 

@@ -7,6 +7,7 @@ and every number is looked at once: none may be NaN or infinite unless its reade
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +37,7 @@ _DTYPES = {
     "BOOL": "?", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2",
     "U32": "<u4", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
+_MICROSECOND = dt.timedelta(microseconds=1)
 _DIGITS = re.compile(r"-?[0-9]{1,1000}")
 # A surrogate without its partner is no text: it can be neither printed nor written again.
 _SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
@@ -410,27 +412,74 @@ def check_finite(name: str, array: np.ndarray, most: float = math.inf) -> None:
 # -- ids --------------------------------------------------------------------------------------
 
 
+def plain_id(item: Any) -> Any:
+    """An id as Python has it: a date or a duration of pandas as one of the standard library, unless
+    it is finer than a microsecond."""
+    plain = item
+    if hasattr(item, "to_pydatetime"):
+        plain = item.to_pydatetime(warn=False)
+    elif hasattr(item, "to_pytimedelta"):
+        plain = item.to_pytimedelta()
+    return plain if plain == item else item
+
+
+def _whole_number(text: str) -> int:
+    if not _DIGITS.fullmatch(text):
+        raise ValueError(f"expected a whole number, received {text[:80]!r}")
+    return int(text)
+
+
+def _tuple(text: str) -> tuple[Any, ...]:
+    found = strict_json(text)
+    if not isinstance(found, list) or not {*map(type, found)} <= {str, int}:
+        raise ValueError(f"expected texts and whole numbers, received {text[:80]!r}")
+    return tuple(found)
+
+
+def _tuple_text(item: tuple[Any, ...]) -> str:
+    if not {*map(type, item)} <= {str, int}:
+        raise ValueError(f"id {item!r:.80}: expected texts and whole numbers")
+    return json.dumps(item, ensure_ascii=False)
+
+
+# How ids of a type are written as text, and read again.
+_IDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "text": (str, str, str),
+    "digits": (int, str, _whole_number),
+    "booleans": (bool, lambda item: str(int(item)), lambda text: bool(("0", "1").index(text))),
+    "dates": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+    "times": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
+    "durations": (
+        dt.timedelta,
+        lambda item: str(item // _MICROSECOND),
+        lambda text: _whole_number(text) * _MICROSECOND,
+    ),
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "tuples": (tuple, _tuple_text, _tuple),
+}
+
+
 def packed_ids(ids: Iterable[Any]) -> dict[str, np.ndarray]:
-    """Ids, one a row, as arrays of a file: whole numbers, or text as UTF-8 with each one's end.
+    """Ids, one a row, as arrays of a file: whole numbers, or text as UTF-8 with the end of each.
 
     Raises
     ------
     ValueError
-        Ids that are neither all text nor all whole numbers.
+        Ids of several types, or of another than text, whole numbers, booleans, dates, times,
+        durations, bytes and tuples of text and whole numbers.
     """
-    ids = list(ids)
+    ids = [plain_id(item) for item in ids]
     kinds = set(map(type, ids))
     if kinds <= {int}:
         with suppress(OverflowError):
             return {"ids": np.array(ids, np.int64)}
-        name = "ids/digits"
-    elif kinds == {str}:
-        name = "ids/text"
-    else:
-        raise ValueError("ids are all text, or all whole numbers")
-    texts = [str(item).encode() for item in ids]
+    name = next((name for name, (kind, _, _) in _IDS.items() if kinds == {kind}), None)
+    if name is None:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"expected ids of one of the types {', '.join(_IDS)}; received {names}")
+    texts = [text.encode() for text in map(_IDS[name][1], ids)]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return {name: np.frombuffer(b"".join(texts), np.uint8), "ids/ends": ends}
+    return {f"ids/{name}": np.frombuffer(b"".join(texts), np.uint8), "ids/ends": ends}
 
 
 def read_ids(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
@@ -439,25 +488,26 @@ def read_ids(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        Other arrays, another number of rows, text that is none.
+        Other arrays, another number of rows, or text that ``packed_ids`` does not write.
     """
     found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
     if found == {"ids": ("int64", 1)} and len(arrays["ids"]) == rows:
         return arrays["ids"]
-    kinds = [name for name in ("ids/text", "ids/digits") if name in found]
-    if len(kinds) != 1 or found != {kinds[0]: ("uint8", 1), "ids/ends": ("int64", 1)}:
+    kinds = [name for name in _IDS if f"ids/{name}" in found]
+    if len(kinds) != 1 or found != {f"ids/{kinds[0]}": ("uint8", 1), "ids/ends": ("int64", 1)}:
         raise ValueError(f"ids: expected whole numbers or text, received {str(found)[:200]}")
-    text, ends = arrays[kinds[0]].tobytes(), arrays["ids/ends"]
+    text, ends = arrays[f"ids/{kinds[0]}"].tobytes(), arrays["ids/ends"]
+    _, write, read = _IDS[kinds[0]]
     begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
     if len(ends) != rows or (ends < begins).any() or (ends[-1] if rows else 0) != len(text):
         raise ValueError(f"ids: expected the ends of {rows} in {len(text)} bytes of text")
     out = np.empty(rows, object)
     for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        item = text[begin:end].decode()
-        if kinds[0] == "ids/digits":
-            if not _DIGITS.fullmatch(item):
-                raise ValueError(f"ids: expected a whole number, received {item[:80]!r}")
-            out[row] = int(item)
-        else:
-            out[row] = item
+        own = text[begin:end].decode()
+        try:
+            out[row] = read(own)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"ids, row {row}: {error}") from None
+        if write(out[row]) != own:
+            raise ValueError(f"ids, row {row}: {own[:80]!r} is written in another way")
     return out

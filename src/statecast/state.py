@@ -414,8 +414,9 @@ class State:
         Raises
         ------
         StateError
-            Ids that are not all text or all whole numbers; a leaf with a NaN or an infinite number;
-            a leaf of a type that no file holds; more than a million rows without any number or id.
+            Ids of a type that no file holds (see ``files.packed_ids``); a leaf with a NaN or an
+            infinite number; a leaf of a type that no file holds; more than a million rows without
+            any number or id.
         ArgumentError
             A path that cannot be written to.
         """

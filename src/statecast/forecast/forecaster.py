@@ -25,7 +25,14 @@ from statecast.errors import (
     quoted,
     warn,
 )
-from statecast.files import check_finite, packed, read_safetensors, strict_json, write_whole
+from statecast.files import (
+    check_finite,
+    packed,
+    plain_id,
+    read_safetensors,
+    strict_json,
+    write_whole,
+)
 from statecast.forecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.forecast.analogues import MOST_STEPS as MOST_ANALOGUE_STEPS
 from statecast.forecast.analogues import NEAREST, Analogues, prefixes
@@ -67,6 +74,11 @@ VERSION = 1
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
 _FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
 _MOST_WEIGHT = 1e6  # of a weight's size: products of such numbers are far from float32's end
+# The largest size of a number in a state. A state's own numbers are far smaller: a scaled value is
+# at most 1e6, and a cell's memory changes by at most 1 a step.
+_MOST_IN_STATE = 1e15
+_MOST_IN_LEAF = {"analogues/y": 1e6, "analogues/seen": 1.0}
+_FLOATS = ("float16", "float32", "float64")  # the types of a leaf in a state, at rest
 MOST_STEPS = 10_000  # of a forecast: more is a slip of the pen, and would not fit into memory
 _PATH_VALUES = 4_000_000  # of paths summed up at once: a bound on memory
 _MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths: 2 GB of float64
@@ -514,6 +526,7 @@ class Forecaster:
                 callbacks=callbacks or (),
                 verbose=verbose,
             )
+            _check_weights(_arrays_of(network))
             analogues = stacking = None
             if s.head != TOKENS:
                 analogues, stacking = _companions(
@@ -642,7 +655,7 @@ class Forecaster:
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
             last = self._last(horizon, ids, known, strict)
             reach, rows = self._reach(last), np.flatnonzero(known < last)
-            found = self.quantiles(panel.take(rows), reach, levels, calibrated=calibrated)
+            found = self._quantiles(panel.take(rows), last[rows], reach, levels, calibrated)
         else:
             self._check_state(state, series, static)
             (known, ids, origin), kind = self._position(state), None
@@ -650,7 +663,9 @@ class Forecaster:
             plans, origin = self._plans(future, horizon, ids, known, origin)
             reach, rows = self._reach(last), np.flatnonzero(known < last)
             plans = plans and plans.take(rows)
-            found = self._rest_of(state.take(rows), known[rows], reach, levels, calibrated, plans)
+            found = self._rest_of(
+                state.take(rows), known[rows], last[rows], reach, levels, calibrated, plans
+            )
         values = np.full((len(ids), *found.shape[1:]), np.nan)
         values[rows] = found
         self._warn_undated(ids, origin)
@@ -681,8 +696,24 @@ class Forecaster:
         Returns
         -------
         array, float64, ``(rows, until, len(levels))``
+
+        Raises
+        ------
+        ArgumentError
+            A forecaster of tokens; a forecast beyond the range of float32.
         """
         self._need_numbers("quantiles")
+        return self._quantiles(panel, np.full(panel.rows, until), until, levels, calibrated)
+
+    def _quantiles(
+        self,
+        panel: Panel,
+        last: np.ndarray,
+        until: int,
+        levels: Sequence[float],
+        calibrated: bool,
+    ) -> np.ndarray:
+        """``quantiles``, of which those up to each row's ``last`` position have to be finite."""
         parts, reach = [], self.schema.reach(until)
         for rows in _chunks(len(panel.ids)):
             part = panel.take(rows)
@@ -692,6 +723,7 @@ class Forecaster:
             memory = self._memory(part)
             parts.append(self._stack(own, memory, part.known, levels, calibrated))
         scaled = _joined(parts, (reach, len(levels)))
+        self._check_range(scaled, panel.ids, panel.known, last + reach - until)
         latest = panel.latest if self.schema.bridges else None
         return self._unscale(scaled, panel.known, latest)[:, :until]
 
@@ -766,6 +798,7 @@ class Forecaster:
             value, seen = new.y[rows[:, None], at], new.mask[rows[:, None], at]
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
             _, moved = self._advance(moved, value, seen, ahead < more, told)
+            self._check_leaves(moved, ids[rows])
             moved |= self._remembered(moved, new.take(rows))
             if "latest" in moved:
                 latest = new.latest[rows]
@@ -880,10 +913,11 @@ class Forecaster:
             part = state.take(rows)
             plan = None if plans is None else plans.take(rows)
             drawn = self._draw(part, known[rows], reach, paths, plan)
+            self._check_range(drawn.swapaxes(1, 2), ids[rows], known[rows], last[rows])
             if len(self.settings.targets) > 1:
                 drawn = self._tied(drawn, part, known[rows])
             ranks = drawn.argsort(axis=1).argsort(axis=1)
-            marginal = self._rest_of(part, known[rows], reach, levels, True, plan)
+            marginal = self._rest_of(part, known[rows], last[rows], reach, levels, True, plan)
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, reach), rising along paths
             if self._endings is not None:
                 found = self._ended(part, known[rows], drawn, marginal)
@@ -943,8 +977,14 @@ class Forecaster:
         last = self._last(horizon, panel.ids, panel.known, strict)
         rows = np.flatnonzero(panel.known < last)
         panel, last, reach = panel.take(rows), last[rows], self._reach(last)
+        last_of = dict(zip(panel.ids.tolist(), last.tolist(), strict=True))
+
+        def median(part: Panel) -> np.ndarray:
+            own = np.array([last_of[item] for item in part.ids.tolist()], int)
+            return self._quantiles(part, own, reach, [0.5], True)[..., 0]
+
         observations, statics = effects(
-            lambda part: self.quantiles(part, reach, [0.5])[..., 0],
+            median,
             panel,
             len(schema.static.numeric),
             len(schema.static.categories),
@@ -1090,11 +1130,7 @@ class Forecaster:
         }
         metadata = {"config": json.dumps(config, allow_nan=False, ensure_ascii=False)}
         weights = self._weights()
-        try:
-            for name, weight in weights.items():
-                check_finite(f"weight {name}", weight, _MOST_WEIGHT)
-        except ValueError as error:
-            raise ArgumentError(f"{error}: training diverged. Fit with a lower rate.") from None
+        _check_weights(weights)
         tensors = {f"network/{name}": value for name, value in weights.items()}
         tensors |= {f"schema/{name}": array for name, array in arrays.items()}
         return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors | self._learnt())
@@ -1310,10 +1346,7 @@ class Forecaster:
     def _weights(self) -> dict[str, np.ndarray]:
         if self._loaded:
             return dict(self._loaded)
-        return {
-            name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
-            for name, weight in self.network.weight_map().items()
-        }
+        return _arrays_of(self.network)
 
     def _learnt(self) -> dict[str, np.ndarray]:
         """The arrays beside the network's weights, as a model file has them."""
@@ -1438,6 +1471,7 @@ class Forecaster:
             weights[rows] = weight[:, :count] * part[rows, None]
         return near, weights
 
+    @np.errstate(over="ignore", invalid="ignore")  # `_check_range` looks for such numbers
     def _stack(
         self,
         own: np.ndarray,
@@ -1497,6 +1531,7 @@ class Forecaster:
         active = np.arange(1, steps + 1) <= panel.known[:, None]
         told = _told(panel, np.arange(steps)[None])
         _, leaves = self._advance(leaves, panel.y[:, :steps], panel.mask[:, :steps], active, told)
+        self._check_leaves(leaves, panel.ids)
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
         if self.schema.bridges and self._speaker is None:
@@ -1604,6 +1639,46 @@ class Forecaster:
         after = self._batched(Advance, inputs)
         return after.pop("knots")[:, :steps], leaves | after
 
+    def _check_leaves(self, leaves: Mapping[str, np.ndarray], ids: np.ndarray) -> None:
+        """Raise ``ArgumentError`` unless the numbers of a new state are finite: over a long gap the
+        network takes its own forecasts for values."""
+        for leaf in leaves.values():
+            finite = np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
+            wrong = np.flatnonzero(~finite)
+            if len(wrong):
+                item = ids[wrong[:1]].tolist()[0]
+                raise ArgumentError(
+                    f"The state of item {quoted(item)} leaves the range of float32 over the steps "
+                    f"at which it was not observed. {self._growth()} Fit again."
+                )
+
+    def _check_range(
+        self, found: np.ndarray, ids: np.ndarray, known: np.ndarray, last: np.ndarray
+    ) -> None:
+        """Raise ``ArgumentError`` unless a scaled forecast ``(rows, positions, n)`` is finite
+        after each row's prefix, up to its last position; see decision 30."""
+        finite = np.isfinite(found).all(axis=2)
+        at = np.arange(found.shape[1])
+        wrong = np.argwhere(~finite & (at >= known[:, None]) & (at < last[:, None]))
+        if len(wrong):
+            row, position = wrong[0].tolist()
+            raise ArgumentError(
+                f"until: the forecast of item {quoted(ids[row : row + 1].tolist()[0])} leaves the "
+                f"range of float32 at step {position // len(self.settings.targets) + 1}. "
+                f"{self._growth()} Ask for fewer steps, or fit again."
+            )
+
+    def _growth(self) -> str:
+        """Which weight makes the values of this model leave float32."""
+        weights = {n: float(np.abs(w).max(initial=0.0)) for n, w in self._weights().items()}
+        factor, largest = weights["decoder/head/residual"], max(weights, key=weights.__getitem__)
+        if factor > 1:
+            return (
+                f"Each step takes up to {factor:.3g} times the value before it (weight "
+                "decoder/head/residual), so that values grow at every step."
+            )
+        return f"The largest of the model's weights, {largest}, is {weights[largest]:.3g}."
+
     def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
         """Run a compiled model in chunks padded to few sizes, so that little is compiled."""
         process.check_backend()
@@ -1639,12 +1714,14 @@ class Forecaster:
         self,
         state: State,
         known: np.ndarray,
+        last: np.ndarray,
         until: int,
         levels: Sequence[float],
         calibrated: bool,
         plans: Covariates | None,
     ) -> np.ndarray:
-        """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken."""
+        """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken.
+        Those up to each row's ``last`` position have to be finite."""
         parts, reach = [], self.schema.reach(until)
         for rows in _chunks(state.rows):
             first = int(known[rows].min())
@@ -1654,8 +1731,11 @@ class Forecaster:
             own, _ = self._advance(leaves, nothing, nothing, np.ones_like(nothing), told)
             own = _aligned(own, known[rows], reach)
             parts.append(self._stack(own, leaves, known[rows], levels, calibrated))
+        scaled, ids = _joined(parts, (reach, len(levels))), state.ids
+        ids = np.arange(state.rows) if ids is None else ids
+        self._check_range(scaled, ids, known, last + reach - until)
         latest = state.at_rest()["latest"] if self.schema.bridges else None
-        return self._unscale(_joined(parts, (reach, len(levels))), known, latest)[:, :until]
+        return self._unscale(scaled, known, latest)[:, :until]
 
     @property
     def _only(self) -> Schema:
@@ -1779,7 +1859,8 @@ class Forecaster:
 
     def _stream(self, item: Any, use: str = "") -> np.random.Generator:
         """An item's own random numbers: they do not depend on its neighbours."""
-        text = f"{self.settings.seed}/{type(item).__name__}/{item}{use}".encode()
+        plain = plain_id(item)
+        text = f"{self.settings.seed}/{type(plain).__name__}/{plain}{use}".encode()
         key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
         return np.random.Generator(np.random.Philox(key=key))
 
@@ -1792,6 +1873,17 @@ class Forecaster:
             Steps that no state of this forecaster has taken, or dates beyond the calendar.
         """
         rest = state.at_rest()
+        for name, leaf in rest.leaves.items():
+            if name == "origin":  # a date
+                continue
+            most = _MOST_IN_LEAF.get(name, _MOST_IN_STATE)
+            wrong = np.argwhere(~(np.abs(leaf) <= most))
+            if len(wrong):
+                raise StateError(
+                    f"Leaf {name!r}: expected numbers from {-most:g} to {most:g}; received "
+                    f"{leaf[tuple(wrong[0])]} in row {wrong[0][0]}. Make the state again with "
+                    "`state`."
+                )
         step = rest["step"][..., 0]
         count = len(self.settings.targets)
         taken = (step >= 0) & (step <= MAX_STEPS * count) & (step == step[:, :1])
@@ -1803,8 +1895,6 @@ class Forecaster:
             )
         known, origin = step[:, 0].astype(int), None
         if "origin" in rest.names:
-            if rest["origin"].dtype != np.int64:
-                raise StateError(f"Leaf 'origin': expected int64, received {rest['origin'].dtype}.")
             origin = rest["origin"].astype("datetime64[us]")
             wrong = np.flatnonzero((origin < _FIRST_DATE) | (origin > _LAST_DATE))
             wrong = wrong[~np.isnat(origin[wrong])]
@@ -1839,6 +1929,12 @@ class Forecaster:
         if self.schema.bridges and self._speaker is None:
             spec["latest"] = (len(self.settings.targets), 2)
         state.check(spec)
+        for name, leaf in state.take(slice(0)).leaves.items():
+            expected = ("int64",) if name == "origin" else _FLOATS
+            if leaf.dtype.name not in expected:
+                raise StateError(
+                    f"Leaf {name!r}: expected {' or '.join(expected)}, received {leaf.dtype}."
+                )
         if state.fingerprint != self.fingerprint:
             raise StateError(
                 "This state was made by other weights. States belong to the fit that made "
@@ -1854,6 +1950,25 @@ class Forecaster:
                 f"their forecasts have steps that may be closed ({self.schema.calendar}), and "
                 "totals count them."
             )
+
+
+def _arrays_of(network: Network) -> dict[str, np.ndarray]:
+    """A network's weights as float32 arrays, by their names in a model file."""
+    return {
+        name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
+        for name, weight in network.weight_map().items()
+    }
+
+
+def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ArgumentError`` for trained weights that a model file may not hold."""
+    try:
+        for name, weight in weights.items():
+            check_finite(f"weight {name}", weight, _MOST_WEIGHT)
+    except ValueError as error:
+        raise ArgumentError(
+            f"learning_rate: training diverged ({error}). Fit with a lower learning rate."
+        ) from None
 
 
 @dataclass(frozen=True)

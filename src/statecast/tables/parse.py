@@ -30,6 +30,7 @@ import numpy as np
 
 from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.tables.dates import Form, in_utc, known_zone
+from statecast.tables.id_types import IdType
 from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Kind:
     steps : Form or None
         How the column of steps is written; None: as in fit.
     ids : Any
-        The type of the column of ids in that library, as polars.Categorical; None: by the ids.
+        The type of the column of ids in that library, as polars.Categorical, or an ``IdType``;
+        None: by the ids.
     """
 
     library: str
@@ -918,6 +920,10 @@ def _native_type(column: Any) -> Any:
 def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
     """Return ids as a column of narwhals, of a type of the library if it can hold them all."""
     backend: Any = library
+    if isinstance(kind, IdType):  # of a model file
+        with suppress(TypeError, ValueError, LookupError, *_failures(library)):
+            kind = kind.native(library)
+        kind = None if isinstance(kind, IdType) else kind
     categories = None if library == "polars" else getattr(kind, "categories", None)
     if kind is not None and ids and (categories is None or set(ids) <= set(categories)):
         with suppress(

@@ -37,6 +37,7 @@ from statecast.tables.dates import (
     learn_spacing,
     must,
 )
+from statecast.tables.id_types import IdType
 from statecast.tables.parse import (
     BATCH,
     KINDS,
@@ -1078,12 +1079,14 @@ class Schema:
 
     def to_config(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the schema as strict JSON and named float64 arrays."""
+        ids = IdType.of(self.kind.ids, self.kind.library)
         config: dict[str, Any] = {
             "id_col": self.id_col,
             "step_col": self.step_col,
             "target_col": self.target_col,
             "start_col": self.start_col,
             "kind": self.kind.library,
+            "ids": ids and ids.to_config(),
             "form": self._form().to_config(),
             "transform": self.transform,
             "centre": self.centre,
@@ -1111,7 +1114,7 @@ class Schema:
         ModelFileError
             A key too many or too few, a value of another type, size or range.
         """
-        keys = ("id_col", "step_col", "target_col", "start_col", "kind", "form", "transform")
+        keys = ("id_col", "step_col", "target_col", "start_col", "kind", "ids", "form", "transform")
         keys = (*keys, "centre", "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
         config = closed(config, keys, "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
@@ -1133,7 +1136,9 @@ class Schema:
         columns = {name: Columns.from_config(config[name], name, keys[name]) for name in _TABLES}
         if spacing is not None:
             spacing = Spacing.from_config(spacing)
-        form = Form.from_config(config["form"])
+        form, ids = Form.from_config(config["form"]), config["ids"]
+        if ids is not None:
+            ids = IdType.from_config(ids, config["kind"])
         zoned = spacing is not None and spacing.clock != "none"
         must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
         must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
@@ -1181,7 +1186,7 @@ class Schema:
             named[0],
             named[1],
             named[2],
-            Kind(config["kind"], form),
+            Kind(config["kind"], form, ids),
             transform,
             centre,
             bounds,
