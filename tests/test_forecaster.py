@@ -1422,15 +1422,15 @@ def test_ids_of_a_loaded_forecaster_and_of_a_saved_state_keep_their_type(tmp_pat
         begun = own.filter(pl.col("ds") <= 3)
         expected = f.predict(begun, who, until=4)
         assert expected["unique_id"].dtype == who["unique_id"].dtype, kind
-        for forecaster in (f, back):
-            state = forecaster.state(begun, who)
+        for own_or_loaded in (f, back):
+            state = own_or_loaded.state(begun, who)
             state.save(tmp_path / "s.safetensors")
             for each in (state, State.load(tmp_path / "s.safetensors")):
-                found = forecaster.predict(state=each, until=4)
+                found = own_or_loaded.predict(state=each, until=4)
                 assert found.schema == expected.schema, kind
                 assert found.join(who, on="unique_id").height == found.height > 0, kind
                 _same(found, expected)
-                paths = forecaster.simulate(state=each, until=4, paths=2).table()
+                paths = own_or_loaded.simulate(state=each, until=4, paths=2).table()
                 assert paths.equals(f.simulate(state=state, until=4, paths=2).table()), kind
         near = back.explain(begun, who, until=4, analogues=1).analogues
         assert near[0, 0] in who["unique_id"].to_list()
