@@ -82,6 +82,59 @@ def test_a_forecast_of_closed_days_alone_is_empty(shop):
     assert paths.time_to(1.0)["never"].to_list() == [1.0]
 
 
+def test_an_explanation_does_not_count_closed_days(untrained):
+    series = shops(12, 20)
+    series = series.with_columns(y=pl.col("y") + pl.col("unique_id") + pl.col("ds").dt.weekday())
+    static = series.select("unique_id").unique(maintain_order=True)
+    static = static.with_columns(x=pl.col("unique_id") % 3)
+    f = fitted(series, static, start_col=None)
+    begun = series.filter(pl.col("ds") < MONDAY + dt.timedelta(8))
+    why = f.explain(begun, static, until=14)
+    made = f.predict(begun, static, until=14)
+    for row, item in enumerate(why.ids.tolist()):
+        own = made.filter(pl.col("unique_id") == item)
+        rows = why.table().filter(pl.col("unique_id") == item)
+        steps = begun.filter(pl.col("unique_id") == item)["ds"]
+        steps = [1 + (day - steps.min()).days for day in steps]
+        assert sorted(rows["name"]) == sorted(["x", *map(str, steps)])
+        for name, effect, strength in rows.select("name", "effect", "strength").iter_rows():
+            effects = why.statics["x"][row] if name == "x" else why.observations[row, int(name) - 1]
+            assert (np.flatnonzero(np.isfinite(effects)) + 1).tolist() == own["step"].to_list()
+            assert effect == pytest.approx(np.nanmean(effects))
+            assert strength == pytest.approx(np.nanmean(np.abs(effects)))
+    assert f.explain(shops(1, 6), static.head(1), until=7).table().is_empty()  # a Sunday alone
+
+
+def test_paths_that_end_are_missing_on_closed_days_and_end_as_often_as_items_do(untrained):
+    rng = np.random.default_rng(0)
+    whole, rate = shops(400, 36), 0.06  # the chance to end after each day that is open
+    last = pl.DataFrame({"unique_id": range(400), "open": rng.geometric(rate, 400)})
+    day = pl.col("ds").rank().over("unique_id")
+    series = whole.join(last, on="unique_id").filter(day <= pl.col("open")).drop("open")
+    static = series.select("unique_id").unique(maintain_order=True).with_columns(x=0.0)
+    f = fitted(series, static, ends=True, start_col=None)
+    begun = shops(24, 1)
+    paths = f.simulate(begun, static.head(24), until=28, paths=200)
+    weekday = (np.arange(24)[:, None] % 6 + np.arange(28)) % 7
+    closed = np.broadcast_to((weekday == 6)[:, None], paths.values.shape)
+    assert np.isnan(paths.values[closed]).all()
+    ended = np.isnan(paths.values)
+    for item in range(24):
+        days = np.flatnonzero(weekday[item] < 6)[1:]  # after the prefix
+        assert (np.diff(ended[item][:, days].astype(int), axis=1) >= 0).all()
+    alive = paths.alive()
+    assert alive.filter(pl.col("ds").dt.weekday() == 7).is_empty()
+    share = (~ended).mean(axis=1)
+    truth = (1 - rate) ** (np.cumsum(weekday < 6, axis=1) - 1.0)
+    for step in (7, 14, 21, 27):
+        there = weekday[:, step] < 6
+        assert abs(share[there, step].mean() - truth[there, step].mean()) < 0.06
+    np.testing.assert_allclose(
+        paths.total(level=None)["statecast"],
+        np.median(np.nansum(paths.values, axis=2), axis=1),
+    )
+
+
 def test_undated_items_are_said(shop):
     with pytest.warns(DataWarning, match="1 items have no date .item 3., so"):
         made = shop.predict(None, pl.DataFrame({"unique_id": [3]}), until=14)
@@ -97,10 +150,10 @@ def launched(series: pl.DataFrame) -> pl.DataFrame:
 
 
 def fitted(series: pl.DataFrame, static: pl.DataFrame, **settings: Any) -> Forecaster:
-    settings = {"units": 4, "ensemble": 2, "epochs": 1, "analogues": False} | settings
+    small = {"units": 4, "ensemble": 2, "epochs": 1, "analogues": False, "start_col": "launch"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        return Forecaster(start_col="launch", **settings).fit(series, static, verbose=0)
+        return Forecaster(**(small | settings)).fit(series, static, verbose=0)
 
 
 @pytest.fixture

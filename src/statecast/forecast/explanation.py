@@ -36,11 +36,12 @@ class Explanation:
     known : array of int, ``(items,)``
         Each item's prefix length; the rest is what comes after, up to ``until``.
     observations : array, float64, ``(items, steps, until)``
-        The effect of each observed step; NaN where nothing was observed, and on the prefix. Of
-        several targets ``(items, steps, targets, until, targets)``: that of each target's
-        observations on each target's forecast.
+        The effect of each observed step. NaN where nothing was observed, and at steps without a
+        forecast: the prefix, and days on which the calendar is closed. With several targets
+        ``(items, steps, targets, until, targets)``: the effect of each target's observations on
+        each target's forecast.
     statics : dict of str to array, float64, ``(items, until)``
-        The effect of each static feature; NaN on the prefix. Of several targets
+        The effect of each static feature; NaN where there is no forecast. Of several targets
         ``(items, until, targets)``.
     analogues : array, ``(items, n)``
         The ids of the training items that began most alike, nearest first; n is 0 where the
@@ -84,13 +85,15 @@ class Explanation:
         """A long table, a row a thing: what moved an item's forecast most comes first.
 
         The columns are the id; ``what``: "observation", "static" or "analogue"; ``name``: the
-        step, the column or the training item's id, as text; ``effect``: the mean over the rest's
-        steps; ``strength``: the mean of its size; ``weight``: of an analogue. One without a part
-        in the forecast has no row; so an item has none where the network forecasts alone, as
-        held-out items would have it, or where its prefix or features are unlike any. Of several
-        targets the column ``target`` says whose forecast was moved (null for analogues, which are
-        those of all), target by target, and an observation is named ``lat-3`` by its own target
-        and step.
+        step, the column or the training item's id, as text; ``effect``: the mean over the steps
+        that are forecast; ``strength``: the mean of its size; ``weight``: that of an analogue. An
+        analogue without weight has no row. An item has no analogues where the network forecasts
+        alone: because held-out items were forecast best so, or because no training item has such
+        features or so long a prefix.
+
+        With several targets the column ``target`` says whose forecast was moved. It is null for
+        analogues, which are those of all targets. An observation is named ``lat-3``, by its own
+        target and step.
         """
         several = len(self.targets) > 1
         observed, statics = self.observations, self.statics
@@ -101,13 +104,15 @@ class Explanation:
         for i in range(len(self.ids)):
             rest = slice(int(self.known[i]), int(self.last[i]))
             for place, target in enumerate(self.targets):
-                found: list[tuple[str, str, np.ndarray]] = [
+                every: list[tuple[str, str, np.ndarray]] = [
                     ("observation", f"{own}-{step}" if several else str(step), effects[rest, place])
                     for step, each in enumerate(observed[i], 1)
                     for own, effects in zip(self.targets, each, strict=True)
-                    if not np.isnan(effects[rest]).any()
                 ]
-                found += [("static", name, each[i, rest, place]) for name, each in statics.items()]
+                every += [("static", name, each[i, rest, place]) for name, each in statics.items()]
+                # Closed steps have no effect; what was not observed has none at any step.
+                found = [(what, name, each[~np.isnan(each)]) for what, name, each in every]
+                found = [each for each in found if len(each[2])]
                 found.sort(key=lambda each: -np.abs(each[2]).mean())
                 rows += [
                     (i, target, what, name, float(e.mean()), float(np.abs(e).mean()), None)

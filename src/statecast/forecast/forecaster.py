@@ -989,10 +989,11 @@ class Forecaster:
             len(schema.static.numeric),
             len(schema.static.categories),
         )
-        for effect in (observations, statics):
-            late = np.arange(reach) >= last[:, None, None]
-            effect[np.broadcast_to(late, effect.shape)] = np.nan
         count = len(targets)
+        open_ = np.repeat(schema.open(panel.origin, reach // count, panel.kind), count, axis=1)
+        forecast = open_ & (np.arange(reach) < last[:, None])
+        for effect in (observations, statics):
+            effect[np.broadcast_to(~forecast[:, None], effect.shape)] = np.nan
         if count > 1:
             steps = reach // count
             observations = observations.reshape(panel.rows, -1, count, steps, count)
