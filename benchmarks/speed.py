@@ -9,7 +9,8 @@ Run it from the root of the repository, without arguments, on a machine that doe
 
 It starts itself once for each section, since Keras chooses its backend once. Within a section
 the sides alternate in one process, and what counts is the ratio of their medians. It writes a page
-for each instruction set: ``docs/speed-avx512.md`` where the kernel runs on AVX-512.
+for each instruction set: ``docs/speed-avx512.md`` where the kernel runs on AVX-512. The page is
+written anew as each section ends, with the sections measured so far.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SHAPES = [
     (1024, 30, 4, 128),
     (64, 100, 8, 256),
 ]
+HEAD = "batch, steps, in, units"
+NAMES = [", ".join(map(str, shape)) for shape in SHAPES]
 REPEATS = 15
 THREADS = 2
 
@@ -437,12 +440,12 @@ def decoding_section() -> dict[str, Any]:
         tensors = [torch.tensor(value) for value in (first, state["h"], state["c"])]
 
         def unrolled(x, h, c, module=module, affine=affine, steps=steps) -> Any:
-            said = []
+            outputs = []
             for _ in range(steps):
                 h, c = module(x, (h, c))
                 x = affine(h)
-                said.append(x)
-            return torch.cat(said, -1)
+                outputs.append(x)
+            return torch.cat(outputs, -1)
 
         def in_torch(run: Any, tensors=tensors) -> Any:
             with torch.no_grad():
@@ -453,13 +456,13 @@ def decoding_section() -> dict[str, Any]:
         one_step = openvino(onnx_lstm(weights))
 
         def by_openvino(given=given, one_step=one_step, head=head, bias=bias, steps=steps) -> Any:
-            now, said = given, []
+            now, outputs = given, []
             for _ in range(steps):
                 found = one_step(**now)
                 h, c = np.array(found["hn"]), np.array(found["cn"])
                 now = {"x": h @ head + bias, "h": h, "c": c}
-                said.append(now["x"][0, :, 0])
-            return np.stack(said, -1)
+                outputs.append(now["x"][0, :, 0])
+            return np.stack(outputs, -1)
 
         start = [keras.Input((1, 1)), keras.Input((units,)), keras.Input((units,))]
         layer = keras.layers.LSTM(units, return_state=True)
@@ -471,11 +474,11 @@ def decoding_section() -> dict[str, Any]:
 
         def in_keras(predict, first=first, state=state, steps=steps) -> Any:
             x, h, c = first, state["h"], state["c"]
-            said = []
+            outputs = []
             for _ in range(steps):
                 x, h, c = predict([x[:, None], h, c])
-                said.append(x[:, 0])
-            return np.stack(said, -1)
+                outputs.append(x[:, 0])
+            return np.stack(outputs, -1)
 
         sides: dict[str, Callable[[], Any]] = {
             "ours": lambda ours=ours, begun=begun: jax.block_until_ready(ours(begun)),
@@ -652,113 +655,25 @@ def machine() -> str:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    names = [", ".join(map(str, shape)) for shape in SHAPES]
-    head = "batch, steps, in, units"
+    """The page of the sections that ``found`` has."""
     packages = ("keras", "jax", "torch", "tensorflow-cpu", "onnxruntime", "openvino")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    ended = "." if found.keys() == SECTIONS.keys() else ", which has not ended yet."
     lines = [
         "# Speed of the native kernel, measured",
         "",
         f"On {machine()}; {found['operation']['status']}; {date.today()}. {versions}. Written by",
-        "`benchmarks/speed.py`, which `make bench` runs. Within a row both sides took turns in",
-        f"one process, on {THREADS} threads; medians of {REPEATS}, of 5 for `fit` and `predict`.",
+        f"`benchmarks/speed.py`, which `make bench` runs{ended}",
+        f"Within a row both sides took turns in one process, on {THREADS} threads; medians of "
+        f"{REPEATS}, of 5 for `fit` and `predict`.",
         "A turn is one call that is not counted, and then calls for 5 ms. *2x* says that the",
         "native kernel takes half the peer's time. OpenMP waits as it does by default.",
         "",
-        "## Forward and backward in PyTorch, against its own layers",
-        "",
-        "The operation by itself, without a head. The share is that of the rate of PyTorch's",
-        "matrix product (2048 by 2048), in the same process and on as many threads: "
-        + " and ".join(f"{rate:.0f}" for rate in found["operation"]["product"])
-        + " GF/s.",
-        "",
     ]
-    for kind in ("LSTM", "GRU"):
-        rows = []
-        for name, row, narrow in zip(
-            names, found["operation"][kind], found["avx2"][kind], strict=True
-        ):
-            rows.append(
-                [
-                    name,
-                    f"{row['train'][0]:.2f} ms",
-                    times(row["train"][1] / row["train"][0]),
-                    *(f"{share:.0%}" for share in row["shares"]),
-                    times(row["infer"][1] / row["infer"][0]),
-                    times(narrow["train"][1] / narrow["train"][0]),
-                ]
-            )
-        columns = [
-            head, f"{kind}", f"nn.{kind}", "share, 1 thread", f"{THREADS} threads", "inference",
-            "training, both held to AVX2",
-        ]  # fmt: skip
-        lines += table(columns, rows)
+    for sections, part in PARTS:
+        if found.keys() >= set(sections):
+            lines += part(*(found[section] for section in sections))
     lines += [
-        "## Training in JAX and in Keras",
-        "",
-        "One LSTM and a Dense(1), mean squared error. *Raw JAX* is value and gradient of the same",
-        "network as a `lax.scan` at its best. `fit` and `predict` are Keras's, with Adam; the peer",
-        "is the fastest of stock Keras's three backends, each in a process of its own.",
-        "",
-    ]
-    rows = []
-    for i, name in enumerate(names):
-        cells = [name, times(found["jax"]["raw"][i][1] / found["jax"]["raw"][i][0])]
-        for what in ("fit", "predict"):
-            stock = {b: found[b][what][i][-1] for b in ("jax", "torch", "tensorflow")}
-            best = min(stock, key=lambda backend: stock[backend])
-            for backend in ("jax", "torch"):
-                cells.append(times(stock[best] / found[backend][what][i][0]))
-            cells.append(f"{best}, {stock[best]:.2f} ms")
-        rows.append(cells)
-    columns = [
-        head, "raw JAX", "`fit` on JAX", "`fit` on PyTorch", "fastest stock `fit`",
-        "`predict` on JAX", "`predict` on PyTorch", "fastest stock `predict`",
-    ]  # fmt: skip
-    lines += table(columns, rows)
-    lines += [
-        "## Inference on NumPy arrays",
-        "",
-        "`Recurrence.run` against the runtimes that serve models: whole sequences, one LSTM.",
-        "",
-    ]
-    lines += against(head, names, found["inference"])
-    lines += [
-        "## Closed-loop decoding",
-        "",
-        "One LSTM whose output, an affine map of its state, is its next input: a jitted call on",
-        "JAX. OpenVINO and Keras are Python loops over a compiled step.",
-        "",
-    ]
-    decoded = [", ".join(map(str, shape)) for shape in DECODED]
-    lines += against("rows, steps, units", decoded, found["decoding"])
-    lines += [
-        "## A training step of the forecaster",
-        "",
-        "The whole step in `fit` on JAX: X to the state, the prefix, the closed loop, eleven",
-        "quantiles, their loss, AdamW. The peer is the same network on `nn.LSTM` in PyTorch. It is",
-        "shown all values, so it is spared the loop. On one thread it is the CPU's time.",
-        "",
-    ]
-    both = (found["forecaster"]["ms"], found["forecaster_alone"]["ms"])
-    rows = [
-        [name, *(cell for ms in side for cell in (f"{ms[0]:.2f} ms", times(ms[1] / ms[0])))]
-        for name, *side in zip(names, *both, strict=True)
-    ]
-    columns = [
-        "batch, steps, -, units", "forecaster", "network on nn.LSTM", "forecaster, one thread",
-        "network on nn.LSTM",
-    ]  # fmt: skip
-    lines += table(columns, rows)
-    call, plain = found["jax"]["call"]
-    lines += [
-        "## What a call costs",
-        "",
-        f"- A jitted call that runs one step through XLA's custom call: {call:.1f} microseconds; a",
-        f"  jitted matrix product: {plain:.1f}.",
-        f"- A step of one row on NumPy arrays, 64 units: {found['jax']['numpy']:.1f} microseconds",
-        "  (`Recurrence.step`).",
-        "",
         "## Not measured",
         "",
         "No GPU was at hand. There the backend's own recurrence runs (cuDNN), not this kernel.",
@@ -767,11 +682,145 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def operation_part(wide: Mapping[str, Any], avx2: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "## Forward and backward in PyTorch, against its own layers",
+        "",
+        "The operation by itself, without a head. The share is that of the rate of PyTorch's",
+        "matrix product (2048 by 2048), in the same process and on as many threads: "
+        + " and ".join(f"{rate:.0f}" for rate in wide["product"])
+        + " GF/s.",
+        "",
+    ]
+    for kind in ("LSTM", "GRU"):
+        rows = [
+            [
+                name,
+                f"{row['train'][0]:.2f} ms",
+                times(row["train"][1] / row["train"][0]),
+                *(f"{share:.0%}" for share in row["shares"]),
+                times(row["infer"][1] / row["infer"][0]),
+                times(narrow["train"][1] / narrow["train"][0]),
+            ]
+            for name, row, narrow in zip(NAMES, wide[kind], avx2[kind], strict=True)
+        ]
+        columns = [
+            HEAD, f"{kind}", f"nn.{kind}", "share, 1 thread", f"{THREADS} threads", "inference",
+            "training, both held to AVX2",
+        ]  # fmt: skip
+        lines += table(columns, rows)
+    return lines
+
+
+def keras_part(
+    jax: Mapping[str, Any], torch: Mapping[str, Any], tensorflow: Mapping[str, Any]
+) -> list[str]:
+    found = {"jax": jax, "torch": torch, "tensorflow": tensorflow}
+    rows = []
+    for i, name in enumerate(NAMES):
+        cells = [name, times(jax["raw"][i][1] / jax["raw"][i][0])]
+        for what in ("fit", "predict"):
+            stock = {backend: found[backend][what][i][-1] for backend in found}
+            best = min(stock, key=lambda backend: stock[backend])
+            for backend in ("jax", "torch"):
+                cells.append(times(stock[best] / found[backend][what][i][0]))
+            cells.append(f"{best}, {stock[best]:.2f} ms")
+        rows.append(cells)
+    columns = [
+        HEAD, "raw JAX", "`fit` on JAX", "`fit` on PyTorch", "fastest stock `fit`",
+        "`predict` on JAX", "`predict` on PyTorch", "fastest stock `predict`",
+    ]  # fmt: skip
+    return [
+        "## Training in JAX and in Keras",
+        "",
+        "One LSTM and a Dense(1), mean squared error. *Raw JAX* is value and gradient of the same",
+        "network as a `lax.scan` at its best. `fit` and `predict` are Keras's, with Adam; the peer",
+        "is the fastest of stock Keras's three backends, each in a process of its own.",
+        "",
+        *table(columns, rows),
+    ]
+
+
+def inference_part(found: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Inference on NumPy arrays",
+        "",
+        "`Recurrence.run` against the runtimes that serve models: whole sequences, one LSTM.",
+        "",
+        *against(HEAD, NAMES, found),
+    ]
+
+
+def decoding_part(found: Mapping[str, Any]) -> list[str]:
+    decoded = [", ".join(map(str, shape)) for shape in DECODED]
+    return [
+        "## Closed-loop decoding",
+        "",
+        "One LSTM whose output, an affine map of its state, is its next input: a jitted call on",
+        "JAX. OpenVINO and Keras are Python loops over a compiled step.",
+        "",
+        *against("rows, steps, units", decoded, found),
+    ]
+
+
+def forecaster_part(wall: Mapping[str, Any], alone: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [name, *(cell for ms in side for cell in (f"{ms[0]:.2f} ms", times(ms[1] / ms[0])))]
+        for name, *side in zip(NAMES, wall["ms"], alone["ms"], strict=True)
+    ]
+    columns = [
+        "batch, steps, -, units", "forecaster", "network on nn.LSTM", "forecaster, one thread",
+        "network on nn.LSTM",
+    ]  # fmt: skip
+    return [
+        "## A training step of the forecaster",
+        "",
+        "The whole step in `fit` on JAX: X to the state, the prefix, the closed loop, eleven",
+        "quantiles, their loss, AdamW. The peer is the same network on `nn.LSTM` in PyTorch. It is",
+        "shown all values, so it is spared the loop. On one thread it is the CPU's time.",
+        "",
+        *table(columns, rows),
+    ]
+
+
+def call_part(found: Mapping[str, Any]) -> list[str]:
+    call, plain = found["call"]
+    return [
+        "## What a call costs",
+        "",
+        f"- A jitted call that runs one step through XLA's custom call: {call:.1f} microseconds; a",
+        f"  jitted matrix product: {plain:.1f}.",
+        f"- A step of one row on NumPy arrays, 64 units: {found['numpy']:.1f} microseconds",
+        "  (`Recurrence.step`).",
+        "",
+    ]
+
+
+# The parts of the page in their order, each with the sections whose results it shows.
+PARTS: list[tuple[tuple[str, ...], Callable[..., list[str]]]] = [
+    (("operation", "avx2"), operation_part),
+    (("jax", "torch", "tensorflow"), keras_part),
+    (("inference",), inference_part),
+    (("decoding",), decoding_part),
+    (("forecaster", "forecaster_alone"), forecaster_part),
+    (("jax",), call_part),
+]
+
+
+def main() -> None:
+    found: dict[str, Any] = {}
+    began = time.perf_counter()
+    for i, section in enumerate(SECTIONS, 1):
+        print(f"{i} of {len(SECTIONS)}: {section} ...", flush=True)
+        found[section] = measured(section)
+        path = DOCS / f"speed-{found['operation']['status'].partition(',')[0]}.md"
+        path.write_text(page(found))
+        minutes = (time.perf_counter() - began) / 60
+        print(f"  {minutes:.1f} minutes; written to {path.name}", flush=True)
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         print(json.dumps(SECTIONS[sys.argv[1]][1]()))
     else:
-        found = {section: measured(section) for section in SECTIONS}
-        path = DOCS / f"speed-{found['operation']['status'].partition(',')[0]}.md"
-        path.write_text(page(found))
-        print(f"Wrote {path.relative_to(Path.cwd())}.")
+        main()

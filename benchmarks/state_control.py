@@ -184,7 +184,7 @@ def which(found: Any, wanted: Mapping[str, Any], otherwise: str) -> str:
     return next((name for name, value in wanted.items() if same(found, value)), otherwise)
 
 
-def said(error: Exception) -> str:
+def message(error: Exception) -> str:
     """``ErrorName: first words``, without tracebacks, graph nodes and whose call it was."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if lines[0] in ("in user code:", "Graph execution error:"):
@@ -205,7 +205,7 @@ def refused(layer: Any, act: Callable[[], Any], otherwise: Callable[[Any], str])
         kept = False
         with suppress(Exception):  # where the state cannot even be read, it is not kept
             kept = same(read(layer), before)
-        return f"{'refused' if kept else 'state not kept'}: {said(error)}"
+        return f"{'refused' if kept else 'state not kept'}: {message(error)}"
     return otherwise(result)
 
 
@@ -578,7 +578,7 @@ def outcome(behaviour: Behaviour, kind: Kind) -> str:
     except NoSuchCallError as missing:
         return str(missing)
     except Exception as error:
-        return said(error)
+        return message(error)
 
 
 def measure() -> dict[str, Any]:
