@@ -18,7 +18,7 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check fuzz sanitize bench package clean
+.PHONY: help demo test check fuzz sanitize bench package matrix clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  the native kernel under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
+	@echo 'make matrix  the tests on the oldest and newest dependencies, on Python 3.11 and 3.13'
 	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
 	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
 
@@ -77,6 +78,9 @@ bench: $(VENV)/.all
 
 package:
 	@PYTHON=$(PYTHON) tools/package.sh
+
+matrix:
+	@$(PYTHON) tools/matrix.py
 
 clean:
 	rm -rf build dist statecast-demo .pytest_cache .ruff_cache .hypothesis
