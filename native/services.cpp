@@ -201,6 +201,8 @@ bool complete(const statecast_forward_args &a) {
 
 }  // namespace
 
+int64_t statecast_interface(void) { return STATECAST_INTERFACE; }
+
 const char *statecast_built(void) {
     return ""
 #ifdef STATECAST_AMX

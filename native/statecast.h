@@ -52,6 +52,12 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
+/* The number of this interface. It is raised with every change of the declarations below and of what
+ * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
+ * call: a struct of another layout would be read wrongly. */
+enum { STATECAST_INTERFACE = 1 };
+int64_t statecast_interface(void);
+
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
 enum { STATECAST_F32 = 0, STATECAST_F64 = 1 };
 /* Threads. Each call has these two fields: how many threads the host library (PyTorch, JAX) has been told

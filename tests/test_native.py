@@ -168,13 +168,23 @@ def _reference(cell: Any, values: Mapping[str, np.ndarray]) -> Values:
     return outputs | {f"{leaf}n": value for leaf, value in state.items()}
 
 
-def _slope(cell: Any, values: Values, given: Values, name: str, way: np.ndarray) -> float:
-    """How ``sum(given * outputs)`` changes along ``way`` in one of the values: a step along the
-    imaginary axis, which is exact in float64 (Squire and Trapp 1998)."""
+def _slope(
+    cell: Any, values: Values, given: Values, name: str, way: np.ndarray
+) -> tuple[float, float]:
+    """How ``sum(given * outputs)`` changes along ``way`` in one of the values, and the sum of its
+    terms' absolute values: a step along the imaginary axis, which is exact in float64 (Squire and
+    Trapp 1998)."""
     complexes = {n: v if v.dtype == bool else v.astype("complex128") for n, v in values.items()}
     complexes[name] = complexes[name] + 1e-40j * way
     outputs: dict[str, Any] = _reference(cell, complexes)
-    return sum(float((given[n] * outputs[n].imag).sum()) for n in given) / 1e-40
+    terms = np.concatenate([(given[n] * outputs[n].imag).ravel() for n in given]) / 1e-40
+    return float(terms.sum()), float(np.abs(terms).sum())
+
+
+# Rounding errors allowed in a sum: so many times the dtype's epsilon times the sum of its terms'
+# absolute values, for terms may cancel. In 166 random problems on three instruction sets the
+# largest error of a gradient was 5 epsilons, in float32 as in float64.
+EPSILONS = 40
 
 
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
@@ -211,17 +221,31 @@ def _drawn(problem: dict[str, Any], dtype: str) -> tuple[Any, Values]:
     return cell, _values(cell, problem["sizes"], dtype=dtype, **options)
 
 
+# Two problems in which the terms of a gradient nearly cancel: of `base`, and of `decay`.
+CANCELLING: dict[str, Any] = {
+    "kind": "gru", "bias": False, "units": 64, "sizes": (1, 1, 9, 33), "mask": False,
+    "between": "closed", "seed": 1,
+}  # fmt: skip
+CANCELLING_DECAY: dict[str, Any] = {
+    "kind": "rnn", "bias": True, "units": 128, "sizes": (1, 2, 6, 16), "mask": True,
+    "between": "closed", "seed": 3087975465,
+}  # fmt: skip
+
+
 # -- right -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @settings(max_examples=40, deadline=None)
+@example(problem=CANCELLING)
+@example(problem=CANCELLING_DECAY)
 @given(problem=problems)
 def test_outputs_and_gradients_are_the_references(
-    instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
+    instructions: str, dtype: str, problem: dict[str, Any]
 ) -> None:
     native.use(instructions)
+    tolerance = EPSILONS * float(np.finfo(dtype).eps)
     cell, values = _drawn(problem, dtype)
     wide = {n: v if v.dtype == bool else v.astype("float64") for n, v in values.items()}
     outputs = _forward(cell, values)
@@ -235,10 +259,8 @@ def test_outputs_and_gradients_are_the_references(
         assert np.isfinite(gradient).all(), name
         if gradient.size:
             way = rng.choice([-1.0, 1.0], gradient.shape)
-            expected = _slope(cell, wide, given, name, way)
-            # The terms that a gradient adds up may cancel; a weight's has one for every step.
-            least = 0.1 * (values["x"][..., :1].size if name in SHARED else 1)
-            size = max(float(np.abs(gradient).sum()), least)
+            expected, terms = _slope(cell, wide, given, name, way)
+            size = max(float(np.abs(gradient).sum(dtype="float64")), terms)
             error = abs(float((gradient.astype("float64") * way).sum()) - expected)
             assert error <= tolerance * size, name
 
@@ -254,7 +276,7 @@ def test_a_thousand_steps_stay_close(kind: str) -> None:
     given = _given(cell, values, 2)
     way = np.random.default_rng(3).choice([-1.0, 1.0], values["u"].shape)
     gradient = _backward(cell, values, given)["u"]
-    expected = _slope(cell, wide, given, "u", way)
+    expected, _ = _slope(cell, wide, given, "u", way)
     assert abs((gradient * way).sum() - expected) <= 2e-6 * np.abs(gradient).sum()
 
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statecast import control, data, evaluate, heads, layers, plots
     from statecast.control.models import (
-        ResetStates,
-        Windows,
         explain_state,
         get_state,
         peek,
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
         take_control,
         trajectory,
     )
+    from statecast.control.windows import ResetStates, Windows
     from statecast.errors import (
         ArgumentError,
         DataError,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     )
     from statecast.evaluate.cross_validation import Scores, cross_validation
     from statecast.forecast.forecaster import Forecaster
-    from statecast.layers.recurrent import InitialState
+    from statecast.layers.initial import InitialState
     from statecast.recurrence import cells
     from statecast.recurrence.kernels.native import Recurrence
     from statecast.state import State

@@ -1,10 +1,8 @@
-"""The state of whole Keras models: read, set, reset, follow."""
+"""The state of whole Keras models: read, set, reset, record, explain."""
 
 from statecast.control.models import (
     Explanation,
     LayerStart,
-    ResetStates,
-    Windows,
     explain_state,
     get_state,
     peek,
@@ -13,6 +11,7 @@ from statecast.control.models import (
     take_control,
     trajectory,
 )
+from statecast.control.windows import ResetStates, Windows
 
 __all__ = [
     "Explanation",

@@ -1,13 +1,12 @@
 """Keras layers whose state is under control."""
 
+from statecast.layers.initial import Affine, InitialState
 from statecast.layers.recurrent import (
     GRU,
     LSTM,
     RNN,
-    Affine,
     Bidirectional,
     Controlled,
-    InitialState,
     SimpleRNN,
     controlled,
 )

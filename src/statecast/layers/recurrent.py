@@ -1,16 +1,11 @@
-"""Keras layers that put recurrent state in the user's hands.
+"""Recurrent Keras layers whose state can be read, set and reset.
 
-``LSTM``, ``GRU``, ``SimpleRNN``, ``RNN`` and ``Bidirectional`` take the place of Keras's:
-the same arguments, weights, outputs and config, and a state that can be read, set and
-reset. Two things are never confused. The *initial state* is where a fresh row starts:
-``initial_state=`` in the call, or else the layer's own (``set_initial_state``). The
-*current state* is where a running row's next step starts (``state``, ``reset_states``).
+``LSTM``, ``GRU``, ``SimpleRNN``, ``RNN`` and ``Bidirectional`` replace Keras's layers of the same
+names, and have the same arguments, weights, outputs and config. The *initial state* is where a
+fresh row starts: ``initial_state=`` in the call, or else the layer's own (``set_initial_state``).
+The *current state* is where the next step of a running row starts (``state``, ``reset_states``).
 
-``InitialState`` computes an initial state from static features. An ensemble is one layer
-whose weights carry a leading ``members`` axis, so that all members run as one batched
-product.
-
-A fresh process imports this module before ``keras.models.load_model``, so that Keras finds them.
+Import this module before ``keras.models.load_model``, so that Keras knows the classes.
 """
 
 from __future__ import annotations
@@ -18,9 +13,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,415 +23,52 @@ from keras import ops, tree
 from keras.src.backend import get_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from statecast.errors import ArgumentError, DataError, NotStatefulError, StateError
-from statecast.layers.current import (
-    CurrentState,
-    InitialVectors,
-    Joined,
-    LiveState,
-    StateVariable,
-    in_order,
-    refuse_traced,
-    runs_again,
-    seen_before,
-    settle_layer,
+from statecast.errors import ArgumentError, NotStatefulError, StateError
+from statecast.layers.current import CurrentState, InitialVectors, LayerStates, LiveState
+from statecast.layers.initial import InitialState, check_source
+from statecast.layers.keras_cells import (
+    KerasCell,
+    TracedCell,
+    leaf_names,
+    state_shapes,
+    stock_cell,
+    stock_weights,
 )
-from statecast.recurrence import cells
-from statecast.recurrence.cells import ACTIVATIONS, Cell, Leaves, Weights, within
+from statecast.layers.user_states import flatten_states, leaf_name
+from statecast.layers.variables import (
+    StateVariable,
+    called_before,
+    recomputation,
+    refuse_traced,
+    restore_values_of,
+)
+from statecast.recurrence.cells import Cell, Leaves, Weights, within
 from statecast.recurrence.run import explain, run
 from statecast.state import State, at_rest, refuse_without_numbers
 
-SOURCES = ("features", "learned", "zeros")
 KERNEL_OF: Mapping[Any, str | None] = {"auto": None, True: "fused", False: "loop"}  # use_cudnn
 
 
-@keras.saving.register_keras_serializable("statecast")
-class Affine(keras.layers.Layer):
-    """``activation(x W + b)`` with an optional leading ``members`` axis.
-
-    Parameters
-    ----------
-    units : int
-        Width of the output.
-    activation : str, optional
-        Any Keras activation; none by default.
-    members : int, optional
-        Members of an ensemble; weights are then ``(members, in, units)``.
-    scale : float
-        The initial weights' standard deviation is ``scale / sqrt(in)``.
-    seed : int or keras.random.SeedGenerator, optional
-
-    Call with ``(..., rows, in)``, or ``(members or 1, rows, in)`` in an ensemble; returns
-    ``(..., rows, units)``.
-    """
-
-    def __init__(
-        self,
-        units: int,
-        activation: str | None = None,
-        *,
-        members: int | None = None,
-        scale: float = 1.0,
-        seed: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.units = units
-        self.activation = keras.activations.get(activation)
-        self.members = members
-        self.scale = scale
-        self.seed = seed
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        lead = () if self.members is None else (self.members,)
-        width = shape[-1] or 0
-        # Not Glorot: it would count the members as part of the fan.
-        normal = keras.initializers.RandomNormal(
-            stddev=self.scale / max(width, 1) ** 0.5, seed=self.seed
-        )
-        self.kernel = self.add_weight(
-            name="kernel", shape=(*lead, width, self.units), initializer=normal
-        )
-        self.bias = self.add_weight(name="bias", shape=(*lead, self.units), initializer="zeros")
-
-    def call(self, x: Any) -> Any:
-        return self.activation(ops.matmul(x, self.kernel) + self.bias[..., None, :])
-
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        lead = shape[:-2] if self.members is None else (self.members,)
-        return (*lead, shape[-2], self.units)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "members": self.members,
-            "scale": self.scale,
-            "seed": self.seed if isinstance(self.seed, int) else None,
-        }
-
-
-@keras.saving.register_keras_serializable("statecast")
-class InitialState(keras.layers.Layer):
-    """The initial state of a cell or a stack of cells: where a reset goes.
-
-    With ``source="features"`` the static features X set it: hidden layers shared by all
-    leaves (``depth - 1`` of them), then a linear head for each leaf, so that h and c, and
-    each layer of a stack, get vectors of their own (Karpathy and Fei-Fei 2015 condition a
-    recurrence on image features in this way). The gradient reaches X.
-
-    Parameters
-    ----------
-    cell : Cell, layer, or mapping of str to tuple of int
-        Whose state: ``cells.LSTM(32)``, ``cells.Stack([cells.GRU(16), cells.GRU(16)])``, a
-        layer of this module, or leaf names and shapes (without rows) themselves.
-    source : {"features", "learned", "zeros"}, float or mapping of str to array
-        From X; one trained vector for every row; zeros; one number in every place; or a
-        constant of the leaf's shape (without rows) for each leaf.
-    depth : int
-        Layers between X and the state, heads included; for ``"features"``.
-    width : int, optional
-        Units of the hidden layers; by default those of the widest leaf.
-    activation : str
-        Of the hidden layers.
-    members : int, optional
-        Members of an ensemble: weights and leaves get a leading axis.
-    seed : int, optional
-
-    Call
-    ----
-    x : tensor, float, ``(rows, features)``, or ``(members or 1, rows, features)``
-        Other sources than ``"features"`` take only the number of rows from it.
-    returns : dict of str to tensor, ``(rows, units)`` or ``(members, rows, units)``
-
-    Raises
-    ------
-    ArgumentError
-        An unknown source, or depth or width below 1.
-    StateError
-        A constant whose leaves or shapes are not the cell's.
-    DataError
-        ``source="features"`` and X has no feature.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from statecast import cells
-    >>> X = np.ones((2, 3), "float32")
-    >>> start = InitialState(cells.LSTM(4), depth=2)(X)
-    >>> {name: tuple(leaf.shape) for name, leaf in start.items()}
-    {'h': (2, 4), 'c': (2, 4)}
-    """
-
-    def __init__(
-        self,
-        cell: Any,
-        source: Any = "features",
-        *,
-        depth: int = 1,
-        width: int | None = None,
-        activation: str = "tanh",
-        members: int | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        shapes = getattr(cell, "state_shapes", cell)
-        self.state_shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.source = _checked_source(source, self.state_shapes)
-        for name, value in (("depth", depth), ("width", width)):
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name}: expected 1 or more, received {value}.")
-        self.depth = depth
-        self.width = width or max(shape[-1] for shape in self.state_shapes.values())
-        self.activation = activation
-        self.members = members
-        self.seed = seed
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        lead = () if self.members is None else (self.members,)
-        if self.source == "learned":
-            self.leaves = {
-                name: self.add_weight(
-                    name=name.replace("/", "_"), shape=(*lead, *leaf), initializer="zeros"
-                )
-                for name, leaf in self.state_shapes.items()
-            }
-        elif self.source == "features":
-            if not shape[-1]:
-                raise DataError(
-                    "X has no feature, so it cannot set the initial state. Pass static "
-                    'features, or choose source="learned" or "zeros".'
-                )
-            # One generator for all: the same number twice would start h and c alike.
-            seed = keras.random.SeedGenerator(self.seed) if self.seed is not None else None
-            options = {"members": self.members, "seed": seed, "dtype": self.dtype_policy}
-            self.trunk = [
-                Affine(self.width, self.activation, name=f"trunk_{i}", **options)
-                for i in range(self.depth - 1)
-            ]
-            self.heads = {
-                name: Affine(leaf[-1], scale=0.5, name=name.replace("/", "_"), **options)
-                for name, leaf in self.state_shapes.items()
-            }
-            for layer in self.trunk:
-                layer.build(shape)
-                shape = (*lead, shape[-2], self.width)
-            for layer in self.heads.values():
-                layer.build(shape)
-
-    def call(self, x: Any) -> dict[str, Any]:
-        if self.source == "features":
-            for layer in self.trunk:
-                x = layer(x)
-            return {name: layer(x) for name, layer in self.heads.items()}
-        rows = ops.zeros_like(x[..., :1]) if x.shape[-1] else ops.zeros((*ops.shape(x)[:-1], 1))
-        rows = ops.cast(rows, self.compute_dtype)
-        if self.members is not None:  # x may stand for all members alike
-            rows = rows + ops.zeros((self.members, 1, 1), self.compute_dtype)
-        return {name: rows + self._constant(name) for name in self.state_shapes}
-
-    def _constant(self, name: str) -> Any:
-        if self.source == "learned":
-            return ops.cast(self.leaves[name][..., None, :], self.compute_dtype)
-        shape = self.state_shapes[name]
-        value = self.source[name] if isinstance(self.source, dict) else self.source
-        value = 0.0 if self.source == "zeros" else value
-        return ops.convert_to_tensor(np.broadcast_to(value, shape), dtype=self.compute_dtype)
-
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> dict[str, Any]:
-        lead = shape[:-2] if self.members is None else (self.members,)
-        return {name: (*lead, shape[-2], *leaf) for name, leaf in self.state_shapes.items()}
-
-    def get_config(self) -> dict[str, Any]:
-        source = self.source
-        if isinstance(source, dict):
-            source = {name: value.tolist() for name, value in source.items()}
-        return super().get_config() | {
-            "cell": {name: list(shape) for name, shape in self.state_shapes.items()},
-            "source": source,
-            "depth": self.depth,
-            "width": self.width,
-            "activation": self.activation,
-            "members": self.members,
-            "seed": self.seed,
-        }
-
-
-def _checked_source(source: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    if isinstance(source, str) and source in SOURCES:
-        return source
-    if isinstance(source, Mapping):
-        for name, value in source.items():
-            refuse_without_numbers(value, f"Leaf {name!r}")
-        constants = {name: np.asarray(value, "float32") for name, value in source.items()}
-        if set(constants) != set(shapes):
-            raise StateError(f"Expected constants for {list(shapes)}, received {list(constants)}.")
-        for name, shape in shapes.items():
-            if constants[name].shape != shape:
-                raise StateError(
-                    f"Leaf {name!r}: expected a constant of shape {shape}, "
-                    f"received {constants[name].shape}."
-                )
-            if not np.isfinite(constants[name]).all():
-                raise StateError(f"Leaf {name!r}: expected finite numbers.")
-        return constants
-    if isinstance(source, (int, float)) and not isinstance(source, bool):
-        if not np.isfinite(np.float32(source)):
-            raise StateError(f"Expected a finite number, received {source}.")
-        return float(source)
-    raise ArgumentError(
-        f"source: expected one of {SOURCES}, a number, or a constant for each leaf; "
-        f"received {source!r}."
-    )
-
-
-# -- Keras's cells as ours -------------------------------------------------------------------
-
-
-def _names(cell: Any) -> Any:
-    """The leaves' names of a Keras cell, nested as the cell nests its states."""
-    if isinstance(cell, keras.layers.StackedRNNCells):
-        return [_scoped(_names(inner), i) for i, inner in enumerate(cell.cells)]
-    if isinstance(cell, keras.layers.LSTMCell):
-        return ["h", "c"]
-    if isinstance(cell, (keras.layers.GRUCell, keras.layers.SimpleRNNCell)):
-        return "h"
-
-    def name(sizes: Any, path: str) -> Any:
-        if isinstance(sizes, int):
-            return path or "state"
-        return [name(size, f"{path}/{i}" if path else str(i)) for i, size in enumerate(sizes)]
-
-    return name(cell.state_size, "")
-
-
-def _scoped(names: Any, scope: int) -> Any:
-    return tree.map_structure(lambda name: f"{scope}/{name}", names)
-
-
-@dataclass(frozen=True, eq=False)
-class _KerasCell(Cell):
-    """Any Keras cell, nested and custom ones too, as one of ours; it owns its weights.
-
-    The loop kernel runs it. What a step draws at random (a dropout mask) is drawn before
-    the steps, as Keras does.
-    """
-
-    layer: Any
-    width: tuple[int, ...]
-    training: bool = False
-
-    pure: ClassVar[bool] = False  # the weights are the layer's
-
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        return _state_shapes(self.layer)
-
-    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
-        names = _names(self.layer)
-        states = tree.map_structure(lambda name: state[name], names)
-        options = {}
-        if getattr(self.layer, "_call_has_training_arg", False):
-            options["training"] = self.training
-        if len(self.width) > 1:  # steps of more than one axis came flat
-            x = xp.reshape(x, (-1, *self.width))
-        y, after = self.layer(x, states if isinstance(states, list) else [states], **options)
-        leaves = dict(zip(tree.flatten(names), tree.flatten(after), strict=True))
-        return y, {name: ops.cast(leaf, state[name].dtype) for name, leaf in leaves.items()}
-
-
-def _state_shapes(cell: Any) -> dict[str, tuple[int, ...]]:
-    names, sizes = tree.flatten(_names(cell)), tree.flatten(cell.state_size)
-    if len(names) != len(sizes):
-        raise ArgumentError(
-            f"cell {type(cell).__name__}: state_size: expected a whole number for each state, in "
-            f"a list where there are several; received {cell.state_size}."
-        )
-    return {name: (size,) for name, size in zip(names, sizes, strict=True)}
-
-
-def _plain(cell: Any) -> Any:
-    """A stock Keras cell as one of ours, which every kernel knows; None where it is not one."""
-    if type(cell) is keras.layers.StackedRNNCells:
-        inner = [_plain(c) for c in cell.cells]
-        if any(c is None for c in inner) or any(c.dropout for c in cell.cells):
-            return None
-        return cells.Stack(inner)
-    kinds = {
-        keras.layers.SimpleRNNCell: cells.SimpleRNN,
-        keras.layers.GRUCell: cells.GRU,
-        keras.layers.LSTMCell: cells.LSTM,
-    }
-    if type(cell) not in kinds or cell.recurrent_dropout:
-        return None
-    options: dict[str, Any] = {"units": cell.units, "use_bias": cell.use_bias}
-    for role in ("activation", "recurrent_activation"):
-        function = getattr(cell, role, None)
-        if function is not None:
-            name = getattr(function, "__name__", None)
-            if name not in ACTIVATIONS or keras.activations.get(name) is not function:
-                return None
-            options[role] = name
-    if isinstance(cell, keras.layers.GRUCell):
-        options["reset_after"] = cell.reset_after
-    return kinds[type(cell)](**options)
-
-
-def _weights(cell: Any) -> dict[str, Any]:
-    """The weights of a stock Keras cell, by our names."""
-    if isinstance(cell, keras.layers.StackedRNNCells):
-        return {f"{i}/{n}": w for i, c in enumerate(cell.cells) for n, w in _weights(c).items()}
-    names = ("kernel", "recurrent_kernel", "bias")
-    found = {name: getattr(cell, name, None) for name in names}
-    return {name: ops.convert_to_tensor(w) for name, w in found.items() if w is not None}
-
-
-@dataclass(frozen=True)
-class _Traced(Cell):
-    """A cell that also puts out every leaf it leaves, side by side."""
-
-    cell: Cell
-
-    @property
-    def pure(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.cell.pure
-
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.cell.state_shapes
-
-    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        return self.cell.weight_shapes(width)
-
-    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
-        y, after = self.cell.step(weights, x, state, xp)
-        return xp.concatenate([y, *after.values()], axis=-1), after
-
-
-# -- what layers with a state share ---------------------------------------------------------
+# -- what all layers share --------------------------------------------------------------------
 
 
 class Controlled:
-    """What every layer with a state can do; ``RNN`` and ``Bidirectional`` share it."""
+    """A layer whose state is under control: the base of ``RNN`` and ``Bidirectional``."""
 
     name: str
 
     def recurrences(self) -> dict[str, RNN]:
-        """The layers that keep the state, by the name that goes before their leaves."""
+        """The layers that keep the state, by the prefix of their leaves' names."""
         raise NotImplementedError
 
     @property
     def stateful(self) -> bool:
-        """Whether the state is kept between calls; to be chosen before the layer is built.
+        """Whether the state is kept between calls. It can be set until the layer is built.
 
         Raises
         ------
         StateError
-            A change after the layer was built: compiled steps would not see it.
+            A change after the layer was built, which compiled steps would ignore.
         """
         return all(layer._stateful for layer in self.recurrences().values())
 
@@ -445,9 +77,9 @@ class Controlled:
         layers = self.recurrences().values()
         if any(layer.built and layer._stateful != bool(value) for layer in layers):
             raise StateError(
-                f"layer {self.name!r}: stateful={value} was set after the layer was built. Steps "
-                "that are compiled would not see it, so it has to be chosen before. Make the layer "
-                f"with stateful={value}, or take a copy: take_control(model, stateful={value})."
+                f"layer {self.name!r}: stateful={value} was set after the layer was built. "
+                f"Compiled steps would ignore it. Make the layer with stateful={value}, or make a "
+                f"copy of the model: take_control(model, stateful={value})."
             )
         for layer in layers:
             layer._stateful = bool(value)
@@ -456,9 +88,9 @@ class Controlled:
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Leaf name to shape, without rows."""
         return {
-            f"{name}/{leaf}" if name else leaf: (size,)
+            leaf_name(name, leaf): shape
             for name, layer in self.recurrences().items()
-            for leaf, (size,) in _state_shapes(layer.cell).items()
+            for leaf, shape in state_shapes(layer.cell).items()
         }
 
     def reset_states(
@@ -469,54 +101,59 @@ class Controlled:
         batch_size: int | None = None,
         allow_nonfinite: bool = False,
     ) -> None:
-        """Reset the current state, or set it. The initial state stays as it is.
+        """Reset the current state, or set it. The initial state does not change.
 
         Parameters
         ----------
         states : State, mapping of str to array, or list of arrays, optional
-            What the next step starts from, ``(rows, units)`` for each leaf; a list in Keras's
-            order (h, c), flat or nested. By default the rows are fresh: they start from their
-            initial state.
+            Where the next step starts: ``(rows, units)`` for each leaf; a list in Keras's order
+            (h, c), flat or nested. By default the rows are reset: they start from their initial
+            state.
         rows : int, list of int, slice or mask, optional
-            Which rows; all by default.
+            The rows to reset or set; all by default.
         batch_size : int, optional
-            How many rows there are from now on, all anew.
+            The number of rows from now on; all rows are replaced.
         allow_nonfinite : bool
-            Let NaN and infinite values pass.
+            Allow NaN and infinite values.
 
         Raises
         ------
         NotStatefulError
             The layer is not stateful, so a set would have no effect.
+        ArgumentError
+            ``batch_size`` is not a whole number of 1 or more, or is given with ``rows``.
         StateError
-            Other leaves, count, rank, units or rows; a row out of range; values that are no
-            finite numbers; an unknown batch size. Nothing was written then.
+            Other leaves, or another number of leaves, axes, rows or units; a row out of range;
+            values that are not finite numbers; an unknown batch size. In all cases nothing is
+            written.
         """
-        self._joined().reset(states, rows, batch_size=batch_size, allow_nonfinite=allow_nonfinite)
+        self._layer_states().reset(
+            states, rows, batch_size=batch_size, allow_nonfinite=allow_nonfinite
+        )
 
     reset_state = reset_states
 
-    def _joined(self) -> Joined:
+    def _layer_states(self) -> LayerStates:
         where = f"layer {self.name!r}"
         if not self.stateful:
             raise NotStatefulError(
-                f"{where} is not stateful: it keeps no state between calls, so there is none to "
-                "read or set. Make it with stateful=True, or pass initial_state= in the call."
+                f"{where} is not stateful: it keeps no state between calls that could be read or "
+                "set. Make it with stateful=True, or pass initial_state= in the call."
             )
         layers = self.recurrences()
-        if any(layer._current_state is None for layer in layers.values()):
+        if any(layer.current_state is None for layer in layers.values()):
             raise StateError(
                 f"{where} is not built: its batch size is unknown, so it has no rows yet. Call "
                 "it once, or put it into a model with Input(batch_shape=(rows, ...))."
             )
-        return Joined(layers, where)
+        return LayerStates(layers, where)
 
     @property
     def state(self) -> State:
-        """The current state, every row: ``(rows, units)`` for each leaf, NumPy.
+        """The current state of all rows: NumPy arrays ``(rows, units)``.
 
-        What the last step left, or what was set since. A fresh row reads as the layer's own
-        initial state; one that is to start from a state passed in the call has none yet.
+        It is the state after the last step, or what was set since. A fresh row reads as the
+        layer's own initial state, even if the next call passes another.
 
         Raises
         ------
@@ -525,11 +162,11 @@ class Controlled:
         StateError
             The batch size is unknown, so there are no rows yet.
         """
-        return self._joined().read()
+        return self._layer_states().read()
 
     def _check_call(self, sequences: Any, passed: Any, options: Mapping[str, Any]) -> None:
-        """Refuse what Keras would make tensors of in silence, before the layer is built."""
-        if in_stateless_scope():  # of Keras, which may know shapes alone
+        """Refuse arguments that are not numbers, before Keras converts them to tensors."""
+        if in_stateless_scope():  # Keras calls the layer, perhaps with shapes alone
             return
         if self.stateful:
             refuse_traced([sequences])
@@ -539,17 +176,20 @@ class Controlled:
                 refuse_without_numbers(array, f"layer {self.name!r}: {name}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Here, since Keras looks at a list of variables before any property does.
-        if name in ("state", "states") and value is not None:  # None: Keras's own __init__
+        # Not in the property's setter: Keras tracks a list of variables before it calls that.
+        # Keras's own __init__ sets None.
+        if name in ("state", "states") and value is not None:
             raise StateError(
-                f"layer {self.name!r}: what is put in place of `{name}` would not be seen by the "
-                "compiled steps. Use layer.reset_states(states), or layer.states[0].assign(value)."
+                f"layer {self.name!r}: compiled steps would ignore what is assigned to `{name}`. "
+                "Use layer.reset_states(states), or layer.states[0].assign(value)."
             )
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "state":  # the property raised an AttributeError: PyTorch would hide it
-            return self._joined().read()
+        # The property raised an AttributeError (NotStatefulError is one). PyTorch would replace it
+        # by a message of its own; reading again raises ours.
+        if name == "state":
+            return self._layer_states().read()
         inherited = getattr(super(), "__getattr__", None)
         if inherited is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -560,10 +200,10 @@ class Controlled:
 
 
 def _signed_as(stock: Any) -> Callable[[Any], Callable[..., None]]:
-    """A decorator: a constructor with the signature of Keras's layer, and ``initial_state``.
+    """A decorator that gives a constructor the signature of Keras's layer, and ``initial_state``.
 
-    ``help`` shows the signature. Keras binds the arguments to it, and marks an instance made with
-    arguments that have no names (``_auto_config_error_args``).
+    ``help`` shows the signature, and Keras binds the arguments to it. With a bare ``*args`` Keras
+    would mark each instance as not serializable (``_auto_config_error_args``).
     """
     signature = inspect.signature(stock.__init__)
     *named, others = signature.parameters.values()  # the last is **kwargs
@@ -582,35 +222,36 @@ def _signed_as(stock: Any) -> Callable[[Any], Callable[..., None]]:
 
 @keras.saving.register_keras_serializable("statecast")
 class RNN(Controlled, keras.layers.RNN):
-    """``keras.layers.RNN`` with its state under control: any cell, any stack of cells.
+    """``keras.layers.RNN`` with its state under control, for any cell or stack of cells.
 
     Parameters
     ----------
     *args, **kwargs
         Those of the Keras layer of the same name.
     initial_state : "zeros", "learned", number, mapping or list of arrays, optional
-        The layer's own initial state, see ``set_initial_state``. By default what the cell says
-        in ``get_initial_state``: zeros, for Keras's cells.
+        The layer's own initial state, see ``set_initial_state``. By default that of the cell's
+        ``get_initial_state``: zeros, for Keras's cells.
 
     Call
     ----
     sequences : tensor, float, ``(rows, steps, features)``
-        No step is an ordinary problem: the output is zero and the state comes back.
+        Zero steps are valid: the output is zero and the state does not change.
     initial_state : list or mapping of tensors, ``(rows, units)``, optional
-        Where fresh rows start, and where a reset goes; the gradient reaches it. A running row
-        of a stateful layer goes on from its current state.
+        Where fresh rows start, and rows that are reset. The gradient reaches it. A running row of
+        a stateful layer starts from its current state instead.
     mask : tensor, bool, ``(rows, steps)``, optional
-        False skips the step: the state stays, the output repeats the last one (zero before the
-        first step that counts).
+        Where False, the step is skipped: the state does not change, and the output repeats the
+        last one (zero before the first step taken).
     training : bool
     reset : tensor, bool, ``(rows,)`` or ``(rows, steps)``, optional
-        Rows that start afresh at the first step, or before the given steps. No gradient passes
-        a reset. With ``go_backwards`` the cut lies at the same place in time.
+        Rows that start from their initial state at the first step, or before the given steps. No
+        gradient passes a reset. With ``go_backwards`` a reset separates the same two steps as
+        without.
 
     Stateful
     --------
-    A row is its place in the batch. A call with fewer rows than there are uses and advances
-    the first; one with more finds the others fresh.
+    A row is its place in the batch. A call with fewer rows than the current state has uses and
+    advances the first ones. In a call with more, the additional rows are fresh.
 
     Raises
     ------
@@ -620,21 +261,23 @@ class RNN(Controlled, keras.layers.RNN):
         ``use_cudnn=True`` and no fused kernel can run this.
     """
 
-    _stateful = False  # see `stateful`
+    # What other modules of statecast may use beside the public methods: `current_state`,
+    # `read_leaves`, `fresh_start`, `explain_kernels` and `recorded_steps`.
+
+    _stateful = False  # see the property `stateful`
 
     @_signed_as(keras.layers.RNN)
     def __init__(self, *args: Any, initial_state: Any = None, **kwargs: Any) -> None:
-        self._current_state: Any = None  # a CurrentState, once built and if stateful
-        self._passed: str | None = None  # how the last call came by its initial state
-        self._seen: dict[str, bool] = {}  # and whether it came with a mask or resets
-        self._traces: Any = None  # a list, while `trajectory` collects
+        self.current_state: Any = None  # a CurrentState, if stateful and once built
+        self._passed: str | None = None  # the initial state of the last call: "passed", "from X"
+        self._last_call: dict[str, bool] = {}  # whether it had a mask, and resets
+        self._recorded: list[dict[str, Any]] | None = None  # see `recorded_steps`
         self._source: Any = None
         self._initial: InitialVectors | None = None
         super().__init__(*args, **kwargs)
+        # The layer computes whole steps again, see `_rematerializes`; its cell by itself does not.
         for part in getattr(self.cell, "_flatten_layers", list)():
-            part._remat_mode = (
-                None  # the layer's own holds for its cell: whole steps, see `_remats`
-            )
+            part._remat_mode = None
         if initial_state is not None:
             self.set_initial_state(initial_state)
 
@@ -647,13 +290,13 @@ class RNN(Controlled, keras.layers.RNN):
         if isinstance(self.cell, keras.layers.Layer) and not self.cell.built:
             self.cell.build((sequences_shape[0], *sequences_shape[2:]))
             self.cell.built = True
-        if self._initial is None and (self._source is not None or not self._own_start()):
+        if self._initial is None and (self._source is not None or not self._cell_sets_start()):
             make = self._trained_vector if self._source == "learned" else self._constant_vector
             self._initial = InitialVectors(
                 {leaf: make(leaf, shape) for leaf, shape in self.state_shapes.items()}
             )
-        if self.stateful and self._current_state is None:
-            self._current_state = CurrentState(
+        if self.stateful and self.current_state is None:
+            self.current_state = CurrentState(
                 self.state_shapes, self.variable_dtype, sequences_shape[0] or 0
             )
 
@@ -674,13 +317,13 @@ class RNN(Controlled, keras.layers.RNN):
 
     @property
     def variables(self) -> list[Any]:
-        """Weights and seeds, and what carries the state; the latter is in no weight file.
+        """Weights, seeds, and the state variables, which are in no weight file.
 
-        A layer that keeps no state and was told no initial state has Keras's variables.
+        Without a state and an initial state of its own a layer has the variables of Keras's.
         """
         found = super().variables
-        if self._current_state is not None:
-            found = found + self._current_state.variables
+        if self.current_state is not None:
+            found = found + self.current_state.variables
         elif self._source is None:
             return found
         if self._initial is not None and self._source != "learned":
@@ -702,28 +345,31 @@ class RNN(Controlled, keras.layers.RNN):
     # -- the initial state ------------------------------------------------------------------
 
     def set_initial_state(self, source: Any) -> None:
-        """Set the layer's own initial state: where a reset goes. The current state stays.
+        """Set the layer's own initial state. The current state does not change.
 
         Parameters
         ----------
         source : "zeros", "learned", number, mapping of str to array, or list of arrays
-            Zeros; one trained vector for every row (to be chosen before the layer is built);
-            one number in every place; or ``(units,)`` for each leaf, in Keras's order (h, c).
-            For a state that differs from row to row, pass ``initial_state=`` in the call.
+            Zeros; one trained vector, the same for every row (only before the layer is built);
+            one number for all units; or ``(units,)`` for each leaf, a list in Keras's order
+            (h, c). For a state that differs from row to row, pass ``initial_state=`` in the call.
 
         Raises
         ------
-        ArgumentError, StateError
-            None of these, or constants of other leaves or shapes. Nothing was changed then.
+        ArgumentError
+            None of these.
+        StateError
+            Constants of other leaves or shapes; ``"learned"`` chosen or given up after the layer
+            was built; a cell with an initial state of its own. In all cases nothing changes.
         """
         where = f"layer {self.name!r}"
         if isinstance(source, keras.layers.Layer):
             raise ArgumentError(
-                f"{where}: a state computed from X differs from row to row: pass it in the call, "
+                f"{where}: a state computed from X differs from row to row. Pass it in the call: "
                 "layer(sequences, initial_state=InitialState(layer)(X))."
             )
         if isinstance(source, (list, tuple)):
-            flat = in_order(source, axes=1)
+            flat = flatten_states(source, axes=1)
             if len(flat) != len(self.state_shapes):
                 raise StateError(
                     f"{where}: expected {len(self.state_shapes)} constants "
@@ -731,22 +377,22 @@ class RNN(Controlled, keras.layers.RNN):
                 )
             source = dict(zip(self.state_shapes, flat, strict=True))
         if isinstance(source, str) and source == "features":
-            source = None  # a source of InitialState, not of a layer's own
+            source = None  # valid for InitialState, but not here
         try:
-            source = _checked_source(source, self.state_shapes)
+            source = check_source(source, self.state_shapes)
         except (ArgumentError, StateError) as error:
             raise type(error)(f"{where}: {error}") from None
         if self.built and (source == "learned") != (self._source == "learned"):
             raise StateError(
-                f"{where}: whether the initial state is learned is a matter of its weights, so it "
-                "has to be said before the layer is built: initial_state='learned'."
+                f"{where}: a learned initial state is a weight of the layer, so it can only be "
+                "chosen before the layer is built: initial_state='learned'."
             )
         if self.built and self._initial is None:
             raise StateError(
-                f"{where}: its cell computes its own initial state, and compiled steps may hold "
-                "that; choose another before the layer is built."
+                f"{where}: its cell computes its own initial state, which compiled steps may "
+                "already use. Choose another before the layer is built."
             )
-        settle_layer(self)
+        restore_values_of(self)
         self._source = source
         if self.built and self._initial is not None and source != "learned":
             for leaf, vector in self._initial.vectors.items():
@@ -758,8 +404,8 @@ class RNN(Controlled, keras.layers.RNN):
             value = 0.0
         return np.broadcast_to(value, shape).astype("float32")
 
-    def _own_start(self) -> bool:
-        """Whether the cell has an initial state of its own, not Keras's zeros."""
+    def _cell_sets_start(self) -> bool:
+        """Whether the cell computes an initial state, instead of Keras's zeros."""
         stock = (
             keras.layers.SimpleRNNCell,
             keras.layers.GRUCell,
@@ -778,7 +424,7 @@ class RNN(Controlled, keras.layers.RNN):
         return own(self.cell)
 
     def _fresh(self, passed: Any, rows: Any) -> dict[str, Any]:
-        """Where fresh rows of this call start: leaves ``(rows, units)``."""
+        """Where fresh rows of a call start: leaves ``(rows, units)``."""
         dtype = self.cell.compute_dtype
         if passed is not None:
             leaves = self._passed_leaves(passed)
@@ -791,9 +437,10 @@ class RNN(Controlled, keras.layers.RNN):
             found = [tuple(value.shape[1:]) for value in start]
             if found != list(self.state_shapes.values()):
                 raise StateError(
-                    f"layer {self.name!r}: the cell's state_size says "
-                    f"{list(self.state_shapes.values())} a row, and its get_initial_state gives "
-                    f"{found}. State sizes are whole numbers, one for each state."
+                    f"layer {self.name!r}: the cell's state_size gives the shapes "
+                    f"{list(self.state_shapes.values())} for a row, and its get_initial_state "
+                    f"{found}. They have to agree: state sizes are whole numbers, one for each "
+                    "state."
                 )
             leaves = dict(zip(self.state_shapes, start, strict=True))
         return {leaf: ops.cast(value, dtype) for leaf, value in leaves.items()}
@@ -832,27 +479,29 @@ class RNN(Controlled, keras.layers.RNN):
 
     @property
     def states(self) -> Any:
-        """The current state as Keras gives it, (h, c) or nested, live: each leaf reads as it is
-        now and can be assigned. None for a layer that is not stateful or not yet built."""
-        if not self.stateful or self._current_state is None:
+        """The current state in Keras's form: (h, c), or nested. Each leaf always has the current
+        values, and can be assigned. None for a layer that is not stateful or not yet built."""
+        if not self.stateful or self.current_state is None:
             return None
 
-        def live(names: Any) -> Any:  # tuples: a state put in a leaf's place would not be seen
+        # In tuples, so that no one can replace an element, which would have no effect.
+        def live(names: Any) -> Any:
             return LiveState(self, names) if isinstance(names, str) else tuple(map(live, names))
 
         return live(self._nested_names())
 
     @states.setter
     def states(self, value: None) -> None:
-        """Keras's own ``__init__`` says None; nothing else gets here, see ``__setattr__``."""
+        """For Keras's own ``__init__``, which sets None; ``__setattr__`` refuses all else."""
 
     def _nested_names(self) -> list[Any]:
-        names = _names(self.cell)
+        names = leaf_names(self.cell)
         return names if isinstance(names, list) else [names]
 
-    def _read(self) -> dict[str, np.ndarray]:
-        """The leaves at rest, fresh rows as the layer's own initial state."""
-        settle_layer(self)  # first: a run on JAX may have the model's values aside
+    def read_leaves(self) -> dict[str, np.ndarray]:
+        """The leaves of the current state as NumPy arrays ``(rows, units)``; fresh rows read as
+        the layer's own initial state."""
+        restore_values_of(self)  # first: on JAX the trainer may have taken out the values
         if self._initial is not None:
             initial = self._initial.read()
         else:
@@ -860,7 +509,7 @@ class RNN(Controlled, keras.layers.RNN):
             initial = {
                 leaf: at_rest(v)[0] for leaf, v in zip(self.state_shapes, start, strict=True)
             }
-        return self._current_state.read(initial)
+        return self.current_state.read(initial)
 
     # -- calling ------------------------------------------------------------------------------
 
@@ -872,11 +521,12 @@ class RNN(Controlled, keras.layers.RNN):
         return super().__call__(sequences, initial_state=initial_state, **kwargs)
 
     def _origin(self, passed: Any) -> str | None:
-        """Where an initial state passed in a call comes from, for ``explain_state``."""
+        """Where the initial state passed in a call comes from, for ``explain_state``."""
         if passed is None:
             return None
         made: list[Any] = [getattr(leaf, "_keras_history", None) for leaf in tree.flatten(passed)]
-        if not all(made):  # a model runs; how it is wired was seen when it was built
+        # Tensors without a history: a model runs. Its wiring was recorded when it was built.
+        if not all(made):
             return self._passed or "passed"
         ours = all(isinstance(history.operation, InitialState) for history in made)
         return "from X" if ours else "passed"
@@ -890,23 +540,23 @@ class RNN(Controlled, keras.layers.RNN):
         reset: Any = None,
     ) -> Any:
         mask = tree.flatten(mask)[0] if mask is not None else None
-        if mask is None:  # Keras forgets it where an initial state is passed
+        if mask is None:  # Keras drops it where an initial state is passed
             mask = get_keras_mask(sequences)
         mask = None if mask is None else ops.cast(mask, "bool")
         rows, steps = ops.shape(sequences)[:2]
         row_reset, step_resets = self._resets(reset, rows, steps)
-        self._seen = {"mask": mask is not None, "resets": step_resets is not None}
+        self._last_call = {"mask": mask is not None, "resets": step_resets is not None}
 
         initial = self._fresh(initial_state, rows)
         start = initial
-        if self._current_state is not None:
-            self._check_pass()
-            start = self._current_state.start(initial, row_reset)
+        if self.current_state is not None:
+            self._refuse_second_run()
+            start = self.current_state.start(initial, row_reset)
         cell, weights, x = self._problem(sequences, start, training)
         if self.go_backwards:
             x = ops.flip(x, axis=1)
             mask = None if mask is None else ops.flip(mask, axis=1)
-            if step_resets is not None:  # a cut before step t, met from the other side
+            if step_resets is not None:  # a reset between two steps stays between them
                 step_resets = ops.flip(ops.roll(step_resets, -1, axis=1), axis=1)
         options = {
             "mask": mask,
@@ -915,20 +565,21 @@ class RNN(Controlled, keras.layers.RNN):
             "unroll": self.unroll,
             "kernel": KERNEL_OF[getattr(self, "use_cudnn", "auto")],
         }
-        if self._traces is not None:
-            y, after = self._run_traced(cell, weights, x, start, options | {"kernel": "loop"})
+        if self._recorded is not None:
+            y, after = self._run_recorded(cell, weights, x, start, options | {"kernel": "loop"})
         else:
-            if keras.backend.backend() == "tensorflow" and self._kernels()["fused"] == "runs":
-                self.supports_jit = False  # XLA knows no cuDNN
-            steps_of = _computed_again(run) if self._remats(sequences.shape) else run
-            y, after = steps_of(cell, weights, x, start, **options)
+            on_tensorflow = keras.backend.backend() == "tensorflow"
+            if on_tensorflow and self.explain_kernels()["fused"] == "runs":
+                self.supports_jit = False  # XLA cannot compile cuDNN's recurrence
+            run_steps = _recomputed(run) if self._rematerializes(sequences.shape) else run
+            y, after = run_steps(cell, weights, x, start, **options)
         self._maybe_reset_dropout_masks(self.cell)
 
-        if self._current_state is not None:
+        if self.current_state is not None:
             ran, cut = _ran(rows, steps, mask, step_resets)
             if row_reset is not None:
                 cut = row_reset if cut is None else ops.logical_or(cut, row_reset)
-            self._current_state.keep(after, ran, cut)
+            self.current_state.keep(after, ran, cut)
 
         y = ops.cast(y, self.compute_dtype)
         if mask is not None and self.zero_output_for_mask:
@@ -936,21 +587,21 @@ class RNN(Controlled, keras.layers.RNN):
         if not self.return_sequences:
             if isinstance(steps, int) and steps:
                 y = y[:, -1]
-            else:  # none, or TensorFlow does not know how many before it runs them
-                nothing = ops.zeros_like(ops.sum(y, axis=1))
-                y = ops.concatenate([nothing[:, None], y], axis=1)[:, -1]
+            else:  # zero steps, or a number that TensorFlow does not know yet
+                zeros = ops.zeros_like(ops.sum(y, axis=1))
+                y = ops.concatenate([zeros[:, None], y], axis=1)[:, -1]
         if not self.return_state:
             return y
         leaves = {leaf: ops.cast(value, self.compute_dtype) for leaf, value in after.items()}
         return y, *tree.map_structure(lambda leaf: leaves[leaf], self._nested_names())
 
     def rematerialized_call(self, layer_call: Any, *_: Any, **__: Any) -> Any:
-        """``call`` itself, which has its steps alone computed again: what a call keeps and draws at
-        random happens once."""
+        """``call`` itself: only its steps are computed again in the backward pass. The state is
+        stored, and random numbers are drawn, once."""
         return layer_call
 
-    def _remats(self, shape: Any) -> bool:
-        """Whether ``keras.RematScope`` asks for the steps over inputs of a shape to be computed
+    def _rematerializes(self, shape: Any) -> bool:
+        """Whether ``keras.RematScope`` asks that the steps over inputs of ``shape`` are computed
         again in the backward pass."""
         scope = self._remat_mode
         if scope is None:
@@ -963,38 +614,39 @@ class RNN(Controlled, keras.layers.RNN):
             return size > scope.output_size_threshold
         return scope.mode == "full"
 
-    def _check_pass(self) -> None:
-        """Refuse what cannot be done with one state in one pass of a model."""
-        again = runs_again()
+    def _refuse_second_run(self) -> None:
+        """Refuse a call that is not the only one of this layer in a run of its model."""
+        again = recomputation()
         if again is not None:
             raise StateError(
-                f"layer {self.name!r} is stateful and runs inside {again}, which runs it again for "
-                "the gradients: from the state that it has left, and leaving another. Make the "
-                "layer within keras.RematScope('full'), which computes its steps again from the "
-                "same start, or make it with stateful=False and pass initial_state= in the call."
+                f"layer {self.name!r} is stateful and runs inside {again}, which runs it a second "
+                "time for the gradients. The second run would start from the state after the "
+                "first, and change it again. Make the layer within keras.RematScope('full'), "
+                "which computes its steps again from the same start, or make it with "
+                "stateful=False and pass initial_state= in the call."
             )
         model = self._get_call_context().entry_layer
-        twice = seen_before(self) and len(self._inbound_nodes) > 1
+        twice = called_before(self) and len(self._inbound_nodes) > 1
         if twice or _uses(model, self) > 1:
             raise StateError(
-                f"layer {self.name!r} is stateful and is wired into one model more than once: one "
-                "state cannot follow two sequences, and which of them comes first is not defined. "
-                "Make a layer for each; RNN(layer.cell, stateful=True) shares the weights."
+                f"layer {self.name!r} is stateful and is used more than once in one model. It has "
+                "one state, and which of the calls comes first is not defined. Make a layer for "
+                "each call; RNN(layer.cell, stateful=True) shares the weights."
             )
         if (
             keras.backend.backend() == "tensorflow"
             and getattr(model, "jit_compile", False)
             and not getattr(model, "run_eagerly", False)
-            and not self._current_state.known()
+            and not self.current_state.known()
         ):
             raise StateError(
                 f"layer {self.name!r}: the batch size is unknown, and XLA cannot change it within "
-                "a compiled step. Give the model Input(batch_shape=(rows, ...)), say "
+                "a compiled step. Give the model Input(batch_shape=(rows, ...)), call "
                 "reset_states(model, batch_size=rows), or compile with jit_compile=False."
             )
 
     def _resets(self, reset: Any, rows: Any, steps: Any) -> tuple[Any, Any]:
-        """``reset`` as rows that start afresh, and as steps before which the state goes back."""
+        """``reset`` as a mask of rows, or as one of rows and steps; the other is None."""
         if reset is None:
             return None, None
         reset = ops.cast(ops.convert_to_tensor(reset), "bool")
@@ -1011,9 +663,9 @@ class RNN(Controlled, keras.layers.RNN):
         )
 
     def _problem(self, x: Any, start: Leaves, training: bool) -> tuple[Cell, Weights, Any]:
-        """The cell as ours, its weights, and the inputs with dropout."""
+        """The cell for the kernels, its weights, and the inputs with dropout."""
         first = x[:, 0] if x.shape[1] != 0 else ops.zeros_like(ops.sum(x, axis=1))
-        plain = _plain(self.cell)
+        plain = stock_cell(self.cell)
         if plain is None:
             width = tuple(x.shape[2:])
             if len(width) > 1:
@@ -1021,25 +673,34 @@ class RNN(Controlled, keras.layers.RNN):
             names = self._nested_names()
             states = tree.map_structure(lambda leaf: start[leaf], names)
             self._maybe_config_dropout_masks(self.cell, first, states)
-            return _KerasCell(self.cell, width, bool(training)), {}, x
+            return KerasCell(self.cell, width, bool(training)), {}, x
         if training and getattr(self.cell, "dropout", 0):
             x = x * self.cell.get_dropout_mask(first)[:, None]
-        return plain, _weights(self.cell), x
+        return plain, stock_weights(self.cell), x
 
-    def _kernels(self) -> dict[str, str]:
-        """Per kernel: runs, would run, or why it declines a call like the last."""
-        plain = _plain(self.cell)
+    @property
+    def fresh_start(self) -> str:
+        """Where fresh rows start, as in ``LayerStart``: by the last call, else by the wiring."""
+        if self._passed is not None:
+            return self._passed
+        if isinstance(self._source, (dict, float)):
+            return "constant"
+        return self._source or ("cell" if self._cell_sets_start() else "zeros")
+
+    def explain_kernels(self) -> dict[str, str]:
+        """Per kernel: "runs", "would run", or why it declines a call like the last."""
+        plain = stock_cell(self.cell)
         like = keras.KerasTensor
         dtype = self.cell.compute_dtype
         state = {leaf: like((None, *shape), dtype) for leaf, shape in self.state_shapes.items()}
         flags = like((None, None), "bool")
         answer = explain(
-            _KerasCell(self.cell, ()) if plain is None else plain,
+            KerasCell(self.cell, ()) if plain is None else plain,
             {},
             like((None, None, None), dtype),
             state,
-            mask=flags if self._seen.get("mask") else None,
-            resets=flags if self._seen.get("resets") else None,
+            mask=flags if self._last_call.get("mask") else None,
+            resets=flags if self._last_call.get("resets") else None,
             initial=state,
             unroll=self.unroll,
         )
@@ -1047,21 +708,32 @@ class RNN(Controlled, keras.layers.RNN):
             answer = dict.fromkeys(answer, "declines: use_cudnn is False") | {"loop": "runs"}
         return answer
 
-    def _run_traced(
+    @contextmanager
+    def recorded_steps(self) -> Iterator[list[dict[str, Any]]]:
+        """A block in which each call of the layer appends to the list that the block is given:
+        leaf name to tensor ``(rows, steps, units)``, the state after each step."""
+        self._recorded = []
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = None
+
+    def _run_recorded(
         self, cell: Cell, weights: Weights, x: Any, start: Leaves, options: dict[str, Any]
     ) -> tuple[Any, Leaves]:
-        y, after = run(_Traced(cell), weights, x, start, **options)
+        y, after = run(TracedCell(cell), weights, x, start, **options)
         sizes = [shape[0] for shape in self.state_shapes.values()]
         width = y.shape[-1] - sum(sizes)
         cuts = np.cumsum([width, *sizes])[:-1].tolist()
         y, *leaves = ops.split(y, cuts, axis=-1)
-        self._traces.append(dict(zip(self.state_shapes, leaves, strict=True)))
+        assert self._recorded is not None
+        self._recorded.append(dict(zip(self.state_shapes, leaves, strict=True)))
         return y, after
 
 
-def _computed_again(run: Any) -> Any:
-    """``recurrence.run`` that keeps nothing between its steps for the backward pass, and takes them
-    once more there."""
+def _recomputed(run: Any) -> Any:
+    """``recurrence.run`` that saves nothing of its steps for the backward pass, and computes them
+    again there."""
 
     def run_again(cell: Any, weights: Any, x: Any, start: Any, **options: Any) -> Any:
         initial = options.pop("initial") or {}
@@ -1069,7 +741,7 @@ def _computed_again(run: Any) -> Any:
         after: list[str] = []
 
         def steps(*tensors: Any) -> tuple[Any, ...]:
-            # One after the other and numbers alone, as tf.recompute_grad wants its arguments.
+            # tf.recompute_grad takes a flat list of tensors.
             now = tree.pack_sequence_as(floats, list(tensors))
             options["initial"] = now["initial"] or None
             y, leaves = run(cell, now["weights"], now["x"], now["start"], **options)
@@ -1082,9 +754,9 @@ def _computed_again(run: Any) -> Any:
     return run_again
 
 
-def _leave_models_as_they_are() -> None:
-    """Have ``keras.RematScope`` not run again a whole model or layer with a stateful layer inside,
-    which would advance twice. Its layers see to themselves."""
+def _rematerialize_stateful_layers_alone() -> None:
+    """Keep ``keras.RematScope`` from running a model with a stateful layer inside twice: the state
+    would advance twice. The layers within compute their own steps again."""
     again = keras.layers.Layer.rematerialized_call
 
     @wraps(again)
@@ -1097,7 +769,7 @@ def _leave_models_as_they_are() -> None:
     keras.layers.Layer.rematerialized_call = rematerialized_call
 
 
-_leave_models_as_they_are()
+_rematerialize_stateful_layers_alone()
 
 
 @keras.saving.register_keras_serializable("statecast")
@@ -1139,9 +811,9 @@ class SimpleRNN(RNN, keras.layers.SimpleRNN):
 class Bidirectional(Controlled, keras.layers.Bidirectional):
     """``keras.layers.Bidirectional`` over two layers whose states are under control.
 
-    Leaves are ``forward/h``, ..., ``backward/h``, ...; lists hold the forward layer's states
-    first, as in Keras. A stock recurrent layer that is handed in is taken over (``controlled``).
-    Call arguments are those of ``RNN``.
+    The leaves are ``forward/h``, ..., ``backward/h``, ...; in lists the forward layer's states
+    come first, as in Keras. A recurrent layer of Keras is replaced by its counterpart
+    (``controlled``). The arguments of a call are those of ``RNN``.
     """
 
     def __init__(
@@ -1162,13 +834,13 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
 
     @property
     def states(self) -> Any:
-        """The forward layer's live states, then the backward layer's; None as for ``RNN``."""
+        """The forward layer's states, then the backward layer's; see ``RNN.states``."""
         forward, backward = self.forward_layer.states, self.backward_layer.states
         return None if forward is None or backward is None else (*forward, *backward)
 
     def set_initial_state(self, source: Any) -> None:
-        """As ``RNN.set_initial_state``: a word or a number for both directions, or a mapping or
-        a list of constants, the forward layer's first."""
+        """Set the layers' own initial states, see ``RNN.set_initial_state``: one word or number
+        for both directions, or a mapping or list of constants, the forward layer's first."""
         halves: list[Any] = [source, source]
         if isinstance(source, Mapping):
             halves = [within(source, name) for name in self.recurrences()]
@@ -1198,7 +870,7 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
         reset: Any = None,
     ) -> Any:
         if reset is None and not isinstance(initial_state, Mapping) and self._both_ways():
-            # Keras runs both directions in one cuDNN call where it can.
+            # Keras's call runs both directions in one cuDNN call where it can.
             return super().call(sequences, initial_state, mask=mask, training=training)
         options = {"mask": mask, "training": bool(training), "reset": reset}
         found = [
@@ -1223,21 +895,21 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def compute_mask(self, _: Any, mask: Any) -> Any:
-        """The mask of each output: Keras's own fails for a stateful layer that returns states."""
+        """The mask of each output. Keras's method fails for stateful layers that return states."""
         mask = tree.flatten(mask)[0] if mask is not None and self.return_sequences else None
         outputs = 2 if self.merge_mode is None else 1
         masks = [mask] * outputs + [None] * (len(self.state_shapes) if self.return_state else 0)
         return masks if len(masks) > 1 else mask
 
     def _both_ways(self) -> bool:
-        """Whether Keras's own call does what is asked: no states of the layers' own."""
+        """Whether Keras's own call is right: no layer has a current or own initial state."""
         return all(
-            layer._current_state is None and layer._source is None and layer._traces is None
+            layer.current_state is None and layer._source is None and layer._recorded is None
             for layer in self.recurrences().values()
         )
 
     def _split(self, states: Any) -> Iterator[tuple[RNN, Any]]:
-        """Each direction's layer, and its half of what was passed."""
+        """Each direction's layer with its half of the states."""
         halves: list[Any] = [None, None]
         if isinstance(states, Mapping):
             halves = [within(states, name) for name in self.recurrences()]
@@ -1257,12 +929,13 @@ def _halves(states: Any, where: str) -> list[Any]:
 
 
 def controlled(layer: Any) -> Any:
-    """A recurrent layer of Keras as one of this module, not yet built; ours comes back as is.
+    """The counterpart of a recurrent layer of Keras, not yet built. Any other layer is returned
+    unchanged.
 
     Raises
     ------
     ArgumentError
-        A recurrent layer that has no counterpart here (convolutional ones).
+        A recurrent layer without a counterpart (convolutional ones).
     """
     kinds = {
         keras.layers.LSTM: LSTM,
@@ -1275,14 +948,14 @@ def controlled(layer: Any) -> Any:
         return kinds[type(layer)].from_config(layer.get_config())
     if isinstance(layer, keras.layers.RNN) and not isinstance(layer, Controlled):
         raise ArgumentError(
-            f"layer {layer.name!r}: {type(layer).__name__} has no counterpart whose state can be "
-            f"controlled; there are {[kind.__name__ for kind in kinds]}."
+            f"layer {layer.name!r}: {type(layer).__name__} has no counterpart whose state is under "
+            f"control; there are {[kind.__name__ for kind in kinds]}."
         )
     return layer
 
 
 def _uses(operation: Any, layer: Any) -> int:
-    """How often one run of ``operation`` runs ``layer``, as far as it is wired as a graph."""
+    """How often one run of ``operation`` runs ``layer``, as far as Keras's graphs tell."""
     if operation is layer:
         return 1
     graph = getattr(operation, "_functional", None) or operation
@@ -1293,7 +966,7 @@ def _uses(operation: Any, layer: Any) -> int:
 
 
 def _ran(rows: Any, steps: Any, mask: Any, resets: Any) -> tuple[Any, Any]:
-    """Which rows took a step (since their last reset), and which were reset; bool ``(rows,)``."""
+    """Which rows took a step since their last reset, and which were reset; bool ``(rows,)``."""
     if mask is None and resets is None:
         return ops.broadcast_to(ops.convert_to_tensor(steps) > 0, (rows,)), None
     counts = ops.ones_like(resets) if mask is None else mask
@@ -1305,7 +978,7 @@ def _ran(rows: Any, steps: Any, mask: Any, resets: Any) -> tuple[Any, Any]:
 
 
 def _nested_shapes(shapes: Any) -> Any:
-    """Shapes as leaves of a structure, where Keras hands them nested as plain tuples."""
+    """Shapes, which Keras gives as nested tuples, as a flat list or mapping of ``_Shape``."""
     if shapes is None:
         return None
     if isinstance(shapes, Mapping):
@@ -1316,7 +989,7 @@ def _nested_shapes(shapes: Any) -> Any:
 
 
 class _Shape:
-    """A shape that no flattening takes apart."""
+    """A shape that ``tree.flatten`` does not flatten."""
 
     def __init__(self, sizes: Any) -> None:
         self.sizes = tuple(sizes)

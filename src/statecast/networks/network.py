@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from statecast.heads.distributions import KNOTS, Head, Readout
-from statecast.layers.recurrent import InitialState
+from statecast.layers.initial import InitialState
 from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.recurrence.run import run
 

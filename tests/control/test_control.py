@@ -15,8 +15,6 @@ from keras import ops
 import statecast
 from statecast.control import models as control
 from statecast.control.models import (
-    ResetStates,
-    Windows,
     explain_state,
     get_state,
     peek,
@@ -25,9 +23,10 @@ from statecast.control.models import (
     take_control,
     trajectory,
 )
+from statecast.control.windows import ResetStates, Windows
 from statecast.errors import ArgumentError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
-from statecast.layers.recurrent import InitialState
+from statecast.layers.initial import InitialState
 from statecast.state import State, at_rest
 
 pytestmark = pytest.mark.backends
@@ -103,7 +102,7 @@ def after() -> Callable[[State | None, np.ndarray], State]:
 
 def _random_state(model: Any, rows: int = ROWS, seed: int = 3) -> State:
     rng = np.random.default_rng(seed)
-    spec = dict(control._joined(model).shapes)
+    spec = dict(control._layer_states(model).shapes)
     return State({n: rng.normal(size=(rows, *s)).astype("float32") for n, s in spec.items()})
 
 
@@ -683,7 +682,7 @@ def test_the_callback_refuses_what_it_could_not_do():
             ResetStates(every)
     model = _small(batch=4)
     forgets = ResetStates("batch", states=lambda batch: None)
-    with pytest.raises(ArgumentError, match="the function gave no states for batch 0"):
+    with pytest.raises(ArgumentError, match="the function returned None for batch 0"):
         model.predict(_data(8, STEPS, 2), batch_size=4, verbose=0, callbacks=[forgets])
     if BACKEND != "torch":
         model = _small(batch=4, steps_per_execution=2)
@@ -805,17 +804,17 @@ def test_windows_refuse_what_they_could_not_do():
     model = _small(batch=4)  # one output for a sequence
     with pytest.raises(ArgumentError, match=r"an output for each of 3 steps.*return_sequences"):
         windows.predict(model)
-    with pytest.raises(ArgumentError, match="shuffle: Windows has its own; received True"):
+    with pytest.raises(ArgumentError, match="shuffle: expected none, since Windows determines it; received True"):
         windows.fit(model, shuffle=True)
     for method in (windows.fit, windows.evaluate):
-        with pytest.raises(ArgumentError, match="batch_size: Windows has its own"):
+        with pytest.raises(ArgumentError, match="batch_size: expected none, since Windows determines it"):
             method(model, batch_size=2)
     with pytest.raises(ArgumentError, match="y: training and evaluation need targets"):
         Windows(_data(4, 6, 2), steps=3).fit(model)
     model = _sequence_model()
     windows.fit(model, verbose=0)
     for method in (model.fit, model.evaluate, model.predict):
-        with pytest.raises(ArgumentError, match=r"expected windows\.fit\(model\)"):
+        with pytest.raises(ArgumentError, match=r"Call windows\.fit\(model\)"):
             method(windows, verbose=0)
 
 

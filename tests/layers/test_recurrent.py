@@ -14,7 +14,7 @@ from keras import ops
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
-from statecast.layers.recurrent import InitialState
+from statecast.layers.initial import InitialState
 from statecast.state import State, at_rest
 
 pytestmark = pytest.mark.backends
@@ -519,7 +519,7 @@ def test_resets_inside_keep_what_runs_after_the_last_one():
     mask = np.ones((2, 4), bool)
     mask[1, 2:] = False
     layer(x, reset=reset, mask=mask)
-    assert layer._current_state.flags().tolist() == [True, False]
+    assert layer.current_state.flags().tolist() == [True, False]
     other = _random(_lstm(stateful=True), x.shape)
     other(x[:, 2:])
     _close(layer.state["h"][[0]], other.state["h"][[0]])
@@ -759,7 +759,7 @@ def test_what_is_put_in_place_of_the_state_is_refused(make, name):
     variables = [keras.Variable(array) for array in arrays]
     named = dict(zip(layer.state_shapes, variables, strict=True))
     for value in (arrays, tuple(arrays), variables, named, variables[0], State(named)):
-        with pytest.raises(StateError, match="would not be seen by the compiled steps"):
+        with pytest.raises(StateError, match="compiled steps would ignore what is assigned"):
             setattr(layer, name, value)
     assert all((leaf == 0).all() for leaf in layer.state.leaves.values())
     assert len(layer.weights) == len(make().weights or layer.weights)
@@ -830,7 +830,7 @@ def test_bad_initial_states_are_refused():
         layer.set_initial_state([np.ones(4)])
     with pytest.raises(StateError, match=r"expected a constant of shape \(4,\), received \(2, 4\)"):
         layer.set_initial_state([np.ones((2, 4)), np.ones((2, 4))])
-    with pytest.raises(ArgumentError, match="pass it in the call"):
+    with pytest.raises(ArgumentError, match="Pass it in the call"):
         layer.set_initial_state(InitialState(layer))
     layer.build((2, 3, 1))
     with pytest.raises(StateError, match="before the layer is built"):
@@ -944,5 +944,5 @@ def test_a_cell_whose_state_sizes_are_no_numbers_is_refused():
             super().__init__(3)
             self.state_size = [(2, 3), 3, [(1, 1)]]
 
-    with pytest.raises(StateError, match=r"layer 'odd'.*state_size says"):
+    with pytest.raises(StateError, match=r"layer 'odd'.*state_size gives"):
         layers.RNN(Odd(), stateful=True, name="odd")(np.ones((2, 3, 2), "float32"))

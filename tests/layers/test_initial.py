@@ -7,7 +7,7 @@ from keras import ops
 
 from gradients import gradients
 from statecast.errors import ArgumentError, DataError, StateError
-from statecast.layers.recurrent import InitialState
+from statecast.layers.initial import InitialState
 from statecast.recurrence.cells import GRU, LSTM, SimpleRNN, Stack
 
 pytestmark = pytest.mark.backends
