@@ -804,10 +804,10 @@ def test_windows_refuse_what_they_could_not_do():
     model = _small(batch=4)  # one output for a sequence
     with pytest.raises(ArgumentError, match=r"an output for each of 3 steps.*return_sequences"):
         windows.predict(model)
-    with pytest.raises(ArgumentError, match="shuffle: expected none, since Windows determines it; received True"):
+    with pytest.raises(ArgumentError, match="shuffle: expected none, .*; received True"):
         windows.fit(model, shuffle=True)
     for method in (windows.fit, windows.evaluate):
-        with pytest.raises(ArgumentError, match="batch_size: expected none, since Windows determines it"):
+        with pytest.raises(ArgumentError, match="batch_size: expected none"):
             method(model, batch_size=2)
     with pytest.raises(ArgumentError, match="y: training and evaluation need targets"):
         Windows(_data(4, 6, 2), steps=3).fit(model)
