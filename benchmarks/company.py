@@ -29,12 +29,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "company.md"
 SHAPE = 32, 30, 4, 32  # rows, steps, inputs, units
 SECONDS = 7.0  # of measuring, a section
 TURN = 0.02  # seconds
-BUSY = "while True: pass"
+# The other processes end with the one that started them, however that ends.
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    pass
+"""
 COMPUTING = """
-import torch
+import os, torch
 torch.set_num_threads(2)
 square = torch.randn(600, 600)
-while True:
+parent = os.getppid()
+while os.getppid() == parent:
     square @ square
 """
 # Name, other processes, and how the measured one is held: to CPUs, or to CPUs' worth of time.
@@ -126,7 +133,8 @@ def measure(threads: int) -> dict[str, Any]:
 
 def neighbour() -> None:
     ours, _ = sides(2)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         ours()
 
 
