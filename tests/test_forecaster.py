@@ -4,6 +4,8 @@ import copy
 import json
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -1290,6 +1292,69 @@ def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, step):
     one[1, 0] += 1  # the members of an ensemble took the same steps
     with pytest.raises(errors.StateError, match=r"'step'.*row 1"):
         fitted.predict(state=State(leaves | {"step": one}, state.ids, state.fingerprint), until=6)
+
+
+@pytest.mark.parametrize("conditioning", ["state", "inputs"])
+def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
+    conditioning, monkeypatch, untrained
+):
+    f = _fit(*_tables(), conditioning=conditioning, depth=2, layers=2)
+    whole, expected = f._packed(), f._weights()
+
+    def drawn(*_: Any, **__: Any) -> None:
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", drawn)
+    monkeypatch.setattr("statecast.networks.network._normal", lambda *_: drawn)
+    monkeypatch.setattr("statecast.networks.network._decoder_initializer", lambda *_: drawn)
+    back = Forecaster.load(whole)
+    found = {n: keras.ops.convert_to_numpy(w) for n, w in back.network.weight_map().items()}
+    assert set(found) == set(expected)
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(found[name], weight)
+
+
+_MEMORY = """
+import os, re, sys, warnings
+import numpy as np
+from statecast import Forecaster
+warnings.simplefilter("ignore")
+small, path = Forecaster.load(sys.argv[1]), sys.argv[2]
+def memory(name):  # not getrusage: its peak is the parent's, where that was higher
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+def use(f):
+    if f.settings.head == "categorical":
+        f.log_likelihood(np.array([["a", "b"]], object), np.ones((1, 2)))
+    else:
+        f.predict(np.ones((1, 3)), np.ones((1, 2)), until=6)
+use(small)  # what a first forecast takes in any case
+before = memory("VmRSS")
+use(Forecaster.load(path))
+print((memory("VmHWM") - before) / os.path.getsize(path))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["quantiles", "categorical"])
+def test_a_load_and_a_forecast_take_memory_in_relation_to_the_file(
+    head, tmp_path, untrained, monkeypatch
+):
+    monkeypatch.setattr(np.linalg, "qr", lambda a: (a, None))  # it would take most of the time
+    Y, X = np.random.default_rng(0).normal(size=(16, 6)), np.ones((16, 2))
+    if head == "categorical":
+        Y = np.array([list("abcde")] * 16, object)
+    for name, units in (("small", 3), ("large", 1200)):
+        f = Forecaster(head=head, units=units, ensemble=2, depth=2, epochs=1, analogues=False)
+        f.fit(Y, X, verbose=0).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in ("small", "large")]
+    assert (tmp_path / "large").stat().st_size > 50 * 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, *paths], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    # TensorFlow copies a weight once more than JAX and PyTorch when it makes a variable.
+    most = 3.0 if keras.backend.backend() == "tensorflow" else 2.5
+    assert float(done.stdout) <= most
 
 
 def _with_leaf(state, name, leaf):

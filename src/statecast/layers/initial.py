@@ -10,9 +10,17 @@ import numpy as np
 from keras import ops
 
 from statecast.errors import ArgumentError, DataError, StateError
+from statecast.recurrence.cells import within
 from statecast.state import refuse_without_numbers
 
 SOURCES = ("features", "learned", "zeros")
+
+
+def starts(known: Mapping[str, np.ndarray], name: str, drawn: Any) -> Any:
+    """The initializer of a weight: its value where that is known, else ``drawn``."""
+    if name not in known:
+        return drawn
+    return lambda shape, dtype=None: ops.convert_to_tensor(known[name], dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("statecast")
@@ -51,6 +59,7 @@ class Affine(keras.layers.Layer):
         self.members = members
         self.scale = scale
         self.seed = seed
+        self.given: Mapping[str, np.ndarray] = {}  # known weights, by name
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         lead = () if self.members is None else (self.members,)
@@ -60,9 +69,16 @@ class Affine(keras.layers.Layer):
             stddev=self.scale / max(width, 1) ** 0.5, seed=self.seed
         )
         self.kernel = self.add_weight(
-            name="kernel", shape=(*lead, width, self.units), initializer=normal
+            name="kernel",
+            shape=(*lead, width, self.units),
+            initializer=starts(self.given, "kernel", normal),
         )
-        self.bias = self.add_weight(name="bias", shape=(*lead, self.units), initializer="zeros")
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(*lead, self.units),
+            initializer=starts(self.given, "bias", "zeros"),
+        )
+        self.given = {}  # the weights have them now
 
     def call(self, x: Any) -> Any:
         return self.activation(ops.matmul(x, self.kernel) + self.bias[..., None, :])
@@ -159,13 +175,16 @@ class InitialState(keras.layers.Layer):
         self.activation = activation
         self.members = members
         self.seed = seed
+        self.given: Mapping[str, np.ndarray] = {}  # known weights, by name
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         lead = () if self.members is None else (self.members,)
         if self.source == "learned":
             self.leaves = {
                 name: self.add_weight(
-                    name=name.replace("/", "_"), shape=(*lead, *leaf), initializer="zeros"
+                    name=name.replace("/", "_"),
+                    shape=(*lead, *leaf),
+                    initializer=starts(self.given, name, "zeros"),
                 )
                 for name, leaf in self.state_shapes.items()
             }
@@ -186,11 +205,14 @@ class InitialState(keras.layers.Layer):
                 name: Affine(leaf[-1], scale=0.5, name=name.replace("/", "_"), **options)
                 for name, leaf in self.state_shapes.items()
             }
-            for layer in self.trunk:
+            for i, layer in enumerate(self.trunk):
+                layer.given = within(self.given, f"trunk_{i}")
                 layer.build(shape)
                 shape = (*lead, shape[-2], self.width)
-            for layer in self.heads.values():
+            for name, layer in self.heads.items():
+                layer.given = within(self.given, name)
                 layer.build(shape)
+        self.given = {}  # the weights have them now
 
     def call(self, x: Any) -> dict[str, Any]:
         if self.source == "features":

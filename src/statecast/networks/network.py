@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from statecast.heads.distributions import KNOTS, Head, Readout
-from statecast.layers.initial import InitialState
+from statecast.layers.initial import InitialState, starts
 from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.recurrence.run import run
 
@@ -172,26 +172,23 @@ class Encoder(keras.layers.Layer):
             self.kernel = self.add_weight(
                 name="kernel",
                 shape=(self.members, features, self.width),
-                initializer=self._starts("kernel", _normal(self.rng, features)),
+                initializer=starts(self.given, "kernel", _normal(self.rng, features)),
             )
         self.bias = self.add_weight(
             name="bias",
             shape=(self.members, self.width),
-            initializer=self._starts("bias", "zeros"),
+            initializer=starts(self.given, "bias", "zeros"),
         )
         self.embeddings = [
             self.add_weight(
                 name=f"embedding_{i}",
                 shape=(self.members, codes, self.width),
-                initializer=self._starts(f"embedding_{i}", _unknown_apart(self.rng)),
+                initializer=starts(self.given, f"embedding_{i}", _unknown_apart(self.rng)),
             )
             for i, codes in enumerate(self.cardinalities)
         ]
         self.given = NOTHING  # the weights have them now
         self.built = True
-
-    def _starts(self, name: str, drawn: Any) -> Any:
-        return _is(self.given[name]) if name in self.given else drawn
 
     def call(self, numeric: Any, codes: Any) -> Any:
         """``(members or 1, rows, n)`` and int ``(members or 1, rows, m)`` to
@@ -250,8 +247,7 @@ class Network(keras.Model):
     seed : int
         Of the initial weights; they are the same on every backend.
     weights : mapping of str to array, optional
-        What the weights begin as, by their names in a model file; none is drawn for them then,
-        but for the maps to the initial state.
+        What the weights begin as, by their names in a model file; none is drawn then.
 
     Call
     ----
@@ -303,20 +299,17 @@ class Network(keras.Model):
             seed=int(rng.integers(2**31)),
             name="initial",
         )
+        self.initial.given = within(weights, "initial")
         self.initial.build((None, None, encoding))
         self.cell_weights: dict[str, Any] = {}
         for name, shape in decoder.weight_shapes.items():
             self.cell_weights[name] = self.add_weight(
                 name=name.replace("/", "_"),
                 shape=(members, *shape),
-                initializer=_is(weights[f"decoder/{name}"])
-                if weights
-                else _decoder_initializer(name, decoder, rng),
+                initializer=starts(
+                    weights, f"decoder/{name}", _decoder_initializer(name, decoder, rng)
+                ),
             )
-        if weights:
-            for name, variable in self.weight_map().items():
-                if name.startswith("initial/"):
-                    variable.assign(weights[name])
         self.score = MemberMean(members, decoder.head.measure)
         self.built = True
 
@@ -643,11 +636,6 @@ class Sample(keras.Model):
         uniform = ops.swapaxes(inputs["uniform"], 0, 1)
         covariates = {name: value[None] for name, value in inputs.items() if name not in leaves}
         return ops.swapaxes(network.sample(leaves, uniform, covariates), 0, 1)
-
-
-def _is(value: np.ndarray) -> Any:
-    """An initializer of weights that are known."""
-    return lambda shape, dtype=None: ops.convert_to_tensor(value, dtype=dtype)
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
