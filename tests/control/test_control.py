@@ -804,7 +804,7 @@ def test_windows_refuse_what_they_could_not_do():
     model = _small(batch=4)  # one output for a sequence
     with pytest.raises(ArgumentError, match=r"an output for each of 3 steps.*return_sequences"):
         windows.predict(model)
-    with pytest.raises(ArgumentError, match="shuffle: expected none, .*; received True"):
+    with pytest.raises(ArgumentError, match=r"shuffle: expected none, .*; received True"):
         windows.fit(model, shuffle=True)
     for method in (windows.fit, windows.evaluate):
         with pytest.raises(ArgumentError, match="batch_size: expected none"):

@@ -196,7 +196,7 @@ def test_a_copy_that_keras_leaves_unbuilt_is_refused():
     """Only where it has no weights; else Keras refuses."""
     model = Counting()
     model(_data(ROWS, STEPS, 2))
-    with pytest.raises(StateError, match="has 0 state variables, .* original has 2"):
+    with pytest.raises(StateError, match=r"has 0 state variables, .* original has 2"):
         copy.deepcopy(model)
 
 

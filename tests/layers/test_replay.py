@@ -158,7 +158,7 @@ def test_what_runs_a_stateful_layer_again_is_refused(way: str, kind: str) -> Non
     layer = KINDS[kind]()
     layer(X)
     before = layer.state
-    with pytest.raises(StateError, match="stateful and runs inside .* second time"):
+    with pytest.raises(StateError, match=r"stateful and runs inside .* second time"):
         _replays()[way](layer)
     assert layer.state == before
     layer(X)  # and the next call works
