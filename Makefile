@@ -24,9 +24,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
-	@echo 'make check   ruff, pyright, doctests, the layout, the public names'
+	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
-	@echo 'make sanitize  the native kernel under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'
+	@echo '             under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
 	@echo 'make matrix  the tests on the oldest and newest dependencies, on Python 3.11 and 3.13'
 	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
@@ -50,6 +51,7 @@ check: $(VENV)/.all
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+	$(VENV)/bin/clang-format --dry-run --Werror native/*.cpp native/*.h
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
 	    tests/test_layout.py tests/test_public_names.py
 
@@ -59,7 +61,7 @@ fuzz: $(VENV)/.all
 	$(RUN) tools/fuzz_files.py --seconds $(FUZZ_SECONDS)
 
 # The kernel's tests under the address and undefined-behaviour sanitizers, and its threads under
-# the thread sanitizer.
+# the thread sanitizer. The slow tests of threads are left out: they measure time.
 sanitize: $(VENV)/.all
 	command -v cmake >/dev/null || $(PIP) cmake
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
@@ -67,10 +69,11 @@ sanitize: $(VENV)/.all
 	    cmake --build build/sanitize -j 2 && \
 	    cmake -S native -B build/races -DSTATECAST_SANITIZE=thread && \
 	    cmake --build build/races -j 2 && TSAN_OPTIONS=halt_on_error=1 build/races/stress
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	    STATECAST_LIBRARY=build/sanitize/libstatecast.so SLOW=1 \
-	    $(RUN) -m pytest -q -p no:cacheprovider tests/test_native.py
+	    STATECAST_LIBRARY=build/sanitize/libstatecast.so; \
+	SLOW=1 $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_native.py && \
+	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
 bench: $(VENV)/.all
 	@$(PIP) -e '.[bench]'

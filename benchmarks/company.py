@@ -100,7 +100,7 @@ def settle() -> None:
 
 def measure(threads: int) -> dict[str, Any]:
     """Milliseconds a call of each side, on the clock and on CPUs."""
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import library
 
     calls = dict(zip(("ours", "theirs"), sides(threads), strict=True))
     wall: dict[str, list[float]] = {name: [] for name in calls}
@@ -121,7 +121,7 @@ def measure(threads: int) -> dict[str, Any]:
                 wall[name].append(1e3 * (now - start))
                 count, start = count + 1, now
             cpu[name].append(1e3 * (time.process_time() - spent) / count)
-    found: dict[str, Any] = {"status": native.status()}
+    found: dict[str, Any] = {"status": library.status()}
     for name in calls:
         found[name] = {
             "median": float(np.median(wall[name])),

@@ -39,9 +39,9 @@ def step(rows: int, steps: int, units: int, threads: int = 0, seconds: float = 2
 
     from statecast import cells
     from statecast.recurrence import run as recurrence
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import library
 
-    native.use(threads=threads)
+    library.use(threads=threads)
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ def step(rows: int, steps: int, units: int, threads: int = 0, seconds: float = 2
         begin = time.perf_counter()
         recurrence.run(cell, weights, x, state, kernel="native")[0].backward(gradient)
         took.append(1e3 * (time.perf_counter() - begin))
-    native.use()
+    library.use()
     return float(np.median(took[2:]))
 
 
@@ -149,12 +149,12 @@ def plot(found: dict[str, list[Any]]) -> None:
 
 
 def page(found: dict[str, list[Any]]) -> str:
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import library
 
     lines = [
         "# How the cost grows",
         "",
-        f"Forward and backward of one LSTM in PyTorch on the native kernel ({native.status()}):",
+        f"Forward and backward of one LSTM in PyTorch on the native kernel ({library.status()}):",
         f"{ROWS} items, {STEPS} steps, {INPUTS} inputs, {UNITS} units, but for the one that grows.",
         "Written by `benchmarks/scaling.py`, which `make bench` runs.",
         "",

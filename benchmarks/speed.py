@@ -88,11 +88,11 @@ def operation() -> dict[str, Any]:
 
     from statecast import cells
     from statecast.recurrence import run as recurrence
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import library
 
     torch.set_num_threads(THREADS)
     square = torch.tensor(draw(2048, 2048))
-    result: dict[str, Any] = {"status": native.status()}
+    result: dict[str, Any] = {"status": library.status()}
 
     for kind, peer, gates in (("LSTM", torch.nn.LSTM, 4), ("GRU", torch.nn.GRU, 3)):
         rows_of: list[dict[str, Any]] = []
@@ -126,11 +126,11 @@ def operation() -> dict[str, Any]:
             work, shares, result["product"] = flops((rows, steps, inputs, units), gates), [], []
             for threads in (1, THREADS):
                 torch.set_num_threads(threads)
-                native.use(os.environ.get("STATECAST_INSTRUCTIONS", ""), threads)
+                library.use(os.environ.get("STATECAST_INSTRUCTIONS", ""), threads)
                 alone, product = medians([ours, lambda: square @ square])
                 shares.append(work / alone / (2 * 2048**3 / product))
                 result["product"].append(2 * 2048**3 / product / 1e6)  # GF/s
-            native.use(os.environ.get("STATECAST_INSTRUCTIONS", ""))
+            library.use(os.environ.get("STATECAST_INSTRUCTIONS", ""))
             rows_of.append({"train": times, "infer": infers, "shares": shares})
         result[kind] = rows_of
     return result
@@ -509,8 +509,7 @@ def forecaster_section(
     against the same network on nn.LSTM, which is shown every value and so needs no loop."""
     import torch
 
-    from statecast import cells
-    from statecast.heads import distributions as heads
+    from statecast import cells, heads
     from statecast.networks.network import AGES, Decoder, Network
     from statecast.networks.training import adamw
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.forecaster import Forecaster
-from statecast.heads.distributions import Categorical
+from statecast.heads.categorical import Categorical
 from statecast.networks.network import Network
 from statecast.recurrence.cells import LSTM, Stack, within
 from statecast.tables.vocabulary import END, UNKNOWN

@@ -11,8 +11,16 @@
 namespace {
 
 enum Has {
-    BIAS = 1, MASK = 2, RESETS = 4, SAVED = 8, DX = 16, DY = 32, DHN = 64, DCN = 128,
-    OBSERVED = 256, DFED = 512
+    BIAS = 1,
+    MASK = 2,
+    RESETS = 4,
+    SAVED = 8,
+    DX = 16,
+    DY = 32,
+    DHN = 64,
+    DCN = 128,
+    OBSERVED = 256,
+    DFED = 512
 };
 enum HasScore { FIRST = 1 };
 
@@ -28,8 +36,7 @@ XLA_FFI_Error *answer(const XLA_FFI_CallFrame *frame, int status) {
             return error(frame, "statecast: the problem is too large", XLA_FFI_Error_Code_INVALID_ARGUMENT);
         case STATECAST_NO_MEMORY:
             return error(frame, "statecast: out of memory", XLA_FFI_Error_Code_RESOURCE_EXHAUSTED);
-        default:
-            return error(frame, "statecast: buffers that do not fit", XLA_FFI_Error_Code_INVALID_ARGUMENT);
+        default: return error(frame, "statecast: buffers that do not fit", XLA_FFI_Error_Code_INVALID_ARGUMENT);
     }
 }
 
@@ -166,7 +173,7 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) 
     return true;
 }
 
-}  // namespace
+} // namespace
 
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_forward(
     XLA_FFI_CallFrame *frame) {
@@ -220,8 +227,7 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     return answer(frame, statecast_backward(&b));
 }
 
-extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_score(
-    XLA_FFI_CallFrame *frame) {
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_score(XLA_FFI_CallFrame *frame) {
     if (asks_version(frame)) return nullptr;
     Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
     statecast_score_args a;

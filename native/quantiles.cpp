@@ -19,33 +19,32 @@ template <class T, int C, bool ADDS>
 struct Product {
     template <int R>
     struct Rows {
-        static void run(int64_t first, const T *a, int64_t row, int64_t next, const T *b,
-                        int64_t b_stride, int64_t depth, T *out, int64_t out_stride) {
+        static void run(int64_t first, const T *a, int64_t row, int64_t next, const T *b, int64_t b_stride,
+                        int64_t depth, T *out, int64_t out_stride) {
             constexpr int L = LANES<T>;
             a += first * row;
             out += first * out_stride;
             V<T> sum[R][C];
-            UNROLL for (int r = 0; r < R; ++r)
-                UNROLL for (int v = 0; v < C; ++v)
-                    sum[r][v] = ADDS ? load(out + r * out_stride + v * L) : V<T>{};
+            EACH(r, R)
+                EACH(v, C) sum[r][v] = ADDS ? load(out + r * out_stride + v * L) : V<T>{};
             for (int64_t k = 0; k < depth; ++k, a += next, b += b_stride) {
                 V<T> in[R];
-                UNROLL for (int r = 0; r < R; ++r) in[r] = all(a[r * row]);
-                UNROLL for (int v = 0; v < C; ++v) {
+                EACH(r, R) in[r] = all(a[r * row]);
+                EACH(v, C) {
                     const V<T> each = load(b + v * L);
-                    UNROLL for (int r = 0; r < R; ++r) sum[r][v] = fma(in[r], each, sum[r][v]);
+                    EACH(r, R) sum[r][v] = fma(in[r], each, sum[r][v]);
                 }
             }
-            UNROLL for (int r = 0; r < R; ++r)
-                UNROLL for (int v = 0; v < C; ++v) store(out + r * out_stride + v * L, sum[r][v]);
+            EACH(r, R)
+                EACH(v, C) store(out + r * out_stride + v * L, sum[r][v]);
         }
     };
 };
 
 /* out (rows, width) = a b, where rows of b and of out are `width` apart: whole vectors. */
 template <bool ADDS, class T>
-void product(int64_t rows, const T *a, int64_t row, int64_t next, const T *b, int64_t depth,
-             T *out, int64_t width) {
+void product(int64_t rows, const T *a, int64_t row, int64_t next, const T *b, int64_t depth, T *out,
+             int64_t width) {
     constexpr int L = LANES<T>;
     int64_t v = 0;
     for (; v + 4 * L <= width; v += 4 * L)
@@ -59,10 +58,10 @@ struct Score {
     static constexpr int L = LANES<T>;
     const statecast_score_args &a;
     const statecast_score_gradients_args *g; /* null for the score alone */
-    int64_t padded, wide;  /* units and quantiles, to whole vectors */
-    int64_t share, shares; /* rows of one partial sum, and partial sums of a member */
-    int64_t sums;          /* numbers of one: the kernel's (quantile, unit), and decay's */
-    T *kernel, *turned, *partial; /* (unit, quantile) and (quantile, unit), for each member */
+    int64_t padded, wide;                    /* units and quantiles, to whole vectors */
+    int64_t share, shares;                   /* rows of one partial sum, and partial sums of a member */
+    int64_t sums;                            /* numbers of one: the kernel's (quantile, unit), and decay's */
+    T *kernel, *turned, *partial;            /* (unit, quantile) and (quantile, unit), for each member */
 
     Score(const statecast_score_args &a, const statecast_score_gradients_args *g) : a(a), g(g) {
         padded = (a.units + L - 1) / L * L;
@@ -278,9 +277,9 @@ int gradients(const statecast_score_gradients_args *g) {
     return Score<T>(g->forward, g).run();
 }
 
-}  // namespace
+} // namespace
 
-extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS) = {
-    {score<float>, score<double>}, {gradients<float>, gradients<double>}};
+extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS) = {{score<float>, score<double>},
+                                                                   {gradients<float>, gradients<double>}};
 
-}  // namespace statecast
+} // namespace statecast

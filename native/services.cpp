@@ -30,7 +30,7 @@ struct Memory {
 };
 thread_local Memory memory;
 
-}  // namespace
+} // namespace
 
 void large_pages(void *memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -108,8 +108,7 @@ const Kernels *const all[] = {
     &kernels_amx,
 #endif
 #ifdef STATECAST_X86
-    &kernels_avx512,
-    &kernels_avx2,
+    &kernels_avx512,   &kernels_avx2,
 #endif
 #ifdef STATECAST_ARM
     &kernels_neon,
@@ -130,8 +129,7 @@ const Kernels &kernels() {
 int check(const statecast_forward_args &a) {
     if (a.cell < STATECAST_RNN || a.cell > STATECAST_LSTM) return STATECAST_BAD_ARGUMENT;
     if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
-    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1 ||
-        a.codes < 0)
+    if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1 || a.codes < 0)
         return STATECAST_BAD_ARGUMENT;
     /* The largest buffers, with what is added to fill vectors and tiles. */
     const int64_t columns = 4;
@@ -158,14 +156,13 @@ int check(const statecast_score_args &a) {
         __builtin_mul_overflow(n, a.steps + 1, &n) ||
         __builtin_mul_overflow(n, (a.units + 64) * (a.quantiles + 64) * 8, &n))
         return STATECAST_TOO_LARGE;
-    const bool there = a.outputs && a.taken && a.kernel && a.base && a.decay && a.target &&
-                       a.weight && a.levels && a.gaps && !a.first == !a.last;
+    const bool there = a.outputs && a.taken && a.kernel && a.base && a.decay && a.target && a.weight &&
+                       a.levels && a.gaps && !a.first == !a.last;
     return there ? STATECAST_OK : STATECAST_BAD_ARGUMENT;
 }
 
 int check(const statecast_softmax_args &a) {
-    if (a.members < 1 || a.rows < 0 || a.units < 1 || a.tokens < 1 || a.best < 0)
-        return STATECAST_BAD_ARGUMENT;
+    if (a.members < 1 || a.rows < 0 || a.units < 1 || a.tokens < 1 || a.best < 0) return STATECAST_BAD_ARGUMENT;
     int64_t n;
     if (a.units > (1 << 24) || a.tokens > (1 << 30) || a.best > a.tokens) return STATECAST_TOO_LARGE;
     if (__builtin_mul_overflow(a.units + 1, (a.tokens + 64) * 8, &n) ||
@@ -176,8 +173,8 @@ int check(const statecast_softmax_args &a) {
     return STATECAST_OK;
 }
 
-}  // namespace
-}  // namespace statecast
+} // namespace
+} // namespace statecast
 
 using namespace statecast;
 
@@ -199,7 +196,7 @@ bool complete(const statecast_forward_args &a) {
     return !a.observed || (!a.resets && a.inputs > 0 && a.feed && a.base && a.decay && a.last && a.fed);
 }
 
-}  // namespace
+} // namespace
 
 int64_t statecast_interface(void) { return STATECAST_INTERFACE; }
 
@@ -246,15 +243,14 @@ int statecast_pack(const statecast_forward_args *a, void *packed) {
 int statecast_forward(const statecast_forward_args *a) {
     const bool lstm = a->cell == STATECAST_LSTM;
     if (const int wrong = check(*a)) return wrong;
-    if (!complete(*a) || (!a->packed && (!a->w || !a->u)) || !a->hn || (lstm && !a->cn) ||
-        (a->saved && !a->y))
+    if (!complete(*a) || (!a->packed && (!a->w || !a->u)) || !a->hn || (lstm && !a->cn) || (a->saved && !a->y))
         return STATECAST_BAD_ARGUMENT;
     return kernels().forward[a->dtype](a);
 }
 
 int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
-                  const int64_t *code, const void *h0, const void *c0, int64_t sources,
-                  const int64_t *source, void *y, void *hn, void *cn) {
+                  const int64_t *code, const void *h0, const void *c0, int64_t sources, const int64_t *source,
+                  void *y, void *hn, void *cn) {
     statecast_forward_args a = *fixed;
     a.rows = rows, a.steps = steps;
     a.x = x, a.code = code, a.h0 = h0, a.c0 = c0;
@@ -268,8 +264,7 @@ int statecast_backward(const statecast_backward_args *b) {
     const bool lstm = a->cell == STATECAST_LSTM;
     if (const int wrong = check(*a)) return wrong;
     if (!complete(*a) || !a->w || !a->u || !a->y || !a->saved || !b->dw || !b->du || !b->dh0 ||
-        (lstm && !b->dc0) || (a->bias && !b->dbias) ||
-        (a->resets && (!b->dhr || (lstm && !b->dcr))) ||
+        (lstm && !b->dc0) || (a->bias && !b->dbias) || (a->resets && (!b->dhr || (lstm && !b->dcr))) ||
         (a->observed && (!b->dfeed || !b->dbase || !b->ddecay || !b->dlast)))
         return STATECAST_BAD_ARGUMENT;
     return kernels().backward[a->dtype](b);

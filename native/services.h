@@ -62,5 +62,5 @@ struct Kernels {
     const Softmax *softmax;
 };
 
-}  // namespace statecast
+} // namespace statecast
 #endif

@@ -58,7 +58,8 @@ constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
 #define INLINE inline __attribute__((always_inline))
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-#define UNROLL _Pragma("GCC unroll 8")
+/* A loop over 0 to n - 1, unrolled. */
+#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
 
 template <class T>
 INLINE V<T> load(const T *p) {
@@ -231,5 +232,5 @@ INLINE V<double> softplus(V<double> x, V<double> &slope) {
     return value;
 }
 
-}  // namespace
+} // namespace
 #endif

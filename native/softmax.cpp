@@ -17,9 +17,9 @@ typedef float T; /* who decodes has no use for more */
 struct Tokens {
     static constexpr int L = LANES<T>, BLOCK = 4 * L; /* columns */
     const statecast_softmax_args &a;
-    int64_t padded; /* tokens, to whole vectors */
-    bool tiled;     /* whether the product goes by matrix tiles: by the units alone */
-    int64_t chunks; /* of the sum over units, on tiles */
+    int64_t padded;      /* tokens, to whole vectors */
+    bool tiled;          /* whether the product goes by matrix tiles: by the units alone */
+    int64_t chunks;      /* of the sum over units, on tiles */
     int64_t first, rows; /* of the rows, those at hand */
     int64_t height;      /* rows, to whole tiles */
     int64_t share;       /* rows that a block of columns takes in one task */
@@ -27,7 +27,9 @@ struct Tokens {
     Half *left;          /* (member, tile of rows, chunk), on tiles */
 
     explicit Tokens(const statecast_softmax_args &a)
-        : a(a), padded((a.tokens + L - 1) / L * L), tiled(TILED<T> && a.units >= WIDE),
+        : a(a),
+          padded((a.tokens + L - 1) / L * L),
+          tiled(TILED<T> && a.units >= WIDE),
           chunks(tiled ? (a.units + DEEP - 1) / DEEP : 0) {}
 
     /* Packed: for each member and block (unit, column), on tiles (vector, chunk), and then its bias.
@@ -45,11 +47,10 @@ struct Tokens {
                 if constexpr (TILED<T>)
                     for (int64_t v = c; tiled && v < end; v += L)
                         for (int64_t k = 0; k < a.units; k += DEEP, to += chunks_in<T>(1))
-                            split_rows(kernel + k * a.tokens + v, a.tokens, a.units - k,
-                                       least(L, a.tokens - v), of<Half>(to));
+                            split_rows(kernel + k * a.tokens + v, a.tokens, a.units - k, least(L, a.tokens - v),
+                                       of<Half>(to));
                 for (int64_t u = 0; !tiled && u < a.units; ++u)
-                    for (int64_t v = c; v < end; ++v)
-                        *to++ = v < a.tokens ? kernel[u * a.tokens + v] : T(0);
+                    for (int64_t v = c; v < end; ++v) *to++ = v < a.tokens ? kernel[u * a.tokens + v] : T(0);
                 for (int64_t v = c; v < end; ++v) *to++ = v < a.tokens ? bias[v] : -T(INFINITY);
             }
         }
@@ -62,8 +63,7 @@ struct Tokens {
         rows = a.rows < at_once ? a.rows : at_once;
         height = tiled ? (rows + EDGE - 1) / EDGE * EDGE : rows;
         const int64_t split = a.members * height / EDGE * chunks_in<T>(chunks);
-        left = static_cast<Half *>(
-            scratch(CALL, (size_t)(split + a.members * height * padded) * sizeof(T)));
+        left = static_cast<Half *>(scratch(CALL, (size_t)(split + a.members * height * padded) * sizeof(T)));
         if (!left || !scratch(TASK, memory())) return STATECAST_NO_MEMORY;
         raw = of<T>(left) + split;
         for (first = 0; first < a.rows; first += at_once) {
@@ -79,8 +79,8 @@ struct Tokens {
     }
 
   private:
-    static constexpr int64_t SOME = 4; /* rows of a task */
-    static constexpr int64_t SMALL = 1 << 13; /* raw numbers */
+    static constexpr int64_t SOME = 4;            /* rows of a task */
+    static constexpr int64_t SMALL = 1 << 13;     /* raw numbers */
     static constexpr int64_t FEW = 8, SHARE = 48; /* blocks; rows, whole tiles of any kind */
 
     int64_t blocks() const { return (padded + BLOCK - 1) / BLOCK; }
@@ -97,18 +97,18 @@ struct Tokens {
                 out += at * stride;
                 V<T> sum[R][C];
                 const T *bias = weight + units * C * L;
-                UNROLL for (int r = 0; r < R; ++r)
-                    UNROLL for (int v = 0; v < C; ++v) sum[r][v] = load(bias + v * L);
+                EACH(r, R)
+                    EACH(v, C) sum[r][v] = load(bias + v * L);
                 for (int64_t k = 0; k < units; ++k, weight += C * L) {
                     V<T> each[R];
-                    UNROLL for (int r = 0; r < R; ++r) each[r] = all(in[r * units + k]);
-                    UNROLL for (int v = 0; v < C; ++v) {
+                    EACH(r, R) each[r] = all(in[r * units + k]);
+                    EACH(v, C) {
                         const V<T> w = load(weight + v * L);
-                        UNROLL for (int r = 0; r < R; ++r) sum[r][v] = fma(each[r], w, sum[r][v]);
+                        EACH(r, R) sum[r][v] = fma(each[r], w, sum[r][v]);
                     }
                 }
-                UNROLL for (int r = 0; r < R; ++r)
-                    UNROLL for (int v = 0; v < C; ++v) store(out + r * stride + v * L, sum[r][v]);
+                EACH(r, R)
+                    EACH(v, C) store(out + r * stride + v * L, sum[r][v]);
             }
         };
     };
@@ -150,8 +150,7 @@ struct Tokens {
             const int64_t row = chunks * CHUNK;
             const Half *right[BLOCK / L];
             T *sum[BLOCK / L];
-            for (int64_t v = 0; v < width / L; ++v)
-                right[v] = of<Half>(weight) + v * row, sum[v] = out + v * L;
+            for (int64_t v = 0; v < width / L; ++v) right[v] = of<Half>(weight) + v * row, sum[v] = out + v * L;
             multiply<false>(left + (member * height + from) / EDGE * row, row, (count + EDGE - 1) / EDGE, right,
                             width / L, chunks, sum, EDGE * padded, padded);
             const T *bias = weight + depth() * width;
@@ -236,8 +235,8 @@ int64_t bytes(const statecast_softmax_args *a) { return Tokens(*a).bytes(); }
 int pack(const statecast_softmax_args *a, void *packed) { return Tokens(*a).pack(packed); }
 int softmax(const statecast_softmax_args *a) { return Tokens(*a).run(); }
 
-}  // namespace
+} // namespace
 
 extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS) = {bytes, pack, softmax};
 
-}  // namespace statecast
+} // namespace statecast

@@ -108,8 +108,8 @@ int statecast_forward(const statecast_forward_args *);
 /* A forward call as `fixed` has it, but with these sizes and buffers: for short calls from
  * languages that fill a struct slowly. c0 and cn are for LSTM, `sources` for a source. */
 int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
-                  const int64_t *code, const void *h0, const void *c0, int64_t sources,
-                  const int64_t *source, void *y, void *hn, void *cn);
+                  const int64_t *code, const void *h0, const void *c0, int64_t sources, const int64_t *source,
+                  void *y, void *hn, void *cn);
 int statecast_backward(const statecast_backward_args *);
 
 /* The score of a head of quantiles over whole sequences (src/statecast/heads.py is the reference).

@@ -25,8 +25,10 @@ struct Team {
     void serve() {
         for (uint64_t seen = 0;; ++seen) {
             while (region.load() == seen)
-                if (ends.load()) return;
-                else sched_yield();
+                if (ends.load())
+                    return;
+                else
+                    sched_yield();
             body(data);
             left.fetch_add(1);
         }
@@ -68,8 +70,11 @@ struct Problem {
         return found;
     }
     explicit Problem(uint32_t seed)
-        : x(draw(ROWS * STEPS * INPUTS, seed)), w(draw(INPUTS * 4 * UNITS, seed + 1)),
-          u(draw(UNITS * 4 * UNITS, seed + 2)), bias(draw(4 * UNITS, seed + 3)), zeros(ROWS * UNITS),
+        : x(draw(ROWS * STEPS * INPUTS, seed)),
+          w(draw(INPUTS * 4 * UNITS, seed + 1)),
+          u(draw(UNITS * 4 * UNITS, seed + 2)),
+          bias(draw(4 * UNITS, seed + 3)),
+          zeros(ROWS * UNITS),
           dy(draw(ROWS * STEPS * UNITS, seed + 4)) {}
 
     std::vector<float> run(int64_t threads, statecast_openmp *openmp) const {
@@ -93,7 +98,7 @@ struct Problem {
     }
 };
 
-}  // namespace
+} // namespace
 
 int main() {
     constexpr int CALLERS = 4, CALLS = 60;

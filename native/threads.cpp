@@ -44,8 +44,7 @@ struct Job {
     std::atomic<int64_t> next{0};
 
     void work() {
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
-            task(context, item);
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) task(context, item);
     }
 };
 
@@ -267,8 +266,7 @@ class Team {
     static void body(void *data) {
         Region &region = *static_cast<Region *>(data);
         const bool caller = pthread_equal(pthread_self(), region.caller);
-        if (region.meets && !caller)
-            region.seats[region.came.fetch_add(1)].thread = (pid_t)syscall(SYS_gettid);
+        if (region.meets && !caller) region.seats[region.came.fetch_add(1)].thread = (pid_t)syscall(SYS_gettid);
         region.job.work();
         if (caller) region.worked = Clock::now();
     }
@@ -354,8 +352,10 @@ int cpus() {
 std::vector<std::string> split(const std::string &text, char by) {
     std::vector<std::string> parts(1);
     for (const char c : text)
-        if (c == by) parts.emplace_back();
-        else parts.back() += c;
+        if (c == by)
+            parts.emplace_back();
+        else
+            parts.back() += c;
     return parts;
 }
 
@@ -394,8 +394,9 @@ double quota(const std::string &root, const std::string &group, bool second) {
         size_t dash = 0; /* optional fields end there */
         while (dash < fields.size() && fields[dash] != "-") ++dash;
         if (dash < 6 || dash + 3 >= fields.size()) continue;
-        const bool mounted = second ? fields[dash + 1] == "cgroup2"
-                                    : fields[dash + 1] == "cgroup" && among(split(fields[dash + 3], ','), "cpu");
+        const bool mounted = second
+                                 ? fields[dash + 1] == "cgroup2"
+                                 : fields[dash + 1] == "cgroup" && among(split(fields[dash + 3], ','), "cpu");
         if (!mounted) continue;
         /* A container sees its own group as the mount's root, under the name that the host gave it. */
         const std::string &top = fields[3], place = root + fields[4];
@@ -427,7 +428,7 @@ int current_quota() {
     return found.load();
 }
 
-}  // namespace
+} // namespace
 
 void parallel(int64_t items, void (*task)(void *, int64_t), void *context, const Host &host, bool small) {
     const int allowed = items > 1 ? statecast_threads(host.threads) : 1;
@@ -447,7 +448,7 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context, const
     for (int64_t i = 0; i < items; ++i) task(context, i);
 }
 
-}  // namespace statecast
+} // namespace statecast
 
 using namespace statecast;
 

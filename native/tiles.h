@@ -20,7 +20,7 @@
 namespace {
 
 typedef uint16_t Half;
-constexpr int EDGE = 16, DEEP = 32; /* rows of a tile, and numbers of the sum in a chunk */
+constexpr int EDGE = 16, DEEP = 32;                 /* rows of a tile, and numbers of the sum in a chunk */
 constexpr int PART = EDGE * DEEP, CHUNK = 3 * PART; /* in bfloat16 */
 /* How many numbers of type T a number of chunks takes. */
 template <class T>
@@ -166,8 +166,10 @@ struct Block {
     template <int I, bool ADD>
     INLINE void begin(int64_t row_bytes) const {
         if constexpr (I < R * C) {
-            if constexpr (ADD) tile_load<I>(sum[I / C][I % C], row_bytes);
-            else tile_zero<I>();
+            if constexpr (ADD)
+                tile_load<I>(sum[I / C][I % C], row_bytes);
+            else
+                tile_zero<I>();
             begin<I + 1, ADD>(row_bytes);
         }
     }
@@ -191,21 +193,21 @@ struct Block {
             lefts<0, 0>(), rights<0, 1>(), fetch();
             rights<0, 0>(), fetch();
             rights<0, 2>(), fetch();
-            UNROLL for (int i = 0; i < R; ++i) left[i] += CHUNK;
-            UNROLL for (int j = 0; j < C; ++j) right[j] += CHUNK;
+            EACH(i, R) left[i] += CHUNK;
+            EACH(j, C) right[j] += CHUNK;
         }
         end<0>(row_bytes);
     }
 };
 
 template <bool ADD, int R, int C, class T>
-INLINE void block(const Half *left, int64_t next, const Half *const *right, int64_t chunks,
-                  T *const *sum, int64_t below, int64_t stride, const char *&later, int64_t lines) {
+INLINE void block(const Half *left, int64_t next, const Half *const *right, int64_t chunks, T *const *sum,
+                  int64_t below, int64_t stride, const char *&later, int64_t lines) {
     Block<R, C> b;
-    UNROLL for (int i = 0; i < R; ++i) b.left[i] = left + i * next;
-    UNROLL for (int j = 0; j < C; ++j) b.right[j] = right[j];
-    UNROLL for (int i = 0; i < R; ++i)
-        UNROLL for (int j = 0; j < C; ++j) b.sum[i][j] = sum[j] + i * below;
+    EACH(i, R) b.left[i] = left + i * next;
+    EACH(j, C) b.right[j] = right[j];
+    EACH(i, R)
+        EACH(j, C) b.sum[i][j] = sum[j] + i * below;
     b.template run<ADD>(chunks, stride * (int64_t)sizeof(T), later, lines);
 }
 
@@ -255,7 +257,8 @@ INLINE void split_row(const T *from, int64_t n, Half *to) {
 template <class T>
 INLINE void split_rows(const T *from, int64_t stride, int64_t rows, int n, Half *to) {
     for (int j = 0; j < EDGE; ++j, from += stride, to += DEEP)
-        split<T>(j < rows ? load(from, n) : V<T>{}, j + EDGE < rows ? load(from + EDGE * stride, n) : V<T>{}, to);
+        split<T>(j < rows ? load(from, n) : V<T>{}, j + EDGE < rows ? load(from + EDGE * stride, n) : V<T>{},
+                 to);
 }
 
 /* Rows of 16 columns as the left chunk that is their transpose. */
@@ -267,5 +270,5 @@ INLINE void split_columns(const T *from, int64_t stride, int64_t rows, Half *to)
         transpose(reinterpret_cast<const T *>(pairs + part * PART), EDGE,
                   reinterpret_cast<T *>(to + part * PART));
 }
-}  // namespace
+} // namespace
 #endif

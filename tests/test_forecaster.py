@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from statecast import errors
 from statecast.forecast import forecaster
 from statecast.forecast.forecaster import Forecaster
-from statecast.heads.distributions import HEADS
+from statecast.heads.by_name import HEADS
 from statecast.networks.network import Network
 from statecast.recurrence.cells import CELLS
 from statecast.state import State

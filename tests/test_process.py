@@ -110,8 +110,8 @@ os.environ["KERAS_BACKEND"] = "torch"
 import torch
 from statecast.recurrence import run as recurrence
 from statecast.recurrence.cells import LSTM
-from statecast.recurrence.kernels import native
-native.status()  # the library is loaded
+from statecast.recurrence.kernels.native import library
+library.status()  # the library is loaded
 torch.set_num_threads(2)
 torch.tanh(torch.randn(1000, 1000))  # OpenMP's threads are there, without a call of the library's
 cell = LSTM(8)

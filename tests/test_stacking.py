@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast.forecast.stacking import Stacking
-from statecast.heads.distributions import KNOTS
+from statecast.heads.quantiles import KNOTS
 
 T = 6
 DEVIATES = np.quantile(np.random.default_rng(1).normal(size=200_000), KNOTS)

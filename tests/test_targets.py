@@ -17,7 +17,7 @@ from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileErr
 from statecast.evaluate.cross_validation import LastValue, MeanCurve, Ridge, cross_validation
 from statecast.forecast.forecaster import Forecaster, Paths
 from statecast.forecast.stacking import Stacking
-from statecast.heads.distributions import KNOTS
+from statecast.heads.quantiles import KNOTS
 from statecast.tables.targets import Targets, learn
 
 pytestmark = [

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
     from statecast.layers.initial import InitialState
     from statecast.recurrence import cells
-    from statecast.recurrence.kernels.native import Recurrence
+    from statecast.recurrence.kernels.native.arrays import Recurrence
     from statecast.state import State
     from statecast.tables.schema import Panel, Schema
     from statecast.tokens import decoding
@@ -64,7 +64,7 @@ _HOMES = {
     "NotFittedError": "errors",
     "NotStatefulError": "errors",
     "Panel": "tables.schema",
-    "Recurrence": "recurrence.kernels.native",
+    "Recurrence": "recurrence.kernels.native.arrays",
     "ResetStates": "control",
     "Schema": "tables.schema",
     "Scores": "evaluate",

@@ -772,12 +772,12 @@ def _installation() -> Iterator[tuple[str, Any]]:
     from importlib.metadata import PackageNotFoundError, version
 
     from statecast import __version__
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import library
 
     yield "statecast", __version__
     yield "python", sys.version.split()[0]
     yield "backend", os.environ.get("KERAS_BACKEND", "jax")
-    yield "native kernel", native.status()
+    yield "native kernel", library.status()
     packages = {
         "keras": None,
         "jax": None,

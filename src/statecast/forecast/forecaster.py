@@ -41,7 +41,9 @@ from statecast.forecast.explanation import Explanation, effects
 from statecast.forecast.stacking import FEWEST as FEWEST_STACKED
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.forecast.stacking import Stacking
-from statecast.heads.distributions import HEADS, KNOTS, Categorical, Quantiles
+from statecast.heads.by_name import HEADS
+from statecast.heads.categorical import Categorical
+from statecast.heads.quantiles import KNOTS, Quantiles
 from statecast.interrupt import noted
 from statecast.networks.network import (
     CONDITIONINGS,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from statecast.files import check_finite
-from statecast.heads.distributions import KNOTS
+from statecast.heads.quantiles import KNOTS
 from statecast.state import outline
 
 MOST_ITEMS = 2000  # held-out items it is learnt from

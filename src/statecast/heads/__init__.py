@@ -1,17 +1,10 @@
-"""Heads: from the outputs of a network to a predictive distribution."""
+"""Heads: from the output of a network to a predictive distribution."""
 
-from statecast.heads.distributions import (
-    Categorical,
-    Head,
-    LogitNormal,
-    LogNormal,
-    NegativeBinomial,
-    Normal,
-    Poisson,
-    Quantiles,
-    Readout,
-    StudentT,
-)
+from statecast.heads.base import Head, Readout
+from statecast.heads.categorical import Categorical
+from statecast.heads.continuous import LogitNormal, LogNormal, Normal, StudentT
+from statecast.heads.counts import NegativeBinomial, Poisson
+from statecast.heads.quantiles import Quantiles
 
 __all__ = [
     "Categorical",

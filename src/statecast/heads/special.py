@@ -1,7 +1,7 @@
-"""Functions of statistics that Keras lacks, on tensors of its current backend.
+"""Statistical functions that Keras does not have, on tensors of its current backend.
 
-Elementwise, in the dtype of what they are given, with the usual broadcasting; made for float32.
-Where two terms all but cancel they are written so that they do not.
+They are elementwise, compute in the dtype of their arguments, and broadcast. They are made for
+float32: formulas in which large terms cancel are rewritten.
 """
 
 from __future__ import annotations
@@ -9,36 +9,36 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LEAST_LEVEL = 1e-6  # of a quantile: levels are taken to lie between this and 1 minus it
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_SHIFT = 6  # how far an argument is moved to where a series for large ones holds
-_HALVINGS = 24  # of an interval in which a quantile is sought: float32 knows no more
+LEAST_LEVEL = 1e-6  # heads clip the levels of quantiles to this and 1 minus this
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SHIFT = 6  # steps of a recurrence, to arguments so large that a series for large ones holds
+_HALVINGS = 24  # of an interval; float32 has no more digits
 
 
 def normal_quantile(level: Any) -> Any:
-    """The standard normal's quantile at ``level``."""
+    """The quantile function of the standard normal distribution."""
     from keras import ops
 
     return math.sqrt(2.0) * ops.erfinv(2.0 * level - 1.0)
 
 
 def normal_cdf(x: Any) -> Any:
-    """The standard normal's distribution function."""
+    """The distribution function of the standard normal distribution."""
     from keras import ops
 
     return 0.5 * ops.erfc(-x / math.sqrt(2.0))
 
 
 def log_gamma(x: Any) -> Any:
-    """The logarithm of the gamma function, x > 0: Stirling's series, after the recurrence where x
-    is small."""
+    """The logarithm of the gamma function, x > 0: Stirling's series, for small x after the
+    recurrence."""
     from keras import ops
 
-    return (x - 0.5) * ops.log(x) - x + _HALF_LOG_2PI + stirling_error(x)
+    return (x - 0.5) * ops.log(x) - x + HALF_LOG_2PI + stirling_error(x)
 
 
 def stirling_error(x: Any) -> Any:
-    """What Stirling's formula for ``log_gamma`` leaves out, x > 0 (Loader 2000)."""
+    """The error of Stirling's formula for ``log_gamma``, x > 0 (Loader 2000)."""
     from keras import ops
 
     def series(x: Any) -> Any:
@@ -74,7 +74,7 @@ def _deviance(d: Any) -> Any:
 
 
 def poisson_log_pmf(n: Any, mean: Any) -> Any:
-    """The logarithm of the Poisson distribution's probability of n >= 0, by its saddle point
+    """The Poisson distribution's log-probability of n >= 0, by the saddle-point form
     (Loader 2000)."""
     from keras import ops
 
@@ -83,14 +83,14 @@ def poisson_log_pmf(n: Any, mean: Any) -> Any:
         -stirling_error(some)
         - mean * _deviance((n - mean) / mean)
         - 0.5 * ops.log(some)
-        - _HALF_LOG_2PI
+        - HALF_LOG_2PI
     )
     return ops.where(n > 0, positive, -mean)
 
 
 def negative_binomial_log_pmf(n: Any, mean: Any, size: Any) -> Any:
-    """The logarithm of the negative binomial's probability of n >= 0, by its saddle point
-    (Loader 2000). Its variance is ``mean + mean**2 / size``."""
+    """The negative binomial distribution's log-probability of n >= 0, by the saddle-point form
+    (Loader 2000). The variance is ``mean + mean**2 / size``."""
     from keras import ops
 
     some = ops.maximum(n, 1e-6)
@@ -103,7 +103,7 @@ def negative_binomial_log_pmf(n: Any, mean: Any, size: Any) -> Any:
         - whole * p * _deviance((mean - some) / whole)
         - whole * q * _deviance(size * (some - mean) / (whole * mean))
         + 0.5 * (ops.log(size) - ops.log(some) - ops.log(whole))
-        - _HALF_LOG_2PI
+        - HALF_LOG_2PI
     )
     return ops.where(n > 0, positive, -size * ops.log1p(mean / size))
 
@@ -164,8 +164,8 @@ def _peizer_pratt(t: Any) -> Any:
 
 
 def increasing_root(function: Any, target: Any, low: Any, high: Any) -> Any:
-    """Where an increasing function has the value ``target``, between ``low`` and ``high``, by
-    halving the interval on the scale of ``log(x - low + 1)``; the nearer end where nowhere."""
+    """Where an increasing function has the value ``target`` between ``low`` and ``high``; the
+    nearer end if nowhere. By bisection on the scale of ``log(x - low + 1)``."""
     from keras import ops
 
     def halve(_: Any, ends: Any) -> Any:

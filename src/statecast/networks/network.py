@@ -20,7 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from statecast.heads.distributions import KNOTS, Head, Readout
+from statecast.heads.base import Head, Readout
+from statecast.heads.quantiles import KNOTS
 from statecast.layers.initial import InitialState, starts
 from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.recurrence.run import run
@@ -428,7 +429,7 @@ class Network(keras.Model):
         if decoder.static:
             own = own + ops.matmul(leaves["static"], kernel[:, decoder.units :])
         own = own + ops.zeros_like(leaves["last"])
-        kernel, at = kernel[:, : decoder.units], decoder.head.located_by
+        kernel, at = kernel[:, : decoder.units], decoder.head.location_index
         loop = ClosedLoop(decoder.stack)
         start = {name: leaf for name, leaf in leaves.items() if name not in _OUTSIDE}
         y, after = run(

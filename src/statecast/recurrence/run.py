@@ -12,7 +12,8 @@ from typing import Any
 
 from statecast.errors import ArgumentError, KernelError, StateError
 from statecast.recurrence.cells import Cell
-from statecast.recurrence.kernels import fused, loop, native
+from statecast.recurrence.kernels import fused, loop
+from statecast.recurrence.kernels.native import kernel as native
 from statecast.recurrence.problem import Problem
 
 # In order of preference. Errors inside a kernel propagate: nothing falls back in silence.

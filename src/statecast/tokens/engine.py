@@ -19,8 +19,8 @@ from threadpoolctl import ThreadpoolController
 from statecast.errors import ArgumentError
 from statecast.networks.network import IN_STATE
 from statecast.recurrence.cells import within
-from statecast.recurrence.kernels import native
-from statecast.recurrence.kernels.softmax import Softmax
+from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
+from statecast.recurrence.kernels.native.softmax import Softmax
 from statecast.tables.parse import Kind
 from statecast.tables.schema import Panel, Schema
 from statecast.tables.vocabulary import END, UNKNOWN, Vocabulary
@@ -71,7 +71,7 @@ class Speaker:
             size = language.head.size
             kernel = [k @ e[:size].T for k, e in zip(kernel, self._embedding, strict=True)]
         stack = language.stack
-        built = native.refuses(stack) is None
+        built = refuses(stack) is None
         softmax: Any = Softmax if built else _PlainSoftmax
         # What a token gives to the gates, looked up where that is no larger than the weights it
         # stands beside: else it is multiplied out at every step.
@@ -84,10 +84,10 @@ class Speaker:
         if not built:
             return _PlainCell(stack, weights)
         if not self._coded:
-            return native.Recurrence(stack, weights)
+            return Recurrence(stack, weights)
         of_token, of_static = np.split(weights["0/kernel"], [embedding.shape[1]])
         weights["0/kernel"] = np.concatenate([of_static, embedding @ of_token])
-        return native.Recurrence(stack, weights, codes=len(embedding))
+        return Recurrence(stack, weights, codes=len(embedding))
 
     # -- the state, as the forecaster has it: leaves (rows, members, ...) ----------------
 

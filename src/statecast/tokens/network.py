@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from statecast.heads.distributions import Categorical
+from statecast.heads.categorical import Categorical
 from statecast.networks.network import CONDITIONINGS, Network
 from statecast.recurrence.cells import Stack, within
 from statecast.recurrence.run import run

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError
-from statecast.recurrence.kernels import native, threads
+from statecast.recurrence.kernels.native import calls, library, threads
 
-LIBRARY = native._library()
+LIBRARY = library.find()
 pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason="the library is not built")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says who may use which CPU")
 
@@ -30,10 +30,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says who may u
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("STATECAST_THREADS", "OMP_NUM_THREADS", "NPROC", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
-    native.use()
+    library.use()
     yield
     monkeypatch.undo()
-    native.use()
+    library.use()
 
 
 def _free() -> int:
@@ -50,7 +50,7 @@ def test_it_is_the_least_that_anyone_says(told: int, omp: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if omp:
             patch.setenv("OMP_NUM_THREADS", str(omp))
-        native.use()
+        library.use()
         said = [count for count in (told, omp, _free()) if count > 0]
         assert LIBRARY.statecast_threads(told) == min(said)
 
@@ -58,11 +58,11 @@ def test_it_is_the_least_that_anyone_says(told: int, omp: int) -> None:
 def test_what_is_set_for_statecast_goes_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("STATECAST_THREADS", "5")
-    native.use()
+    library.use()
     assert LIBRARY.statecast_threads(1) == 5
-    native.use(threads=3)
+    library.use(threads=3)
     assert LIBRARY.statecast_threads(1) == 3
-    native.use()
+    library.use()
     assert LIBRARY.statecast_threads(1) == 5
 
 
@@ -71,7 +71,7 @@ def test_a_list_of_openmp_means_its_first(
     monkeypatch: pytest.MonkeyPatch, text: str, count: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
-    native.use()
+    library.use()
     assert LIBRARY.statecast_threads(0) == (count or _free())
 
 
@@ -97,10 +97,10 @@ def test_a_number_of_threads_that_is_none_is_refused(
 
 @pytest.mark.parametrize("count", [-1, 1025, 2.0, True, "2", None])
 def test_use_refuses_a_number_that_is_none(count: Any) -> None:
-    used = native.status()
+    used = library.status()
     with pytest.raises(ArgumentError, match="threads: expected a whole number from 0"):
-        native.use("portable", count)
-    assert native.status() == used
+        library.use("portable", count)
+    assert library.status() == used
 
 
 # -- quotas of control groups ----------------------------------------------------------------------
@@ -219,9 +219,9 @@ def test_the_number_of_jax(
 
 def test_the_least_number_of_the_host_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "of_torch", lambda: 0)
-    assert (threads.told(0), threads.told(4)) == (0, 4)
+    assert (threads.of_host(0), threads.of_host(4)) == (0, 4)
     monkeypatch.setattr(threads, "of_torch", lambda: 2)
-    assert (threads.told(0), threads.told(1), threads.told(4)) == (2, 1, 2)
+    assert (threads.of_host(0), threads.of_host(1), threads.of_host(4)) == (2, 1, 2)
 
 
 COUNT = """
@@ -233,7 +233,7 @@ import numpy as np
 from pathlib import Path
 from statecast.recurrence import run as recurrence
 from statecast.recurrence.cells import LSTM
-from statecast.recurrence.kernels.native import Recurrence
+from statecast.recurrence.kernels.native.arrays import Recurrence
 cell = LSTM(8)
 rng = np.random.default_rng(0)
 draw = lambda shape: rng.standard_normal(shape).astype("float32")
@@ -337,22 +337,22 @@ def _bits(openmp: Any, told: int) -> bytes:
     """An LSTM's outputs and gradients."""
     cell, sizes = cells.LSTM(20), (1, 150, 5, 3)
     rng = np.random.default_rng(0)
-    shapes = native._shapes(cell, (1,), (150, 5, 3))
+    shapes = calls.shapes_of(cell, (1,), (150, 5, 3))
     names = ("x", "w", "u", "bias", "h0", "c0")
     values = {n: rng.standard_normal(shapes[n]).astype("float32") for n in names}
     found = {n: np.empty(shapes[n], "float32") for n in ("y", "hn", "cn")}
-    call = native._arguments(
+    call = calls.arguments(
         cell, "float32", sizes, threads=told,
         openmp=ctypes.cast(openmp, ctypes.c_void_p).value or 0 if openmp else 0,
-        **{n: native.address(v) for n, v in {**values, **found}.items()},
+        **{n: library.address(v) for n, v in {**values, **found}.items()},
     )  # fmt: skip
-    saved = np.empty(native._saved_bytes(call), np.uint8)
-    call.saved = native.address(saved)
-    native.check(LIBRARY.statecast_forward(ctypes.byref(call)))
+    saved = np.empty(calls.saved_bytes(call), np.uint8)
+    call.saved = library.address(saved)
+    library.check(LIBRARY.statecast_forward(ctypes.byref(call)))
     gradients = {f"d{n}": np.empty_like(v) for n, v in values.items()}
     gradients["dy"] = rng.standard_normal(shapes["y"]).astype("float32")
-    pointers = {n: native.address(v) for n, v in gradients.items()}
-    native.check(LIBRARY.statecast_backward(ctypes.byref(native._Backward(call, **pointers))))
+    pointers = {n: library.address(v) for n, v in gradients.items()}
+    library.check(LIBRARY.statecast_backward(ctypes.byref(library.Backward(call, **pointers))))
     return b"".join(v.tobytes() for v in {**found, **gradients}.values())
 
 
@@ -362,9 +362,9 @@ def _bits(openmp: Any, told: int) -> bytes:
 def test_a_team_that_has_no_cpu_is_asked_once_and_has_the_same_bits(
     count: int, comes: bool
 ) -> None:
-    native.use(threads=1)
+    library.use(threads=1)
     expected = _bits(None, 1)
-    native.use(threads=count)
+    library.use(threads=count)
     assert _bits(None, count) == expected
     team = _Team(comes)
     found: list[bytes] = []

@@ -1,8 +1,7 @@
-"""The score of a head of quantiles in the native library: from the recurrence's outputs to a number
-a row, and back, without anything of the size of the quantiles in between.
+"""The score of a head of quantiles in the native library, and its gradients, in JAX and PyTorch.
 
-``statecast.heads`` says what is computed, and is the reference. It runs inside JAX and in
-PyTorch, once differentiable; what it cannot run it declines.
+It goes from the recurrence's outputs to one number for each row, and never stores an array of
+quantiles. The reference is ``statecast.heads``. It can be differentiated once.
 """
 
 from __future__ import annotations
@@ -16,27 +15,20 @@ from typing import Any
 import numpy as np
 
 from statecast.errors import KernelError
-from statecast.recurrence.kernels import threads
-from statecast.recurrence.kernels.native import (
-    DTYPES,
-    HOST,
-    check,
-    dense,
-    loaded,
-    tensors_decline,
-    torch_address,
-    torch_transforms,
-)
+from statecast.recurrence.kernels.native import threads
+from statecast.recurrence.kernels.native.in_torch import address_of, dense, transforms_active
+from statecast.recurrence.kernels.native.kernel import tensors_decline
+from statecast.recurrence.kernels.native.library import DTYPES, HOST, check, loaded
 
-# In the library's order; `first` and `last` may be absent. No gradient reaches DATA.
+# The arguments in the library's order; `first` and `last` are optional. DATA have no gradient.
 ORDER = ("outputs", "taken", "first", "last", "kernel", "base", "decay", "target", "weight")
 DATA = ("target", "weight")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a head of quantiles is made of: its levels, and from quantile to quantile the number
-    that stands in ``softplus(raw + gap) + smallest``."""
+    """A head of quantiles: its levels, and ``gap`` and ``smallest`` in the distance
+    ``softplus(raw + gap) + smallest`` from each quantile to the next."""
 
     levels: tuple[float, ...]
     gaps: tuple[float, ...]
@@ -67,13 +59,13 @@ class _Gradients(ctypes.Structure):
 
 
 def declines(outputs: Any) -> str | None:
-    """Why the library cannot score from these outputs on the current backend; None if it can."""
+    """Why the library cannot compute a score from ``outputs``; None where it can."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
-        return "TensorFlow keeps its own operations"
-    if keras.backend.backend() == "torch" and torch_transforms():
-        return "it is differentiated once, and has no rule for torch.func"
+        return "on TensorFlow its own operations are used"
+    if keras.backend.backend() == "torch" and transforms_active():
+        return "it has no derivatives in torch.func"
     return tensors_decline(outputs)
 
 
@@ -172,7 +164,7 @@ def _torch_run(spec: Spec, values: Mapping[str, Any]) -> Any:
 def _torch_function() -> Any:
     import torch
 
-    library, at = loaded(), torch_address
+    library, at = loaded(), address_of
 
     def arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
         x = values["outputs"]
@@ -185,15 +177,15 @@ def _torch_function() -> Any:
         )  # fmt: skip
 
     def gradients(ctx: Any, given: Any) -> Any:
-        pairs = zip(ORDER, ctx.saved_tensors, strict=True)  # hooks may have changed their dtype
+        pairs = zip(ORDER, ctx.saved_tensors, strict=True)  # hooks may have changed dtypes
         values = {n: dense(v, given.dtype) for n, v in pairs if v is not None}
         shapes = _shapes(tuple(values["outputs"].shape), len(ctx.spec.levels))
         wrong = [n for n, v in values.items() if v.shape != shapes[n]]
         if wrong:
             raise KernelError(
-                "The native kernel failed: what it saved for the backward pass came back in other "
-                f"shapes ({', '.join(wrong)}). Hooks of saved tensors give back the shape that "
-                "they were given."
+                "The native kernel failed: the tensors saved for the backward pass were returned "
+                f"with other shapes ({', '.join(wrong)}). Hooks of saved tensors have to return "
+                "the shape that they were given."
             )
         found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
         given = dense(given, given.dtype)
@@ -223,5 +215,5 @@ def _torch_function() -> Any:
 
 @cache
 def _doubles(values: tuple[float, ...]) -> Any:
-    """Numbers as C has them, kept as long as the process runs."""
+    """The address of an array of doubles, which is kept as long as the process runs."""
     return ctypes.cast((ctypes.c_double * len(values))(*values), ctypes.c_void_p)

@@ -9,15 +9,11 @@ from keras import backend, ops
 
 from gradients import gradients
 from statecast.errors import ArgumentError
-from statecast.heads.distributions import (
-    HEADS,
-    NegativeBinomial,
-    Normal,
-    Poisson,
-    Quantiles,
-    Readout,
-    StudentT,
-)
+from statecast.heads.base import Readout
+from statecast.heads.by_name import HEADS
+from statecast.heads.continuous import Normal, StudentT
+from statecast.heads.counts import NegativeBinomial, Poisson
+from statecast.heads.quantiles import Quantiles
 
 pytestmark = pytest.mark.backends
 
@@ -56,7 +52,7 @@ def test_location_is_the_median_and_moves_with_the_shift(head, seed):
     raw = np.random.default_rng(seed).normal(size=(3, head.size)).astype("float32")
     raw = ops.convert_to_tensor(raw)
     here, there = head.parameters(raw, 0.0), head.parameters(raw, 2.5)
-    location = ops.convert_to_numpy(raw)[..., head.located_by, None]
+    location = ops.convert_to_numpy(raw)[..., head.location_index, None]
     np.testing.assert_allclose(location, _quantiles(head, here, [0.5]), atol=1e-5)
     levels = [0.01, 0.3, 0.5, 0.99]
     moved = _quantiles(head, there, levels) - _quantiles(head, here, levels)

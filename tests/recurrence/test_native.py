@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.recurrence.kernels import native, quantiles, softmax
-from statecast.recurrence.kernels.native import Recurrence
+from statecast.recurrence.kernels.native import calls, library, quantiles, softmax
+from statecast.recurrence.kernels.native.arrays import Recurrence
 from statecast.tokens.engine import _PlainSoftmax
 
-LIBRARY = native._library()
+LIBRARY = library.find()
 pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"native: {LIBRARY}")
 
 KINDS = {"lstm": cells.LSTM, "gru": cells.GRU, "rnn": cells.SimpleRNN}
@@ -35,7 +35,7 @@ def _instructions() -> list[str]:
         return []
     names = LIBRARY.statecast_built().decode().split(",")
     found = [name for name in names if not LIBRARY.statecast_use(name.encode())]
-    native.use()
+    library.use()
     return found
 
 
@@ -45,7 +45,7 @@ INSTRUCTIONS = _instructions()
 @pytest.fixture(autouse=True)
 def _defaults() -> Iterator[None]:
     yield
-    native.use()
+    library.use()
 
 
 Values = dict[str, np.ndarray]
@@ -102,11 +102,11 @@ def _empty(cell: Any, values: Values) -> Values:
 def _forward(cell: Any, values: Values, save: bool = False) -> Values:
     """y, hn, cn, and what backward needs."""
     outputs = _empty(cell, values)
-    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
-    arguments = native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers)
+    pointers = {n: library.address(v) for n, v in (values | outputs).items()}
+    arguments = calls.arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers)
     if save:  # filled, so that what is read without having been written shows
-        outputs["saved"] = np.full(native._saved_bytes(arguments) + 64, 255, np.uint8)
-        arguments.saved = native.address(outputs["saved"])
+        outputs["saved"] = np.full(calls.saved_bytes(arguments) + 64, 255, np.uint8)
+        arguments.saved = library.address(outputs["saved"])
     assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == 0
     if save:
         assert (outputs["saved"][-64:] == 255).all()
@@ -119,10 +119,10 @@ def _backward(cell: Any, values: Values, given: Values, dx: bool = True) -> Valu
     found = {
         n: np.full_like(v, np.nan) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
     }
-    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
-    arguments = native._Backward(
-        native._arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers),
-        **{f"d{n}": native.address(v) for n, v in (given | found).items()},
+    pointers = {n: library.address(v) for n, v in (values | outputs).items()}
+    arguments = library.Backward(
+        calls.arguments(cell, values["x"].dtype.name, values["x"].shape, **pointers),
+        **{f"d{n}": library.address(v) for n, v in (given | found).items()},
     )
     assert LIBRARY.statecast_backward(ctypes.byref(arguments)) == 0
     return found
@@ -244,7 +244,7 @@ CANCELLING_DECAY: dict[str, Any] = {
 def test_outputs_and_gradients_are_the_references(
     instructions: str, dtype: str, problem: dict[str, Any]
 ) -> None:
-    native.use(instructions)
+    library.use(instructions)
     tolerance = EPSILONS * float(np.finfo(dtype).eps)
     cell, values = _drawn(problem, dtype)
     wide = {n: v if v.dtype == bool else v.astype("float64") for n, v in values.items()}
@@ -305,7 +305,7 @@ def test_threads_change_no_bit(problem: dict[str, Any]) -> None:
     cell, values = _drawn(problem, "float32")
     given, found = _given(cell, values, 1), []
     for threads in (1, 2, 5):
-        native.use(threads=threads)
+        library.use(threads=threads)
         found.append(_forward(cell, values) | _backward(cell, values, given))
     for name, first in found[0].items():
         assert all(first.tobytes() == other[name].tobytes() for other in found[1:]), name
@@ -345,15 +345,15 @@ def _score(spec: quantiles.Spec, values: Values, given: np.ndarray) -> tuple[np.
     """The score, and the gradients of ``sum(given * score)``."""
     outputs = values["outputs"]
     score = np.full(outputs.shape[:2], np.nan, outputs.dtype)
-    pointers = {n: native.address(v) for n, v in (values | {"score": score}).items()}
+    pointers = {n: library.address(v) for n, v in (values | {"score": score}).items()}
     arguments = quantiles._Score(
-        native.DTYPES[outputs.dtype.name], *outputs.shape, len(spec.levels),
+        library.DTYPES[outputs.dtype.name], *outputs.shape, len(spec.levels),
         smallest=spec.smallest, levels=quantiles._doubles(spec.levels),
         gaps=quantiles._doubles(spec.gaps), **pointers,
     )  # fmt: skip
     assert LIBRARY.statecast_score(ctypes.byref(arguments)) == 0
     found = {n: np.full_like(v, np.nan) for n, v in values.items() if n not in quantiles.DATA}
-    pointers = {f"d{n}": native.address(v) for n, v in (found | {"score": given}).items()}
+    pointers = {f"d{n}": library.address(v) for n, v in (found | {"score": given}).items()}
     gradients = quantiles._Gradients(arguments, **pointers)
     assert LIBRARY.statecast_score_gradients(ctypes.byref(gradients)) == 0
     return score, found
@@ -388,7 +388,7 @@ def _score_reference(spec: quantiles.Spec, values: Mapping[str, Any]) -> np.ndar
 def test_scores_and_their_gradients_are_the_references(
     instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
 ) -> None:
-    native.use(instructions)
+    library.use(instructions)
     spec, values = _score_values(problem, dtype)
     wide = {n: v.astype("float64") for n, v in values.items()}
     rng = np.random.default_rng(problem["seed"])
@@ -418,9 +418,9 @@ def test_a_score_has_the_same_bits_in_any_batch_and_on_any_threads(
     spec, values = _score_values(problem, "float32")
     shape = values["outputs"].shape[:2]
     given = np.random.default_rng(1).standard_normal(shape).astype("float32")
-    native.use(threads=1)
+    library.use(threads=1)
     score, gradients = _score(spec, values, given)
-    native.use(threads=3)
+    library.use(threads=3)
     again, others = _score(spec, values, given)
     assert score.tobytes() == again.tobytes()
     assert all(found.tobytes() == others[n].tobytes() for n, found in gradients.items())
@@ -437,7 +437,7 @@ def test_a_score_has_the_same_bits_in_any_batch_and_on_any_threads(
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @pytest.mark.parametrize("name", quantiles.ORDER)
 def test_a_score_of_nan_is_nan_and_of_no_other_row(instructions: str, name: str) -> None:
-    native.use(instructions)
+    library.use(instructions)
     problem = {"sizes": (1, 4, 5, 6), "quantiles": 5, "before": True, "seed": 0}
     spec, values = _score_values(problem, "float32")
     given = np.ones((1, 4), "float32")
@@ -456,7 +456,7 @@ def test_a_score_of_buffers_that_do_not_go_together_is_refused() -> None:
     problem = {"sizes": (1, 4, 5, 6), "quantiles": 5, "before": True, "seed": 0}
     spec, values = _score_values(problem, "float32")
     score = np.empty((1, 4), "float32")
-    good = {n: native.address(v) for n, v in (values | {"score": score}).items()}
+    good = {n: library.address(v) for n, v in (values | {"score": score}).items()}
     good |= {n: quantiles._doubles(getattr(spec, n)) for n in ("levels", "gaps")}
 
     def status(**changed: Any) -> int:
@@ -502,7 +502,7 @@ def _softmax_values(problem: dict[str, int]) -> tuple[Any, Any, Any, Any, int]:
 def test_the_softmax_and_its_likeliest_are_the_references(
     instructions: str, problem: dict[str, int]
 ) -> None:
-    native.use(instructions)
+    library.use(instructions)
     kernel, bias, outputs, allowed, best = _softmax_values(problem)
     wide = _PlainSoftmax(kernel.astype("float64"), bias.astype("float64"))
     one = softmax.Softmax(kernel, bias)
@@ -532,9 +532,9 @@ def test_a_row_of_the_softmax_has_the_same_bits_in_any_batch_and_on_any_threads(
 ) -> None:
     kernel, bias, outputs, allowed, best = _softmax_values(problem)
     one = softmax.Softmax(kernel, bias)
-    native.use(threads=1)
+    library.use(threads=1)
     nats, (codes, found) = one.log_probabilities(outputs), one.likeliest(outputs, best, allowed)
-    native.use(threads=3)
+    library.use(threads=3)
     some = slice(start, start + 1 + problem["seed"] % 3)
     assert one.log_probabilities(outputs).tobytes() == nats.tobytes()
     alone = outputs[:, some]
@@ -545,7 +545,7 @@ def test_a_row_of_the_softmax_has_the_same_bits_in_any_batch_and_on_any_threads(
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_the_softmax_of_nan_is_nan_and_of_no_other_row(instructions: str) -> None:
-    native.use(instructions)
+    library.use(instructions)
     problem = {"members": 2, "rows": 7, "units": 5, "tokens": 40, "best": 3, "seed": 0}
     kernel, bias, outputs, allowed, best = _softmax_values(problem)
     one = softmax.Softmax(kernel, bias)
@@ -563,7 +563,7 @@ def test_a_softmax_of_wrong_buffers_or_sizes_is_refused() -> None:
     outputs, packed = np.zeros((1, 2, 3), "float32"), np.zeros(4096, np.uint8)
     nats, codes = np.zeros((2, 5), "float32"), np.zeros((2, 5), "int32")
     given = {"kernel": kernel, "bias": bias, "packed": packed, "outputs": outputs}
-    good = {n: native.address(v) for n, v in (given | {"nats": nats, "codes": codes}).items()}
+    good = {n: library.address(v) for n, v in (given | {"nats": nats, "codes": codes}).items()}
     good |= {"members": 1, "rows": 2, "units": 3, "tokens": 5, "best": 2}
 
     def status(**changed: Any) -> int:
@@ -601,7 +601,7 @@ def test_a_gradient_that_is_not_asked_for_changes_no_other() -> None:
 def test_nan_and_infinity_go_where_arithmetic_sends_them(
     bad: float, kind: str, instructions: str, units: int
 ) -> None:
-    native.use(instructions)
+    library.use(instructions)
     cell = KINDS[kind](units)
     tiles = instructions == "amx" and units == 100  # which split an infinity into inf - inf
     values = _values(cell, (1, 8, 5, 2))
@@ -659,11 +659,11 @@ def test_what_a_masked_step_holds_is_not_seen() -> None:
 def test_sizes_that_overflow_and_missing_buffers_are_refused(
     sizes: tuple[int, int, int, int], units: int, status: int
 ) -> None:
-    arguments = native._Forward(2, 0, *sizes, units)
+    arguments = library.Forward(2, 0, *sizes, units)
     assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == status
-    assert LIBRARY.statecast_backward(ctypes.byref(native._Backward(arguments))) == status
+    assert LIBRARY.statecast_backward(ctypes.byref(library.Backward(arguments))) == status
     with pytest.raises(KernelError, match="native kernel failed"):
-        native.check(status)
+        library.check(status)
 
 
 def test_threads_of_the_caller_do_not_meet() -> None:
@@ -691,7 +691,8 @@ def test_threads_of_the_caller_do_not_meet() -> None:
 FORK = """
 import os, sys, numpy as np
 from statecast.recurrence.cells import LSTM
-from statecast.recurrence.kernels.native import Recurrence, use
+from statecast.recurrence.kernels.native.arrays import Recurrence
+from statecast.recurrence.kernels.native.library import use
 cell = LSTM(8)
 rng = np.random.default_rng(0)
 draw = lambda shape: rng.standard_normal(shape).astype("float32")
@@ -740,8 +741,8 @@ def test_nothing_leaks_over_a_hundred_thousand_calls() -> None:
     cell = cells.LSTM(4)
     values = _values(cell, (1, 3, 2, 2))
     outputs = _forward(cell, values)
-    pointers = {n: native.address(v) for n, v in (values | outputs).items()}
-    arguments = native._arguments(cell, "float32", values["x"].shape, **pointers)
+    pointers = {n: library.address(v) for n, v in (values | outputs).items()}
+    arguments = calls.arguments(cell, "float32", values["x"].shape, **pointers)
     most = []
     for _ in range(2):
         for _ in range(50_000):
@@ -822,12 +823,12 @@ def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Value
 def test_rows_that_go_on_from_one_have_the_bits_of_copies(
     instructions: str, dtype: str, problem: dict[str, Any], threads: int
 ) -> None:
-    native.use(instructions, threads)
+    library.use(instructions, threads)
     recurrence, _, _, state, given = _forked(problem, dtype)
     y, after = recurrence.step(given["x"], state, given["code"], given["source"])
     copies = {n: leaf[given["source"]] for n, leaf in state.items()}
     stepped, left = recurrence.step(given["x"], copies, given["code"])
-    native.use(instructions, 1)  # and a single thread takes whole rows, not parts of them
+    library.use(instructions, 1)  # and a single thread takes whole rows, not parts of them
     expected, alone = recurrence.step(given["x"], copies, given["code"])
     assert y.tobytes() == stepped.tobytes() == expected.tobytes()
     for n, leaf in after.items():
@@ -844,7 +845,7 @@ def test_rows_that_go_on_from_one_have_the_bits_of_copies(
 def test_codes_are_the_one_hot_vectors_they_stand_for(
     instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
 ) -> None:
-    native.use(instructions)
+    library.use(instructions)
     recurrence, cell, weights, state, given = _forked(problem, dtype)
     y, after = recurrence.step(given["x"], state, given["code"], given["source"])
     ones = np.eye(recurrence.codes)[given["code"]] if recurrence.codes else given["x"][:, :0]
@@ -923,15 +924,15 @@ def test_a_recurrence_says_what_does_not_fit() -> None:
 
 
 def test_unknown_instructions_are_refused() -> None:
-    used = native.status()
+    used = library.status()
     with pytest.raises(ArgumentError, match="received 'mmx'"):
-        native.use("mmx")
-    assert native.status() == used
+        library.use("mmx")
+    assert library.status() == used
 
 
 def test_without_the_library_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", lambda: "it was not built")
-    assert native.status() == "it was not built"
+    monkeypatch.setattr(library, "find", lambda: "it was not built")
+    assert library.status() == "it was not built"
     cell = cells.SimpleRNN(1)
     with pytest.raises(KernelError, match="cannot run: it was not built"):
         Recurrence(cell, {n: np.zeros(s) for n, s in cell.weight_shapes(1).items()})

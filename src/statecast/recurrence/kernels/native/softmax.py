@@ -1,8 +1,7 @@
-"""The softmax that chooses among tokens in the native library, on NumPy arrays: from the outputs of
-an ensemble's members to log-probabilities, or to the likeliest tokens alone, so that what decoding
-leaves aside is never written.
+"""The softmax over tokens in the native library, on NumPy arrays: from the outputs of an ensemble's
+members to the log-probabilities of all tokens, or to the likeliest tokens only, as decoding needs.
 
-``statecast.tokens`` has the same in NumPy, for where the library is not built.
+Where the library is not built, ``tokens.engine`` computes the same in NumPy.
 """
 
 from __future__ import annotations
@@ -12,9 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from statecast.errors import KernelError
-from statecast.recurrence.kernels import threads
-from statecast.recurrence.kernels.native import HOST, address, check, loaded
+from statecast.recurrence.kernels.native import threads
+from statecast.recurrence.kernels.native.library import (
+    HOST,
+    address,
+    check,
+    checked_size,
+    loaded,
+)
 
 
 class _Arguments(ctypes.Structure):
@@ -29,7 +33,7 @@ class _Arguments(ctypes.Structure):
 
 
 class Softmax:
-    """The last layer of an ensemble, laid out once; float32.
+    """The output layer of an ensemble, packed once; float32.
 
     Parameters
     ----------
@@ -48,9 +52,7 @@ class Softmax:
         members, units, self.tokens = kernel.shape
         self._sizes = {"members": members, "units": units, "tokens": self.tokens}
         arguments = _Arguments(**self._sizes, kernel=address(kernel), bias=address(bias))
-        size = self._library.statecast_softmax_bytes(ctypes.byref(arguments))
-        if size < 0:
-            raise KernelError("The native kernel declines: the softmax is too large.")
+        size = checked_size(self._library.statecast_softmax_bytes(ctypes.byref(arguments)))
         self._packed = np.empty(size, np.uint8)
         packed = ctypes.c_void_p(address(self._packed))
         check(self._library.statecast_softmax_pack(ctypes.byref(arguments), packed))
@@ -66,9 +68,22 @@ class Softmax:
     def likeliest(
         self, outputs: np.ndarray, most: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of the ``allowed (tokens,)`` tokens the ``most`` likeliest of each row, at most all, the
-        likeliest first: codes int32 and log-probabilities, both ``(rows, most)``. Where there are
-        fewer, the rest have a log-probability of minus infinity."""
+        """The ``most`` likeliest of the allowed tokens of each row, the likeliest first.
+
+        Parameters
+        ----------
+        outputs : array, ``(members, rows, units)``
+        most : int
+            At most the number of tokens.
+        allowed : array, bool, ``(tokens,)``
+
+        Returns
+        -------
+        codes : array, int32, ``(rows, most)``
+            -1 where fewer tokens are allowed.
+        nats : array, float32, ``(rows, most)``
+            Log-probabilities; minus infinity where fewer tokens are allowed.
+        """
         shape = (outputs.shape[1], most)
         codes, nats = np.empty(shape, np.int32), np.empty(shape, np.float32)
         allowed = np.ascontiguousarray(allowed, bool)
@@ -85,7 +100,7 @@ class Softmax:
             rows=outputs.shape[1],
             packed=address(self._packed),
             outputs=address(outputs),
-            threads=threads.told(self._started),
+            threads=threads.of_host(self._started),
             **arguments,
         )
         check(self._library.statecast_softmax(ctypes.byref(call)))

@@ -1,7 +1,7 @@
-"""How many threads the host libraries, PyTorch, JAX and TensorFlow, have been told to use.
+"""The numbers of threads that PyTorch, JAX and TensorFlow are set to use.
 
-The native library takes the least of it, ``OMP_NUM_THREADS``, the CPUs of the process and its quota
-(``native/threads.cpp``); ``docs/threads.md`` has the whole rule.
+The native library uses the least of these, ``OMP_NUM_THREADS``, the CPUs of the process and its
+quota (``native/threads.cpp``); ``docs/threads.md`` has the whole rule.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ MOST = 1024
 
 
 def of_torch() -> int:
-    """PyTorch's current number, which a call may change at any time; 0 where it is not loaded."""
-    told = getattr(sys.modules.get("torch"), "get_num_threads", None)  # absent while it is loading
-    return told() if told else 0
+    """PyTorch's current number, which users may change at any time; 0 where it is not loaded."""
+    # While PyTorch is loading it does not have the function yet.
+    number = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return number() if number else 0
 
 
 @cache
 def openmp() -> int:
-    """The address of GOMP_parallel, by which a call may run on PyTorch's OpenMP threads; 0 where
-    there is none, or where they do not wait busily."""
+    """The address of GOMP_parallel, with which a call may run on PyTorch's OpenMP threads; 0 where
+    there is none, or where those threads do not wait busily."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         return 0
     function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -34,7 +35,7 @@ def openmp() -> int:
 
 
 def of_jax() -> int:
-    """The number that XLA makes its pool of, where it was set; 0 where it was not."""
+    """The size of XLA's pool of threads, where it was set; 0 where it was not."""
     if re.search(r"--xla_cpu_multi_thread_eigen=(false|0)\b", os.environ.get("XLA_FLAGS", "")):
         return 1
     return _whole(os.environ.get("NPROC"))
@@ -51,31 +52,31 @@ def of_tensorflow() -> int:
 
 
 def of_started() -> int:
-    """The least of the numbers that JAX and TensorFlow, where they are loaded, keep once they have
-    started; 0 for none. To ask takes some 20 microseconds."""
+    """The least of the numbers of JAX and TensorFlow, where they are loaded, which do not change
+    after their start; 0 for none. This takes some 20 microseconds."""
     jax = of_jax() if "jax" in sys.modules else 0
     return min(filter(None, (jax, of_tensorflow())), default=0)
 
 
-def told(started: int = 0) -> int:
-    """The least of PyTorch's current number and one asked for before; 0 for none."""
+def of_host(started: int = 0) -> int:
+    """The least of PyTorch's current number and ``started``, from ``of_started``; 0 for none."""
     torch = of_torch()
     return min(torch, started) if torch and started else torch or started
 
 
 def check_environment() -> None:
-    """Refuse a ``STATECAST_THREADS`` that is no number of threads.
+    """Check ``STATECAST_THREADS``, where it is set.
 
     Raises
     ------
     ArgumentError
-        It is no whole number from 1 to 1024.
+        It is not a whole number from 1 to 1024.
     """
     value = os.environ.get("STATECAST_THREADS")
     if value is not None and not 1 <= _whole(value) <= MOST:
         raise ArgumentError(
             f"STATECAST_THREADS: expected a whole number from 1 to {MOST}, received {value!r}. "
-            "Unset it for as many as docs/threads.md says."
+            "Without it the number is chosen as docs/threads.md says."
         )
 
 

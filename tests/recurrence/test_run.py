@@ -386,7 +386,7 @@ def test_gradients_of_gradients_are_the_loops(cell):
 def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
     import torch
 
-    from statecast.recurrence.kernels import native
+    from statecast.recurrence.kernels.native import in_torch
 
     cell = LSTM(3)
     loss, named = _native_loss(cell), _named(cell, 0)
@@ -400,7 +400,7 @@ def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
         assert torch.equal(a, b)
         assert torch.equal(a, c)
     del first, second
-    held = sum(len(spare) for spare in native._spare.values())
+    held = sum(len(spare) for spare in in_torch._spare.values())
     for _ in range(5):
         loss(named).backward()
-    assert sum(len(spare) for spare in native._spare.values()) <= max(held, 1)
+    assert sum(len(spare) for spare in in_torch._spare.values()) <= max(held, 1)

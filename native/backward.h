@@ -1,0 +1,506 @@
+/* The backward pass.
+ *
+ * A tile's steps are taken from the last to the first. The gradients of the gates before their functions
+ * (the pre-activations) are stored for GROUP steps. Then the gradients of the weights are one product
+ * over those rows and steps. */
+#ifndef STATECAST_BACKWARD_H
+#define STATECAST_BACKWARD_H
+
+#include "pack.h"
+
+#include <type_traits>
+
+namespace statecast {
+namespace {
+
+/* R rows of `out` (rows, lanes) plus their gates' gradients times a transposed matrix, C vectors
+ * wide. `gates` holds [block][row of the group][slot][lane]. */
+template <class T, int CELL, int R, int C, bool TO_X>
+INLINE void through(const T *gates, int64_t block_stride, int64_t units, const T *matrix, T *out,
+                    int64_t out_stride) {
+    constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    V<T> sum[R][C];
+    EACH(r, R)
+        EACH(v, C) sum[r][v] = load(out + r * out_stride + v * L);
+    for (int64_t first = 0; first < units; first += L, gates += block_stride) {
+        const int lanes = least(L, units - first);
+        for (int g = 0; g < G; ++g) {
+            const T *gate = gates + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g]) * L;
+            for (int l = 0; l < lanes; ++l, matrix += C * L) {
+                V<T> in[R];
+                EACH(r, R) in[r] = all(gate[r * S * L + l]);
+                EACH(v, C) {
+                    const V<T> weight = load(matrix + v * L);
+                    EACH(r, R) sum[r][v] = fma(in[r], weight, sum[r][v]);
+                }
+            }
+        }
+    }
+    EACH(r, R)
+        EACH(v, C) store(out + r * out_stride + v * L, sum[r][v]);
+}
+
+/* R rows (inputs or units) of the weights' gradients of one block: `in` (m, ...) transposed times
+ * the gates' gradients (m, slot, lane), added to `out` (R, slot, lane). */
+template <class T, int CELL, int R, bool TO_X>
+INLINE void outer(const T *in, int64_t in_stride, const T *gates, int64_t m, T *out) {
+    constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    V<T> sum[R][G];
+    EACH(r, R)
+        EACH(g, G) sum[r][g] = load(out + (r * S + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g])) * L);
+    for (; m > 0; --m, in += in_stride, gates += S * L) {
+        V<T> factor[R];
+        EACH(r, R) factor[r] = all(in[r]);
+        EACH(g, G) {
+            const V<T> gate = load(gates + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g]) * L);
+            EACH(r, R) sum[r][g] = fma(factor[r], gate, sum[r][g]);
+        }
+    }
+    EACH(r, R)
+        EACH(g, G) store(out + (r * S + (TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g])) * L, sum[r][g]);
+}
+
+template <class T, int CELL>
+struct Backward {
+    static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    const statecast_backward_args &b;
+    const statecast_forward_args &a;
+    Sizes<T, CELL> z;
+    int64_t wide;   /* numbers of a row of what went in: h (padded), x, to whole vectors */
+    int64_t inputs; /* x's width, to whole vectors */
+    int64_t weight_sums;
+    int64_t ut, wt; /* numbers of the transposed u and w, for a member */
+    int64_t sums;   /* numbers of one partial sum; those of feed and decay stand behind */
+    T *transposed, *partial, *first_w;
+
+    Backward(const statecast_backward_args &b) : b(b), a(b.forward), z(b.forward) {
+        inputs = (z.inputs + L - 1) / L * L;
+        wide = z.padded + inputs;
+        /* Rows a multiple of the page apart would share the same few lines of the cache. */
+        if (wide * (int64_t)sizeof(T) % 1024 == 0) wide += L;
+        ut = transposed_size(z, z.units);
+        wt = b.dx ? transposed_size(z, z.inputs) : 0;
+        weight_sums = z.blocks * z.reduction * S * L;
+        sums = weight_sums + (a.observed ? z.padded + L : 0);
+    }
+
+    /* On tiles: the chunks of the GROUP's rows. */
+    int64_t group_chunks() const { return (GROUP * z.height + DEEP - 1) / DEEP; }
+    int64_t left_size() const {
+        const int64_t to_state = z.height / EDGE * z.gate_chunks();
+        const int64_t to_weights = (z.u_rows + (z.x_chunks ? z.w_rows : 0)) / L * group_chunks();
+        return z.tiled ? chunks_in<T>(to_state > to_weights ? to_state : to_weights) : 0;
+    }
+    int64_t right_size() const { return z.tiled ? chunks_in<T>(S * group_chunks()) : 0; }
+
+    size_t memory() const { /* of a task */
+        const int64_t m = GROUP * z.height;
+        return (size_t)(left_size() + right_size() + z.height * (3 * z.padded + inputs + 2) + z.padded +
+                        m * (z.blocks * S * L + wide)) *
+               sizeof(T);
+    }
+    size_t shared() const {
+        return (size_t)(z.members * (ut + wt + z.blocks * S * L + z.shares * sums)) * sizeof(T);
+    }
+
+    static void pack_task(void *self, int64_t member) {
+        const Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        T *out = k.transposed + member * (k.ut + k.wt);
+        const int64_t columns = G * z.units;
+        const auto transposed = [&](const T *matrix, int64_t outputs, T *to) {
+            if constexpr (TILED<T>)
+                if (z.tiled) return tile_transposed(z, matrix, outputs, of<Half>(to));
+            pack_transposed(z, matrix, outputs, to);
+        };
+        transposed(of<T>(k.a.u) + member * z.units * columns, z.units, out);
+        if (k.wt) transposed(of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
+        /* What the first of x's numbers does to the gates, [block][slot][lane]. */
+        out = k.first_w + member * z.blocks * S * L;
+        memset(out, 0, (size_t)(z.blocks * S * L) * sizeof(T));
+        for (int64_t block = 0; k.a.observed && block < z.blocks; ++block)
+            for (int g = 0; g < G; ++g) {
+                const T *w = of<T>(k.a.w) + member * z.inputs * columns + g * z.units + block * L;
+                store(out + (block * S + Cell<CELL>::w[g]) * L, load(w, least(L, z.units - block * L)));
+            }
+    }
+
+    /* Where the tile stands, and its buffers. */
+    struct Tile {
+        int64_t first, rows;
+        const T *saved;
+        T *left, *right;   /* of products on tiles */
+        T *dh, *dc, *held; /* of the state; of the output that a masked step repeats */
+        T *dx, *gates, *in;
+        T *feed, *dlast, *dvalue; /* of the closed loop: the last number, and x's first */
+    };
+
+    static void task(void *self, int64_t item) {
+        Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        const int64_t member = item / z.shares, share = item % z.shares;
+        T *sum = k.partial + item * k.sums;
+        memset(sum, 0, (size_t)k.sums * sizeof(T));
+        for (int64_t t = share * z.share; t < z.tiles && t < (share + 1) * z.share; ++t) k.tile(member, t, sum);
+    }
+
+    void tile(int64_t member, int64_t tile, T *sum) {
+        const int64_t U = z.units, P = z.padded, area = z.height * P, m = GROUP * z.height;
+        Tile at;
+        at.first = member * z.rows + tile * z.height;
+        at.rows = z.count(tile);
+        at.saved = of<T>(a.saved) + (member * z.tiles + tile) * z.tile;
+        at.left = static_cast<T *>(scratch(TASK, memory()));
+        at.right = at.left + left_size();
+        at.dh = at.right + right_size();
+        at.dc = at.dh + area;
+        at.held = at.dc + area;
+        at.dx = at.held + area;
+        at.gates = at.dx + z.height * inputs;
+        at.in = at.gates + m * z.blocks * S * L;
+        at.feed = at.in + m * wide;
+        at.dlast = at.feed + P;
+        at.dvalue = at.dlast + z.height;
+        memset(at.left, 0, memory());
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
+        for (int64_t r = 0; r < at.rows; ++r) {
+            if (b.dhn) take(at.dh + r * P, of<T>(b.dhn) + (at.first + r) * U);
+            if (b.dcn && CELL == STATECAST_LSTM) take(at.dc + r * P, of<T>(b.dcn) + (at.first + r) * U);
+            if (a.observed) of<T>(b.dbase)[at.first + r] = 0;
+            if (a.resets) {
+                memset(of<T>(b.dhr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
+                if (CELL == STATECAST_LSTM) memset(of<T>(b.dcr) + (at.first + r) * U, 0, (size_t)U * sizeof(T));
+            }
+        }
+        if (a.observed) memcpy(at.feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
+        const T *matrices = transposed + member * (ut + wt);
+        for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
+            T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
+            for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
+            product<false>(at, gates, m, matrices, P / L, at.dh, P,
+                           t > 0 ? at.saved + (t - 1) * z.step : nullptr);
+            if (a.observed) open_loop(member, at, t, gates, in, sum + weight_sums);
+            if (wt) {
+                memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
+                product<true>(at, gates, m, matrices + ut, inputs / L, at.dx, inputs);
+                for (int64_t r = 0; r < at.rows; ++r) {
+                    const int64_t now = (at.first + r) * z.steps + t;
+                    T *dx = of<T>(b.dx) + now * z.inputs;
+                    memcpy(dx, at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
+                    if (a.observed) dx[0] = at.dvalue[r];
+                }
+            }
+            for (int64_t r = 0; a.resets && r < at.rows; ++r)
+                if (a.resets[(at.first + r) * z.steps + t]) {
+                    give(of<T>(b.dhr) + (at.first + r) * U, at.dh + r * P);
+                    if (CELL == STATECAST_LSTM) give(of<T>(b.dcr) + (at.first + r) * U, at.dc + r * P);
+                }
+            if (++filled == GROUP || t == 0) {
+                weights(filled * at.rows, at, sum);
+                filled = 0;
+            }
+        }
+        for (int64_t r = 0; r < at.rows; ++r) {
+            memcpy(of<T>(b.dh0) + (at.first + r) * U, at.dh + r * P, (size_t)U * sizeof(T));
+            if (CELL == STATECAST_LSTM)
+                memcpy(of<T>(b.dc0) + (at.first + r) * U, at.dc + r * P, (size_t)U * sizeof(T));
+            if (a.observed) of<T>(b.dlast)[at.first + r] = at.dlast[r];
+        }
+    }
+
+    /* What reaches the numbers that step t took first; where they were fed back, it goes on to
+     * what fed them. `gates` and `in` are the step's. */
+    void open_loop(int64_t member, Tile &at, int64_t t, const T *gates, const T *in, T *sum) {
+        const int64_t stride = GROUP * z.height * S * L;
+        const T decay = of<T>(a.decay)[member], *w = first_w + member * z.blocks * S * L;
+        for (int64_t r = 0; r < at.rows; ++r, in += wide) {
+            const int64_t row = at.first + r, now = row * z.steps + t;
+            T value = at.dlast[r] + (b.dfed ? of<T>(b.dfed)[now] : T(0));
+            at.dvalue[r] = 0;
+            if (a.mask && !a.mask[now]) { /* it was the last number once more */
+                at.dlast[r] = value;
+                continue;
+            }
+            for (int64_t k = 0; k < z.blocks; ++k)
+                value += dot(gates + k * stride + r * S * L, w + k * S * L, S * L);
+            at.dlast[r] = 0;
+            if (a.observed[now]) {
+                at.dvalue[r] = value;
+                continue;
+            }
+            const T last = t ? of<T>(a.fed)[now - 1] : of<T>(a.last)[row];
+            const V<T> each = all(value);
+            T *dh = at.dh + r * z.padded;
+            for (int64_t i = 0; i < z.padded; i += L) {
+                store(dh + i, fma(each, load(at.feed + i), load(dh + i)));
+                store(sum + i, fma(each, load(in + i), load(sum + i)));
+            }
+            sum[z.padded] += value * last;
+            of<T>(b.dbase)[row] += value;
+            at.dlast[r] = value * decay;
+        }
+    }
+
+    void take(T *to, const T *from) { memcpy(to, from, (size_t)z.units * sizeof(T)); }
+    void give(T *to, T *from) { /* adds, and leaves zeros: nothing passes a reset */
+        for (int64_t i = 0; i < z.units; ++i) to[i] += from[i];
+        memset(from, 0, (size_t)z.padded * sizeof(T));
+    }
+
+    /* What reaches row r's gates in step t, from dh and dc, which become what the step hands on
+     * besides; and what went into the step. */
+    void to_gates(Tile &at, int64_t t, int64_t r, T *gates, T *in) {
+        const int64_t U = z.units, P = z.padded, row = at.first + r, quantity = z.height * L;
+        const int64_t now = row * z.steps + t, stride = GROUP * z.height * S * L;
+        const bool reset = a.resets && a.resets[now], counts = !a.mask || a.mask[now];
+        const T *saved = at.saved + t * z.step + r * L, *prior = saved - z.step;
+        const T *dy = offset(of<T>(b.dy), now * U);
+        T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
+        gates += r * S * L;
+        if (t > 0) { /* what the step before it needs comes while this one's products run */
+            for (int64_t i = 0; !z.tiled && i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
+            for (int64_t i = 0; i < U; i += L) {
+                if (dy) prefetch(dy - U + i);
+                if (t > 1) prefetch(of<T>(a.y) + (now - 2) * U + i);
+            }
+        }
+        if (!counts) { /* the output was that of an earlier step; x did not count either */
+            for (int64_t i = 0; dy && i < U; ++i) held[i] += dy[i];
+            for (int64_t k = 0; k < z.blocks; ++k) memset(gates + k * stride, 0, (size_t)(S * L) * sizeof(T));
+            memset(in, 0, (size_t)wide * sizeof(T));
+            return;
+        }
+        const int64_t block_size = z.kept * quantity;
+        const T *h_before = of<T>(reset ? a.hr : a.h0) + row * U;
+        const T *c_before = CELL == STATECAST_LSTM ? of<T>(reset ? a.cr : a.c0) + row * U : nullptr;
+        const bool earlier = !reset && t > 0;
+        if (earlier && a.mask)
+            for (int64_t k = 0; k < z.blocks; ++k)
+                store(in + k * L, load(prior + k * block_size + Cell<CELL>::KEPT * quantity));
+        else
+            memcpy(in, earlier ? of<T>(a.y) + (now - 1) * U : h_before, (size_t)U * sizeof(T));
+        if (z.inputs) memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
+        if (a.observed) in[P] = of<T>(a.fed)[now];
+
+        const V<T> one = all(T(1));
+        for (int64_t k = 0; k < z.blocks; ++k, saved += block_size, prior += block_size, gates += stride) {
+            const int n = least(L, U - k * L);
+            V<T> d = load(dh + k * L);
+            if (dy) d += load(dy + k * L, n);
+            if (a.mask) {
+                d += load(held + k * L);
+                store(held + k * L, V<T>{});
+            }
+            if constexpr (CELL == STATECAST_LSTM) {
+                const V<T> i = load(saved), f = load(saved + quantity), g = load(saved + 2 * quantity),
+                           o = load(saved + 3 * quantity), c = tanh_of(load(saved + 4 * quantity));
+                const V<T> before = earlier ? load(prior + 4 * quantity) : load(c_before + k * L, n);
+                const V<T> cell = fma(d * o, one - c * c, load(dc + k * L));
+                store(gates, cell * g * i * (one - i));
+                store(gates + L, cell * before * f * (one - f));
+                store(gates + 2 * L, cell * i * (one - g * g));
+                store(gates + 3 * L, d * c * o * (one - o));
+                store(dc + k * L, cell * f);
+                store(dh + k * L, V<T>{});
+            } else if constexpr (CELL == STATECAST_GRU) {
+                const V<T> update = load(saved), reset_gate = load(saved + quantity),
+                           g = load(saved + 2 * quantity), part = load(saved + 3 * quantity);
+                const V<T> candidate = d * (one - update) * (one - g * g);
+                store(gates, d * (load(in + k * L) - g) * update * (one - update));
+                store(gates + L, candidate * part * reset_gate * (one - reset_gate));
+                store(gates + 2 * L, candidate);
+                store(gates + 3 * L, candidate * reset_gate);
+                store(dh + k * L, d * update);
+            } else {
+                const V<T> h = load(of<T>(a.y) + now * U + k * L, n);
+                store(gates, d * (one - h * h));
+                store(dh + k * L, V<T>{});
+            }
+        }
+    }
+
+    template <int C, bool TO_X>
+    struct Product {
+        template <int R>
+        struct Rows {
+            static void run(int64_t row, const T *gates, int64_t block_stride, int64_t units, const T *matrix,
+                            T *out, int64_t out_stride) {
+                through<T, CELL, R, C, TO_X>(gates + row * S * L, block_stride, units, matrix,
+                                             out + row * out_stride, out_stride);
+            }
+        };
+    };
+
+    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. On tiles what is saved of
+     * the step `later` comes to the cache meanwhile. */
+    template <bool TO_X>
+    void product(const Tile &at, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
+                 int64_t out_stride, const T *later = nullptr) {
+        const int64_t block_stride = m * S * L, rows = at.rows;
+        if constexpr (TILED<T>)
+            if (z.tiled) {
+                const int64_t chunks = z.gate_chunks(), gate_vectors = z.blocks * G;
+                const auto vector = [&](int64_t r, int64_t i) {
+                    const int slot = TO_X ? Cell<CELL>::w[i % G] : Cell<CELL>::u[i % G];
+                    return i < gate_vectors ? load(gates + i / G * block_stride + (r * S + slot) * L) : V<T>{};
+                };
+                for (int64_t r = 0; r < rows; ++r) {
+                    Half *to = of<Half>(at.left) + r / EDGE * chunks * CHUNK + r % EDGE * DEEP;
+                    for (int64_t c = 0; c < chunks; ++c, to += CHUNK)
+                        split<T>(vector(r, 2 * c), vector(r, 2 * c + 1), to);
+                }
+                constexpr int MOST = 8;
+                const Half *right[MOST];
+                T *sum[MOST];
+                const int64_t part = later ? z.step / ((vectors + MOST - 1) / MOST) : 0;
+                for (int64_t v = 0; v < vectors;) {
+                    int across = 0;
+                    const T *now = offset(later, v / MOST * part);
+                    for (; across < MOST && v < vectors; ++across, ++v) {
+                        right[across] = of<Half>(matrix) + v * chunks * CHUNK;
+                        sum[across] = out + v * L;
+                    }
+                    multiply<true>(of<Half>(at.left), chunks * CHUNK, (rows + EDGE - 1) / EDGE, right, across,
+                                   chunks, sum, EDGE * out_stride, out_stride, now, part);
+                }
+                return;
+            }
+        for (int64_t v = 0; v < vectors; v += 4) {
+            const int c = least(4, vectors - v);
+            T *to = out + v * L;
+            if (c == 4)
+                by_rows<Product<4, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to,
+                                                         out_stride);
+            else if (c == 3)
+                by_rows<Product<3, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to,
+                                                         out_stride);
+            else if (c == 2)
+                by_rows<Product<2, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to,
+                                                         out_stride);
+            else
+                by_rows<Product<1, TO_X>::template Rows>(rows, gates, block_stride, z.units, matrix, to,
+                                                         out_stride);
+            matrix += c * L * (int64_t)G * z.units;
+        }
+    }
+
+    template <bool TO_X>
+    struct Outer {
+        template <int R>
+        struct Rows {
+            static void run(int64_t row, const T *in, int64_t in_stride, const T *gates, int64_t m, T *out) {
+                outer<T, CELL, R, TO_X>(in + row, in_stride, gates, m, out + row * S * L);
+            }
+        };
+    };
+
+    /* Adds to a partial sum, [block][unit, input, bias][slot][lane], what m rows give. */
+    void weights(int64_t m, const Tile &at, T *sum) {
+        const T *gates = at.gates;
+        const int64_t chunks = (m + DEEP - 1) / DEEP, tiles = (z.u_rows + z.w_rows) / EDGE;
+        if constexpr (TILED<T>)
+            for (int64_t i = 0; z.tiled && i < (z.x_chunks ? tiles : z.u_rows / EDGE); ++i)
+                for (int64_t c = 0; c < chunks; ++c)
+                    split_columns(at.in + c * DEEP * wide + i * L, wide, m - c * DEEP,
+                                  of<Half>(at.left) + (i * chunks + c) * CHUNK);
+        for (int64_t k = 0; k < z.blocks; ++k, gates += GROUP * z.height * S * L) {
+            if constexpr (TILED<T>)
+                for (int s = 0; z.tiled && s < S; ++s)
+                    for (int64_t c = 0; c < chunks; ++c)
+                        split_rows(gates + (c * DEEP * S + s) * L, S * L, m - c * DEEP, EDGE,
+                                   of<Half>(at.right) + (s * chunks + c) * CHUNK);
+            if (z.tiled)
+                outer_tiles<false>(at, z.u_rows / EDGE, chunks, 0, sum);
+            else
+                by_rows<Outer<false>::template Rows>(z.units, (const T *)at.in, wide, gates, m, sum);
+            sum += z.u_rows * S * L;
+            if (z.x_chunks)
+                outer_tiles<true>(at, z.w_rows / EDGE, chunks, z.u_rows / EDGE, sum);
+            else
+                by_rows<Outer<true>::template Rows>(z.inputs, (const T *)at.in + z.padded, wide, gates, m, sum);
+            sum += z.w_rows * S * L;
+            V<T> bias[S];
+            EACH(s, S) bias[s] = load(sum + s * L);
+            for (int64_t i = 0; i < m; ++i)
+                EACH(s, S) bias[s] += load(gates + (i * S + s) * L);
+            EACH(s, S) store(sum + s * L, bias[s]);
+            sum += S * L;
+        }
+    }
+
+    /* `down` tiles of rows, from the left tile `first` on, of one block. */
+    template <bool TO_X>
+    void outer_tiles(const Tile &at, int64_t down, int64_t chunks, int64_t first, T *sum) {
+        if constexpr (TILED<T>) {
+            const Half *right[G];
+            T *sums[G];
+            for (int g = 0; g < G; ++g) {
+                const int slot = TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
+                right[g] = of<Half>(at.right) + slot * chunks * CHUNK;
+                sums[g] = sum + slot * L;
+            }
+            multiply<true>(of<Half>(at.left) + first * chunks * CHUNK, chunks * CHUNK, down, right, G, chunks,
+                           sums, EDGE * S * L, S * L);
+        }
+    }
+
+    /* One block of a member's weights: the partial sums added in order, and laid out as the
+     * weights are. */
+    static void reduce_task(void *self, int64_t item) {
+        Backward &k = *static_cast<Backward *>(self);
+        const Sizes<T, CELL> &z = k.z;
+        const int64_t member = item / z.blocks, block = item % z.blocks, U = z.units;
+        const int n = least(L, U - block * L);
+        T *sum = k.partial + member * z.shares * k.sums + block * z.reduction * S * L;
+        if (k.a.observed) {
+            T *feed = sum - block * z.reduction * S * L + k.weight_sums;
+            T whole[L] = {}, decay = 0;
+            for (int64_t share = 0; share < z.shares; ++share, feed += k.sums) {
+                for (int i = 0; i < L; ++i) whole[i] += feed[block * L + i];
+                decay += feed[z.padded];
+            }
+            memcpy(of<T>(k.b.dfeed) + member * U + block * L, whole, (size_t)n * sizeof(T));
+            if (block == 0) of<T>(k.b.ddecay)[member] = decay;
+        }
+        const int64_t columns = G * U, biases = CELL == STATECAST_GRU ? 2 : 1;
+        T *du = of<T>(k.b.du) + member * U * columns + block * L;
+        T *dw = of<T>(k.b.dw) + member * z.inputs * columns + block * L;
+        T *dbias = offset(of<T>(k.b.dbias), member * biases * columns + block * L);
+        for (int64_t row = 0; row < z.reduction; ++row, sum += S * L) {
+            T whole[S * L] = {};
+            for (int64_t share = 0; share < z.shares; ++share)
+                for (int i = 0; i < S * L; ++i) whole[i] += sum[share * k.sums + i];
+            for (int g = 0; g < G; ++g) {
+                const size_t bytes = (size_t)n * sizeof(T);
+                const T *to_x = whole + Cell<CELL>::w[g] * L, *to_h = whole + Cell<CELL>::u[g] * L;
+                if (row < z.u_rows) {
+                    if (row < U) memcpy(du + row * columns + g * U, to_h, bytes);
+                } else if (row < z.u_rows + z.w_rows) {
+                    const int64_t input = row - z.u_rows;
+                    if (input < z.inputs) memcpy(dw + input * columns + g * U, to_x, bytes);
+                } else if (dbias) {
+                    memcpy(dbias + g * U, to_x, bytes);
+                    if (biases == 2) memcpy(dbias + columns + g * U, to_h, bytes);
+                }
+            }
+        }
+    }
+};
+
+template <class T, int CELL>
+int backward(const statecast_backward_args &b) {
+    Backward<T, CELL> k(b);
+    k.transposed = static_cast<T *>(scratch(CALL, k.shared()));
+    if (!k.transposed || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
+    k.first_w = k.transposed + k.z.members * (k.ut + k.wt);
+    k.partial = k.first_w + k.z.members * k.z.blocks * k.S * k.L;
+    const Host host = {b.forward.threads, b.forward.openmp};
+    parallel(k.z.members, k.pack_task, &k, host);
+    parallel(k.z.members * k.z.shares, k.task, &k, host);
+    parallel(k.z.members * k.z.blocks, k.reduce_task, &k, host);
+    return STATECAST_OK;
+}
+
+} // namespace
+} // namespace statecast
+#endif

@@ -1,0 +1,104 @@
+/* The cells, and the sizes of a call.
+ *
+ * Rows are independent. A tile of rows runs the whole sequence by itself, so that its state stays in
+ * the cache. Within a step the units come in blocks of one vector. */
+#ifndef STATECAST_CELLS_H
+#define STATECAST_CELLS_H
+
+#include "services.h"
+#include "simd.h"
+#include "tiles.h"
+
+namespace statecast {
+namespace {
+
+constexpr int TILE = 18; /* rows that go through a sequence together */
+constexpr int GROUP = 4; /* steps whose weight gradients are taken at once */
+
+/* A cell's slots: the sums that a unit's pre-activations are made of. x and h may feed
+ * different ones: GRU's candidate needs its two parts apart. `w` and `u` say which; the
+ * columns of the weights come in that order. KEPT quantities a unit and step are saved. */
+template <int CELL>
+struct Cell;
+template <>
+struct Cell<STATECAST_LSTM> { /* i f g o; kept: i f g o c */
+    static constexpr int SLOTS = 4, GATES = 4, KEPT = 5;
+    static constexpr int w[] = {0, 1, 2, 3}, u[] = {0, 1, 2, 3};
+};
+template <>
+struct Cell<STATECAST_GRU> { /* z r, the candidate's input and state part; kept: z r g part */
+    static constexpr int SLOTS = 4, GATES = 3, KEPT = 4;
+    static constexpr int w[] = {0, 1, 2}, u[] = {0, 1, 3};
+};
+template <>
+struct Cell<STATECAST_RNN> { /* its derivative follows from its output */
+    static constexpr int SLOTS = 1, GATES = 1, KEPT = 0;
+    static constexpr int w[] = {0}, u[] = {0};
+};
+
+/* The sizes of a call, and of what is laid out for it. */
+template <class T, int CELL>
+struct Sizes {
+    static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+    int64_t members, rows, steps, inputs, units, codes;
+    int64_t blocks, padded;             /* of units: vectors, and lanes in them */
+    int64_t height, tiles;              /* rows of a tile, and tiles of a member */
+    int64_t share, shares;              /* tiles of one partial sum, and partial sums of a member */
+    int64_t kept, step, tile;           /* of `saved`: quantities, numbers a step, numbers a tile */
+    bool tiled;                         /* whether products go by matrix tiles; x's where it is wide */
+    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, over h and over both, on tiles; else 0 */
+    int64_t block, packed;              /* numbers in a block's packed weights for registers, in a member's */
+    int64_t u_rows, w_rows;             /* of the weights' gradients: units, inputs, and one for the bias */
+    int64_t reduction;
+
+    Sizes(const statecast_forward_args &a)
+        : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units), codes(a.codes) {
+        blocks = (units + L - 1) / L;
+        padded = blocks * L;
+        tiled = TILED<T> && units >= WIDE;
+        /* Few rows still make an even number of tiles, so that two threads have equal work.
+         * This depends on the rows alone, for the sums' order does on this. */
+        const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
+        const int64_t pairs = (rows + 2 * most - 1) / (2 * most);
+        height = most;
+        if (pairs < 8) {
+            const int64_t even = (rows + 2 * pairs - 1) / (pairs ? 2 * pairs : 1);
+            height = (even + grain - 1) / grain * grain;
+        }
+        height = height > 0 ? height : grain;
+        tiles = (rows + height - 1) / height;
+        share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
+        share = share > 0 ? share : 1;
+        shares = (tiles + share - 1) / share;
+        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* a mask parts the state from the output */
+        step = blocks * kept * height * L;
+        tile = steps * step;
+        x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
+        h_chunks = tiled ? (units + DEEP - 1) / DEEP : 0;
+        chunks = h_chunks + x_chunks;
+        block = L * ((int64_t)S + G * ((tiled ? 0 : units) + (x_chunks ? 0 : inputs) + codes));
+        packed = blocks * (block + S * chunks_in<T>(chunks));
+        u_rows = tiled ? padded : units;
+        w_rows = x_chunks ? (inputs + L - 1) / L * L : inputs;
+        reduction = u_rows + w_rows + 1;
+    }
+    int64_t gate_chunks() const { return (blocks * G + 1) / 2; } /* of the sum over all gates */
+    int64_t count(int64_t t) const {                             /* rows of a tile */
+        const int64_t left = rows - t * height;
+        return left < height ? left : height;
+    }
+};
+
+/* The product of vectors of n numbers, whole vectors of lanes; always added in one order. */
+template <class T>
+T dot(const T *a, const T *b, int64_t n) {
+    V<T> sum = {};
+    for (int64_t i = 0; i < n; i += LANES<T>) sum = fma(load(a + i), load(b + i), sum);
+    T total = 0;
+    for (int l = 0; l < LANES<T>; ++l) total += sum[l];
+    return total;
+}
+
+} // namespace
+} // namespace statecast
+#endif

@@ -1,0 +1,440 @@
+/* The forward pass.
+ *
+ * A block's weights are packed [k][gate][lane]. One pass over k, first the units and then the inputs,
+ * adds up a register tile of TILE_ROWS rows and all gates of the block. The gates' functions follow on
+ * registers. */
+#ifndef STATECAST_FORWARD_H
+#define STATECAST_FORWARD_H
+
+#include "pack.h"
+
+#include <type_traits>
+
+namespace statecast {
+namespace {
+
+/* Adds n numbers of each of R rows, `stride` apart, times the weights [k][gate][lane] to the slots that
+ * `slot` names. */
+template <class T, int R, int S, int G>
+INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t stride, int64_t n,
+                const T *weights) {
+    for (int64_t k = 0; k < n; ++k, weights += G * LANES<T>) {
+        V<T> factor[R];
+        EACH(r, R) factor[r] = all(in[r * stride + k]);
+        EACH(g, G) {
+            const V<T> weight = load(weights + g * LANES<T>);
+            EACH(r, R) sum[r][slot[g]] = fma(factor[r], weight, sum[r][slot[g]]);
+        }
+    }
+}
+
+/* A step of the rows of a tile in one block of units. */
+template <class T>
+struct BlockStep {
+    const T *packed;       /* the block's weights */
+    int64_t block;         /* its number */
+    int64_t units, inputs; /* that are summed on registers; 0 where matrix tiles have done so */
+    const T *x;
+    int64_t x_stride; /* from row to row, as all strides */
+    const int64_t *code;
+    const T *h; /* the state before the step */
+    T *next;    /* and after it */
+    T *c;       /* before and after */
+    int64_t stride;
+    const uint8_t *mask;
+    int64_t flag_stride; /* of code and mask */
+    T *saved;            /* for the backward pass, or null */
+    int64_t quantity;    /* from one saved quantity to the next; the same for the slots of `sums` */
+    const T *sums;       /* of the slots so far: by matrix tiles; where `begun`, the bias and what h gives */
+    bool begun;
+
+    /* The same, from another row on. */
+    BlockStep from(int64_t row) const {
+        BlockStep at = *this;
+        at.x += row * x_stride;
+        at.code = offset(code, row * flag_stride);
+        at.h += row * stride;
+        at.next += row * stride;
+        at.c = offset(c, row * stride);
+        at.mask = offset(mask, row * flag_stride);
+        at.saved = offset(saved, row * LANES<T>);
+        at.sums = offset(sums, row * LANES<T>);
+        return at;
+    }
+};
+
+/* The step of R rows. */
+template <class T, int CELL, int R>
+struct Step {
+    static void run(const BlockStep<T> &at) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
+        const int64_t stride = at.stride, flag_stride = at.flag_stride, quantity = at.quantity;
+        const T *packed = at.packed, *h = at.h;
+        V<T> sum[R][S];
+        EACH(s, S) {
+            const V<T> bias = load(packed + s * L);
+            EACH(r, R) sum[r][s] = bias;
+        }
+        packed += S * L;
+        if (at.begun) {
+            EACH(s, S)
+                EACH(r, R) sum[r][s] = load(at.sums + s * quantity + r * L);
+        } else {
+            if (TILED<T> && at.sums)
+                EACH(s, S)
+                    EACH(r, R) sum[r][s] += load(at.sums + s * quantity + r * L);
+            add<T>(sum, Cell<CELL>::u, h, stride, at.units, packed);
+        }
+        packed += at.units * G * L;
+        add<T>(sum, Cell<CELL>::w, at.x, at.x_stride, at.inputs, packed);
+        packed += at.inputs * G * L;
+        if (at.code)
+            EACH(r, R)
+                EACH(g, G) sum[r][Cell<CELL>::w[g]] += load(packed + (at.code[r * flag_stride] * G + g) * L);
+        EACH(r, R) {
+            const V<T> before = load(h + r * stride + at.block * L);
+            T *keep = at.saved ? at.saved + r * L : nullptr;
+            const bool counts = !at.mask || at.mask[r * flag_stride];
+            V<T> after;
+            if constexpr (CELL == STATECAST_LSTM) {
+                T *cell = at.c + r * stride + at.block * L;
+                const V<T> i = sigmoid(sum[r][0]), f = sigmoid(sum[r][1]), g = tanh_of(sum[r][2]),
+                           o = sigmoid(sum[r][3]);
+                V<T> now = fma(f, load(cell), i * g);
+                after = o * tanh_of(now);
+                if (!counts) now = load(cell);
+                store(cell, now);
+                if (keep) {
+                    store(keep, i);
+                    store(keep + quantity, f);
+                    store(keep + 2 * quantity, g);
+                    store(keep + 3 * quantity, o);
+                    store(keep + 4 * quantity, now);
+                }
+            } else if constexpr (CELL == STATECAST_GRU) {
+                const V<T> update = sigmoid(sum[r][0]), reset = sigmoid(sum[r][1]), part = sum[r][3],
+                           candidate = tanh_of(fma(reset, part, sum[r][2]));
+                after = fma(update, before - candidate, candidate);
+                if (keep) {
+                    store(keep, update);
+                    store(keep + quantity, reset);
+                    store(keep + 2 * quantity, candidate);
+                    store(keep + 3 * quantity, part);
+                }
+            } else {
+                after = tanh_of(sum[r][0]);
+            }
+            if (!counts) after = before;
+            store(at.next + r * stride + at.block * L, after);
+            if (keep && at.mask) store(keep + Cell<CELL>::KEPT * quantity, after);
+        }
+    }
+};
+
+template <class T, int CELL>
+struct Forward {
+    const statecast_forward_args &a;
+    Sizes<T, CELL> z;
+    const T *packed;
+    /* Where some rows have one source: the sources in use, the place of each source among them, and
+     * what the first step's sums are before x, [member][used][block][slot][lane]. */
+    int64_t used_count = 0;
+    int64_t *used = nullptr, *place = nullptr;
+    T *shared = nullptr;
+    int64_t parts = 1; /* of a tile's blocks, for threads of their own: in a single step they are independent */
+
+    template <int R>
+    struct Rows {
+        static void run(int64_t row, const BlockStep<T> &at) { Step<T, CELL, R>::run(at.from(row)); }
+    };
+    /* What the bias and h give to R rows of one block: sums [slot][lane] in their shared rows. */
+    template <int R>
+    struct Begun {
+        static void run(int64_t row, const Sizes<T, CELL> &z, const T *packed, const T *h, T *sums) {
+            constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+            V<T> sum[R][S];
+            EACH(r, R)
+                EACH(s, S) sum[r][s] = load(packed + s * L);
+            add<T>(sum, Cell<CELL>::u, h + row * z.padded, z.padded, z.units, packed + S * L);
+            EACH(r, R)
+                EACH(s, S) store(sums + (row + r) * shared_row(z) + s * L, sum[r][s]);
+        }
+    };
+
+    static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
+
+    static constexpr int64_t PARTED = 1 << 17; /* packed numbers, which take a thread 15 microseconds */
+    static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers: 60 microseconds */
+    static constexpr int TOGETHER = Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products go before */
+    static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
+    int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
+    static int64_t shared_row(const Sizes<T, CELL> &z) { return z.blocks * z.S * z.L; }
+    size_t memory() const {
+        return (size_t)(left_size(z) + sums_size() + z.height * (3 * z.padded + z.inputs) + z.padded) *
+               sizeof(T);
+    }
+
+    int64_t used_tiles() const { return (used_count + z.height - 1) / z.height; }
+
+    /* The first block of a part. */
+    int64_t part_begin(int64_t part) const {
+        const int64_t groups = (z.blocks + TOGETHER - 1) / TOGETHER, block = part * groups / parts * TOGETHER;
+        return block < z.blocks ? block : z.blocks;
+    }
+
+    void tile(int64_t item) {
+        const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
+        item /= parts;
+        const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
+        const int64_t first = member * z.rows + tile * z.height; /* row of all */
+        const int64_t U = z.units, P = z.padded, area = z.height * P;
+        const int64_t column = begin * z.L; /* what it writes of each row, from there on */
+        const size_t bytes = (size_t)(least(U, end * z.L) - column) * sizeof(T);
+        T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
+        T *h = sums + sums_size(), *next = h + area, *c = next + area;
+        T *feed = c + area, *x_now = feed + P;
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
+        const int64_t *source = offset(a.source, tile * z.height);
+        const int64_t start = source ? member * a.sources : first;
+        const T *h0 = of<T>(a.h0) + start * U, *c0 = offset(of<T>(a.c0), start * U);
+        const T *hr = offset(of<T>(a.hr), first * U), *cr = offset(of<T>(a.cr), first * U);
+        const uint8_t *mask = offset(a.mask, first * z.steps);
+        const uint8_t *resets = offset(a.resets, first * z.steps);
+        T *y = offset(of<T>(a.y), first * z.steps * U), *saved = of<T>(a.saved);
+        if (saved) saved += item * z.tile;
+        memset(left, 0, memory());
+        for (int64_t r = 0; r < rows; ++r) put(r, h, c, source ? source[r] : r, h0, c0);
+        if (a.observed) memcpy(feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
+
+        for (int64_t t = 0; t < z.steps; ++t) {
+            for (int64_t r = 0; resets && r < rows; ++r)
+                if (resets[r * z.steps + t]) put(r, h, c, r, hr, cr);
+            const bool shares = shared && t == 0;
+            BlockStep<T> at;
+            at.packed = packed + member * z.packed + begin * z.block;
+            at.block = begin;
+            at.units = z.tiled ? 0 : z.units;
+            at.inputs = z.x_chunks ? 0 : z.inputs;
+            at.x = of<T>(a.x) + (first * z.steps + t) * z.inputs;
+            at.x_stride = z.steps * z.inputs;
+            at.code = z.codes ? a.code + first * z.steps + t : nullptr;
+            at.h = h;
+            at.next = next;
+            at.c = CELL == STATECAST_LSTM ? c : nullptr;
+            at.stride = P;
+            at.mask = offset(mask, t);
+            at.flag_stride = z.steps;
+            at.saved = offset(saved, t * z.step + begin * z.kept * z.height * z.L);
+            at.quantity = z.height * z.L;
+            at.sums = nullptr;
+            at.begun = shares && !z.tiled;
+            if (a.observed) {
+                close_loop(member, first, rows, t, h, feed, at.x, x_now);
+                at.x = x_now;
+                at.x_stride = z.inputs;
+            }
+            if constexpr (TILED<T>)
+                for (int64_t r = 0; z.tiled && r < rows; ++r) {
+                    Half *row = left_row(left, z, r);
+                    if (!shares) split_row(h + r * P, P, row);
+                    if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
+                }
+            for (; at.block < end; ++at.block) {
+                const int64_t within = at.block % TOGETHER;
+                if (shares && within == 0) take_shared(member, at.block, rows, source, sums);
+                if (z.tiled || shares) at.sums = sums + within * z.S * z.height * z.L;
+                if (z.tiled) {
+                    if constexpr (TILED<T>) {
+                        const int64_t down = (rows + EDGE - 1) / EDGE;
+                        if (within == 0 && !shares)
+                            products<false>(member, at.block, down, left, 0, z.chunks, sums);
+                        else if (within == 0 && z.x_chunks)
+                            products<true>(member, at.block, down, left, z.h_chunks, z.chunks, sums);
+                        by_rows<Rows, 4>(rows, at);
+                    }
+                } else {
+                    by_rows<Rows>(rows, at);
+                }
+                at.packed += z.block;
+                if (saved) at.saved += z.kept * z.height * LANES<T>;
+            }
+            for (int64_t r = 0; y && r < rows; ++r) {
+                T *out = y + (r * z.steps + t) * U + column;
+                if (!mask || mask[r * z.steps + t])
+                    memcpy(out, next + r * P + column, bytes);
+                else if (t)
+                    memcpy(out, out - U, bytes);
+                else
+                    memset(out, 0, bytes);
+            }
+            T *swap = h;
+            h = next;
+            next = swap;
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            memcpy(of<T>(a.hn) + (first + r) * U + column, h + r * P + column, bytes);
+            if (CELL == STATECAST_LSTM)
+                memcpy(of<T>(a.cn) + (first + r) * U + column, c + r * P + column, bytes);
+        }
+    }
+
+    static Half *left_row(T *left, const Sizes<T, CELL> &z, int64_t r) {
+        return of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
+    }
+
+    /* What the chunks from `begin` to `end`, h's and then x's, give to a few blocks from `first` on: sums
+     * [block][slot][row][lane]. Slots that are summed over the same go together. */
+    template <bool ADD>
+    void products(int64_t member, int64_t first, int64_t down, const T *left, int64_t begin, int64_t end,
+                  T *sums) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        const Half *packs = of<Half>(packed + member * z.packed + z.blocks * z.block);
+        const auto from = [&](int s) { return CELL == STATECAST_GRU && s == 2 ? z.h_chunks : begin; };
+        const auto to = [&](int s) {
+            return CELL == STATECAST_GRU && s == 3 && end > z.h_chunks ? z.h_chunks : end;
+        };
+        for (int s = 0, after; s < S; s = after) {
+            const Half *right[TOGETHER * S];
+            T *sum[TOGETHER * S];
+            int across = 0;
+            for (after = s + 1; after < S && from(after) == from(s) && to(after) == to(s);) ++after;
+            for (int64_t b = 0; b < TOGETHER && first + b < z.blocks; ++b)
+                for (int slot = s; slot < after; ++slot, ++across) {
+                    right[across] = packs + (((first + b) * S + slot) * z.chunks + from(s)) * CHUNK;
+                    sum[across] = sums + (b * S + slot) * z.height * L;
+                }
+            multiply<ADD>(of<Half>(left) + from(s) * CHUNK, z.chunks * CHUNK, down, right, across,
+                          to(s) - from(s), sum, EDGE * L, L);
+        }
+    }
+
+    /* What rows of one source have in common, for a tile of the sources in use. */
+    void share(int64_t item) {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
+        item /= parts;
+        const int64_t tiles = used_tiles(), member = item / tiles;
+        const int64_t first = item % tiles * z.height, rows = least(z.height, used_count - first);
+        T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
+        T *h = sums + sums_size(),
+          *out = shared + (member * used_count + first) * shared_row(z) + begin * S * L;
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> matrix{};
+        memset(left, 0, memory());
+        const T *own = packed + member * z.packed + begin * z.block;
+        for (int64_t r = 0; r < rows; ++r) {
+            memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
+                   (size_t)z.units * sizeof(T));
+            if constexpr (TILED<T>)
+                if (z.tiled) split_row(h + r * z.padded, z.padded, left_row(left, z, r));
+        }
+        for (int64_t b = begin; b < end; ++b, own += z.block, out += S * L) {
+            if (!z.tiled) {
+                by_rows<Begun>(rows, z, own, (const T *)h, out);
+                continue;
+            }
+            if constexpr (TILED<T>) {
+                const int64_t within = b % TOGETHER;
+                if (within == 0)
+                    products<false>(member, b, (rows + EDGE - 1) / EDGE, left, 0, z.h_chunks, sums);
+                for (int64_t r = 0; r < rows; ++r)
+                    for (int s = 0; s < S; ++s)
+                        store(out + r * shared_row(z) + s * L,
+                              load(sums + ((within * S + s) * z.height + r) * L));
+            }
+        }
+    }
+    static void share_task(void *self, int64_t item) { static_cast<Forward *>(self)->share(item); }
+
+    /* The same for a few blocks of a tile's rows: sums [block][slot][row][lane]. */
+    void take_shared(int64_t member, int64_t first, int64_t rows, const int64_t *source, T *sums) const {
+        constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
+        for (int64_t r = 0; r < rows; ++r) {
+            const T *from = shared + (member * used_count + place[source[r]]) * shared_row(z) + first * S * L;
+            for (int64_t i = 0; i < TOGETHER * S && i < (z.blocks - first) * S; ++i)
+                store(sums + (i * z.height + r) * L, load(from + i * L));
+        }
+    }
+
+    /* What every row takes in at step t, its first number fed back where it was not observed. */
+    void close_loop(int64_t member, int64_t first, int64_t rows, int64_t t, const T *h, const T *feed,
+                    const T *x, T *x_now) {
+        const T decay = of<T>(a.decay)[member];
+        for (int64_t r = 0; r < rows; ++r, x_now += z.inputs) {
+            const int64_t row = first + r, now = row * z.steps + t;
+            T *fed = of<T>(a.fed) + now;
+            const T last = t ? fed[-1] : of<T>(a.last)[row];
+            memcpy(x_now, x + r * z.steps * z.inputs, (size_t)z.inputs * sizeof(T));
+            if (a.mask && !a.mask[now])
+                *fed = last;
+            else if (a.observed[now])
+                *fed = x_now[0];
+            else
+                *fed = dot(feed, h + r * z.padded, z.padded) + of<T>(a.base)[row] + decay * last;
+            x_now[0] = *fed;
+        }
+    }
+
+    void put(int64_t r, T *h, T *c, int64_t from, const T *h_from, const T *c_from) {
+        const size_t bytes = (size_t)z.units * sizeof(T);
+        memcpy(h + r * z.padded, h_from + from * z.units, bytes);
+        if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + from * z.units, bytes);
+    }
+
+    static void pack_task(void *self, int64_t item) {
+        const Forward &f = *static_cast<Forward *>(self);
+        const Sizes<T, CELL> &z = f.z;
+        const int64_t member = item / z.blocks, columns = z.G * z.units;
+        const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
+        pack(z, item % z.blocks, of<T>(f.a.w) + member * (z.inputs + z.codes) * columns,
+             of<T>(f.a.u) + member * z.units * columns, offset(of<T>(f.a.bias), member * biases * columns),
+             const_cast<T *>(f.packed) + member * z.packed);
+    }
+};
+
+template <class T, int CELL>
+int forward(const statecast_forward_args &a) {
+    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), nullptr};
+    const Sizes<T, CELL> &z = f.z;
+    const int64_t packed = a.packed ? 0 : z.members * z.packed, sources = a.source ? a.sources : 0;
+    const int64_t most = z.steps == 0 ? 0 : z.rows < sources ? z.rows : sources;
+    const size_t numbers = (size_t)(packed + z.members * most * f.shared_row(z)) * sizeof(T);
+    T *memory = static_cast<T *>(scratch(CALL, numbers + (size_t)(2 * sources) * sizeof(int64_t)));
+    if (!memory || !scratch(TASK, f.memory())) return STATECAST_NO_MEMORY;
+    f.packed = a.packed ? aligned<T>(a.packed) : memory;
+    if (!a.packed) parallel(z.members * z.blocks, f.pack_task, &f, {a.threads, a.openmp});
+    const int64_t tasks = z.members * z.tiles;
+    if (z.steps == 1 && !a.observed && tasks > 0 && z.packed >= f.PARTED) {
+        const int64_t threads = statecast_threads(a.threads);
+        if (tasks < threads)
+            f.parts = least((threads + tasks - 1) / tasks, (z.blocks + f.TOGETHER - 1) / f.TOGETHER);
+    }
+    const bool small = f.parts > 1 && z.rows * z.packed < f.SMALL;
+    if (most) {
+        f.used = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(memory) + numbers);
+        f.place = f.used + sources;
+        for (int64_t i = 0; i < sources; ++i) f.place[i] = -1;
+        for (int64_t r = 0; r < z.rows; ++r)
+            if (int64_t &place = f.place[a.source[r]]; place < 0) f.used[place = f.used_count++] = a.source[r];
+        if (f.used_count < z.rows) {
+            f.shared = memory + packed;
+            parallel(z.members * f.used_tiles() * f.parts, f.share_task, &f, {a.threads, a.openmp}, small);
+        }
+    }
+    if (a.saved) {
+        large_pages(a.saved, (size_t)(z.members * z.tiles * z.tile) * sizeof(T));
+        large_pages(a.y, (size_t)(z.members * z.rows * z.steps * z.units) * sizeof(T));
+    }
+    parallel(tasks * f.parts, f.task, &f, {a.threads, a.openmp}, small);
+    return STATECAST_OK;
+}
+
+template <class T, int CELL>
+int pack_only(const statecast_forward_args &a, void *packed) {
+    Forward<T, CELL> f = {a, Sizes<T, CELL>(a), aligned<T>(packed)};
+    parallel(f.z.members * f.z.blocks, f.pack_task, &f, {a.threads, a.openmp});
+    return STATECAST_OK;
+}
+
+} // namespace
+} // namespace statecast
+#endif

@@ -1,0 +1,138 @@
+"""Heads of counts: Poisson and negative binomial."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from statecast.heads.base import Head, softplus_inverse
+from statecast.heads.special import (
+    LEAST_LEVEL,
+    increasing_root,
+    negative_binomial_cdf,
+    negative_binomial_log_pmf,
+    poisson_cdf,
+    poisson_log_pmf,
+)
+
+
+@dataclass(frozen=True)
+class _Counts(Head):
+    """A family of counts on the scale ``(log1p(count / centre) - location) / scaling``.
+
+    The raw location is the scaled value of the mean, with a softplus that keeps the mean positive.
+    Quantiles are those of the distribution function continued between the counts, where count n
+    takes the interval from n - 1/2 to n + 1/2. So they increase strictly, none is below -1/2, and
+    the nearest count is the quantile of the counts.
+    """
+
+    centre: float = 1.0
+    location: float = 0.0
+    scaling: float = 1.0
+
+    transform: ClassVar[str | None] = "counts"
+    sharpness: ClassVar[float] = 10.0  # of the softplus, on the scale of the logarithm
+    largest: ClassVar[float] = 2.0**26  # the largest mean, and the largest count in a likelihood
+
+    @classmethod
+    def on_scale(cls, centre: float, location: float, scaling: float) -> Head:
+        return cls(centre, location, scaling)
+
+    def counts(self, y: Any) -> Any:
+        """Counts from scaled values: whole numbers, not below 0."""
+        from keras import ops
+
+        return ops.maximum(ops.round(self._from_log(self.location + self.scaling * y)), 0.0)
+
+    def scaled(self, counts: Any) -> Any:
+        """Scaled values from ``counts``, which are above ``-centre``."""
+        from keras import ops
+
+        return (ops.log1p(counts / self.centre) - self.location) / self.scaling
+
+    def observable(self, y: Any) -> Any:
+        return self.scaled(self.counts(y))
+
+    def mean(self, parameters: Any) -> Any:
+        return self.scaled(parameters[..., 0])
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
+        levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
+        mean, inverse = parameters[..., :1], self.inverse_size(parameters)
+        # By Bernstein's inequality no quantile up to the largest level is above `high`.
+        ratio = 1.0 + inverse * mean  # of the variance to the mean
+        high = mean + 6.0 * ops.sqrt(mean * ratio) + 30.0 * ratio
+        found = increasing_root(lambda x: self.cdf(parameters, x), levels, -1.0, high)
+        return self.scaled(found + 0.5)
+
+    def _mean_of(self, located: Any) -> Any:
+        """The mean from its scaled value."""
+        from keras import ops
+
+        log = self.location + self.scaling * located
+        return self._from_log(ops.softplus(self.sharpness * log) / self.sharpness) + 1e-6
+
+    def _from_log(self, log: Any) -> Any:
+        from keras import ops
+
+        return self.centre * ops.expm1(ops.minimum(log, math.log1p(self.largest / self.centre)))
+
+    @abstractmethod
+    def inverse_size(self, parameters: Any) -> Any:
+        """i in the variance ``mean + i mean**2``; ``(..., 1)``."""
+
+    @abstractmethod
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        """The distribution function at ``x >= -1``, ``(..., k)``, continued between counts."""
+
+
+@dataclass(frozen=True)
+class Poisson(_Counts):
+    """The Poisson distribution of counts; the parameter is their mean."""
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        return self._mean_of(raw + shift)
+
+    def inverse_size(self, parameters: Any) -> Any:
+        return 0.0
+
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        return poisson_cdf(x, parameters)
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        return poisson_log_pmf(self.counts(y), parameters[..., 0])
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(_Counts):
+    """The negative binomial distribution of counts; parameters: mean m and size r. The variance is
+    ``m + m**2 / r``: a small size gives many zeros and some large counts."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        inverse = ops.softplus(raw[..., 1:] + float(softplus_inverse(0.5)))
+        inverse = ops.clip(inverse, 1e-4, 30.0)
+        return ops.concatenate([self._mean_of(raw[..., :1] + shift), 1.0 / inverse], axis=-1)
+
+    def inverse_size(self, parameters: Any) -> Any:
+        return 1.0 / parameters[..., 1:]
+
+    def cdf(self, parameters: Any, x: Any) -> Any:
+        return negative_binomial_cdf(x, parameters[..., :1], parameters[..., 1:])
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        return negative_binomial_log_pmf(self.counts(y), parameters[..., 0], parameters[..., 1])

@@ -1,0 +1,150 @@
+"""``Quantiles``: a distribution given by its quantiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any, ClassVar
+
+import numpy as np
+
+from statecast.errors import ArgumentError
+from statecast.heads.base import SMALLEST, Head, Readout, constant, softplus_inverse
+from statecast.recurrence.kernels.native import quantiles as native
+
+# The levels of a distribution that is given by its quantiles.
+KNOTS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+
+
+@dataclass(frozen=True)
+class Quantiles(Head):
+    """A distribution given by its quantiles at ``levels``, which are the parameters.
+
+    The network gives a median and positive distances from each quantile to the next, so quantiles
+    cannot cross. The density is constant between two quantiles, and exponential in the tails,
+    where it starts with the density of the outermost interval.
+
+    Parameters
+    ----------
+    levels : sequence of float
+        Increasing, an odd number of 3 or more; the middle one is 0.5.
+
+    Raises
+    ------
+    ArgumentError
+        Other levels.
+    """
+
+    levels: Sequence[float] = KNOTS
+
+    measure: ClassVar[str] = "crps"
+
+    def __post_init__(self) -> None:
+        levels = tuple(float(level) for level in self.levels)
+        inside = all(0.0 < level < 1.0 for level in levels)
+        rising = all(a < b for a, b in pairwise(levels))
+        if len(levels) < 3 or len(levels) % 2 == 0 or not inside or not rising:
+            raise ArgumentError(
+                "levels: expected an odd number (3 or more) of increasing levels between 0 and 1, "
+                f"received {self.levels}."
+            )
+        if levels[len(levels) // 2] != 0.5:
+            raise ArgumentError(f"levels: the middle one must be 0.5, received {self.levels}.")
+        object.__setattr__(self, "levels", levels)
+
+    @property
+    def size(self) -> int:
+        return len(self.levels)
+
+    @property
+    def location_index(self) -> int:
+        return len(self.levels) // 2
+
+    def parameters(self, raw: Any, shift: Any) -> Any:
+        from keras import ops
+
+        m, start = self.location_index, self._start
+        below = ops.softplus(raw[..., :m] + constant(start[:m], raw)) + SMALLEST
+        above = ops.softplus(raw[..., m + 1 :] + constant(start[m:], raw)) + SMALLEST
+        median = raw[..., m : m + 1] + shift
+        below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
+        return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
+
+    @property
+    def _start(self) -> np.ndarray:
+        """What is added to raw distances: untrained, the quantiles are those of a normal
+        distribution with half of the data's standard deviation."""
+        deviates = [NormalDist().inv_cdf(level) for level in self.levels]
+        return softplus_inverse(0.5 * np.diff(deviates))
+
+    def _native_declines(self, readout: Readout) -> str | None:
+        return native.declines(readout.outputs)
+
+    def _native_score(self, readout: Readout, y: Any, weight: Any) -> Any:
+        spec = native.Spec(tuple(self.levels), tuple(self._start.tolist()), SMALLEST)
+        return native.run(spec, vars(readout) | {"target": y, "weight": weight})
+
+    def mean(self, parameters: Any) -> Any:
+        from keras import ops
+
+        width = constant(np.diff(self.levels), parameters)
+        centre = 0.5 * (parameters[..., 1:] + parameters[..., :-1])
+        low, high = self._tails(parameters)
+        first, last = self.levels[0], 1.0 - self.levels[-1]
+        inner = ops.sum(centre * width, axis=-1)
+        return (
+            inner
+            + first * (parameters[..., 0] - low[..., 0])
+            + last * (parameters[..., -1] + high[..., 0])
+        )
+
+    def quantile(self, parameters: Any, levels: Any) -> Any:
+        from keras import ops
+
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)[..., None]
+        knots = self.levels
+        gaps = parameters[..., 1:] - parameters[..., :-1]
+        width = constant(np.diff(knots), parameters)
+        share = ops.clip((levels - constant(knots[:-1], parameters)) / width, 0.0, 1.0)
+        if len(share.shape) == 2:  # equal levels for all rows: no array of rows x k x gaps
+            inner = parameters[..., :1] + ops.matmul(gaps, ops.transpose(share))
+        else:
+            inner = parameters[..., :1] + ops.sum(gaps[..., None, :] * share, axis=-1)
+        low, high = self._tails(parameters)
+        below = ops.log(ops.clip(levels[..., 0] / knots[0], 1e-30, 1.0))
+        above = ops.log(ops.clip((1.0 - levels[..., 0]) / (1.0 - knots[-1]), 1e-30, 1.0))
+        return inner + low * below - high * above
+
+    def log_likelihood(self, parameters: Any, y: Any) -> Any:
+        from keras import ops
+
+        y = y[..., None]
+        gaps = parameters[..., 1:] - parameters[..., :-1]
+        density = constant(np.diff(self.levels), parameters) / gaps
+        within = ops.cast((y >= parameters[..., :-1]) & (y < parameters[..., 1:]), density.dtype)
+        low, high = self._tails(parameters)
+        first, last = parameters[..., :1], parameters[..., -1:]
+        under = math.log(self.levels[0]) - ops.log(low) + ops.minimum(y - first, 0.0) / low
+        over = math.log1p(-self.levels[-1]) - ops.log(high) - ops.maximum(y - last, 0.0) / high
+        inside = ops.sum(within * ops.log(density), axis=-1, keepdims=True)
+        return ops.where(y < first, under, ops.where(y >= last, over, inside))[..., 0]
+
+    def loss(self, parameters: Any, y: Any) -> Any:
+        """Twice the mean pinball loss over the levels: a sum in place of the CRPS's integral."""
+        from keras import ops
+
+        levels = constant(self.levels, parameters)
+        error = y[..., None] - parameters
+        return 2.0 * ops.mean(ops.maximum(levels * error, (levels - 1.0) * error), axis=-1)
+
+    def _tails(self, parameters: Any) -> tuple[Any, Any]:
+        """The scales of the lower and upper exponential tail, each ``(..., 1)``."""
+        levels = self.levels
+        first = levels[0] / (levels[1] - levels[0])
+        last = (1.0 - levels[-1]) / (levels[-1] - levels[-2])
+        low = first * (parameters[..., 1:2] - parameters[..., :1])
+        high = last * (parameters[..., -1:] - parameters[..., -2:-1])
+        return low, high

@@ -1,0 +1,1 @@
+"""The native kernel: the library of ``native/`` in JAX, in PyTorch and on NumPy arrays."""

@@ -1,0 +1,415 @@
+"""The native kernel in PyTorch: an ``autograd.Function`` on the memory of tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import KernelError
+from statecast.recurrence.kernels.native import threads
+from statecast.recurrence.kernels.native.calls import (
+    FLAGS,
+    ORDER,
+    arguments,
+    by_loop,
+    outputs_of,
+    saved_bytes,
+    shapes_of,
+)
+from statecast.recurrence.kernels.native.library import Backward, Forward, check, loaded
+
+
+def declines(*tensors: Any) -> str | None:
+    """Why the library cannot compute on the memory of tensors; None where it can."""
+    import torch
+    from torch.autograd import forward_ad
+    from torch.utils import _python_dispatch
+
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return "torch.jit.trace records PyTorch's operations only"
+    if _python_dispatch._get_current_dispatch_mode() is not None:
+        return "a dispatch mode is active, which handles PyTorch's operations only"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
+    plain = (torch.Tensor, torch.nn.Parameter)
+    for tensor in tensors:
+        if type(tensor) in plain and tensor.is_cpu and tensor.layout == torch.strided:
+            if torch._is_functional_tensor(tensor):  # pyright: ignore[reportPrivateImportUsage]
+                return "functionalize records PyTorch's operations only"
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if type(tensor) not in plain:
+            return f"it takes plain tensors, not {type(tensor).__name__}"
+        if tensor.device.type == "meta":
+            return "shapes are only being inferred"
+        if tensor.device.type != "cpu":
+            return f"the tensors are on {tensor.device}"
+        return f"it takes strided tensors, not {tensor.layout}"
+    if not isinstance(tensors[0], torch.Tensor) and torch.cuda.is_available():
+        return "PyTorch runs on cuda"
+    return None
+
+
+def run(cell: Any, values: dict[str, Any]) -> list[Any]:
+    """The results of a call, in the order of ``outputs_of``. ``values`` broadcast."""
+    import torch
+
+    x = values["x"] = torch.as_tensor(values["x"])
+    shapes = _shapes(cell, x)
+    tensors = []
+    for n in ORDER:
+        value = values.get(n)
+        if value is not None:
+            value = torch.as_tensor(value)
+            if value.shape != shapes[n]:
+                value = value.broadcast_to(shapes[n])
+            value = dense(value, torch.bool if n in FLAGS else x.dtype)
+        tensors.append(value)
+    return [v for v in _apply(cell, False, tensors) if v is not None]
+
+
+def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
+    *lead, rows, steps, inputs = x.shape
+    return shapes_of(cell, tuple(lead), (rows, steps, inputs))
+
+
+def _apply(cell: Any, learns: bool, tensors: list[Any]) -> tuple[Any, ...]:
+    """``_OUTPUTS``; None for those that there are not, and for ``saved`` unless ``learns``."""
+    import torch
+
+    needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    function = _function()
+    apply = function.apply
+    # Without a transform under way, what PyTorch does for them is skipped: it takes a tenth of a
+    # small step.
+    if not transforms_active():
+        plain: Any = super(torch.autograd.Function, function)
+        apply = plain.apply
+    *found, saved = apply(cell, learns or needed, *tensors)
+    return *found, saved if learns else None
+
+
+def transforms_active() -> bool:
+    """Whether a transform of torch.func is under way."""
+    import torch
+
+    return torch._C._are_functorch_transforms_active()
+
+
+def dense(tensor: Any, dtype: Any) -> Any:
+    """A PyTorch tensor of ``dtype``, contiguous, whose memory holds its numbers as they are."""
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    tensor = tensor.contiguous()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def address_of(tensor: Any) -> int:
+    """The address of a dense PyTorch tensor.
+
+    Raises
+    ------
+    KernelError
+        The tensor has no memory of its own.
+    """
+    found = tensor.data_ptr()
+    if found:
+        return found
+    if tensor.numel():
+        raise KernelError(
+            "The native kernel failed: it received a PyTorch tensor of shape "
+            f"{tuple(tensor.shape)} without memory of its own."
+        )
+    return ctypes.addressof(_EMPTY)
+
+
+_EMPTY = ctypes.create_string_buffer(8)  # PyTorch gives empty tensors no address
+
+
+def _have_memory(tensors: Any) -> bool:
+    """Whether all tensors have memory of their own. Tensors that outlive a transform do not, nor do
+    the batches of ``torch.autograd.grad(is_grads_batched=True)``."""
+    try:
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+# Memory for saved numbers that no tensor uses now, by size and dtype: new pages from the system
+# take longer than the kernel. Operations of a deque are atomic, so there is no lock, which a fork
+# could leave held.
+_spare: dict[tuple[int, Any], deque[Any]] = {}
+
+
+class _Loan(np.ndarray):
+    """Memory lent to a tensor, whose storage refers to this array.
+
+    When the last tensor on the memory is deleted, autograd's, a hook's or a user's, this array is
+    deleted too, and the memory is spare again.
+    """
+
+    lent: Any = None  # the tensor that owns the memory
+
+    def __del__(self) -> None:
+        if self.lent is None:  # a view of another loan
+            return
+        key = len(self), self.lent.dtype
+        _spare.setdefault(key, deque(maxlen=4)).append(self.lent)
+        for old in list(_spare)[:-8]:  # sizes no longer in use
+            _spare.pop(old, None)
+
+
+def _spare_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialized tensor, in spare memory where there is some."""
+    import torch
+
+    size = math.prod(shape)
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    try:
+        memory = _spare[size, dtype].pop()
+    except (KeyError, IndexError):
+        memory = torch.empty(size, dtype=dtype)
+    loan = memory.numpy().view(_Loan)
+    loan.lent = memory
+    return torch.from_numpy(loan).view(shape)
+
+
+# The results of a call; those that the backward pass reads; those whose gradients it is given.
+_OUTPUTS = ("y", "fed", "hn", "cn", "saved")
+_HELD = ("y", "fed", "saved")
+_GIVEN = ("y", "fed", "hn", "cn")
+
+
+@cache
+def _function() -> Any:
+    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_OUTPUTS``, with
+    ``saved`` only if ``learns``.
+
+    No address is kept after a call. Between forward and backward the tensors belong to autograd.
+    Its hooks, and checkpoints, may replace them by others with the same numbers, so the backward
+    pass reads all addresses again.
+    """
+    import torch
+
+    library = loaded()
+    at = address_of
+
+    def call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
+        x = values["x"]
+        pointers = {n: at(v) for n, v in values.items()}
+        host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
+        return arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
+
+    def saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
+        """Of what is saved for the backward pass: numbers of x's dtype, for each member apart."""
+        lead = x.shape[:-3]
+        numbers = saved_bytes(call) // x.element_size()
+        return *lead, numbers // max(math.prod(lead), 1)
+
+    def forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any]:
+        x, shapes = values["x"], _shapes(cell, values["x"])
+        outputs = {n: x.new_empty(shapes[n]) for n in outputs_of(cell, values)}
+        call = call_of(cell, {**values, **outputs})
+        if saves:
+            outputs["saved"] = _spare_tensor(saved_shape(call, x), x.dtype)
+            call.saved = at(outputs["saved"])
+        check(library.statecast_forward(ctypes.byref(call)))
+        return outputs
+
+    def backward(
+        cell: Any, dx: bool, values: Mapping[str, Any], held: Any, given: Any
+    ) -> dict[str, Any]:
+        """The gradients by the names of the values, from those given of the outputs."""
+        if "saved" not in held:  # the forward pass did not know that there would be a backward
+            found = forward(cell, True, values)
+            held = {n: found[n] for n in _HELD if n in found}
+        x, saved = values["x"], held["saved"]
+        read = {**values, **held}
+        del read["saved"]
+        shapes = _shapes(cell, x) if x.ndim > 2 else {}
+        wrong = [n for n, v in read.items() if v.shape != shapes.get(n)]
+        call = None if wrong else call_of(cell, read)
+        if call is None or saved.shape != saved_shape(call, x):
+            raise KernelError(
+                "The native kernel failed: the tensors saved for the backward pass were returned "
+                f"with other shapes ({', '.join(wrong) or 'saved'}). Hooks of saved tensors have "
+                "to return the shape that they were given."
+            )
+        call.saved = at(saved)
+        found = {
+            n: torch.empty_like(v) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
+        }
+        pointers = {f"d{n}": at(v) for part in (given, found) for n, v in part.items()}
+        check(library.statecast_backward(ctypes.byref(Backward(call, **pointers))))
+        return found
+
+    class Recurrence(torch.autograd.Function):
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            cell, learns, *tensors = inputs
+            values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
+            found = forward(cell, learns, values)
+            return tuple(found.get(n) for n in _OUTPUTS)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.cell, learns, *tensors = inputs
+            ctx.dtype = tensors[0].dtype
+            y, fed, _, _, saved = output
+            if learns:
+                ctx.mark_non_differentiable(saved)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, y, fed, saved)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            tensors = (*ctx.saved_tensors, *cotangents[:-1])
+            wanted = ctx.needs_input_grad[2:]
+            if not transforms_active() and not _have_memory(cotangents):
+                values, _, given = parts(ctx.dtype, tensors)
+                found = _gradients_by_loop(ctx.cell, values, given)
+            elif torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
+                found = Gradients.apply(ctx.cell, wanted[0], ctx.dtype, *tensors)
+                found = dict(zip(ORDER, found, strict=True))
+            else:
+                found = backward(ctx.cell, wanted[0], *parts(ctx.dtype, tensors))
+            asked = zip(ORDER, wanted, strict=True)
+            return None, None, *(found.get(n) if want else None for n, want in asked)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+            cell, learns, *tensors = inputs
+            found = _apply(cell, learns, batched(info, in_dims[2:], tensors))
+            return found, tuple(None if v is None else 0 for v in found)
+
+    class Gradients(torch.autograd.Function):
+        """The backward pass as an operation: ``cell, dx, dtype``, the values, ``_HELD`` and the
+        gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            cell, dx, dtype, *tensors = inputs
+            found = backward(cell, dx, *parts(dtype, tensors))
+            return tuple(found.get(n) for n in ORDER)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.cell, _, ctx.dtype, *tensors = inputs
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            values, _, given = parts(ctx.dtype, ctx.saved_tensors)
+            pairs = zip(ORDER, cotangents, strict=True)
+            asked = {n: v for n, v in pairs if v is not None}
+            found = _second_derivatives(ctx.cell, values, given, asked)
+            of_values = [found.get(n) for n in ORDER]
+            of_given = [found.get(f"d{n}") for n in _GIVEN]
+            return None, None, None, *of_values, *(None for _ in _HELD), *of_given
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+            found = Gradients.apply(*inputs[:3], *batched(info, in_dims[3:], inputs[3:]))
+            return found, tuple(None if v is None else 0 for v in found)
+
+    def parts(dtype: Any, tensors: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The values, the held results and the given gradients that are not None, dense."""
+        values: dict[str, Any] = {}
+        held: dict[str, Any] = {}
+        given: dict[str, Any] = {}
+        rest = iter(tensors)
+        for names, part in ((ORDER, values), (_HELD, held), (_GIVEN, given)):
+            for n, tensor in zip(names, rest, strict=False):
+                if tensor is not None:
+                    part[n] = dense(tensor, torch.bool if n in FLAGS else dtype)
+        return values, held, given
+
+    def batched(info: Any, dims: Any, tensors: Any) -> list[Any]:
+        """The tensors with the axis that vmap removed as their first one: an axis of members."""
+
+        def first(tensor: Any, dim: int | None) -> Any:
+            if dim is None:
+                return tensor.expand(info.batch_size, *tensor.shape)
+            return tensor.movedim(dim, 0)
+
+        pairs = zip(tensors, dims, strict=True)
+        return [None if v is None else first(v, dim).contiguous() for v, dim in pairs]
+
+    return Recurrence
+
+
+def _gradients_by_loop(
+    cell: Any, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The gradients of the values from those ``given`` of the results, by the loop kernel, which
+    PyTorch can differentiate and transform again."""
+    flags = {n: v for n, v in values.items() if n in FLAGS}
+    floats = {n: v for n, v in values.items() if n not in FLAGS}
+    names = outputs_of(cell, values)
+
+    def outputs(*tensors: Any) -> tuple[Any, ...]:
+        found = by_loop(cell, dict(zip(floats, tensors, strict=True)) | flags)
+        return tuple(y for n, y in zip(names, found, strict=True) if n in given)
+
+    vjp = _vjp(outputs, tuple(floats.values()))
+    return dict(zip(floats, vjp(tuple(given[n] for n in names if n in given)), strict=True))
+
+
+def _second_derivatives(
+    cell: Any, values: Mapping[str, Any], given: Mapping[str, Any], cotangents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Second derivatives: the gradients of the values, and as "dy" and the like those of ``given``,
+    from the ``cotangents`` of the gradients of the values."""
+    flags = {n: v for n, v in values.items() if n in FLAGS}
+    floats = [n for n in values if n not in FLAGS]
+
+    def gradients(*tensors: Any) -> tuple[Any, ...]:
+        now = dict(zip([*floats, *given], tensors, strict=True))
+        found = _gradients_by_loop(
+            cell, {n: now[n] for n in floats} | flags, {n: now[n] for n in given}
+        )
+        return tuple(found[n] for n in floats if n in cotangents)
+
+    vjp = _vjp(gradients, (*(values[n] for n in floats), *given.values()))
+    found = vjp(tuple(cotangents[n] for n in floats if n in cotangents))
+    return dict(zip([*floats, *(f"d{n}" for n in given)], found, strict=True))
+
+
+def _vjp(function: Callable[..., tuple[Any, ...]], primals: tuple[Any, ...]) -> Any:
+    """``torch.func.vjp(function, *primals)[1]``. Outside of PyTorch's transforms it is made with
+    autograd, since torch.func does not run with hooks of saved tensors."""
+    import torch
+
+    if transforms_active():
+        return torch.func.vjp(function, *primals)[1]
+    with torch.enable_grad():
+        # Views, so that the results depend on the primals, for further derivatives.
+        views = [v.view_as(v) for v in primals]
+        roots = [v if v.requires_grad else v.detach().requires_grad_() for v in views]
+        outputs = function(*roots)
+
+    def vjp(cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        pairs = [(y, ct) for y, ct in zip(outputs, cotangents, strict=True) if y.requires_grad]
+        if not pairs:  # zero steps: no output depends on a primal
+            return tuple(map(torch.zeros_like, roots))
+        ends, given = zip(*pairs, strict=True)
+        found = torch.autograd.grad(ends, roots, given, create_graph=True, allow_unused=True)
+        return tuple(
+            torch.zeros_like(v) if g is None else g for g, v in zip(found, roots, strict=True)
+        )
+
+    return vjp

@@ -1,0 +1,131 @@
+"""The native kernel: our own recurrence for CPUs, written in C++ (``native/``).
+
+It runs LSTM, GRU and SimpleRNN, stacks and ensembles of them, with masks and resets, forward and
+backward, in JAX (through XLA's custom calls, without copies) and in PyTorch. It declines all other
+problems.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from statecast.recurrence.cells import ClosedLoop, Gated, Stack, within
+from statecast.recurrence.kernels.native import in_jax, in_torch
+from statecast.recurrence.kernels.native.calls import cell_declines
+from statecast.recurrence.kernels.native.library import DTYPES, find
+from statecast.recurrence.problem import Problem
+
+name = "native"
+
+
+def declines(problem: Problem) -> str | None:
+    """Why this kernel cannot run ``problem`` on the current backend; None where it can."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return "on TensorFlow its own recurrence is used"
+    library = find()
+    if isinstance(library, str):
+        return library
+    cell: Any = problem.cell
+    if isinstance(cell, ClosedLoop):
+        if isinstance(cell.cell, Stack) and len(cell.cell.cells) > 1:
+            return "it runs a closed loop around one layer only"
+        if problem.resets is not None:
+            return "it runs no closed loop with resets"
+        cell = cell.cell
+    reason = cell_declines(cell)
+    if reason is not None:
+        return reason
+    if problem.unroll:
+        return "unroll was asked for"
+    others = (problem.mask, problem.resets, *problem.weights.values(), *problem.state.values())
+    return tensors_decline(problem.x, *others, *(problem.initial or {}).values())
+
+
+def tensors_decline(tensor: Any, *others: Any) -> str | None:
+    """Why the library cannot compute on the memory of JAX or PyTorch tensors; None where it can.
+    The first one's dtype counts."""
+    import keras
+
+    library = find()
+    if isinstance(library, str):
+        return library
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        return f"it computes in float32 and float64, not {dtype}"
+    if keras.backend.backend() == "jax":
+        return in_jax.declines(library)
+    return in_torch.declines(tensor, *others)
+
+
+def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the leaves after them."""
+    if isinstance(problem.cell, ClosedLoop):
+        return _run_closed_loop(problem, problem.cell)
+    if isinstance(problem.cell, Stack):  # each cell runs over the whole sequence
+        x, after = problem.x, {}
+        for layer, cell in enumerate(problem.cell.cells):
+            x, leaves = run(
+                replace(
+                    problem,
+                    cell=cell,
+                    x=x,
+                    weights=within(problem.weights, layer),
+                    state=within(problem.state, layer),
+                    initial=problem.initial and within(problem.initial, layer),
+                )
+            )
+            after |= {f"{layer}/{leaf}": value for leaf, value in leaves.items()}
+        return x, after
+    values = _values(problem)
+    if problem.resets is not None:
+        values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
+        values["resets"] = problem.resets
+    cell: Any = problem.cell
+    y, *leaves = _call(cell, values)
+    return y, dict(zip(cell.state_shapes, leaves, strict=True))
+
+
+def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str, Any]]:
+    from keras import ops
+
+    cell, prefix = loop.cell, "cell"
+    if isinstance(cell, Stack):
+        cell, prefix = cell.cells[0], "cell/0"
+    own = replace(
+        problem,
+        cell=cell,
+        weights=within(problem.weights, prefix),
+        state=within(problem.state, prefix),
+    )
+    last, base = (problem.state[leaf][..., 0] for leaf in ("last", "base"))
+    values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
+    values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
+    y, fed, *leaves = _call(cell, values)
+    after = dict(zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True))
+    after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
+    if problem.x.shape[-2]:
+        after["last"] = fed[..., -1:]
+        if problem.mask is not None:  # before the first step taken the output is zero
+            seen = ops.cumsum(ops.cast(problem.mask, "int32"), axis=-1) > 0
+            fed = ops.where(seen, fed, 0.0)
+    return ops.concatenate([y, fed[..., None]], axis=-1), after
+
+
+def _values(problem: Problem) -> dict[str, Any]:
+    """The arguments of a problem without resets, by the library's names."""
+    weights = problem.weights
+    values = {"x": problem.x, "w": weights["kernel"], "u": weights["recurrent_kernel"]}
+    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
+    options = {"bias": weights.get("bias"), "mask": problem.mask}
+    return values | {n: value for n, value in options.items() if value is not None}
+
+
+def _call(cell: Gated, values: dict[str, Any]) -> Any:
+    """y, the values taken in (of a closed loop), and the leaves after the last step."""
+    import keras
+
+    backend = in_jax if keras.backend.backend() == "jax" else in_torch
+    return backend.run(cell, values)

@@ -1,0 +1,110 @@
+"""The library behind ctypes: it is the one that this package was written for."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy._core import _multiarray_umath  # pyright: ignore[reportAttributeAccessIssue]
+
+from statecast.errors import KernelError
+from statecast.recurrence.cells import SimpleRNN
+from statecast.recurrence.kernels.native import library, quantiles, softmax
+from statecast.recurrence.kernels.native.arrays import Recurrence
+
+NATIVE = Path(__file__).parents[2] / "native"
+
+# By the number of the interface: a hash of its declarations.
+HASHES = {1: "6b8e8481778727a9f52b"}
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The library is looked for anew, and again afterwards."""
+    library.find.cache_clear()
+    yield
+    library.find.cache_clear()
+
+
+def _code(name: str) -> str:
+    """A source file without comments and with single spaces."""
+    text = re.sub(r"/\*.*?\*/", "", (NATIVE / name).read_text(), flags=re.DOTALL)
+    return " ".join(text.split())
+
+
+def _declarations() -> str:
+    """What a caller depends on: all of statecast.h, and the bits and attributes of XLA's calls."""
+    jax = _code("jax.cpp")
+    attributes = re.findall(r'(?:number|real|numbers)\(frame, "\w+"\)', jax)
+    return " ".join([_code("statecast.h"), *re.findall(r"enum Has\w* \{.*?\};", jax), *attributes])
+
+
+def test_a_changed_interface_has_a_new_number() -> None:
+    """Whoever changes the declarations raises STATECAST_INTERFACE in statecast.h and INTERFACE in
+    library.py, and enters the hash here."""
+    declared = re.search(r"STATECAST_INTERFACE = (\d+)", _code("statecast.h"))
+    assert declared is not None
+    assert int(declared[1]) == library.INTERFACE
+    found = hashlib.sha256(_declarations().encode()).hexdigest()[:20]
+    assert HASHES[library.INTERFACE] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("forward", library.Forward),
+        ("backward", library.Backward),
+        ("score", quantiles._Score),
+        ("score_gradients", quantiles._Gradients),
+        ("softmax", softmax._Arguments),
+    ],
+)
+def test_structures_have_the_fields_of_the_header(
+    name: str, structure: type[ctypes.Structure]
+) -> None:
+    pattern = rf"typedef struct {{([^}}]*)}} statecast_{name}_args;"
+    declared = re.search(pattern, _code("statecast.h"))
+    assert declared is not None
+    expected = [
+        ("pointer" if star else line.split()[0], field)
+        for line in declared[1].split(";")
+        for star, field in re.findall(r"(\*?)(\w+)(?:,|$)", line.strip())
+    ]
+    kinds: dict[type, str] = {
+        ctypes.c_int64: "int64_t",
+        ctypes.c_double: "double",
+        ctypes.c_void_p: "pointer",
+        library.Forward: "statecast_forward_args",
+        quantiles._Score: "statecast_score_args",
+    }
+    assert [(kinds[field[1]], field[0]) for field in structure._fields_] == expected
+    assert len(expected) > 5
+
+
+def test_a_library_of_an_earlier_build_is_refused(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has no number: here another shared library."""
+    monkeypatch.setenv("STATECAST_LIBRARY", _multiarray_umath.__file__)
+    for ask in (library.find, library.loaded, library.status):
+        with pytest.raises(KernelError, match=r"received none\..* pip install"):
+            ask()
+
+
+@pytest.mark.skipif(isinstance(library.find(), str), reason="the library is not built")
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_library_of_another_interface_is_refused(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    own, other = library.INTERFACE, library.INTERFACE + change
+    monkeypatch.setattr(library, "INTERFACE", other)
+    with pytest.raises(KernelError, match=rf"expected interface {other}, received {own}\. Build"):
+        library.find()
+    weights = {name: np.zeros(shape) for name, shape in SimpleRNN(1).weight_shapes(1).items()}
+    with pytest.raises(KernelError, match="built from other sources"):
+        Recurrence(SimpleRNN(1), weights)
