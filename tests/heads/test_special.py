@@ -107,10 +107,11 @@ def test_the_quantiles_of_students_t() -> None:
 @given(st.floats(0, 1e6), st.floats(0, 20))
 def test_the_root_of_an_increasing_function(high: float, target: float) -> None:
     """Of log(1 + x), whose root is known; an end of the interval where there is none."""
-    low, high32 = np.float32(0), np.float32(high)
+    ends = np.array([0, high], "float32")
+    wanted = np.array([target], "float32")
     found = _found(
-        lambda t, low, high: special.increasing_root(ops.log1p, t, low, high),
-        np.float32([target]), low, high32,
+        lambda target, low, high: special.increasing_root(ops.log1p, target, low, high),
+        wanted, ends[:1], ends[1:],
     )  # fmt: skip
-    expected = min(float(np.expm1(np.float64(np.float32(target)))), float(high32))
+    expected = min(float(np.expm1(_wide(wanted))[0]), float(ends[1]))
     assert abs(found[0] - expected) <= 1e-4 * (1 + expected)
