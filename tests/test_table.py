@@ -1384,6 +1384,24 @@ def test_a_spoilt_config_is_refused(change: Any) -> None:
         Schema.from_config(config, arrays)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        spoil_array("location", np.array([-5.0, 0.0])),
+        spoil_array("scaling", np.array([1.0, 2.0])),
+        lambda config, _: config.update(transform="log", bounds=[0.0, None]),
+        spoil("bounds", [0.0, None]),
+    ],
+)
+def test_a_scaling_of_tokens_is_refused(change: Any) -> None:
+    tokens = pl.DataFrame({"unique_id": [1, 1, 2], "ds": [1, 2, 1], "y": ["a", "b", "a"]})
+    config, arrays = Schema.fit(tokens, tokens=True).to_config()
+    assert Schema.from_config(copy.deepcopy(config), arrays).vocabulary is not None
+    change(config, arrays)
+    with pytest.raises(ModelFileError, match="scaling of tokens"):
+        Schema.from_config(config, arrays)
+
+
 @pytest.mark.parametrize("config", [None, [], "x", 3])
 def test_a_config_that_is_no_object_is_refused(config: Any) -> None:
     with pytest.raises(ModelFileError):

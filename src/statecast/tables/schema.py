@@ -1171,6 +1171,10 @@ class Schema:
         least = 1e-20 / LARGEST if transform == "none" else 1e-30
         inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
         must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
+        if vocabulary is not None:  # another scaling would turn the codes of tokens into others
+            plain = transform == "none" and not checked["location"].any()
+            plain = plain and bounds == (-math.inf, math.inf) and bool((checked["scaling"] == 1).all())
+            must(plain, "scaling of tokens", "none", "another location, scaling or transform")
         observed = checked["observed"]
         must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
