@@ -1172,9 +1172,14 @@ class Schema:
         inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
         must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
         if vocabulary is not None:  # another scaling would turn the codes of tokens into others
-            plain = transform == "none" and not checked["location"].any()
-            plain = plain and bounds == (-math.inf, math.inf) and bool((checked["scaling"] == 1).all())
-            must(plain, "scaling of tokens", "none", "another location, scaling or transform")
+            plain = transform == "none" and bounds == (-math.inf, math.inf)
+            identity = not checked["location"].any() and bool((checked["scaling"] == 1).all())
+            must(
+                plain and identity,
+                "scaling of tokens",
+                "none",
+                "another location, scaling or transform",
+            )
         observed = checked["observed"]
         must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
