@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.errors import DataError
+from statecast.errors import DataError, ModelFileError
 from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 
@@ -63,7 +63,6 @@ def test_of_text_too(tmp_path) -> None:
     [
         ([1, 2, 3, 5_000], "Correct a step that is too large"),
         (range(1, 500_002, 1_000), "count in units of 1,000"),
-        (range(50_001, 50_021), "subtract 50,000"),
     ],
 )
 def test_a_long_grid_that_is_nearly_empty_is_refused_with_what_to_do(steps, advice: str) -> None:
@@ -94,12 +93,84 @@ def test_dates_that_are_nearly_all_gaps_are_refused() -> None:
         range(1, 40),
         [1, 2, 3, 2_900],  # short
         range(1, 4_000, 9),  # 11 %
-        range(2001, 2021),  # years
-        range(1900, 1960),
     ],
 )
 def test_other_grids_are_accepted(steps) -> None:
     assert quietly(table(steps)).steps == max(steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "first"),
+    [
+        (range(2001, 2021), 2001),  # years
+        (range(1900, 1960), 1900),
+        (range(50_001, 50_021), 50_001),
+        (range(11, 21), 11),  # ten numbers before, and ten from there on
+        (range(11, 22), 1),
+        (range(10, 13), 1),
+        (range(101, 500), 101),  # a hundred before
+        (range(100, 500), 1),
+        ([3, 5, 10, 15, 20, 25], 1),  # ages
+    ],
+)
+def test_where_a_grid_of_numbers_begins(steps, first: int) -> None:
+    schema = quietly(table(steps))
+    assert (schema.first, schema.steps) == (first, max(steps) - first + 1)
+    assert np.flatnonzero(schema.observed).tolist() == [step - first for step in steps]
+
+
+def test_a_row_without_a_value_begins_a_grid() -> None:
+    begin = pl.DataFrame(
+        {"unique_id": [0], "ds": [1], "y": [None]}, schema_overrides={"y": pl.Float64}
+    )
+    assert quietly(pl.concat([begin, table(range(2001, 2021))])).first == 1
+
+
+def test_a_value_before_the_first_step_is_an_error_that_names_the_item() -> None:
+    schema = quietly(table(range(2001, 2021)))
+    with pytest.raises(DataError, match=r"steps from 2001, .* received 2000 \(item 1\)") as error:
+        schema.panel(
+            table(range(2000, 2005)).filter((pl.col("ds") > 2000) | (pl.col("unique_id") == 1))
+        )
+    assert (error.value.column, error.value.item) == ("ds", 1)
+    new = pl.DataFrame({"unique_id": [0], "ds": [1990], "y": [1.0]})
+    with pytest.raises(DataError, match="steps from 2001"):
+        schema.new_rows(new, [0])
+
+
+def test_messages_speak_of_the_numbers_of_the_table() -> None:
+    schema, begun = quietly(table(range(2001, 2021))), table(range(2001, 2004))
+    with pytest.raises(DataError, match="step 2001 again"):
+        schema.panel(pl.concat([begun, begun]))
+    with pytest.raises(DataError, match=r"steps after 2003, .* received step 2002"):
+        schema.new_rows(begun.filter(pl.col("ds") == 2002), [0, 1], known=np.array([3, 3]))
+
+
+@given(st.integers(100, 10_000), st.sampled_from(["a", "b"]))
+def test_targets_begin_where_their_steps_do(shift: int, late: str) -> None:
+    steps = np.arange(1, 7) + shift
+    series = pl.DataFrame({"unique_id": 0, "ds": steps, "a": np.arange(6.0), "b": np.arange(6.0)})
+    series = series.with_columns(pl.when(pl.col("ds") > shift + 2).then(late).alias(late))
+    targets = Targets.fit(series, target_col=("a", "b"))
+    assert targets.first == shift + 1
+    assert {own.first for own in targets.each} == {shift + 1}
+    config, arrays = targets.to_config()
+    assert Targets.from_config(config, arrays).first == shift + 1
+    assert targets.panel(series).mask.shape == (1, 12)
+    other = pl.col("ds") - shift
+    moved = Targets.fit(series.with_columns(other), target_col=("a", "b"))
+    assert (moved.panel(series.with_columns(other)).y == targets.panel(series).y).all()
+
+
+@pytest.mark.parametrize("first", [0, 2.0, True, "2001", 1_000_000, None])
+def test_a_file_with_another_first_step_is_refused(first) -> None:
+    config, arrays = quietly(table(range(2001, 2021))).to_config()
+    assert config["first"] == 2001
+    with pytest.raises(ModelFileError, match="first"):
+        Schema.from_config(config | {"first": first}, arrays)
+    config, arrays = Schema.fit(np.ones((2, 3))).to_config()
+    with pytest.raises(ModelFileError, match="first"):
+        Schema.from_config(config | {"first": 2}, arrays)
 
 
 def test_a_target_that_is_rarely_observed_is_no_empty_grid() -> None:

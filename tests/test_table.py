@@ -90,6 +90,8 @@ def same(left: Panel, right: Panel) -> None:
 
 def same_schema(left: Schema, right: Schema, *, but: tuple[str, ...] = ()) -> None:
     (config, arrays), (other, others) = left.to_config(), right.to_config()
+    if "kind" in but:  # the type of ids is that of the library
+        but = (*but, "ids")
     assert {k: v for k, v in config.items() if k not in but} == {
         k: v for k, v in other.items() if k not in but
     }
@@ -228,7 +230,7 @@ def test_arrays_mean_the_same_as_tables(tabs, with_static: bool) -> None:
         static = pl.DataFrame({"unique_id": range(len(ids)), "x1": X[:, 0], "x2": X[:, 1]})
     schema, other = Schema.fit(table, static), Schema.fit(Y, X)
     (config, arrays), (config2, arrays2) = schema.to_config(), other.to_config()
-    assert config | {"kind": "arrays"} == config2
+    assert config | {"kind": "arrays", "ids": None} == config2
     for name, values in arrays.items():
         np.testing.assert_allclose(values, arrays2[name], rtol=1e-12, atol=1e-12)
     order = np.argsort(schema.panel(table, static).ids)
@@ -1107,11 +1109,6 @@ def test_bad_new_rows() -> None:
     assert schema.new_rows(Y, [7, 5], known=np.array([2, 1])).known.tolist() == [0, 2]
 
 
-def test_steps_that_look_like_years_are_worth_a_warning() -> None:
-    with pytest.warns(DataWarning, match="no item has a step below 1990"):
-        Schema.fit(series_with(ds=[1990, 1991, 1990, 1991, 1990]))
-
-
 def test_a_panel_too_large_is_refused_before_it_is_made() -> None:
     schema = Schema.fit(SERIES)
     many = pl.DataFrame({"unique_id": range(1000), "ds": 1_000_000, "y": 1.0})
@@ -1269,7 +1266,7 @@ def test_future_arrays_mean_the_same_as_tables() -> None:
         (PLAN.with_columns(ds=pl.lit(0)), "a whole number from 1, or a date", "ds", 1),
         (PLAN.with_columns(ds=pl.lit(dt.date(2026, 1, 1))), "steps from 1, as in fit", "ds", 1),
         (pl.concat([PLAN, PLAN[4:5]]), "each step of an item once; received step 2", "ds", 2),
-        (PLAN.filter(pl.col("ds") != 3), r"up to 3; received none for step 3", "ds", 1),
+        (PLAN.filter(pl.col("ds") != 3), r"from 1 to 3; received none for step 3", "ds", 1),
         (PLAN.filter(pl.col("unique_id") != 2), "received none for step 1", "ds", 2),
         (PLAN.filter(pl.col("unique_id") > 9), "received None, or one without rows", None, None),
         (np.ones((3, 3, 2)), "an array `future` beside tables", None, None),

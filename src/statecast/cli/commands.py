@@ -799,7 +799,12 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     schema = forecaster.schema
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
     yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
-    yield "steps", schema.steps if schema.spacing is None else f"{schema.steps}, {schema.spacing}"
+    steps = str(schema.steps)
+    if schema.spacing is not None:
+        steps += f", {schema.spacing}"
+    elif schema.first > 1:
+        steps += f", from {schema.first} to {schema.number(schema.steps)}"
+    yield "steps", steps
     if schema.start_col is not None:
         yield "launch dates", schema.start_col
     if schema.calendar:

@@ -884,8 +884,15 @@ class _Items:
             inside = np.flatnonzero((rows >= 0) & keep[rows])
             found[role] = table[inside]
             if not isinstance(table, np.ndarray):
-                found[role] = found[role].to_native()
+                found[role] = self._part(role, found[role])
         return found
+
+    def _part(self, role: str, frame: Any) -> Any:
+        """Return some rows of a table. In all parts of the series step 1 is the same number."""
+        if role != "series" or self.schema.spacing is not None or not len(frame):
+            return frame.to_native()
+        kind, first = frame.implementation.value, self.schema.first
+        return Table(frame, "The series table", kind, text=False, first=first)
 
 
 def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:

@@ -50,6 +50,8 @@ class Explanation:
         Their part in the forecast; the parts of all training items and of the network add up to 1.
     last : array of int, ``(items,)``
         Each item's last step that is forecast.
+    first : int
+        The number that tables give step 1.
     """
 
     ids: np.ndarray
@@ -62,6 +64,7 @@ class Explanation:
     kind: Kind
     targets: tuple[str, ...]
     last: np.ndarray
+    first: int = 1
 
     def __repr__(self) -> str:
         steps, until = self.observations.shape[1], self.observations.shape[2]
@@ -73,7 +76,8 @@ class Explanation:
         if self.analogues.shape[1]:
             parts.append(f"{self.analogues.shape[1]} analogues each")
         return (
-            f"<Explanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step {until:,}>"
+            f"<Explanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step "
+            f"{until + self.first - 1:,}>"
         )
 
     def _repr_html_(self) -> str | None:
@@ -106,7 +110,7 @@ class Explanation:
             for place, target in enumerate(self.targets):
                 every: list[tuple[str, str, np.ndarray]] = [
                     ("observation", f"{own}-{step}" if several else str(step), effects[rest, place])
-                    for step, each in enumerate(observed[i], 1)
+                    for step, each in enumerate(observed[i], self.first)
                     for own, effects in zip(self.targets, each, strict=True)
                 ]
                 every += [("static", name, each[i, rest, place]) for name, each in statics.items()]

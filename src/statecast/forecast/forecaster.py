@@ -435,9 +435,10 @@ class Forecaster:
         ----------
         series : table, path or array
             Long: a row an item and step, columns ``unique_id, ds, y`` (or as named at
-            construction); ``ds`` a whole number from 1, or a date. pandas, polars, Arrow;
-            the path of a CSV or Parquet file; or an array ``(items, steps)`` with NaN
-            where nothing was observed, of several targets ``(items, steps, targets)``.
+            construction); ``ds`` a whole number from 1, or from the first of the training items
+            where that is much later, or a date. pandas, polars, Arrow; the path of a CSV or
+            Parquet file; or an array ``(items, steps)`` with NaN where nothing was observed,
+            of several targets ``(items, steps, targets)``.
         static : table, path or array, optional
             A row an item: ``unique_id`` and its features, numbers or text; or an array
             ``(items, features)``.
@@ -633,7 +634,7 @@ class Forecaster:
         StateError
             A state that this forecaster did not make.
         """
-        horizon = Horizon.read(until, h, self.schema.id_col)
+        horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         if self._speaker is not None:
             if set(_asked(level, quantiles)) - set(_asked((80,), ())):
                 raise ArgumentError(
@@ -869,7 +870,7 @@ class Forecaster:
         ArgumentError
             More paths than fit, beside what ``predict`` raises.
         """
-        horizon = Horizon.read(until, h, self.schema.id_col)
+        horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
         if self._speaker is not None:
@@ -974,7 +975,7 @@ class Forecaster:
         if not most:
             raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
         targets, schema = self.settings.targets, self.schema
-        horizon = Horizon.read(until, h, schema.id_col)
+        horizon = Horizon.read(until, h, schema.id_col, schema.first)
         panel = self._panel(series, static, future, horizon)
         last = self._last(horizon, panel.ids, panel.known, strict)
         rows = np.flatnonzero(panel.known < last)
@@ -1013,6 +1014,7 @@ class Forecaster:
             panel.kind,
             targets,
             last // count,
+            schema.first,
         )
 
     def log_likelihood(
@@ -1558,15 +1560,17 @@ class Forecaster:
         longest = int(last.max(initial=0))
         if longest > MOST_STEPS // count:
             raise ArgumentError(
-                f"until: expected at most {MOST_STEPS // count:,}, received {longest:,}."
+                f"until: expected at most {self.schema.number(MOST_STEPS // count):,}, received "
+                f"{self.schema.number(longest):,}."
             )
         late = np.flatnonzero(known // count >= last)
         if strict and len(late):
             item = ids[late[:1]].tolist()[0]
             raise DataError(
-                f"until: expected a step beyond every item's prefix, received {last[late[0]]}; "
-                f"item {item!r} is already observed up to step {known[late[0]] // count}. Ask for "
-                "a later step, leave that item out, or take strict=False.",
+                "until: expected a step beyond every item's prefix, received "
+                f"{self.schema.number(int(last[late[0]]))}; item {item!r} is already observed up "
+                f"to step {self.schema.number(int(known[late[0]]) // count)}. Ask for a later "
+                "step, leave that item out, or take strict=False.",
                 column=self.settings.step_col,
                 item=item,
             )
@@ -1578,8 +1582,10 @@ class Forecaster:
         longest = int(last.max(initial=0)) // count
         if longest > self.schema.steps and self._speaker is None:
             warn(
-                f"until: {longest} is beyond the longest training item, which had "
-                f"{self.schema.steps} steps. Nothing was learnt of later ones: the network runs "
+                f"until: {self.schema.number(longest)} is beyond the longest training item, which "
+                f"had {self.schema.steps} steps"
+                f"{f' from {self.schema.first} on' if self.schema.first > 1 else ''}. Nothing was "
+                "learnt of later ones: the network runs "
                 "on, its level may drift, and its intervals are not calibrated there."
             )
         return max(longest, 1) * count
@@ -1667,7 +1673,8 @@ class Forecaster:
             row, position = wrong[0].tolist()
             raise ArgumentError(
                 f"until: the forecast of item {quoted(ids[row : row + 1].tolist()[0])} leaves the "
-                f"range of float32 at step {position // len(self.settings.targets) + 1}. "
+                "range of float32 at step "
+                f"{self.schema.number(position // len(self.settings.targets) + 1)}. "
                 f"{self._growth()} Ask for fewer steps, or fit again."
             )
 
@@ -2015,7 +2022,10 @@ class Paths:
     def __repr__(self) -> str:
         items, paths, until, *_ = self.values.shape
         of = ", ".join(self.schema.targets)
-        return f"<Paths of {of}: {items:,} items, {paths:,} paths each, up to step {until:,}>"
+        return (
+            f"<Paths of {of}: {items:,} items, {paths:,} paths each, up to step "
+            f"{self.schema.number(until):,}>"
+        )
 
     def table(self) -> Any:
         """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of
@@ -2118,7 +2128,7 @@ class Paths:
 
         def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             known = np.where(np.isnan(rest), -np.inf, rest)
-            value, step = known.max(axis=-1), known.argmax(axis=-1) + 1.0
+            value, step = known.max(axis=-1), known.argmax(axis=-1) + float(self.schema.first)
             nothing = np.isneginf(value)  # closed throughout, or ended with its prefix
             return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
 
@@ -2148,7 +2158,7 @@ class Paths:
 
         Returns
         -------
-        As ``total`` does, in steps counted from 1, and ``never``: the share of paths that do
+        As ``total`` does, in the steps of the tables, and ``never``: the share of paths that do
         not reach it up to ``until``. A quantile that lies among those is NaN.
 
         Raises
@@ -2165,12 +2175,12 @@ class Paths:
                 f"threshold: expected a number, or an array of shape {self.ids.shape}; received "
                 f"{threshold!r}."
             )
-        limit = np.broadcast_to(given, self.ids.shape)
+        limit, number = np.broadcast_to(given, self.ids.shape), float(self.schema.first)
 
         def first(rest: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray]:
             beside = limit[rows, None, None]
             reached = rest <= beside if falling else rest >= beside
-            return (np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1.0, np.inf),)
+            return (np.where(reached.any(axis=-1), reached.argmax(axis=-1) + number, np.inf),)
 
         (step,) = self._reduced(since, first)
         named = _steps_at(step, columns, "statecast")
@@ -2188,10 +2198,14 @@ class Paths:
             )
         _, paths, until = self.values.shape
         whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
-        if since is not None and not (whole and 1 <= since <= until):
-            raise ArgumentError(f"since: expected a step from 1 to {until}, received {since!r}.")
+        least, most = self.schema.number(1), self.schema.number(until)
+        if since is not None and not (whole and least <= since <= most):
+            raise ArgumentError(
+                f"since: expected a step from {least} to {most}, received {since!r}."
+            )
         step = np.arange(1, until + 1)
-        first = self.known + 1 if since is None else np.full(self.known.shape, since)
+        begin = None if since is None else since - least + 1
+        first = self.known + 1 if begin is None else np.full(self.known.shape, begin)
         counted = step >= first[:, None]
         past = counted & (step <= self.known[:, None])
         observed = np.full(past.shape, np.nan)
@@ -2211,8 +2225,8 @@ class Paths:
                 item = self.ids[row : row + 1].tolist()[0]
                 raise DataError(
                     f"since: expected no gap between step {since} and the end of the prefix; item "
-                    f"{quoted(item)} was not observed at step {at + 1}. Begin after it, or leave "
-                    "that item out.",
+                    f"{quoted(item)} was not observed at step {at + least}. Begin after it, or "
+                    "leave that item out.",
                     column=self.schema.target_col,
                     item=item,
                 )

@@ -21,15 +21,10 @@ from statecast.tables.parse import (
     read_ids,
 )
 
-_EXPECTED = (
-    "a whole number from 1, one an item (an array, or a mapping of ids to steps), or a table with "
-    "the ids and a column 'until'"
-)
-
 
 @dataclass(frozen=True)
 class Horizon:
-    """The last step of each item's forecast.
+    """The last step of each item's forecast; steps count from 1.
 
     Attributes
     ----------
@@ -48,8 +43,9 @@ class Horizon:
     table: Table | None = None
 
     @classmethod
-    def read(cls, until: Any, h: Any, id_col: str) -> Horizon:
-        """Read the arguments of a verb.
+    def read(cls, until: Any, h: Any, id_col: str, first: int) -> Horizon:
+        """Read the arguments of a verb; ``until`` is in the numbers of the tables, in which step 1
+        is ``first``.
 
         Raises
         ------
@@ -61,33 +57,41 @@ class Horizon:
         if (until is None) == (h is None):
             received = "neither" if until is None else "both"
             raise ArgumentError(f"Expected either until or h; received {received}.")
+        expected = (
+            f"a whole number from {first}, one an item (an array, or a mapping of ids to steps), "
+            "or a table with the ids and a column 'until'"
+        )
+
+        def step(value: Any, least: int = 0) -> int:
+            return _whole("until", value, expected, first - 1 + least) - (first - 1)
+
         if h is not None:
             return cls(ahead=_whole("h", h, "a whole number from 1"))
         if isinstance(until, (int, np.integer)):
-            return cls(step=_whole("until", until, _EXPECTED))
+            return cls(step=step(until, least=1))
         if isinstance(until, Mapping):
-            return cls(each={item: _whole("until", s, _EXPECTED, 0) for item, s in until.items()})
+            return cls(each={item: step(last) for item, last in until.items()})
         if isinstance(until, (list, tuple, np.ndarray)):
-            steps = [_whole("until", step, _EXPECTED, 0) for step in list(until)]
-            return cls(each=np.array(steps, np.int64))
+            return cls(each=np.array([step(last) for last in list(until)], np.int64))
         frame = nw.from_native(until, pass_through=True)
         if not isinstance(until, (str, PathLike)) and frame is until:
-            raise ArgumentError(f"until: expected {_EXPECTED}; received {type(until).__name__}.")
+            raise ArgumentError(f"until: expected {expected}; received {type(until).__name__}.")
         table = open_table(until, "until", "until")
         assert isinstance(table, Table)  # arrays were read above
         check_columns(table, (id_col, "until"))
         ids = read_ids(table, id_col)
         values, bad = read_floats(table.frame["until"], table.text)
-        bad = bad | ~((values >= 0) & (values <= MAX_STEPS) & (values == np.floor(values)))
+        bad = bad | ~(values >= first - 1) | (values > MAX_STEPS) | (values != np.floor(values))
         if bad.any():
             item = ids[int(np.argmax(bad))]
             raise DataError(
-                f"{table.label}, column 'until': expected a whole number in every row; item "
+                f"{table.label}, column 'until': expected a whole number "
+                f"{f'from {first} ' if first > 1 else ''}in every row; item "
                 f"{item!r} has {table.frame['until'].to_list()[int(np.argmax(bad))]!r}.",
                 column="until",
                 item=item,
             )
-        each = dict(zip(ids, values.astype(np.int64).tolist(), strict=True))
+        each = dict(zip(ids, (values.astype(np.int64) - (first - 1)).tolist(), strict=True))
         if len(each) < len(ids):
             raise DataError(f"{table.label}: expected one row an item; received several of one.")
         return cls(each=each, table=table)

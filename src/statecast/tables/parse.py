@@ -86,7 +86,8 @@ class Table:
     """A table as it came: a narwhals frame, what to call it, and whether it is all text.
 
     Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them. ``file`` has
-    those after them, too.
+    those after them, too. ``first`` is the number of step 1 where the table is a part of another,
+    from which it was learnt; see ``Schema.first``.
     """
 
     frame: Any
@@ -95,6 +96,7 @@ class Table:
     text: bool  # a CSV file: what a column means depends on what is asked of it
     start: int = 0
     file: _ParquetFile | None = None
+    first: int | None = None
 
     def rest(self) -> Iterator[Table]:
         """Return the rows of the file after these, a batch at a time."""

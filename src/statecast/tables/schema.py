@@ -49,6 +49,7 @@ from statecast.tables.parse import (
     Parsed,
     Series,
     Steps,
+    Table,
     check_cells,
     fail,
     id_array,
@@ -77,7 +78,8 @@ _LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
 Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
-_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids (years end below) are filled to this share
+_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids are filled to this share
+_LEAD = 10, 100  # numbers below the first step: fewer are part of the grid, and more are not
 _CLASSES = 30  # different statics from which on they name things, and not classes of things
 
 
@@ -429,6 +431,11 @@ class Schema:
         has such steps.
     vocabulary : Vocabulary or None
         The tokens met in training, where y holds tokens. They are not scaled.
+    first : int
+        The number that tables give step 1; the step after it is ``first + 1``. It is 1 with dates
+        and arrays. Where steps are numbers, it is the smallest in the training series if the
+        numbers below it are at least 100; or at least 10, and as many as those from it to the
+        largest; else it is 1.
 
     Examples
     --------
@@ -460,6 +467,7 @@ class Schema:
     calendar: Calendar = Calendar()  # noqa: RUF009 (it is frozen)
     vocabulary: Vocabulary | None = None
     start_col: str | None = None
+    first: int = 1
 
     __repr__ = outline
 
@@ -481,6 +489,7 @@ class Schema:
         bounds: tuple[float, float] | None = None,
         tokens: bool = False,
         start_col: str | None = None,
+        first: int | None = None,
     ) -> Schema:
         """Learn the schema from the items that have rows in the series table.
 
@@ -504,9 +513,9 @@ class Schema:
             Columns of the static and the future table, and past ones, that are categories though
             they hold whole numbers: codes. Of arrays they go by x1, x2, ... and f1, f2, ...
         id_col, step_col, target_col : str
-            The names of the columns. Steps are whole numbers from 1, or dates: then step 1
-            is an item's first row, also one with null y, and the spacing is the most common
-            difference. An item whose y are all null has k = 0.
+            The names of the columns. Steps are whole numbers from 1 or from ``first``, or dates:
+            then step 1 is an item's first row, also one with null y, and the spacing is the most
+            common difference. An item whose y are all null has k = 0.
         transform : {"auto", "none", "log", "positive", "logit", "counts"}
             ``"log"`` is ``log1p(y / c)``, c the median of the positive y; ``"counts"`` the same
             of whole numbers, which forecasts are too; ``"positive"`` is ``log(y / c)``;
@@ -525,6 +534,8 @@ class Schema:
             Where steps are dates, the column of the static table with the date of each item's
             step 1; no feature. Where it is missing, step 1 is the item's first row. A row of the
             series before the date is an error.
+        first : int, optional
+            The number that the tables give step 1. Default: learnt, see ``Schema.first``.
 
         Raises
         ------
@@ -560,6 +571,8 @@ class Schema:
             raise DataError("The series table is needed to fit; received None.")
         if start_col is not None and static is None:
             raise _without_start(start_col)
+        if first is None and isinstance(series, Table):
+            first = series.first
         parsed = parse(
             series,
             static,
@@ -582,11 +595,14 @@ class Schema:
                 column=step_col,
             )
         spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
-        placed, origin = _place(parsed, spacing, names, start_col, series.form.zone)
+        if first is None:
+            numbered = spacing is None and parsed.kind.library != "arrays"
+            first = _first_number(series) if numbered else 1
+        placed, origin = _place(parsed, spacing, names, start_col, series.form.zone, first)
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
             if spacing is None:
-                _check_no_years(series, seen, step_col)
+                _check_no_years(series, seen, step_col, first)
             _check_filled(placed, seen)
             _check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
         elif not seen.observed.all():
@@ -596,12 +612,6 @@ class Schema:
                 "received NaN everywhere. Leave the row out of Y and X.",
                 column="Y",
                 item=item,
-            )
-        if spacing is None and seen.first > max(1, seen.last // 2):
-            warn(
-                f"{series.label}, column {step_col!r}: no item has a step below {seen.first}. "
-                "Steps count from each item's start, not by the calendar; subtract the start, "
-                "or hand in dates.",
             )
 
         transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
@@ -624,7 +634,7 @@ class Schema:
         else:
             location, scaling = location_and_scaling(lines, steps, where)
 
-        planned, _ = _planned_steps(parsed, spacing, names, origin)
+        planned, _ = _planned_steps(parsed, spacing, names, origin, first)
         told: dict[str, np.ndarray] = {}
         if parsed.future is not None:
             row = parsed.future.row
@@ -651,6 +661,7 @@ class Schema:
             Calendar() if tokens else _calendar_of(placed, seen),
             parsed.vocabulary,
             start_col,
+            first,
         )
 
     # -- sizes -------------------------------------------------------------------------
@@ -659,6 +670,10 @@ class Schema:
     def steps(self) -> int:
         """The length of the longest training item, T."""
         return len(self.location)
+
+    def number(self, step: int) -> int:
+        """Return the number that tables give a step, which counts from 1."""
+        return step + self.first - 1
 
     @property
     def positions(self) -> int:
@@ -819,8 +834,9 @@ class Schema:
                 fail(
                     long.label,
                     self.step_col,
-                    f"steps after {known[long.row[at]]}, up to which the item is known",
-                    f"step {step[at]}",
+                    f"steps after {self.number(int(known[long.row[at]]))}, up to which the item is "
+                    "known",
+                    f"step {self.number(int(step[at]))}",
                     items[long.row[at]],
                     "Hand in the new rows only."
                     if parsed.kind.library != "arrays"
@@ -957,7 +973,8 @@ class Schema:
         Parameters
         ----------
         columns : mapping of str to ndarray, shape (rows, until)
-            In original units, or tokens (objects); column j is step j + 1.
+            In original units, or tokens (objects); column j is step j + 1, which the table gives
+            the number ``first + j``.
         ids : sequence, shape (rows,)
             The items. They may repeat (one row a sample path, for instance).
         known : ndarray, shape (rows,), int
@@ -1017,7 +1034,7 @@ class Schema:
         form = self._form(kind)
         data: dict[str, Any] = {self.id_col: row}  # in place of what they stand for
         if self.spacing is None:
-            data[self.step_col] = step
+            data[self.step_col] = step + (self.first - 1)
         else:
             if origin is None:
                 origin = np.full(len(items), "NaT", "datetime64[us]")
@@ -1091,6 +1108,7 @@ class Schema:
             "transform": self.transform,
             "centre": self.centre,
             "bounds": [float(bound) if math.isfinite(bound) else None for bound in self.bounds],
+            "first": self.first,
             "steps": self.steps,
             **{name: columns.to_config() for name, columns in self._columns.items()},
             "spacing": None if self.spacing is None else self.spacing.to_config(),
@@ -1115,7 +1133,8 @@ class Schema:
             A key too many or too few, a value of another type, size or range.
         """
         keys = ("id_col", "step_col", "target_col", "start_col", "kind", "ids", "form", "transform")
-        keys = (*keys, "centre", "bounds", "steps", *_TABLES, "spacing", "calendar", "vocabulary")
+        keys = (*keys, "centre", "bounds", "first", "steps", *_TABLES)
+        keys = (*keys, "spacing", "calendar", "vocabulary")
         config = closed(config, keys, "schema")
         named = [config["id_col"], config["step_col"], config["target_col"]]
         must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
@@ -1128,6 +1147,9 @@ class Schema:
         bounds = _bounds(transform, config["bounds"])
         must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
         start_col, spacing = config["start_col"], config["spacing"]
+        first, numbered = config["first"], spacing is None and config["kind"] != "arrays"
+        most = MAX_STEPS - steps + 1 if numbered else 1
+        must(is_whole(first, 1, most), "first", f"a whole number from 1 to {most:,}", first)
         if start_col is not None:
             good = isinstance(start_col, str) and start_col not in ("", named[0])
             must(good, "start_col", "text, and another than id_col", start_col)
@@ -1209,6 +1231,7 @@ class Schema:
             calendar,
             vocabulary,
             start_col,
+            first,
         )
 
     # -- private -----------------------------------------------------------------------
@@ -1260,7 +1283,12 @@ class Schema:
         """Return the rows of the series on the grid, and the date of each item's step 1."""
         names = (self.id_col, self.step_col, self.target_col)
         zone = self._form(parsed.kind).zone
-        return _place(parsed, self.spacing, names, self.start_col, zone, origin)
+        first = self._first_of(parsed)
+        return _place(parsed, self.spacing, names, self.start_col, zone, first, origin)
+
+    def _first_of(self, parsed: Parsed) -> int:
+        """Return the number of step 1 in tables of a call; the columns of arrays begin at it."""
+        return 1 if parsed.kind.library == "arrays" else self.first
 
     def _with_covariates(
         self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int | Until
@@ -1290,24 +1318,26 @@ class Schema:
             if (need > first).any():
                 raise self._without_future()
             return replace(panel, future=future)
-        planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin)
+        number_of_1 = self._first_of(parsed)
+        planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin, number_of_1)
         at = (table.row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
         at = np.flatnonzero(at)
         row, planned = table.row[at], planned[at]
-        _check_once(table, at, row, planned, parsed.ids, self.step_col)
+        _check_once(table, at, row, planned, parsed.ids, self.step_col, number_of_1)
         steps = np.arange(future.there.shape[1])
         future.there[row, planned - 1] = True
         lacking = ~future.there & (steps >= first[:, None]) & (steps < need[:, None])
         if lacking.any():
             which, late = (int(i) for i in np.argwhere(lacking)[0])
-            when = f"step {late + 1}"
+            when = f"step {number_of_1 + late}"
             if self.spacing is not None and origin is not None and not np.isnat(origin[which]):
                 place = self.spacing.dates(origin[which : which + 1], np.array([late + 1]))
                 when += f" ({table.form.say(self.spacing.date(place, table.form.zone)[0])})"
             fail(
                 table.label,
                 self.step_col,
-                f"a row for every step after {first[which]} up to {need[which]}",
+                f"a row for every step from {number_of_1 + first[which]} to "
+                f"{number_of_1 + need[which] - 1}",
                 f"none for {when}",
                 parsed.ids[which],
                 "Add it; leave a cell empty where its value is not known.",
@@ -1390,11 +1420,12 @@ class _Placed:
     names: tuple[str, str, str]
     start_col: str | None
     launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
+    first: int  # the number of step 1, where steps are numbers
 
     def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
         for long in self.series or ():
             if self.spacing is None or self.origin is None:
-                yield long, long.when.astype(np.int64)
+                yield long, self._numbered(long)
                 continue
             origin = self.origin[long.row]
             place = self.spacing.place(long.when, long.form.zone)
@@ -1405,6 +1436,22 @@ class _Placed:
                 launch = self.start_col if self.launched[long.row[at]] else None
                 _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
             yield long, step
+
+    def _numbered(self, long: Long) -> np.ndarray:
+        """Return the steps of rows whose steps are numbers, from 1."""
+        step = long.when.astype(np.int64) - (self.first - 1)
+        if step.min(initial=1) < 1:
+            at = int(np.argmin(step))
+            fail(
+                long.label,
+                self.names[1],
+                f"steps from {self.first}, the first step of the training items",
+                f"{long.when[at]:g}",
+                self.ids[long.row[at]],
+                "Leave such rows out; or fit with them, or with a row of that step and a missing "
+                f"{quoted(self.names[2])}.",
+            )
+        return step
 
     def observed(self) -> Iterator[np.ndarray]:
         """Return the y that were observed, batch by batch."""
@@ -1426,11 +1473,12 @@ def _place(
     names: tuple[str, str, str],
     start_col: str | None,
     zone: str | None,
+    number: int,
     origin: np.ndarray | None = None,
 ) -> tuple[_Placed, np.ndarray | None]:
     """Return the rows of the series on the grid, and the date of each item's step 1: that of
     ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
-    clock of ``zone``."""
+    clock of ``zone``; ``number`` is that of step 1, where steps are numbers."""
     series, rows = parsed.series, len(parsed.ids)
     if series is not None:
         _check_form(series, spacing, names, parsed.ids)
@@ -1449,7 +1497,8 @@ def _place(
         places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
         first = first_dates(places, rows)
         origin = np.where(np.isnat(origin), first, origin)
-    return _Placed(series, spacing, origin, parsed.ids, names, start_col, launched), origin
+    placed = _Placed(series, spacing, origin, parsed.ids, names, start_col, launched, number)
+    return placed, origin
 
 
 def _planned_steps(
@@ -1457,6 +1506,7 @@ def _planned_steps(
     spacing: Spacing | None,
     names: tuple[str, str, str],
     origin: np.ndarray | None,
+    first: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the step of each row of the future table, below 1 where it comes before an item's
     first, and the date of each item's step 1, which is here where it has no other."""
@@ -1465,7 +1515,7 @@ def _planned_steps(
         return np.zeros(0, np.int64), origin
     _check_form(table, spacing, names, parsed.ids)
     if spacing is None or origin is None:
-        return table.when.astype(np.int64), None
+        return table.when.astype(np.int64) - (first - 1), None
     ours = np.flatnonzero(table.row >= 0)
     place, row = spacing.place(table.when[ours], table.form.zone), table.row[ours]
     step = np.zeros(len(table.row), np.int64)
@@ -1611,8 +1661,7 @@ class _Survey:
     observed: np.ndarray  # (items,) int64: those with y
     known: np.ndarray  # (items,) int64: the last observed step
     at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
-    first: int  # the least step of all rows, and the largest
-    last: int
+    last: int  # the largest step of all rows
     least: float  # the least y, and the largest
     most: float
 
@@ -1621,22 +1670,31 @@ class _Survey:
         items = len(placed.ids)
         rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
         at = np.zeros(MAX_STEPS, bool)
-        first, last, least, most = MAX_STEPS, 0, math.inf, -math.inf
+        last, least, most = 0, math.inf, -math.inf
         for long, step in placed:
             there = ~np.isnan(long.y)
             rows += np.bincount(long.row, minlength=items)
             observed += np.bincount(long.row[there], minlength=items)
             np.maximum.at(known, long.row[there], step[there])
             at[step[there] - 1] = True
-            first, last = int(step.min(initial=first)), int(step.max(initial=last))
+            last = int(step.max(initial=last))
             least = float(long.y[there].min(initial=least))
             most = float(long.y[there].max(initial=most))
-        return cls(rows, observed, known, at, first, last, least, most)
+        return cls(rows, observed, known, at, last, least, most)
 
 
-def _check_no_years(series: Series, seen: _Survey, step_col: str) -> None:
+def _first_number(series: Series) -> int:
+    """Return the number of step 1, of a series whose steps are numbers; see ``Schema.first``."""
+    least = int(min(long.when.min(initial=MAX_STEPS) for long in series))
+    most = int(max(long.when.max(initial=1) for long in series))
+    below = least - 1
+    shortest, longest = _LEAD
+    return least if below >= min(longest, max(shortest, most - below)) else 1
+
+
+def _check_no_years(series: Series, seen: _Survey, step_col: str, first: int) -> None:
     """Raise if each number of a step is a year and a month, a week or a quarter of it."""
-    numbers = np.flatnonzero(seen.at) + 1
+    numbers = np.flatnonzero(seen.at) + first
     for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
         year, part = np.divmod(numbers, size)
         if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
@@ -1644,11 +1702,11 @@ def _check_no_years(series: Series, seen: _Survey, step_col: str) -> None:
         # Quarters of one year may be steps of their own: 20,201 to 20,204.
         if part.min() < 1 or part.max() > most or (what == "quarter" and year[0] == year[-1]):
             continue
-        number, first, part = int(numbers[0]), int(year[0]), int(part[0])
+        number, in_year, part = int(numbers[0]), int(year[0]), int(part[0])
         if what == "week":
-            date = dt.date.fromisocalendar(first, min(part, 52), 1)
+            date = dt.date.fromisocalendar(in_year, min(part, 52), 1)
         else:
-            date = dt.date(first, part if what == "month" else 3 * part - 2, 1)
+            date = dt.date(in_year, part if what == "month" else 3 * part - 2, 1)
         raise DataError(
             f"{series.label}, column {quoted(step_col)}: expected steps from 1, or dates; received "
             f"numbers such as {number}, a year and a {what} in one. Most numbers between two years "
@@ -1667,8 +1725,6 @@ def _check_filled(placed: _Placed, seen: _Survey) -> None:
     apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
     if placed.spacing is not None:
         advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
-    elif at[0] > steps // 2:
-        advice = f"No step is below {at[0]:,}: subtract {at[0] - 1:,}."
     elif apart > 1:
         advice = f"Steps are multiples of {apart:,} apart: count in units of {apart:,}."
     else:
@@ -1677,7 +1733,8 @@ def _check_filled(placed: _Placed, seen: _Survey) -> None:
         placed.series.label,
         placed.names[1],
         f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
-        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to {steps:,}",
+        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to "
+        f"{steps + placed.first - 1:,}",
         placed.ids[int(np.argmax(seen.known))],
         advice,
     )
@@ -1693,7 +1750,8 @@ def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> N
         check_cells(len(placed.ids), seen.last, "the table")
         met = np.zeros((len(placed.ids), seen.last), bool)
     for long, step in placed:
-        _check_once(long, np.arange(len(step)), long.row, step, placed.ids, step_col, met)
+        every = np.arange(len(step))
+        _check_once(long, every, long.row, step, placed.ids, step_col, placed.first, met)
     empty = (seen.rows > 0) & (seen.observed == 0)
     if all_missing and empty.any():
         fail(
@@ -1713,11 +1771,13 @@ def _check_once(
     step: np.ndarray,
     ids: list[Any],
     step_col: str,
+    first: int,
     met: np.ndarray | None = None,
 ) -> None:
     """Raise for a repeated (item, step) among the rows ``at`` of a table.
 
-    ``met``, shape (items, steps), bool, are those of earlier batches; these ones are added.
+    ``first`` is the number of step 1. ``met``, shape (items, steps), bool, are those of
+    earlier batches; these ones are added.
     """
     again = np.ones(len(step), bool)
     again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
@@ -1732,7 +1792,7 @@ def _check_once(
             "each step of an item once",
             f"{table.form.say(table.when[at[which]])} again"
             if table.form.dated
-            else f"step {step[which]} again",
+            else f"step {step[which] + first - 1} again",
             ids[row[which]],
             "Keep one row of them."
             + " If they are two hours of a clock that was set back, hand in dates with their "

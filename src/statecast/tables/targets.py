@@ -145,6 +145,7 @@ class Targets:
                 id_col=id_col,
                 step_col=step_col,
                 start_col=start_col,
+                first=frame.first,
             )
             more = (0, frame.steps - own.steps)  # steps at which the others alone were observed
             location, scaling = (np.pad(a, more, "edge") for a in (own.location, own.scaling))
@@ -177,6 +178,15 @@ class Targets:
     def positions(self) -> int:
         """Those of the longest training item."""
         return self.frame.steps * len(self.each)
+
+    @property
+    def first(self) -> int:
+        """The number that tables give step 1; see ``Schema``."""
+        return self.frame.first
+
+    def number(self, step: int) -> int:
+        """Return the number that tables give a step, which counts from 1."""
+        return self.frame.number(step)
 
     @property
     def id_col(self) -> str:
@@ -424,7 +434,7 @@ class Targets:
             own[part][rest] = array
         frame, *each = (Schema.from_config(part, own[name]) for name, part in parts)
         shared = {
-            (s.id_col, s.step_col, s.start_col, s.steps, s.spacing, s.calendar)
+            (s.id_col, s.step_col, s.start_col, s.first, s.steps, s.spacing, s.calendar)
             for s in (frame, *each)
         }
         plain = all(s.vocabulary is None for s in (frame, *each))
@@ -500,7 +510,7 @@ def learn(
 
 def _unobserved(schema: Schema, whose: str = "") -> str:
     """In words, the steps that no training item was observed at; empty where there are none."""
-    steps = (np.flatnonzero(~schema.observed) + 1).tolist()
+    steps = (np.flatnonzero(~schema.observed) + schema.first).tolist()
     named = ", ".join(map(str, steps[:5])) + (", ..." if len(steps) > 5 else "")
     return f"{len(steps)} of {schema.steps} steps{whose}: {named}" if steps else ""
 

@@ -396,7 +396,10 @@ class Sequences:
 
     def __repr__(self) -> str:
         items, each, until = self.values.shape
-        return f"<Sequences: {items:,} items, {each:,} sequences each, up to step {until:,}>"
+        return (
+            f"<Sequences: {items:,} items, {each:,} sequences each, up to step "
+            f"{self.schema.number(until):,}>"
+        )
 
     def text(self, between: str = "") -> list[list[str]]:
         """The rest as text, for each item its n sequences: the tokens joined by ``between``."""
