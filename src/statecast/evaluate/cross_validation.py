@@ -888,11 +888,14 @@ class _Items:
         return found
 
     def _part(self, role: str, frame: Any) -> Any:
-        """Return some rows of a table. In all parts of the series step 1 is the same number."""
+        """Return some rows of a table as a table of its library. Where rows of the series lack the
+        first step of all items, return a ``Table``, as step 1 is still that step."""
+        first, native = self.schema.first, frame.to_native()
         if role != "series" or self.schema.spacing is not None or not len(frame):
-            return frame.to_native()
-        kind, first = frame.implementation.value, self.schema.first
-        return Table(frame, "The series table", kind, text=False, first=first)
+            return native
+        if read_floats(frame[self.schema.step_col], text=False)[0].min() <= first:
+            return native
+        return Table(frame, "The series table", frame.implementation.value, False, first=first)
 
 
 def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
