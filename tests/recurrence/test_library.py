@@ -5,16 +5,30 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy._core import _multiarray_umath  # pyright: ignore[reportAttributeAccessIssue]
 
+from statecast.errors import KernelError
+from statecast.recurrence.cells import SimpleRNN
 from statecast.recurrence.kernels.native import library, quantiles, softmax
+from statecast.recurrence.kernels.native.arrays import Recurrence
 
 NATIVE = Path(__file__).parents[2] / "native"
 
 # By the number of the interface: a hash of its declarations.
 HASHES = {1: "6b8e8481778727a9f52b"}
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The library is looked for anew, and again afterwards."""
+    library.find.cache_clear()
+    yield
+    library.find.cache_clear()
 
 
 def _code(name: str) -> str:
@@ -70,3 +84,27 @@ def test_structures_have_the_fields_of_the_header(
     }
     assert [(kinds[field[1]], field[0]) for field in structure._fields_] == expected
     assert len(expected) > 5
+
+
+def test_a_library_of_an_earlier_build_is_refused(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has no number: here another shared library."""
+    monkeypatch.setenv("STATECAST_LIBRARY", _multiarray_umath.__file__)
+    for ask in (library.find, library.loaded, library.status):
+        with pytest.raises(KernelError, match=r"received none\..* pip install"):
+            ask()
+
+
+@pytest.mark.skipif(isinstance(library.find(), str), reason="the library is not built")
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_library_of_another_interface_is_refused(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    own, other = library.INTERFACE, library.INTERFACE + change
+    monkeypatch.setattr(library, "INTERFACE", other)
+    with pytest.raises(KernelError, match=rf"expected interface {other}, received {own}\. Build"):
+        library.find()
+    weights = {name: np.zeros(shape) for name, shape in SimpleRNN(1).weight_shapes(1).items()}
+    with pytest.raises(KernelError, match="built from other sources"):
+        Recurrence(SimpleRNN(1), weights)

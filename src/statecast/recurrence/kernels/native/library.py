@@ -58,7 +58,13 @@ class Backward(ctypes.Structure):
 
 @cache
 def find() -> Any:
-    """The loaded library, or, as text, the reason why there is none."""
+    """The loaded library, or, as text, the reason why there is none.
+
+    Raises
+    ------
+    KernelError
+        The library was built from sources with another interface than this package's.
+    """
     from statecast.recurrence import kernels
 
     threads.check_environment()
@@ -73,6 +79,7 @@ def find() -> Any:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return f"its library does not load ({error})"
+    _check_interface(library, path)
     library.statecast_used.restype = ctypes.c_char_p
     library.statecast_built.restype = ctypes.c_char_p
     library.statecast_use.argtypes = [ctypes.c_char_p]
@@ -84,6 +91,19 @@ def find() -> Any:
     for buffer in ("saved", "packed", "softmax"):
         getattr(library, f"statecast_{buffer}_bytes").restype = ctypes.c_int64
     return library
+
+
+def _check_interface(library: Any, path: Path) -> None:
+    number = getattr(library, "statecast_interface", None)
+    if number is not None:
+        number.restype = ctypes.c_int64
+    found = number() if number is not None else "none"
+    if found != INTERFACE:
+        raise KernelError(
+            f"The native kernel's library {path} was built from other sources than this package: "
+            f"expected interface {INTERFACE}, received {found}. Build it again, in the folder of "
+            "Statecast's sources: pip install ."
+        )
 
 
 def status() -> str:
@@ -134,7 +154,7 @@ def loaded() -> Any:
     Raises
     ------
     KernelError
-        There is none.
+        There is none, or one with another interface.
     """
     library = find()
     if isinstance(library, str):
