@@ -118,9 +118,13 @@ def test_what_a_cross_validation_says(head, no_logging, capfd):
 @pytest.mark.parametrize("verbose", ["loud", 3, -1, None, 1.5, [0], np.zeros(2)])
 def test_another_verbose_is_refused_before_any_work(verbose):
     f = Forecaster(**SMALL)
-    with pytest.raises(errors.ArgumentError, match="verbose: expected 'auto', 0, 1 or 2"):
+    with pytest.raises(
+        errors.ArgumentError, match=r"verbose: expected one of .'auto', 0, 1, 2.; received"
+    ):
         f.fit(None, verbose=verbose)
-    with pytest.raises(errors.ArgumentError, match="verbose: expected 'auto', 0, 1 or 2"):
+    with pytest.raises(
+        errors.ArgumentError, match=r"verbose: expected one of .'auto', 0, 1, 2.; received"
+    ):
         cross_validation(f, None, verbose=verbose)
 
 

@@ -160,7 +160,7 @@ def test_equality_sees_every_difference():
             r"expected shape \(rows, 3\)",
         ),
         (lambda: _state().put([0, 1], State({"c": np.ones((2, 3))})), "Expected leaves"),
-        (lambda: _state().fork(0), "n >= 1"),
+        (lambda: _state().fork(0), "n: expected a whole number from 1"),
     ],
 )
 def test_a_wrong_use_says_what_was_expected(make, says):
@@ -213,7 +213,7 @@ def test_a_copy_and_a_pickle_are_the_state(state):
 def test_fork_counts_in_whole_numbers():
     state = State({"h": np.zeros((2, 3), "float32")})
     for n in (0, 1.5, True, "2"):
-        with pytest.raises(StateError, match="whole number n >= 1"):
+        with pytest.raises(StateError, match="n: expected a whole number from 1"):
             state.fork(n)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from statecast.errors import ArgumentError
+from statecast.checks import check_choice
 
 Verbose = Literal["auto", 0, 1, 2]
 LOG = logging.getLogger("statecast")
@@ -25,8 +25,7 @@ def say(line: str) -> None:
 
 def check_verbose(verbose: Any) -> None:
     """Raise unless it is what ``fit`` and ``cross_validation`` take."""
-    if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
-        raise ArgumentError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}.")
+    check_choice("verbose", verbose, ("auto", 0, 1, 2))
 
 
 def stage_lines(say: Callable[[str], None]) -> Callable[[str, int, int], None]:

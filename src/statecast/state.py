@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from statecast.checks import check_whole
 from statecast.errors import ModelFileError, StateError
 from statecast.files import (
     MOST_ZERO_WIDTH,
@@ -387,8 +388,7 @@ class State:
         StateError
             ``n`` below 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise StateError(f"fork needs a whole number n >= 1, received {n!r}.")
+        n = check_whole("fork: n", n, error=StateError)
         return self._with(
             {name: np.repeat(at_rest(leaf), n, axis=0) for name, leaf in self.leaves.items()}, None
         )

@@ -861,7 +861,7 @@ def test_codes_are_the_one_hot_vectors_they_stand_for(
 def test_codes_and_sources_that_do_not_fit_are_refused() -> None:
     cell = cells.GRU(2)
     weights = {name: np.ones(shape) for name, shape in cell.weight_shapes(5).items()}
-    with pytest.raises(ArgumentError, match=r"codes: expected .* up to the 5 .*, received 6"):
+    with pytest.raises(ArgumentError, match=r"codes: expected .* from 0 to 5; received 6"):
         Recurrence(cell, weights, codes=6)
     recurrence, plain = Recurrence(cell, weights, codes=3), Recurrence(cell, weights)
     x, state, code = np.ones((4, 2)), {"h": np.ones((2, 2))}, np.array([0, 1, 2, 2])

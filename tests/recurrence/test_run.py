@@ -305,7 +305,7 @@ def test_a_state_that_is_not_the_cells_is_refused():
 
 
 def test_a_cell_checks_its_arguments():
-    with pytest.raises(ArgumentError, match="units: expected a whole number >= 1, received 0"):
+    with pytest.raises(ArgumentError, match="units: expected a whole number from 1; received 0"):
         LSTM(0)
     with pytest.raises(ArgumentError, match="recurrent_activation: expected one of"):
         GRU(2, recurrent_activation="swish")

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from statecast.checks import check_whole, is_whole
 from statecast.control.models import described, reset_states
 from statecast.errors import ArgumentError
 from statecast.state import at_rest
@@ -43,8 +44,7 @@ class ResetStates(keras.callbacks.Callback):
         rows: Any = None,
     ) -> None:
         super().__init__()
-        whole = isinstance(every, int) and not isinstance(every, bool) and every >= 1
-        if not (every in ("epoch", "batch") or whole or callable(every)):
+        if not (every in ("epoch", "batch") or is_whole(every, 1) or callable(every)):
             raise ArgumentError(
                 'every: expected "epoch", "batch", a whole number of batches or a function of the '
                 f"batch, received {every!r}."
@@ -154,8 +154,7 @@ class Windows(keras.utils.PyDataset):
     ) -> None:
         super().__init__(**kwargs)
         for name, value in (("steps", steps), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name}: expected 1 or more, received {value!r}.")
+            check_whole(name, value)
         named = dict(x) if isinstance(x, Mapping) else {"x": x}
         self.inputs = {name: np.asarray(value) for name, value in named.items()}
         self.named = isinstance(x, Mapping)

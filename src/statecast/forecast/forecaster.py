@@ -16,6 +16,14 @@ import keras
 import numpy as np
 
 from statecast import process
+from statecast.checks import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_numbers,
+    check_whole,
+    is_number,
+)
 from statecast.errors import (
     ArgumentError,
     DataError,
@@ -178,10 +186,7 @@ class Settings:
             "transform": ("auto", *TRANSFORMS),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ArgumentError(
-                    f"{name}: expected one of {list(allowed)}, received {getattr(self, name)!r}."
-                )
+            check_choice(name, getattr(self, name), allowed)
         needed = _needed(self.head)
         if needed is not None and self.transform not in ("auto", needed):
             raise ArgumentError(
@@ -190,29 +195,23 @@ class Settings:
             )
         if self.bounds is not None:
             object.__setattr__(self, "bounds", self._checked_bounds(self.bounds, needed))
-        for name in ("analogues", "tied", "ends"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ArgumentError(f"{name}: expected True or False, received {value!r}.")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ArgumentError(
-                f"dropout: expected a number from 0 to below 1, received {self.dropout!r}."
-            )
+        checked: dict[str, Any] = {
+            name: check_flag(name, getattr(self, name)) for name in ("analogues", "tied", "ends")
+        }
         for name in (*_LARGEST, "epochs", "patience", "batch_size"):
             value = getattr(self, name)
-            if name == "batch_size" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name}: expected a whole number >= 1, received {value!r}.")
-            if value > _LARGEST.get(name, value):
-                raise ArgumentError(f"{name}: expected at most {_LARGEST[name]}, received {value}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ArgumentError(f"seed: expected a whole number >= 0, received {self.seed!r}.")
-        for name, least in (("learning_rate", "above 0"), ("weight_decay", "0 or above")):
+            if name != "batch_size" or value is not None:
+                checked[name] = check_whole(name, value, 1, _LARGEST.get(name))
+        checked["seed"] = check_whole("seed", self.seed, 0)
+        for name, least, most, expected in (
+            ("dropout", 0.0, math.nextafter(1.0, 0.0), "a number from 0 to below 1"),
+            ("learning_rate", math.nextafter(0.0, 1.0), LARGEST, "a number above 0"),
+            ("weight_decay", 0.0, LARGEST, "a number 0 or above"),
+        ):
             value = getattr(self, name)
-            real = _is_number(value) and 0 <= value <= LARGEST
-            if not real or (name == "learning_rate" and not value):
-                raise ArgumentError(f"{name}: expected a number {least}, received {value!r}.")
+            checked[name] = check_number(name, value, least, most, expected=expected)
+        for name, value in checked.items():  # numbers of NumPy as Python's, for JSON
+            object.__setattr__(self, name, value)
         for name in ("id_col", "step_col"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name}: expected text, received {getattr(self, name)!r}.")
@@ -255,7 +254,7 @@ class Settings:
 
     def _checked_bounds(self, given: Any, needed: str | None) -> tuple[float, float]:
         real = isinstance(given, (tuple, list)) and len(given) == 2
-        if not real or not all(_is_number(bound) and abs(bound) <= LARGEST for bound in given):
+        if not real or not all(is_number(bound, -LARGEST, LARGEST) for bound in given):
             raise ArgumentError(f"bounds: expected two numbers, received {given!r}.")
         if given[0] >= given[1]:
             raise ArgumentError(f"bounds: expected the lower one first, received {given!r}.")
@@ -870,9 +869,14 @@ class Forecaster:
         ArgumentError
             More paths than fit, beside what ``predict`` raises.
         """
+<<<<<<< HEAD
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
             raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
+=======
+        horizon = Horizon.read(until, h, self.schema.id_col)
+        paths = check_whole("paths", paths)
+>>>>>>> 6a34a96 (checks.py: one check of whole numbers, numbers, flags and choices; the type of ids is no part of what tables mean)
         if self._speaker is not None:
             if future is not None:
                 self._need_numbers("future")
@@ -971,9 +975,7 @@ class Forecaster:
             As ``predict``.
         """
         self._need_numbers("explain")
-        most = isinstance(analogues, int) and not isinstance(analogues, bool) and analogues >= 0
-        if not most:
-            raise ArgumentError(f"analogues: expected a whole number >= 0, received {analogues!r}.")
+        analogues = check_whole("analogues", analogues, 0)
         targets, schema = self.settings.targets, self.schema
         horizon = Horizon.read(until, h, schema.id_col, schema.first)
         panel = self._panel(series, static, future, horizon)
@@ -1054,10 +1056,9 @@ class Forecaster:
             Tables that cannot be used.
         """
         speaker = self.speaker
-        if isinstance(known, bool) or not isinstance(known, (int, np.integer)) or known < 0:
-            raise ArgumentError(f"known: expected a whole number >= 0, received {known!r}.")
+        known = check_whole("known", known, 0)
         panel = self.schema.panel(series, static)
-        return scores(speaker, self._only, panel, int(known), ended=ended, by_step=by_step)
+        return scores(speaker, self._only, panel, known, ended=ended, by_step=by_step)
 
     def rank(self, series: Any, static: Any, *, by: str = "series", best: int | None = None) -> Any:
         """Which X a sequence of tokens says best, or which sequence an X: retrieval.
@@ -1091,11 +1092,8 @@ class Forecaster:
             Tables that cannot be used.
         """
         speaker = self.speaker
-        if by not in ("series", "static"):
-            raise ArgumentError(f"by: expected 'series' or 'static', received {by!r}.")
-        whole = isinstance(best, (int, np.integer)) and not isinstance(best, bool)
-        if best is not None and (not whole or best < 1):
-            raise ArgumentError(f"best: expected a whole number >= 1, received {best!r}.")
+        check_choice("by", by, ("series", "static"))
+        best = None if best is None else check_whole("best", best)
         things = self.schema.panel(None, static)
         said = self.schema.new_rows(series, None)
         return ranks(speaker, self._only, said, things, by, best)
@@ -1553,8 +1551,7 @@ class Forecaster:
     ) -> np.ndarray:
         """Each row's last position to forecast, of which a step has one for each target; checked,
         as ``known`` is in positions."""
-        if not isinstance(strict, bool):
-            raise ArgumentError(f"strict: expected True or False, received {strict!r}.")
+        check_flag("strict", strict)
         count = len(self.settings.targets)
         last = horizon.last(ids, known // count)
         longest = int(last.max(initial=0))
@@ -2197,12 +2194,17 @@ class Paths:
                 f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
             )
         _, paths, until = self.values.shape
+<<<<<<< HEAD
         whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
         least, most = self.schema.number(1), self.schema.number(until)
         if since is not None and not (whole and least <= since <= most):
             raise ArgumentError(
                 f"since: expected a step from {least} to {most}, received {since!r}."
             )
+=======
+        if since is not None:
+            since = check_whole("since", since, 1, until)
+>>>>>>> 6a34a96 (checks.py: one check of whole numbers, numbers, flags and choices; the type of ids is no part of what tables mean)
         step = np.arange(1, until + 1)
         begin = None if since is None else since - least + 1
         first = self.known + 1 if begin is None else np.full(self.known.shape, begin)
@@ -2308,14 +2310,14 @@ def _companions(
 def _asked(level: Any, quantiles: Any) -> dict[str, float]:
     """The columns of a forecast, by name, and the quantile that each of them is."""
     columns = {"statecast": 0.5}
-    for percent in _numbers("level", level):
+    for percent in check_numbers("level", level):
         if not 1 <= percent < 100:
             raise ArgumentError(
                 f"level: expected percent, from 1 to below 100, received {percent}."
             )
         columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
         columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
-    for quantile in _numbers("quantiles", quantiles):
+    for quantile in check_numbers("quantiles", quantiles):
         if not 0 < quantile < 1:
             raise ArgumentError(
                 f"quantiles: expected numbers above 0 and below 1, received {quantile}."
@@ -2335,29 +2337,6 @@ def _at_levels(knots: np.ndarray, levels: Sequence[float]) -> np.ndarray:
         keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
     )
     return keras.ops.convert_to_numpy(found)
-
-
-def _numbers(name: str, given: Any) -> list[float]:
-    """One number, several, or none (None)."""
-
-    def real(value: Any) -> bool:
-        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-    if given is None:
-        return []
-    if isinstance(given, np.ndarray):
-        given = given.ravel().tolist()
-    try:
-        several = [given] if real(given) or isinstance(given, (str, bytes)) else list(given)
-    except TypeError:
-        several = None
-    if several is None or not all(map(real, several)):
-        raise ArgumentError(f"{name}: expected a number, several or None; received {given!r}.")
-    return [float(number) for number in several]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _chunks(rows: int, size: int = _CHUNK) -> list[np.ndarray]:
@@ -2402,7 +2381,7 @@ def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:
 def _checked_history(history: Any) -> dict[str, list[float | None]]:
     numbers = isinstance(history, dict) and all(
         isinstance(values, list)
-        and all(v is None or (_is_number(v) and abs(v) <= LARGEST) for v in values)
+        and all(v is None or is_number(v, -LARGEST, LARGEST) for v in values)
         for values in history.values()
     )
     if not numbers:

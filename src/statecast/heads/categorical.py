@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from statecast.checks import check_whole
 from statecast.errors import ArgumentError
 from statecast.heads.base import Head
 
@@ -30,8 +31,7 @@ class Categorical(Head):
     tokens: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
-            raise ArgumentError(f"tokens: expected a whole number >= 1, received {self.tokens!r}.")
+        check_whole("tokens", self.tokens)
 
     @property
     def size(self) -> int:

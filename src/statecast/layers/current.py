@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from statecast.checks import check_whole
 from statecast.errors import ArgumentError, StateError
 from statecast.layers.user_states import Shapes, check_rows, check_states, leaf_name
 from statecast.layers.variables import (
@@ -271,11 +272,7 @@ class LayerStates:
                     f"{self.where}: batch_size replaces all rows, so it cannot be combined with "
                     f"rows={rows!r}."
                 )
-            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-                raise ArgumentError(
-                    f"{self.where}: batch_size: expected a whole number of 1 or more, received "
-                    f"{batch_size!r}."
-                )
+            batch_size = check_whole(f"{self.where}: batch_size", batch_size)
         count = self._rows() if batch_size is None else batch_size
         if states is None and rows is None and count == 0:
             return  # there are no rows yet, so there is nothing to reset

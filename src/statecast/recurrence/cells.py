@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from statecast.checks import check_choice, check_whole
 from statecast.errors import ArgumentError
 
 Leaves = dict[str, Any]
@@ -71,14 +72,9 @@ class Gated(Cell):
     gates: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.units, int) or self.units < 1:
-            raise ArgumentError(f"units: expected a whole number >= 1, received {self.units!r}.")
+        check_whole("units", self.units)
         for name in ("activation", "recurrent_activation"):
-            value = getattr(self, name, "tanh")
-            if value not in ACTIVATIONS:
-                raise ArgumentError(
-                    f"{name}: expected one of {sorted(ACTIVATIONS)}, received {value!r}."
-                )
+            check_choice(name, getattr(self, name, "tanh"), sorted(ACTIVATIONS))
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,6 @@ UTC, of one without a zone the clock it shows. A grid may count either; see ``Sp
 from __future__ import annotations
 
 import datetime
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.checks import is_whole
 from statecast.errors import ModelFileError
 
 _DAY = 86_400_000_000  # microseconds
@@ -571,12 +571,6 @@ def learn_calendar(
 
 
 # -- what a file says ------------------------------------------------------------------
-
-
-def is_whole(value: Any, least: int, most: float = math.inf) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        return False
-    return least <= int(value) <= most
 
 
 def must(good: bool, what: str, expected: str, received: Any) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.checks import check_whole, is_whole
 from statecast.errors import ArgumentError, DataError, listed, quoted, warn
 from statecast.state import outline
 from statecast.tables.dates import (
@@ -32,7 +33,6 @@ from statecast.tables.dates import (
     Spacing,
     closed,
     first_dates,
-    is_whole,
     learn_calendar,
     learn_spacing,
     must,
@@ -1358,8 +1358,7 @@ class Schema:
 
     def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return location and scaling of the steps along the last axis."""
-        if not is_whole(first_step, 1):
-            raise ArgumentError(f"first_step: expected a step from 1; received {first_step!r}.")
+        first_step = check_whole("first_step", first_step)
         if not values.ndim:
             raise ArgumentError("Expected steps along the last axis; received a single number.")
         at = np.arange(first_step - 1, first_step - 1 + values.shape[-1])

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from statecast.errors import ArgumentError
+from statecast.checks import check_number, check_whole
 from statecast.state import outline
 
 _WIDEST = 10_000  # more beams, or tokens to choose from, are a slip of the pen
@@ -83,9 +83,9 @@ class Beam(_Constrained):
     length_power: float = 0.0
 
     def __post_init__(self) -> None:
-        _whole("width", self.width, 1, _WIDEST)
-        _whole("best", self.best, 1, self.width)
-        _number("length_power", self.length_power, 0.0, 10.0)
+        check_whole("width", self.width, 1, _WIDEST)
+        check_whole("best", self.best, 1, self.width)
+        check_number("length_power", self.length_power, 0.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -120,26 +120,10 @@ class Sampling(_Constrained):
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 1e-6, 1e6)
+        check_number("temperature", self.temperature, 1e-6, 1e6)
         if self.top_k is not None:
-            _whole("top_k", self.top_k, 1, 10**9)
-        _number("top_p", self.top_p, 1e-9, 1.0)
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> None:
-    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not good or not least <= value <= most:
-        raise ArgumentError(
-            f"{name}: expected a whole number from {least} to {most:,}, received {value!r}."
-        )
-
-
-def _number(name: str, value: Any, least: float, most: float) -> None:
-    good = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not good or not least <= value <= most:
-        raise ArgumentError(
-            f"{name}: expected a number from {least:g} to {most:g}, received {value!r}."
-        )
+            check_whole("top_k", self.top_k, 1, 10**9)
+        check_number("top_p", self.top_p, 1e-9, 1.0)
 
 
 @dataclass(frozen=True)

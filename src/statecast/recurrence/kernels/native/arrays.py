@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from statecast.checks import check_whole
 from statecast.errors import ArgumentError, StateError
 from statecast.recurrence.cells import Gated, Stack, within
 from statecast.recurrence.kernels.native import threads
@@ -86,14 +87,9 @@ class Recurrence:
         found = {weight: np.shape(value) for weight, value in weights.items()}
         if found != expected:
             raise ArgumentError(f"weights: expected the shapes {expected}, received {found}.")
-        whole = isinstance(codes, (int, np.integer)) and not isinstance(codes, bool)
-        if not whole or not 0 <= codes <= width:
-            raise ArgumentError(
-                f"codes: expected a whole number up to the {width} inputs of the weights, received "
-                f"{codes!r}."
-            )
+        codes = check_whole("codes", codes, 0, width)  # of the inputs
         self.cell, self.dtype = cell, np.dtype(dtype)
-        self.codes, self.width = int(codes), width - int(codes)
+        self.codes, self.width = codes, width - codes
         if isinstance(cell, Stack):
             self._parts = [
                 _Packed(

@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from statecast.checks import check_whole
 from statecast.errors import ArgumentError, KernelError
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.threads import MOST
@@ -135,17 +134,13 @@ def use(instructions: str = "", threads: int = 0) -> None:
         There is no native kernel.
     """
     library = loaded()
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
-    if not whole or not 0 <= threads <= MOST:
-        raise ArgumentError(
-            f"threads: expected a whole number from 0 to {MOST}, received {threads!r}."
-        )
+    threads = check_whole("threads", threads, 0, MOST)
     if library.statecast_use(instructions.encode()):
         raise ArgumentError(
             f"instructions: expected one of {library.statecast_built().decode()}, of which this "
             f"machine may not have the first ones; received {instructions!r}."
         )
-    library.statecast_set_threads(int(threads))
+    library.statecast_set_threads(threads)
 
 
 def loaded() -> Any:
