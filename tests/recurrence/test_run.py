@@ -404,3 +404,37 @@ def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
     for _ in range(5):
         loss(named).backward()
     assert sum(len(spare) for spare in in_torch._spare.values()) <= max(held, 1)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_a_library_that_xla_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library built with another JAX declines, and what runs instead gives the same."""
+    import jax
+
+    from statecast.recurrence.kernels.native import in_jax, library
+
+    if isinstance(library.find(), str):
+        pytest.skip("the library is not built")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: the handler's API version")
+
+    cell = LSTM(3)
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=s).astype("float32") for n, s in cell.weight_shapes(2).items()}
+    x, state = (
+        rng.normal(size=(2, 4, 2)).astype("float32"),
+        {n: np.zeros((2, 3), "float32") for n in "hc"},
+    )
+    expected, _ = recurrence.run(cell, weights, x, state, kernel="native")
+    in_jax.refusal.cache_clear()
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    try:
+        named = recurrence.explain(cell, weights, x, state)["native"]
+        assert re.search(rf"another version of JAX than {jax.__version__}; install", named)
+        with pytest.raises(KernelError, match="another version of JAX"):
+            recurrence.run(cell, weights, x, state, kernel="native")
+        found, _ = recurrence.run(cell, weights, x, state)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    finally:
+        in_jax.refusal.cache_clear()

@@ -39,7 +39,7 @@ def declines(library: Any) -> str | None:
         return "it was built without JAX's headers"
     if jax.default_backend() != "cpu":
         return f"JAX runs on {jax.default_backend()}"
-    return None
+    return refusal()
 
 
 def run(cell: Any, values: Values) -> tuple[Any, ...]:
@@ -77,19 +77,28 @@ def _compiled() -> Callable[..., Any]:
 
 
 @cache
-def _register() -> None:
-    """Tell XLA the addresses of the library's functions."""
+def refusal() -> str | None:
+    """Why XLA refuses the library's functions; None where it has taken their addresses.
+
+    XLA refuses functions that were built with the headers of another version of its interface.
+    """
     import jax
 
-    for which in ("forward", "backward"):
-        handler = jax.ffi.pycapsule(getattr(loaded(), f"statecast_jax_{which}"))
-        jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
+    try:
+        for which in ("forward", "backward", "score", "score_gradients"):
+            handler = jax.ffi.pycapsule(getattr(loaded(), f"statecast_jax_{which}"))
+            jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
+    except jax.errors.JaxRuntimeError:
+        return (
+            f"it was built for another version of JAX than {jax.__version__}; install Statecast "
+            "again from its sources"
+        )
+    return None
 
 
 def _call(which: str, cell: Any, has: Sequence[str], results: Any, operands: Any) -> list[Any]:
     import jax
 
-    _register()
     target = jax.ffi.ffi_call(f"statecast_{which}", results, vmap_method="broadcast_all")
     return target(
         *operands,

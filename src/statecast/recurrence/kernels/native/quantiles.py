@@ -98,10 +98,6 @@ def _jax_entry() -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
-    library = loaded()
-    for which in ("score", "score_gradients"):
-        handler = jax.ffi.pycapsule(getattr(library, f"statecast_jax_{which}"))
-        jax.ffi.register_ffi_target(f"statecast_{which}", handler, platform="cpu")
     custom_vjp: Any = jax.custom_vjp
 
     def call(which: str, spec: Spec, names: list[str], values: Any, *more: Any) -> Any:
