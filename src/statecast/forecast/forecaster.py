@@ -869,14 +869,8 @@ class Forecaster:
         ArgumentError
             More paths than fit, beside what ``predict`` raises.
         """
-<<<<<<< HEAD
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
-        if isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
-            raise ArgumentError(f"paths: expected a whole number >= 1, received {paths!r}.")
-=======
-        horizon = Horizon.read(until, h, self.schema.id_col)
         paths = check_whole("paths", paths)
->>>>>>> 6a34a96 (checks.py: one check of whole numbers, numbers, flags and choices; the type of ids is no part of what tables mean)
         if self._speaker is not None:
             if future is not None:
                 self._need_numbers("future")
@@ -2194,17 +2188,9 @@ class Paths:
                 f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
             )
         _, paths, until = self.values.shape
-<<<<<<< HEAD
-        whole = isinstance(since, (int, np.integer)) and not isinstance(since, bool)
         least, most = self.schema.number(1), self.schema.number(until)
-        if since is not None and not (whole and least <= since <= most):
-            raise ArgumentError(
-                f"since: expected a step from {least} to {most}, received {since!r}."
-            )
-=======
         if since is not None:
-            since = check_whole("since", since, 1, until)
->>>>>>> 6a34a96 (checks.py: one check of whole numbers, numbers, flags and choices; the type of ids is no part of what tables mean)
+            since = check_whole("since", since, least, most)
         step = np.arange(1, until + 1)
         begin = None if since is None else since - least + 1
         first = self.known + 1 if begin is None else np.full(self.known.shape, begin)

@@ -64,30 +64,16 @@ class Horizon:
         )
 
         def step(value: Any, least: int = 0) -> int:
-            return _whole("until", value, expected, first - 1 + least) - (first - 1)
+            return check_whole("until", value, first - 1 + least, expected=expected) - (first - 1)
 
         if h is not None:
             return cls(ahead=check_whole("h", h))
         if isinstance(until, (int, np.integer)):
-<<<<<<< HEAD
             return cls(step=step(until, least=1))
         if isinstance(until, Mapping):
             return cls(each={item: step(last) for item, last in until.items()})
         if isinstance(until, (list, tuple, np.ndarray)):
             return cls(each=np.array([step(last) for last in list(until)], np.int64))
-=======
-            return cls(step=check_whole("until", until, expected=_EXPECTED))
-        if isinstance(until, Mapping):
-            return cls(
-                each={
-                    item: check_whole("until", s, 0, expected=_EXPECTED)
-                    for item, s in until.items()
-                }
-            )
-        if isinstance(until, (list, tuple, np.ndarray)):
-            steps = [check_whole("until", step, 0, expected=_EXPECTED) for step in list(until)]
-            return cls(each=np.array(steps, np.int64))
->>>>>>> 6a34a96 (checks.py: one check of whole numbers, numbers, flags and choices; the type of ids is no part of what tables mean)
         frame = nw.from_native(until, pass_through=True)
         if not isinstance(until, (str, PathLike)) and frame is until:
             raise ArgumentError(f"until: expected {expected}; received {type(until).__name__}.")
