@@ -13,8 +13,8 @@
 namespace statecast {
 namespace {
 
-/* R rows of `out` (rows, lanes) plus their gates' gradients times a transposed matrix, C vectors
- * wide. `gates` holds [block][row of the group][slot][lane]. */
+/* Adds to R rows of `out`, C vectors wide, the gradients of the gates times a transposed matrix. `gates`
+ * is [block][row of the group][slot][lane]. */
 template <class T, int CELL, int R, int C, bool TO_X>
 INLINE void through(const T *gates, int64_t block_stride, int64_t units, const T *matrix, T *out,
                     int64_t out_stride) {
@@ -40,8 +40,8 @@ INLINE void through(const T *gates, int64_t block_stride, int64_t units, const T
         EACH(v, C) store(out + r * out_stride + v * L, sum[r][v]);
 }
 
-/* R rows (inputs or units) of the weights' gradients of one block: `in` (m, ...) transposed times
- * the gates' gradients (m, slot, lane), added to `out` (R, slot, lane). */
+/* Adds to R rows (inputs or units) of the weights' gradients of one block, `out` (R, slot, lane), the
+ * transpose of `in` (m, ...) times the gradients of the gates (m, slot, lane). */
 template <class T, int CELL, int R, bool TO_X>
 INLINE void outer(const T *in, int64_t in_stride, const T *gates, int64_t m, T *out) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
@@ -66,17 +66,17 @@ struct Backward {
     const statecast_backward_args &b;
     const statecast_forward_args &a;
     Sizes<T, CELL> z;
-    int64_t wide;   /* numbers of a row of what went in: h (padded), x, to whole vectors */
-    int64_t inputs; /* x's width, to whole vectors */
+    int64_t wide;   /* of a row of a step's arguments: h, then x, each padded to whole vectors */
+    int64_t inputs; /* of x, padded to whole vectors */
     int64_t weight_sums;
-    int64_t ut, wt; /* numbers of the transposed u and w, for a member */
-    int64_t sums;   /* numbers of one partial sum; those of feed and decay stand behind */
+    int64_t ut, wt; /* numbers of the transposed u and w of a member */
+    int64_t sums;   /* numbers of one partial sum; those of feed and decay come last */
     T *transposed, *partial, *first_w;
 
     Backward(const statecast_backward_args &b) : b(b), a(b.forward), z(b.forward) {
         inputs = (z.inputs + L - 1) / L * L;
         wide = z.padded + inputs;
-        /* Rows a multiple of the page apart would share the same few lines of the cache. */
+        /* Rows a multiple of a page apart would compete for the same lines of the cache. */
         if (wide * (int64_t)sizeof(T) % 1024 == 0) wide += L;
         ut = transposed_size(z, z.units);
         wt = b.dx ? transposed_size(z, z.inputs) : 0;
@@ -84,7 +84,7 @@ struct Backward {
         sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
 
-    /* On tiles: the chunks of the GROUP's rows. */
+    /* On matrix tiles: the chunks of a GROUP's rows. */
     int64_t group_chunks() const { return (GROUP * z.height + DEEP - 1) / DEEP; }
     int64_t left_size() const {
         const int64_t to_state = z.height / EDGE * z.gate_chunks();
@@ -115,7 +115,7 @@ struct Backward {
         };
         transposed(of<T>(k.a.u) + member * z.units * columns, z.units, out);
         if (k.wt) transposed(of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
-        /* What the first of x's numbers does to the gates, [block][slot][lane]. */
+        /* The weights of x's first number, [block][slot][lane]. */
         out = k.first_w + member * z.blocks * S * L;
         memset(out, 0, (size_t)(z.blocks * S * L) * sizeof(T));
         for (int64_t block = 0; k.a.observed && block < z.blocks; ++block)
@@ -125,14 +125,14 @@ struct Backward {
             }
     }
 
-    /* Where the tile stands, and its buffers. */
+    /* A tile and its buffers. */
     struct Tile {
         int64_t first, rows;
         const T *saved;
-        T *left, *right;   /* of products on tiles */
-        T *dh, *dc, *held; /* of the state; of the output that a masked step repeats */
+        T *left, *right;   /* factors of products on matrix tiles */
+        T *dh, *dc, *held; /* gradients of the state, and of an output that masked steps repeat */
         T *dx, *gates, *in;
-        T *feed, *dlast, *dvalue; /* of the closed loop: the last number, and x's first */
+        T *feed, *dlast, *dvalue; /* of the closed loop: the weights, gradients of `last` and x's first */
     };
 
     static void task(void *self, int64_t item) {
@@ -208,8 +208,8 @@ struct Backward {
         }
     }
 
-    /* What reaches the numbers that step t took first; where they were fed back, it goes on to
-     * what fed them. `gates` and `in` are the step's. */
+    /* The gradients of the first inputs of step t. Where an input was feedback, its gradient is passed on
+     * to what the feedback was computed from. `gates` and `in` are the step's. */
     void open_loop(int64_t member, Tile &at, int64_t t, const T *gates, const T *in, T *sum) {
         const int64_t stride = GROUP * z.height * S * L;
         const T decay = of<T>(a.decay)[member], *w = first_w + member * z.blocks * S * L;
@@ -217,7 +217,7 @@ struct Backward {
             const int64_t row = at.first + r, now = row * z.steps + t;
             T value = at.dlast[r] + (b.dfed ? of<T>(b.dfed)[now] : T(0));
             at.dvalue[r] = 0;
-            if (a.mask && !a.mask[now]) { /* it was the last number once more */
+            if (a.mask && !a.mask[now]) { /* the input was the last one */
                 at.dlast[r] = value;
                 continue;
             }
@@ -242,13 +242,13 @@ struct Backward {
     }
 
     void take(T *to, const T *from) { memcpy(to, from, (size_t)z.units * sizeof(T)); }
-    void give(T *to, T *from) { /* adds, and leaves zeros: nothing passes a reset */
+    void give(T *to, T *from) { /* adds, and sets `from` to zero: no gradient passes a reset */
         for (int64_t i = 0; i < z.units; ++i) to[i] += from[i];
         memset(from, 0, (size_t)z.padded * sizeof(T));
     }
 
-    /* What reaches row r's gates in step t, from dh and dc, which become what the step hands on
-     * besides; and what went into the step. */
+    /* The gradients of row r's gates in step t, from dh and dc. These become the part of the gradients of
+     * the state before the step that does not pass through the gates. `in` gets the step's arguments. */
     void to_gates(Tile &at, int64_t t, int64_t r, T *gates, T *in) {
         const int64_t U = z.units, P = z.padded, row = at.first + r, quantity = z.height * L;
         const int64_t now = row * z.steps + t, stride = GROUP * z.height * S * L;
@@ -257,14 +257,14 @@ struct Backward {
         const T *dy = offset(of<T>(b.dy), now * U);
         T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
         gates += r * S * L;
-        if (t > 0) { /* what the step before it needs comes while this one's products run */
+        if (t > 0) { /* the data of the step before, while this one is computed */
             for (int64_t i = 0; !z.tiled && i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
             for (int64_t i = 0; i < U; i += L) {
                 if (dy) prefetch(dy - U + i);
                 if (t > 1) prefetch(of<T>(a.y) + (now - 2) * U + i);
             }
         }
-        if (!counts) { /* the output was that of an earlier step; x did not count either */
+        if (!counts) { /* the output was an earlier step's, and x was not used */
             for (int64_t i = 0; dy && i < U; ++i) held[i] += dy[i];
             for (int64_t k = 0; k < z.blocks; ++k) memset(gates + k * stride, 0, (size_t)(S * L) * sizeof(T));
             memset(in, 0, (size_t)wide * sizeof(T));
@@ -331,8 +331,8 @@ struct Backward {
         };
     };
 
-    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. On tiles what is saved of
-     * the step `later` comes to the cache meanwhile. */
+    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. On matrix tiles the data at
+     * `later`, saved by another step, are prefetched meanwhile. */
     template <bool TO_X>
     void product(const Tile &at, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
                  int64_t out_stride, const T *later = nullptr) {
@@ -394,7 +394,7 @@ struct Backward {
         };
     };
 
-    /* Adds to a partial sum, [block][unit, input, bias][slot][lane], what m rows give. */
+    /* Adds the weights' gradients of m rows to a partial sum, [block][unit, input, bias][slot][lane]. */
     void weights(int64_t m, const Tile &at, T *sum) {
         const T *gates = at.gates;
         const int64_t chunks = (m + DEEP - 1) / DEEP, tiles = (z.u_rows + z.w_rows) / EDGE;
@@ -428,7 +428,7 @@ struct Backward {
         }
     }
 
-    /* `down` tiles of rows, from the left tile `first` on, of one block. */
+    /* The same on matrix tiles: `down` tiles of rows of one block, from the left tile `first` on. */
     template <bool TO_X>
     void outer_tiles(const Tile &at, int64_t down, int64_t chunks, int64_t first, T *sum) {
         if constexpr (TILED<T>) {
@@ -444,8 +444,8 @@ struct Backward {
         }
     }
 
-    /* One block of a member's weights: the partial sums added in order, and laid out as the
-     * weights are. */
+    /* The gradients of one block of a member's weights, in the layout of the weights: the partial sums
+     * are added in order. */
     static void reduce_task(void *self, int64_t item) {
         Backward &k = *static_cast<Backward *>(self);
         const Sizes<T, CELL> &z = k.z;

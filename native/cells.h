@@ -12,12 +12,13 @@
 namespace statecast {
 namespace {
 
-constexpr int TILE = 18; /* rows that go through a sequence together */
-constexpr int GROUP = 4; /* steps whose weight gradients are taken at once */
+constexpr int TILE = 18; /* rows that run a sequence together */
+constexpr int GROUP = 4; /* steps whose weight gradients are computed at once */
 
-/* A cell's slots: the sums that a unit's pre-activations are made of. x and h may feed
- * different ones: GRU's candidate needs its two parts apart. `w` and `u` say which; the
- * columns of the weights come in that order. KEPT quantities a unit and step are saved. */
+/* A cell's slots are the sums from which a unit's pre-activations are computed. The products of x are
+ * added to the slots in `w`, those of h to the slots in `u`, in the order of the weights' columns. They
+ * differ for GRU, whose candidate needs the two parts separately. KEPT numbers of each unit and step are
+ * saved for the backward pass. */
 template <int CELL>
 struct Cell;
 template <>
@@ -31,24 +32,24 @@ struct Cell<STATECAST_GRU> { /* z r, the candidate's input and state part; kept:
     static constexpr int w[] = {0, 1, 2}, u[] = {0, 1, 3};
 };
 template <>
-struct Cell<STATECAST_RNN> { /* its derivative follows from its output */
+struct Cell<STATECAST_RNN> { /* its derivative is computed from its output */
     static constexpr int SLOTS = 1, GATES = 1, KEPT = 0;
     static constexpr int w[] = {0}, u[] = {0};
 };
 
-/* The sizes of a call, and of what is laid out for it. */
+/* The sizes of a call and of its buffers. */
 template <class T, int CELL>
 struct Sizes {
     static constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
     int64_t members, rows, steps, inputs, units, codes;
-    int64_t blocks, padded;             /* of units: vectors, and lanes in them */
+    int64_t blocks, padded;             /* of units: vectors, and their lanes */
     int64_t height, tiles;              /* rows of a tile, and tiles of a member */
     int64_t share, shares;              /* tiles of one partial sum, and partial sums of a member */
-    int64_t kept, step, tile;           /* of `saved`: quantities, numbers a step, numbers a tile */
-    bool tiled;                         /* whether products go by matrix tiles; x's where it is wide */
-    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, over h and over both, on tiles; else 0 */
-    int64_t block, packed;              /* numbers in a block's packed weights for registers, in a member's */
-    int64_t u_rows, w_rows;             /* of the weights' gradients: units, inputs, and one for the bias */
+    int64_t kept, step, tile;           /* of `saved`: numbers of a unit, a step, a tile */
+    bool tiled;                         /* whether products are on matrix tiles; those of x if it is wide */
+    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, h and both on matrix tiles; else 0 */
+    int64_t block, packed;              /* numbers of packed weights: of a block on registers, of a member */
+    int64_t u_rows, w_rows;             /* rows of the weights' gradients; `reduction`: one more, of the bias */
     int64_t reduction;
 
     Sizes(const statecast_forward_args &a)
@@ -56,8 +57,8 @@ struct Sizes {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
         tiled = TILED<T> && units >= WIDE;
-        /* Few rows still make an even number of tiles, so that two threads have equal work.
-         * This depends on the rows alone, for the sums' order does on this. */
+        /* Few rows make an even number of tiles, so that two threads have equal work. The height of a
+         * tile depends on the number of rows alone, since the order of the sums depends on it. */
         const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
         const int64_t pairs = (rows + 2 * most - 1) / (2 * most);
         height = most;
@@ -70,7 +71,7 @@ struct Sizes {
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
         share = share > 0 ? share : 1;
         shares = (tiles + share - 1) / share;
-        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* a mask parts the state from the output */
+        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* with a mask the state may differ from the output */
         step = blocks * kept * height * L;
         tile = steps * step;
         x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
@@ -89,7 +90,7 @@ struct Sizes {
     }
 };
 
-/* The product of vectors of n numbers, whole vectors of lanes; always added in one order. */
+/* The product of two arrays of n numbers, a multiple of LANES; always added in the same order. */
 template <class T>
 T dot(const T *a, const T *b, int64_t n) {
     V<T> sum = {};

@@ -13,8 +13,8 @@
 namespace statecast {
 namespace {
 
-/* Adds n numbers of each of R rows, `stride` apart, times the weights [k][gate][lane] to the slots that
- * `slot` names. */
+/* Adds the product of R rows of n numbers, `stride` apart, with weights [k][gate][lane] to the slots in
+ * `slot`. */
 template <class T, int R, int S, int G>
 INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t stride, int64_t n,
                 const T *weights) {
@@ -33,22 +33,22 @@ template <class T>
 struct BlockStep {
     const T *packed;       /* the block's weights */
     int64_t block;         /* its number */
-    int64_t units, inputs; /* that are summed on registers; 0 where matrix tiles have done so */
+    int64_t units, inputs; /* to sum on registers; 0 if matrix tiles have summed them */
     const T *x;
-    int64_t x_stride; /* from row to row, as all strides */
+    int64_t x_stride; /* from row to row, like all strides */
     const int64_t *code;
     const T *h; /* the state before the step */
-    T *next;    /* and after it */
-    T *c;       /* before and after */
+    T *next;    /* the state after it */
+    T *c;       /* LSTM's other leaf, before and after */
     int64_t stride;
     const uint8_t *mask;
     int64_t flag_stride; /* of code and mask */
     T *saved;            /* for the backward pass, or null */
-    int64_t quantity;    /* from one saved quantity to the next; the same for the slots of `sums` */
-    const T *sums;       /* of the slots so far: by matrix tiles; where `begun`, the bias and what h gives */
+    int64_t quantity;    /* from one saved number of a unit to the next, and between slots of `sums` */
+    const T *sums;       /* by matrix tiles; if `begun`, the bias and the products of h */
     bool begun;
 
-    /* The same, from another row on. */
+    /* The step of the rows from `row` on. */
     BlockStep from(int64_t row) const {
         BlockStep at = *this;
         at.x += row * x_stride;
@@ -136,18 +136,18 @@ struct Forward {
     const statecast_forward_args &a;
     Sizes<T, CELL> z;
     const T *packed;
-    /* Where some rows have one source: the sources in use, the place of each source among them, and
-     * what the first step's sums are before x, [member][used][block][slot][lane]. */
+    /* If several rows have one source: the sources in use, the index of each source among them, and the
+     * sums of the first step without x, [member][used][block][slot][lane]. */
     int64_t used_count = 0;
     int64_t *used = nullptr, *place = nullptr;
     T *shared = nullptr;
-    int64_t parts = 1; /* of a tile's blocks, for threads of their own: in a single step they are independent */
+    int64_t parts = 1; /* into which a tile's blocks are divided among threads, in a single step */
 
     template <int R>
     struct Rows {
         static void run(int64_t row, const BlockStep<T> &at) { Step<T, CELL, R>::run(at.from(row)); }
     };
-    /* What the bias and h give to R rows of one block: sums [slot][lane] in their shared rows. */
+    /* The bias and the products of h, for R rows of one block: sums [slot][lane] in their shared rows. */
     template <int R>
     struct Begun {
         static void run(int64_t row, const Sizes<T, CELL> &z, const T *packed, const T *h, T *sums) {
@@ -163,9 +163,10 @@ struct Forward {
 
     static void task(void *self, int64_t item) { static_cast<Forward *>(self)->tile(item); }
 
-    static constexpr int64_t PARTED = 1 << 17; /* packed numbers, which take a thread 15 microseconds */
-    static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers: 60 microseconds */
-    static constexpr int TOGETHER = Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products go before */
+    static constexpr int64_t PARTED = 1 << 17; /* packed numbers of a step that is divided: 15 microseconds */
+    static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers of a small job: 60 microseconds */
+    static constexpr int TOGETHER =
+        Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products are computed at once */
     static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
     int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
     static int64_t shared_row(const Sizes<T, CELL> &z) { return z.blocks * z.S * z.L; }
@@ -186,9 +187,9 @@ struct Forward {
         const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
         item /= parts;
         const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
-        const int64_t first = member * z.rows + tile * z.height; /* row of all */
+        const int64_t first = member * z.rows + tile * z.height; /* row among those of all members */
         const int64_t U = z.units, P = z.padded, area = z.height * P;
-        const int64_t column = begin * z.L; /* what it writes of each row, from there on */
+        const int64_t column = begin * z.L; /* the first that this part writes */
         const size_t bytes = (size_t)(least(U, end * z.L) - column) * sizeof(T);
         T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
         T *h = sums + sums_size(), *next = h + area, *c = next + area;
@@ -282,8 +283,8 @@ struct Forward {
         return of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
     }
 
-    /* What the chunks from `begin` to `end`, h's and then x's, give to a few blocks from `first` on: sums
-     * [block][slot][row][lane]. Slots that are summed over the same go together. */
+    /* The products over the chunks from `begin` to `end` (h's, then x's) for TOGETHER blocks from `first`
+     * on: sums [block][slot][row][lane]. Slots with the same chunks are computed together. */
     template <bool ADD>
     void products(int64_t member, int64_t first, int64_t down, const T *left, int64_t begin, int64_t end,
                   T *sums) {
@@ -308,7 +309,7 @@ struct Forward {
         }
     }
 
-    /* What rows of one source have in common, for a tile of the sources in use. */
+    /* The sums that rows of one source share, for a tile of the sources in use. */
     void share(int64_t item) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
@@ -345,7 +346,7 @@ struct Forward {
     }
     static void share_task(void *self, int64_t item) { static_cast<Forward *>(self)->share(item); }
 
-    /* The same for a few blocks of a tile's rows: sums [block][slot][row][lane]. */
+    /* Copies them to a tile's rows, for TOGETHER blocks: sums [block][slot][row][lane]. */
     void take_shared(int64_t member, int64_t first, int64_t rows, const int64_t *source, T *sums) const {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         for (int64_t r = 0; r < rows; ++r) {
@@ -355,7 +356,7 @@ struct Forward {
         }
     }
 
-    /* What every row takes in at step t, its first number fed back where it was not observed. */
+    /* The inputs of step t, with the feedback in place of first numbers that were not observed. */
     void close_loop(int64_t member, int64_t first, int64_t rows, int64_t t, const T *h, const T *feed,
                     const T *x, T *x_now) {
         const T decay = of<T>(a.decay)[member];

@@ -1,7 +1,7 @@
-/* The kernel as XLA custom calls, on XLA's C interface: its buffers are used where they are.
+/* The kernel as XLA custom calls, through XLA's C interface, on XLA's own buffers.
  *
- * Buffers come in the order of statecast.h, those that a call has not got left out; the
- * attribute `has` says which are there. More axes before the members' (vmap) are members too.
+ * Buffers come in the order of statecast.h, without those that a call does not have. The attribute `has`
+ * says which it has. Additional axes before that of the members (from vmap) count as members.
  */
 #include "statecast.h"
 #include "xla/ffi/api/c_api.h"
@@ -85,7 +85,7 @@ int64_t members_of(const XLA_FFI_Buffer *x, int64_t own) { /* all axes before th
     return members;
 }
 
-/* Hands out buffers one after the other; never null, though XLA has none where nothing is in. */
+/* The buffers one after the other; never null, although XLA's are for empty arrays. */
 class Buffers {
   public:
     Buffers(void **buffers, int64_t size) : buffers_(buffers), left_(size) {}

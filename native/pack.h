@@ -8,7 +8,7 @@ namespace statecast {
 namespace {
 
 /* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], then w, whose last rows
- * are those of codes. What goes by tiles stands behind all blocks, as right chunks [block][slot][chunk]. */
+ * belong to codes. Weights for matrix tiles come after all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
 void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
@@ -42,8 +42,8 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
     }
 }
 
-/* The transpose of a matrix (outputs, G*U), for `outputs` = lanes of the result: for each group
- * of up to four vectors of outputs, [block][gate][lane of the unit][vector][lane]. */
+/* The transpose of a matrix (outputs, G*U): for each group of up to four vectors of outputs,
+ * [block][gate][lane of the unit][vector][lane]. */
 template <class T, int CELL>
 void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, T *out) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
@@ -59,7 +59,8 @@ void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
                 }
     }
 }
-/* The same as right chunks, [vector of outputs][chunk], over [block][gate][lane of the unit]. */
+/* The same for matrix tiles: right chunks [vector of outputs][chunk], summed over [block][gate][lane of
+ * the unit]. */
 template <class T, int CELL>
 void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, Half *out) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;

@@ -1,9 +1,9 @@
 /* The score of a head of quantiles, forward and backward: compiled once for each instruction set.
  *
- * A case is a row at a step. Cases go by panels: one product gives a panel's raw numbers, what
- * follows from them is done for as many cases at once as there are lanes, and backward two more
- * products lead to the outputs and to the kernel. Nothing is kept in between: to take the first
- * product again costs less than to write and read its results.
+ * A case is a row at a step. Cases are computed in panels: one product gives a panel's raw numbers, all
+ * else is computed for LANES cases at once, and in the backward pass two more products give the
+ * gradients of the outputs and of the kernel. Nothing is stored in between: computing the first product
+ * again takes less time than writing and reading its results.
  */
 #include "services.h"
 #include "simd.h"
@@ -11,10 +11,10 @@
 namespace statecast {
 namespace {
 
-constexpr int PANEL = 48; /* cases: whole vectors and whole register tiles on every set */
+constexpr int PANEL = 48; /* cases: whole vectors and register tiles with every instruction set */
 
 /* R rows of out = a b, C vectors wide: out[r] = sum over k of a[r * row + k * next] b[k]; with ADDS
- * that is added to what is there. */
+ * added to out. */
 template <class T, int C, bool ADDS>
 struct Product {
     template <int R>
@@ -41,7 +41,7 @@ struct Product {
     };
 };
 
-/* out (rows, width) = a b, where rows of b and of out are `width` apart: whole vectors. */
+/* out (rows, width) = a b, where rows of b and of out are `width` apart, a multiple of LANES. */
 template <bool ADDS, class T>
 void product(int64_t rows, const T *a, int64_t row, int64_t next, const T *b, int64_t depth, T *out,
              int64_t width) {
@@ -57,11 +57,11 @@ template <class T>
 struct Score {
     static constexpr int L = LANES<T>;
     const statecast_score_args &a;
-    const statecast_score_gradients_args *g; /* null for the score alone */
-    int64_t padded, wide;                    /* units and quantiles, to whole vectors */
+    const statecast_score_gradients_args *g; /* null if only the score is computed */
+    int64_t padded, wide;                    /* units and quantiles, padded to whole vectors */
     int64_t share, shares;                   /* rows of one partial sum, and partial sums of a member */
-    int64_t sums;                            /* numbers of one: the kernel's (quantile, unit), and decay's */
-    T *kernel, *turned, *partial;            /* (unit, quantile) and (quantile, unit), for each member */
+    int64_t sums;                            /* numbers of one: of the kernel (quantile, unit), and of decay */
+    T *kernel, *turned, *partial; /* kernel (unit, quantile), turned (quantile, unit), for each member */
 
     Score(const statecast_score_args &a, const statecast_score_gradients_args *g) : a(a), g(g) {
         padded = (a.units + L - 1) / L * L;
@@ -100,7 +100,7 @@ struct Score {
                 to[u * wide + q] = back[q * padded + u] = from[u * a.quantiles + q];
     }
 
-    /* The partial sums added in order, and laid out as the weights are. */
+    /* The gradients in the layout of the weights: the partial sums are added in order. */
     void reduce(int64_t member) {
         T *dkernel = of<T>(g->dkernel) + member * a.units * a.quantiles, *ddecay = of<T>(g->ddecay) + member;
         T *sum = partial + member * shares * sums;
@@ -132,7 +132,7 @@ struct Score {
         }
     }
 
-    /* No step reads what the last one put out, nor, where there is none, the start. */
+    /* Gradients of what no step reads: the last output, and without steps the first. */
     void clear_ends(int64_t row, int64_t rows) {
         if (!a.first) return;
         for (int64_t r = row; r < row + rows; ++r) {
@@ -147,7 +147,7 @@ struct Score {
         }
     }
 
-    /* A row at a step: the row counted over all members, the case over all rows. */
+    /* A row at a step. The row is counted over all members, the case over all rows. */
     struct Case {
         int64_t row, step, at;
         void next(int64_t steps) {
@@ -155,8 +155,8 @@ struct Score {
             if (++step == steps) step = 0, ++row;
         }
     };
-    /* Where a case reads, or leaves the gradient of what it read: in `start`, a row each, or among
-     * `steps`, a row and step each, of `size` numbers. */
+    /* Where a case reads its `size` numbers, or writes their gradients: in `start` (row), or in `steps`
+     * (row, step). */
     T *place(const void *start, const void *steps, const Case &c, int64_t size) const {
         if (!a.first) return of<T>(steps) + c.at * size;
         return c.step ? of<T>(steps) + (c.at - 1) * size : of<T>(start) + c.row * size;
@@ -166,7 +166,7 @@ struct Score {
         const int64_t U = a.units, Q = a.quantiles, steps = a.steps;
         T *outputs = static_cast<T *>(scratch(TASK, memory())), *doutputs = outputs + PANEL * padded;
         T *raw = doutputs + PANEL * padded; /* (case, quantile), and later their gradients */
-        T *lanes = raw + PANEL * wide;      /* (quantile, case); value, target, weight, score; moves */
+        T *lanes = raw + PANEL * wide;      /* (quantile, case); value, target, weight, score; slopes */
         T *value = lanes + PANEL * Q, *target = value + PANEL, *weight = target + PANEL,
           *score = weight + PANEL;
         if (cases < PANEL) memset(lanes, 0, (size_t)(PANEL * (Q + 4)) * sizeof(T));
@@ -212,7 +212,7 @@ struct Score {
             memcpy(place(g->dfirst, g->doutputs, now, U), doutputs + c * padded, (size_t)U * sizeof(T));
     }
 
-    /* L cases of `lanes`: their scores, from their raw numbers. */
+    /* The scores of L cases in `lanes`, from their raw numbers. */
     void scores(T *lanes, T decay) const {
         const int64_t Q = a.quantiles, m = Q / 2;
         const V<T> value = load(lanes + Q * PANEL), target = load(lanes + (Q + 1) * PANEL);
@@ -228,10 +228,10 @@ struct Score {
         store(lanes + (Q + 3) * PANEL, sum * load(lanes + (Q + 2) * PANEL) * all(T(2) / T(Q)));
     }
 
-    /* L cases of `lanes`: the raw numbers become their gradients. */
+    /* Replaces the raw numbers of L cases in `lanes` by their gradients. */
     void slopes(T *lanes, T decay) const {
         const int64_t Q = a.quantiles, m = Q / 2;
-        T *moves = lanes + (Q + 4) * PANEL; /* what a move of each quantile does to the score */
+        T *moves = lanes + (Q + 4) * PANEL; /* the slope of the score in each quantile */
         const V<T> value = load(lanes + Q * PANEL), target = load(lanes + (Q + 1) * PANEL);
         const V<T> each = load(lanes + (Q + 2) * PANEL) * all(T(2) / T(Q));
         const V<T> median = fma(all(decay), value, load(lanes + m * PANEL));
@@ -244,7 +244,7 @@ struct Score {
                 store(lanes + q * PANEL, slope);
                 store(moves + q * PANEL, each * move(q, target - out));
             }
-            for (q -= way; q != m; q -= way) { /* a gap moves all quantiles further out */
+            for (q -= way; q != m; q -= way) { /* a gap shifts all quantiles further out */
                 further += load(moves + q * PANEL);
                 store(lanes + q * PANEL, all(T(way)) * further * load(lanes + q * PANEL));
             }
@@ -253,7 +253,7 @@ struct Score {
         store(lanes + m * PANEL, whole);
     }
 
-    /* From quantile q to the one further in, and its slope in the raw number. */
+    /* The distance from quantile q to the next one inwards, and its slope in the raw number. */
     V<T> gap(const T *lanes, int64_t q, int way, V<T> &slope) const {
         const double more = a.gaps[way < 0 ? q : q - 1];
         return softplus(load(lanes + q * PANEL) + all(T(more)), slope) + all(T(a.smallest));
@@ -262,7 +262,7 @@ struct Score {
         const V<T> over = all(T(a.levels[q])) * error, under = all(T(a.levels[q] - 1)) * error;
         return over > under ? over : under;
     }
-    V<T> move(int64_t q, V<T> error) const { /* NaN goes through */
+    V<T> move(int64_t q, V<T> error) const { /* keeps NaN */
         const V<T> up = all(T(1 - a.levels[q])), down = all(T(-a.levels[q]));
         return error > T(0) ? down : error <= T(0) ? up : error;
     }

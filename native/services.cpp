@@ -80,8 +80,8 @@ bool has_avx512() {
 }
 #endif
 #ifdef STATECAST_AMX
-/* Linux lends the tiles to a process that asks, where it knows how to keep them over a switch of
- * threads; it refuses where a signal's stack would be too small for them. */
+/* Linux permits matrix tiles to a process that asks, if it can save them when threads switch. It refuses if
+ * a signal's stack would be too small for them. */
 bool has_tiles() {
     unsigned a, b, c, d;
     const unsigned tiles = 1u << 24, bf16 = 1u << 22;

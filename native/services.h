@@ -1,8 +1,7 @@
-/* What the kernels of every instruction set share: threads (threads.cpp) and memory that is used again
- * (services.cpp).
+/* What the kernels of all instruction sets share: threads (threads.cpp) and reused memory (services.cpp).
  *
- * Nothing here is inline: a kernel's translation unit is compiled for its own instruction
- * set, and a function inlined there could be taken by the linker for all.
+ * Nothing here is inline. A kernel's translation unit is compiled for its own instruction set, and the
+ * linker could use an inline function from there for all.
  */
 #ifndef STATECAST_SERVICES_H
 #define STATECAST_SERVICES_H
@@ -14,30 +13,30 @@
 
 namespace statecast {
 
-/* What the host library says of threads, as statecast.h has it. */
+/* The threads of the host library, see statecast.h. */
 struct Host {
     int64_t threads;
     statecast_openmp *openmp;
 };
 
-/* Calls task(context, item) for every item once, on several threads; items are taken in order
- * from one counter. Returns when all are done. Where the pool is busy with another caller's
- * work, the calling thread does it alone. Threads that sleep are woken for a `small` job, which is done
- * in less time than that takes, only where another has just been: more may follow. */
+/* Calls task(context, item) once for each item, on several threads, which take items in order from one
+ * counter. Returns when all are done. While the pool works for another caller, the calling thread does
+ * everything alone. A `small` job takes less time than waking a thread, so it wakes sleeping threads only
+ * if another job has just been done, since more may follow. */
 void parallel(int64_t items, void (*task)(void *context, int64_t item), void *context, const Host &,
               bool small = false);
 
-/* Memory of this thread, aligned to 64 bytes, that stays until the next call with the same
- * `use`; its pages stay with the thread. Null where there is none. */
+/* Memory of this thread, aligned to 64 bytes and valid until the next call with the same `use`. The thread
+ * keeps the pages. Null if there is not enough memory. */
 enum Use { CALL, TASK, USES };
 void *scratch(Use use, size_t bytes);
 
-/* Asks for large pages where whole ones fit. To touch fresh memory by pages of 4 KiB takes as
- * long as the recurrence, and a caller such as XLA brings fresh memory to every call. */
+/* Asks for large pages where whole ones fit. The first use of memory in pages of 4 KiB takes as long as
+ * the recurrence, and callers such as XLA pass new memory in each call. */
 void large_pages(void *memory, size_t bytes);
 
-/* Partial sums of the weights' gradients, for each member: the sums' order depends on the rows
- * alone. */
+/* The most partial sums of the weights' gradients of a member. The order of the sums depends on the number
+ * of rows alone. */
 constexpr int64_t MOST_SUMS = 16;
 
 struct Quantiles {

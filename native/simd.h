@@ -1,8 +1,8 @@
 /* Vectors of the instruction set that the translation unit is compiled for.
  *
- * Arithmetic and comparison come from the compiler's vector extension; what it has no word
- * for stands here. Every multiply-add is written out (contraction is off), so a row goes
- * through the same operations whichever tile it stands in.
+ * Arithmetic and comparison are the compiler's vector extension; this file has everything else. Every
+ * multiply-add is written out (contraction is off), so that the operations on a row are the same in any
+ * tile.
  */
 #ifndef STATECAST_SIMD_H
 #define STATECAST_SIMD_H
@@ -70,7 +70,7 @@ INLINE void store(T *p, V<T> v) {
     *(typename Vector<T>::loose *)p = v;
 }
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
-/* The first n lanes, zeros after them. */
+/* The first n lanes; the others are zero. */
 template <class T>
 INLINE V<T> load(const T *p, int n) {
     if (n >= LANES<T>) return load(p);
@@ -79,7 +79,7 @@ INLINE V<T> load(const T *p, int n) {
     return v;
 }
 
-/* least and most give x where it is NaN: x86's give their second operand then. */
+/* least and most are NaN where x is: x86's instructions then return their second operand. */
 #if defined(__AVX512F__)
 INLINE V<float> all(float s) { return _mm512_set1_ps(s); }
 INLINE V<double> all(double s) { return _mm512_set1_pd(s); }
@@ -87,7 +87,7 @@ INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm512_fmadd_ps
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm512_fmadd_pd(a, b, c); }
 INLINE V<float> least(V<float> edge, V<float> x) { return _mm512_maskz_min_ps((__mmask16)-1, edge, x); }
 INLINE V<float> most(V<float> edge, V<float> x) { return _mm512_maskz_max_ps((__mmask16)-1, edge, x); }
-INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one step of Newton's */
+INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one Newton step */
     V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
 }
@@ -125,7 +125,7 @@ INLINE bool any(Mask mask) {
     return some != 0;
 }
 
-/* Runs body<R>(row) over `rows` rows, as many at once as registers hold. */
+/* Runs body<R>(row) over `rows` rows, as many at once as fit into registers. */
 template <template <int> class Body, int MOST = TILE_ROWS, class... Arguments>
 INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
     int64_t r = 0;
@@ -145,7 +145,7 @@ template <class T>
 INLINE T *of(const void *p) {
     return static_cast<T *>(const_cast<void *>(p));
 }
-/* Packed weights begin at a line of the cache, wherever the caller's memory does. */
+/* Packed weights start at a line of the cache, for any alignment of the caller's memory. */
 constexpr int64_t ALIGNMENT = 64;
 template <class T>
 INLINE T *aligned(const void *packed) {
@@ -153,9 +153,8 @@ INLINE T *aligned(const void *packed) {
 }
 INLINE int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
-/* tanh(x) = x P(x^2) / Q(x^2) on [-9.02, 9.02], where it is 1 in float32; a rational fit of
- * least maximal relative error, 2.1e-8. `scale` a power of two: the coefficients of
- * tanh(scale x) / x, exactly. */
+/* tanh(x) / x = P(x^2) / Q(x^2) on [-9.02, 9.02], beyond which tanh is 1 in float32: the rational fit with
+ * the least maximal relative error, 2.1e-8. With HALVED tanh(x / 2) / x, whose coefficients are exact. */
 template <int HALVED>
 INLINE V<float> tanh_over(V<float> &x) {
     constexpr float s = HALVED ? 0.5f : 1.0f, s2 = s * s, s4 = s2 * s2;
@@ -180,7 +179,7 @@ INLINE V<float> sigmoid(V<float> x) { /* (1 + tanh(x / 2)) / 2 */
     const V<float> ratio = tanh_over<1>(x);
     return fma(x * all(0.25f), ratio, all(0.5f));
 }
-/* float64 is there for checking, not for speed. */
+/* float64 is for checks, and need not be fast. */
 INLINE V<double> tanh_of(V<double> x) {
     for (int i = 0; i < LANES<double>; ++i) x[i] = ::tanh(x[i]);
     return x;
@@ -190,8 +189,8 @@ INLINE V<double> sigmoid(V<double> x) {
     return x;
 }
 
-/* e^x where x is at most 0: 2^n e^r by the exponent's bits and e^r's series, cut below 2e-8; e^-87
- * for what lies below that. */
+/* e^x for x <= 0: 2^n e^r, from the bits of the exponent and the series of e^r to 2e-8. Below -87 it is
+ * e^-87. */
 INLINE V<float> exp_down(V<float> x) {
     typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
     const V<float> down = most(all(-87.0f), x);
@@ -208,7 +207,7 @@ INLINE V<float> exp_down(V<float> x) {
 }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, and its slope, the sigmoid of x.
- * log(1 + t) = 2 artanh(t / (2 + t)) by its series, cut below 2e-8, as the argument is at most 1/3. */
+ * log(1 + t) = 2 artanh(t / (2 + t)), whose argument is at most 1/3, by its series to 2e-8. */
 INLINE V<float> softplus(V<float> x, V<float> &slope) {
     const V<float> t = exp_down(x < 0.0f ? x : -x);
     const V<float> z = t * reciprocal(t + 2.0f), q = z * z;

@@ -1,7 +1,7 @@
-/* The softmax that chooses among tokens: compiled once for each instruction set.
+/* The softmax over tokens: compiled once for each instruction set.
  *
- * First the raw numbers of all rows, a block of columns at a time: the block's weights stay in the
- * cache while every row passes. Then row by row what follows from them.
+ * First the logits of all rows are computed, a block of columns at a time, so that the block's weights
+ * stay in the cache. Then everything else, row by row.
  */
 #include "services.h"
 #include "simd.h"
@@ -10,19 +10,19 @@
 namespace statecast {
 namespace {
 
-constexpr int64_t HELD = 1 << 22; /* raw numbers at once, of all members */
+constexpr int64_t HELD = 1 << 22; /* logits in memory at once, of all members */
 
-typedef float T; /* who decodes has no use for more */
+typedef float T; /* decoding needs no float64 */
 
 struct Tokens {
     static constexpr int L = LANES<T>, BLOCK = 4 * L; /* columns */
     const statecast_softmax_args &a;
-    int64_t padded;      /* tokens, to whole vectors */
-    bool tiled;          /* whether the product goes by matrix tiles: by the units alone */
+    int64_t padded;      /* tokens, padded to whole vectors */
+    bool tiled;          /* whether the product is on matrix tiles; depends on the units alone */
     int64_t chunks;      /* of the sum over units, on tiles */
-    int64_t first, rows; /* of the rows, those at hand */
-    int64_t height;      /* rows, to whole tiles */
-    int64_t share;       /* rows that a block of columns takes in one task */
+    int64_t first, rows; /* the rows in memory */
+    int64_t height;      /* rows, padded to whole tiles */
+    int64_t share;       /* rows of a block of columns in one task */
     T *raw;              /* (member, height, padded) */
     Half *left;          /* (member, tile of rows, chunk), on tiles */
 
@@ -32,8 +32,8 @@ struct Tokens {
           tiled(TILED<T> && a.units >= WIDE),
           chunks(tiled ? (a.units + DEEP - 1) / DEEP : 0) {}
 
-    /* Packed: for each member and block (unit, column), on tiles (vector, chunk), and then its bias.
-     * Padding columns have a bias of minus infinity, so they are never likely and add nothing. */
+    /* Packed: for each member and block (unit, column), on matrix tiles (vector, chunk), then the bias.
+     * The bias of padding columns is minus infinity, so that their probability is 0. */
     int64_t depth() const { return tiled ? chunks_in<T>(chunks) / L : a.units; } /* numbers a column */
     int64_t weights() const { return (depth() + 1) * padded; }
     int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T) + ALIGNMENT; }
@@ -70,7 +70,7 @@ struct Tokens {
             rows = least(at_once, a.rows - first);
             const bool small = a.members * rows * padded < SMALL;
             if (tiled) parallel(a.members * height / EDGE, split_outputs, this, {a.threads, a.openmp}, small);
-            /* A block's weights serve all rows at once, unless that makes too few tasks for the threads. */
+            /* All rows of a block in one task, unless there are then too few tasks for the threads. */
             share = a.members * blocks() < FEW ? SHARE : height;
             parallel(a.members * blocks() * shares(), columns, this, {a.threads, a.openmp}, small);
             parallel((rows + SOME - 1) / SOME, finish, this, {a.threads, a.openmp}, small);
@@ -80,8 +80,8 @@ struct Tokens {
 
   private:
     static constexpr int64_t SOME = 4;            /* rows of a task */
-    static constexpr int64_t SMALL = 1 << 13;     /* raw numbers */
-    static constexpr int64_t FEW = 8, SHARE = 48; /* blocks; rows, whole tiles of any kind */
+    static constexpr int64_t SMALL = 1 << 13;     /* logits */
+    static constexpr int64_t FEW = 8, SHARE = 48; /* blocks; rows, a multiple of any tile */
 
     int64_t blocks() const { return (padded + BLOCK - 1) / BLOCK; }
     int64_t shares() const { return (rows + share - 1) / share; }
@@ -170,7 +170,7 @@ struct Tokens {
     void row(int64_t r) const {
         T *own = raw + r * padded;
         T less = log_sum(own);
-        if (a.members > 1) { /* the log of the mean probability takes the first member's place */
+        if (a.members > 1) { /* the log of the mean probability replaces the first member's */
             for (int64_t m = 1; m < a.members; ++m) {
                 const T *other = raw + (m * height + r) * padded;
                 const T shift = log_sum(other);
@@ -210,7 +210,7 @@ struct Tokens {
         for (; c < a.tokens; ++c) nats[c] = x[c] - less;
     }
 
-    /* The best so far stand in order; most vectors hold none that is better than the last of them. */
+    /* The best so far are in order. Most vectors contain none that is better than the last of them. */
     void choose(const T *x, T less, int64_t at) const {
         T *value = static_cast<T *>(scratch(TASK, memory()));
         int32_t *code = reinterpret_cast<int32_t *>(value + a.best);
@@ -219,7 +219,7 @@ struct Tokens {
             const V<T> each = load(x + c) - all(less);
             if (!any(each > all(value[a.best - 1]))) continue;
             for (int64_t v = c; v < c + L && v < a.tokens; ++v) {
-                const T one = x[v] - less; /* compared as they are given: what rounds alike is equal */
+                const T one = x[v] - less; /* compared after rounding, as in the results */
                 if (!(one > value[a.best - 1]) || (a.allowed && !a.allowed[v])) continue;
                 int64_t i = a.best - 1;
                 for (; i > 0 && one > value[i - 1]; --i) value[i] = value[i - 1], code[i] = code[i - 1];

@@ -1,4 +1,4 @@
-/* Threads: how many a call may use, and whose. docs/threads.md says it to users, decision 17 why. */
+/* Threads: how many a call may use, and which. docs/threads.md has the rules, decision 17 the reasons. */
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -36,7 +36,7 @@ void relax() {
 #endif
 }
 
-/* Every thread takes items until there are none. */
+/* Every thread takes items until none is left. */
 struct Job {
     int64_t items = 0;
     void (*task)(void *, int64_t) = nullptr;
@@ -50,9 +50,9 @@ struct Job {
 
 /* -- the library's own threads ---------------------------------------------------------------- */
 
-/* Workers join the job that is open. They look for one for a while before they sleep: a wake costs more than
- * a small job. The caller waits for those that have begun an item, and for no other: a worker that gets no
- * CPU before the items are taken has no part in the job. */
+/* Workers join the open job. They wait busily for one for a while before they sleep, since waking a thread
+ * takes longer than a small job. The caller waits for the workers that have begun an item, and for no other:
+ * a worker that gets no CPU before all items are taken does not take part in the job. */
 class Pool {
   public:
     ~Pool() = delete; /* workers may outlive main */
@@ -80,11 +80,11 @@ class Pool {
     }
 
   private:
-    static constexpr microseconds PATIENCE{80}; /* of who waits, before it sleeps */
+    static constexpr microseconds PATIENCE{80}; /* of a busy wait, before the thread sleeps */
 
     struct Worker {
         pthread_t thread;
-        std::atomic<bool> inside{false}; /* a job: its caller does not return before */
+        std::atomic<bool> inside{false}; /* a job, whose caller waits for it */
     };
 
     bool start() {
@@ -96,7 +96,7 @@ class Pool {
                 std::thread thread([this, worker, index] { serve(*worker, index); });
                 worker->thread = thread.native_handle();
 #ifdef __linux__
-                pthread_setname_np(worker->thread, "statecast"); /* for who looks at the process */
+                pthread_setname_np(worker->thread, "statecast"); /* its name in lists of threads */
 #endif
                 thread.detach();
             } catch (...) {
@@ -110,8 +110,8 @@ class Pool {
         }
     }
 
-    /* Keeps the workers off the caller's CPU. Linux likes to wake a thread where it is called from; there
-     * it would wait until the caller has done all by itself. */
+    /* Keeps the workers off the caller's CPU. Linux often wakes a thread on the CPU of its waker, where it
+     * would wait until the caller has done all the work. */
     void place() {
 #ifdef __linux__
         const int here = sched_getcpu();
@@ -124,8 +124,8 @@ class Pool {
 #endif
     }
 
-    /* Gives the caller's CPU to a worker that has begun an item and lost its own to another process: the
-     * caller has nothing left to do with it. */
+    /* Gives the caller's CPU to a worker that has begun an item and lost its own CPU to another process: the
+     * caller has no other work. */
     void lend() {
 #ifdef __linux__
         const int here = sched_getcpu();
@@ -148,7 +148,7 @@ class Pool {
             wait(seen);
             seen = jobs_.load();
             me.inside.store(true);
-            inside_.fetch_add(1); /* from here on the caller does not return */
+            inside_.fetch_add(1); /* from here on the caller waits for this worker */
             if (open_.load() && index < helpers_) job_.work();
             me.inside.store(false);
             if (inside_.fetch_sub(1) == 1 && waits_.load()) {
@@ -158,7 +158,7 @@ class Pool {
         }
     }
 
-    /* Whether `ready` comes true within a while. */
+    /* Waits busily until `ready`, at most PATIENCE; whether it was. */
     template <class Ready>
     static bool soon(const Ready &ready) {
         const auto until = Clock::now() + PATIENCE;
@@ -171,7 +171,7 @@ class Pool {
         return false;
     }
 
-    /* The caller waits for the workers' last items, and not for long on the CPU. */
+    /* Waits for the workers' last items, busily at first. */
     void finish() {
         const auto ready = [&] { return inside_.load() == 0; };
         if (soon(ready)) return;
@@ -199,7 +199,7 @@ class Pool {
     int helpers_ = 0, away_from_ = -1;
     std::vector<std::unique_ptr<Worker>> workers_;
     Job job_;
-    Clock::time_point last_; /* when a job was done */
+    Clock::time_point last_; /* the end of the last job */
     std::mutex mutex_;
     std::condition_variable wake_, done_;
 };
@@ -207,25 +207,25 @@ class Pool {
 std::atomic<Pool *> the_pool{new (std::nothrow) Pool};
 std::atomic<bool> forked{false};
 
-/* A child of fork() has none of the parent's threads, so it begins with a pool of its own. */
+/* A child of fork() has none of the parent's threads, so it starts with a new pool. */
 void forget_threads() {
     forked.store(true);
     the_pool.store(new (std::nothrow) Pool);
 }
 
-/* Since the library was loaded: a child of a fork before the first call is one too. */
+/* From the loading of the library on, since a child may be forked before the first call. */
 [[maybe_unused]] const int watching = pthread_atfork(nullptr, nullptr, forget_threads);
 
 /* -- OpenMP's threads ------------------------------------------------------------------------- */
 
 #ifdef __linux__
 /* The threads that OpenMP keeps for one calling thread. After a parallel region they wait busily for the
- * next one, for milliseconds, and hold the CPUs that threads of our own would need. But a region ends with a
- * barrier that waits for every one of them, also for one that had no CPU and has done nothing. So a job goes
- * there only while each of them is on a CPU, and otherwise to the pool. */
+ * next one, for milliseconds, and occupy the CPUs that threads of our own would need. But a region ends with
+ * a barrier that waits for all of them, also for one that had no CPU and has done nothing. So a job is given
+ * to them only while each of them is on a CPU, and otherwise to the pool. */
 class Team {
   public:
-    /* Whether the job was done there. */
+    /* Whether the job was done by the team. */
     bool run(statecast_openmp *openmp, int threads, Job &job) {
         const auto start = Clock::now();
         if (start < rest_) return false;
@@ -239,7 +239,7 @@ class Team {
         }
         Region region{job, meets, seats_, pthread_self()};
         openmp(body, &region, (unsigned)threads, 0);
-        if (seats_.back().thread == 0) seats_.clear(); /* fewer came than were asked for */
+        if (seats_.back().thread == 0) seats_.clear(); /* OpenMP has started fewer threads */
         if (meets) return true;
         done_ = Clock::now();
         if (done_ - region.worked > GRACE && late()) rest_ = done_ + REST;
@@ -252,15 +252,15 @@ class Team {
 
     struct Seat {
         pid_t thread = 0;
-        int64_t cpu = 0; /* its time on a CPU in nanoseconds, as of `looked_` */
+        int64_t cpu = 0; /* its CPU time in nanoseconds at `looked_` */
     };
     struct Region {
         Job &job;
-        const bool meets; /* the threads write down who they are */
+        const bool meets; /* the threads write their ids to the seats */
         std::vector<Seat> &seats;
         const pthread_t caller;
         std::atomic<size_t> came{0};
-        Clock::time_point worked{}; /* when the caller found no more items */
+        Clock::time_point worked{}; /* when the caller found no item left */
     };
 
     static void body(void *data) {
@@ -271,15 +271,15 @@ class Team {
         if (caller) region.worked = Clock::now();
     }
 
-    /* A thread's time on a CPU; negative where the thread is no more. The clock's number is what
-     * pthread_getcpuclockid() makes of a thread, which must be alive for that. */
+    /* A thread's CPU time; negative if the thread has ended. The clock's id is that of
+     * pthread_getcpuclockid(), which needs a living thread. */
     static int64_t cpu(pid_t thread) {
         struct timespec time;
         if (clock_gettime(~(clockid_t)thread * 8 | 6, &time)) return -1;
         return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
     }
 
-    /* Whether every thread is on a CPU: its time goes on from one look to the next. */
+    /* Whether every thread is on a CPU: its CPU time differs between two readings. */
     bool running(Clock::time_point now) {
         for (Seat &seat : seats_) {
             const int64_t before = cpu(seat.thread);
@@ -294,8 +294,8 @@ class Team {
         return true;
     }
 
-    /* Whether a thread was off the CPU for a good part of the time since it was looked at. One that is
-     * only slower was not. */
+    /* Whether a thread was off its CPU for more than GRACE and a quarter of the time since `looked_`. A
+     * thread that was only slower was not. */
     bool late() const {
         const auto since = done_ - looked_;
         for (const Seat &seat : seats_) {
@@ -306,8 +306,8 @@ class Team {
     }
 
     std::vector<Seat> seats_;
-    Clock::time_point looked_, done_; /* at the seats, with the last job */
-    Clock::time_point rest_, meet_;   /* no job before, no meeting before */
+    Clock::time_point looked_, done_; /* when the seats were read; the end of the last job */
+    Clock::time_point rest_, meet_;   /* no region before; no writing of ids before */
 };
 thread_local Team team;
 #endif
@@ -318,7 +318,7 @@ constexpr int MOST = 1024;
 
 int least(int a, int b) { return a < b ? a : b; }
 
-/* A whole number from 1 in the environment, the first where OpenMP takes a list; else `otherwise`. */
+/* A variable's whole number from 1, or the first of a list; else `otherwise`. */
 int environment(const char *name, int otherwise) {
     const char *value = getenv(name);
     const long count = value ? strtol(value, nullptr, 10) : 0;
@@ -341,7 +341,7 @@ struct Wishes {
 
 int cpus() {
 #ifdef __linux__
-    cpu_set_t set; /* too small beyond 1,024 CPUs */
+    cpu_set_t set; /* for up to 1,024 CPUs */
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
     const int count = (int)std::thread::hardware_concurrency();
@@ -375,7 +375,7 @@ bool among(const std::vector<std::string> &words, const char *word) {
     return false;
 }
 
-/* CPUs' worth of time that a group itself may use; infinity where it says nothing. */
+/* The number of CPUs that a group's own quota allows; infinity if it has none. */
 double quota_of(const std::string &folder, bool second) {
     const std::vector<std::string> words =
         second ? split(lines(folder + "/cpu.max")[0], ' ')
@@ -386,7 +386,7 @@ double quota_of(const std::string &folder, bool second) {
     return quota > 0 && period > 0 ? quota / period : INFINITY;
 }
 
-/* The least of a group's and of all around it, as far up as this process sees them. */
+/* The least quota of a group and of the groups around it that this process sees. */
 double quota(const std::string &root, const std::string &group, bool second) {
     double least = INFINITY;
     for (const std::string &line : lines(root + "/proc/self/mountinfo")) {
@@ -398,7 +398,7 @@ double quota(const std::string &root, const std::string &group, bool second) {
                                  ? fields[dash + 1] == "cgroup2"
                                  : fields[dash + 1] == "cgroup" && among(split(fields[dash + 3], ','), "cpu");
         if (!mounted) continue;
-        /* A container sees its own group as the mount's root, under the name that the host gave it. */
+        /* In a container the mount's root is its own group, with the host's name for it. */
         const std::string &top = fields[3], place = root + fields[4];
         std::string below = top == "/" ? group : group.rfind(top, 0) == 0 ? group.substr(top.size()) : "";
         if (below.find("..") != std::string::npos) below.clear();
@@ -414,7 +414,7 @@ double quota(const std::string &root, const std::string &group, bool second) {
 }
 #endif
 
-/* Reading it takes some dozen microseconds, so it is read anew after a second at the earliest. */
+/* Reading it takes dozens of microseconds, so it is read at most once a second. */
 int current_quota() {
     using std::chrono::seconds;
     static std::atomic<int> found{-1};
@@ -436,7 +436,7 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context, const
     if (threads > 1) {
         Pool *p = the_pool.load();
 #ifdef __linux__
-        /* The whole team or none: OpenMP ends the threads that a smaller one leaves over. */
+        /* The whole team or none: OpenMP ends the threads that a smaller region does not need. */
         if (host.openmp && host.threads == allowed && !forked.load()) {
             Job job;
             job.items = items, job.task = task, job.context = context;
@@ -452,11 +452,11 @@ void parallel(int64_t items, void (*task)(void *, int64_t), void *context, const
 
 using namespace statecast;
 
-int statecast_threads(int64_t told) {
+int statecast_threads(int64_t host) {
     if (const int exact = wishes.read()) return exact;
     int count = least(cpus(), wishes.omp.load());
     if (const int quota = current_quota()) count = least(count, quota);
-    return told > 0 && told < count ? (int)told : count;
+    return host > 0 && host < count ? (int)host : count;
 }
 
 void statecast_set_threads(int count) { wishes.exact.store(count < 1 ? -1 : least(count, MOST)); }

@@ -1,16 +1,16 @@
-/* Products of float32 matrices on the matrix tiles of a processor (Intel's AMX), which takes
- * bfloat16 factors and adds in float32, sixteen times as many a cycle as AVX-512 takes float32.
+/* Products of float32 matrices on a processor's matrix tiles (Intel's AMX), which multiply bfloat16 and
+ * add in float32, sixteen times as many in a cycle as AVX-512 does in float32.
  *
- * A float32 has 24 bits and is the exact sum of three bfloat16, of 8 bits each: x = x1 + x2 + x3.
- * Of the nine products of two such sums the six largest are taken; the others lie below 2^-22 of
- * the whole, less than what float32 loses in adding up (the method of Henry, Tang and Heinecke,
+ * A float32 has 24 bits and is the exact sum of three bfloat16 of 8 bits each: x = x1 + x2 + x3. Of the
+ * nine products of two such sums the six largest are computed. The others are below 2^-22 of the whole,
+ * less than the rounding errors of a sum in float32 (the method of Henry, Tang and Heinecke,
  * "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations",
  * ARITH 2019). Numbers below 2^-126 count as zero.
  *
- * A tile is 16 rows of 16 pairs: 16 rows of the left matrix times 32 of the sum's numbers, or 32 of
- * those times 16 columns of the right one. Which two make a pair is free as long as both sides
- * agree: k and k + 16, for these are whole vectors. Three tiles, the parts, make a chunk. Left and
- * right chunks are thus made from vectors by the same function, `split`.
+ * A tile is 16 rows of 16 pairs: 16 rows of the left matrix by 32 terms of the sum, or 32 terms by 16
+ * columns of the right matrix. Any two terms may be a pair, if they are on both sides: here k and k + 16,
+ * which are whole vectors. Three tiles, one for each part, are a chunk. So the same function, `split`,
+ * makes left and right chunks from vectors.
  */
 #ifndef STATECAST_TILES_H
 #define STATECAST_TILES_H
@@ -20,20 +20,20 @@
 namespace {
 
 typedef uint16_t Half;
-constexpr int EDGE = 16, DEEP = 32;                 /* rows of a tile, and numbers of the sum in a chunk */
+constexpr int EDGE = 16, DEEP = 32;                 /* rows of a tile, and terms of the sum in a chunk */
 constexpr int PART = EDGE * DEEP, CHUNK = 3 * PART; /* in bfloat16 */
-/* How many numbers of type T a number of chunks takes. */
+/* The memory of chunks, in numbers of type T. */
 template <class T>
 constexpr int64_t chunks_in(int64_t chunks) {
     return chunks * CHUNK * (int64_t)sizeof(Half) / (int64_t)sizeof(T);
 }
 
-/* Tiles take sixteen rows in the time of one, and split what they take: narrow layers are faster
- * without. The number of rows has no say, as registers round otherwise and a row has the same bits in
- * any batch. */
+/* A tile takes the same time for one row as for sixteen, and splitting takes time too: narrow layers are
+ * faster on registers. The choice must not depend on the number of rows, since registers round
+ * differently and a row has the same bits in any batch. */
 constexpr int64_t WIDE = 96; /* units */
 
-/* Whether matrices of T go by tiles here. Where not, what follows is only declared. */
+/* Whether products of T may be on matrix tiles. If not, the functions below are declared only. */
 #ifdef __AMX_BF16__
 template <class T>
 constexpr bool TILED = sizeof(T) == sizeof(float);
@@ -42,24 +42,24 @@ template <class T>
 constexpr bool TILED = false;
 #endif
 
-/* The three parts of two vectors, in pairs: one row of each part's tile. */
+/* The three parts of two vectors, in pairs: a row of each part's tile. */
 template <class T>
 void split(V<T> a, V<T> b, Half *to);
 
-/* 16 by 16 numbers, transposed: `stride` numbers from row to row. */
+/* The transpose of 16 by 16 numbers, whose rows are `stride` apart. */
 template <class T>
 void transpose(const T *from, int64_t stride, T *to);
 
-/* sums += left x right, or = without ADD. `down` left tiles, `next` bfloat16 apart, and `across` right
- * ones, of as many chunks each. The sums of left tile i and right tile j stand at sum[j] + i * below,
- * rows `stride` numbers apart. `ahead` numbers from `later` on come to the cache meanwhile. */
+/* sums += left x right, or = without ADD. There are `down` left tiles, `next` bfloat16 apart, and `across`
+ * right ones, each of `chunks` chunks. The sums of left tile i and right tile j are at sum[j] + i * below,
+ * with rows `stride` numbers apart. `ahead` numbers from `later` on are prefetched meanwhile. */
 template <bool ADD, class T>
 void multiply(const Half *left, int64_t next, int64_t down, const Half *const *right, int64_t across,
               int64_t chunks, T *const *sum, int64_t below, int64_t stride, const T *later = nullptr,
               int64_t ahead = 0);
 
 #ifdef __AMX_BF16__
-/* What the tiles of this thread are while it lives: all of them whole. */
+/* Sets the shapes of this thread's tiles while it exists: 16 rows of 64 bytes. */
 class Tiles {
   public:
     Tiles() {
@@ -88,8 +88,8 @@ INLINE void tile_product() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
 }
 
-/* The first part is cut off and the second rounded, which makes the third exact, and no NaN is lost:
- * what the first or second makes of one, the third is NaN. */
+/* The first part is truncated and the second rounded, so that the third is exact. A NaN is kept: whatever
+ * its first two parts are, its third is NaN. */
 template <>
 INLINE void split<float>(V<float> a, V<float> b, Half *to) {
     typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
@@ -106,7 +106,7 @@ INLINE void split<float>(V<float> a, V<float> b, Half *to) {
 
 template <>
 INLINE void transpose<float>(const float *from, int64_t stride, float *to) {
-    constexpr __mmask16 ALL = -1; /* GCC warns of the forms without */
+    constexpr __mmask16 ALL = -1; /* GCC warns about the forms without a mask */
     __m512 r[16], s[16];
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) r[i] = load(from + i * stride);
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; i += 2) {
@@ -133,7 +133,7 @@ INLINE void transpose<float>(const float *from, int64_t stride, float *to) {
     }
 }
 
-/* R left by C right tiles, R * C at most 4: sums 0..3, left tiles after 4, right ones after them. */
+/* R left by C right tiles, R * C at most 4. Tiles 0 to 3 are sums, then come left and right ones. */
 template <int R, int C>
 struct Block {
     const Half *left[R], *right[C];
@@ -146,7 +146,7 @@ struct Block {
             lefts<I + 1, P>();
         }
     }
-    /* The products of one part of the right tiles with the left ones that are loaded. */
+    /* The products of one part of the right tiles with the loaded left ones. */
     template <int J, int P>
     INLINE void rights() const {
         if constexpr (J < C) {
@@ -215,7 +215,7 @@ template <bool ADD, class T>
 void multiply(const Half *left, int64_t next, int64_t down, const Half *const *right, int64_t across,
               int64_t chunks, T *const *sum, int64_t below, int64_t stride, const T *later, int64_t ahead) {
     const int64_t pairs = down / 2 * 2;
-    /* Evenly, so that no product waits for a burst of them: six times a chunk of four sums. */
+    /* Spread evenly, six times for each chunk, so that no product waits for many prefetches. */
     const int64_t turns = 6 * chunks * ((down * across + 3) / 4), bytes = ahead * (int64_t)sizeof(T);
     const int64_t lines = bytes ? (bytes / 64 + turns - 1) / turns : 0;
     const char *line = reinterpret_cast<const char *>(later);
@@ -246,14 +246,14 @@ void multiply(const Half *left, int64_t next, int64_t down, const Half *const *r
 class Tiles {};
 #endif
 
-/* A row of n numbers as rows of the left chunks that it fills. */
+/* A row of n numbers as rows of left chunks. */
 template <class T>
 INLINE void split_row(const T *from, int64_t n, Half *to) {
     for (; n > 0; n -= DEEP, from += DEEP, to += CHUNK)
         split<T>(load(from, least(EDGE, n)), n > EDGE ? load(from + EDGE, least(EDGE, n - EDGE)) : V<T>{}, to);
 }
 
-/* Rows of n columns as a right chunk, zeros beyond `rows`. */
+/* Rows of n columns as a right chunk, with zeros after `rows`. */
 template <class T>
 INLINE void split_rows(const T *from, int64_t stride, int64_t rows, int n, Half *to) {
     for (int j = 0; j < EDGE; ++j, from += stride, to += DEEP)
@@ -261,7 +261,7 @@ INLINE void split_rows(const T *from, int64_t stride, int64_t rows, int n, Half 
                  to);
 }
 
-/* Rows of 16 columns as the left chunk that is their transpose. */
+/* The transpose of rows of 16 columns as a left chunk. */
 template <class T>
 INLINE void split_columns(const T *from, int64_t stride, int64_t rows, Half *to) {
     alignas(64) Half pairs[CHUNK];

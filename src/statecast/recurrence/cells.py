@@ -1,14 +1,13 @@
-"""Recurrent cells: one pure step each, and the reference every kernel is held to.
+"""Recurrent cells: one pure step each, the reference of all kernels.
 
-A cell is a small frozen description. It owns no weights: ``step`` takes the weights, the
-input and the state, and returns the output and the next state. Arrays may be NumPy (the
-float64 reference) or any Keras backend's, by the namespace ``xp``: ``numpy`` or
-``keras.ops``.
+A cell is a small frozen description without weights. ``step`` takes the weights, the input and the
+state, and returns the output and the next state. Arrays are NumPy's (for the float64 reference) or
+those of a Keras backend; the namespace ``xp`` is ``numpy`` or ``keras.ops``.
 
-All arrays may carry leading axes (an ensemble's members, say): weights
+All arrays may have additional first axes (an ensemble's members, say): weights
 ``(..., in, gates * units)``, inputs ``(..., rows, in)``, leaves ``(..., rows, units)``.
 
-Weights, gate order and equations are Keras's, so weights move between the two.
+Weights, the order of gates, and equations are Keras's, so weights are interchangeable.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Weights = Mapping[str, Any]
 
 
 def _sigmoid(x: Any, xp: Any) -> Any:
-    # Through tanh: it overflows nowhere, and both namespaces have it.
+    # With tanh, which does not overflow and is in both namespaces.
     return 0.5 * (xp.tanh(0.5 * x) + 1.0)
 
 
@@ -41,8 +40,7 @@ ACTIVATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
 class Cell(ABC):
     """One step of a recurrence, as a description without weights.
 
-    Cells that are equal do the same; ``pure`` says that the step is a function of its
-    arguments alone.
+    Equal cells compute the same. ``pure`` means that the step depends on its arguments alone.
     """
 
     pure: ClassVar[bool] = True
@@ -63,7 +61,7 @@ class Cell(ABC):
 
 @dataclass(frozen=True)
 class Gated(Cell):
-    """What SimpleRNN, GRU and LSTM share: their options, their checks, their weights."""
+    """The base of SimpleRNN, GRU and LSTM: their options, checks and weights."""
 
     units: int
     activation: str = "tanh"
@@ -91,7 +89,7 @@ class Gated(Cell):
         return shapes
 
     def output(self, state: Leaves) -> Any:
-        """The output that belongs to a state: what the step that left it returned."""
+        """The output of the step after which the state is ``state``."""
         return state["h"]
 
     def _affine(self, x: Any, kernel: Any, bias: Any, xp: Any) -> Any:
@@ -211,21 +209,21 @@ class Stack(Cell):
         return x, after
 
     def output(self, state: Leaves) -> Any:
-        """The output of the top cell that belongs to a state."""
+        """The output of the step after which the state is ``state``."""
         top = len(self.cells) - 1
         return self.cells[top].output(within(state, top))
 
 
 @dataclass(frozen=True)
 class ClosedLoop(Cell):
-    """A cell that takes in its own affine output where nothing was observed.
+    """A cell with feedback where nothing was observed.
 
-    The inputs are a value, whether it was observed (1) or not (0), and whatever else. In place
-    of a value that was not observed the cell takes ``h feed + base + decay last``, with the
-    output ``h`` that its state gives before the step and the ``last`` value taken in. The
-    output is the cell's, with the value taken in behind it.
+    The inputs are a value, whether it was observed (1) or not (0), and any others. A value that was
+    not observed is replaced by the feedback ``h feed + base + decay last``, with the output ``h``
+    before the step and ``last``, the value of the step before. The output is the cell's, followed
+    by the value taken in.
 
-    Its state is the cell's, ``last``, and ``base``, a number of the row's own.
+    The state is the cell's, ``last``, and ``base``, a constant of the row.
     """
 
     cell: Gated | Stack
@@ -256,7 +254,7 @@ class ClosedLoop(Cell):
 
 
 def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
-    """The entries under ``scope/``, without it: the weights or leaves of one layer."""
+    """The entries whose names start with ``scope/``, without it: weights or leaves of a layer."""
     start = f"{scope}/"
     return {name[len(start) :]: v for name, v in named.items() if name.startswith(start)}
 

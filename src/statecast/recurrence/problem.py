@@ -1,4 +1,4 @@
-"""What a kernel is asked to compute."""
+"""``Problem``: the arguments of a kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statecast.recurrence.cells import Cell
 
 @dataclass(frozen=True)
 class Problem:
-    """What a kernel is asked to do; already checked.
+    """The arguments of ``recurrence.run``, already checked.
 
     ``x`` is ``(..., rows, steps, in)``; ``mask`` and ``resets`` are bool and broadcast to
     ``(..., rows, steps)``; leaves of ``state`` and ``initial`` are ``(..., rows, units)``.

@@ -1,8 +1,7 @@
-"""The seam of the recurrence: one door, and kernels behind it.
+"""``run``: a cell, its weights, the inputs and the state to the outputs and the next state.
 
-``run`` takes a cell, its weights, the inputs and the state, and returns the outputs and
-the next state. Which kernel does the work is chosen here and nowhere else; ``explain``
-names the choice and every refusal.
+The kernel that computes it is chosen here and nowhere else. ``explain`` names the choice, and why
+the other kernels decline.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from statecast.recurrence.kernels import fused, loop
 from statecast.recurrence.kernels.native import kernel as native
 from statecast.recurrence.problem import Problem
 
-# In order of preference. Errors inside a kernel propagate: nothing falls back in silence.
+# In order of preference. Errors inside a kernel propagate; there is no silent fallback.
 KERNELS = (native, fused, loop)
 
 
@@ -38,38 +37,39 @@ def run(
     ----------
     cell : Cell
     weights : mapping of str to tensor
-        As ``cell.weight_shapes`` names and shapes them.
+        With the names and shapes of ``cell.weight_shapes``.
     x : tensor, float, ``(..., rows, steps, in)``
-        Zero steps are an ordinary problem: no output, and the state comes back.
+        Zero steps are valid: there are no outputs, and the state does not change.
     state : mapping of str to tensor, ``(..., rows, units)``
         Where the first step starts.
     mask : tensor, bool, ``(..., rows, steps)``, optional
-        False skips the step: the state stays, the output repeats the last one (zeros before
-        the first step that counts).
+        Where False, the step is skipped: the state does not change, and the output repeats the last
+        one (zeros before the first step taken).
     resets : tensor, bool, ``(..., rows, steps)``, optional
-        True puts the row back to ``initial`` before the step; no gradient passes a reset.
-    initial : mapping of str to tensor, optional
-        Where a reset goes; needed with ``resets``.
+        Where True, the row is set to ``initial`` before the step; no gradient passes a reset.
+    initial : mapping of str to tensor, ``(..., rows, units)``, optional
+        The state after a reset; needed with ``resets``.
     unroll : bool
-        Lay the steps out one by one rather than in the backend's loop: compiles for longer,
-        and on short sequences runs faster. The number of steps must then be known.
+        Compile every step, instead of the backend's loop: it takes longer to compile, and short
+        sequences run faster. The number of steps must be known.
     kernel : str, optional
-        Force one by name.
+        The name of a kernel that has to be used.
 
     Returns
     -------
     y : tensor, ``(..., rows, steps, out)``
     state : dict of str to tensor
-        What the last step left.
+        The state after the last step.
 
     Raises
     ------
     StateError
-        The state's leaves are not the cell's.
+        The state has other leaves than the cell, or leaves of other shapes.
     ArgumentError
-        The weights' shapes are not the cell's for as many features as ``x`` has.
+        The weights have other shapes than the cell's for the features of ``x``; ``resets`` without
+        ``initial``; or there is no kernel of that name.
     KernelError
-        The forced kernel declines; the message carries its reason.
+        The kernel that has to be used declines; the message has the reason.
     """
     problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
     return _choose(problem, kernel).run(problem)
@@ -130,7 +130,7 @@ def _problem(
                     f"{shape}; it has {found}."
                 )
     if resets is not None and initial is None:
-        raise ArgumentError("resets needs `initial`, the state that a reset goes to.")
+        raise ArgumentError("resets needs `initial`, the state after a reset.")
     return Problem(cell, weights, x, state, mask, resets, initial, unroll)
 
 

@@ -1,8 +1,8 @@
-"""The fused kernel: recurrences over a whole sequence that the backend itself offers.
+"""The fused kernel: the backend's own recurrence over a whole sequence.
 
-On PyTorch ``torch.lstm``, ``torch.gru`` and ``torch.rnn_tanh`` (cuDNN on a GPU, ATen on a
-CPU). On JAX and TensorFlow cuDNN by way of Keras, so on a GPU only, and just where Keras
-would take it. This module alone knows Keras's private names for that.
+On PyTorch it is ``torch.lstm``, ``torch.gru`` or ``torch.rnn_tanh`` (cuDNN on a GPU, ATen on a CPU).
+On JAX and TensorFlow it is cuDNN through Keras, on a GPU only, where Keras would use it. Only this
+module uses Keras's private names for that.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def declines(problem: Problem) -> str | None:
     if type(cell) not in kinds:
         return f"{backend} has no fused {type(cell).__name__}"
     if len(problem.x.shape) != 3:
-        return "an ensemble's members are one batched product"
+        return "it does not run ensembles"
     if problem.x.shape[-2] == 0:
-        return "there is no step"
+        return "there are zero steps"
     if problem.resets is not None:
         return "the state is reset inside the sequence"
     if problem.unroll:
@@ -48,7 +48,7 @@ def declines(problem: Problem) -> str | None:
 
 
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
-    """All steps of ``problem``: outputs ``(rows, steps, units)`` and the last leaves."""
+    """All steps of ``problem``: outputs ``(rows, steps, units)`` and the leaves after them."""
     import keras
 
     return _torch_run(problem) if keras.backend.backend() == "torch" else _cudnn_run(problem)
@@ -62,7 +62,7 @@ def _torch_declines(problem: Problem) -> str | None:
     from torch.autograd import forward_ad
 
     if torch.compiler.is_compiling():
-        return "torch.compile traces the steps itself"
+        return "torch.compile is tracing"
     if forward_ad._current_level >= 0:
         return "it has no derivatives in forward mode"
     device, dtype = str(getattr(problem.x, "device", "")), problem.x.dtype
@@ -90,9 +90,8 @@ def _torch_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
         kernels = [weights[n].T for n in ("kernel", "recurrent_kernel")]
         biases = [] if bias is None else [bias, torch.zeros_like(bias)]
     parameters = [w.to(x.dtype).contiguous() for w in (*kernels, *biases)]
-    # has_biases, layers, dropout, train (cuDNN keeps what backward needs), bidirectional,
-    # batch_first.
-    # A trace may be differentiated later.
+    # has_biases, layers, dropout, train (cuDNN saves what backward needs), bidirectional,
+    # batch_first. A trace may be differentiated later.
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     train = torch.is_grad_enabled() or tracing
     options = (bool(biases), 1, 0.0, train, False, True)
@@ -108,7 +107,7 @@ def _torch_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
 
 
 def _reset_first(weight: Any) -> Any:
-    """Columns in Keras's order z, r, h to PyTorch's r, z, h."""
+    """Columns from Keras's order z, r, h to PyTorch's r, z, h."""
     import torch
 
     z, r, h = torch.chunk(weight, 3, dim=-1)
@@ -142,7 +141,7 @@ def _cudnn_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     else:
         _, y, (h,) = backend.gru(problem.x, state["h"], mask, reset_after=True, **options)
         after = {"h": h}
-    if mask is not None:  # cuDNN leaves zeros after a row's end; here the last output repeats
+    if mask is not None:  # after a row's end cuDNN gives zeros; here the last output repeats
         y = ops.where(mask[..., None], y, h[:, None])
     return y, after
 

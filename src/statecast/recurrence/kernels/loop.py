@@ -1,7 +1,7 @@
-"""The loop kernel: any cell, any backend, one step after the other.
+"""The loop kernel: any cell on any backend, one step after the other.
 
-It runs ``cell.step`` itself, so it is right by construction; every faster kernel is
-tested against it, and it against ``cells.py`` in float64.
+It calls ``cell.step``. The other kernels are tested against it, and it is tested against
+``cells.py`` in float64.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ name = "loop"
 
 
 def declines(problem: Problem) -> str | None:
-    """Nothing is declined."""
+    """None: this kernel runs every problem."""
     return None
 
 
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
-    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the last leaves."""
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the leaves after them."""
     import keras
 
     if keras.backend.backend() != "jax" or not problem.cell.pure:
         return _run(problem)
-    # Compiled once for a cell and its shapes: outside of a compiled step JAX would compile
-    # the loop anew at every call.
+    # Compiled once for each cell and its shapes. Outside of a compiled step JAX would compile the
+    # loop again in every call.
     values = {name: getattr(problem, name) for name in _VALUES}
     values["weights"] = {n: keras.ops.convert_to_tensor(w) for n, w in problem.weights.items()}
     values["state"] = dict(problem.state)
@@ -69,8 +69,8 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             y = ops.where(now["mask"], y, last)
         return (after, y if masked else last), y
 
-    # Time goes first: what every backend's loop walks along. Not by moveaxis, for which PyTorch's
-    # vmap has no rule.
+    # Time becomes the first axis, as every backend's loop needs it. Not with moveaxis, for which
+    # PyTorch's vmap has no rule.
     inputs = {"x": _time_first(problem.x, -2, ops)}
     if masked:
         inputs["mask"] = _time_first(problem.mask, -1, ops)[..., None]
@@ -78,8 +78,8 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
         inputs["reset"] = _time_first(problem.resets, -1, ops)[..., None]
 
     if steps == 0 or masked:
-        # One step on no input gives the output's shape and dtype; before the first
-        # step that counts the output is zero, on every backend alike.
+        # A step on zeros gives the output's shape and dtype. Before the first step taken the output
+        # is zero, on every backend.
         nothing = ops.zeros_like(ops.sum(problem.x, axis=-2))
         last = ops.zeros_like(cell.step(weights, nothing, start, ops)[0])
         if steps == 0:
@@ -103,9 +103,9 @@ def _choose(take: Any, new: Any, old: dict[str, Any], ops: Any) -> dict[str, Any
 def _scan(
     step: Callable[..., Any], carry: Any, inputs: dict[str, Any], steps: int | None, unroll: bool
 ) -> Any:
-    """``carry, y = step(carry, inputs[t])`` for every t; the y stacked.
+    """``carry, y = step(carry, inputs[t])`` for every t; the last carry, and all y stacked.
 
-    Not ``keras.ops.scan``: on TensorFlow that one requires y to look like the carry.
+    Not ``keras.ops.scan``, which on TensorFlow requires that y has the structure of the carry.
     """
     import keras
 
@@ -134,7 +134,7 @@ def _tensorflow_scan(
         for name, value in inputs.items()
     }
     if steps is None:
-        # There may be none, and a stack of none has no shape: one more, on no input, ends it.
+        # There may be zero steps, and an empty stack has no shape. So there is one more, on zeros.
         nothing = {
             name: tf.zeros(tf.shape(value)[1:], value.dtype) for name, value in inputs.items()
         }
@@ -143,7 +143,7 @@ def _tensorflow_scan(
         outputs = tf.TensorArray(last.dtype, size=size, element_shape=last.shape)
         outputs = outputs.write(length, last)
     else:
-        # The first step runs outside the loop: it tells the output's dtype and shape.
+        # The first step runs before the loop, for the output's dtype and shape.
         carry, first = step(carry, {name: array.read(0) for name, array in arrays.items()})
         begun = 1
         outputs = tf.TensorArray(first.dtype, size=length, element_shape=first.shape)
