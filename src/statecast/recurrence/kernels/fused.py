@@ -1,6 +1,6 @@
 """The fused kernel: the backend's own recurrence over a whole sequence.
 
-On PyTorch it is ``torch.lstm``, ``torch.gru`` or ``torch.rnn_tanh`` (cuDNN on a GPU, ATen on a CPU).
+On PyTorch it is ``torch.lstm``, ``torch.gru`` or ``torch.rnn_tanh`` (cuDNN on GPUs, ATen on CPUs).
 On JAX and TensorFlow it is cuDNN through Keras, on a GPU only, where Keras would use it. Only this
 module uses Keras's private names for that.
 """
