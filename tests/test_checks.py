@@ -35,9 +35,9 @@ def test_what_is_no_whole_number_is_refused(value):
 
 
 def test_a_message_says_the_range_or_what_is_asked_for():
-    with pytest.raises(ArgumentError, match=r"^n: .* from 0 to 2,000; received 2001\.$"):
+    with pytest.raises(ArgumentError, match=r"^n: .* from 0 to 2000; received 2001\.$"):
         check_whole("n", 2001, 0, 2000)
-    with pytest.raises(ArgumentError, match=r"^n: .* from 0 to 2,000; received -1\.$"):
+    with pytest.raises(ArgumentError, match=r"^n: .* from 0 to 2000; received -1\.$"):
         check_whole("n", -1, 0, 2000)
     with pytest.raises(StateError, match=r"^n: expected a step; received 0\.$"):
         check_whole("n", 0, expected="a step", error=StateError)

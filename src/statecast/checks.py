@@ -56,8 +56,8 @@ def check_whole(
         Another type, or a number out of range.
     """
     if not is_whole(value, least, math.inf if most is None else most):
-        upto = "" if most is None else f" to {most:,}"
-        wanted = expected or f"a whole number from {least:,}{upto}"
+        upto = "" if most is None else f" to {most}"
+        wanted = expected or f"a whole number from {least}{upto}"
         raise error(f"{name}: expected {wanted}; received {value!r}.")
     return int(value)
 

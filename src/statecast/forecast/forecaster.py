@@ -2190,7 +2190,8 @@ class Paths:
         _, paths, until = self.values.shape
         least, most = self.schema.number(1), self.schema.number(until)
         if since is not None:
-            since = check_whole("since", since, least, most)
+            expected = f"a step from {least} to {most}"
+            since = check_whole("since", since, least, most, expected=expected)
         step = np.arange(1, until + 1)
         begin = None if since is None else since - least + 1
         first = self.known + 1 if begin is None else np.full(self.known.shape, begin)
