@@ -815,7 +815,7 @@ def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
     for name, columns in (("future", schema.future), ("past", schema.past)):
         yield f"{name} covariates", ", ".join(columns.kinds) or "none"
     for target in schema.targets:
-        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform}"
+        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform.name}"
     for name, value in asdict(forecaster.settings).items():
         if name not in (*COLUMNS, *FEATURES, "transform"):
             yield name, value

@@ -1226,7 +1226,7 @@ class Forecaster:
         if columns != (s.id_col, s.step_col, s.start_col, s.targets, {*s.past_cols}):
             raise ValueError("the schema's columns are not those of the settings")
         asked = s.transform if s.transform != "auto" else _needed(s.head)
-        if asked is not None and any(schema.of(t).transform != asked for t in s.targets):
+        if asked is not None and any(schema.of(t).transform.name != asked for t in s.targets):
             raise ValueError("the schema's transform is not that of the settings")
         if (schema.vocabulary is None) != (s.head != TOKENS):
             raise ValueError("schema: a vocabulary and the categorical head go together")
@@ -1292,7 +1292,9 @@ class Forecaster:
             past = 1 + s.encoding if schema.past.kinds else 0
             future = 1 + s.encoding if schema.future.kinds else 0
             one = schema.of(s.targets[0])  # who needs a scale has one target
-            head = HEADS[s.head].on_scale(one.centre, float(one.location[0]), float(one.scaling[0]))
+            head = HEADS[s.head].on_scale(
+                one.transform.centre, float(one.location[0]), float(one.scaling[0])
+            )
             decoder = Decoder(stack, head, schema.steps, static, past, future, len(s.targets))
         else:
             head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"

@@ -1,119 +1,217 @@
-"""From the values of y to the scale of a network and back, and what training teaches of that.
+"""The scaling of y for the network: a transform, then a location and a scale at each step.
 
-Values come a batch at a time and are never put together, so that a table need not fit into
-memory. What is learnt does not depend on how they were cut, to the last bit: sums are taken in
-the order of the rows, and quantiles are those of all values.
+``Transform`` maps y to the real line. To add one, write a class of it and list it in
+``TRANSFORMS``.
+
+Values come in batches that are never joined, so that a table need not fit into memory. The
+results do not depend on how the values were divided, to the last bit: sums are taken in the
+order of the rows, and quantiles are exact.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 
 from statecast.errors import warn
 from statecast.tables.parse import LARGEST
 
-TRANSFORMS = ("none", "log", "positive", "logit", "counts")
 MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
 ROUNDING = 64 * np.finfo(np.float64).eps  # relative: values this close may differ by rounding alone
+# e**470 is finite times any centre, and beyond any y that is accepted
+_EXPONENTS = -470.0, 470.0
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
 Batches = Callable[[], Iterable[np.ndarray]]  # of values, float64; each call goes through them
 
 
-@dataclass(frozen=True)
-class Onto:
-    """A transform with its numbers, from values onto the real line; see ``Schema.fit``."""
+# -- transforms ------------------------------------------------------------------------
 
-    transform: str
+
+@dataclass(frozen=True)
+class Transform(ABC):
+    """A map of the values of y to the real line and back, increasing; see ``Schema.fit``.
+
+    Attributes
+    ----------
+    centre : float
+        The c of the map; 1 where it has none.
+    bounds : (float, float)
+        What no forecast lies beyond; minus or plus infinity where there is no bound.
+    """
+
+    name: ClassVar[str]
+    domain: ClassVar[str]  # in words; it may name the bounds
+    remedy: ClassVar[str]  # what to do about values that are not in the domain
+    limits: ClassVar[tuple[float, float]] = (1e-30, 1e3)  # of scalings, and of locations, in files
+    by_step: ClassVar[bool] = True  # whether each step has a location and a scaling of its own
+
     centre: float
     bounds: tuple[float, float]
 
     @classmethod
-    def fit(cls, transform: str, bounds: tuple[float, float], y: Batches) -> Onto:
-        """Learn the centre from values that the transform knows."""
-        low, high = bounds
-        if transform == "none":
-            centre = 1.0
-        elif transform == "logit":
+    def fit(cls, bounds: tuple[float, float], y: Batches) -> Self:
+        """Learn the centre from values of the domain."""
+        return cls(positive_median(y), bounds)
 
-            def inside() -> Iterable[np.ndarray]:
-                for values in y():
-                    depth = np.minimum(values - low, high - values) / (high - low)
-                    yield depth[depth > 0]
-
-            depth = float(quantiles(inside, (0.05,))[0])
-            centre = 0.05 if math.isnan(depth) else min(max(0.5 * depth, 1e-6), 0.05)
-        else:
-            centre = positive_median(y)
-        return cls(transform, centre, bounds)
-
-    def line(self, y: np.ndarray) -> np.ndarray:
-        """Return values on the real line, before they are scaled; float64."""
-        low, high = self.bounds
-        if self.transform in ("log", "counts"):
-            return np.log1p(y / self.centre)
-        if self.transform == "positive":
-            return np.log(y / self.centre)
-        if self.transform == "logit":
-            v = (y - low) / (high - low)
-            return np.log((v + self.centre) / (1.0 - v + self.centre))
-        return y
-
-    def values(self, u: np.ndarray) -> np.ndarray:
-        """Return the values at places on the real line: the inverse, increasing."""
-        low, high = self.bounds
-        if self.transform == "none":
-            y = u
-        elif self.transform == "logit":
-            stretched = 0.5 + 0.5 * np.tanh(0.5 * u)
-            y = low + (high - low) * (stretched * (1.0 + 2.0 * self.centre) - self.centre)
-        else:
-            # e**470 stays finite times any centre, and is beyond any y that scale takes
-            u = np.clip(u, -470.0, 470.0)
-            y = (np.exp(u) if self.transform == "positive" else np.expm1(u)) * self.centre
-            y = np.rint(y) if self.transform == "counts" else y
-        return np.clip(y, low, high) + 0.0  # -0.0 becomes 0.0
-
-    def wrong(self, y: np.ndarray) -> np.ndarray:
-        """Return where values are none that the transform knows; NaN is not looked at."""
-        low, high = self.bounds
-        if self.transform == "none":
-            return np.zeros(np.shape(y), bool)
-        if self.transform == "positive":
-            return y <= 0
-        outside = (y < low) | (y > high)
-        if self.transform == "counts":
-            outside |= (y > MOST_COUNTED) | (np.rint(y) != y) & ~np.isnan(y)
-        return outside
+    @classmethod
+    def takes(cls, low: float, high: float) -> bool:
+        """Return whether a transform of this kind may have such bounds."""
+        return (low, high) == (0.0, math.inf)
 
     @property
     def expected(self) -> str:
-        """In words, the values that the transform knows."""
-        low, high = self.bounds
-        return {
-            "none": "numbers",
-            "log": "no negative value (y is scaled by log1p)",
-            "positive": "values above 0",
-            "logit": f"values from {low:g} to {high:g}",
-            "counts": f"whole numbers from 0 to {MOST_COUNTED:,}",
-        }[self.transform]
+        """The domain, in words."""
+        return self.domain.format(*self.bounds)
 
-    @property
-    def remedy(self) -> str:
-        """In words, how to fit to other values: by settings that go together."""
-        return {
-            "none": "",
-            "log": "Fit with transform='none' if such values are right.",
-            "positive": "Fit with head='quantiles' and transform='log' (0 and above) or 'none' if "
-            "such values are right.",
-            "logit": "Fit with bounds=(low, high) that hold all values if such values are right.",
-            "counts": "Fit with head='quantiles' and transform='none' if such values are right.",
-        }[self.transform]
+    @abstractmethod
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        """Return where values are outside the domain, bool; False at NaN."""
+
+    @abstractmethod
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        """Return values of the domain on the real line, before they are scaled; float64."""
+
+    def from_line(self, u: np.ndarray) -> np.ndarray:
+        """Return the values at places on the real line: the inverse, never beyond ``bounds``."""
+        return np.clip(self._inverse(u), *self.bounds) + 0.0  # -0.0 becomes 0.0
+
+    @abstractmethod
+    def _inverse(self, u: np.ndarray) -> np.ndarray: ...
+
+
+class Identity(Transform):
+    """y itself."""
+
+    name = "none"
+    remedy = ""
+    limits = (1e-20 / LARGEST, LARGEST)
+    domain = "numbers"
+
+    @classmethod
+    def fit(cls, bounds: tuple[float, float], y: Batches) -> Self:
+        return cls(1.0, bounds)
+
+    @classmethod
+    def takes(cls, low: float, high: float) -> bool:
+        return high == math.inf and low in (0.0, -math.inf)
+
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        return np.zeros(np.shape(y), bool)
+
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        return y
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        return u
+
+
+class Log(Transform):
+    """``log1p(y / c)``, c the median of the positive y."""
+
+    name = "log"
+    remedy = "Fit with transform='none' if such values are right."
+    domain = "no negative value (y is scaled by log1p)"
+
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        return y < 0
+
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        return np.log1p(y / self.centre)
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        return np.expm1(np.clip(u, *_EXPONENTS)) * self.centre
+
+
+class Counts(Log):
+    """As ``Log``, of whole numbers, which forecasts are too."""
+
+    name = "counts"
+    remedy = "Fit with head='quantiles' and transform='none' if such values are right."
+    domain = f"whole numbers from 0 to {MOST_COUNTED:,}"
+    by_step = False  # the head of counts has one centre and scale for all steps
+
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        return super().outside(y) | (y > MOST_COUNTED) | (np.rint(y) != y) & ~np.isnan(y)
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        return np.rint(super()._inverse(u))
+
+
+class Positive(Transform):
+    """``log(y / c)``, c the median of the positive y."""
+
+    name = "positive"
+    remedy = (
+        "Fit with head='quantiles' and transform='log' (0 and above) or 'none' if such values are "
+        "right."
+    )
+    domain = "values above 0"
+
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        return y <= 0
+
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        return np.log(y / self.centre)
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        return np.exp(np.clip(u, *_EXPONENTS)) * self.centre
+
+
+class Logit(Transform):
+    """``log((v + c) / (1 - v + c))`` of v, y's place between the bounds from 0 to 1.
+
+    c is half the depth inside the bounds that 5 % of the values lie within, so that values at the
+    bounds are about as far out on the line as those next to them.
+    """
+
+    name = "logit"
+    domain = "values from {:g} to {:g}"
+    remedy = "Fit with bounds=(low, high) that hold all values if such values are right."
+
+    @classmethod
+    def fit(cls, bounds: tuple[float, float], y: Batches) -> Self:
+        low, high = bounds
+
+        def inside() -> Iterable[np.ndarray]:
+            for values in y():
+                depth = np.minimum(values - low, high - values) / (high - low)
+                yield depth[depth > 0]
+
+        depth = float(quantiles(inside, (0.05,))[0])
+        return cls(0.05 if math.isnan(depth) else min(max(0.5 * depth, 1e-6), 0.05), bounds)
+
+    @classmethod
+    def takes(cls, low: float, high: float) -> bool:
+        return math.isfinite(high - low) and low < high
+
+    def outside(self, y: np.ndarray) -> np.ndarray:
+        low, high = self.bounds
+        return (y < low) | (y > high)
+
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        low, high = self.bounds
+        v = (y - low) / (high - low)
+        return np.log((v + self.centre) / (1.0 - v + self.centre))
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        low, high = self.bounds
+        stretched = 0.5 + 0.5 * np.tanh(0.5 * u)
+        return low + (high - low) * (stretched * (1.0 + 2.0 * self.centre) - self.centre)
+
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    kind.name: kind for kind in (Identity, Log, Positive, Logit, Counts)
+}
+
+
+# -- steps that were never observed ----------------------------------------------------
 
 
 def bridged(
@@ -122,14 +220,16 @@ def bridged(
     known: np.ndarray,
     latest: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Return forecasts in which a step that training did not observe lies on the line between
-    the nearest observed ones: of the forecast, or before them the item's last observation.
-    Beside a single one it takes that one's, and beside none it stays.
+    """Return forecasts with the steps that training did not observe interpolated.
+
+    Such a step lies on the line between the nearest observed steps of the forecast. Before the
+    first of them the line begins at the item's last observation. With an observed step on one side
+    only, the value is that step's; with none, the forecast is unchanged.
 
     Parameters
     ----------
     u : array, shape (rows, ..., T)
-        Values on the real line; the others are returned as they are.
+        Values on the real line.
     observed : array of bool, shape (T,)
         Which steps training observed.
     known : array of int, shape (rows,)
@@ -169,20 +269,20 @@ def bridged(
     return out
 
 
-# -- what is learnt --------------------------------------------------------------------
+# -- statistics of values in batches ----------------------------------------------------
 
 
 def quantiles(batches: Batches, levels: Sequence[float]) -> np.ndarray:
-    """Return exact quantiles, linear between two values; float64, NaN where there are none.
+    """Return exact quantiles, interpolated linearly; float64, NaN where there are no values.
 
-    The values sought are settled sixteen bits at a time from the first on, a pass over the
-    batches each (radix selection), in the order of numbers that the bits of floats have once
-    the negative ones are turned round.
+    Radix selection: four passes over the batches find the values at the ranks, 16 bits a pass from
+    the most significant. The bits of a float, with those of negative numbers inverted, are in the
+    order of the numbers.
     """
     ranks = np.zeros(0, np.int64)
     fraction = np.zeros(0)
-    sought = np.zeros(1, np.uint64)  # the bits settled so far, of values that differ in them
-    which = np.zeros(0, np.int64)  # those of each rank
+    sought = np.zeros(1, np.uint64)  # the different leading bits of the values at the ranks
+    which = np.zeros(0, np.int64)  # of each rank, which of them
     for shift in (48, 32, 16, 0):
         counts = np.zeros((len(sought), 2**16), np.int64)
         for values in batches():
@@ -224,7 +324,7 @@ def _floats(ordered: np.ndarray) -> np.ndarray:
 
 
 def long_upper_tail(y: Batches) -> bool:
-    """Return whether y has a long tail upwards, by its deciles: one outlier changes nothing."""
+    """Return whether y has a long upper tail, by its deciles, which one outlier does not move."""
     low, middle, high = quantiles(y, (0.1, 0.5, 0.9))
     return bool(high - middle > 1.5 * (middle - low))
 
@@ -240,10 +340,11 @@ def location_and_scaling(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation at each step, float64, shape (steps,).
 
-    Batches are values and their steps, from 0; ``what`` names the values in a warning. A step with
-    fewer than ten observations borrows the ones it lacks from the steps around it, so that a single
-    item does not decide. Steps without any are interpolated. Values that differ by less than
-    float64 resolves are taken as equal, with a ``DataWarning``.
+    Batches are values and their steps, from 0; ``what`` names the values in a warning. For a step
+    with fewer than ten observations, the mean and variance are weighted with those of the steps
+    around it, so that a single item does not determine them. Steps without observations are
+    interpolated. Values that differ by less than float64 resolves are taken as equal, with a
+    ``DataWarning``.
     """
 
     def moments(places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -254,8 +355,8 @@ def location_and_scaling(
         empty = np.isinf(least)
         least[empty] = most[empty] = 0.0
         size = np.maximum(np.abs(least), np.abs(most))
-        # Values close together are summed as their distances from the least of them, which float64
-        # holds exactly. A sum of the values themselves would lose what they differ by.
+        # Values close together are summed as their distances from the smallest, which float64
+        # holds exactly. A sum of the values themselves would round their differences away.
         base = np.where(most - least < 1e-6 * size, least, 0.0)
         count, total, within = (np.zeros(places) for _ in range(3))
         for z, at in batches():
@@ -274,8 +375,8 @@ def location_and_scaling(
     n, mean, within = count[there], means[there], squares[there]
     freedom = np.maximum(n - 1, 0)
     pooled = within.sum() / max(freedom.sum(), 1.0)
-    # No item shares a step with another (a single item, say), or all agree: take the spread
-    # of all values; and if all are equal, their size.
+    # No two items share a step (there may be a single item), or all are equal at each step: take
+    # the variance of all values, and if all are equal, their square.
     negligible = max(ROUNDING * largest, 1 / LARGEST) ** 2
     if pooled <= negligible:
         (total,), _, (spread,), _ = moments(1)
@@ -296,7 +397,7 @@ def location_and_scaling(
     lacking = np.maximum(_ENOUGH - n, 0)
     location = (n * mean + lacking * borrowed_mean) / (n + lacking)
     variance = (within + lacking * borrowed) / (n + lacking)
-    # A step at which all training items agree must not blow up one that does not
+    # Where all training items are equal, a new item that differs must not be scaled to a huge value
     deviation = np.sqrt(np.maximum(variance, np.maximum(0.01 * borrowed, 1e-6 * pooled)))
     every = np.arange(steps)
     return (

@@ -59,7 +59,8 @@ from statecast.tables.parse import (
 from statecast.tables.scaling import (
     ROUNDING,
     TRANSFORMS,
-    Onto,
+    Identity,
+    Transform,
     bridged,
     location_and_scaling,
     long_upper_tail,
@@ -74,7 +75,6 @@ _TABLES = ("static", "future", "past")  # whose columns are features
 _NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
 _FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
-_LOG_LIMIT = 1e3  # of a logarithm of y: float64 ends at 710
 Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
@@ -410,12 +410,8 @@ class Schema:
         The column of the static table that holds launch dates.
     kind : Kind
         That of the training tables; what ``table`` builds unless told otherwise.
-    transform : {"none", "log", "positive", "logit", "counts"}
-        What happens to y before it is scaled; see ``fit``.
-    centre : float
-        The c of the transform; 1 without one.
-    bounds : (float, float)
-        What no forecast lies beyond; minus or plus infinity where there is no bound.
+    transform : Transform
+        Maps y to the real line before it is scaled; see ``fit``.
     location, scaling : ndarray, shape (steps,), float64
         The mean and the standard deviation of (transformed) y at each step; of counts, those of
         all steps together.
@@ -454,9 +450,7 @@ class Schema:
     step_col: str
     target_col: str
     kind: Kind
-    transform: str
-    centre: float
-    bounds: tuple[float, float]
+    transform: Transform
     location: np.ndarray
     scaling: np.ndarray
     observed: np.ndarray
@@ -614,21 +608,19 @@ class Schema:
                 item=item,
             )
 
-        transform, limits = _choose("none" if tokens else transform, bounds, placed, seen)
-        onto = Onto.fit(transform, limits, placed.observed)
-        _check_values(placed, onto, onto.remedy)
+        fitted = _fit_transform("none" if tokens else transform, bounds, placed, seen)
+        _check_values(placed, fitted, fitted.remedy)
 
         def lines() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for long, step in placed:
                 there = ~np.isnan(long.y)
-                yield onto.line(long.y[there]), step[there] - 1
+                yield fitted.to_line(long.y[there]), step[there] - 1
 
         steps = int(seen.known.max())
         where = f"{series.label}, column {target_col!r}"
         if tokens:
             location, scaling = np.zeros(steps), np.ones(steps)
-        elif onto.transform == "counts":
-            # A head of counts speaks of counts, so their scale is one for all steps.
+        elif not fitted.by_step:
             of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1, where)
             location, scaling = (np.repeat(array, steps) for array in of_all)
         else:
@@ -648,9 +640,7 @@ class Schema:
             step_col,
             target_col,
             parsed.kind,
-            onto.transform,
-            onto.centre,
-            onto.bounds,
+            fitted,
             location,
             scaling,
             seen.at[:steps].copy(),
@@ -757,7 +747,7 @@ class Schema:
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
             _check_points(placed, seen, all_missing=self.spacing is None)
-        _check_values(placed, self._onto, _LEFT_OUT)
+        _check_values(placed, self.transform, _LEFT_OUT)
         y, mask = self._grid(placed, seen)
         ids = id_array(parsed.ids)
         numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
@@ -825,7 +815,7 @@ class Schema:
         seen = _Survey.of(placed)
         if parsed.kind.library != "arrays":
             _check_points(placed, seen, all_missing=False)
-        _check_values(placed, self._onto, _LEFT_OUT)
+        _check_values(placed, self.transform, _LEFT_OUT)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
         for long, step in placed:
             stale = step <= known[long.row]
@@ -869,19 +859,19 @@ class Schema:
         """
         y = np.asarray(y, np.float64)
         location, scaling = self._at(y, first_step)
-        wrong = self._onto.wrong(y)
+        wrong = self.transform.outside(y)
         if wrong.any():
             raise DataError(
-                f"Column {self.target_col!r}: expected {self._onto.expected}, "
+                f"Column {self.target_col!r}: expected {self.transform.expected}, "
                 f"as in training; received {y[wrong][0]:g}.",
                 column=self.target_col,
             )
-        y = self._onto.line(y)
+        y = self.transform.to_line(y)
         return (y - location) / scaling
 
     def line(self, y: np.ndarray) -> np.ndarray:
         """Return values in original units on the real line, before they are scaled; float64."""
-        return self._onto.line(y)
+        return self.transform.to_line(y)
 
     def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
         """Return z in original units: the inverse of ``scale``, increasing at every step.
@@ -900,7 +890,7 @@ class Schema:
         """
         z = np.asarray(z, np.float64)
         location, scaling = self._at(z, first_step)
-        return self._onto.values(z * scaling + location)
+        return self.transform.from_line(z * scaling + location)
 
     @property
     def bridges(self) -> bool:
@@ -937,7 +927,7 @@ class Schema:
             value, step = latest[:, 0, 0].astype(np.float64), latest[:, 0, 1].astype(np.int64)
             at = np.clip(step - 1, 0, self.steps - 1)
             found = (value * self.scaling[at] + self.location[at], step)
-        return self._onto.values(bridged(z * scaling + location, observed, known, found))
+        return self.transform.from_line(bridged(z * scaling + location, observed, known, found))
 
     def reach(self, until: int) -> int:
         """Return the last step that a forecast up to ``until`` is made of: the first from there
@@ -1105,9 +1095,11 @@ class Schema:
             "kind": self.kind.library,
             "ids": ids and ids.to_config(),
             "form": self._form().to_config(),
-            "transform": self.transform,
-            "centre": self.centre,
-            "bounds": [float(bound) if math.isfinite(bound) else None for bound in self.bounds],
+            "transform": self.transform.name,
+            "centre": self.transform.centre,
+            "bounds": [
+                float(bound) if math.isfinite(bound) else None for bound in self.transform.bounds
+            ],
             "first": self.first,
             "steps": self.steps,
             **{name: columns.to_config() for name, columns in self._columns.items()},
@@ -1140,11 +1132,7 @@ class Schema:
         must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
         must(len(set(named)) == 3, "column names", "three of them", named)
         must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
-        transform, centre, steps = config["transform"], config["centre"], config["steps"]
-        must(transform in TRANSFORMS, "transform", f"one of {TRANSFORMS}", transform)
-        finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
-        must(finite, "centre", "a positive number", centre)
-        bounds = _bounds(transform, config["bounds"])
+        transform, steps = _transform_of(config), config["steps"]
         must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
         start_col, spacing = config["start_col"], config["spacing"]
         first, numbered = config["first"], spacing is None and config["kind"] != "arrays"
@@ -1186,15 +1174,14 @@ class Schema:
             must(values.dtype == np.float64, name, "float64", values.dtype)
             must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
             checked[name] = values.copy()
-        # Of what was transformed the numbers are logarithms: a count's head takes them as float32.
-        most = LARGEST if transform == "none" else _LOG_LIMIT
+        # Logarithms are at most 710 in float64, and the head of counts takes them as float32.
+        least, most = transform.limits
         inside = bool((np.abs(checked["location"]) <= most).all())
         must(inside, "location", f"numbers up to {most:g}", "others")
-        least = 1e-20 / LARGEST if transform == "none" else 1e-30
         inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
         must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
         if vocabulary is not None:  # another scaling would turn the codes of tokens into others
-            plain = transform == "none" and bounds == (-math.inf, math.inf)
+            plain = transform == Identity(1.0, (-math.inf, math.inf))
             identity = not checked["location"].any() and bool((checked["scaling"] == 1).all())
             must(
                 plain and identity,
@@ -1219,8 +1206,6 @@ class Schema:
             named[2],
             Kind(config["kind"], form, ids),
             transform,
-            centre,
-            bounds,
             checked["location"],
             checked["scaling"],
             observed > 0,
@@ -1239,10 +1224,6 @@ class Schema:
     def _form(self, kind: Kind | None = None) -> Form:
         """How steps are written: as in the tables of a call, or else as in those of fit."""
         return (kind and kind.steps) or self.kind.steps or Form()
-
-    @property
-    def _onto(self) -> Onto:
-        return Onto(self.transform, self.centre, self.bounds)
 
     @property
     def _columns(self) -> dict[str, Columns]:
@@ -1375,7 +1356,7 @@ class Schema:
             there = ~np.isnan(long.y)
             row, at = long.row[there], step[there] - 1
             hold = np.minimum(at, self.steps - 1)
-            z = (self._onto.line(long.y[there]) - self.location[hold]) / self.scaling[hold]
+            z = (self.transform.to_line(long.y[there]) - self.location[hold]) / self.scaling[hold]
             y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
             mask[row, at] = True
         return y, mask
@@ -1572,36 +1553,38 @@ def _fail_off_grid(
     )
 
 
-def _bounds(transform: str, given: Any) -> tuple[float, float]:
-    """Return the bounds of a model file; ``ModelFileError`` on those that do not belong."""
+def _transform_of(config: Mapping[str, Any]) -> Transform:
+    """Return the transform of a model file; ``ModelFileError`` on anything unexpected."""
+    name, centre, given = config["transform"], config["centre"], config["bounds"]
+    known = isinstance(name, str) and name in TRANSFORMS
+    must(known, "transform", f"one of {list(TRANSFORMS)}", name)
+    finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
+    must(finite, "centre", "a positive number", centre)
     real = isinstance(given, list) and len(given) == 2
     real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
     must(bool(real), "bounds", "two numbers or null", given)
     low = -math.inf if given[0] is None else given[0]
     high = math.inf if given[1] is None else given[1]
-    if transform == "logit":
-        good = math.isfinite(high - low) and low < high
-    else:
-        good = high == math.inf and low in ((0.0, -math.inf) if transform == "none" else (0.0,))
-    must(good, "bounds", f"those of the transform {transform!r}", given)
-    return low, high
+    must(TRANSFORMS[name].takes(low, high), "bounds", f"those of the transform {name!r}", given)
+    return TRANSFORMS[name](centre, (low, high))
 
 
 # -- what is learnt --------------------------------------------------------------------
 
 
-def _choose(
-    transform: str, bounds: tuple[float, float] | None, placed: _Placed, seen: _Survey
-) -> tuple[str, tuple[float, float]]:
-    """Return the transform, if it is "auto" by the values, and what no forecast lies beyond."""
-    low, high = 0.0, math.inf
-    if transform == "none" or seen.least < 0:
-        low = -math.inf
-    if transform == "auto":
-        skewed = low == 0 and long_upper_tail(placed.observed)
-        transform = "logit" if bounds is not None else "log" if skewed else "none"
-    if transform == "logit":
-        if bounds is None and not (low == 0 and seen.most <= 1):
+def _fit_transform(
+    asked: str, bounds: tuple[float, float] | None, placed: _Placed, seen: _Survey
+) -> Transform:
+    """Return the transform; if ``"auto"`` is asked for, one that suits the values."""
+    name, nonnegative = asked, seen.least >= 0
+    if asked == "auto":
+        skewed = nonnegative and long_upper_tail(placed.observed)
+        name = "logit" if bounds is not None else "log" if skewed else "none"
+    limits = (0.0, math.inf)
+    if name == "none" and not (asked == "auto" and nonnegative):
+        limits = (-math.inf, math.inf)
+    elif name == "logit":
+        if bounds is None and not (nonnegative and seen.most <= 1):
             assert placed.series is not None  # values came from there
             raise DataError(
                 f"{placed.series.label}, column {placed.names[2]!r}: expected values from 0 to 1, "
@@ -1609,8 +1592,8 @@ def _choose(
                 "Give bounds=(low, high).",
                 column=placed.names[2],
             )
-        return transform, bounds or (0.0, 1.0)
-    return transform, (low if transform == "none" else 0.0, high)
+        limits = bounds or (0.0, 1.0)
+    return TRANSFORMS[name].fit(limits, placed.observed)
 
 
 def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
@@ -1850,16 +1833,16 @@ def _warn(what: str, notes: Sequence[str]) -> None:
         warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
 
 
-def _check_values(placed: _Placed, onto: Onto, remedy: str) -> None:
-    """Raise for the first value that the transform does not know."""
+def _check_values(placed: _Placed, transform: Transform, remedy: str) -> None:
+    """Raise for the first value outside the domain of the transform."""
     for long, _ in placed:
-        wrong = onto.wrong(long.y)
+        wrong = transform.outside(long.y)
         if wrong.any():
             at = int(np.argmax(wrong))
             fail(
                 long.label,
                 placed.names[2],
-                onto.expected,
+                transform.expected,
                 f"{long.y[at]:g}",
                 placed.ids[long.row[at]],
                 remedy,

@@ -341,8 +341,8 @@ def dated(tmp_path_factory):
 
 def test_dates_files_and_transforms_of_each(dated):
     f, series, static = dated
-    assert f.schema.of("lat").transform == "none"
-    assert f.schema.of("lon").transform == "log"
+    assert f.schema.of("lat").transform.name == "none"
+    assert f.schema.of("lon").transform.name == "log"
     prefix = series.filter(pl.col("n") <= 3)
     found = f.predict(prefix, static, until=T, level=95)
     assert found.columns[:4] == ["unique_id", "ds", "step", "statecast-lat"]
