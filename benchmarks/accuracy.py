@@ -445,7 +445,7 @@ def statecast_for_each_k(fold: Fold, seed: int) -> tuple[Forecasts, float]:
 
 def baseline(name: str, fold: Fold, seed: int) -> tuple[Forecasts, float]:
     """A baseline of ``statecast.evaluate``: a model per k and step."""
-    from statecast.evaluate.cross_validation import LastValue, MeanCurve, Neighbours, Ridge, Trees
+    from statecast.evaluate.baselines import LastValue, MeanCurve, Neighbours, Ridge, Trees
     from statecast.tables.schema import Schema
 
     kinds = {each.name: each for each in (LastValue(), MeanCurve(), Ridge(), Neighbours())}
@@ -507,7 +507,7 @@ METHODS = ("Statecast", *BASELINES, *PEERS, ALONE, *VARIANTS)
 
 def measure(method: str, data: str, seed: int, folder: Path, python: str) -> dict[str, Any]:
     """Scores by k over the folds of a data set together, and the CPU seconds of the fits."""
-    from statecast.evaluate.cross_validation import score
+    from statecast.evaluate.scores import score
 
     name, folds, logged = DATA[data]
     truths: dict[int, list[np.ndarray]] = {k: [] for k in KNOWN}

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from statecast import Forecaster
-from statecast.evaluate.cross_validation import LEVELS, score
+from statecast.evaluate.scores import LEVELS, score
 
 ITEMS, STEPS, KNOWN = 600, 24, (0, 3)
 

@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Boosted trees grow on few values: of all baselines they take by far the most time."""
-    from statecast.evaluate.cross_validation import Trees
+    from statecast.evaluate.baselines import Trees
 
     monkeypatch.setattr(Trees.__init__, "__defaults__", (100, 0))
 

@@ -261,7 +261,7 @@ def test_a_planted_fault_is_found(module: str, text: str, reason: str) -> None:
         ),
         ("recurrence.run", "from .kernels import fused"),
         ("forecast.forecaster", "from statecast.networks.training import train"),
-        ("evaluate.cross_validation", "def f():\n    import sklearn"),
+        ("evaluate.baselines", "def f():\n    import sklearn"),
         ("plots.charts", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
         ("cli.commands", "from statecast import __version__\nfrom statecast.data import growth"),
     ],

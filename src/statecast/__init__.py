@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         StatecastError,
         StateError,
     )
-    from statecast.evaluate.cross_validation import Scores, cross_validation
+    from statecast.evaluate.cross_validation import cross_validation
+    from statecast.evaluate.scores import Scores
     from statecast.forecast.forecaster import Forecaster
     from statecast.layers.initial import InitialState
     from statecast.recurrence import cells

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.evaluate.cross_validation import LastValue, MeanCurve, Ridge, cross_validation
+from statecast.evaluate.baselines import LastValue, MeanCurve, Ridge
+from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.forecaster import Forecaster, Paths
 from statecast.forecast.stacking import Stacking
 from statecast.heads.quantiles import KNOTS

@@ -1,20 +1,16 @@
-"""Folds, scores and baselines."""
+"""Scores of forecasts by cross-validation, beside simple baselines."""
 
-from statecast.evaluate.cross_validation import (
+from statecast.evaluate.baselines import (
     Baseline,
     LastValue,
     MeanCurve,
     Neighbours,
     Ridge,
-    Row,
-    Score,
-    Scores,
-    TargetScores,
     Trees,
-    cross_validation,
     default_baselines,
-    score,
 )
+from statecast.evaluate.cross_validation import cross_validation
+from statecast.evaluate.scores import Row, Score, Scores, TargetScores, score
 
 __all__ = [
     "Baseline",

@@ -17,20 +17,17 @@ from hypothesis import strategies as st
 
 from statecast.data import Growth
 from statecast.errors import ArgumentError, DataError, MissingExtraError
-from statecast.evaluate.cross_validation import (
-    LEVELS,
+from statecast.evaluate.baselines import (
     LastValue,
     MeanCurve,
     Neighbours,
     Ridge,
-    Row,
-    Scores,
     Trees,
-    _Items,
-    cross_validation,
     default_baselines,
-    score,
 )
+from statecast.evaluate.cross_validation import cross_validation
+from statecast.evaluate.folds import Items
+from statecast.evaluate.scores import LEVELS, Row, Scores, score
 from statecast.tables.schema import Panel, Schema
 
 EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are far better
@@ -863,7 +860,7 @@ def test_folds_of_a_file_mean_what_the_file_does(tmp_path: Path) -> None:
     paths = tmp_path / "series.csv", tmp_path / "static.csv"
     names = {"id_col": "unique_id", "step_col": "ds", "target_col": "y", "start_col": None}
     settings = SimpleNamespace(**names, head="quantiles", past_cols=(), categorical=("shop",))
-    parts = _Items.read(settings, *paths, None).take(np.ones(4, bool))
+    parts = Items.read(settings, *paths, None).take(np.ones(4, bool))
     whole = Schema.fit(*paths, categorical=["shop"])
     schema = Schema.fit(parts["series"], parts["static"], categorical=["shop"])
     assert schema.static.categories == whole.static.categories

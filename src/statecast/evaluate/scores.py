@@ -1,0 +1,539 @@
+"""Scores of forecasts, and how far chance may have moved them.
+
+The measures pool all values of all folds. With y the truth, m the median forecast and q_l the
+forecast quantile at level l:
+
+- WAPE: ``sum |y - m| / sum |y|``;
+- CRPS: the mean over the levels of ``2 * sum max(l (y - q_l), (l - 1) (y - q_l)) / sum |y|``,
+  the mean weighted quantile loss; for a point forecast it is the WAPE;
+- coverage: the share of values within the 80 % interval, its ends included;
+- width: that of the interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
+
+Other items would have given other scores. The bootstrap says by how much: items are drawn again
+with replacement, all methods are scored on the same draw, and the middle 95 % of the scores (or of
+the skills) are the interval. Items with the same static features (a basin's years) are drawn
+together, as they are held out together in training (``Panel.groups``). The interval does not
+include what another training set or another seed would change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from statecast.checks import check_choice
+from statecast.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_DRAWS = 2000  # of the bootstrap: the ends of its 95 % are then steady to a few per cent
+_MIDDLE = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good forecasts were; the measures are defined at the top of ``scores``.
+
+    Attributes
+    ----------
+    wape, crps : float
+        Smaller is better. NaN where all truth is 0 or a forecast is NaN.
+    coverage, width : float or None
+        Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9.
+    values : int
+        How many values were scored.
+    """
+
+    wape: float
+    crps: float
+    coverage: float | None
+    width: float | None
+    values: int
+
+
+def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
+    """Score quantile forecasts against the truth.
+
+    Parameters
+    ----------
+    y : array, shape (...)
+        The truth, NaN where there is none; those values are not scored.
+    quantiles : array, shape (..., levels)
+        The forecasts, in the units of y.
+    levels : sequence of float
+        Increasing, between 0 and 1; 0.5 is among them.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ArgumentError
+        Levels as above they are not, or shapes that do not fit.
+
+    Examples
+    --------
+    >>> score([10.0, 20.0], [[9.0, 11.0, 12.0], [18.0, 20.0, 24.0]], (0.1, 0.5, 0.9)).coverage
+    1.0
+    """
+    levels = check_levels(levels)
+    y = np.asarray(y, np.float64)
+    quantiles = np.asarray(quantiles, np.float64)
+    if quantiles.shape != (*y.shape, len(levels)):
+        raise ArgumentError(
+            f"quantiles: expected shape {(*y.shape, len(levels))}, that of y and a last axis "
+            f"for the levels; received {quantiles.shape}."
+        )
+    return score_of(sums_of(y.ravel()[None], quantiles.reshape(1, -1, len(levels)), levels)[0])
+
+
+_SIZE, _ERROR, _LOSS = 0, 1, 2  # of the sums, those that WAPE and CRPS are made of
+
+
+def sums_of(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Return the sums of each row that scores are made of, ``(rows, 6)``; those of rows add up.
+
+    They are: |y|, |error|, CRPS, values within the 80 % interval, its width, values.
+    """
+    known = ~np.isnan(y)
+    level = np.array(levels)
+    error = y[..., None] - quantiles
+    loss = 2 * np.maximum(level * error, (level - 1) * error).mean(axis=-1)
+    inside = width = np.full(y.shape, np.nan)
+    if 0.1 in levels and 0.9 in levels:
+        low, high = (quantiles[..., levels.index(each)] for each in (0.1, 0.9))
+        inside, width = (low <= y) & (y <= high), high - low
+    middle = error[..., levels.index(0.5)]
+    sums = (np.abs(y), np.abs(middle), loss, inside, width, known)
+    return np.stack([np.sum(each, axis=1, where=known, dtype=np.float64) for each in sums], axis=1)
+
+
+def score_of(totals: np.ndarray) -> Score:
+    size, error, loss, inside, width, values = totals.tolist()
+    coverage = inside / values if values else np.nan
+    wape, crps, width = (each / size if size else np.nan for each in (error, loss, width))
+    interval = not np.isnan(totals[3])
+    return Score(
+        wape,
+        crps,
+        coverage if interval else None,
+        width if interval else None,
+        int(values),
+    )
+
+
+def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    # 0.1 * 3 is not 0.3; rounding finds 0.1, 0.5 and 0.9 however they were computed
+    try:
+        checked = tuple(round(float(level), 9) for level in levels)
+    except (TypeError, ValueError):
+        checked = ()
+    rising = all(low < high for low, high in zip((0.0, *checked), (*checked, 1.0), strict=True))
+    if not rising or 0.5 not in checked:
+        raise ArgumentError(
+            "levels: expected increasing numbers between 0 and 1, with 0.5 among them; "
+            f"received {levels!r}."
+        )
+    return checked
+
+
+@dataclass(frozen=True)
+class Row(Score):
+    """The score of one method at one prefix length.
+
+    Attributes
+    ----------
+    method : str
+    known : int
+        The prefix length k.
+    items : int
+        How many items were scored: those observed after step k.
+    """
+
+    method: str
+    known: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``cross_validation`` found. ``print`` it, index it, or take its ``table()``.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        A row a method and prefix length, by prefix length; the forecaster comes first.
+        Last value has none at k = 0.
+    forecaster : str
+        The forecaster's name among the methods.
+    folds : int
+        How many folds were forecast.
+    sums : mapping of (method, k) to array, float64, ``(groups, 6)``
+        What the bootstrap draws from: the sums that each group of items adds to a score.
+        Without them no interval is known.
+    seed : int
+        Of the bootstrap.
+    covariates : bool
+        Whether the forecaster had covariates, which no baseline knows.
+
+    Examples
+    --------
+    >>> ours = Row(0.02, 0.015, 0.79, 0.05, 900, "statecast", 3, 30)
+    >>> ridge = Row(0.025, 0.02, 0.77, 0.06, 900, "ridge", 3, 30)
+    >>> scores = Scores((ours, ridge), "statecast", 1)
+    >>> scores["ridge", 3].wape
+    0.025
+    >>> round(scores.skill(3), 3), scores.best(3).method
+    (0.2, 'ridge')
+    """
+
+    rows: tuple[Row, ...]
+    forecaster: str
+    folds: int
+    sums: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
+    seed: int = 0
+    covariates: bool = False
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int], Row]:
+        return {(row.method, row.known): row for row in self.rows}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, the forecaster first."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The prefix lengths."""
+        return tuple(dict.fromkeys(row.known for row in self.rows))
+
+    def __getitem__(self, cell: tuple[str, int]) -> Row:
+        """Return the row of ``scores[method, k]``."""
+        if cell not in self._cells:
+            raise KeyError(f"{cell}: expected a method of {self.methods} and a k of {self.known}")
+        return self._cells[cell]
+
+    def best(self, known: int, measure: str = "wape") -> Row | None:
+        """Return the best baseline at a prefix length; None where there is no baseline.
+
+        Parameters
+        ----------
+        known : int
+        measure : {"wape", "crps"}
+        """
+        check_choice("measure", measure, ("wape", "crps"))
+        others = [r for r in self.rows if r.known == known and r.method != self.forecaster]
+        others = [row for row in others if not np.isnan(getattr(row, measure))]
+        return min(others, key=lambda row: getattr(row, measure), default=None)
+
+    def skill(
+        self, known: int, measure: str = "wape", *, against: str | None = None
+    ) -> float | None:
+        """Return ``1 - ours / theirs``: above 0 where the forecaster is better.
+
+        Parameters
+        ----------
+        known : int
+        measure : {"wape", "crps"}
+        against : str, optional
+            A baseline; default the best one at this k, so that above 0 is better than all.
+
+        Returns
+        -------
+        float or None
+            None where there is no baseline; minus infinity if it makes no error and the
+            forecaster does.
+        """
+        pair = self._pair(known, measure, against)
+        return None if pair is None else _skill(*(getattr(row, measure) for row in pair))
+
+    def interval(
+        self, method: str, known: int, measure: str = "wape"
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of a score over items; None with a single group of them."""
+        self[method, known]
+        drawn = self._drawn(method, known, measure)
+        return None if drawn is None else _middle(drawn)
+
+    def skill_interval(
+        self, known: int, measure: str = "wape", *, against: str | None = None
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of ``skill`` over items, both scored on the same draws.
+
+        The best baseline is that of all items, in every draw. None as for ``interval``, and
+        where there is no baseline.
+        """
+        pair = self._pair(known, measure, against)
+        if pair is None:
+            return None
+        ours, theirs = (self._drawn(row.method, known, measure) for row in pair)
+        return None if ours is None or theirs is None else _middle(_skill(ours, theirs))
+
+    def useful(self, measure: str = "crps", *, against: str = "mean curve") -> int | None:
+        """Return how many observations it takes until the forecast is useful.
+
+        It is useful from the first k on from which, at every k scored, it is better than the
+        mean curve beyond chance: the whole interval of its skill lies above 0.
+
+        Parameters
+        ----------
+        measure : {"wape", "crps"}
+        against : str
+            Another baseline to measure by.
+
+        Returns
+        -------
+        int or None
+            One of ``known``; None if the forecast is useful at none.
+        """
+        found = None
+        for k in reversed(self.known):
+            interval = self.skill_interval(k, measure, against=against)
+            if interval is None or not interval[0] > 0:
+                break
+            found = k
+        return found
+
+    def table(self) -> pl.DataFrame:
+        """Return the rows as a polars table, with the forecaster's skill in its own rows.
+
+        The ends of the 95 % intervals are in columns ``..._lo`` and ``..._hi``.
+        """
+        import polars as pl
+
+        names = ["method", "known", "wape", "crps", "coverage", "width", "items", "values"]
+        columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in self.rows] for n in names}
+        floats = ["wape", "crps", "coverage", "width"]
+
+        def add(name: str, values: list[float | None], ends: list[Any]) -> None:
+            columns.setdefault(name, values)
+            for place, end in enumerate(("lo", "hi")):
+                columns[f"{name}_{end}"] = [None if each is None else each[place] for each in ends]
+            floats.extend([name, f"{name}_lo", f"{name}_hi"])
+
+        for measure in ("wape", "crps"):
+            ends = [self.interval(row.method, row.known, measure) for row in self.rows]
+            add(measure, [], ends)
+        for measure in ("wape", "crps"):
+            own = [row.known if row.method == self.forecaster else None for row in self.rows]
+            values = [None if k is None else self.skill(k, measure) for k in own]
+            ends = [None if k is None else self.skill_interval(k, measure) for k in own]
+            add(f"skill_{measure}", values, ends)
+        return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
+
+    def __repr__(self) -> str:
+        known = ", ".join(map(str, self.known))
+        return f"<Scores of {', '.join(self.methods)}; k = {known}; folds: {self.folds}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, known: Sequence[int] | None = None) -> str:
+        """Say the scores, and what they come to over all prefix lengths.
+
+        Parameters
+        ----------
+        known : sequence of int, optional
+            The prefix lengths whose methods to list one by one; default all.
+
+        Raises
+        ------
+        KeyError
+            A prefix length that was not scored.
+        """
+        count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
+        lines = [f"Forecasts of items never met in training: {count}, smaller is better."]
+        wide = max(len(method) for method in self.methods)
+        for k in self.known if known is None else known:
+            first, rows = self[self.forecaster, k], [row for row in self.rows if row.known == k]
+            lines += ["", f"k = {k}: {first.items:,} items, {first.values:,} values"]
+            lines.append(f"  {'':{wide}}    WAPE    CRPS  in 80 %   width")
+            for row in rows:
+                cover = "-" if row.coverage is None else f"{100 * row.coverage:.0f} %"
+                width = "-" if row.width is None else f"{row.width:.4f}"
+                lines.append(
+                    f"  {row.method:{wide}}  {row.wape:.4f}  {row.crps:.4f}  {cover:>7}  {width:>6}"
+                )
+            lines += [f"  {verdict}" for verdict in self._verdicts(k)]
+        lines += self._curve()
+        if self.covariates and len(self.methods) > 1:
+            lines.append("No baseline knows the covariates that the forecaster had.")
+        return "\n".join(lines)
+
+    def _verdicts(self, k: int) -> Iterator[str]:
+        """Say for each measure whether the forecaster beats the best baseline."""
+        for measure in ("wape", "crps"):
+            best, skill = self.best(k, measure), self.skill(k, measure)
+            if best is None or skill is None:
+                continue
+            ends = self.skill_interval(k, measure)
+            if skill > 0:
+                text = f"beats the best baseline, {best.method}, by {100 * skill:.1f} %"
+            elif skill == 0:
+                text = f"does not beat the best baseline, {best.method}: they are equal"
+            elif np.isfinite(skill):
+                text = f"does not beat the best baseline, {best.method}: {-100 * skill:.1f} % worse"
+            else:
+                text = f"does not beat the best baseline, {best.method}"
+            if ends is not None and ends[0] <= 0 <= ends[1]:
+                text += "; that is within chance"
+            yield f"{measure.upper()}: {self.forecaster} {text}{_said(ends)}."
+
+    def _curve(self) -> Iterator[str]:
+        """The score against k in one place, what comes of it, and what chance may have done."""
+        if not self.sums:
+            return
+        mean = "mean curve" if "mean curve" in self.methods else None
+        yield from ("", "CRPS against k, with its 95 % interval over items; skill in % of theirs")
+        head = f"  {'k':>3}  {'CRPS':>6}  {'interval':>16}"
+        yield head + (f"  {'over the mean curve':>22}" if mean else "") + "  over the best baseline"
+        found: dict[str, list[str]] = {"beaten": [], "equal": [], "better": []}
+        for k in self.known:
+            ends = self.interval(self.forecaster, k, "crps")
+            span = "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+            line = f"  {k:>3}  {self[self.forecaster, k].crps:.4f}  {span:>16}"
+            if mean:
+                line += f"  {self._percent(k, mean):>22}"
+            best = self.best(k, "crps")
+            yield line + (f"  {self._percent(k)}, {best.method}" if best else "  -")
+            skill = self.skill_interval(k, "crps")
+            if skill is not None:
+                what = "beaten" if skill[0] > 0 else "better" if skill[1] < 0 else "equal"
+                found[what].append(str(k))
+        if mean:
+            useful = self.useful()
+            yield (
+                f"Useful from k = {useful} on: from there CRPS is below the mean curve's beyond "
+                "chance."
+                if useful is not None
+                else "Not useful at the longest prefix scored: CRPS is not below the mean curve's "
+                "beyond chance."
+            )
+        if not found["beaten"] and found["equal"] + found["better"]:
+            yield f"At no k does {self.forecaster} beat the best baseline in CRPS beyond chance."
+        for what, text in (
+            ("beaten", f"{self.forecaster} beats the best baseline in CRPS beyond chance"),
+            ("equal", "the difference to the best baseline is within chance"),
+            ("better", "the best baseline is better beyond chance: take that"),
+        ):
+            if found[what]:
+                yield f"At k = {', '.join(found[what])} {text}."
+
+    def _percent(self, k: int, against: str | None = None) -> str:
+        skill = self.skill(k, "crps", against=against)
+        ends = self.skill_interval(k, "crps", against=against)
+        return "-" if skill is None else f"{100 * skill:+z.1f}{_said(ends)}"
+
+    def _pair(self, known: int, measure: str, against: str | None) -> tuple[Row, Row] | None:
+        """The forecaster's row and that of the baseline to compare it with."""
+        best = self.best(known, measure)
+        if against is None:
+            return None if best is None else (self[self.forecaster, known], best)
+        if against not in self.methods or against == self.forecaster:
+            others = [method for method in self.methods if method != self.forecaster]
+            raise ArgumentError(f"against: expected one of {others}; received {against!r}.")
+        if (against, known) not in self._cells:
+            return None
+        return self[self.forecaster, known], self[against, known]
+
+    def _drawn(self, method: str, known: int, measure: str) -> np.ndarray | None:
+        """A score on every draw of the bootstrap; None with fewer than two groups of items."""
+        sums = self.sums.get((method, known))
+        if sums is None or len(sums) < 2:
+            return None
+        rng = np.random.default_rng([self.seed, len(sums)])  # the same draws for every method
+        drawn = []
+        for _ in range(0, _DRAWS, 100):  # a bound on memory
+            times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 100)
+            drawn.append(times @ sums[:, : _LOSS + 1])
+        found = np.concatenate(drawn)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return found[:, _ERROR if measure == "wape" else _LOSS] / found[:, _SIZE]
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """What ``cross_validation`` found of several targets: the scores of each, and their mean.
+
+    Attributes
+    ----------
+    each : mapping of str to Scores
+        By target. Take one with ``scores["lat"]``.
+    """
+
+    each: Mapping[str, Scores]
+
+    def __getitem__(self, target: str) -> Scores:
+        """Return the scores of one target."""
+        if target not in self.each:
+            raise KeyError(f"{target!r}: expected a target of {list(self.each)}")
+        return self.each[target]
+
+    def mean(self, method: str, known: int, measure: str = "crps") -> float:
+        """Return the mean of a method's score over the targets: each counts alike, as WAPE and
+        CRPS are in shares of its size."""
+        check_choice("measure", measure, ("wape", "crps"))
+        return float(np.mean([getattr(own[method, known], measure) for own in self.each.values()]))
+
+    def table(self) -> pl.DataFrame:
+        """Return the tables of all targets as one, the target in the first column."""
+        import polars as pl
+
+        return pl.concat(
+            own.table().select(pl.lit(target).alias("target"), pl.all())
+            for target, own in self.each.items()
+        )
+
+    def __repr__(self) -> str:
+        first = next(iter(self.each.values()))
+        return f"<TargetScores of {', '.join(self.each)}: each {first!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def __str__(self) -> str:
+        lines = []
+        for target, own in self.each.items():
+            lines += [f"== {target} ==", str(own), ""]
+        first = next(iter(self.each.values()))
+        wide = max(len(method) for method in first.methods)
+        lines.append(f"== the mean of {', '.join(self.each)} ==")
+        for k in first.known:
+            lines += ["", f"k = {k}", f"  {'':{wide}}    WAPE    CRPS"]
+            for method in first.methods:
+                if all((method, k) in own._cells for own in self.each.values()):
+                    wape, crps = (self.mean(method, k, each) for each in ("wape", "crps"))
+                    lines.append(f"  {method:{wide}}  {wape:.4f}  {crps:.4f}")
+        return "\n".join(lines)
+
+
+def _skill(ours: Any, theirs: Any) -> Any:
+    """``1 - ours / theirs``; where they make no error, 0 if neither do we, or minus infinity."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.divide(ours, theirs)
+    exact = np.equal(theirs, 0)
+    found = np.where(exact, np.where(np.equal(ours, 0), 0.0, -np.inf), 1 - ratio)
+    return found if found.ndim else found.item()
+
+
+def _middle(drawn: np.ndarray) -> tuple[float, float] | None:
+    """The middle 95 % of what a bootstrap drew; None where a draw had no score."""
+    if np.isnan(drawn).any():
+        return None
+    low, high = np.quantile(drawn, _MIDDLE, method="nearest")  # of infinite ends too
+    return float(low), float(high)
+
+
+def _said(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" ({100 * ends[0]:+z.1f} to {100 * ends[1]:+z.1f})"
