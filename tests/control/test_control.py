@@ -784,8 +784,8 @@ def test_an_entry_of_the_inputs_may_be_called_y():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps: expected 1 or more, received 0"),
-        ({"steps": 2, "batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"steps": 0}, "steps: expected a whole number from 1, received 0"),
+        ({"steps": 2, "batch_size": 0}, "batch_size: expected a whole number from 1"),
         ({"steps": 2, "y": np.zeros((4, 5, 1))}, r"'y': \(4, 5\)"),
         ({"steps": 2, "y": np.zeros(4)}, r"'y': \(4,\)"),
         ({"steps": 2, "lengths": [1, 2]}, "lengths: expected 4 whole numbers"),
@@ -899,6 +899,30 @@ def test_a_stateful_layer_used_twice_in_a_graph_is_refused():
         with pytest.raises(StateError, match=r"layer 'shared' .* more than once"):
             call()
         assert get_state(model) == before
+
+
+@pytest.mark.parametrize(
+    "direct",
+    [
+        lambda: layers.LSTM(3, stateful=True),
+        lambda: layers.GRU(3, stateful=True, return_sequences=True),
+        lambda: layers.SimpleRNN(3, stateful=True),
+        lambda: layers.Bidirectional(layers.LSTM(3, stateful=True)),
+    ],
+)
+def test_a_direct_call_of_call_begins_no_call_of_keras(direct):
+    """Keras would take it for the outermost call from then on, so that nothing could be refused."""
+    layer, x = direct(), _data(ROWS, STEPS, 2)
+    layer(x)
+    layer.call(ops.convert_to_tensor(x))
+    with pytest.raises(StateError):
+        layer.call(ops.convert_to_tensor(x), initial_state=[ops.zeros((1, 1))])
+    first, second = keras.Input((STEPS, 2)), keras.Input((STEPS, 2))
+    lstm = layers.LSTM(3, stateful=True, name="shared")
+    model = keras.Model([first, second], [lstm(first), lstm(second)])
+    reset_states(model, batch_size=ROWS)
+    with pytest.raises(StateError, match=r"layer 'shared' .* more than once"):
+        model([x, x])
 
 
 @pytest.mark.parametrize("call", ["predict", "evaluate", "fit", "train_on_batch"])

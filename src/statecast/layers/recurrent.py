@@ -38,6 +38,7 @@ from statecast.layers.user_states import flatten_states, leaf_name
 from statecast.layers.variables import (
     StateVariable,
     called_before,
+    outermost_layer,
     recomputation,
     refuse_traced,
     restore_values_of,
@@ -625,7 +626,7 @@ class RNN(Controlled, keras.layers.RNN):
                 "which computes its steps again from the same start, or make it with "
                 "stateful=False and pass initial_state= in the call."
             )
-        model = self._get_call_context().entry_layer
+        model = outermost_layer() or self
         twice = called_before(self) and len(self._inbound_nodes) > 1
         if twice or _uses(model, self) > 1:
             raise StateError(

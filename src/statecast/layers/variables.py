@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from statecast.errors import StateError
@@ -113,6 +114,16 @@ def called_before(layer: Any) -> bool:
     before = id(layer) in called
     called.add(id(layer))
     return before
+
+
+def outermost_layer() -> Any:
+    """The layer or model whose call contains the running one; None within a call of a layer's
+    ``call`` by itself.
+
+    Not with Keras's ``_get_call_context``: it would start a call, which would then never end.
+    """
+    context = get_global_attribute("current_call_ctx")
+    return None if context is None else context.entry_layer
 
 
 def recomputation() -> str | None:
