@@ -784,7 +784,7 @@ def test_an_entry_of_the_inputs_may_be_called_y():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps: expected a whole number from 1, received 0"),
+        ({"steps": 0}, "steps: expected a whole number from 1; received 0"),
         ({"steps": 2, "batch_size": 0}, "batch_size: expected a whole number from 1"),
         ({"steps": 2, "y": np.zeros((4, 5, 1))}, r"'y': \(4, 5\)"),
         ({"steps": 2, "y": np.zeros(4)}, r"'y': \(4,\)"),
