@@ -668,7 +668,7 @@ def test_cross_validation_says_bits_a_token(tmp_path):
     bits = -table["log_likelihood"].sum() / table["tokens"].sum() / np.log(2)
     assert one["statecast", 2].bits == pytest.approx(bits, rel=CLOSE)
     assert one["statecast", 2].tokens == table["tokens"].sum()
-    assert "bits a token" in str(scores)
+    assert "bits per token" in str(scores)
     assert scores.table().height == 8
     assert repr(scores) == (
         "<TokenScores of statecast, unigram, n-gram, n-gram by classes of X; k = 0, 2; folds: 2>"

@@ -1,7 +1,7 @@
-"""Ctrl-C as a flag, for work that must not be cut at any place.
+"""Ctrl-C as a flag, for work that must not be interrupted at any place.
 
-An exception raised in the midst of a training step loses what the step holds: on JAX a model's
-arrays are handed from step to step, and are in the model only between steps.
+An exception raised within a training step loses what the step holds: on JAX the arrays of a model
+are passed from step to step, and are in the model only between steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Interrupt:
     count : int
         How often.
     noted : bool
-        Whether Ctrl-C is noted by now, and not yet given to the handler that was there before.
+        Whether Ctrl-C is counted here. If not, the previous handler is called.
     """
 
     def __init__(self) -> None:
@@ -43,21 +43,21 @@ _active: Interrupt | None = None  # of the main thread
 def noted(
     *, replacing: Handler = signal.default_int_handler, at_once: bool = True
 ) -> Iterator[Interrupt]:
-    """Within the block the first Ctrl-C is noted, and the second goes to the handler before.
+    """Count the first Ctrl-C in the block; the second one calls the previous handler.
 
-    The handler before is put back at the end of the block, or at the second Ctrl-C, which ends
-    the block with ``KeyboardInterrupt`` unless the handler does something else. Within another
-    such block the block is a part of that one.
+    The previous handler is restored at the end of the block, or at the second Ctrl-C, which ends
+    the block with ``KeyboardInterrupt`` unless that handler does something else. A block within
+    another such block shares its ``Interrupt``.
 
-    Ctrl-C is left to whom it goes to outside of the main thread, which alone may set handlers,
-    and where the program has a handler other than ``replacing``.
+    Nothing is changed outside the main thread, as only the main thread may set handlers, and where
+    the program has a handler other than ``replacing``.
 
     Parameters
     ----------
     replacing : callable
         The handler that may be replaced; by default Python's own.
     at_once : bool
-        False: Ctrl-C goes to the handler before until a block within this one begins.
+        False: Ctrl-C calls the previous handler until a block within this one begins.
 
     Yields
     ------
@@ -89,7 +89,7 @@ def noted(
         try:
             yield interrupt
         except Exception:
-            if interrupt.count > 1:  # what the exception of the second did to the work
+            if interrupt.count > 1:  # an error that the second Ctrl-C caused in the work
                 raise KeyboardInterrupt from None
             raise
         finally:

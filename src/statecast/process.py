@@ -1,7 +1,7 @@
-"""What a forked child may use of what its parent had.
+"""What a forked process may use of its parent's locks and backend.
 
-``os.fork`` copies the thread that calls it and no other: threads that the child waits for are not
-there, and a lock that one of them held stays held. The native library starts its own threads anew.
+``os.fork`` copies only the thread that calls it. In the child the other threads are missing, and a
+lock that one of them held stays held. The native library starts its own threads again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import keras
 
 from statecast.errors import ForkError
 
-# Whether the backend ran in the parent: noted before a fork, since to ask JAX takes a lock of JAX.
+# Whether the backend had run in the parent. It is read before a fork, as JAX takes a lock to tell.
 _ran = False
 _forked = False
 
 
 class Lock:
-    """A ``threading.Lock`` of which each process has its own."""
+    """A ``threading.Lock``; each process has its own."""
 
     def __init__(self) -> None:
         self._locks: dict[int, threading.Lock] = {}
@@ -44,10 +44,9 @@ class Lock:
 
 
 def check_backend() -> None:
-    """See to it that Keras's backend can compute in this process.
+    """Check that Keras's backend can compute in this process.
 
-    In a forked child PyTorch computes on one thread from here on, as in the workers of its own
-    data loaders.
+    In a forked child PyTorch then computes on one thread, as in the workers of its data loaders.
 
     Raises
     ------

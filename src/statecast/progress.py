@@ -1,4 +1,4 @@
-"""Lines that say how far a long run is, and where they go."""
+"""Lines that report the progress of a long run, and where they are written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LOG = logging.getLogger("statecast")
 
 
 def say(line: str) -> None:
-    """Log a line of progress: ``logging``'s logger "statecast", level INFO. A program that has set
-    up no logging would not see it, so there it goes to standard error."""
+    """Log a line of progress: logger "statecast" of ``logging``, level INFO. Where no logging is
+    set up, the line is written to standard error, as it would not be seen otherwise."""
     if LOG.hasHandlers():
         LOG.info(line)
     elif LOG.level <= logging.INFO:
@@ -24,12 +24,12 @@ def say(line: str) -> None:
 
 
 def check_verbose(verbose: Any) -> None:
-    """Raise unless it is what ``fit`` and ``cross_validation`` take."""
+    """Raise ``ArgumentError`` for a value that ``fit`` and ``cross_validation`` do not take."""
     check_choice("verbose", verbose, ("auto", 0, 1, 2))
 
 
 def stage_lines(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """The ``progress`` of a long run: a line before each stage."""
+    """Return a ``progress`` function that gives a line before each stage."""
 
     def progress(text: str, done: int, total: int) -> None:
         if done < total:
@@ -39,7 +39,7 @@ def stage_lines(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
 
 
 def scores_text(logs: Mapping[str, float]) -> str:
-    """An epoch's scores, for a line of progress."""
+    """Return the scores of an epoch as text for a line of progress."""
     words = {
         "crps": "score",
         "nats": "nats",
@@ -50,7 +50,7 @@ def scores_text(logs: Mapping[str, float]) -> str:
 
 
 def trained_text(history: Mapping[str, Sequence[float | None]]) -> str:
-    """How many epochs there were, and which was the best, in a sentence."""
+    """Return a sentence with the number of epochs and which one was the best."""
     epochs = len(history.get("loss", []))
     scores = [
         (score, at + 1)

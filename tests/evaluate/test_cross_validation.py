@@ -162,7 +162,7 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
             given = [folder / f"{i}.csv" for i in range(3)]
         fake = Covered()
         scores = cross_validation(fake, *given[:2], future=given[2], folds=3, known=[0, 2])
-        assert "No baseline knows the covariates" in str(scores)
+        assert "The baselines have no covariates" in str(scores)
         assert len(fake.log) == 3
         for each in fake.log:
             asked = {item for panel in each.asked for item in panel.ids.tolist()}
@@ -804,7 +804,7 @@ def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
     assert "At k = 0, 3, 5 statecast beats the best baseline in CRPS beyond chance." in text
     assert "At k = 1 the difference to the best baseline is within chance." in text
     assert "At no k" not in text
-    assert "No baseline knows" not in text
+    assert "The baselines have no" not in text
     assert text.count("; that is within chance") == 2
     some = found.text(known=[5])  # its tables alone; what they come to is that of all
     assert "k = 5: 60 items" in some

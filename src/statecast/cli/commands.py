@@ -469,7 +469,7 @@ def score(
     ] = False,
     out: Out = None,
 ) -> None:
-    """Say how probable given sequences of tokens are: nats, bits a token, perplexity."""
+    """Give the likelihood of sequences of tokens: nats, bits per token, perplexity."""
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.forecast.forecaster import Forecaster
@@ -564,7 +564,7 @@ def evaluate(
     ] = None,
     settings: dict[str, Any],
 ) -> None:
-    """Score forecasts of items never met in training, beside simple baselines.
+    """Score forecasts of items held out from training, beside simple baselines.
 
     Each fold is forecast by a forecaster that was fitted on the other folds. Nothing of it
     is kept but the scores. Intervals say what other items might have given.

@@ -78,7 +78,7 @@ def cross_validation(
     seed : int
         For random folds, which do not depend on the order of the items, and for the bootstrap.
     callbacks : sequence
-        Passed on to each ``fit``.
+        Passed to each ``fit``.
     progress : callable, optional
         Called as ``progress(text, done, total)`` before each stage and at the end, in place of
         the lines of the stages.

@@ -164,12 +164,12 @@ class Row(Score):
 
 @dataclass(frozen=True)
 class Scores:
-    """What ``cross_validation`` found. ``print`` it, index it, or take its ``table()``.
+    """The scores from ``cross_validation``. ``print`` them, index them, or take the ``table()``.
 
     Attributes
     ----------
     rows : tuple of Row
-        A row a method and prefix length, by prefix length; the forecaster comes first.
+        One row per method and prefix length, by prefix length; the forecaster comes first.
         Last value has none at k = 0.
     forecaster : str
         The forecaster's name among the methods.
@@ -177,11 +177,11 @@ class Scores:
         How many folds were forecast.
     sums : mapping of (method, k) to array, float64, ``(groups, 6)``
         What the bootstrap draws from: the sums that each group of items adds to a score.
-        Without them no interval is known.
+        Without them there are no intervals.
     seed : int
         Of the bootstrap.
     covariates : bool
-        Whether the forecaster had covariates, which no baseline knows.
+        Whether the forecaster had covariates. The baselines have none.
 
     Examples
     --------
@@ -340,7 +340,7 @@ class Scores:
         return self.text()
 
     def text(self, known: Sequence[int] | None = None) -> str:
-        """Say the scores, and what they come to over all prefix lengths.
+        """Return the scores and a summary over all prefix lengths as text.
 
         Parameters
         ----------
@@ -353,7 +353,7 @@ class Scores:
             A prefix length that was not scored.
         """
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
-        lines = [f"Forecasts of items never met in training: {count}, smaller is better."]
+        lines = [f"Forecasts of items held out from training: {count}, smaller is better."]
         wide = max(len(method) for method in self.methods)
         for k in self.known if known is None else known:
             first, rows = self[self.forecaster, k], [row for row in self.rows if row.known == k]
@@ -368,11 +368,11 @@ class Scores:
             lines += [f"  {verdict}" for verdict in self._verdicts(k)]
         lines += self._curve()
         if self.covariates and len(self.methods) > 1:
-            lines.append("No baseline knows the covariates that the forecaster had.")
+            lines.append("The baselines have no covariates; the forecaster had some.")
         return "\n".join(lines)
 
     def _verdicts(self, k: int) -> Iterator[str]:
-        """Say for each measure whether the forecaster beats the best baseline."""
+        """Yield for each measure whether the forecaster beats the best baseline."""
         for measure in ("wape", "crps"):
             best, skill = self.best(k, measure), self.skill(k, measure)
             if best is None or skill is None:
@@ -391,11 +391,11 @@ class Scores:
             yield f"{measure.upper()}: {self.forecaster} {text}{_said(ends)}."
 
     def _curve(self) -> Iterator[str]:
-        """The score against k in one place, what comes of it, and what chance may have done."""
+        """Yield the score against k as a table, and for which k differences are beyond chance."""
         if not self.sums:
             return
         mean = "mean curve" if "mean curve" in self.methods else None
-        yield from ("", "CRPS against k, with its 95 % interval over items; skill in % of theirs")
+        yield from ("", "CRPS against k with its 95 % interval over items, and skill in %")
         head = f"  {'k':>3}  {'CRPS':>6}  {'interval':>16}"
         yield head + (f"  {'over the mean curve':>22}" if mean else "") + "  over the best baseline"
         found: dict[str, list[str]] = {"beaten": [], "equal": [], "better": []}
@@ -464,7 +464,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class TargetScores:
-    """What ``cross_validation`` found of several targets: the scores of each, and their mean.
+    """The scores of several targets from ``cross_validation``: those of each, and their mean.
 
     Attributes
     ----------
@@ -481,8 +481,8 @@ class TargetScores:
         return self.each[target]
 
     def mean(self, method: str, known: int, measure: str = "crps") -> float:
-        """Return the mean of a method's score over the targets: each counts alike, as WAPE and
-        CRPS are in shares of its size."""
+        """Return the mean of a method's score over the targets. WAPE and CRPS are relative to the
+        size of each target, so all targets count alike."""
         check_choice("measure", measure, ("wape", "crps"))
         return float(np.mean([getattr(own[method, known], measure) for own in self.each.values()]))
 

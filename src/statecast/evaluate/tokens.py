@@ -1,8 +1,8 @@
-"""Scores of tokens: bits a token at every prefix length, beside n-grams.
+"""Scores of tokens: bits per token at every prefix length, beside n-grams.
 
-Bits a token is the mean of ``-log2 p(token)`` over all tokens scored, the end of a sequence
-among them; perplexity is two to the power of it. Smaller is better, and no method is scored by
-what it makes of text it writes itself.
+Bits per token are the mean of ``-log2 p(token)`` over all tokens scored; the end of a sequence is
+one of them. Perplexity is two to that power. Smaller is better. All methods are scored on the
+observed sequences, given the observed tokens before each one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class TokenRow:
     known : int
         The prefix length k: so many tokens are given, and the rest is scored.
     bits : float
-        Bits a token.
+        Bits per token.
     items : int
         How many items were scored: those that have a token, or their end, after step k.
     tokens : int
-        How many tokens, the ends among them.
+        How many tokens, ends of sequences included.
     """
 
     method: str
@@ -50,12 +50,13 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What ``cross_validation`` found of tokens. ``print`` it, index it, or take its ``table()``.
+    """The scores of tokens from ``cross_validation``. ``print`` them, index them, or take the
+    ``table()``.
 
     Attributes
     ----------
     rows : tuple of TokenRow
-        A row a method and prefix length, by prefix length; the forecaster comes first.
+        One row per method and prefix length, by prefix length; the forecaster comes first.
     forecaster : str
         The forecaster's name among the methods.
     folds : int
@@ -115,7 +116,7 @@ class TokenScores:
 
     def __str__(self) -> str:
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
-        lines = [f"Sequences never met in training: {count}, bits a token, smaller is better."]
+        lines = [f"Sequences held out from training: {count}, bits per token, smaller is better."]
         wide = max(len(row.method) for row in self.rows)
         for k in dict.fromkeys(row.known for row in self.rows):
             rows = [row for row in self.rows if row.known == k]
@@ -143,8 +144,11 @@ def token_scores(
     progress: Callable[[str, int, int], None],
     verbose: Verbose,
 ) -> TokenScores:
-    """Score each fold by a fit on the others; ``parts`` are its name, the training tables and
-    the test tables. The rest is as in ``cross_validation``."""
+    """Score each fold by a fit on the others.
+
+    ``parts`` gives, for each fold, its name, the training tables and the test tables. The other
+    parameters are those of ``cross_validation``.
+    """
     ours = "statecast"
     totals: dict[tuple[str, int], list[float]] = {}
     items = dict.fromkeys(known, 0)
@@ -159,13 +163,13 @@ def token_scores(
         progress(f"{where}: score", 2 * number + 1, 2 * folds)
         schema, ends = fitted.schema, fitted.settings.ends
         panel = schema.panel(**test)
-        said = _said(schema, panel, ends)
+        coded = _coded(schema, panel, ends)
         nats = {ours: fitted.speaker.panel_log_likelihoods(panel)}
         if baselines:
-            whole = _said(schema, schema.panel(**train, for_fit=True), ends)
-            nats |= log_likelihoods(whole, said, tokens=schema.vocabulary.size, seed=seed)
+            whole = _coded(schema, schema.panel(**train, for_fit=True), ends)
+            nats |= log_likelihoods(whole, coded, tokens=schema.vocabulary.size, seed=seed)
         for k in known:
-            counted = said.codes[:, k:] >= 0
+            counted = coded.codes[:, k:] >= 0
             items[k] += int(counted.any(axis=1).sum())
             for method, each in nats.items():
                 total = totals.setdefault((method, k), [0.0, 0])
@@ -182,7 +186,7 @@ def token_scores(
     return TokenScores(tuple(rows), ours, folds)
 
 
-def _said(schema: Schema, panel: Panel, ends: bool) -> Said:
+def _coded(schema: Schema, panel: Panel, ends: bool) -> Said:
     codes = np.full((panel.rows, panel.y.shape[1] + 1), -1)
     codes[:, :-1][panel.mask] = panel.y[panel.mask]
     if ends:
