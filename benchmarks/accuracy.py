@@ -423,12 +423,13 @@ def statecast_for_each_k(fold: Fold, seed: int) -> tuple[Forecasts, float]:
     """Four forecasters, each trained and stopped by its own prefix length alone."""
     from unittest import mock
 
-    from statecast.networks import training
+    from statecast.forecast import forecaster
+    from statecast.networks import batches
 
     found, took = {}, 0.0
     for k in KNOWN:
 
-        class Alone(training.TrainingRows):
+        class Alone(batches.TrainingBatches):
             prefix = k
 
             def __getitem__(self, index: int) -> tuple[Any, ...]:
@@ -437,7 +438,8 @@ def statecast_for_each_k(fold: Fold, seed: int) -> tuple[Forecasts, float]:
                 seen = np.broadcast_to(seen, (*rows.shape, len(seen)))
                 return self.pack(rows, seen, ~seen)
 
-        with mock.patch.multiple(training, TrainingRows=Alone, PREFIXES=(k,)):
+        own = mock.patch.object(forecaster, "TrainingBatches", Alone)
+        with own, mock.patch.object(batches, "PREFIXES", (k,)):
             forecasts, seconds = statecast(fold, seed)
         found[k], took = forecasts[k], took + seconds
     return found, took

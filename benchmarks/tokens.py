@@ -7,7 +7,7 @@ captions of 16 words by where the features enter, some minutes; ``colours``, bit
 ../shared/data/colours, ten minutes or more.
 
 Decoding is measured beside plain loops in Keras and in PyTorch. The programs do the same beam
-search with the same weights in one process: ``Speaker`` (what ``Forecaster.predict`` runs), loops
+search with the same weights in one process: ``TokenEngine`` (what ``generate`` runs), loops
 around a compiled Keras model of one step, and a loop around ``torch.nn.LSTMCell``. None ends by
 itself, so all take the same steps; each of the others is held to the sequences of the first. Tokens
 a second are those of the best sequences.
@@ -32,14 +32,14 @@ import keras
 import numpy as np
 
 from statecast.evaluate.cross_validation import cross_validation
-from statecast.forecast.forecaster import Forecaster
 from statecast.heads.categorical import Categorical
 from statecast.networks.network import Network
 from statecast.recurrence.cells import LSTM, Stack, within
 from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.decoding import Beam, Rules
-from statecast.tokens.engine import Speaker
-from statecast.tokens.network import Language
+from statecast.tokens.engine import TokenEngine
+from statecast.tokens.forecaster import TokenForecaster
+from statecast.tokens.network import TokenDecoder
 
 COLOURS = Path(__file__).parents[2] / "shared" / "data" / "colours"
 
@@ -52,24 +52,22 @@ SIZES = {
 }
 
 
-def model_of(tokens: int, units: int, embedding: int) -> tuple[Speaker, dict[str, np.ndarray]]:
+def model_of(tokens: int, units: int, embedding: int) -> tuple[TokenEngine, dict[str, np.ndarray]]:
     """A model with random weights and no features, and its weights by their names."""
-    language = Language(Stack([LSTM(units)]), Categorical(tokens), embedding)
+    decoder = TokenDecoder(Stack([LSTM(units)]), Categorical(tokens), embedding)
     options = {"numeric": 0, "cardinalities": [], "members": 1, "encoding": 1, "depth": 1}
     rng, weights = np.random.default_rng(0), {}
     none = (0, ())  # covariates
-    shapes = Network.weight_shapes(
-        language, **options, conditioning="state", future=none, past=none
-    )
+    shapes = Network.weight_shapes(decoder, **options, conditioning="state", future=none, past=none)
     for name, shape in shapes.items():
         scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
         weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
     own = {name: weight[0] for name, weight in weights.items()}
-    return Speaker(language, weights, "state", ends=False), own
+    return TokenEngine(decoder, weights, "state", ends=False), own
 
 
-def ours(model: Speaker, items: int, width: int, steps: int) -> np.ndarray:
-    size = model.language.head.size
+def ours(model: TokenEngine, items: int, width: int, steps: int) -> np.ndarray:
+    size = model.decoder.head.size
     allowed = np.ones(size, bool)
     allowed[[UNKNOWN, END]] = False
     leaves = model.start(np.zeros((items, 0), "float32"), np.zeros((items, 0), "int32"))
@@ -81,11 +79,11 @@ def ours(model: Speaker, items: int, width: int, steps: int) -> np.ndarray:
 
 
 def looped(
-    step: Callable[..., Any], model: Speaker, items: int, width: int, steps: int, start: Any
+    step: Callable[..., Any], model: TokenEngine, items: int, width: int, steps: int, start: Any
 ) -> np.ndarray:
     """A beam search as one writes it around a function of one step; NumPy between the steps."""
-    size = model.language.head.size
-    _, h, c = step(np.full(items, model.language.start), *start)
+    size = model.decoder.head.size
+    _, h, c = step(np.full(items, model.decoder.start), *start)
     nats, h, c = step(2 + np.arange(items) % (size - 2), h, c)
     said, total = np.zeros((items, 1, 0), int), np.zeros((items, 1))
     for at in range(steps):
@@ -103,14 +101,16 @@ def looped(
     return said[np.arange(items), total.argmax(axis=1)]
 
 
-def keras_step(model: Speaker, weights: dict[str, np.ndarray], plain: bool) -> Callable[..., Any]:
+def keras_step(
+    model: TokenEngine, weights: dict[str, np.ndarray], plain: bool
+) -> Callable[..., Any]:
     """One step as a compiled Keras model: by ``predict``, or by the faster ``predict_on_batch``."""
-    language = model.language
+    decoder = model.decoder
     token = keras.Input((1,), dtype="int32")
-    h, c = keras.Input((language.units,)), keras.Input((language.units,))
-    embedding = keras.layers.Embedding(language.gap + 1, language.embedding)
-    lstm = keras.layers.LSTM(language.units, return_state=True)
-    dense = keras.layers.Dense(language.head.size, activation="log_softmax")
+    h, c = keras.Input((decoder.units,)), keras.Input((decoder.units,))
+    embedding = keras.layers.Embedding(decoder.gap + 1, decoder.embedding)
+    lstm = keras.layers.LSTM(decoder.units, return_state=True)
+    dense = keras.layers.Dense(decoder.head.size, activation="log_softmax")
     y, after_h, after_c = lstm(embedding(token), initial_state=[h, c])
     net = keras.Model([token, h, c], [dense(y), after_h, after_c])
     embedding.set_weights([weights["embedding"]])
@@ -126,14 +126,19 @@ def keras_step(model: Speaker, weights: dict[str, np.ndarray], plain: bool) -> C
 
 
 def torch_search(
-    model: Speaker, weights: dict[str, np.ndarray], items: int, width: int, steps: int, start: Any
+    model: TokenEngine,
+    weights: dict[str, np.ndarray],
+    items: int,
+    width: int,
+    steps: int,
+    start: Any,
 ) -> Callable[[], np.ndarray]:
     """The same search in PyTorch alone."""
     import torch
 
-    language = model.language
+    decoder = model.decoder
     tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
-    cell = torch.nn.LSTMCell(language.embedding, language.units)
+    cell = torch.nn.LSTMCell(decoder.embedding, decoder.units)
     # Both order the gates i, f, c, o.
     state = {
         "weight_ih": tensors["cell/0/kernel"].T.contiguous(),
@@ -142,7 +147,7 @@ def torch_search(
         "bias_hh": torch.zeros_like(tensors["cell/0/bias"]),
     }
     cell.load_state_dict(state)
-    size = language.head.size
+    size = decoder.head.size
 
     def step(code: Any, h: Any, c: Any) -> Any:
         h, c = cell(tensors["embedding"][code], (h, c))
@@ -152,7 +157,7 @@ def torch_search(
     def search() -> np.ndarray:
         with torch.inference_mode():
             h, c = (torch.from_numpy(leaf) for leaf in start)
-            _, h, c = step(torch.full((items,), language.start), h, c)
+            _, h, c = step(torch.full((items,), decoder.start), h, c)
             nats, h, c = step(2 + torch.arange(items) % (size - 2), h, c)
             said, total = torch.zeros((items, 1, 0), dtype=torch.int64), torch.zeros((items, 1))
             for at in range(steps):
@@ -232,7 +237,7 @@ def colours(items: int | None) -> None:
     static = pl.read_csv(COLOURS / "static.csv").select("unique_id", "red", "green", "blue")
     static = static.join(folds.select("unique_id"), on="unique_id")
     known = (0, 1, 3)
-    f = Forecaster(head="categorical", seed=0)
+    f = TokenForecaster(seed=0)
     options = {"folds": folds, "known": known, "test_folds": [0]}
     seen = cross_validation(f, series, static, **options)
     blind = cross_validation(f, series, None, baselines=False, **options)
@@ -262,20 +267,20 @@ def neuraltalk() -> None:
         )
 
 
-def talk(conditioning: str) -> None:
+def talk(conditioning: Any) -> None:
     """Fit, score and search with generated features and captions."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(400, 4096)).astype("float32")
     captions = rng.integers(0, 2000, (400, 16)).astype(float)
-    f = Forecaster(
-        head="categorical", units=512, embedding=512, encoding=512, conditioning=conditioning,
+    f = TokenForecaster(
+        units=512, embedding=512, encoding=512, conditioning=conditioning,
         ensemble=1, epochs=3, batch_size=50,
     )  # fmt: skip
     took = []
     for call in (
         partial(f.fit, captions, images, verbose=0),
         partial(f.log_likelihood, captions[:100], images[:100]),
-        partial(f.predict, None, images[:16], until=16, decoding=Beam(20)),
+        partial(f.generate, None, images[:16], until=16, beam=Beam(20)),
     ):
         begun = time.perf_counter()
         call()

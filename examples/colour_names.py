@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from statecast import Forecaster
+from statecast import TokenForecaster
 from statecast.tokens.decoding import Beam, Sampling
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "colours"
@@ -84,27 +85,27 @@ def main() -> int:
     old, new = (folds.filter(test).select("unique_id") for test in (
         pl.col("fold") > 0, pl.col("fold") == 0
     ))  # fmt: skip
-    settings = {}
+    settings: dict[str, Any] = {}
     if given.quick:
         old, new = old.head(600), new.head(100)
         settings = {"units": 16, "epochs": 2}
 
     if given.model is not None and given.model.exists():
-        f = Forecaster.load(given.model)
+        f = TokenForecaster.load(given.model)
     else:
-        f = Forecaster(head="categorical", seed=0, **settings)
+        f = TokenForecaster(seed=0, **settings)
         f.fit(series.join(old, on="unique_id"), static.join(old, on="unique_id"), verbose=2)
         if given.model is not None:
             f.save(given.model)
 
     these = swatches()
-    drawn = f.simulate(None, these, until=30, paths=3, decoding=Sampling(0.7, top_p=0.9))
+    drawn = f.sample(None, these, until=30, paths=3, sampling=Sampling(0.7, top_p=0.9))
     print("Names, drawn:")
     for item, some in zip(drawn.ids, drawn.text(), strict=True):
         print(f"  {item}: {', '.join(map(words, some))}")
 
     begun = spelt("dark g", list(SWATCHES))
-    rest = f.predict(begun, these, until=30, decoding=Beam(10))
+    rest = f.generate(begun, these, until=30, beam=Beam(10))
     rest = rest.group_by("unique_id", maintain_order=True).agg(
         pl.col("statecast").drop_nulls().str.join(""), pl.col("statecast-nats").first()
     )

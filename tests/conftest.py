@@ -63,19 +63,17 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
     """Forecasters are small unless told otherwise, so that documented code runs in seconds."""
-    from statecast import Forecaster
+    from statecast.forecast.base import StateModel
 
-    defaults = Forecaster.__init__.__kwdefaults__ or {}
-    for name, value in SMALL.items():
-        assert name in defaults
-        monkeypatch.setitem(defaults, name, value)
+    take_over = StateModel._set
+    monkeypatch.setattr(StateModel, "_set", lambda self, given: take_over(self, SMALL | given))
     return SMALL
 
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks keep the weights they began with: for tests of what no training has a part in."""
-    monkeypatch.setattr("statecast.forecast.forecaster.train", lambda *_, **__: {})
+    monkeypatch.setattr("statecast.forecast.base.train", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

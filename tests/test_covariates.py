@@ -12,6 +12,7 @@ from statecast.errors import ArgumentError, DataError
 from statecast.forecast.forecaster import Forecaster
 from statecast.networks.network import Decoder
 from statecast.state import State
+from statecast.tokens.forecaster import TokenForecaster
 
 pytestmark = [
     pytest.mark.backends,
@@ -238,7 +239,7 @@ def test_what_is_missing_is_said(both):
     with pytest.raises(DataError, match="new rows; received None"):
         f.update(state, None, **more)
     with pytest.raises(ArgumentError, match="tokens take no covariates"):
-        Forecaster(head="categorical").fit(series, static, **more)
+        TokenForecaster().fit(series, static, **more)
     for name in ("past_cols", "categorical"):
         with pytest.raises(ArgumentError, match=f"{name}: expected a list"):
             Forecaster(**{name: "visits"})  # pyright: ignore[reportArgumentType]

@@ -29,7 +29,7 @@ class Table:
     def likeliest(self, state: np.ndarray, most: int, allowed: np.ndarray) -> Any:
         return likeliest(self.log_probabilities(state), most, allowed)
 
-    def take_in(self, state: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    def step(self, state: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
         return np.stack([state[rows, 1], codes], axis=1)
 
 
@@ -50,7 +50,7 @@ def exhaustive(model: Table, state: Any, room: int, beam: Beam, how: Rules) -> l
             at, nats = state[None], 0.0
             for step, code in enumerate(codes):
                 nats += how.apply(model.log_probabilities(at), step)[0, code]
-                at = model.take_in(at, np.array([0]), np.array([code]))
+                at = model.step(at, np.array([0]), np.array([code]))
             if nats > -np.inf:
                 score = nats / length**beam.length_power
                 found.append((score, codes[: length - ended], ended, nats))
@@ -92,7 +92,7 @@ def test_a_beam_of_one_is_greedy(seed, rooms, power, constraint):
         while len(codes) < room and END not in codes:
             nats = how.apply(model.log_probabilities(at), len(codes))
             codes.append(int(nats.argmax()))
-            at = model.take_in(at, np.array([0]), np.array(codes[-1:]))
+            at = model.step(at, np.array([0]), np.array(codes[-1:]))
         assert said(found, item) == [tuple(code for code in codes if code != END)]
         assert found.ended[item, 0] == (END in codes)
 
@@ -121,7 +121,7 @@ def test_a_wider_beam_keeps_what_it_promises(seed):
         at, total = np.array([[0, 2]]), 0.0
         for code in [*each, END] if ended else each:
             total += model.log_probabilities(at)[0, code]
-            at = model.take_in(at, np.array([0]), np.array([code]))
+            at = model.step(at, np.array([0]), np.array([code]))
         assert nats == pytest.approx(total)
 
 

@@ -11,6 +11,7 @@ import pytest
 from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.forecast.endings import Endings, statics, unlike, width
 from statecast.forecast.forecaster import Forecaster
+from statecast.tokens.forecaster import TokenForecaster
 
 T = 10
 
@@ -174,10 +175,10 @@ def test_ends_are_missed_where_items_that_stop_lie_apart(untrained) -> None:
         Forecaster(**SMALL, ends=True).fit(series, static, verbose=0)
     with pytest.raises(DataError, match="at least 8 items that end"):
         Forecaster(**SMALL, ends=True).fit(whole, verbose=0)
-    with pytest.raises(ArgumentError, match="ends: the chance to end is learnt of one target"):
+    with pytest.raises(ArgumentError, match="ends: the chance to end is learnt for one target"):
         Forecaster(target_col=["y", "z"], ends=True)
     assert Forecaster().settings.ends is False
-    assert Forecaster(head="categorical").settings.ends is True
+    assert TokenForecaster().settings.ends is True
 
 
 @pytest.mark.backends

@@ -22,14 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast import errors
-from statecast.forecast import forecaster
+from statecast.forecast import settings as settings_module
 from statecast.forecast.forecaster import Forecaster
 from statecast.heads.by_name import HEADS
 from statecast.networks.network import Network
 from statecast.recurrence.cells import CELLS
 from statecast.state import State
 from statecast.tables.scaling import TRANSFORMS
-from statecast.tokens.network import WAYS
+from statecast.tokens.forecaster import TokenForecaster
 
 pytestmark = pytest.mark.backends
 
@@ -69,16 +69,16 @@ def fitted():
 def too_long():
     """Fitted on series that are too long for analogues, and with another seed."""
     with pytest.MonkeyPatch.context() as short:
-        short.setattr("statecast.forecast.forecaster.MOST_ANALOGUE_STEPS", T - 1)
+        short.setattr("statecast.forecast.companions.MOST_STEPS", T - 1)
         return _fit(seed=1)
 
 
-@pytest.fixture(scope="module", params=["gru-normal-state", "rnn-inputs-deep"])
+@pytest.fixture(scope="module", params=["gru-normal-deep", "rnn-inputs"])
 def other(request):
     """Other corners of the settings."""
     corners: dict[str, dict[str, Any]] = {
-        "gru-normal-state": {"cell": "gru", "head": "normal", "conditioning": "state", "layers": 2},
-        "rnn-inputs-deep": {"cell": "simple_rnn", "conditioning": "inputs", "depth": 2},
+        "gru-normal-deep": {"cell": "gru", "head": "normal", "layers": 2, "depth": 2},
+        "rnn-inputs": {"cell": "simple_rnn", "conditioning": "inputs"},
     }
     return _fit(**corners[request.param])
 
@@ -903,7 +903,7 @@ def test_what_is_large_prints_in_a_line(fitted):
     assert "<table" in found._repr_html_()
     arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T)
     assert arrow._repr_html_() is None  # Arrow has no HTML: the text is shown
-    for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._stacking):
+    for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._companions.stacking):
         assert len(repr(value)) < 1000
         assert "\n" not in repr(value)
 
@@ -1186,11 +1186,11 @@ def test_a_head_keeps_the_laws_and_its_values(head, tmp_path):
         ({"head": "poisson", "transform": "log"}, "transform: expected 'counts' or 'auto'"),
         ({"bounds": (0, 1), "transform": "log"}, "bounds: expected them with"),
         ({"bounds": (0, 1), "head": "lognormal"}, "bounds: expected them with"),
-        ({"bounds": (1, 0)}, "bounds: expected the lower one first"),
+        ({"bounds": (1, 0)}, "bounds: expected two numbers, the lower one first"),
         ({"bounds": (0, float("nan"))}, "bounds: expected two numbers"),
         ({"seed": -1}, "seed: expected a whole number from 0"),
         ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
-        ({"weight_decay": float("nan")}, "weight_decay: expected a number 0 or above"),
+        ({"weight_decay": float("nan")}, "weight_decay: expected a number of 0 or above"),
         ({"id_col": 3}, "id_col: expected text"),
     ],
 )
@@ -1202,10 +1202,10 @@ def test_settings_are_checked_at_once(settings, says):
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        (forecaster.CellName, CELLS),
-        (forecaster.HeadName, (*HEADS, "categorical")),
-        (forecaster.ConditioningName, WAYS),
-        (forecaster.TransformName, ("auto", *TRANSFORMS)),
+        (settings_module.CellName, CELLS),
+        (settings_module.HeadName, HEADS),
+        (settings_module.ConditioningName, ("state", "inputs", "both")),
+        (settings_module.TransformName, ("auto", *TRANSFORMS)),
     ],
 )
 def test_an_editor_offers_the_choices_that_there_are(kind, names):
@@ -1298,7 +1298,8 @@ def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, step):
 def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
     conditioning, monkeypatch, untrained
 ):
-    f = _fit(*_tables(), conditioning=conditioning, depth=2, layers=2)
+    depth = 2 if conditioning == "state" else 1
+    f = _fit(*_tables(), conditioning=conditioning, depth=depth, layers=2)
     whole, expected = f._packed(), f._weights()
 
     def drawn(*_: Any, **__: Any) -> None:
@@ -1317,34 +1318,36 @@ def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
 _MEMORY = """
 import os, re, sys, warnings
 import numpy as np
-from statecast import Forecaster
+from statecast import TokenForecaster
+from statecast.tokens.forecaster import load_model
 warnings.simplefilter("ignore")
-small, path = Forecaster.load(sys.argv[1]), sys.argv[2]
+small, path = load_model(sys.argv[1]), sys.argv[2]
 def memory(name):  # not getrusage: its peak is the parent's, where that was higher
     return 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 def use(f):
-    if f.settings.head == "categorical":
+    if isinstance(f, TokenForecaster):
         f.log_likelihood(np.array([["a", "b"]], object), np.ones((1, 2)))
     else:
         f.predict(np.ones((1, 3)), np.ones((1, 2)), until=6)
 use(small)  # what a first forecast takes in any case
 before = memory("VmRSS")
-use(Forecaster.load(path))
+use(load_model(path))
 print((memory("VmHWM") - before) / os.path.getsize(path))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["quantiles", "categorical"])
+@pytest.mark.parametrize("kind", [Forecaster, TokenForecaster])
 def test_a_load_and_a_forecast_take_memory_in_relation_to_the_file(
-    head, tmp_path, untrained, monkeypatch
+    kind, tmp_path, untrained, monkeypatch
 ):
     monkeypatch.setattr(np.linalg, "qr", lambda a: (a, None))  # it would take most of the time
     Y, X = np.random.default_rng(0).normal(size=(16, 6)), np.ones((16, 2))
-    if head == "categorical":
+    more: dict[str, Any] = {"analogues": False} if kind is Forecaster else {}
+    if kind is TokenForecaster:
         Y = np.array([list("abcde")] * 16, object)
     for name, units in (("small", 3), ("large", 1200)):
-        f = Forecaster(head=head, units=units, ensemble=2, depth=2, epochs=1, analogues=False)
+        f = kind(units=units, ensemble=2, depth=2, epochs=1, **more)
         f.fit(Y, X, verbose=0).save(tmp_path / name)
     paths = [str(tmp_path / name) for name in ("small", "large")]
     assert (tmp_path / "large").stat().st_size > 50 * 2**20
@@ -1582,7 +1585,12 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
         "a pickle": b"\x80\x04\x95" + bytes(100),
         "an oversized header": struct.pack("<Q", 2**40) + whole[8:],
         "a header over the cap": struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 100),
-        "another version": rewritten(version="2"),
+        "another version": rewritten(version="3"),
+        "an earlier working copy's": rewritten(version="1"),
+        "another class": rewritten(kind="TokenForecaster"),
+        "a class outside the list": rewritten(kind="os.system"),
+        "a rate beyond floats": changed(learning_rate=10**400),
+        "a choice that is a list": changed(head=["quantiles"]),
         "a state": rewritten(format="statecast-state"),
         "no config": rewritten(""),
         "a damaged byte": whole[:end].replace(b"units", b"u\x9fits") + whole[end:],

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from statecast import Forecaster, errors
+from statecast import Forecaster, TokenForecaster, errors
 from statecast.cli import commands as cli
 from statecast.evaluate.cross_validation import cross_validation
+from statecast.forecast.companions import Companions
 from statecast.interrupt import noted
 from statecast.networks.network import Network
 from statecast.networks.training import KeepBest
@@ -188,10 +189,10 @@ def test_the_best_epoch_is_kept(epoch, moment, epochs):
 
 
 @backends
-@pytest.mark.parametrize("head", ["quantiles", "categorical"])
-def test_before_the_first_epoch_nothing_is_kept_and_nothing_lost(head):
-    values = Y if head == "quantiles" else np.char.mod("%d", (Y > 0)).astype(object)
-    f = Forecaster(**SMALL, head=head).fit(values, verbose=0)
+@pytest.mark.parametrize("kind", [Forecaster, TokenForecaster])
+def test_before_the_first_epoch_nothing_is_kept_and_nothing_lost(kind):
+    values = Y if kind is Forecaster else np.char.mod("%d", (Y > 0)).astype(object)
+    f = kind(**SMALL).fit(values, verbose=0)
     before = f.history
     with pytest.raises(KeyboardInterrupt):
         f.fit(values, callbacks=[At(0, "batch")], verbose=0)
@@ -220,13 +221,11 @@ def test_while_the_network_is_built_and_once_the_training_is_over(monkeypatch):
 
     at = At(99, "never")
     with monkeypatch.context() as patch:
-        patch.setattr(Forecaster, "_built", then(Forecaster._built))
+        patch.setattr(Forecaster, "_build", then(Forecaster._build))
         with pytest.raises(KeyboardInterrupt):
             Forecaster(**SMALL).fit(Y, callbacks=[at], verbose=0)
     assert at.now == -1
-    monkeypatch.setattr(
-        "statecast.forecast.forecaster._companions", then(lambda *_, **__: (None, None))
-    )
+    monkeypatch.setattr(Companions, "fit", then(lambda self, *_, **__: self))
     f = Forecaster(**SMALL).fit(Y, verbose=0)
     assert len(f.history["loss"]) == SMALL["epochs"]
 
@@ -275,7 +274,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     it to say how many batches after the next fit has begun Ctrl-C comes: 0.5 is in the first."""
     networks: list[Network] = []
     at, moment = At(3, "epoch begin"), [math.inf]
-    built, compiled, begin = Forecaster._built, Network.compile, KeepBest.on_train_batch_begin
+    built, compiled, begin = Forecaster._build, Network.compile, KeepBest.on_train_batch_begin
 
     def one(self: Forecaster, *arguments: Any) -> Network:
         if not networks:
@@ -298,8 +297,8 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def after(batches: float) -> None:
         moment[0] = batches
 
-    monkeypatch.setattr("statecast.networks.training.STEPS", 3)
-    monkeypatch.setattr(Forecaster, "_built", one)
+    monkeypatch.setattr("statecast.networks.batches.STEPS", 3)
+    monkeypatch.setattr(Forecaster, "_build", one)
     monkeypatch.setattr(Network, "compile", once)
     monkeypatch.setattr(KeepBest, "on_train_batch_begin", batch)
     Forecaster(**ENDLESS).fit(Y, callbacks=[at], verbose=0)

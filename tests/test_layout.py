@@ -44,7 +44,13 @@ WINGS = (
 RE_EXPORTING = set().union(*WINGS) - {"data"}
 
 # Where each heavy package may be imported: prefixes of module names.
-_TRAINING = ("networks", "forecast.forecaster", "tokens.network")
+_TRAINING = (
+    "networks",
+    "forecast.base",
+    "forecast.companions",
+    "forecast.forecaster",
+    "tokens.network",
+)
 HEAVY: dict[str, tuple[str, ...]] = {
     "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
     "jax": ("process", "recurrence.kernels", "layers"),
@@ -55,7 +61,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("plots", "cli"),
     "pandas": (),
     "pyarrow": ("tables.parse", "tables.id_types"),
-    "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster"),
+    "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster", "tokens.forecaster"),
     "narwhals": ("tables", "forecast.explanation", "evaluate"),
     "typer": ("cli",),
     "rich": ("cli",),

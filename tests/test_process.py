@@ -23,18 +23,19 @@ CHILD = """
 import os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
-from statecast import Forecaster
+from statecast import Forecaster, TokenForecaster
 tokens, other, rows = "tokens" in sys.argv, "other" in sys.argv, 400 if "many" in sys.argv else 20
 rng = np.random.default_rng(0)
 options = dict(units=4, ensemble=1, epochs=1, encoding=4)
 if tokens:
     Y = rng.choice(list("abc"), (rows, 6))
-    f = Forecaster(head="categorical", **options).fit(Y, verbose=0)
+    f = TokenForecaster(**options).fit(Y, verbose=0)
 else:
     Y = rng.normal(size=(rows, 6))
     f = Forecaster(**options).fit(Y, verbose=0)
 def forecast():
-    found = f.predict(Y[:, :3], until=6)  # as text: NaN is not NaN
+    ahead = f.generate if tokens else f.predict
+    found = ahead(Y[:, :3], until=6)  # as text: NaN is not NaN
     return repr({n: np.asarray(v).tolist() for n, v in found.items()})
 first = forecast()
 if other:

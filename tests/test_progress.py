@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from statecast import Forecaster, errors
+from statecast import Forecaster, TokenForecaster, errors
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.progress import LOG, say, stage_lines, trained_text
 
@@ -90,10 +90,10 @@ def test_what_a_fit_says(no_logging, capfd):
 
 
 @backends
-@pytest.mark.parametrize("head", ["quantiles", "categorical"])
-def test_what_a_cross_validation_says(head, no_logging, capfd):
-    values = Y if head == "quantiles" else np.char.mod("%d", Y > 0).astype(object)
-    f = Forecaster(**dict(SMALL, epochs=2, head=head))
+@pytest.mark.parametrize("kind", [Forecaster, TokenForecaster])
+def test_the_lines_of_a_cross_validation(kind, no_logging, capfd):
+    values = Y if kind is Forecaster else np.char.mod("%d", Y > 0).astype(object)
+    f = kind(**dict(SMALL, epochs=2))
 
     def said(**options: Any) -> list[str]:
         capfd.readouterr()
@@ -102,7 +102,7 @@ def test_what_a_cross_validation_says(head, no_logging, capfd):
         assert out == ""
         return err.splitlines()
 
-    second = "forecast from k = 1" if head == "quantiles" else "score"
+    second = "forecast from k = 1" if kind is Forecaster else "score"
     stages = [f"Fold {n} ({n + 1} of 2): {what}" for n in (0, 1) for what in ("fit", second)]
     assert said(verbose=0) == []
     assert said() == stages

@@ -24,9 +24,10 @@ from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
 from statecast.tables.schema import Schema
-from statecast.tokens import engine as tokens
+from statecast.tokens import engine
 from statecast.tokens.decoding import Beam, Sampling
-from statecast.tokens.ngrams import Said, log_likelihoods
+from statecast.tokens.forecaster import TokenForecaster, load_model
+from statecast.tokens.ngrams import CodedSequences, log_likelihoods
 
 pytestmark = pytest.mark.backends
 
@@ -53,7 +54,7 @@ def _tables(items=ITEMS, seed=0):
 def _fit(*tables: Any, **settings: Any):
     small = {"units": 8, "embedding": 4, "encoding": 4, "ensemble": 2, "epochs": 3}
     tables = tables or _tables()
-    return Forecaster(head="categorical", **{**small, **settings}).fit(*tables, verbose=0)
+    return TokenForecaster(**{**small, **settings}).fit(*tables, verbose=0)
 
 
 CORNERS: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ CORNERS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def _corner(name: str) -> Forecaster:
+def _corner(name: str) -> TokenForecaster:
     return _fit(**CORNERS[name])
 
 
@@ -95,30 +96,28 @@ def _same(found: State, expected: State):
         np.testing.assert_allclose(found[name], expected[name], rtol=CLOSE, atol=CLOSE)
 
 
-def test_no_level_is_asked_of_tokens(one):
+def test_no_constraints_are_empty_constraints(one):
     _, static = _tables()
-    expected = one.predict(None, static, until=3)
-    beam = Beam(forbidden=None, required=None)
-    for none in (None, []):
-        found = one.predict(None, static, until=3, level=none, quantiles=none, decoding=beam)
-        assert found.equals(expected)
+    expected = one.generate(None, static, until=3)
+    found = one.generate(None, static, until=3, beam=Beam(forbidden=None, required=None))
+    assert found.equals(expected)
 
 
 def test_a_sequence_goes_on_to_its_own_step(one):
     series, static = _tables()
     prefix = _prefixes(series, 1)
-    whole = one.simulate(prefix, static, until=8, paths=3, decoding=Sampling())
+    whole = one.sample(prefix, static, until=8, paths=3, sampling=Sampling())
     until = {int(i): 2 if i % 2 else 8 for i in whole.ids}
-    found = one.simulate(prefix, static, until=until, paths=3, decoding=Sampling())
+    found = one.sample(prefix, static, until=until, paths=3, sampling=Sampling())
     for row, item in enumerate(whole.ids.tolist()):
         kept = np.arange(8) < until[item]
         expected = np.where(kept & (whole.known[row] < until[item]), whole.values[row], None)
         assert (found.values[row] == expected).all()
-    shown = one.predict(prefix, static, until=until)
+    shown = one.generate(prefix, static, until=until)
     last = shown.group_by("unique_id").agg(pl.col("ds").max()).iter_rows()
     assert all(step <= until[item] for item, step in last)
-    assert one.predict(series, static, h=1)["ds"].len() == len(whole.ids)
-    assert not one.predict(series, static, until=1).height
+    assert one.generate(series, static, h=1)["ds"].len() == len(whole.ids)
+    assert not one.generate(series, static, until=1).height
 
 
 # -- states ---------------------------------------------------------------------------------------
@@ -149,15 +148,15 @@ def test_no_item_sees_its_neighbours_nor_their_k(fitted, seed, item):
     state = fitted.state(prefix, static)
     _same(state.take([item]), fitted.state(alone, static.filter(mine)))
     beam = Beam(3, best=2)
-    together = fitted.predict(prefix, static, until=7, decoding=beam).filter(mine)
-    by_itself = fitted.predict(alone, static.filter(mine), until=7, decoding=beam)
+    together = fitted.generate(prefix, static, until=7, beam=beam).filter(mine)
+    by_itself = fitted.generate(alone, static.filter(mine), until=7, beam=beam)
     assert together.select("ds", "statecast", "statecast-2").equals(
         by_itself.select("ds", "statecast", "statecast-2")
     )
     nats = [t["statecast-nats"].to_numpy() for t in (together, by_itself)]
     np.testing.assert_allclose(*nats, atol=CLOSE)
     paths = [
-        fitted.simulate(*tables, until=7, paths=5, decoding=Sampling()).table().filter(mine)
+        fitted.sample(*tables, until=7, paths=5, sampling=Sampling()).table().filter(mine)
         for tables in ((prefix, static), (alone, static.filter(mine)))
     ]
     assert paths[0].equals(paths[1])
@@ -167,7 +166,7 @@ def test_a_state_goes_on_as_the_tables_do_and_a_fork_spares_its_parent(fitted):
     series, static = _tables()
     prefix = _prefixes(series, 1)
     state = fitted.state(prefix, static)
-    assert fitted.predict(state=state, until=7).equals(fitted.predict(prefix, static, until=7))
+    assert fitted.generate(state=state, until=7).equals(fitted.generate(prefix, static, until=7))
     fork = State(state.fork(2).leaves, range(2 * ITEMS), fitted.fingerprint)
     more = pl.DataFrame({"unique_id": [0], "ds": [6], "y": ["c"]})
     moved = fitted.update(fork, more)
@@ -195,33 +194,31 @@ def test_a_gap_is_not_a_token(fitted):
             assert np.abs(one - other).max() > 1e-4
 
 
-def test_arrays_speak_as_the_network_does(fitted):
+def test_arrays_give_what_the_network_gives(fitted):
     """What runs on NumPy after the fit gives what the trained graph gives, all gaps included."""
     series, static = _tables()
     panel = fitted.schema.panel(_prefixes(series, 3), static)
-    speaker, language = fitted.speaker, fitted.network.decoder
-    code = speaker.codes(panel.y, panel.mask)
+    engine, decoder = fitted.engine, fitted.network.decoder
+    code = engine.codes(panel.y, panel.mask)
     inputs = {"tokens": code.astype("int32"), "numeric": panel.numeric, "codes": panel.codes}
     found = fitted.network.predict_on_batch({n: v[:, None] for n, v in inputs.items()})
     expected = np.log(np.exp(keras.ops.convert_to_numpy(found)).mean(axis=1))
-    nats = speaker.log_likelihoods(
-        speaker.start(panel.numeric, panel.codes), code, panel.known, True
-    )
+    nats = engine.log_likelihoods(engine.start(panel.numeric, panel.codes), code, panel.known, True)
     for row, length in enumerate(panel.known):
-        for step in range(length + speaker.ends):
+        for step in range(length + engine.ends):
             token = 1 if step == length else code[row, step]
-            if token == language.gap:
+            if token == decoder.gap:
                 assert np.isnan(nats[row, step])
             else:
                 assert nats[row, step] == pytest.approx(expected[row, step, token], abs=CLOSE)
-        assert np.isnan(nats[row, length + speaker.ends :]).all()
+        assert np.isnan(nats[row, length + engine.ends :]).all()
 
 
 def test_without_the_native_kernel_all_is_the_same(fitted, monkeypatch, tmp_path):
     series, static = _tables()
     fitted.save(tmp_path / "f.safetensors")
-    monkeypatch.setattr(tokens.native, "refuses", lambda cell: "it is not there")
-    plain = Forecaster.load(tmp_path / "f.safetensors")
+    monkeypatch.setattr(engine, "refuses", lambda cell: "it is not there")
+    plain = TokenForecaster.load(tmp_path / "f.safetensors")
     prefix = _prefixes(series, 2)
     _same(plain.state(prefix, static), fitted.state(prefix, static))
     nats = [f.log_likelihood(series, static)["log_likelihood"].to_numpy() for f in (plain, fitted)]
@@ -257,24 +254,24 @@ def test_all_that_can_be_said_has_a_probability_of_one(one):
     """Every sequence of up to three steps, and what of them the unknown token takes."""
     _, static = _tables()
     static = static.head(2)
-    found = one.predict(None, static, until=3, decoding=Beam(100, best=40))
+    found = one.generate(None, static, until=3, beam=Beam(100, best=40))
     assert len(list(product("abc", repeat=3))) + 9 + 3 + 1 == 40
     share = [
         sum(np.exp(found.filter(pl.col("unique_id") == item)[column][0]) for column in
             [c for c in found.columns if c.endswith("nats")])
         for item in (0, 1)
     ]  # fmt: skip
-    state = one.speaker.start(
+    state = one.engine.start(
         *(getattr(one.schema.panel(None, static), n) for n in ("numeric", "codes"))
     )
-    unknown = np.exp(one.speaker.log_probabilities(one.speaker._inner(state))[:, 0])
+    unknown = np.exp(one.engine.log_probabilities(one.engine.members(state))[:, 0])
     assert all(1 - 6 * unknown.max() < each <= 1 + CLOSE for each in share), (share, unknown)
 
 
 def test_a_search_is_scored_as_log_likelihood_scores_it(fitted):
     series, static = _tables()
     prefix = series.filter(pl.col("ds") == 1)
-    found = fitted.predict(prefix, static, until=6, decoding=Beam(4))
+    found = fitted.generate(prefix, static, until=6, beam=Beam(4))
     best = found.select("unique_id", "ds", y="statecast").drop_nulls()
     ended = found.group_by("unique_id").agg(pl.col("statecast").is_null().any())
     whole = pl.concat([prefix, best]).sort("unique_id", "ds")
@@ -296,7 +293,7 @@ def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted,
     series, static = _tables()
     prefix = _prefixes(series, seed)
     until = prefix["ds"].to_numpy().max() + room
-    drawn = fitted.simulate(prefix, static, until=until, paths=5, decoding=Sampling())
+    drawn = fitted.sample(prefix, static, until=until, paths=5, sampling=Sampling())
     table = drawn.table().group_by("unique_id", maintain_order=True)
     null = table.agg(pl.col("^path-.*$").is_null().any()).drop("unique_id").to_numpy()
     np.testing.assert_array_equal(null, drawn.ended)
@@ -307,8 +304,8 @@ def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted,
 
 def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fitted):
     _, static = _tables()
-    short = fitted.simulate(None, static, until=4, paths=6, decoding=Sampling())
-    long = fitted.simulate(None, static, until=9, paths=6, decoding=Sampling())
+    short = fitted.sample(None, static, until=4, paths=6, sampling=Sampling())
+    long = fitted.sample(None, static, until=9, paths=6, sampling=Sampling())
     assert (short.values[..., :3] == long.values[..., :3]).all()
     assert repr(short) == f"<Sequences: {ITEMS} items, 6 sequences each, up to step 4>"
     both = short.ended & long.ended
@@ -325,9 +322,9 @@ def test_constraints_hold(fitted):
         Sampling(forbidden="b", required="ca"),
     ):
         if isinstance(how, Beam):
-            table = fitted.predict(None, static, until=6, decoding=how)
+            table = fitted.generate(None, static, until=6, beam=how)
         else:
-            table = fitted.simulate(None, static, until=6, paths=3, decoding=how).table()
+            table = fitted.sample(None, static, until=6, paths=3, sampling=how).table()
         columns = [
             c for c in table.columns if c.startswith(("statecast", "path")) and "nats" not in c
         ]
@@ -448,13 +445,13 @@ def test_arrays_go_in_and_out():
     y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan], [3, np.nan, 5, 3]] * 8)
     f = _fit(y, epochs=1)
     given: list[Any] = [np.array([5, 3]), np.int64(3), 3.5]
-    found = f.predict(y[:2, :1], until=4, decoding=Beam(required=given[0]))
+    found = f.generate(y[:2, :1], until=4, beam=Beam(required=given[0]))
     assert found["statecast"][:, 1:3].tolist() == [[5, 3], [5, 3]]
     assert found["statecast"][:, 0].tolist() == [None, None]
-    other = f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[1]))
+    other = f.generate(y[:2, :1], until=4, beam=Beam(forbidden=given[1]))
     assert not (other["statecast"] == 3).any()
     with pytest.raises(errors.ArgumentError, match=r"met in training.*received 3\.5"):
-        f.predict(y[:2, :1], until=4, decoding=Beam(forbidden=given[2]))
+        f.generate(y[:2, :1], until=4, beam=Beam(forbidden=given[2]))
     assert found["statecast-nats"].shape == (2, 4)
     assert f.log_likelihood(y[:2])["tokens"].tolist() == [4, 3]
 
@@ -462,12 +459,12 @@ def test_arrays_go_in_and_out():
 def test_save_and_load_is_the_identity(fitted, tmp_path):
     series, static = _tables()
     fitted.save(tmp_path / "f.safetensors")
-    other = Forecaster.load(tmp_path / "f.safetensors")
+    other = TokenForecaster.load(tmp_path / "f.safetensors")
     assert other.fingerprint == fitted.fingerprint
     assert other.settings == fitted.settings
     prefix = _prefixes(series, 5)
     assert other.state(prefix, static) == fitted.state(prefix, static)
-    assert other.predict(prefix, static, until=8).equals(fitted.predict(prefix, static, until=8))
+    assert other.generate(prefix, static, until=8).equals(fitted.generate(prefix, static, until=8))
 
 
 @pytest.mark.parametrize(
@@ -486,7 +483,7 @@ def test_a_file_with_another_vocabulary_is_refused(one, tmp_path, vocabulary):
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
     with pytest.raises(errors.ModelFileError):
-        Forecaster.load(path)
+        TokenForecaster.load(path)
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -534,34 +531,32 @@ def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
 
 
 def test_text_without_the_head_of_tokens_is_told():
-    with pytest.raises(errors.DataError, match=r"Forecaster\(head='categorical'\)"):
+    with pytest.raises(errors.DataError, match="TokenForecaster"):
         Forecaster(epochs=1).fit(*_tables(), verbose=0)
 
 
 def test_tokens_of_another_type_at_predict_are_told(one):
     with pytest.raises(errors.DataError, match=r"one type \(text, as in fit\); received 3"):
-        one.predict(pl.DataFrame({"unique_id": [0], "ds": [1], "y": [3]}), _tables()[1], until=5)
+        one.generate(pl.DataFrame({"unique_id": [0], "ds": [1], "y": [3]}), _tables()[1], until=5)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f, x: f.predict(None, x, until=3, decoding=Sampling()), "expected a Beam"),
-        (lambda f, x: f.simulate(None, x, until=3, decoding=Beam()), "expected a Sampling"),
-        (lambda f, x: f.simulate(None, x, until=3), "expected a Sampling, as this forecaster is"),
+        (lambda f, x: f.generate(None, x, until=3, beam=Sampling()), "expected a Beam"),
+        (lambda f, x: f.sample(None, x, until=3, sampling=Beam()), "expected a Sampling"),
+        (lambda f, x: f.sample(None, x, until=3, paths=0), "paths: expected"),
         (
-            lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="z")),
+            lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="z")),
             "forbidden: expec",
         ),
-        (lambda f, x: f.predict(None, x, until=3, decoding=Beam(required=[1])), "required: expect"),
+        (lambda f, x: f.generate(None, x, until=3, beam=Beam(required=[1])), "required: expect"),
         (
-            lambda f, x: f.predict(None, x, until=3, decoding=Beam(required="ab", forbidden="b")),
+            lambda f, x: f.generate(None, x, until=3, beam=Beam(required="ab", forbidden="b")),
             "'b' is both required and forbidden",
         ),
-        (lambda f, x: f.predict(None, x, until=3, decoding=Beam(forbidden="abc")), "none is"),
-        (lambda f, x: f.predict(None, x, until=1, decoding=Beam(required="ab")), "at most as many"),
-        (lambda f, x: f.predict(None, x, until=3, level=90), "tokens have no order"),
-        (lambda f, x: f.predict(None, x, until=3, calibrated=False), "calibrated is for numbers"),
+        (lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="abc")), "none is"),
+        (lambda f, x: f.generate(None, x, until=1, beam=Beam(required="ab")), "at most as many"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
         (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
         (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
@@ -575,28 +570,45 @@ def test_an_argument_that_does_not_fit_is_told(one, call, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"head": "categorical", "dropout": 1.0}, "dropout: expected"),
-        ({"head": "categorical", "tied": 1}, "tied: expected"),
-        ({"head": "categorical", "embedding": 0}, "embedding: expected"),
-        ({"head": "normal", "conditioning": "first"}, "conditioning: expected"),
+        ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1"),
+        ({"dropout": float("nan")}, "dropout: expected"),
+        ({"tied": 1}, "tied: expected True or False"),
+        ({"embedding": 0}, "embedding: expected a whole number from 1 to 4096"),
+        ({"conditioning": "last"}, r"conditioning: expected one of \['state'"),
+        ({"target_col": ["a", "b"]}, "target_col: expected text"),
+        # These would do nothing.
+        ({"depth": 3, "conditioning": "first"}, "depth: the static features do not set"),
+        ({"head": "normal"}, "TokenForecaster has no setting 'head'"),
+        ({"bounds": (0, 1)}, "TokenForecaster has no setting 'bounds'"),
+        ({"transform": "log"}, "TokenForecaster has no setting 'transform'"),
+        ({"past_cols": ["visits"]}, "TokenForecaster has no setting 'past_cols'"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_told(given, message):
+def test_a_setting_that_does_not_fit_is_refused(given, message):
     with pytest.raises(errors.ArgumentError, match=message):
-        Forecaster(**given)
+        TokenForecaster(**given)
 
 
-def test_what_is_for_tokens_is_refused_of_numbers(untrained):
+def test_covariates_are_refused():
+    series, static = _tables()
+    plan = series.select("unique_id", "ds", promo=1)
+    with pytest.raises(errors.ArgumentError, match="tokens take no covariates"):
+        TokenForecaster().fit(series, static, future=plan, verbose=0)
+
+
+def test_a_file_says_which_class_reads_it(one, tmp_path, untrained):
     y = np.random.default_rng(0).normal(size=(12, 4)).cumsum(axis=1)
-    f = Forecaster(units=4, ensemble=2, epochs=1).fit(y, verbose=0)
-    for call in (
-        lambda: f.log_likelihood(y),
-        lambda: f.rank(y, y),
-        lambda: f.predict(y, until=5, decoding=Beam()),
-        lambda: f.simulate(y, until=5, decoding=Sampling()),
-    ):
-        with pytest.raises(errors.ArgumentError, match="for tokens"):
-            call()
+    numbers = Forecaster(units=4, ensemble=2, epochs=1).fit(y, verbose=0)
+    numbers.save(tmp_path / "numbers.safetensors")
+    one.save(tmp_path / "tokens.safetensors")
+    with pytest.raises(errors.ModelFileError, match=r"which Forecaster\.load reads"):
+        TokenForecaster.load(tmp_path / "numbers.safetensors")
+    with pytest.raises(errors.ModelFileError, match=r"which TokenForecaster\.load reads"):
+        Forecaster.load(tmp_path / "tokens.safetensors")
+    for model, name in ((numbers, "numbers"), (one, "tokens")):
+        found = load_model(tmp_path / f"{name}.safetensors")
+        assert type(found) is type(model)
+        assert found.fingerprint == model.fingerprint
 
 
 def test_nothing_is_warned_of_where_all_is_well(one):
@@ -604,7 +616,7 @@ def test_nothing_is_warned_of_where_all_is_well(one):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one.log_likelihood(series, static)
-        one.predict(_prefixes(series, 0), static, until=6)
+        one.generate(_prefixes(series, 0), static, until=6)
 
 
 # -- evaluation -----------------------------------------------------------------------------------
@@ -616,12 +628,13 @@ def test_an_n_gram_is_a_distribution(classes):
     rng, tokens = np.random.default_rng(0), 5
     codes = rng.integers(0, tokens, (60, 6))
     x = np.repeat(rng.normal(size=(6, 2)), 10, axis=0) * classes
-    train = Said(codes, x[:, : 2 * classes])
+    train = CodedSequences(codes, x[:, : 2 * classes])
     total: dict[str, Any] = {}
     for last in range(tokens):
         test = codes[:7].copy()
         test[:, -1] = last
-        for name, nats in log_likelihoods(train, Said(test, train.x[:7]), tokens=tokens).items():
+        found = log_likelihoods(train, CodedSequences(test, train.x[:7]), tokens=tokens)
+        for name, nats in found.items():
             total[name] = total.get(name, 0) + np.exp(nats[:, -1])
     assert set(total) == {"unigram", "n-gram"} | ({"n-gram by classes of X"} if classes else set())
     for name, share in total.items():
@@ -631,11 +644,13 @@ def test_an_n_gram_is_a_distribution(classes):
 def test_n_grams_learn_from_the_training_items_alone_and_from_classes():
     codes = np.array([[2, 3, 2, 1], [3, 2, 3, 1]] * 30)
     x = np.array([[0.0], [1.0]] * 30)
-    found = log_likelihoods(Said(codes, x), Said(codes[:2], x[:2]), tokens=4)
+    found = log_likelihoods(CodedSequences(codes, x), CodedSequences(codes[:2], x[:2]), tokens=4)
     mean = {name: nats.mean() for name, nats in found.items()}
     assert mean["unigram"] < mean["n-gram"] < mean["n-gram by classes of X"]
     other = log_likelihoods(
-        Said(codes, x), Said(np.vstack([codes[:2], [[0] * 4] * 9]), x[:11]), tokens=4
+        CodedSequences(codes, x),
+        CodedSequences(np.vstack([codes[:2], [[0] * 4] * 9]), x[:11]),
+        tokens=4,
     )
     for name, nats in found.items():
         np.testing.assert_allclose(other[name][:2], nats)
@@ -644,7 +659,7 @@ def test_n_grams_learn_from_the_training_items_alone_and_from_classes():
 def test_cross_validation_says_bits_a_token(tmp_path):
     series, static = _tables(60)
     series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
-    f = Forecaster(head="categorical", units=8, embedding=4, encoding=4, epochs=3)
+    f = TokenForecaster(units=8, embedding=4, encoding=4, epochs=3)
     folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
     said: list[Any] = []
     scores = cross_validation(
@@ -680,7 +695,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, table in zip(("series", "static"), _tables(), strict=True):
         table.write_csv(f"{name}.csv")
-    small = "--units 4 --encoding 4 --epochs 2 --head categorical"
+    small = "--units 4 --encoding 4 --epochs 2 --tokens"
     run = CliRunner().invoke
     for line in (
         f"fit series.csv static.csv --out m.safetensors {small}",
@@ -703,7 +718,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     greedy, drawn = pl.read_csv("greedy.csv")["statecast"], pl.read_csv("drawn.csv")
     assert greedy.equals(drawn["path-1"], check_names=False)
     assert greedy.equals(drawn["path-2"], check_names=False)
-    f, (series, static) = Forecaster.load("m.safetensors"), _tables()
+    f, (series, static) = TokenForecaster.load("m.safetensors"), _tables()
     assert pl.read_csv("scored.csv").equals(f.log_likelihood(series, static, known=1))
     steps = f.log_likelihood(series, static, ended=False, by_step=True)
     assert pl.read_csv("steps.csv").equals(steps)
@@ -719,7 +734,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         ("forecast m.safetensors - static.csv --until 6 --level 80", "for numbers"),
         ("forecast m.safetensors - static.csv --until 6 --beam 1 --best 2", "best: expected"),
         ("score m.safetensors series.csv static.csv --known -1", "known"),
-        ("rank m.safetensors series.csv static.csv --by item", "'series' or 'static'"),
+        ("rank m.safetensors series.csv static.csv --by item", "by: expected one of"),
     ):
         refused = run(app, [*line.split(), "--out", "none.csv"])
         assert (refused.exit_code, message in refused.output) == (2, True), refused.output

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statecast.networks.training import (
-    HeldOutRows,
-    TrainingRows,
-    few_widths,
+from statecast.networks.batches import (
+    HeldOutBatches,
+    TrainingBatches,
+    drop_features,
     held_out,
-    hidden,
-    own_rows,
+    padded_width,
+    training_rows,
 )
 from statecast.tables.schema import Panel, Schema
 
@@ -33,7 +33,7 @@ def ragged(draw: st.DrawFn) -> tuple[Panel, np.ndarray]:
 @given(ragged(), st.integers(1, 16))
 def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch: int) -> None:
     panel, held = drawn
-    for rows in (TrainingRows(panel, held, batch, 0), HeldOutRows(panel, held, batch)):
+    for rows in (TrainingBatches(panel, held, batch, 0), HeldOutBatches(panel, held, batch)):
         widths, longest = [], []
         for index in range(len(rows)):
             order = rows.order[index]
@@ -41,7 +41,7 @@ def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch
             widths.append(value.shape[-1])
             longest.append(int(np.where(order >= 0, panel.known[order], 0).max()))
             whole = panel.mask[order] & (order >= 0)[..., None]
-            if isinstance(rows, HeldOutRows):
+            if isinstance(rows, HeldOutBatches):
                 whole &= np.arange(whole.shape[-1]) >= rows.prefix[index][..., None]
             assert counted.sum() == whole.sum()
             there = order >= 0
@@ -49,15 +49,15 @@ def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch
             assert {v.shape[:2] for v in inputs.values()} == {order.shape}
         if keras.backend.backend() == "tensorflow":
             longest = [panel.mask.shape[1]] * len(longest)  # one shape for all
-        assert widths == [min(few_widths(most), panel.mask.shape[1]) for most in longest]
+        assert widths == [min(padded_width(most), panel.mask.shape[1]) for most in longest]
 
 
 @given(ragged())
-def test_every_member_meets_its_own_rows_and_is_stopped_by_the_others(drawn) -> None:
+def test_every_member_meets_its_training_rows_and_is_stopped_by_the_others(drawn) -> None:
     panel, held = drawn
-    training = TrainingRows(panel, held, len(panel.ids), 0)
-    stopping = HeldOutRows(panel, held, len(panel.ids))
-    for member, own in enumerate(own_rows(held)):
+    training = TrainingBatches(panel, held, len(panel.ids), 0)
+    stopping = HeldOutBatches(panel, held, len(panel.ids))
+    for member, own in enumerate(training_rows(held)):
         met = np.unique(training.order[..., member])
         np.testing.assert_array_equal(met, own)
         left = np.unique(stopping.order[..., member])
@@ -65,10 +65,10 @@ def test_every_member_meets_its_own_rows_and_is_stopped_by_the_others(drawn) -> 
 
 
 @given(st.integers(1, 100_000))
-def test_few_widths_hold_the_steps_and_waste_few(steps: int) -> None:
-    width = few_widths(steps)
+def test_padded_widths_hold_the_steps_and_waste_few(steps: int) -> None:
+    width = padded_width(steps)
     assert steps <= width < max(8 + steps, 1.5 * steps + 1)
-    assert few_widths(width) == width
+    assert padded_width(width) == width
     assert width % 8 == 0
 
 
@@ -78,13 +78,13 @@ def test_few_widths_hold_the_steps_and_waste_few(steps: int) -> None:
     st.integers(0, 3),
     st.integers(0, 1000),
 )
-def test_what_is_hidden_is_missing_or_new_and_the_rest_is_as_it_was(shape, n, m, seed) -> None:
+def test_a_dropped_feature_is_missing_or_new_and_the_others_stay(shape, n, m, seed) -> None:
     rng = np.random.default_rng(seed)
     value = rng.normal(size=(*shape, n)).astype("float32")
     gap = rng.random(value.shape) < 0.2
     numeric = np.concatenate([np.where(gap, 0, value), gap], axis=-1, dtype="float32")
     codes = rng.integers(0, 5, (*shape, m)).astype("int32")
-    numbers, found = hidden((numeric, codes), rng)
+    numbers, found = drop_features(numeric, codes, rng)
     assert (numbers.dtype, found.dtype) == (numeric.dtype, codes.dtype)
     flag = numbers[..., n:] > 0
     assert (flag | ~gap).all()
@@ -92,9 +92,9 @@ def test_what_is_hidden_is_missing_or_new_and_the_rest_is_as_it_was(shape, n, m,
     assert ((found == codes) | (found < 2)).all()
 
 
-def test_all_of_some_rows_and_nothing_of_most_is_hidden() -> None:
-    told = np.zeros((2000, 1, 40), "float32"), np.full((2000, 1, 20), 2, "int32")
-    numbers, codes = hidden(told, np.random.default_rng(0))
+def test_feature_dropout_masks_any_share_of_some_rows_and_nothing_of_most() -> None:
+    features = np.zeros((2000, 1, 40), "float32"), np.full((2000, 1, 20), 2, "int32")
+    numbers, codes = drop_features(*features, np.random.default_rng(0))
     share = np.concatenate([numbers[..., 20:] > 0, codes < 2], axis=-1).mean(axis=(1, 2))
     assert 0.6 < (share == 0).mean() < 0.8
     assert share.max() > 0.9

@@ -15,6 +15,8 @@ import pytest
 from statecast.cli.commands import SETTINGS
 from statecast.forecast import forecaster
 from statecast.forecast.forecaster import Forecaster
+from statecast.tokens import forecaster as tokens
+from statecast.tokens.forecaster import TokenForecaster
 
 ROOT = Path(__file__).parents[1]
 README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
@@ -23,19 +25,26 @@ RIGHT = """
 import numpy as np
 import pandas as pd
 import polars as pl
-from statecast import Forecaster, State
-from statecast.tokens.decoding import Sampling
+from statecast import Forecaster, State, TokenForecaster, cross_validation
+from statecast.evaluate import Scores, TargetScores
+from statecast.evaluate.tokens import TokenScores
+from statecast.tokens.decoding import Beam, Sampling
 from typing import assert_type
 
-f, tokens = Forecaster(head="normal"), Forecaster(head="categorical")
+f, tokens = Forecaster(head="normal"), TokenForecaster(tied=True, conditioning="first")
 table, array, frame = pl.DataFrame(), np.zeros((2, 3)), pd.DataFrame()
 assert_type(f.predict(table, until=3), pl.DataFrame)
 assert_type(f.predict(frame, frame, h=3, level=None), pd.DataFrame)
 assert_type(f.predict(array, until=3), dict[str, np.ndarray])
 assert_type(f.predict("series.csv", until=3), pl.DataFrame)
 f.simulate(table, until=3, paths=5).of("y").total()
-tokens.simulate(table, until=3, decoding=Sampling()).text()
+tokens.sample(table, until=3, sampling=Sampling()).text()
+assert_type(tokens.generate(frame, until=3, beam=Beam(3)), pd.DataFrame)
 assert_type(f.state(table), State)
+assert_type(f.clone().set_params(units=3).fit(table), Forecaster)
+assert_type(TokenForecaster.load("f.safetensors"), TokenForecaster)
+assert_type(cross_validation(f, table), Scores | TargetScores)
+assert_type(cross_validation(tokens, table), TokenScores)
 """
 
 # A line each, and what the checker says of it.
@@ -45,9 +54,13 @@ WRONG = {
     'Forecaster(transform="sqrt")': "transform",
     "Forecaster(unit=3)": "unit",
     "Forecaster().predict(table, untill=3)": "No overloads",
-    "Forecaster().predict(table, until=3, decoding=Sampling())": "decoding",
+    "Forecaster().predict(table, until=3, beam=Beam())": "No overloads",
     "Forecaster().simulate(table, until=3).text()": "text",
-    "Forecaster().simulate(table, until=3, decoding=Sampling()).total()": "total",
+    "Forecaster().log_likelihood(table)": "log_likelihood",
+    "TokenForecaster(dropouts=0.5)": "dropouts",
+    'TokenForecaster(transform="log")': "transform",
+    "TokenForecaster().generate(table, until=3, level=80)": "No overloads",
+    "TokenForecaster().sample(table, until=3).total()": "total",
 }
 
 
@@ -78,26 +91,28 @@ def test_the_readme_and_a_users_script_are_right(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
-    lines = ["import polars as pl", "from statecast import Forecaster"]
-    lines += ["from statecast.tokens.decoding import Sampling", "table = pl.DataFrame()"]
+    lines = ["import polars as pl", "from statecast import Forecaster, TokenForecaster"]
+    lines += ["from statecast.tokens.decoding import Beam", "table = pl.DataFrame()"]
     found = checked(tmp_path, "\n".join([*lines, *WRONG]))
     at = {each["range"]["start"]["line"] - len(lines): each["message"] for each in found}
     for number, (line, word) in enumerate(WRONG.items()):
         assert word in at.get(number, "nothing was found"), line
 
 
-@pytest.mark.parametrize("verb", ["predict", "simulate"])
-def test_the_typed_keywords_are_those_of_the_verb(verb: str) -> None:
-    typed = getattr(forecaster, f"_{verb.capitalize()}").__annotations__
-    own = inspect.signature(getattr(Forecaster, verb)).parameters
-    written = {"self", "series", "static", "state" if verb == "predict" else "decoding"}
-    assert set(typed) == set(own) - written
+@pytest.mark.parametrize(
+    ("typed", "verb"),
+    [(forecaster._Predict, Forecaster.predict), (tokens._Generate, TokenForecaster.generate)],
+)
+def test_the_typed_keywords_are_those_of_the_verb(typed: Any, verb: Any) -> None:
+    own = inspect.signature(verb).parameters
+    written = {"self", "series", "static", "state"}
+    assert set(typed.__annotations__) == set(own) - written
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "": {},
-    "tokens ": {"head": "categorical"},
-    "several targets ": {"target_col": ["a", "b"]},
+KINDS: dict[str, Any] = {
+    "": Forecaster(),
+    "tokens ": TokenForecaster(),
+    "several targets ": Forecaster(target_col=["a", "b"]),
 }
 SHOWN = {"True": "yes", "False": "no", "None": "", "()": ""}
 
@@ -109,7 +124,7 @@ def test_the_help_says_what_a_setting_is_by_default(name: str) -> None:
     for part in found[1].split("; ") if found else []:
         kind = next((kind for kind in list(KINDS)[1:] if part.startswith(kind)), "")
         said[kind] = part.removeprefix(kind)
-    for kind, options in KINDS.items():
-        if name not in options and name != "batch_size":  # which goes by the number of items
-            value = str(getattr(Forecaster(**options).settings, name))
+    for kind, model in KINDS.items():
+        if name != "target_col" or kind != "several targets ":
+            value = str(getattr(model.settings, name, said.get("", "")))
             assert said.get(kind, said.get("", "")) == SHOWN.get(value, value)

@@ -81,7 +81,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "targets": {"target_col": ["a", "b"]},
     "covariates": {"past_cols": ["visits"], "cell": "gru", "depth": 2},
     "dates": {"conditioning": "both"},
-    "tokens": {"head": "categorical", "tied": True, "embedding": 4},
+    "tokens": {"tied": True, "embedding": 4},
     **{
         head: {"head": head}
         for head in (
@@ -110,11 +110,11 @@ def _forecast(forecaster: Any, kind: str) -> list[np.ndarray]:
 
 def _current(path: Path) -> bool:
     """Whether the file is there, as this code writes it."""
-    from statecast import Forecaster
     from statecast.errors import ModelFileError
+    from statecast.tokens.forecaster import load_model
 
     try:
-        Forecaster.load(path)
+        load_model(path)
     except ModelFileError:
         return False
     return True
@@ -122,7 +122,7 @@ def _current(path: Path) -> bool:
 
 def corpus(folder: Path) -> dict[str, bytes]:
     """The files by name, made where they are not there yet."""
-    from statecast import Forecaster, State
+    from statecast import Forecaster, State, TokenForecaster
 
     folder.mkdir(parents=True, exist_ok=True)
     for kind, settings in SETTINGS.items():
@@ -130,7 +130,8 @@ def corpus(folder: Path) -> dict[str, bytes]:
         if not _current(path):
             print(f"corpus: {path.name}", flush=True)
             series, static, future = _tables(kind)
-            forecaster = Forecaster(**(SMALL | settings))
+            model = TokenForecaster if kind == "tokens" else Forecaster
+            forecaster = model(**(SMALL | settings))
             forecaster.fit(series, static, future=future, verbose=0)
             state = forecaster.state(series, static, future=future)
             state.take([0, 3]).save(folder / f"state-{kind}.safetensors")
@@ -314,10 +315,11 @@ def _memory() -> int:
 
 def execute(name: str, file: bytes, original: bytes, forecasts: bool) -> bool:
     """Load a file; whether it was accepted. Raises what a user would not expect."""
-    from statecast import Forecaster, State
+    from statecast import State
     from statecast.errors import ModelFileError, StatecastError
+    from statecast.tokens.forecaster import load_model
 
-    load: Callable[[bytes], Any] = Forecaster.load if name.startswith("model") else State.load
+    load: Callable[[bytes], Any] = load_model if name.startswith("model") else State.load
     before = _memory()
     signal.setitimer(signal.ITIMER_PROF, SECOND)
     try:
@@ -340,7 +342,7 @@ def execute(name: str, file: bytes, original: bytes, forecasts: bool) -> bool:
         return True
     if not forecasts:
         return True
-    again = Forecaster.load(found._packed())
+    again = load_model(found._packed())
     if again.fingerprint != found.fingerprint:
         raise BrokenError("written and read again it is another model")
     try:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from statecast.state import State
     from statecast.tables.schema import Panel, Schema
     from statecast.tokens import decoding
+    from statecast.tokens.forecaster import TokenForecaster
 
     __version__: str
 
@@ -72,6 +73,7 @@ _HOMES = {
     "State": "state",
     "StateError": "errors",
     "StatecastError": "errors",
+    "TokenForecaster": "tokens.forecaster",
     "Windows": "control",
     "cells": "recurrence.cells",
     "control": "control",
@@ -111,6 +113,7 @@ __all__ = [
     "State",
     "StateError",
     "StatecastError",
+    "TokenForecaster",
     "Windows",
     "__version__",
     "cells",

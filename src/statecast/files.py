@@ -315,8 +315,8 @@ def read_safetensors(
             if metadata.get("version") != str(version):
                 received = str(metadata.get("version"))[:80]
                 raise ModelFileError(
-                    f"{path}: expected format version {version}, received {received}. Save it "
-                    "again with this version of Statecast."
+                    f"{path}: expected format version {version}, received {received}. Files of "
+                    "other versions are not read: fit the model, or make the state, again."
                 )
             plan = _plan(header, size, size - 8 - length)
             return metadata, {

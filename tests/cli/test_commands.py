@@ -139,7 +139,7 @@ def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
         ("simulate --paths 0", "paths"),
         ("simulate --top-k 2", "for tokens"),
         ("simulate --forbid a", "for tokens"),
-        ("forecast --best 0", "width"),
+        ("forecast --best 0", "for tokens"),
         ("forecast --length-power 1", "for tokens"),
     ],
 )
@@ -151,7 +151,7 @@ def test_what_is_for_tokens_or_for_paths_is_refused(folder: Path, words: str, me
 @pytest.mark.parametrize("verb", ["score", "rank"])
 def test_scores_and_rankings_are_of_tokens(folder: Path, verb: str) -> None:
     words = [verb, "model.safetensors", "series.csv", "static.csv", "--out", "s.csv"]
-    assert "for tokens" in refused(folder, *words)
+    assert "expected a TokenForecaster" in refused(folder, *words)
 
 
 def test_explain_names_what_is_known_of_an_item(folder: Path) -> None:
@@ -221,9 +221,10 @@ def test_a_category_never_seen_is_a_warning_in_one_line(folder: Path) -> None:
 def test_the_options_are_the_arguments_of_the_forecaster() -> None:
     import inspect
 
-    from statecast import Forecaster
+    from statecast import Forecaster, TokenForecaster
 
-    assert set(SETTINGS) == set(inspect.signature(Forecaster).parameters)
+    parameters = [inspect.signature(kind).parameters for kind in (Forecaster, TokenForecaster)]
+    assert set(SETTINGS) == {*parameters[0], *parameters[1]}
 
 
 @backends

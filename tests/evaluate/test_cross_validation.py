@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,26 +24,20 @@ from statecast.evaluate.baselines import (
     Trees,
     default_baselines,
 )
-from statecast.evaluate.cross_validation import cross_validation
+from statecast.evaluate.cross_validation import cross_validation as _cross_validation
 from statecast.evaluate.folds import Items
 from statecast.evaluate.scores import LEVELS, Row, Scores, score
+from statecast.forecast.settings import ForecasterSettings
 from statecast.tables.schema import Panel, Schema
 
+cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
 EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are far better
 
 
 class Fake:
     """A forecaster that answers with the training items' quantiles, and keeps a record."""
 
-    settings = SimpleNamespace(
-        id_col="unique_id",
-        step_col="ds",
-        target_col="y",
-        head="quantiles",
-        past_cols=(),
-        categorical=(),
-        start_col=None,
-    )
+    settings = ForecasterSettings()
 
     def __init__(self, log: list[Fake] | None = None) -> None:
         self.log: list[Fake] = [] if log is None else log
@@ -126,15 +119,7 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
     """Also from text: parts of a CSV file mean what the whole does."""
 
     class Covered(Fake):
-        settings = SimpleNamespace(
-            id_col="unique_id",
-            step_col="ds",
-            target_col="y",
-            head="quantiles",
-            past_cols=("visits",),
-            categorical=(),
-            start_col=None,
-        )
+        settings = ForecasterSettings(past_cols=["visits"])
 
         def clone(self) -> Fake:
             return Covered(self.log)
@@ -547,15 +532,7 @@ def test_dates_and_columns_of_other_names() -> None:
     equal(one, other, 1e-6)
 
     class Renamed(Fake):
-        settings = SimpleNamespace(
-            id_col="who",
-            step_col="when",
-            target_col="what",
-            head="quantiles",
-            past_cols=(),
-            categorical=(),
-            start_col=None,
-        )
+        settings = ForecasterSettings(id_col="who", step_col="when", target_col="what")
 
         def clone(self) -> Fake:
             return Renamed(self.log)
@@ -858,8 +835,7 @@ def test_folds_of_a_file_mean_what_the_file_does(tmp_path: Path) -> None:
     ]
     (tmp_path / "series.csv").write_text("unique_id,ds,y\n" + "\n".join(rows) + "\n")
     paths = tmp_path / "series.csv", tmp_path / "static.csv"
-    names = {"id_col": "unique_id", "step_col": "ds", "target_col": "y", "start_col": None}
-    settings = SimpleNamespace(**names, head="quantiles", past_cols=(), categorical=("shop",))
+    settings = ForecasterSettings(categorical=["shop"])
     parts = Items.read(settings, *paths, None).take(np.ones(4, bool))
     whole = Schema.fit(*paths, categorical=["shop"])
     schema = Schema.fit(parts["series"], parts["static"], categorical=["shop"])

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from statecast import Forecaster
+from statecast import Forecaster, TokenForecaster
 from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.evaluate.cross_validation import cross_validation
@@ -403,7 +403,7 @@ def test_a_plan_is_read_from_the_launch_date_on():
 def test_tokens_have_launch_dates_too(untrained):
     series, static = pair([DAYS[0] - dt.timedelta(1), None])
     series = series.with_columns(y=pl.lit("x"))
-    f = fitted(series, static, head="categorical")
-    made = f.predict(None, static.with_columns(launch=pl.lit(MONDAY)), until=3)
+    f = TokenForecaster(start_col="launch", units=4, epochs=1).fit(series, static, verbose=0)
+    made = f.generate(None, static.with_columns(launch=pl.lit(MONDAY)), until=3)
     assert made.filter(step=1)["ds"].to_list() == [MONDAY] * 2
     assert f.schema.panel(series, static).known.tolist() == [5, 4]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from statecast import errors
 from statecast.errors import ArgumentError, DataError, DataWarning
-from statecast.forecast.explanation import Explanation
+from statecast.forecast.explanation import ForecastExplanation
 from statecast.tables.id_types import IdType
 from statecast.tables.schema import Schema
 
@@ -814,7 +814,7 @@ def test_ids_come_back_as_they_came_from_every_table(kind: str) -> None:
         assert (ids_of(table)[0], found) == (dtype, ids)
         assert ids_of(schema.summary({"f": np.ones(3)}, **options)) == (dtype, ids)
         effects = np.full((3, 2, 2), 1.0)
-        why = Explanation(
+        why = ForecastExplanation(
             panel.ids, np.zeros(3, int), effects, {}, panel.ids[:, None], np.ones((3, 1)),
             "unique_id", panel.kind, ("y",), np.full(3, 2),
         )  # fmt: skip

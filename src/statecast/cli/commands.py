@@ -27,8 +27,10 @@ import typer
 from typer.core import TyperGroup
 
 from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
+from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.progress import scores_text, stage_lines, trained_text
+from statecast.tokens.settings import TokenSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from statecast.forecast.forecaster import Forecaster
+    from statecast.tables.vocabulary import Vocabulary
+    from statecast.tokens.forecaster import TokenForecaster
 
 TABLES = (".csv", ".parquet")
 PICTURES = (".png", ".pdf", ".svg")
@@ -122,60 +126,45 @@ def main() -> None:
         sys.exit(2)
 
 
-# The forecaster's arguments, as options. What is not given is left to the Forecaster.
-SETTINGS: Mapping[str, tuple[type, str]] = {
-    "id_col": (str, "Column with the item's id, in both tables.  [unique_id]"),
-    "step_col": (str, "Column with the step, a number from 1 or a date.  [ds]"),
-    "target_col": (
-        list[str],
-        "Column with the values to forecast; repeated, several targets at once.  [y]",
-    ),
-    "past_cols": (list[str], "Column of the series observed with the values; repeated, several."),
-    "categorical": (
-        list[str],
-        "Column of features that holds codes, not numbers; repeated, several.",
-    ),
-    "start_col": (str, "Column of STATIC with the date of step 1, the launch date; no feature."),
-    "seed": (int, "The same seed gives the same fit.  [0]"),
-    "ensemble": (int, "Members of the ensemble.  [8; tokens 1]"),
-    "units": (int, "Width of the recurrent layers.  [32; tokens 256]"),
-    "layers": (int, "Number of the recurrent layers.  [1]"),
-    "cell": (str, "lstm, gru or simple_rnn.  [lstm]"),
-    "head": (
-        str,
-        "quantiles, normal, student_t, lognormal, logitnormal, poisson, negative_binomial; "
-        "categorical for tokens.  [quantiles]",
-    ),
-    "conditioning": (
-        str,
-        "Where static features enter: state, inputs, both; first for tokens.  [state]",
-    ),
-    "encoding": (int, "Width of the encoded static features.  [16; tokens 32]"),
-    "depth": (int, "Layers from there to the initial state.  [1; tokens 2]"),
-    "transform": (str, "Of the values: auto, none, log, positive, logit, counts.  [auto]"),
-    "bounds": (
-        tuple[float, float],
-        "The least and the largest value there can be, for logit: --bounds 1 5.",
-    ),
-    "analogues": (bool, "Whether a linear path and the items that began alike have a part.  [yes]"),
-    "embedding": (int, "Of tokens: the width of a token's embedding.  [32]"),
-    "tied": (bool, "Of tokens: whether the softmax takes the embeddings for its weights.  [no]"),
-    "dropout": (float, "Of tokens: the share left out in a training step.  [0.1]"),
-    "ends": (
-        bool,
-        "Whether a sequence ends by itself after its last observation.  [no; tokens yes]",
-    ),
-    "epochs": (int, "At most so many passes.  [30; tokens 10; several targets 60]"),
-    "patience": (int, "Stop after so many epochs without improvement.  [15]"),
-    "batch_size": (int, "Items in a batch.  [by the number of items]"),
-    "learning_rate": (float, "Of the training.  [0.004; tokens 0.008; several targets 0.01]"),
-    "weight_decay": (float, "Of the training.  [0.01]"),
-}
-
-
 COLUMNS = ("id_col", "step_col", "target_col")
 FEATURES = ("past_cols", "categorical", "start_col")
 METAVARS = {"bounds": "LOW HIGH"}
+NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
+
+
+def _help_of(name: str) -> str:
+    """The help of a setting's option: its meaning, its values if they are few, its defaults."""
+    first, second = NUMBERS.get(name), TOKENS.get(name)
+    main = first or second
+    assert main is not None  # a setting of either class
+    text = main.meaning if first else f"Tokens: {main.meaning}"
+    if main.allowed.names:
+        more = set(second.allowed.names) - set(main.allowed.names) if second else set()
+        text = f"{text[:-1]}: {', '.join(main.allowed.names)}"
+        text += "".join(f"; tokens also {name}" for name in more) + "."
+    if main.allowed.option == list[str]:
+        text += " May be repeated."
+    text = f"{text} {main.unset}" if main.unset else text
+    defaults = [_shown(main.default)]
+    if first and second and second.default != first.default:
+        defaults.append(f"tokens {_shown(second.default)}")
+    if main.several is not None:
+        defaults.append(f"several targets {_shown(main.several)}")
+    return f"{text}  [{'; '.join(defaults)}]" if defaults[0] else text
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return "" if default in (None, ()) else str(default)
+
+
+# The settings of both forecasters, as options: the type and the help of each. What is not given is
+# left to the forecaster.
+SETTINGS: Mapping[str, tuple[Any, str]] = {
+    name: ((NUMBERS.get(name) or TOKENS[name]).allowed.option, _help_of(name))
+    for name in dict.fromkeys((*COLUMNS, *FEATURES, *NUMBERS, *TOKENS))
+}
 
 
 def _with_settings(
@@ -248,6 +237,9 @@ Level = Annotated[
     typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
 ]
 
+OfTokens = Annotated[
+    bool, typer.Option("--tokens", help="The values are tokens: a TokenForecaster.")
+]
 Forbid = Annotated[
     list[str] | None,
     typer.Option(metavar="TOKEN", help="Tokens: never say it; may be repeated."),
@@ -267,6 +259,7 @@ def fit(
     series: Series,
     static: Static = None,
     *,
+    tokens: OfTokens = False,
     future: Future = None,
     out: Annotated[Path, typer.Option(help="The model file, .safetensors.")],
     settings: dict[str, Any],
@@ -277,9 +270,7 @@ def fit(
     epoch so far; a second one, or one before the first epoch has ended, writes nothing.
     """
     _outputs({out: MODELS}, inputs=[series, static, future])
-    from statecast.forecast.forecaster import Forecaster
-
-    forecaster = Forecaster(**settings)
+    forecaster = _forecaster(tokens, settings)
     # There is something to keep from the training on until the file is written.
     with noted(replacing=_leave, at_once=False) as interrupt:
         with _progress() as (_, epochs):
@@ -330,25 +321,45 @@ def forecast(
     """
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static, future])
-    from statecast.forecast.forecaster import Forecaster
     from statecast.tokens.decoding import Beam
+    from statecast.tokens.forecaster import TokenForecaster, load_model
 
-    forecaster = Forecaster.load(model)
-    if (level or quantile) and forecaster.settings.head == "categorical":
-        raise ArgumentError("--level and --quantile are for numbers; this model is of tokens.")
-    search = {"width": best if beam is None else beam, "best": best, "length_power": length_power}
-    table: Any = forecaster.predict(
-        None if series == NONE else series,
-        static,
-        until=_until(until),
-        h=h,
-        strict=strict,
-        future=future,
-        level=level or (80,),
-        quantiles=quantile or (),
-        calibrated=calibrated,
-        decoding=_decoding(forecaster, Beam, search, forbid, require),
-    )
+    forecaster = load_model(model)
+    begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
+    ahead["until"] = _until(until)
+    table: Any
+    if isinstance(forecaster, TokenForecaster):
+        _refuse_for_tokens(
+            {
+                "--level": level,
+                "--quantile": quantile,
+                "--future": future,
+                "--no-calibrated": not calibrated,
+            }
+        )
+        width = best if beam is None else beam
+        search = {"width": width, "best": best, "length_power": length_power}
+        search |= _constraints(forecaster.schema.vocabulary, forbid, require)
+        table = forecaster.generate(begun, static, **ahead, beam=Beam(**_given(search)))
+    else:
+        _refuse_for_numbers(
+            {
+                "--beam": beam,
+                "--best": best,
+                "--length-power": length_power,
+                "--forbid": forbid,
+                "--require": require,
+            }
+        )
+        table = forecaster.predict(
+            begun,
+            static,
+            **ahead,
+            future=future,
+            level=level or (80,),
+            quantiles=quantile or (),
+            calibrated=calibrated,
+        )
     _deliver(table, out)
 
 
@@ -411,14 +422,31 @@ def simulate(
         raise ArgumentError("--falling is for --time-to.")
     if not asked and (since is not None or level or target is not None):
         raise ArgumentError("--since, --level and --target are for --total, --peak and --time-to.")
-    from statecast.forecast.forecaster import Forecaster
     from statecast.tokens.decoding import Sampling
+    from statecast.tokens.forecaster import TokenForecaster, load_model
 
-    forecaster = Forecaster.load(model)
-    if asked and forecaster.settings.head == "categorical":
-        raise ArgumentError(
-            "--total, --peak and --time-to are for numbers; this model is of tokens."
+    forecaster = load_model(model)
+    begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
+    ahead["until"] = _until(until)
+    if isinstance(forecaster, TokenForecaster):
+        _refuse_for_tokens(
+            {"--total": total, "--peak": peak, "--time-to": time_to, "--future": future}
         )
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        drawing |= _constraints(forecaster.schema.vocabulary, forbid, require)
+        sampling = Sampling(**_given(drawing))
+        sequences = forecaster.sample(begun, static, **ahead, paths=paths, sampling=sampling)
+        _deliver(sequences.table(), out)
+        return
+    _refuse_for_numbers(
+        {
+            "--temperature": temperature,
+            "--top-k": top_k,
+            "--top-p": top_p,
+            "--forbid": forbid,
+            "--require": require,
+        }
+    )
     targets = list(forecaster.settings.targets)
     if target is not None and target not in targets:
         raise ArgumentError(f"--target: expected one of {targets}, received {target!r}.")
@@ -427,17 +455,7 @@ def simulate(
             f"--total, --peak and --time-to are of one target; this model has {targets}. "
             f"Name it: --target {targets[0]}."
         )
-    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    drawn: Any = forecaster.simulate(
-        None if series == NONE else series,
-        static,
-        until=_until(until),
-        h=h,
-        strict=strict,
-        future=future,
-        paths=paths,
-        decoding=_decoding(forecaster, Sampling, drawing, forbid, require),
-    )
+    drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
     if asked:
         drawn = drawn.of(target or targets[0])
     counted: dict[str, Any] = {"since": since, "level": level or (80,)}
@@ -472,9 +490,9 @@ def score(
     """Give the likelihood of sequences of tokens: nats, bits per token, perplexity."""
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static])
-    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
 
-    table = Forecaster.load(model).log_likelihood(
+    table = TokenForecaster.load(model).log_likelihood(
         series, static, known=known, ended=not unfinished, by_step=by_step
     )
     _deliver(table, out)
@@ -501,9 +519,10 @@ def rank(
     """Find the static features that a sequence of tokens says best, or the reverse."""
     if out is not None:
         _outputs({out: TABLES}, inputs=[model, series, static])
-    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
 
-    _deliver(Forecaster.load(model).rank(series, static, by=by, best=best), out)
+    found: Any = TokenForecaster.load(model).rank(series, static, by=by, best=best)  # type: ignore[arg-type]  # checked there
+    _deliver(found, out)
 
 
 @app.command()
@@ -549,6 +568,7 @@ def evaluate(
     series: Series,
     static: Static = None,
     *,
+    tokens: OfTokens = False,
     future: Future = None,
     folds: Annotated[
         str, typer.Option(help="A table of ids and folds, or how many random folds.")
@@ -575,17 +595,16 @@ def evaluate(
     if plot is not None:
         _need_matplotlib()
     from statecast.evaluate.cross_validation import cross_validation
-    from statecast.forecast.forecaster import Forecaster
 
-    forecaster = Forecaster(**settings)
-    if plot is not None and forecaster.settings.head == "categorical":
+    forecaster: Any = _forecaster(tokens, settings)
+    if plot is not None and tokens:
         raise ArgumentError("plot: there is no picture of scores of tokens. Leave --plot out.")
     if plot is not None and len(forecaster.settings.targets) > 1:
         raise ArgumentError(
             "plot: a picture is of one target's scores. Leave --plot out, or evaluate one target."
         )
     with _progress() as (stage, epochs):
-        scores = cross_validation(
+        scores: Any = cross_validation(
             forecaster,
             series,
             static,
@@ -650,13 +669,13 @@ def info(
     if model is None:
         _print_pairs(_installation())
         return
-    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import load_model
 
-    _print_pairs(_described(Forecaster.load(model), model))
+    _print_pairs(_described(load_model(model), model))
 
 
 @app.command()
-@_with_settings([name for name in SETTINGS if name not in (*COLUMNS, *FEATURES)])
+@_with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
@@ -694,8 +713,10 @@ def demo(
     # Each fold is forecast by a clone. There is one fold, and its clone is ours to keep.
     forecaster = Forecaster(**settings)
     with _progress() as (stage, epochs):
-        scores = cross_validation(
-            SimpleNamespace(settings=forecaster.settings, clone=lambda: forecaster),
+        scores: Any = cross_validation(
+            SimpleNamespace(  # type: ignore[call-overload]
+                settings=forecaster.settings, clone=lambda: forecaster
+            ),
             series,
             static,
             folds=folds,
@@ -793,7 +814,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
             yield package, f"not installed: pip install 'statecast[{extra}]'"
 
 
-def _described(forecaster: Forecaster, path: Path) -> Iterator[tuple[str, Any]]:
+def _described(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterator[tuple[str, Any]]:
     from dataclasses import asdict
 
     schema = forecaster.schema
@@ -952,21 +973,42 @@ def _whole_numbers(text: str, name: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _decoding(
-    forecaster: Forecaster,
-    kind: Callable[..., Any],
-    options: Mapping[str, Any],
-    forbid: list[str] | None,
-    require: list[str] | None,
-) -> Any:
-    """How to decode tokens, from the options that are given; None for a model of numbers."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if (forbid or require) and (vocabulary := forecaster.schema.vocabulary) is not None:
-        given["forbidden"] = vocabulary.read("forbid", forbid or [])
-        given["required"] = vocabulary.read("require", require or [])
-    elif forbid or require:
-        raise ArgumentError("--forbid and --require are for tokens; this model is of numbers.")
-    return kind(**given) if forecaster.schema.vocabulary is not None or given else None
+def _forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | TokenForecaster:
+    """The forecaster that the settings are for."""
+    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
+
+    return TokenForecaster(**settings) if tokens else Forecaster(**settings)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise ``ArgumentError`` for an option that is given."""
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            raise ArgumentError(f"{name} {why}")
+
+
+def _refuse_for_tokens(options: Mapping[str, Any]) -> None:
+    _refuse(options, "is for numbers; this model is of tokens.")
+
+
+def _refuse_for_numbers(options: Mapping[str, Any]) -> None:
+    _refuse(options, "is for tokens; this model is of numbers.")
+
+
+def _constraints(
+    vocabulary: Vocabulary | None, forbid: list[str] | None, require: list[str] | None
+) -> dict[str, Any]:
+    """Required and forbidden tokens, from their texts."""
+    assert vocabulary is not None  # of tokens
+    return {
+        "forbidden": vocabulary.read("forbid", forbid or []),
+        "required": vocabulary.read("require", require or []),
+    }
 
 
 def _until(given: str | None) -> int | Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -26,17 +26,35 @@ from statecast.evaluate.scores import (
     score_of,
     sums_of,
 )
-from statecast.evaluate.tokens import token_scores
+from statecast.evaluate.tokens import TokenScores, token_scores
+from statecast.forecast.forecaster import Forecaster
 from statecast.interrupt import noted
 from statecast.progress import Verbose, check_verbose, say, stage_lines
 from statecast.tables.schema import Panel, Schema
 from statecast.tables.targets import Targets
+from statecast.tokens.forecaster import TokenForecaster
 
 OURS = "statecast"  # the forecaster's name among the methods
 
 
+@overload
 def cross_validation(
-    forecaster: Any,
+    forecaster: TokenForecaster,
+    series: Any,
+    static: Any = None,
+    *,
+    folds: Any = 5,
+    known: Sequence[int] = (0, 1, 3, 5),
+    test_folds: Sequence[Any] | None = None,
+    baselines: bool | None = True,
+    seed: int = 0,
+    callbacks: Sequence[Any] | None = (),
+    progress: Callable[[str, int, int], None] | None = None,
+    verbose: Verbose = "auto",
+) -> TokenScores: ...
+@overload
+def cross_validation(
+    forecaster: Forecaster,
     series: Any,
     static: Any = None,
     *,
@@ -50,12 +68,28 @@ def cross_validation(
     callbacks: Sequence[Any] | None = (),
     progress: Callable[[str, int, int], None] | None = None,
     verbose: Verbose = "auto",
-) -> Any:
+) -> Scores | TargetScores: ...
+def cross_validation(
+    forecaster: Forecaster | TokenForecaster,
+    series: Any,
+    static: Any = None,
+    *,
+    future: Any = None,
+    folds: Any = 5,
+    known: Sequence[int] = (0, 1, 3, 5),
+    test_folds: Sequence[Any] | None = None,
+    levels: Sequence[float] = LEVELS,
+    baselines: bool | Sequence[Baseline] | None = True,
+    seed: int = 0,
+    callbacks: Sequence[Any] | None = (),
+    progress: Callable[[str, int, int], None] | None = None,
+    verbose: Verbose = "auto",
+) -> Scores | TargetScores | TokenScores:
     """Forecast every fold's items by a fit on the other folds, and score it.
 
     Parameters
     ----------
-    forecaster : Forecaster
+    forecaster : Forecaster or TokenForecaster
         Only its settings count: each fold fits a ``clone()`` of it.
     series, static, future : table, path or array
         As in ``Forecaster.fit``. An item without observations is not scored. The baselines
@@ -120,7 +154,7 @@ def cross_validation(
         )
     stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
     of_fits: Verbose = 2 if verbose == 2 else 0
-    if items.schema.vocabulary is not None:
+    if isinstance(forecaster, TokenForecaster):
         if not isinstance(baselines, bool):
             raise ArgumentError("baselines: for tokens expected True or False, the n-grams.")
         parts = (

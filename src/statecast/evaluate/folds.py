@@ -11,6 +11,7 @@ import numpy as np
 
 from statecast.checks import is_whole
 from statecast.errors import ArgumentError, DataError, DataWarning, quoted
+from statecast.forecast.settings import Settings
 from statecast.tables.parse import (
     ROLES,
     Table,
@@ -56,10 +57,8 @@ class Items:
     groups: np.ndarray
 
     @classmethod
-    def read(cls, settings: Any, series: Any, static: Any, future: Any) -> Items:
+    def read(cls, settings: Settings, series: Any, static: Any, future: Any) -> Items:
         """Open and check the tables; every error that the whole data show is raised here."""
-        columns = ("id_col", "step_col", "target_col", "start_col")
-        names = {each: getattr(settings, each) for each in columns}
         given = {"series": (series, "Y"), "static": (static, "X"), "future": (future, "future")}
         opened = {
             role: open_table(source, role, letter)
@@ -72,11 +71,8 @@ class Items:
                 series,
                 static,
                 future=future,
-                past_cols=settings.past_cols,
-                categorical=settings.categorical,
                 transform="none",
-                tokens=settings.head == "categorical",
-                **names,
+                **settings.columns,
             )
             panel = schema.panel(series, static, future=future)
         position = {item: row for row, item in enumerate(panel.ids.tolist())}

@@ -18,7 +18,8 @@ from statecast.interrupt import noted
 from statecast.progress import Verbose
 from statecast.tables.schema import Panel, Schema
 from statecast.tables.vocabulary import END
-from statecast.tokens.ngrams import Said, log_likelihoods
+from statecast.tokens.forecaster import TokenForecaster
+from statecast.tokens.ngrams import CodedSequences, log_likelihoods
 
 if TYPE_CHECKING:
     import polars as pl
@@ -133,7 +134,7 @@ class TokenScores:
 
 
 def token_scores(
-    forecaster: Any,
+    forecaster: TokenForecaster,
     parts: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]],
     folds: int,
     known: Sequence[int],
@@ -163,13 +164,14 @@ def token_scores(
         progress(f"{where}: score", 2 * number + 1, 2 * folds)
         schema, ends = fitted.schema, fitted.settings.ends
         panel = schema.panel(**test)
-        coded = _coded(schema, panel, ends)
-        nats = {ours: fitted.speaker.panel_log_likelihoods(panel)}
+        assert schema.vocabulary is not None  # of tokens
+        sequences = _coded(schema, panel, ends)
+        nats = {ours: fitted.engine.panel_log_likelihoods(panel)}
         if baselines:
             whole = _coded(schema, schema.panel(**train, for_fit=True), ends)
-            nats |= log_likelihoods(whole, coded, tokens=schema.vocabulary.size, seed=seed)
+            nats |= log_likelihoods(whole, sequences, tokens=schema.vocabulary.size, seed=seed)
         for k in known:
-            counted = coded.codes[:, k:] >= 0
+            counted = sequences.codes[:, k:] >= 0
             items[k] += int(counted.any(axis=1).sum())
             for method, each in nats.items():
                 total = totals.setdefault((method, k), [0.0, 0])
@@ -186,7 +188,7 @@ def token_scores(
     return TokenScores(tuple(rows), ours, folds)
 
 
-def _coded(schema: Schema, panel: Panel, ends: bool) -> Said:
+def _coded(schema: Schema, panel: Panel, ends: bool) -> CodedSequences:
     codes = np.full((panel.rows, panel.y.shape[1] + 1), -1)
     codes[:, :-1][panel.mask] = panel.y[panel.mask]
     if ends:
@@ -194,4 +196,4 @@ def _coded(schema: Schema, panel: Panel, ends: bool) -> Said:
     parts = [panel.numeric]
     for column, count in enumerate(schema.static.cardinalities):
         parts.append(panel.codes[:, column, None] == np.arange(1, count))
-    return Said(codes, np.concatenate(parts, axis=1).astype(np.float64))
+    return CodedSequences(codes, np.concatenate(parts, axis=1).astype(np.float64))

@@ -24,7 +24,7 @@ _ROWS = 2048  # forecasts at once: a bound on memory
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class ForecastExplanation:
     """By how much each thing known of an item moved its forecast; made by ``Forecaster.explain``.
 
     An effect is the forecast (the median) with the thing less that without it, at each step
@@ -76,7 +76,7 @@ class Explanation:
         if self.analogues.shape[1]:
             parts.append(f"{self.analogues.shape[1]} analogues each")
         return (
-            f"<Explanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step "
+            f"<ForecastExplanation of {', '.join(self.targets)}: {', '.join(parts)}; up to step "
             f"{until + self.first - 1:,}>"
         )
 

@@ -1,12 +1,12 @@
-"""The conditional recurrent network: tensors in, distributions out; it knows no tables.
+"""The conditional recurrent network: tensors in, predictive distributions out. It reads no tables.
 
-X sets the initial state (and, by choice, stands among the inputs); the prefix advances
-it; from there the network runs on by itself, its own median fed back where nothing was
-observed. One network holds all members of an ensemble: every weight has a leading
-``members`` axis, and all members run as one batched product.
+X sets the initial state, is an input of every step, or both. The prefix advances the state. After
+it the network runs in a closed loop: where nothing was observed, its own median is fed back. One
+network holds all members of an ensemble: every weight has a leading ``members`` axis, and all
+members run as one batched product.
 
-Keras sees rows first, ``(rows, members, ...)``; inside, members come first, as batched
-matrix products want them.
+Keras sees rows first, ``(rows, members, ...)``. Inside, members come first, which is the layout of
+batched matrix products.
 """
 
 from __future__ import annotations
@@ -26,36 +26,35 @@ from statecast.layers.initial import InitialState, starts
 from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.recurrence.run import run
 
-CONDITIONINGS = ("state", "inputs", "both")
-IN_STATE = ("state", "both")  # those in which X sets the initial state
+IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
 Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
 NO_FEATURES: Features = (0, ())
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LEVELS = np.array(KNOTS, "float32")
-AGES = 8  # the step enters as so many bumps along the horizon, each alive in its part of it
+AGES = 8  # the step enters as radial basis functions, evenly spaced from step 0 to the horizon
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A stack of cells whose head feeds its next input.
+    """A stack of cells in a closed loop with its head.
 
-    Before step t the head turns the stack's output (and the encoded X) into the
-    distribution of y_t. Then the stack takes y_t where it was observed, and where it was
-    not, the distribution's median and a flag that says so; not observed is not zero. Past
-    covariates, encoded, go in with y_t.
+    Before step t the head turns the stack's output (and the encoded X, where it is an input) into
+    the distribution of y_t. Then the stack takes in y_t and the past covariates of step t, encoded.
+    Where y_t was not observed, it takes in the distribution's median and a flag for that: a missing
+    value is not zero.
 
-    Future covariates of step t must be heard before y_t is told. With them the stack waits:
-    at step t it takes y_{t-1} (and its past covariates) with the future covariates of step t,
-    and the head reads what it then puts out.
+    The distribution of y_t may depend on the future covariates of step t. With them the stack runs
+    one step late: at step t it takes in y_{t-1}, its past covariates, and the future covariates of
+    step t, and the head reads the output of that step.
 
-    The state is the stack's, and: ``last``, the value last taken in, which the head's
-    location is measured from (the residual path); ``step``, how many steps were taken;
-    ``static``, the encoded X, where it conditions the inputs; ``pending``, with future
-    covariates, what was seen of the last step and waits to be taken in.
+    The leaves of the state are those of the stack, and: ``last``, the value last taken in, to which
+    the head's location is relative (the residual path); ``step``, the number of steps taken;
+    ``static``, the encoded X, where it is an input; and with future covariates ``pending``, what
+    was observed at the last step, which the stack has still to take in.
 
-    Of several targets a step has a position for each, and all of this goes position by
-    position: ``step`` counts them. The stack is told which target's each is; its age is the
-    step's, and ``horizon`` is in steps.
+    With several targets a step has a position for each target, and all of this goes position by
+    position. ``step`` counts positions. The target of a position is an input, as a one-hot code;
+    the age is that of the step, and ``horizon`` is in steps.
     """
 
     stack: Stack
@@ -68,19 +67,19 @@ class Decoder:
 
     @property
     def units(self) -> int:
-        """Of the stack's output."""
+        """Width of the stack's output."""
         return self.stack.cells[-1].units
 
     @property
     def width(self) -> int:
-        """Of what the stack takes in: what was seen, age, which target, future covariates, the
-        encoded X."""
-        which = self.targets if self.targets > 1 else 0
-        return self.seen + AGES + which + self.future + self.static
+        """Width of the stack's input: the observation, the age, the target, the future covariates
+        and the encoded X."""
+        target = self.targets if self.targets > 1 else 0
+        return self.observation + AGES + target + self.future + self.static
 
     @property
-    def seen(self) -> int:
-        """Width of what is seen of a step: value, observed and past covariates."""
+    def observation(self) -> int:
+        """Width of the observation of a step: the value, the flag, and the past covariates."""
         return 2 + self.past
 
     @property
@@ -90,7 +89,7 @@ class Decoder:
         if self.static:
             shapes["static"] = (self.static,)
         if self.future:
-            shapes["pending"] = (self.seen,)
+            shapes["pending"] = (self.observation,)
         return shapes
 
     @property
@@ -103,16 +102,16 @@ class Decoder:
         }
 
 
-_OUTSIDE = ("step", "static", "pending")  # leaves that a loop's inputs are made of
+_OUTSIDE = ("step", "static", "pending")  # leaves that the loop's inputs are computed from
 
 
 @dataclass(frozen=True)
 class Sampler(Cell):
-    """A decoder that takes in a draw of y_t, as if it had been observed: a joint path.
+    """A decoder that takes in a draw of y_t as if it had been observed: one step of a joint path.
 
-    The inputs are a uniform draw and the rest of what the stack takes in; the output is the
-    value drawn, before it is rounded to what can be observed: no two draws are equal. The
-    encoded X stands among the inputs, not in the state.
+    The inputs are a uniform draw and the rest of the stack's input, with the encoded X among them.
+    The output is the value drawn, before it is rounded to a value that can be observed, so that no
+    two draws are equal.
     """
 
     decoder: Decoder
@@ -132,10 +131,10 @@ class Sampler(Cell):
         if decoder.future:
             taken = xp.concatenate([last, x[..., 1:]], axis=-1)
             before, inner = stack.step(cells, taken, inner, xp)
-        seen = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
-        raw = xp.matmul(seen, weights["head/kernel"]) + weights["head/bias"][..., None, :]
+        features = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
+        raw = xp.matmul(features, weights["head/kernel"]) + weights["head/bias"][..., None, :]
         shift = last * weights["head/residual"][..., None, :]
-        # A head's numbers (counts, tails) may leave the range of half precision.
+        # A head's parameters (of counts, of tails) may leave the range of half precision.
         parameters = head.parameters(ops.cast(raw, "float32"), ops.cast(shift, "float32"))
         drawn = head.quantile(parameters, x[..., :1])
         value = ops.cast(head.observable(drawn), x.dtype)
@@ -147,11 +146,12 @@ class Sampler(Cell):
 
 
 class Encoder(keras.layers.Layer):
-    """Features to one vector: an affine map of the numbers plus an embedding of each
-    category, through tanh.
+    """Features to one vector: the tanh of an affine map of the numbers plus an embedding of each
+    category.
 
-    Embeddings start at zero and decay towards it, so a category never seen in training
-    (code 0, never trained) is the neutral one.
+    The embeddings of known categories start at zero, and weight decay keeps them near it. Those of
+    a category that is new (code 0) or missing (code 1) start at random, and feature dropout trains
+    them.
     """
 
     def __init__(
@@ -184,11 +184,11 @@ class Encoder(keras.layers.Layer):
             self.add_weight(
                 name=f"embedding_{i}",
                 shape=(self.members, codes, self.width),
-                initializer=starts(self.given, f"embedding_{i}", _unknown_apart(self.rng)),
+                initializer=starts(self.given, f"embedding_{i}", _embeddings(self.rng)),
             )
             for i, codes in enumerate(self.cardinalities)
         ]
-        self.given = NOTHING  # the weights have them now
+        self.given = NOTHING  # copied into the weights
         self.built = True
 
     def call(self, numeric: Any, codes: Any) -> Any:
@@ -248,7 +248,7 @@ class Network(keras.Model):
     seed : int
         Of the initial weights; they are the same on every backend.
     weights : mapping of str to array, optional
-        What the weights begin as, by their names in a model file; none is drawn then.
+        The initial weights, by their names in a model file; none is drawn then.
 
     Call
     ----
@@ -258,9 +258,9 @@ class Network(keras.Model):
         ``future_codes`` ``(rows, members or 1, steps, n)`` and ``future_there``
         ``(rows, members or 1, steps)``; with past ones likewise ``past_...``.
     returns : dict
-        What the head reads at every step, given X and what was observed before it: a
-        ``Readout``'s fields. The loss goes on from there in one operation; ``Parameters``
-        has the distributions.
+        The fields of a ``Readout``: what the head reads at every step, given X and the earlier
+        observations. The loss continues from there in one operation; ``ParameterModel`` gives the
+        distributions.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class Network(keras.Model):
         past: Features,
         depth: int,
     ) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, before any is made: what a model file must hold."""
+        """Name and shape of every weight, without making any: what a model file must hold."""
         shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
         featured = bool(numeric or cardinalities)
         encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
@@ -372,11 +372,11 @@ class Network(keras.Model):
             weights |= {f"initial/{name}": leaf for name, leaf in initial.leaves.items()}
         return weights
 
-    # -- the two moves: from X to a state, and from a state on -------------------------
+    # -- from X to a state, and from a state on ------------------------------------------
 
     def start(self, numeric: Any, codes: Any) -> Leaves:
         """The decoder's initial leaves, ``(members, rows, ...)``, from static features."""
-        # A sum of no columns is a column of zeros: the rows are known even without features.
+        # The sum of no columns is a column of zeros, so the number of rows is known even then.
         nothing = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
         rows = nothing + ops.zeros((self.members, 1, 1), self.compute_dtype)
         x = self.encoder(numeric, codes) if self.featured else rows
@@ -384,10 +384,10 @@ class Network(keras.Model):
         leaves |= {"last": rows, "step": rows}
         if self.decoder.static:
             leaves["static"] = x
-        if self.decoder.future:  # before the first step: the mean, as if it had been observed
-            seen = np.zeros(self.decoder.seen, "float32")
-            seen[1] = 1.0
-            leaves["pending"] = rows + ops.convert_to_tensor(seen, dtype=self.compute_dtype)
+        if self.decoder.future:  # as if the mean, 0, had been observed before the first step
+            pending = np.zeros(self.decoder.observation, "float32")
+            pending[1] = 1.0
+            leaves["pending"] = rows + ops.convert_to_tensor(pending, dtype=self.compute_dtype)
         return leaves
 
     def advance(
@@ -398,9 +398,9 @@ class Network(keras.Model):
         mask: Any = None,
         covariates: Mapping[str, Any] = NOTHING,
     ) -> tuple[Any, Leaves]:
-        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+        """Run from ``leaves`` over the observations, in a closed loop where there are none.
 
-        As ``read``, but gives every step's parameters, float32
+        As ``read``, but with every step's parameters, float32
         ``(members, rows, steps, head.size)``.
         """
         readout, after = self.read(leaves, value, observed, mask, covariates)
@@ -414,12 +414,20 @@ class Network(keras.Model):
         mask: Any = None,
         covariates: Mapping[str, Any] = NOTHING,
     ) -> tuple[Readout, Leaves]:
-        """Run from ``leaves`` over what was observed, and by its own medians where nothing was.
+        """Run from ``leaves`` over the observations, in a closed loop where there are none.
 
-        ``value`` and ``observed`` are ``(members or 1, rows, steps)``, as is bool ``mask``,
-        False where a step is not taken (with future covariates, those are the last ones);
-        ``covariates`` are named as in a call. Gives what the head reads at every step, at one
-        not taken without meaning, and the leaves after.
+        Parameters
+        ----------
+        value, observed : tensors, ``(members or 1, rows, steps)``
+        mask : tensor of bool, ``(members or 1, rows, steps)``, optional
+            False where a step is not taken; with future covariates those are a row's last steps.
+        covariates : mapping
+            Named as in a call.
+
+        Returns
+        -------
+        What the head reads at every step, undefined at steps that are not taken; and the leaves
+        after the last step.
         """
         decoder = self.decoder
         leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
@@ -440,14 +448,14 @@ class Network(keras.Model):
             start | {"base": own[..., at : at + 1]},
             mask=mask,
         )
-        # Split, not sliced: the gradient of slices is a sum of arrays padded with zeros.
+        # `split`, because the gradient of slices is a sum of arrays padded with zeros.
         outputs, taken = ops.split(y, [decoder.units], axis=-1)
         taken, decay = taken[..., 0], weights["head/residual"][:, 0]
         after = {name: after[name] for name in start} | outside
-        if decoder.future:  # the stack has waited for them: what it puts out is of the step itself
+        if decoder.future:  # the stack runs one step late: its output belongs to the step itself
             return Readout(outputs, taken, kernel, own, decay), after
         first, last = loop.cell.output(within(leaves, "cell")), leaves["last"][..., 0]
-        if mask is not None:  # until the first step that is taken
+        if mask is not None:  # before the first step that is taken
             began = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
             outputs = ops.where(began[..., None], outputs, first[:, :, None])
             taken = ops.where(began, taken, last[..., None])
@@ -461,7 +469,7 @@ class Network(keras.Model):
         x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform), None, covariates)
         sampler = Sampler(self.decoder)
         start = {name: leaves[name] for name in sampler.state_shapes}
-        if self.decoder.future:  # the draws stand where they are drawn; y_{t-1} is in the state
+        if self.decoder.future:  # a draw is an input of its own step; y_{t-1} is in the state
             x = ops.concatenate([ops.cast(uniform, x.dtype)[..., None], x[..., 1:]], axis=-1)
             start["last"] = leaves["pending"][..., :1]
         drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
@@ -478,8 +486,8 @@ class Network(keras.Model):
         mask: Any,
         covariates: Mapping[str, Any],
     ) -> tuple[Any, Leaves]:
-        """What the stack takes in, ``(members, rows, steps, width)``, and the leaves after that
-        are no loop's."""
+        """The stack's inputs, ``(members, rows, steps, width)``, and the final leaves that are not
+        the loop's."""
         decoder, dtype = self.decoder, self.compute_dtype
         if mask is None:
             taken = ops.convert_to_tensor(np.arange(1, value.shape[-1] + 1), dtype=dtype)
@@ -487,7 +495,7 @@ class Network(keras.Model):
             taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
         steps = leaves["step"] + taken  # (members, rows, steps)
         began = steps
-        if decoder.targets > 1:  # half a position off, as the floor of a quotient may be one less
+        if decoder.targets > 1:  # minus 0.5, because a rounded quotient may be just below the whole
             began = 1.0 + ops.floor((steps - 0.5) / decoder.targets)
         age = (AGES - 1) * ops.minimum(began / decoder.horizon, 1.0)[..., None]
         bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
@@ -497,13 +505,13 @@ class Network(keras.Model):
             channels.append(self._encoded("past", covariates))
         after = {"step": ops.concatenate([leaves["step"], steps], axis=-1)[..., -1:]}
         if decoder.future:
-            seen = ops.concatenate([channel + like for channel in channels], axis=-1)
-            seen = ops.concatenate([leaves["pending"][:, :, None, :], seen], axis=2)
-            channels, after["pending"] = [seen[:, :, :-1]], seen[:, :, -1]
+            late = ops.concatenate([channel + like for channel in channels], axis=-1)
+            late = ops.concatenate([leaves["pending"][:, :, None, :], late], axis=2)
+            channels, after["pending"] = [late[:, :, :-1]], late[:, :, -1]
             if mask is not None:
                 taken = ops.sum(ops.cast(mask, "int32"), axis=-1)[..., None, None]
-                taken = taken + ops.zeros_like(seen[:, :, :1], dtype="int32")
-                after["pending"] = ops.take_along_axis(seen, taken, axis=2)[:, :, 0]
+                taken = taken + ops.zeros_like(late[:, :, :1], dtype="int32")
+                after["pending"] = ops.take_along_axis(late, taken, axis=2)[:, :, 0]
         channels.append(ops.exp(-ops.square(age - bumps)))
         if decoder.targets > 1:
             place = (steps - 1.0 - decoder.targets * (began - 1.0))[..., None]
@@ -518,11 +526,11 @@ class Network(keras.Model):
 
     def _encoded(self, name: str, covariates: Mapping[str, Any]) -> Any:
         """Covariates as the stack takes them in, ``(members, rows, steps, 1 + encoding)``: whether
-        anything is said of a step, and what."""
+        a step has any, and their encoding."""
         there = ops.cast(covariates[f"{name}_there"], self.compute_dtype)[..., None]
         lead, steps = there.shape[0], there.shape[2]
         parts = [covariates[f"{name}_{part}"] for part in ("numeric", "codes")]
-        # Rows and steps as one axis; what has no columns keeps out of the way.
+        # Rows and steps as one axis. An array without columns cannot be reshaped so.
         flat = [ops.reshape(p, (lead, -1, p.shape[-1])) if p.shape[-1] else p[:, 0] for p in parts]
         encoder = self.covariates[name]
         encoded = ops.reshape(encoder(*flat), (self.members, -1, steps, encoder.width))
@@ -550,7 +558,7 @@ class Network(keras.Model):
         return ops.mean(score / ops.maximum(weight, 1.0))
 
 
-class Start(keras.Model):
+class StartModel(keras.Model):
     """``Network.start`` as a compiled model: ``numeric`` and ``codes`` ``(rows, n)`` to leaves
     ``(rows, members, ...)``."""
 
@@ -564,9 +572,9 @@ class Start(keras.Model):
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()}
 
 
-class Parameters(keras.Model):
-    """A call of ``Network`` as a compiled model that goes on to every step's distribution,
-    float32 ``(rows, members, steps, head.size)``."""
+class ParameterModel(keras.Model):
+    """A call of ``Network`` as a compiled model that returns the parameters of every step's
+    distribution, float32 ``(rows, members, steps, head.size)``."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -578,14 +586,14 @@ class Parameters(keras.Model):
         return ops.swapaxes(parameters, 0, 1)
 
 
-class Advance(keras.Model):
+class AdvanceModel(keras.Model):
     """``Network.advance`` as a compiled model.
 
     Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)``,
     ``active`` bool ``(rows, steps)`` (False leaves the state as it is) and covariates
     ``(rows, steps, ...)``; returns the leaves and ``knots`` ``(rows, steps, len(KNOTS))``, the
-    means of the members' quantiles (Vincent 1912). That keeps the members' shape and width, where
-    a mixture would add their disagreement on top.
+    means of the members' quantiles (Vincent 1912). That keeps the shape and width of the members'
+    distributions; a mixture would also add the spread between members.
     """
 
     def __init__(self, network: Network) -> None:
@@ -605,7 +613,7 @@ class Advance(keras.Model):
         }
 
 
-class Knots(keras.Model):
+class QuantileModel(keras.Model):
     """A head's quantiles at ``KNOTS`` as a compiled model: parameters ``(..., head.size)`` to
     ``(..., len(KNOTS))``."""
 
@@ -618,12 +626,12 @@ class Knots(keras.Model):
         return self.head.quantile(parameters, _LEVELS)
 
 
-class Sample(keras.Model):
-    """Joint paths as a compiled model: each member draws its share.
+class SampleModel(keras.Model):
+    """Joint paths as a compiled model: each member draws its share of them.
 
-    Takes leaves ``(rows, members, ...)``, each row a path's start, ``uniform``
-    ``(rows, members, steps)`` strictly between 0 and 1 and covariates ``(rows, steps, ...)``;
-    returns the paths, of the shape of ``uniform``.
+    Takes leaves ``(rows, members, ...)``, where a row is the start of a path; ``uniform``
+    ``(rows, members, steps)``, strictly between 0 and 1; and covariates ``(rows, steps, ...)``.
+    Returns the paths, of the shape of ``uniform``.
     """
 
     def __init__(self, network: Network) -> None:
@@ -647,9 +655,9 @@ def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
     return draw
 
 
-def _unknown_apart(rng: np.random.Generator) -> Any:
-    """Categories begin alike and in the middle; what is new or missing begins elsewhere, since at
-    first it would have to leave the middle to be told from what is there."""
+def _embeddings(rng: np.random.Generator) -> Any:
+    """Known categories start at zero. The codes for new and missing ones start elsewhere: starting
+    at zero they would be hard to distinguish from a known category."""
 
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
         values = np.zeros(tuple(shape), "float32")
@@ -660,16 +668,16 @@ def _unknown_apart(rng: np.random.Generator) -> Any:
 
 
 def _decoder_initializer(name: str, decoder: Any, rng: np.random.Generator) -> Any:
-    """Where a weight of the decoder starts; each member draws its own."""
+    """The initializer of a weight of the decoder; each member's is drawn by itself."""
     layer, _, last = name.rpartition("/")
 
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
-        if last == "residual":  # near a random walk, a little drawn to the mean
+        if last == "residual":  # nearly a random walk, with a slight drift to the mean
             values = np.full(shape, 0.9)
         elif last == "bias":
             values = np.zeros(shape)
             cell = None if layer == "head" else decoder.stack.cells[int(layer.split("/")[1])]
-            if cell is not None and cell.gates == 4:  # remember first: Jozefowicz et al. 2015
+            if cell is not None and cell.gates == 4:  # forget gates open: Jozefowicz et al. 2015
                 values[..., cell.units : 2 * cell.units] = 1.0
         elif last == "embedding":
             values = rng.standard_normal(tuple(shape))

@@ -1166,7 +1166,7 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
         value = table.frame[name].to_list()[at]
         advice = "Leave the cell empty (null or NaN) if nothing was observed."
         if isinstance(value, str):
-            advice += " Text may also be tokens: Forecaster(head='categorical')."
+            advice += " Text may also be tokens: TokenForecaster."
         fail(table.label, name, expected, quoted(value), ids[at], advice)
     return y
 

@@ -1,8 +1,8 @@
 """Decoding: from a model of the next token to whole sequences, by beam search or by sampling.
 
-NumPy alone. The model is asked for two things: the log-probabilities of the next token in each
-row of a state, or the likeliest alone, and the state after a token. Rows are batched over items
-and beams; what an item is given depends on its own rows alone.
+NumPy alone. A model gives the log-probabilities of the next token for each row of a state, or the
+likeliest tokens alone, and the state after a token. Rows are batched over items and hypotheses; an
+item's result depends on its own rows alone.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 from statecast.checks import check_number, check_whole
 from statecast.state import outline
 
-_WIDEST = 10_000  # more beams, or tokens to choose from, are a slip of the pen
+_WIDEST = 10_000  # a wider beam is a typing error
 
 
 class Model(Protocol):
-    """What decoding asks of a model. A state is the model's own matter: it comes back to it."""
+    """A model of the next token. Its states may have any form: decoding only hands them back."""
 
     def log_probabilities(self, state: Any) -> np.ndarray:
-        """Of the next token, float ``(rows, tokens)``."""
+        """The log-probabilities of the next token, float ``(rows, tokens)``."""
         ...
 
     def likeliest(
         self, state: Any, most: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of the tokens ``allowed`` the likeliest, as ``likeliest`` picks them."""
+        """The likeliest of the ``allowed`` tokens, as ``likeliest`` picks them."""
         ...
 
-    def take_in(self, state: Any, rows: np.ndarray, codes: np.ndarray) -> Any:
-        """The state after ``codes[i]`` in its row ``rows[i]``, any of them several times."""
+    def step(self, state: Any, rows: np.ndarray, codes: np.ndarray) -> Any:
+        """The state after token ``codes[i]`` in row ``rows[i]``; a row may occur several times."""
         ...
 
 
@@ -46,26 +46,26 @@ class _Constrained:
 
 @dataclass(frozen=True)
 class Beam(_Constrained):
-    """Search for the most probable rest; a beam of one is the greedy choice at every step.
+    """Beam search for the most probable sequence; with a width of one it is greedy.
 
-    At each step the ``width`` most probable hypotheses of an item go on. One that ends leaves
-    the beam and takes its place with it, so that the search is exact where there are as many
-    places as sequences.
+    At each step the ``width`` most probable hypotheses of an item are kept. One that ends leaves
+    the beam, which is then narrower by one, so that the search is exact if the beam is as wide as
+    there are sequences.
 
     Parameters
     ----------
     width : int
         Hypotheses kept for each item.
     best : int
-        How many of them are given, the best first.
+        How many sequences are returned, the best first.
     length_power : float
-        They are ranked by log-probability over ``length ** length_power``, the end counted as a
-        token: 0 ranks by probability, 1 by its mean a token; between, long ones gain (Wu et al.
-        2016 take such a power).
+        Sequences are ranked by log-probability over ``length ** length_power``, the end counted as
+        a token: 0 ranks by probability, 1 by the mean log-probability of a token. Powers between
+        favour longer sequences than 0 does (Wu et al. 2016).
     forbidden : tokens
-        None of these is said.
+        None of these is generated.
     required : tokens
-        The rest begins with these.
+        The sequence begins with these.
 
     Raises
     ------
@@ -95,12 +95,12 @@ class Sampling(_Constrained):
     Parameters
     ----------
     temperature : float
-        The log-probabilities are divided by it: below 1 the likely become likelier.
+        The log-probabilities are divided by it: below 1, likely tokens become likelier.
     top_k : int, optional
-        Only so many of the likeliest tokens are drawn from.
+        Draw from this many of the likeliest tokens only.
     top_p : float
-        Only the likeliest tokens that together reach this probability are drawn from: the
-        nucleus (Holtzman et al. 2020). Applied after ``temperature`` and ``top_k``.
+        Draw from the likeliest tokens that together reach this probability only: the nucleus
+        (Holtzman et al. 2020). Applied after ``temperature`` and ``top_k``.
     forbidden, required : tokens
         As in ``Beam``.
 
@@ -128,14 +128,14 @@ class Sampling(_Constrained):
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be said, in codes.
+    """Which tokens may be generated, in codes.
 
     Attributes
     ----------
     allowed : bool array, ``(tokens,)``
-        What may come, the end among them, wherever nothing is required.
+        The tokens allowed after the required ones, the end among them.
     required : tuple of int
-        What comes first.
+        The first tokens.
     end : int
         The code that ends a sequence.
     """
@@ -147,7 +147,7 @@ class Rules:
     __repr__ = outline
 
     def apply(self, nats: np.ndarray, step: int) -> np.ndarray:
-        """Log-probabilities with minus infinity for what may not come at a step, from 0."""
+        """Log-probabilities with minus infinity for tokens not allowed at a step, from 0."""
         if step >= len(self.required):
             return nats + self._added
         only = np.full_like(nats, -np.inf)
@@ -160,9 +160,21 @@ class Rules:
 
 
 def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the ``allowed (tokens,)`` tokens the ``most`` likeliest of each row of log-probabilities
-    ``nats (rows, tokens)``, at most all: their codes and their log-probabilities, ``(rows, most)``.
-    Where there are fewer, the rest have a log-probability of minus infinity."""
+    """The likeliest tokens of each row.
+
+    Parameters
+    ----------
+    nats : array, ``(rows, tokens)``
+        Log-probabilities.
+    most : int
+        How many, at most ``tokens``.
+    allowed : bool array, ``(tokens,)``
+
+    Returns
+    -------
+    codes, nats : arrays, ``(rows, most)``
+        In no order. If fewer are allowed, the others have a log-probability of minus infinity.
+    """
     nats = np.where(allowed, nats, -np.inf)
     if most < nats.shape[1]:
         codes = np.argpartition(nats, -most, axis=1)[:, -most:]
@@ -174,7 +186,7 @@ def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndar
 @dataclass(frozen=True)
 class Found:
     """Sequences: ``codes (items, n, steps)``, -1 after the last token; their log-probability
-    ``nats (items, n)``, the end's included; and whether each ``ended`` by itself."""
+    ``nats (items, n)``, the end included; and whether each ``ended (items, n)``."""
 
     codes: np.ndarray
     nats: np.ndarray
@@ -184,9 +196,11 @@ class Found:
 
 
 def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules) -> Found:
-    """The ``beam.best`` sequences of each row of ``state``, none of more steps than ``room``
-    ``(items,)`` has; the end takes a step too. Where there are fewer, the rest are empty and have
-    a log-probability of minus infinity."""
+    """Beam search: the ``beam.best`` sequences of each row of ``state``.
+
+    A sequence has at most ``room (items,)`` steps, of which its end takes one. If fewer are found,
+    the others are empty and have a log-probability of minus infinity.
+    """
     items, width, steps = len(room), beam.width, int(room.max(initial=0))
     done = Found(
         np.full((items, width, steps), -1, np.int32),
@@ -195,9 +209,10 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
     )
     done_score, count = np.full((items, width), -np.inf), np.zeros(items, int)
 
-    # The live hypotheses: one entry a row of the state, those of an item together, best first.
+    # The unfinished hypotheses: one for each row of the state, those of an item together, the best
+    # first.
     item, nats = np.arange(items), np.zeros(items)
-    said, bar = np.zeros((items, 0), np.int32), np.full(items, -np.inf)
+    tokens, bar = np.zeros((items, 0), np.int32), np.full(items, -np.inf)
     for step in range(steps):
         if not len(item):
             break
@@ -209,27 +224,28 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
         total = nats[:, None] + each
         parent, place = _best(total, item, width - count)
         item, nats, code = item[parent], total[parent, place], codes[parent, place]
-        said = np.concatenate([said[parent], code[:, None].astype(np.int32)], axis=1)
+        tokens = np.concatenate([tokens[parent], code[:, None].astype(np.int32)], axis=1)
 
         ended = code == rules.end
         over = ended | (step + 1 >= room[item])
         if over.any():
-            # Each that is over takes the next place of its item.
+            # A finished sequence takes the next free place of its item.
             of, length = item[over], step + 1
             place = count[of] + _rank(of)
-            kept = np.where(ended[over, None] & (np.arange(length) == step), -1, said[over])
+            kept = np.where(ended[over, None] & (np.arange(length) == step), -1, tokens[over])
             done.codes[of, place, :length] = kept
             done.nats[of, place], done.ended[of, place] = nats[over], ended[over]
             done_score[of, place] = nats[over] / length**beam.length_power
             count += np.bincount(of, minlength=items)
-            # None goes on whose item has as many better ones as are asked for: longer, it can only
-            # become less probable, and be divided by the longest length at best.
+            # A hypothesis is dropped if its item has `best` finished ones that it cannot beat: its
+            # probability can only fall, and its length is at most the longest allowed.
             bar = -np.partition(-done_score, beam.best - 1, axis=1)[:, beam.best - 1]
         if over.any() or bar.max(initial=-np.inf) > -np.inf:
             on = ~over & (nats / room[item] ** beam.length_power > bar[item])
-            item, nats, said, code, parent = item[on], nats[on], said[on], code[on], parent[on]
+            item, nats, tokens = item[on], nats[on], tokens[on]
+            code, parent = code[on], parent[on]
         if len(item):
-            state = model.take_in(state, parent, code)
+            state = model.step(state, parent, code)
 
     order = np.argsort(-done_score, axis=1, kind="stable")[:, : beam.best]
     at = np.arange(items)[:, None]
@@ -237,10 +253,10 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
 
 
 def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each item its ``places[item]`` best of ``total (rows, candidates)`` over its rows, as row
-    and column: items in order, the best first. Impossible ones are left out."""
+    """For each item the ``places[item]`` best candidates of ``total (rows, candidates)`` among its
+    rows, as row and column: items in order, the best first, without those of minus infinity."""
     candidates = total.shape[1]
-    if item[0] == item[-1]:  # a single item: no need to tell them apart
+    if item[0] == item[-1]:  # a single item
         flat, most = total.ravel(), min(int(places[item[0]]), total.size)
         at = np.argpartition(flat, -most)[-most:] if most < total.size else np.arange(most)
         at = at[np.argsort(-flat[at], kind="stable")]
@@ -253,10 +269,10 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
         and each * count == len(item)
         and (item.reshape(count, each) == item[::each, None]).all()
     )
-    if alike:  # as many rows and places in each item: a rectangle, which is faster
+    if alike:  # all items have as many rows and places: a rectangle, which is faster
         flat = total.reshape(count, -1)
         own = np.arange(count)[:, None]
-        if most < flat.shape[1] > 64:  # fewer are sorted sooner than parted
+        if most < flat.shape[1] > 64:  # below that, sorting alone is faster
             at = np.argpartition(flat, -most, axis=1)[:, -most:]
             at = at[own, np.argsort(-flat[own, at], axis=1, kind="stable")]
         else:
@@ -273,7 +289,7 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
-    """The place of each entry among those of its group, from 0; equal groups stand together."""
+    """The place of each entry within its group, from 0; the entries of a group are adjacent."""
     begins = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
     length = np.diff(np.append(begins, len(group)))
     return np.arange(len(group)) - np.repeat(begins, length)
@@ -287,9 +303,9 @@ def sample(
     sampling: Sampling,
     rules: Rules,
 ) -> Found:
-    """A sequence for each row of ``uniform (items, n, steps)``, whose numbers draw its tokens.
+    """Sampling: n sequences of each row of ``state``, drawn with ``uniform (items, n, steps)``.
 
-    ``nats`` are the model's own, whatever was left out when drawing.
+    ``nats`` are the log-probabilities of the model, whatever tokens ``sampling`` leaves out.
     """
     items, n, steps = uniform.shape
     found = Found(
@@ -299,7 +315,7 @@ def sample(
     draws, room = uniform.reshape(items * n, steps), np.repeat(room, n)
     for step in range(steps):
         nats = model.log_probabilities(state)
-        if step == 0:  # an item's sequences begin as one
+        if step == 0:  # the sequences of an item share its first state
             nats = nats[start]
         code = _drawn(rules.apply(nats, step), sampling, draws[row, step])
         found.nats[row] += nats[np.arange(len(row)), code]
@@ -309,7 +325,7 @@ def sample(
         on = np.flatnonzero(~ended & (step + 1 < room[row]))
         if not len(on):
             break
-        row, state = row[on], model.take_in(state, on if step else start[on], code[on])
+        row, state = row[on], model.step(state, on if step else start[on], code[on])
     shape = (items, n)
     return Found(
         found.codes.reshape(*shape, steps), found.nats.reshape(shape), found.ended.reshape(shape)
@@ -329,6 +345,6 @@ def _drawn(nats: np.ndarray, sampling: Sampling, uniform: np.ndarray) -> np.ndar
     share = np.where(before < sampling.top_p, share, 0.0)
     reached = np.cumsum(share, axis=1)
     place = (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=1)
-    # Rounding may point beyond the last that can come.
+    # Rounding may point after the last possible token.
     place = np.minimum(place, (share > 0).sum(axis=1) - 1)
     return order[np.arange(len(order)), place]

@@ -1,12 +1,12 @@
-"""The conditional recurrent network of tokens: embeddings in, a softmax out; it knows no tables.
+"""The conditional recurrent network of tokens: embeddings in, a softmax out. It reads no tables.
 
-X sets the initial state, or enters the inputs (of the first step or of all); then the network
-takes in "start", and after it what was observed. What it puts out after a step is the
-distribution of the next token, so that one pass over whole sequences (teacher forcing) trains
-and scores every prefix length at once.
+X sets the initial state, or is an input of the first step or of every step. The network takes in
+"start" and then the observed tokens. Its output after a step is the distribution of the next
+token, so that one pass over whole sequences (teacher forcing) trains and scores every prefix
+length at once.
 
-A token is its code: those from 0 to ``size - 1`` may come out, among them "unknown" and "end";
-two more only go in, "start" and "not observed", the gap.
+Tokens are codes. Those from 0 to ``size - 1`` can be predicted, among them "unknown" and "end". Two
+more are inputs only: "start", and the gap for a token that was not observed.
 """
 
 from __future__ import annotations
@@ -20,33 +20,31 @@ import numpy as np
 from keras import ops
 
 from statecast.heads.categorical import Categorical
-from statecast.networks.network import CONDITIONINGS, Network
+from statecast.networks.network import Network
 from statecast.recurrence.cells import Stack, within
 from statecast.recurrence.run import run
 
-WAYS = (*CONDITIONINGS, "first")  # where X may enter: also the input of the first step alone
-
 
 @dataclass(frozen=True)
-class Language:
+class TokenDecoder:
     """A stack of cells between an embedding of tokens and a softmax over them.
 
-    The state is the stack's, and: ``step``, how many steps were taken; ``static``, the encoded
-    X, where it enters the inputs of every step.
+    The leaves of the state are those of the stack, and: ``step``, the number of steps taken; and
+    ``static``, the encoded X, where it is an input of every step.
 
     Parameters
     ----------
     stack : Stack
     head : Categorical
-        Its codes are all that may come out.
+        Over all codes that can be predicted.
     embedding : int
         Width of a token's embedding.
     tied : bool
         Whether the softmax takes the embeddings for its weights (Press and Wolf 2017).
     static : int
-        Width of the encoded X among the inputs, 0 where it is not among them.
+        Width of the encoded X among the inputs, 0 where it is no input.
     each : bool
-        Whether it stands there at every step, or at the first alone and zeros after.
+        Whether X is an input of every step, or of the first alone, with zeros after it.
     """
 
     stack: Stack
@@ -68,7 +66,7 @@ class Language:
 
     @property
     def units(self) -> int:
-        """Of the stack's output."""
+        """Width of the stack's output."""
         return self.stack.cells[-1].units
 
     @property
@@ -90,12 +88,12 @@ class Language:
         }
 
 
-class LanguageNetwork(Network):
+class TokenNetwork(Network):
     """The trainable model of tokens.
 
-    Parameters are those of ``Network``, with a ``Language`` for the decoder, ``"first"`` for a
-    further conditioning, and ``dropout``, the share of the embeddings and of the stack's outputs
-    that a training step leaves out.
+    The parameters are those of ``Network``, with a ``TokenDecoder`` for the decoder, a further
+    conditioning ``"first"``, and ``dropout``, the share of the embeddings and of the stack's
+    outputs that a training step drops.
 
     Call
     ----
@@ -103,10 +101,10 @@ class LanguageNetwork(Network):
         ``tokens`` int ``(rows, members or 1, steps)``; ``numeric`` float and ``codes`` int
         ``(rows, members or 1, n)``.
     returns : tensor, float32, ``(rows, members, steps + 1, head.size)``
-        The log-probabilities of every step's token, and of the one after the last.
+        The log-probabilities of every step's token, and of the token after the last step.
     """
 
-    def __init__(self, decoder: Language, *, dropout: float = 0.0, **options: Any) -> None:
+    def __init__(self, decoder: TokenDecoder, *, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(decoder, **options)
         self.dropout = keras.layers.Dropout(dropout, seed=options.get("seed", 0))
 
@@ -115,7 +113,7 @@ class LanguageNetwork(Network):
         tokens, numeric, codes = (
             ops.swapaxes(inputs[name], 0, 1) for name in ("tokens", "numeric", "codes")
         )
-        # A sum of no columns is a column of zeros: the rows are known even without features.
+        # The sum of no columns is a column of zeros, so the number of rows is known even then.
         static = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
         static = static + ops.zeros((self.members, 1, 1), self.compute_dtype)
         if self.featured:
@@ -123,16 +121,16 @@ class LanguageNetwork(Network):
         state = dict(self.initial(static))
 
         start = ops.full_like(tokens[..., :1], decoder.start)
-        taken = ops.concatenate([start, tokens], axis=-1)
-        # One table for all members: each member's codes begin where the one's before end.
+        code = ops.concatenate([start, tokens], axis=-1)
+        # One table for all members: a member's codes follow those of the member before it.
         first = np.arange(self.members, dtype="int32")[:, None, None] * (decoder.gap + 1)
         table = ops.reshape(weights["embedding"], (-1, decoder.embedding))
-        x = ops.take(table, taken + first, axis=0)
+        x = ops.take(table, code + first, axis=0)
         x = self.dropout(x, training=training)
         if decoder.static:
             beside = static[:, :, None, :] + ops.zeros_like(x[..., :1])
             if not decoder.each:
-                begins = ops.cast(taken == decoder.start, beside.dtype)[..., None]
+                begins = ops.cast(code == decoder.start, beside.dtype)[..., None]
                 beside = beside * begins
             x = ops.concatenate([x, beside], axis=-1)
         y, _ = run(decoder.stack, within(weights, "cell"), x, state)

@@ -1,11 +1,12 @@
 """Baselines for tokens: interpolated n-grams, also with classes of X. NumPy alone.
 
-The probability of a token after a context is that of its counts, mixed with the probability
-after the context without its oldest token, the more so the fewer counts there are and the more
-different tokens followed (Witten and Bell 1991); after the empty context, with an even share.
+The probability of a token after a context is its relative frequency there, mixed with its
+probability after the context without the oldest token (Witten and Bell 1991). The fewer counts a
+context has, and the more different tokens followed it, the more weight the shorter context has. The
+empty context is mixed with the uniform distribution.
 
-With classes the same is counted anew within each class of X (k-means of the static features),
-and the two are mixed in the share that does best on training items set aside.
+With classes, the same is counted within each class of X (k-means of the static features), and the
+two distributions are mixed. The weight is chosen on training items set aside.
 """
 
 from __future__ import annotations
@@ -16,39 +17,46 @@ import numpy as np
 
 from statecast.state import outline
 
-_ORDERS = (2, 3, 4, 5, 6, 7)  # lengths of a context and its token, of which the best is taken
-_STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of the mixture with the shorter context
-_CLASSES = (8, 32, 128)
-_ASIDE = 0.1  # of the training items, to choose by
+_ORDERS = (2, 3, 4, 5, 6, 7)  # the orders to choose from: length of the context, and 1
+_STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # the weights of the shorter context to choose from
+_CLASSES = (8, 32, 128)  # the numbers of classes to choose from
+_ASIDE = 0.1  # share of the training items that all of these are chosen on
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """Sequences: codes ``(items, steps + 1)`` with the end behind the last token, -1 beyond it
-    and where a token was not observed; static features ``(items, n)``."""
+class CodedSequences:
+    """Sequences in codes, with the static features of their items.
+
+    Attributes
+    ----------
+    codes : array of int, ``(items, steps + 1)``
+        The end stands after the last token. -1 stands after the end, and for missing tokens.
+    x : array, ``(items, n)``
+    """
 
     codes: np.ndarray
     x: np.ndarray
 
     __repr__ = outline
 
-    def take(self, items: np.ndarray) -> Said:
+    def take(self, items: np.ndarray) -> CodedSequences:
         """Some items."""
-        return Said(self.codes[items], self.x[items])
+        return CodedSequences(self.codes[items], self.x[items])
 
 
 def log_likelihoods(
-    train: Said, test: Said, *, tokens: int, seed: int = 0
+    train: CodedSequences, test: CodedSequences, *, tokens: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """What each baseline gives every token of ``test``, in nats; NaN where there is none.
+    """The log-probability of every token of ``test`` by each baseline, in nats; NaN where there is
+    no token.
 
     Parameters
     ----------
-    train, test : Said
+    train, test : CodedSequences
     tokens : int
-        How many codes there are.
+        The number of codes.
     seed : int
-        Of the items set aside, and of the classes.
+        For the choice of the items set aside, and for the classes.
 
     Returns
     -------
@@ -94,8 +102,8 @@ def log_likelihoods(
 
 
 def _counted(
-    train: Said,
-    test: Said,
+    train: CodedSequences,
+    test: CodedSequences,
     tokens: int,
     order: int,
     strength: float,
@@ -117,7 +125,7 @@ def _counted(
         context = np.concatenate(group)[row].astype(np.int64)
     share, answers = np.full(len(row), 1 / tokens), []
     for length in range(order):
-        if length:  # one token more of what came before
+        if length:  # the context with one older token
             older = before[row, at + order - 1 - length] + 1
             context = np.unique(context * (tokens + 1) + older, return_inverse=True)[1].ravel()
         pair = np.unique(context * tokens + token, return_inverse=True)[1].ravel()
@@ -137,12 +145,12 @@ def _counted(
 
 
 def _mixed(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """The log of a mixture, with this share of the second."""
+    """The logarithm of a mixture in which the second has this weight."""
     return np.log((1 - share) * np.exp(first) + share * np.exp(second))
 
 
 def _share(first: np.ndarray, second: np.ndarray) -> float:
-    """The share of the second in the mixture that does best, by expectation and maximisation."""
+    """The weight of the second in the likeliest mixture, by expectation-maximisation."""
     there = ~np.isnan(first)
     odds, share = second[there] - first[there], 0.5
     for _ in range(30):
@@ -152,7 +160,7 @@ def _share(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _centres(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The means of k-means (Lloyd 1982), from items drawn at random."""
+    """The centres of k-means (Lloyd 1982), started at random items."""
     centres = x[rng.choice(len(x), count, replace=False)].astype(np.float64)
     for _ in range(20):
         near = _nearest(x, centres)

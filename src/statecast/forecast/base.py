@@ -1,0 +1,747 @@
+"""``StateModel``: what forecasters of numbers and of tokens have in common.
+
+Fitting, states and their updates, model files, and settings are written here once. A subclass says
+what its schema, network and batches are, how its network starts and advances, and what it learns
+beside the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
+
+import keras
+import numpy as np
+
+from statecast import process
+from statecast.checks import check_flag, is_number
+from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
+from statecast.files import (
+    check_finite,
+    packed,
+    plain_id,
+    read_safetensors,
+    strict_json,
+    write_whole,
+)
+from statecast.forecast.companions import Companions
+from statecast.forecast.settings import Settings
+from statecast.interrupt import noted
+from statecast.networks.batches import Batches, held_out
+from statecast.networks.network import NOTHING, Network
+from statecast.networks.training import train
+from statecast.progress import Verbose, check_verbose
+from statecast.recurrence.cells import CELLS, Stack, within
+from statecast.state import State
+from statecast.tables.horizon import Horizon
+from statecast.tables.parse import LARGEST, MAX_STEPS, items_of
+from statecast.tables.schema import Panel, Schema
+from statecast.tables.targets import Targets
+
+FORMAT = "statecast-model"
+VERSION = 2
+_HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
+_FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
+_LARGEST_WEIGHT = 1e6  # products of such weights are far below the end of float32
+# The largest size of a number in a state. The numbers of a state are far smaller: a scaled value is
+# at most 1e6, and a cell's memory changes by at most 1 a step.
+_LARGEST_LEAF = 1e15
+_LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
+_FLOATS = ("float16", "float32", "float64")  # the types of a leaf in a state, at rest
+MOST_STEPS = 10_000  # of a forecast: more is a typing error, and would not fit into memory
+CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
+
+S = TypeVar("S", bound=Settings)
+Frame = TypeVar("Frame")  # a table of any kind: the forecast is a table of the same kind
+
+
+class Ahead(TypedDict, total=False):
+    """The keywords that say how far to forecast, for the overloads of the verbs."""
+
+    until: Any
+    h: int | None
+    strict: bool
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that was read, but not yet checked as a whole.
+
+    Attributes
+    ----------
+    where : str
+        For messages.
+    kind : str
+        The name of the class that wrote it.
+    config : dict
+    tensors : dict of str to array
+    """
+
+    where: str
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str] | bytes) -> ModelFile:
+        """Read a file from its path, or from its bytes; see ``StateModel.load``."""
+        metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
+        where = "the bytes" if isinstance(path, bytes) else str(path)
+        try:
+            if set(metadata) != {"format", "version", "kind", "config"}:
+                raise ValueError(f"unexpected entries {str(sorted(metadata))[:200]}")
+            config = strict_json(metadata["config"])
+            expected = {"settings", "schema", "history", "statecast"}
+            if not isinstance(config, dict) or set(config) != expected:
+                raise ValueError(f"expected the entries {sorted(expected)}")
+            if not isinstance(config["statecast"], str):
+                raise ValueError("statecast: expected a version")
+        except ValueError as error:
+            raise ModelFileError(f"{where}: {error}") from None
+        return cls(where, metadata["kind"][:80], config, tensors)
+
+
+class StateModel(ABC, Generic[S]):
+    """A recurrent network that is fitted to tables, and its states.
+
+    Subclasses are ``Forecaster`` for numbers and ``TokenForecaster`` for tokens.
+    """
+
+    settings: S
+    settings_class: ClassVar[type[Settings]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__doc__ is not None:  # None under `python -OO`
+            cls.__doc__ = cls.__doc__.replace("{parameters}", cls.settings_class.document().strip())
+
+    def _set(self, given: Mapping[str, Any]) -> None:
+        """Take over settings, as the constructor was given them."""
+        self.settings = cast(S, self.settings_class.of(given))
+        self._given = dict(given)
+        self.history: dict[str, list[float | None]] = {}
+        self._one_at_a_time = process.Lock()
+        self._schema: Schema | Targets | None = None
+
+    def __repr__(self) -> str:
+        s = self.settings
+        usual = asdict(type(s).of({"target_col": s.target_col})) | {"target_col": "y"}
+        shown = ", ".join(f"{n}={v!r}" for n, v in asdict(s).items() if v != usual[n])
+        schema = self._schema
+        fitted = "not fitted" if schema is None else f"fitted on {schema.steps} steps"
+        return f"<{type(self).__name__}({shown}), {fitted}>"
+
+    # -- settings ----------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor, as scikit-learn has them.
+
+        Parameters
+        ----------
+        deep : bool
+            Makes no difference: no setting is an estimator.
+
+        Returns
+        -------
+        dict
+            Every setting by name, as it was given. None stands for a default that depends on other
+            settings; ``settings`` has the value.
+        """
+        names = self.settings_class.declared()
+        return {
+            name: self._given.get(name, None if each.several is not None else each.default)
+            for name, each in names.items()
+        }
+
+    def set_params(self, **given: Any) -> Self:
+        """Change settings before a fit.
+
+        Returns
+        -------
+        The model itself.
+
+        Raises
+        ------
+        ArgumentError
+            Settings that the constructor would refuse; the model is then as it was. A model that
+            is fitted: its weights belong to its settings.
+        """
+        if not given:
+            return self
+        if self._schema is not None:
+            raise ArgumentError(
+                f"set_params: this {type(self).__name__} is fitted, and its weights belong to its "
+                "settings. Set them on a copy: clone().set_params(...)."
+            )
+        self._set(self._given | given)
+        return self
+
+    def clone(self) -> Self:
+        """A model with the same settings that is not fitted."""
+        return type(self)(**self._given)
+
+    # -- fitting -----------------------------------------------------------------------
+
+    def fit(
+        self,
+        series: Any,
+        static: Any = None,
+        *,
+        future: Any = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = (),
+        verbose: Verbose = "auto",
+    ) -> Self:
+        """Learn from a table of series and a table of static features.
+
+        Parameters
+        ----------
+        series : table, path or array
+            Long: a row for each item and step, with the columns ``unique_id, ds, y`` (or as named
+            in the settings). ``ds`` is a whole number from 1, or from the first step of the
+            training items where that is much later, or a date. pandas, polars, Arrow; the path of
+            a CSV or Parquet file; or an array ``(items, steps)``, with NaN where nothing was
+            observed. Arrays of several targets are ``(items, steps, targets)``.
+        static : table, path or array, optional
+            A row for each item: ``unique_id`` and its features, numbers or text; or an array
+            ``(items, features)``.
+        future : table, path or array, optional
+            Known future covariates (promotions, the calendar, planned spend): long, with the
+            columns ``unique_id, ds`` and the covariates, numbers or text, and a row for every step
+            of an item; or an array ``(items, steps, features)``. An empty cell is unknown, not
+            zero. A model that was fitted with them needs them wherever steps are taken or
+            forecast. Rows and items that are not needed are ignored. Tokens take none.
+        callbacks : sequence of keras.callbacks.Callback
+        verbose : "auto", 0, 1 or 2
+            0 shows nothing, 1 Keras's progress bar, 2 a line for each epoch. "auto" is 1 on a
+            terminal and in a notebook; elsewhere it shows a line after each fifth of the epochs.
+            Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error
+            where no logging is set up.
+
+        Returns
+        -------
+        The model itself. A fit that fails leaves it as it was.
+
+        Ctrl-C ends the training after one more batch at most, and the best epoch so far is kept.
+        Before the first epoch has ended there is none, and ``KeyboardInterrupt`` is raised; a
+        second Ctrl-C raises it at once. A program's own handler of SIGINT stays in place. In
+        another thread than the main one Ctrl-C does not reach the fit: Python raises it in the
+        main thread. There a callback that sets ``model.stop_training`` ends the training.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be used; the message names the column and the first item.
+        ArgumentError
+            Another ``verbose``; ``future`` for tokens.
+
+        Warns
+        -----
+        DataWarning
+            Steps at which no item was observed. Nothing can be learnt of them; their forecasts lie
+            between those of the observed steps around them. Weekdays, hours and months of dates
+            at which no item was ever observed; forecasts leave them out.
+        """
+        process.check_backend()
+        check_verbose(verbose)
+        s = self.settings
+        schema = self._learn_schema(series, static, future)
+        panel = schema.panel(series, static, future=future, for_fit=True)
+        before = self._learn_before(schema, panel)
+        with noted() as interrupt:
+            network = self._build(schema, s.seed)
+            held = held_out(panel.groups, s.ensemble, s.seed)
+            training, validation = self._batches(network, panel, held)
+            history = train(
+                network,
+                training,
+                validation,
+                epochs=s.epochs,
+                learning_rate=s.learning_rate,
+                weight_decay=s.weight_decay,
+                patience=s.patience,
+                interrupt=interrupt,
+                callbacks=callbacks or (),
+                verbose=verbose,
+            )
+            _check_weights(_arrays_of(network))
+            companions = self._learn_after(network, panel, held, before)
+            self._adopt(schema, network, history, companions)
+        return self
+
+    # -- states ------------------------------------------------------------------------
+
+    def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
+        """The state of each item after X and its prefix: where its next step starts.
+
+        Parameters
+        ----------
+        series : table, path or array, optional
+            The prefixes; k may differ from item to item. An item of ``static`` that is not here has
+            k = 0.
+        static : table, path or array, optional
+            The same columns as in ``fit``.
+        future : table, path or array, optional
+            As in ``fit``, for the steps of the prefixes. Later steps are no part of the state:
+            they are handed in where they are needed, so that one state serves several plans.
+
+        Returns
+        -------
+        State
+            A row for each item, with the items' ids; leaves ``(rows, members, ...)``.
+
+        Raises
+        ------
+        DataError
+            Tables that cannot be used.
+        """
+        return self._state_of(self.schema.panel(series, static, future=future))
+
+    def update(self, state: State, new_rows: Any, *, future: Any = None) -> State:
+        """Advance items by their new observations: O(1) each, equal to a run from the start.
+
+        The cost is that of the items with new rows, however many rows the state has: the new state
+        shares the other rows with the old one (see ``State``).
+
+        Parameters
+        ----------
+        state : State
+            From ``state`` or ``update``; it stays as it was.
+        new_rows : table, path or array
+            Columns as in ``fit``; any of the state's items, each at steps after those it has taken.
+            A step that is left out is a gap. An array ``(rows, steps)`` has the state's rows and
+            begins at step 1, with NaN up to each item's new steps.
+        future : table, path or array, optional
+            As in ``fit``, for the new steps.
+
+        Returns
+        -------
+        State
+            All rows of ``state``, those with new observations advanced.
+
+        Raises
+        ------
+        DataError
+            A step that is not new, or an item that the state does not have.
+        StateError
+            A state that this model did not make, or one without ids.
+        """
+        self.schema  # noqa: B018  raises if nothing is fitted
+        self._check_state(state)
+        if state.ids is None:
+            raise StateError(
+                "This state has no ids (a fork drops them), so new rows cannot be matched. Give it "
+                "some: State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
+            )
+        touched = self._touched(state, new_rows, future)
+        part = state.take(touched)
+        known, ids, origin = self._position(part)
+        new = self.schema.new_rows(new_rows, ids, future=future, known=known, origin=origin)
+        leaves = dict(part.leaves)
+        if new.origin is not None:
+            leaves["origin"] = new.origin.astype("int64")
+        rows = np.flatnonzero(new.known)
+        if len(rows):
+            moved = {name: leaf[rows] for name, leaf in leaves.items()}
+            for name, leaf in self._advance(moved, new.take(rows), known[rows]).items():
+                leaves[name] = leaves[name].copy()
+                leaves[name][rows] = leaf
+        return state.put(touched, State(leaves))
+
+    # -- files -------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model as one safetensors file, readable on every backend.
+
+        The file appears whole or not at all.
+
+        Raises
+        ------
+        ArgumentError
+            A path that cannot be written to.
+        """
+        write_whole(path, self._packed())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | bytes) -> Self:
+        """Read a model that ``save`` wrote, from the file's path or from its bytes.
+
+        Nothing in the file is executed: this code rebuilds the model from a strict JSON header.
+        Every shape is checked before anything is allocated, and every number is checked: none is
+        NaN, infinite or out of range. The Keras model is built when it is first used, so that the
+        file's numbers are in memory at most twice.
+
+        Raises
+        ------
+        ModelFileError
+            A file that is missing, truncated, damaged, of another version or of another class, or
+            has an oversized header.
+        ArgumentError
+            Neither a path nor bytes.
+        """
+        return cls._from_file(ModelFile.read(path))
+
+    @classmethod
+    def _from_file(cls, file: ModelFile) -> Self:
+        tensors = file.tensors
+        try:
+            if file.kind != cls.__name__:
+                raise ValueError(
+                    f"expected a {cls.__name__}; the file holds a {file.kind}, which "
+                    f"{file.kind}.load reads"
+                )
+            settings = cls.settings_class.from_config(file.config["settings"])
+            model = cls(**asdict(settings))
+            history = _checked_history(file.config["history"])
+            parts = ("network", "schema", *Companions.parts())
+            split = {part: within(tensors, part) for part in parts}
+            if sum(map(len, split.values())) != len(tensors):
+                raise ValueError(f"expected tensors of {list(parts)}")
+            tensors.clear()  # `split` alone holds them, so that each is freed when it is not needed
+            schema = model._read_schema(file.config["schema"], split["schema"])
+            model._check_schema(schema)
+            companions = model._read_companions(split, schema)
+            weights = split["network"]
+            decoder, options = model._plan(schema)
+            shapes = Network.weight_shapes(decoder, **options)
+            if set(weights) != set(shapes):
+                raise ValueError("the weights are not those of the settings")
+            for name, shape in shapes.items():
+                if weights[name].shape != shape or weights[name].dtype != np.float32:
+                    raise ValueError(
+                        f"weight {name}: expected float32 {shape}, "
+                        f"received {weights[name].dtype} {weights[name].shape}"
+                    )
+                check_finite(f"weight {name}", weights[name], _LARGEST_WEIGHT)
+        except ValueError as error:
+            raise ModelFileError(f"{file.where}: {error}") from None
+        model._adopt(schema, weights, history, companions)
+        return model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by way of the model file's bytes: Keras's models cannot be."""
+        if self._schema is None:
+            return partial(type(self), **self._given), ()
+        return type(self).load, (self._packed(),)
+
+    def _packed(self) -> bytes:
+        """What ``save`` writes."""
+        schema, arrays = self.schema.to_config()
+        config = {
+            "settings": asdict(self.settings),
+            "schema": schema,
+            "history": self.history,
+            "statecast": version("statecast"),
+        }
+        text = json.dumps(config, allow_nan=False, ensure_ascii=False)
+        metadata = {"kind": type(self).__name__, "config": text}
+        weights = self._weights()
+        _check_weights(weights)
+        tensors = {f"network/{name}": value for name, value in weights.items()}
+        tensors |= {f"schema/{name}": array for name, array in arrays.items()}
+        tensors |= self._companions.arrays()
+        return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors)
+
+    def _check_schema(self, schema: Schema | Targets) -> None:
+        """Raise ``ValueError`` unless a model file's schema is one of these settings."""
+        s = self.settings
+        columns = (schema.id_col, schema.step_col, schema.start_col, schema.targets)
+        if columns != (s.id_col, s.step_col, s.start_col, s.targets):
+            raise ValueError("the schema's columns are not those of the settings")
+
+    # -- what was fitted ---------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema | Targets:
+        """What was learnt about the tables; for several targets a ``targets.Targets``."""
+        if self._schema is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} is not fitted: call fit or load first."
+            )
+        return self._schema
+
+    @property
+    def network(self) -> Network:
+        """The Keras model. After ``load`` it is built when it is first used."""
+        schema = self.schema
+        with self._one_at_a_time:
+            if self._network is None:
+                self._network = self._build(schema, 0, self._loaded)
+                self._loaded = {}
+        return self._network
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the weights, which the states they make carry."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return self._fingerprint
+
+    # -- what a subclass says ------------------------------------------------------------
+
+    @abstractmethod
+    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
+        """The schema of training tables."""
+
+    @abstractmethod
+    def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
+        """Check the training panel, and learn what must be learnt before the network."""
+
+    @abstractmethod
+    def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+        """The batches to train on and to stop by."""
+
+    @abstractmethod
+    def _learn_after(
+        self, network: Network, panel: Panel, held: np.ndarray, before: Companions
+    ) -> Companions:
+        """Learn what must be learnt with a trained network."""
+
+    @abstractmethod
+    def _plan(self, schema: Schema | Targets) -> tuple[Any, dict[str, Any]]:
+        """The decoder and the options of the network for tables of a schema."""
+
+    @abstractmethod
+    def _build(
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+    ) -> Network:
+        """The network for tables of a schema, untrained or with these weights."""
+
+    @abstractmethod
+    def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema | Targets:
+        """The schema of a model file; ``ValueError`` if it is damaged."""
+
+    @abstractmethod
+    def _read_companions(
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
+    ) -> Companions:
+        """What a model file has beside the network; ``ValueError`` if it is damaged."""
+
+    @abstractmethod
+    def _start(self, panel: Panel) -> dict[str, np.ndarray]:
+        """The leaves of each row before its first step."""
+
+    @abstractmethod
+    def _advance(
+        self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The leaves after the panel's steps, from those after each row's first ``known`` steps."""
+
+    @abstractmethod
+    def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The leaves of a state, but for ``origin``: name to shape, without rows."""
+
+    def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
+        """Prepare for use with new weights."""
+        self._decoder = decoder
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _recurrent_options(self, schema: Schema | Targets) -> tuple[Stack, int, dict[str, Any]]:
+        """The stack of cells, the width of X among its inputs, and the network's options."""
+        s = self.settings
+        featured = schema.static.width or schema.static.cardinalities
+        stack = Stack([CELLS[s.cell](s.units) for _ in range(s.layers)])
+        options = {
+            "numeric": schema.static.width,
+            "cardinalities": schema.static.cardinalities,
+            "members": s.ensemble,
+            "encoding": s.encoding,
+            "conditioning": s.conditioning,
+            "future": (schema.future.width, schema.future.cardinalities),
+            "past": (schema.past.width, schema.past.cardinalities),
+            "depth": s.depth,
+        }
+        return stack, s.encoding if featured and s.conditioning != "state" else 0, options
+
+    def _adopt(
+        self,
+        schema: Schema | Targets,
+        network: Network | Mapping[str, np.ndarray],
+        history: Mapping[str, Sequence[float | None]],
+        companions: Companions,
+    ) -> None:
+        """Take over what was fitted or read; of a network that was read, its weights by name."""
+        built = isinstance(network, Network)
+        self._schema, self._companions = schema, companions
+        self._network = network if built else None
+        self._loaded: Mapping[str, np.ndarray] = {} if built else network
+        # Strict JSON has no NaN; an epoch that diverged is None.
+        self.history = {
+            name: [None if v is None or not math.isfinite(v) else float(v) for v in values]
+            for name, values in history.items()
+        }
+        weights, digest = self._weights(), hashlib.blake2b(digest_size=16)
+        for name, value in sorted((weights | companions.arrays()).items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value).data)
+        self._fingerprint = digest.hexdigest()
+        self._use(self._plan(schema)[0], weights)
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        if self._loaded:
+            return dict(self._loaded)
+        return _arrays_of(self.network)
+
+    def _state_of(self, panel: Panel) -> State:
+        leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
+        if panel.origin is not None:
+            leaves["origin"] = panel.origin.astype("int64")
+        return State(leaves, panel.ids, self.fingerprint)
+
+    def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
+        """The rows of a state that an update may change: those of the items of the new rows, and
+        those whose date of step 1 a plan sets. For arrays these are all rows."""
+        rows = np.zeros(0, np.int64)
+        for source, role, letter in ((new_rows, "series", "Y"), (future, "future", "future")):
+            if source is None:
+                continue
+            found = items_of(source, role, letter, self.schema.id_col, state.ids[:1].tolist())
+            if found is None:
+                return np.arange(state.rows)
+            at = state.find(found)
+            at = at[at >= 0]
+            if role == "future":
+                if "origin" not in state.spec:
+                    continue
+                at = at[np.isnat(state.take(at)["origin"].astype("datetime64[us]"))]
+            rows = np.union1d(rows, at)
+        return rows
+
+    def _last(
+        self, horizon: Horizon, ids: np.ndarray, known: np.ndarray, strict: bool
+    ) -> np.ndarray:
+        """Each row's last position to forecast, checked. Of several targets a step has a position
+        for each, and ``known`` is in positions too."""
+        check_flag("strict", strict)
+        count = len(self.settings.targets)
+        last = horizon.last(ids, known // count)
+        longest = int(last.max(initial=0))
+        if longest > MOST_STEPS // count:
+            raise ArgumentError(
+                f"until: expected at most {self.schema.number(MOST_STEPS // count):,}, received "
+                f"{self.schema.number(longest):,}."
+            )
+        late = np.flatnonzero(known // count >= last)
+        if strict and len(late):
+            item = ids[late[:1]].tolist()[0]
+            raise DataError(
+                "until: expected a step beyond every item's prefix, received "
+                f"{self.schema.number(int(last[late[0]]))}; item {item!r} is already observed up "
+                f"to step {self.schema.number(int(known[late[0]]) // count)}. Ask for a later "
+                "step, leave that item out, or take strict=False.",
+                column=self.settings.step_col,
+                item=item,
+            )
+        return last * count
+
+    def _position(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """For each row of a state: the steps taken, the id, and the date of step 1.
+
+        Raises
+        ------
+        StateError
+            Numbers of steps that no state of this model has taken, or dates beyond the calendar.
+        """
+        rest = state.at_rest()
+        for name, leaf in rest.leaves.items():
+            if name == "origin":  # a date
+                continue
+            most = _LARGEST_LEAVES.get(name, _LARGEST_LEAF)
+            wrong = np.argwhere(~(np.abs(leaf) <= most))
+            if len(wrong):
+                raise StateError(
+                    f"Leaf {name!r}: expected numbers from {-most:g} to {most:g}; received "
+                    f"{leaf[tuple(wrong[0])]} in row {wrong[0][0]}. Make the state again with "
+                    "`state`."
+                )
+        step = rest["step"][..., 0]
+        count = len(self.settings.targets)
+        taken = (step >= 0) & (step <= MAX_STEPS * count) & (step == step[:, :1])
+        wrong = np.flatnonzero(~(taken & (np.floor(step / count) * count == step)).all(axis=1))
+        if len(wrong):
+            raise StateError(
+                f"Leaf 'step': expected a multiple of {count} from 0 to {MAX_STEPS * count:,}, "
+                f"alike for all members; received {step[wrong[0]].tolist()} in row {wrong[0]}."
+            )
+        known, origin = step[:, 0].astype(int), None
+        if "origin" in rest.names:
+            origin = rest["origin"].astype("datetime64[us]")
+            wrong = np.flatnonzero((origin < _FIRST_DATE) | (origin > _LAST_DATE))
+            wrong = wrong[~np.isnat(origin[wrong])]
+            if len(wrong):
+                raise StateError(
+                    "Leaf 'origin': expected a date from the year 1 to 9999, in microseconds "
+                    f"since 1970; received {rest['origin'][wrong[0]]} in row {wrong[0]}."
+                )
+        ids = np.arange(state.rows) if state.ids is None else state.ids
+        return known, ids, origin
+
+    def _check_state(self, state: State, series: Any = None, static: Any = None) -> None:
+        if series is not None or static is not None:
+            raise ArgumentError("Give either series and static, or state; received both.")
+        if not isinstance(state, State):
+            raise StateError(f"state: expected a State, received {type(state).__name__}.")
+        schema, spec = self.schema, self._leaf_shapes()
+        if schema.spacing is not None:
+            spec["origin"] = ()
+        state.check(spec)
+        for name, leaf in state.take(slice(0)).leaves.items():
+            expected = ("int64",) if name == "origin" else _FLOATS
+            if leaf.dtype.name not in expected:
+                raise StateError(
+                    f"Leaf {name!r}: expected {' or '.join(expected)}, received {leaf.dtype}."
+                )
+        if state.fingerprint != self.fingerprint:
+            raise StateError(
+                "This state was made by other weights. States belong to the fit that made "
+                f"them: make it again with this {type(self).__name__}'s `state`."
+            )
+
+    def _stream(self, item: Any, use: str = "") -> np.random.Generator:
+        """An item's own random numbers, which do not depend on other items."""
+        plain = plain_id(item)
+        text = f"{self.settings.seed}/{type(plain).__name__}/{plain}{use}".encode()
+        key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
+        return np.random.Generator(np.random.Philox(key=key))
+
+
+def _arrays_of(network: Network) -> dict[str, np.ndarray]:
+    """A network's weights as float32 arrays, by their names in a model file."""
+    return {
+        name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
+        for name, weight in network.weight_map().items()
+    }
+
+
+def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ArgumentError`` for trained weights that a model file may not hold."""
+    try:
+        for name, weight in weights.items():
+            check_finite(f"weight {name}", weight, _LARGEST_WEIGHT)
+    except ValueError as error:
+        raise ArgumentError(
+            f"learning_rate: training diverged ({error}). Fit with a lower learning rate."
+        ) from None
+
+
+def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:
+    """The rows in chunks of at most ``size``."""
+    return [np.arange(i, min(i + size, rows)) for i in range(0, rows, size)]
+
+
+def _checked_history(history: Any) -> dict[str, list[float | None]]:
+    numbers = isinstance(history, dict) and all(
+        isinstance(values, list)
+        and all(v is None or is_number(v, -LARGEST, LARGEST) for v in values)
+        for values in history.values()
+    )
+    if not numbers:
+        raise ValueError(f"history: expected lists of numbers up to {LARGEST:g}")
+    return history

@@ -1,0 +1,248 @@
+"""``Companions``: what a forecaster of numbers learns beside its network.
+
+The network's quantiles are combined with those of the analogues, and calibrated on held-out items;
+endings say where paths end. Arrays only, but for the network's forecasts of held-out items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import keras
+import numpy as np
+
+from statecast.forecast.analogues import MOST_ITEMS as MOST_ANALOGUES
+from statecast.forecast.analogues import MOST_STEPS, NEAREST, Analogues, prefixes
+from statecast.forecast.endings import Endings, statics, width
+from statecast.forecast.stacking import FEWEST, Stacking
+from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
+from statecast.heads.quantiles import KNOTS, Quantiles
+from statecast.networks.network import Network, QuantileModel
+from statecast.networks.training import held_out_parameters
+from statecast.tables.schema import Panel, Schema
+from statecast.tables.targets import Targets
+
+
+@dataclass(frozen=True, eq=False)
+class Companions:
+    """What is learnt beside the network; each None where there is none."""
+
+    analogues: Analogues | None = None
+    stacking: Stacking | None = None
+    endings: Endings | None = None
+
+    @classmethod
+    def parts(cls) -> tuple[str, ...]:
+        """The names of the parts, as a model file has them."""
+        return tuple(each.name for each in fields(cls))
+
+    def fit(
+        self, network: Network, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
+    ) -> Companions:
+        """Learn analogues, if they are wanted, and the stacking. With few held-out items there is
+        neither."""
+        # In random order: `Analogues.fit` needs it, and a part of the rows is a fair sample.
+        order = np.random.default_rng([seed, 4]).permutation(panel.rows)[:MOST_ANALOGUES]
+        panel, held = panel.take(order), held[:, order]
+        rows = np.flatnonzero(held.any(axis=0))[:MOST_STACKED]
+        if len(rows) < FEWEST:
+            return self
+        found = None
+        if analogues and panel.y.shape[1] <= MOST_STEPS:
+            found = Analogues.fit(
+                panel.ids,
+                panel.numeric,
+                panel.codes,
+                panel.y,
+                panel.mask,
+                panel.groups,
+                seed=seed,
+                targets=panel.targets,
+            )
+        knots, some = QuantileModel(network.decoder.head), panel.take(rows)
+        ours, theirs = {}, {}
+        known = prefixes(panel.y.shape[1], panel.targets)
+        for k, parameters in held_out_parameters(network, panel, held, rows, known):
+            ours[k] = keras.ops.convert_to_numpy(knots.predict_on_batch(parameters))
+            if found is not None:
+                seen = some.mask & (np.arange(some.mask.shape[1]) < k)
+                x, all_k = found.features(some.numeric, some.codes), np.full(len(rows), k)
+                theirs[k] = found.forecast(x, some.y, seen, all_k, KNOTS, items=rows)
+        truth = np.where(some.mask, some.y, np.nan)
+        stacking = Stacking.fit(truth, ours, theirs or None, panel.targets)
+        return replace(self, analogues=found, stacking=stacking)
+
+    # -- files -------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything by name, as a model file has it."""
+        return {
+            f"{name}/{leaf}": np.ascontiguousarray(array)
+            for name in self.parts()
+            if getattr(self, name) is not None
+            for leaf, array in getattr(self, name).arrays().items()
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+        schema: Schema | Targets,
+        *,
+        ends: bool,
+    ) -> Companions:
+        """What ``arrays`` gave, by part.
+
+        Raises
+        ------
+        ValueError
+            Arrays that are damaged, or do not belong to the schema.
+        """
+        analogues = stacking = endings = None
+        if arrays["stacking"]:
+            count = len(schema.targets)
+            stacking = Stacking.from_arrays(arrays["stacking"], schema.positions, count)
+        if arrays["analogues"]:
+            analogues = Analogues.from_arrays(arrays["analogues"])
+            features = schema.static.width, schema.static.cardinalities
+            if not analogues.fits(*features, schema.positions):
+                raise ValueError("analogues: they are not those of the schema")
+        if ends:
+            features = width(schema.static.width, schema.static.cardinalities)
+            endings = Endings.from_arrays(arrays["endings"], schema.steps, features)
+        elif arrays["endings"]:
+            raise ValueError("endings: expected none, as the settings have ends=False")
+        return cls(analogues, stacking, endings)
+
+    # -- leaves of a state --------------------------------------------------------------
+
+    def leaf_shapes(self, schema: Schema | Targets) -> dict[str, tuple[int, ...]]:
+        """The leaves by name: shapes without rows."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.analogues is not None:
+            steps, features = (self.analogues.steps,), (self.analogues.x.shape[1],)
+            shapes |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
+            shapes["analogues/familiar"] = ()
+        if self.endings is not None:
+            features = width(schema.static.width, schema.static.cardinalities)
+            if features:
+                shapes["endings/x"] = (features,)
+        return shapes
+
+    def start(self, panel: Panel, schema: Schema | Targets) -> dict[str, np.ndarray]:
+        """The leaves before the first step: the static features as analogues and endings use them,
+        whether training had such features, and no observations."""
+        leaves: dict[str, np.ndarray] = {}
+        if self.analogues is not None:
+            nothing = np.zeros((panel.rows, self.analogues.steps), "float32")
+            familiar = self.analogues.familiar(panel.numeric, panel.codes)
+            leaves = {
+                "analogues/x": self.analogues.features(panel.numeric, panel.codes),
+                "analogues/familiar": familiar.astype("float32"),
+                "analogues/y": nothing,
+                "analogues/seen": nothing,
+            }
+        if "endings/x" in self.leaf_shapes(schema):
+            cardinalities = schema.static.cardinalities
+            leaves["endings/x"] = statics(panel.numeric, panel.codes, cardinalities)
+        return leaves
+
+    def advance(self, leaves: Mapping[str, np.ndarray], panel: Panel) -> dict[str, np.ndarray]:
+        """The leaves that new observations change."""
+        if self.analogues is None:
+            return {}
+        observed = first_steps(panel.mask, self.analogues.steps)
+        value = first_steps(panel.y, self.analogues.steps)
+        value = np.where(observed, value, leaves["analogues/y"])
+        return {
+            "analogues/y": value.astype("float32"),
+            "analogues/seen": np.maximum(observed, leaves["analogues/seen"]).astype("float32"),
+        }
+
+    # -- forecasts -----------------------------------------------------------------------
+
+    @np.errstate(over="ignore", invalid="ignore")  # the forecaster checks the range
+    def combine(
+        self,
+        own: np.ndarray,
+        leaves: Mapping[str, np.ndarray],
+        known: np.ndarray,
+        levels: Sequence[float],
+        schema: Schema | Targets,
+        *,
+        calibrated: bool,
+    ) -> np.ndarray:
+        """Scaled quantiles of the network and the analogues together.
+
+        Parameters
+        ----------
+        own : array, ``(rows, steps, len(KNOTS))``
+            The network's quantiles at ``KNOTS``; those of the prefix stay as they are.
+        leaves : mapping of str to array
+            Of each row's state.
+        known : array of int, ``(rows,)``
+        levels : sequence of float
+        schema : Schema or Targets
+        calibrated : bool
+            Whether the quantiles are adjusted on held-out items.
+
+        Returns
+        -------
+        array, ``(rows, steps, len(levels))``
+        """
+        if self.stacking is None:
+            return at_levels(own, levels)
+        knots = own
+        steps, until, count = schema.positions, knots.shape[1], len(schema.targets)
+        if self.analogues is not None:
+            x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
+            other = self.analogues.forecast(x, y, seen > 0, known, KNOTS)
+            knots = self.stacking.blend(own[:, :steps], other[:, :until], known)
+            # Features unlike those of training: feature dropout has trained the network for them,
+            # and the analogues know nothing of them.
+            familiar = leaves["analogues/familiar"][:, None, None] > 0
+            knots = np.where(familiar, knots, own[:, :steps])
+            # Beyond the longest training item the network alone goes on, from the last level of
+            # both.
+            moved = (knots - own[:, :steps])[:, -count:]
+            more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
+            knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)
+        if calibrated:
+            knots = self.stacking.calibrate(knots, known)
+        rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(knots)
+        return at_levels(np.where(rest, knots, own).astype("float32"), levels)
+
+    def nearest(
+        self, panel: Panel, schema: Schema | Targets, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The training items nearest to each row, by id, and their weights in its forecast."""
+        found = self.analogues
+        if found is None or self.stacking is None:
+            return np.empty((panel.rows, 0), object), np.zeros((panel.rows, 0))
+        leaves = self.start(panel, schema)
+        leaves |= self.advance(leaves, panel)
+        x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
+        count = min(count, len(found.ids), NEAREST)
+        near, weights = np.empty((panel.rows, count), object), np.zeros((panel.rows, count))
+        part = (1.0 - self.stacking.share(panel.known)) * leaves["analogues/familiar"]
+        for k in np.unique(panel.known):
+            rows = panel.known == k
+            at = min(int(k), found.steps)
+            items, weight, _ = found.nearest(x[rows], y[rows], seen[rows] > 0, at)
+            near[rows] = found.ids[items[:, :count]]
+            weights[rows] = weight[:, :count] * part[rows, None]
+        return near, weights
+
+
+def at_levels(knots: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Quantiles at any levels, of distributions given by their quantiles at ``KNOTS``."""
+    found = Quantiles(KNOTS).quantile(
+        keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
+    )
+    return keras.ops.convert_to_numpy(found)
+
+
+def first_steps(array: np.ndarray, until: int) -> np.ndarray:
+    """The first ``until`` columns, zeros where there are no more."""
+    return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))

@@ -1,0 +1,330 @@
+"""``Paths``: joint sample paths, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from statecast.checks import check_numbers, check_whole
+from statecast.errors import ArgumentError, DataError, quoted
+from statecast.tables.parse import Kind
+from statecast.tables.schema import Schema
+from statecast.tables.targets import Targets
+
+_PATH_VALUES = 4_000_000  # of paths reduced at once: a bound on memory
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Joint sample paths.
+
+    Attributes
+    ----------
+    ids : array, ``(items,)``
+    known : array of int, ``(items,)``
+        Each item's prefix length; its paths begin at the step after.
+    values : array, float64, ``(items, paths, until)``
+        In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
+        path i of one goes with path i of the others.
+    last : array of int, ``(items,)``, or None
+        Each item's last step, after which its values are NaN; None where it is that of all.
+    observed : array, float64, ``(items, steps)``, or None
+        The prefixes, NaN where nothing was observed, of several targets
+        ``(items, steps, targets)``; None where the paths go on from a state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1) + 10
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, verbose=0)
+    >>> paths = f.simulate(Y[:3, :2], until=6)
+    >>> sorted(paths.total(since=1)), paths.time_to(12.0)["never"].shape
+    (['statecast', 'statecast-hi-80', 'statecast-lo-80'], (3,))
+    """
+
+    ids: np.ndarray
+    known: np.ndarray
+    values: np.ndarray
+    schema: Schema | Targets
+    origin: np.ndarray | None = None
+    kind: Kind | None = None
+    observed: np.ndarray | None = None
+    last: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        items, paths, until, *_ = self.values.shape
+        of = ", ".join(self.schema.targets)
+        return (
+            f"<Paths of {of}: {items:,} items, {paths:,} paths each, up to step "
+            f"{self.schema.number(until):,}>"
+        )
+
+    def table(self) -> Any:
+        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of
+        several targets one for each, ``path-lat-1``, ``path-lon-1``, ..."""
+        items, paths = self.values.shape[:2]
+        values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
+        named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
+        return self.schema.table(
+            named,
+            ids=self.ids,
+            known=self.known * count,
+            origin=self.origin,
+            kind=self.kind,
+            last=None if self.last is None else self.last * count,
+        )
+
+    def of(self, target: str) -> Paths:
+        """The paths of one of several targets, for its total, peak and time to a threshold.
+
+        Raises
+        ------
+        ArgumentError
+            A target that is not there.
+        """
+        schema = self.schema.of(target)
+        if isinstance(self.schema, Schema):
+            return self
+        at = self.schema.targets.index(target)
+        observed = None if self.observed is None else self.observed[..., at]
+        return replace(self, values=self.values[..., at], schema=schema, observed=observed)
+
+    def alive(self) -> Any:
+        """The share of an item's paths that have not ended, at each step.
+
+        Returns
+        -------
+        A table of the kind that came in: the id, the step and ``alive``, from 0 to 1. Without
+        ``ends`` it is 1 everywhere. For arrays, a dict of arrays ``(items, until)``.
+        """
+        values = self.values.reshape(*self.values.shape[:3], -1)[..., 0]
+        schema, last = self.schema.of(self.schema.targets[0]), self.last
+        return schema.table(
+            {"alive": (~np.isnan(values)).mean(axis=1)},
+            ids=self.ids,
+            known=self.known,
+            origin=self.origin,
+            kind=self.kind,
+            last=last,
+        )
+
+    def total(
+        self,
+        *,
+        since: int | None = None,
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
+    ) -> Any:
+        """How much each item comes to: the distribution of the sum over its paths. A path that has
+        ended adds nothing from there on.
+
+        Parameters
+        ----------
+        since : int, optional
+            The first step to count; default each item's first forecast step. From 1 on it is
+            the total of the whole item, what was observed included.
+        level, quantiles
+            As in ``Forecaster.predict``.
+
+        Returns
+        -------
+        A table of the kind that came in, a row an item: the id, ``statecast`` (the median),
+        ``statecast-lo-80``, ... in original units. For arrays, a dict of arrays ``(items,)``.
+
+        Raises
+        ------
+        DataError
+            A step since ``since`` is a gap, so that the total is unknown.
+        ArgumentError
+            ``since`` beyond ``until``; or within the prefix, of paths that go on from a state,
+            which does not hold what was observed.
+        """
+        columns = quantile_columns(level, quantiles)
+        (totals,) = self._reduced(since, lambda rest, _: (np.nansum(rest, axis=-1),))
+        return self._summary(_quantiles(totals, columns))
+
+    def peak(
+        self,
+        *,
+        since: int | None = None,
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
+    ) -> Any:
+        """How high each item rises, and when: the distributions of its largest value and of
+        the first step that has it.
+
+        Parameters, returns and errors are those of ``total``; beside the value's columns there
+        are the step's: ``step``, ``step-lo-80``, ...
+        """
+        columns = quantile_columns(level, quantiles)
+
+        def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            known = np.where(np.isnan(rest), -np.inf, rest)
+            value, step = known.max(axis=-1), known.argmax(axis=-1) + float(self.schema.first)
+            nothing = np.isneginf(value)  # closed throughout, or ended with its prefix
+            return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
+
+        value, step = self._reduced(since, highest)
+        return self._summary(_quantiles(value, columns) | _steps_at(step, columns, "step"))
+
+    def time_to(
+        self,
+        threshold: Any,
+        *,
+        falling: bool = False,
+        since: int | None = None,
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
+    ) -> Any:
+        """When each item reaches a threshold: the distribution of the first step at which its
+        value is at least so high.
+
+        Parameters
+        ----------
+        threshold : float or array, ``(items,)``
+            In original units.
+        falling : bool
+            The first step at which the value is at most so high instead.
+        since, level, quantiles
+            As in ``total``.
+
+        Returns
+        -------
+        As ``total`` does, in the steps of the tables, and ``never``: the share of paths that do
+        not reach it up to ``until``. A quantile that lies among those is NaN.
+
+        Raises
+        ------
+        As ``total`` does; ArgumentError for a threshold that is no number, or not one an item.
+        """
+        columns = quantile_columns(level, quantiles)
+        try:
+            given = np.asarray(threshold, "float64")
+        except (TypeError, ValueError):
+            given = np.array(np.nan)
+        if given.shape not in ((), self.ids.shape) or np.isnan(given).any():
+            raise ArgumentError(
+                f"threshold: expected a number, or an array of shape {self.ids.shape}; received "
+                f"{threshold!r}."
+            )
+        limit, number = np.broadcast_to(given, self.ids.shape), float(self.schema.first)
+
+        def first(rest: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray]:
+            beside = limit[rows, None, None]
+            reached = rest <= beside if falling else rest >= beside
+            return (np.where(reached.any(axis=-1), reached.argmax(axis=-1) + number, np.inf),)
+
+        (step,) = self._reduced(since, first)
+        named = _steps_at(step, columns, "statecast")
+        return self._summary(named | {"never": np.isinf(step).mean(axis=1)})
+
+    def _reduced(
+        self, since: int | None, reduce: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+    ) -> list[np.ndarray]:
+        """What ``reduce`` makes of the steps since ``since``: of float64 ``(rows, paths, until)``,
+        NaN before, arrays ``(rows, paths)``. In parts, so that memory stays bounded."""
+        if not isinstance(self.schema, Schema):
+            raise ArgumentError(
+                "Expected paths of one target, as several have no common unit; received those of "
+                f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
+            )
+        _, paths, until = self.values.shape
+        least, most = self.schema.number(1), self.schema.number(until)
+        if since is not None:
+            expected = f"a step from {least} to {most}"
+            since = check_whole("since", since, least, most, expected=expected)
+        step = np.arange(1, until + 1)
+        begin = None if since is None else since - least + 1
+        first = self.known + 1 if begin is None else np.full(self.known.shape, begin)
+        counted = step >= first[:, None]
+        past = counted & (step <= self.known[:, None])
+        observed = np.full(past.shape, np.nan)
+        open_ = self.schema.open(self.origin, until, self.kind)
+        if past.any():
+            if self.observed is None:
+                raise ArgumentError(
+                    "since: expected a step after every prefix, as these paths go on from a "
+                    f"state, which does not hold what was observed; received {since}. Simulate "
+                    "from the series instead."
+                )
+            width = min(until, self.observed.shape[1])
+            observed[:, :width] = self.observed[:, :width]
+            gaps = np.argwhere(past & open_ & np.isnan(observed))
+            if len(gaps):
+                row, at = gaps[0].tolist()
+                item = self.ids[row : row + 1].tolist()[0]
+                raise DataError(
+                    f"since: expected no gap between step {since} and the end of the prefix; item "
+                    f"{quoted(item)} was not observed at step {at + least}. Begin after it, or "
+                    "leave that item out.",
+                    column=self.schema.target_col,
+                    item=item,
+                )
+        found = []
+        size = max(1, _PATH_VALUES // (paths * until))
+        for start in range(0, len(self.ids), size):
+            rows = np.arange(start, min(start + size, len(self.ids)))
+            values = np.where(past[rows, None], observed[rows, None], self.values[rows])
+            found.append(reduce(np.where(counted[rows, None], values, np.nan), rows))
+        if not found:
+            found = [reduce(np.zeros((0, paths, until)), np.zeros(0, int))]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _summary(self, columns: dict[str, np.ndarray]) -> Any:
+        return self.schema.of(self.schema.targets[0]).summary(columns, ids=self.ids, kind=self.kind)
+
+
+def _known_quantile(
+    drawn: np.ndarray, columns: Mapping[str, float], method: Any = "linear"
+) -> np.ndarray:
+    """Quantiles ``(columns, items)`` of the draws that are numbers; NaN where none is."""
+    if not np.isnan(drawn).any():
+        return np.quantile(drawn, list(columns.values()), axis=1, method=method)
+    found = np.full((len(columns), len(drawn)), np.nan)
+    for item, own in enumerate(drawn):
+        own = own[~np.isnan(own)]
+        if len(own):
+            found[:, item] = np.quantile(own, list(columns.values()), method=method)
+    return found
+
+
+def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Of draws ``(items, paths)``, by the name of the column."""
+    found = _known_quantile(drawn, columns)
+    return dict(zip(columns, found, strict=True))
+
+
+def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
+    """As ``_quantiles``, of steps: each a step that a path has, or NaN where it has none."""
+    found = _known_quantile(step, columns, method="inverted_cdf")
+    found = np.where(np.isinf(found), np.nan, found)
+    return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
+
+
+def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
+    """The columns of a forecast: name to the level of the quantile.
+
+    Raises
+    ------
+    ArgumentError
+        A level or quantile outside its range.
+    """
+    columns = {"statecast": 0.5}
+    for percent in check_numbers("level", level):
+        if not 1 <= percent < 100:
+            raise ArgumentError(
+                f"level: expected percent, from 1 to below 100, received {percent}."
+            )
+        columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
+        columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
+    for quantile in check_numbers("quantiles", quantiles):
+        if not 0 < quantile < 1:
+            raise ArgumentError(
+                f"quantiles: expected numbers above 0 and below 1, received {quantile}."
+            )
+        columns[f"statecast-q-{quantile:g}"] = quantile
+    return columns

@@ -1,0 +1,91 @@
+"""Training batches of token sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from statecast.networks.batches import GAPS, STEPS, Batches, padded_width
+from statecast.tables.schema import Panel
+from statecast.tables.vocabulary import END, UNKNOWN
+from statecast.tokens.network import TokenDecoder
+
+GAPPED = 0.05  # the share of sequences with gaps: fewer than for numbers, as each token matters
+VALIDATION_ROWS = 2000  # a member's held-out sequences
+
+
+class TokenBatches(Batches):
+    """Whole sequences of tokens, each member's own, in batches of similar length.
+
+    One pass scores every prefix length, so no prefix is drawn. Where sequences end, the end is one
+    more token. With a seed the rows are drawn anew each epoch, some of them with gaps, and a token
+    that occurs once in all is replaced by the unknown one half of the time, which trains the
+    latter.
+
+    Parameters
+    ----------
+    panel : Panel
+    rows : sequence of array of int
+        Each member's rows.
+    decoder : TokenDecoder
+    ends : bool
+        Whether sequences end after their last token.
+    batch : int
+        Rows in a batch, or all rows if they are fewer.
+    seed : int, optional
+        None for rows in a fixed order, unchanged.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        rows: Sequence[np.ndarray],
+        decoder: TokenDecoder,
+        *,
+        ends: bool,
+        batch: int,
+        seed: int | None = None,
+    ) -> None:
+        most = max(map(len, rows))
+        batch = min(batch, most)
+        steps = math.ceil(most / batch)
+        super().__init__(panel, batch, steps if seed is None else max(STEPS, steps))
+        self.rows, self.decoder, self.ends = rows, decoder, ends
+        self.rng = None if seed is None else np.random.default_rng([seed, 2])
+        self.feature_rng = None if seed is None else np.random.default_rng([seed, 5])
+        self.code = np.where(panel.mask, panel.y, decoder.gap).astype("int32")
+        count = np.bincount(self.code[panel.mask], minlength=decoder.gap + 1)
+        self.rare = (count == 1)[self.code] & panel.mask
+        self.order = self.by_length(rows, None) if self.rng is None else self.epoch(rows, self.rng)
+
+    def on_epoch_end(self) -> None:
+        if self.rng is not None:
+            self.order = self.epoch(self.rows, self.rng)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        gap, rows = self.decoder.gap, self.order[index]
+        width = padded_width(self.longest(rows) + 1) - 1  # with "start" one of few widths
+        code = self.code[rows]
+        code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
+        steps, length = np.arange(width + 1), self.length[rows][..., None]
+        code = np.where(steps[:-1] < length, code, gap)
+        target = np.concatenate([code, np.full_like(code[..., :1], gap)], axis=-1)
+        if self.ends:
+            target = np.where(steps == length, END, target)
+        counted = (target != gap) & (rows >= 0)[..., None]
+        if self.rng is not None:
+            rare = np.pad(self.rare, [(0, 0), (0, max(0, width - self.rare.shape[1]))])
+            rare = rare[rows][..., :width] & (self.rng.random(code.shape) < 0.5)
+            code = np.where(rare, UNKNOWN, code)
+            target[..., :-1][rare] = UNKNOWN
+            gapped = self.rng.random(rows.shape) < GAPPED
+            gaps = gapped[..., None] & (self.rng.random(code.shape) < GAPS)
+            code = np.where(gaps, gap, code)
+        return (
+            {"tokens": code, **self.static(rows)},
+            np.where(counted, target, 0),
+            counted.astype("float32"),
+        )

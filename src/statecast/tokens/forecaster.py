@@ -1,0 +1,483 @@
+"""``TokenForecaster``: sequences of tokens, generated, sampled, scored and ranked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+
+import numpy as np
+
+from statecast import process
+from statecast.checks import check_choice, check_whole
+from statecast.errors import ArgumentError, DataError, ModelFileError, quoted
+from statecast.forecast.base import CHUNK, MOST_STEPS, Ahead, Frame, ModelFile, StateModel, chunks
+from statecast.forecast.companions import Companions
+from statecast.forecast.forecaster import Forecaster
+from statecast.forecast.settings import takes
+from statecast.heads.categorical import Categorical
+from statecast.networks.batches import Batches, training_rows
+from statecast.networks.network import NOTHING, Network
+from statecast.state import State
+from statecast.tables.horizon import Horizon
+from statecast.tables.schema import Panel, Schema
+from statecast.tables.targets import Targets, learn
+from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
+from statecast.tokens.decoding import Beam, Found, Sampling
+from statecast.tokens.engine import TokenEngine
+from statecast.tokens.network import TokenDecoder, TokenNetwork
+from statecast.tokens.sequences import Sequences
+from statecast.tokens.settings import TokenSettings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class _Generate(Ahead, total=False):
+    """The keywords of ``generate``, for its overloads; a test compares the two."""
+
+    beam: Beam
+
+
+class TokenForecaster(StateModel[TokenSettings]):
+    """Continue sequences of tokens from what an item is and how its sequence began.
+
+    Tokens are text (characters, words), whole numbers or booleans. One fitted model serves every
+    prefix length k from 0 up: the static features X condition a recurrent network, and the first k
+    tokens advance it. ``Forecaster`` is the class for numbers.
+
+    A fitted model may be used from several threads at once.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    settings : TokenSettings
+        The settings, with every default filled in.
+    schema : Schema
+        What was learnt about the tables.
+    history : dict of str to list of float
+        Per epoch: ``loss``, ``nats``, ``val_loss``, ``val_nats``, per token.
+
+    Raises
+    ------
+    ArgumentError
+        A value outside its range, a name that is no setting, or a setting that would do nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan]] * 10)
+    >>> f = TokenForecaster(units=4, epochs=1).fit(Y, verbose=0)
+    >>> f.generate(Y[:2, :1], until=4)["statecast"].shape
+    (2, 4)
+    """
+
+    settings_class = TokenSettings
+
+    @takes(TokenSettings)
+    def __init__(self, **given: Any) -> None:
+        self._set(given)
+
+    # -- sequences ---------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self, series: np.ndarray, static: Any = None, **options: Unpack[_Generate]
+    ) -> dict[str, np.ndarray]: ...
+    @overload
+    def generate(
+        self, series: str | os.PathLike[str], static: Any = None, **options: Unpack[_Generate]
+    ) -> pl.DataFrame: ...
+    @overload
+    def generate(
+        self,
+        series: None = None,
+        static: None = None,
+        *,
+        state: State,
+        **options: Unpack[_Generate],
+    ) -> Any: ...
+    @overload
+    def generate(self, series: None, static: Any, **options: Unpack[_Generate]) -> Any: ...
+    @overload
+    def generate(
+        self, series: Frame, static: Any = None, **options: Unpack[_Generate]
+    ) -> Frame: ...
+    def generate(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
+        beam: Beam = Beam(),  # noqa: B008  it is frozen
+        state: State | None = None,
+    ) -> Any:
+        """The most probable sequences after each item's prefix, by beam search.
+
+        Parameters
+        ----------
+        series : table, path or array, optional
+            The prefixes; k may differ from item to item. An item of ``static`` that is not here has
+            k = 0.
+        static : table, path or array, optional
+            The same columns as in ``fit``.
+        until : int, mapping, table, path or array
+            The last step, counted from 1: a number for all items; or one for each item, as a
+            mapping of ids to steps, a table with the ids and a column ``until``, or an array
+            ``(items,)``. An item that is observed up to there has no rows.
+        h : int, optional
+            In place of ``until``: this many steps after each prefix.
+        strict : bool
+            Raise an error for an item that is observed up to ``until``.
+        beam : Beam
+            Width of the beam, how many sequences to return, and further options. By default the
+            search is greedy.
+        state : State, optional
+            Continue from this state, in place of ``series`` and ``static``. The rows of a state
+            without ids (a fork) are numbered from 0.
+
+        Returns
+        -------
+        A table of the kind that came in: the id, the step, ``statecast`` (the best sequence) and
+        ``statecast-nats`` (its log-probability, the same in all of an item's rows); and
+        ``statecast-2``, ..., as far as the beam returns more. An item's rows go on to the step at
+        which its longest sequence ended, with null there, or to ``until``: a sequence without a
+        null did not end. If the search found fewer sequences, the others are null, with a
+        log-probability of minus infinity. For arrays, a dict of arrays ``(items, until)``.
+
+        Raises
+        ------
+        DataError
+            Tables that cannot be used; with ``strict``, ``until`` not beyond an item's prefix.
+        ArgumentError
+            Neither or both of ``until`` and ``h``; an argument outside its range.
+        StateError
+            A state that this model did not make.
+        """
+        if not isinstance(beam, Beam):
+            raise ArgumentError(f"beam: expected a Beam, received {beam!r}.")
+        found = self._decode(series, static, until, h, strict, beam, 1, state)
+        return found.table("statecast", scored=True)
+
+    def sample(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
+        paths: int = 200,
+        sampling: Sampling = Sampling(),  # noqa: B008  it is frozen
+        state: State | None = None,
+    ) -> Sequences:
+        """Sequences after each item's prefix, sampled token by token.
+
+        An item's draws depend on the seed and its id alone.
+
+        Parameters
+        ----------
+        series, static, until, h, strict, state
+            As in ``generate``.
+        paths : int
+            The number of sequences of each item.
+        sampling : Sampling
+            The distribution to sample from; by default the model's own.
+
+        Raises
+        ------
+        DataError, ArgumentError, StateError
+            As ``generate``.
+        """
+        paths = check_whole("paths", paths)
+        if not isinstance(sampling, Sampling):
+            raise ArgumentError(f"sampling: expected a Sampling, received {sampling!r}.")
+        return self._decode(series, static, until, h, strict, sampling, paths, state)
+
+    def log_likelihood(
+        self,
+        series: Any,
+        static: Any = None,
+        *,
+        known: int = 0,
+        ended: bool = True,
+        by_step: bool = False,
+    ) -> Any:
+        """The log-likelihood of given sequences, given X and their first tokens.
+
+        Parameters
+        ----------
+        series, static : table, path or array
+            As in ``generate``.
+        known : int
+            The number of tokens that are given; those after them are scored.
+        ended : bool
+            Whether the sequences have ended, so that their end is scored as one more token.
+        by_step : bool
+            A row for each item and step, in place of one for each item.
+
+        Returns
+        -------
+        A table of the kind that came in: the id; ``log_likelihood`` in nats; ``tokens``, the number
+        of tokens scored (gaps are not); ``bits_per_token`` and ``perplexity``, NaN if none was
+        scored. By step: the id, the step, and ``log_likelihood`` of the token there; the end
+        stands after the last token.
+
+        Raises
+        ------
+        ArgumentError
+            ``known`` below 0.
+        DataError
+            Tables that cannot be used.
+        """
+        schema, engine = self.schema, self.engine
+        known = check_whole("known", known, 0)
+        panel = schema.panel(series, static)
+        nats = engine.panel_log_likelihoods(panel, ended=ended)
+        nats[:, :known] = np.nan
+        if by_step:
+            return schema.table(
+                {"log_likelihood": nats},
+                ids=panel.ids,
+                known=np.full(panel.rows, known),
+                origin=panel.origin,
+                kind=panel.kind,
+                last=panel.known + bool(ended and engine.ends),
+            )
+        tokens = np.sum(~np.isnan(nats), axis=1)
+        total = np.nansum(nats, axis=1)
+        mean = np.where(tokens > 0, -total / np.maximum(tokens, 1), np.nan)
+        columns = {
+            "log_likelihood": total,
+            "tokens": tokens,
+            "bits_per_token": mean / np.log(2),
+            "perplexity": np.exp(mean),
+        }
+        return schema.rows({schema.id_col: panel.ids} | columns, panel.kind)
+
+    def rank(
+        self,
+        series: Any,
+        static: Any,
+        *,
+        by: Literal["series", "static"] = "series",
+        best: int | None = None,
+    ) -> Any:
+        """Retrieval: rank static features for each sequence, or sequences for each X.
+
+        Every sequence is scored with every X. They are ranked by ``lift``: the log-likelihood of
+        the sequence given that X, less the logarithm of its mean likelihood over all of them. A
+        sequence that is probable given any X has no advantage by it.
+
+        Parameters
+        ----------
+        series : table, path or array
+            Whole sequences. Their ids need not be those of ``static``.
+        static : table, path or array
+            The static features to match them with.
+        by : {"series", "static"}
+            Rank the X for each sequence, or the sequences for each X.
+        best : int, optional
+            The length of each ranking; all by default.
+
+        Returns
+        -------
+        A table of the kind that came in: the id (of the sequence, or of the X), ``rank`` from 1,
+        ``match`` (the id of the X, or of the sequence), ``log_likelihood`` and ``lift`` in nats.
+
+        Raises
+        ------
+        ArgumentError
+            A model without static features; an argument outside its range.
+        DataError
+            Tables that cannot be used.
+        """
+        schema = self.schema
+        check_choice("by", by, ("series", "static"))
+        best = None if best is None else check_whole("best", best)
+        features, sequences = schema.panel(None, static), schema.new_rows(series, None)
+        nats = self.engine.pair_log_likelihoods(sequences, features)
+        mean = np.logaddexp.reduce(nats, axis=1, keepdims=True) - np.log(features.rows)
+        lift = nats - mean
+        asked, answers = sequences.ids, features.ids
+        if by == "static":
+            nats, lift, asked, answers = nats.T, lift.T, answers, asked
+        order = np.argsort(-lift, axis=1, kind="stable")[:, :best]
+        count = order.shape[1]
+        columns = {
+            schema.id_col: np.repeat(asked, count),
+            "rank": np.tile(np.arange(1, count + 1), len(asked)),
+            "match": answers[order.ravel()],
+            "log_likelihood": np.take_along_axis(nats, order, axis=1).ravel(),
+            "lift": np.take_along_axis(lift, order, axis=1).ravel(),
+        }
+        return schema.rows(columns, sequences.kind)
+
+    # -- what was fitted ---------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema:
+        """What was learnt about the tables."""
+        schema = super().schema
+        assert isinstance(schema, Schema)  # of one target
+        return schema
+
+    @property
+    def engine(self) -> TokenEngine:
+        """The trained model on NumPy arrays."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return self._engine
+
+    # -- fitting -----------------------------------------------------------------------
+
+    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
+        if future is not None:
+            raise ArgumentError("future: tokens take no covariates; received some.")
+        return learn(series, static, **self.settings.columns)
+
+    def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
+        if schema.steps > MOST_STEPS:
+            item = panel.ids[[panel.known.argmax()]].tolist()[0]
+            raise DataError(
+                f"Column {schema.step_col!r}: expected sequences of at most {MOST_STEPS:,} tokens, "
+                f"received one of {schema.steps:,} (item {quoted(item)}). Cut it into several "
+                "items.",
+                column=schema.step_col,
+                item=item,
+            )
+        return Companions()
+
+    def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+        s, decoder = self.settings, network.decoder
+        batch = s.batch_size or int(np.clip(panel.rows // 8, 16, 64))
+        own = training_rows(held)
+        out = [np.flatnonzero(rows)[:VALIDATION_ROWS] for rows in held]
+        training = TokenBatches(panel, own, decoder, ends=s.ends, batch=batch, seed=s.seed)
+        return training, TokenBatches(panel, out, decoder, ends=s.ends, batch=4 * batch)
+
+    def _learn_after(
+        self, network: Network, panel: Panel, held: np.ndarray, before: Companions
+    ) -> Companions:
+        return before
+
+    def _plan(self, schema: Schema | Targets) -> tuple[TokenDecoder, dict[str, Any]]:
+        s = self.settings
+        assert schema.vocabulary is not None  # of tokens
+        stack, static, options = self._recurrent_options(schema)
+        head, each = Categorical(schema.vocabulary.size), s.conditioning != "first"
+        return TokenDecoder(stack, head, s.embedding, s.tied, static, each), options
+
+    def _build(
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+    ) -> Network:
+        process.check_backend()
+        decoder, options = self._plan(schema)
+        dropout = self.settings.dropout
+        return TokenNetwork(decoder, **options, seed=seed, weights=weights, dropout=dropout)
+
+    def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
+        super()._use(decoder, weights)
+        s = self.settings
+        self._engine = TokenEngine(decoder, weights, s.conditioning, ends=s.ends)
+
+    def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema:
+        return Schema.from_config(config, arrays)
+
+    def _check_schema(self, schema: Schema | Targets) -> None:
+        super()._check_schema(schema)
+        if schema.vocabulary is None:
+            raise ValueError("schema: expected a vocabulary, as the file holds a TokenForecaster")
+        if schema.past.kinds or schema.future.kinds:
+            raise ValueError("schema: tokens take no covariates")
+
+    def _read_companions(
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
+    ) -> Companions:
+        found = [part for part in Companions.parts() if arrays[part]]
+        if found:
+            raise ValueError(f"{found[0]}: a TokenForecaster has none")
+        return Companions()
+
+    # -- states ------------------------------------------------------------------------
+
+    def _start(self, panel: Panel) -> dict[str, np.ndarray]:
+        return self._engine.start(panel.numeric, panel.codes)
+
+    def _advance(
+        self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        more = panel.known - known
+        at = known[:, None] + np.arange(more.max(initial=0))
+        at = np.minimum(at, panel.y.shape[1] - 1)
+        row = np.arange(panel.rows)[:, None]
+        code = self._engine.codes(panel.y[row, at], panel.mask[row, at])
+        return leaves | self._engine.advance(leaves, code, more)
+
+    def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
+        members, shapes = self.settings.ensemble, self._decoder.state_shapes
+        return {name: (members, *shape) for name, shape in shapes.items()}
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _decode(
+        self,
+        series: Any,
+        static: Any,
+        until: Any,
+        h: int | None,
+        strict: bool,
+        how: Beam | Sampling,
+        paths: int,
+        state: State | None,
+    ) -> Sequences:
+        """Sequences after each item's prefix: searched for by a beam, or ``paths`` of them
+        sampled."""
+        schema, engine, kind = self.schema, self.engine, None
+        horizon = Horizon.read(until, h, schema.id_col, schema.first)
+        if state is None:
+            panel = schema.panel(series, static)
+            state, kind = self._state_of(panel), panel.kind
+        else:
+            self._check_state(state, series, static)
+        known, ids, origin = self._position(state)
+        last = self._last(horizon, ids, known, strict)
+        reach, ahead = max(int(last.max(initial=0)), 1), np.flatnonzero(known < last)
+        assert schema.vocabulary is not None  # of tokens
+        rules = engine.rules(schema.vocabulary, how, (last - known)[ahead])
+        width = how.width if isinstance(how, Beam) else paths
+        found: list[Found] = []
+        for chunk in chunks(len(ahead), max(1, 4 * CHUNK // width)):
+            rows = ahead[chunk]
+            leaves, room = state.take(rows).leaves, (last - known)[rows]
+            if isinstance(how, Beam):
+                found.append(engine.search(leaves, room, how, rules))
+                continue
+            uniform = np.stack([self._stream(item).random((reach, paths)) for item in ids[rows]])
+            uniform = uniform.swapaxes(1, 2)  # by step first: a longer one begins with equal draws
+            steps = np.minimum(known[rows, None, None] + np.arange(room.max()), reach - 1)
+            uniform = np.take_along_axis(uniform, steps, axis=2)
+            found.append(engine.sample(leaves, room, uniform, how, rules))
+        each = how.best if isinstance(how, Beam) else paths
+        return Sequences.place(found, ahead, each, ids, known, reach, schema, origin, kind)
+
+
+def load_model(path: str | os.PathLike[str] | bytes) -> Forecaster | TokenForecaster:
+    """Read a model file of either class.
+
+    Raises
+    ------
+    ModelFileError, ArgumentError
+        As ``Forecaster.load``.
+    """
+    file = ModelFile.read(path)
+    for model in (Forecaster, TokenForecaster):
+        if file.kind == model.__name__:
+            return model._from_file(file)
+    raise ModelFileError(
+        f"{file.where}: expected a Forecaster or a TokenForecaster, received {file.kind!r}."
+    )

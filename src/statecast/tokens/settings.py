@@ -1,0 +1,66 @@
+"""The settings of a ``TokenForecaster``."""
+
+# ruff: noqa: RUF009  `setting` makes a field
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from statecast.forecast.settings import Settings, choice, flag, real, setting, text, whole
+
+TokenConditioningName = Literal["state", "inputs", "both", "first"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings(Settings):
+    """The settings of a ``TokenForecaster``."""
+
+    owner: ClassVar[str] = "TokenForecaster"
+
+    embedding: int = setting(32, whole(1, 4096), "Width of a token's embedding.")
+    tied: bool = setting(
+        False,
+        flag(),
+        "Whether the softmax takes the embeddings for its weights.",
+        details="Press and Wolf (2017).",
+    )
+    dropout: float = setting(
+        0.1,
+        real("from 0 to below 1", lambda value: 0 <= value < 1),
+        "Share of the embeddings and of the recurrent outputs that a training step drops.",
+    )
+    ends: bool = setting(
+        True,
+        flag(),
+        "Whether sequences end after their last token; otherwise they are right-censored there.",
+        details="The end is one more token, whose probability is learnt.",
+    )
+    units: int = setting(256, whole(1, 4096), "Hidden units of each recurrent layer.")
+    conditioning: TokenConditioningName = setting(
+        "state",
+        choice(TokenConditioningName),
+        "Where the static features enter: the initial state, the inputs of every step, both, or "
+        "the inputs of the first step alone.",
+    )
+    ensemble: int = setting(
+        1,
+        whole(1, 256),
+        "Number of members.",
+        details="Each member holds out its own share of the items and stops training by it.",
+    )
+    encoding: int = setting(32, whole(1, 4096), "Width of the encoded static features.")
+    depth: int = setting(
+        2,
+        whole(1, 16),
+        "Layers of the map from the encoded static features to the initial state.",
+    )
+    epochs: int = setting(10, whole(), "The largest number of training epochs.")
+    learning_rate: float = setting(
+        8e-3, real("above 0", lambda value: value > 0), "The largest learning rate."
+    )
+    target_col: str = setting("y", text(), "The column of the tokens.")
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return super().columns | {"tokens": True}
