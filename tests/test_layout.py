@@ -60,7 +60,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "sklearn": ("evaluate",),
     "matplotlib": ("plots", "cli"),
     "pandas": (),
-    "pyarrow": ("tables.parse", "tables.id_types"),
+    "pyarrow": ("tables.source", "tables.ids", "tables.id_types"),
     "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster", "tokens.forecaster"),
     "narwhals": ("tables", "forecast.explanation", "evaluate"),
     "typer": ("cli",),

@@ -517,7 +517,7 @@ def test_series_that_hold_no_tokens_are_told(series, message):
 
 
 def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
-    monkeypatch.setattr("statecast.tables.parse.MOST_TOKENS", 2)
+    monkeypatch.setattr("statecast.tables.columns.MOST_TOKENS", 2)
     with pytest.raises(errors.DataError, match="at most 2 different tokens; received 3"):
         _fit()
     monkeypatch.undo()

@@ -16,7 +16,8 @@ from statecast.networks.batches import (
     padded_width,
     training_rows,
 )
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 
 pytestmark = pytest.mark.backends
 

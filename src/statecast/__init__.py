@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from statecast.recurrence import cells
     from statecast.recurrence.kernels.native.arrays import Recurrence
     from statecast.state import State
-    from statecast.tables.schema import Panel, Schema
+    from statecast.tables.panel import Panel
+    from statecast.tables.schema import Schema
     from statecast.tokens import decoding
     from statecast.tokens.forecaster import TokenForecaster
 

@@ -28,7 +28,8 @@ from statecast.evaluate.cross_validation import cross_validation as _cross_valid
 from statecast.evaluate.folds import Items
 from statecast.evaluate.scores import LEVELS, Row, Scores, score
 from statecast.forecast.settings import ForecasterSettings
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
 EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are far better

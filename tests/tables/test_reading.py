@@ -584,7 +584,7 @@ def test_a_file_cut_before_its_last_cell_is_worth_a_warning(path: Path) -> None:
 
 
 def test_lines_are_counted_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statecast.tables.parse._CHUNK_OF_LINES", 7)
+    monkeypatch.setattr("statecast.tables.source._CHUNK_OF_LINES", 7)
     path.write_text(GOOD)
     assert seen(Schema.fit(path), path) == EXPECTED
     for line in range(2, 8):

@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
-from statecast.tables import parse as reading
-from statecast.tables import scaling
+from statecast.tables import scaling, source, steps
 from statecast.tables.dates import Form
-from statecast.tables.parse import Kind
+from statecast.tables.ids import Kind
+from statecast.tables.panel import Panel
 from statecast.tables.scaling import TRANSFORMS
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -156,7 +156,7 @@ def test_a_file_read_in_batches_is_the_table_to_the_last_bit(
         return [*found, Schema.fit(source, transform=transform)]  # items in order of appearance
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "BATCH", batch)
+        patch.setattr(source, "BATCH", batch)
         batches = read(path)
     for left, right in zip(read(series), batches, strict=True):
         if isinstance(left, Schema):
@@ -948,7 +948,7 @@ IN_FILES = [case for case, bad in BAD_SERIES.items() if isinstance(bad[0], pl.Da
 def test_bad_series_in_a_file_read_in_batches(case: str, tmp_path: Path, monkeypatch) -> None:
     series, pattern, column, item = BAD_SERIES[case]
     series.write_parquet(tmp_path / "series.parquet")
-    monkeypatch.setattr(reading, "BATCH", 2)
+    monkeypatch.setattr(source, "BATCH", 2)
     with pytest.raises(DataError, match=pattern) as error:
         Schema.fit(tmp_path / "series.parquet", STATIC)
     assert error.value.column == column
@@ -968,7 +968,7 @@ def test_a_row_that_comes_again_in_a_later_batch(
     path = tmp_path_factory.mktemp("again") / "series.parquet"
     SERIES.vstack(SERIES[which : which + 1]).write_parquet(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "BATCH", batch)
+        patch.setattr(source, "BATCH", batch)
         with pytest.raises(DataError, match=f"step {SERIES['ds'][which]} again") as error:
             Schema.fit(path)
     assert error.value.item == SERIES["unique_id"][which]
@@ -977,7 +977,7 @@ def test_a_row_that_comes_again_in_a_later_batch(
 def test_midnights_and_hours_in_different_batches_are_times(tmp_path: Path, monkeypatch) -> None:
     text = ["2026-01-01", "2026-01-01 12:00", "2026-01-02", "2026-01-02 12:00", "2026-01-01"]
     series_with(ds=text).write_parquet(tmp_path / "series.parquet")
-    monkeypatch.setattr(reading, "BATCH", 1)
+    monkeypatch.setattr(source, "BATCH", 1)
     schema = Schema.fit(tmp_path / "series.parquet")
     assert str(schema.spacing) == "12:00:00"
     assert schema.kind.steps == Form("Datetime", "m", None, "text", " ")
@@ -986,9 +986,9 @@ def test_midnights_and_hours_in_different_batches_are_times(tmp_path: Path, monk
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch) -> None:
     SERIES.write_parquet(tmp_path / "series.parquet")
-    monkeypatch.setattr(reading, "BATCH", 2)
+    monkeypatch.setattr(source, "BATCH", 2)
     full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 (as a temporary file is)
-    monkeypatch.setattr(reading.tempfile, "TemporaryFile", lambda: full)
+    monkeypatch.setattr(steps.tempfile, "TemporaryFile", lambda: full)
     with full, pytest.raises(DataError, match="TMPDIR"):
         Schema.fit(tmp_path / "series.parquet", STATIC)
 

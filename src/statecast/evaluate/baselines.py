@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from statecast.errors import ArgumentError, MissingExtraError
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 
 _ENOUGH = 10  # training items at a step for a regression there
 _FEW = 10  # categories, for a curve of their own to make sense

@@ -30,7 +30,8 @@ from statecast.evaluate.tokens import TokenScores, token_scores
 from statecast.forecast.forecaster import Forecaster
 from statecast.interrupt import noted
 from statecast.progress import Verbose, check_verbose, say, stage_lines
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 from statecast.tokens.forecaster import TokenForecaster
 

@@ -12,18 +12,10 @@ import numpy as np
 from statecast.checks import is_whole
 from statecast.errors import ArgumentError, DataError, DataWarning, quoted
 from statecast.forecast.settings import Settings
-from statecast.tables.parse import (
-    ROLES,
-    Table,
-    agree,
-    check_columns,
-    open_table,
-    read_column,
-    read_floats,
-    read_ids,
-    token_cells,
-)
+from statecast.tables.columns import read_column, read_floats, token_cells
+from statecast.tables.ids import agree, read_ids
 from statecast.tables.schema import Schema
+from statecast.tables.source import ROLES, Table, check_columns, open_table
 from statecast.tables.targets import Targets, learn
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 
 from statecast.interrupt import noted
 from statecast.progress import Verbose
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 from statecast.tables.vocabulary import END
 from statecast.tokens.forecaster import TokenForecaster
 from statecast.tokens.ngrams import CodedSequences, log_likelihoods

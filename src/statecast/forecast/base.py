@@ -41,9 +41,12 @@ from statecast.networks.training import train
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State
+from statecast.tables.columns import LARGEST
 from statecast.tables.horizon import Horizon
-from statecast.tables.parse import LARGEST, MAX_STEPS, items_of
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.ids import items_of
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
+from statecast.tables.steps import MAX_STEPS
 from statecast.tables.targets import Targets
 
 FORMAT = "statecast-model"

@@ -20,7 +20,8 @@ from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.heads.quantiles import KNOTS, Quantiles
 from statecast.networks.network import Network, QuantileModel
 from statecast.networks.training import held_out_parameters
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 
 

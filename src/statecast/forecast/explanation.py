@@ -17,8 +17,8 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.tables.parse import Kind
-from statecast.tables.schema import Panel
+from statecast.tables.ids import Kind
+from statecast.tables.panel import Panel
 
 _ROWS = 2048  # forecasts at once: a bound on memory
 

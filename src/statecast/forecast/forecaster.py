@@ -33,8 +33,9 @@ from statecast.networks.network import (
 )
 from statecast.state import State
 from statecast.tables.horizon import Horizon
-from statecast.tables.parse import MAX_CELLS
-from statecast.tables.schema import Covariates, Panel, Schema
+from statecast.tables.panel import Covariates, Panel
+from statecast.tables.schema import Schema
+from statecast.tables.steps import MAX_CELLS
 from statecast.tables.targets import Targets, learn
 
 if TYPE_CHECKING:

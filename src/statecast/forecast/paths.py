@@ -10,7 +10,7 @@ import numpy as np
 
 from statecast.checks import check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted
-from statecast.tables.parse import Kind
+from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 

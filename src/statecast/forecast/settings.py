@@ -222,7 +222,7 @@ TARGETS = Range(
 
 def _are_bounds(value: Any) -> bool:
     from statecast.checks import is_number  # with it NumPy
-    from statecast.tables.parse import LARGEST
+    from statecast.tables.columns import LARGEST
 
     real = isinstance(value, (tuple, list)) and len(value) == 2
     real = real and all(is_number(bound, -LARGEST, LARGEST) for bound in value)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from statecast.tables.schema import Covariates, Panel
+from statecast.tables.panel import Covariates, Panel
 
 # Shares of the training rows: those of which every step is observed, so that forecasts one step
 # ahead are trained at every step; those with random gaps, so that gaps and sampled paths are

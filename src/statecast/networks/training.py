@@ -13,7 +13,7 @@ from statecast.interrupt import Interrupt
 from statecast.networks.batches import Batches, ObservationBatches
 from statecast.networks.network import Network, ParameterModel
 from statecast.progress import Verbose, say, scores_text, trained_text
-from statecast.tables.schema import Panel
+from statecast.tables.panel import Panel
 
 LINES = 5  # of a training of full length, where not every epoch has a line
 

@@ -14,20 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from statecast.errors import ArgumentError, DataError, MissingExtraError, listed, quoted
-from statecast.tables.dates import Form, Spacing, first_dates, learn_spacing, wall
 
 # How a table is opened and its columns are read stays in one place.
-from statecast.tables.parse import (
-    ROLES,
-    Table,
-    agree,
-    check_columns,
-    open_table,
-    read_floats,
-    read_ids,
-    read_when,
-    read_y,
-)
+from statecast.tables.columns import read_floats, read_y
+from statecast.tables.dates import Form, Spacing, first_dates, learn_spacing, wall
+from statecast.tables.ids import agree, read_ids
+from statecast.tables.source import ROLES, Table, check_columns, open_table
+from statecast.tables.steps import read_when
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,15 +12,10 @@ import numpy as np
 
 from statecast.checks import check_whole
 from statecast.errors import ArgumentError, DataError
-from statecast.tables.parse import (
-    MAX_STEPS,
-    Table,
-    agree,
-    check_columns,
-    open_table,
-    read_floats,
-    read_ids,
-)
+from statecast.tables.columns import read_floats
+from statecast.tables.ids import agree, read_ids
+from statecast.tables.source import Table, check_columns, open_table
+from statecast.tables.steps import MAX_STEPS
 
 
 @dataclass(frozen=True)

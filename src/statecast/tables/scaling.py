@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from statecast.errors import warn
-from statecast.tables.parse import LARGEST
+from statecast.tables.columns import LARGEST
 
 MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
 ROUNDING = 64 * np.finfo(np.float64).eps  # relative: values this close may differ by rounding alone

@@ -1,25 +1,22 @@
-"""``Schema`` and ``Panel``: from the tables people have to the arrays a network sees.
+"""``Schema``: everything learnt about the tables from training data.
 
-A ``Schema`` is everything learnt about a pair of tables from training data: the columns,
-the grid of the steps, the scaling and the vocabulary. It is frozen after ``fit``, so that
-nothing it does to an item depends on the other items of the call. A ``Panel`` is one pair
-of tables seen through a schema: rows first, steps second, scaled.
+It holds the columns, the grid of the steps, the scaling of y and the categories of the features.
+It is frozen after ``fit``, so that its results for an item do not depend on the other items of a
+call. ``Schema.panel`` turns tables into a ``Panel``, and ``Schema.table`` turns forecasts into
+tables of the kind that came in.
 
-Tables are long, as in Nixtla's libraries: ``unique_id, ds, y`` and a static table with one
-row an item. They may be pandas, polars or Arrow tables (whatever narwhals reads), paths to
-CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, and
-``X (n, f)``. Libraries of tables are imported only when they are used.
+Tables are long, as in Nixtla's libraries: ``unique_id, ds, y``, and a static table with one row
+for each item. They may be pandas, polars or Arrow tables (whatever narwhals reads), paths of
+CSV or Parquet files, or arrays: ``Y (n, T)``, NaN where nothing was observed, and ``X (n, f)``.
+Libraries of tables are imported only when they are used.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
-from typing import Any, NoReturn
+from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -27,375 +24,46 @@ import numpy as np
 from statecast.checks import check_whole, is_whole
 from statecast.errors import ArgumentError, DataError, listed, quoted, warn
 from statecast.state import outline
-from statecast.tables.dates import (
-    Calendar,
-    Form,
-    Spacing,
-    closed,
-    first_dates,
-    learn_calendar,
-    learn_spacing,
-    must,
+from statecast.tables.columns import LARGEST
+from statecast.tables.dates import Calendar, Form, Spacing, closed, must
+from statecast.tables.features import Columns
+from statecast.tables.grid import (
+    PlacedRows,
+    Survey,
+    calendar_of,
+    check_filled,
+    check_no_years,
+    check_once,
+    check_points,
+    first_number,
+    place_rows,
+    planned_steps,
+    spacing_of,
 )
 from statecast.tables.id_types import IdType
-from statecast.tables.parse import (
-    BATCH,
-    KINDS,
-    LARGEST,
-    MAX_COLUMNS,
-    MAX_STEPS,
-    Kind,
-    Long,
-    Parsed,
-    Series,
-    Steps,
-    Table,
-    check_cells,
-    fail,
-    id_array,
-    is_mark,
-    parse,
-)
+from statecast.tables.ids import Kind, id_array
+from statecast.tables.panel import Covariates, Panel
+from statecast.tables.parse import Parsed, parse
 from statecast.tables.scaling import (
-    ROUNDING,
     TRANSFORMS,
     Identity,
     Transform,
     bridged,
     location_and_scaling,
     long_upper_tail,
-    positive_median,
 )
+from statecast.tables.source import KINDS, Table, fail
+from statecast.tables.steps import MAX_STEPS, check_cells
 from statecast.tables.vocabulary import Vocabulary
 
 __all__ = ["Panel", "Schema"]
 
-_MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
+
 _TABLES = ("static", "future", "past")  # whose columns are features
-_NEVER_SEEN, _MISSING, _FIRST_CATEGORY = 0, 1, 2
-_FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
 _FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
-_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids are filled to this share
-_LEAD = 10, 100  # numbers below the first step: fewer are part of the grid, and more are not
-_CLASSES = 30  # different statics from which on they name things, and not classes of things
-
-
-# -- the panel -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Covariates:
-    """What tables say of each step beside y: rows first, steps second, scaled.
-
-    Attributes
-    ----------
-    numeric : ndarray, shape (rows, T, 2 * n), float32
-        As ``Panel.numeric``, at each step.
-    codes : ndarray, shape (rows, T, m), int32
-        As ``Panel.codes``, at each step.
-    there : ndarray, shape (rows, T), bool
-        Whether anything is said of the step; the rest is without meaning where nothing is.
-    """
-
-    numeric: np.ndarray
-    codes: np.ndarray
-    there: np.ndarray
-
-    __repr__ = outline
-
-    def take(self, rows: Any) -> Covariates:
-        """Return those of some rows, by index, slice or boolean mask."""
-        return Covariates(self.numeric[rows], self.codes[rows], self.there[rows])
-
-    def at(self, steps: np.ndarray) -> Covariates:
-        """Return those of the steps ``(rows, n)``, from 0; beyond the last nothing is there."""
-        rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
-        there = self.there[rows, held] & (steps < self.there.shape[1])
-        return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
-
-    def unknown(self, since: np.ndarray) -> Covariates:
-        """Return those in which steps from each row's ``since (rows,)`` on, from 0, of which
-        nothing is said, have values that are all missing."""
-        n = self.numeric.shape[2] // 2
-        add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
-        flags = np.arange(2 * n) >= n
-        return Covariates(
-            np.where(add[..., None], flags, self.numeric).astype(np.float32),
-            np.where(add[..., None], _MISSING, self.codes).astype(np.int32),
-            self.there | add,
-        )
-
-    def named(self, name: str) -> dict[str, np.ndarray]:
-        """Return the arrays under the names that a network knows them by."""
-        return {f"{name}_{part}": getattr(self, part) for part in ("numeric", "codes", "there")}
-
-    def put(
-        self, row: np.ndarray, step: np.ndarray, numeric: np.ndarray, codes: np.ndarray
-    ) -> None:
-        """Write what is said of some rows at some steps, from 1."""
-        self.numeric[row, step - 1], self.codes[row, step - 1] = numeric, codes
-        self.there[row, step - 1] = True
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """What a network sees of a set of items: rows first, steps second, all scaled.
-
-    Attributes
-    ----------
-    ids : ndarray, shape (rows,)
-        The items: int64, or objects (text). In the order of the static table, else in
-        order of first appearance in the series table.
-    y : ndarray, shape (rows, T), float32
-        Scaled observations, or the codes of tokens; 0 where ``mask`` is False. ``T`` is at
-        least ``Schema.steps``.
-    mask : ndarray, shape (rows, T), bool
-        True where observed.
-    numeric : ndarray, shape (rows, 2 * n), float32
-        The n numeric statics, standardised (0 where missing), and then their n flags
-        (1 where missing).
-    codes : ndarray, shape (rows, m), int32
-        The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
-    origin : ndarray, shape (rows,), datetime64[us], or None
-        The place of step 1 on the grid of the dates, as ``Spacing.place`` gives it (NaT for an
-        item with k = 0 and no future rows); None when steps are numbers.
-    kind : Kind
-        What came in, so that the same can go out: the library, and how steps are written.
-    future, past : Covariates or None
-        What is known of each step before it, and what is observed with its y. None where
-        fit had none.
-    targets : int
-        How many there are. Of several a step has a position for each, one after the other, and
-        "steps" above are positions; see ``targets.Targets``.
-    """
-
-    ids: np.ndarray
-    y: np.ndarray
-    mask: np.ndarray
-    numeric: np.ndarray
-    codes: np.ndarray
-    origin: np.ndarray | None = None
-    kind: Kind = Kind("polars")  # noqa: RUF009 (it is frozen)
-    future: Covariates | None = None
-    past: Covariates | None = None
-    targets: int = 1
-
-    __repr__ = outline
-
-    @property
-    def rows(self) -> int:
-        """The number of items."""
-        return len(self.ids)
-
-    @property
-    def known(self) -> np.ndarray:
-        """The last observed step of each row, 0 where there is none; shape (rows,), int64.
-
-        Of several targets it is the last position of the last step with any of them."""
-        last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
-        last += -last % self.targets
-        return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
-
-    @property
-    def latest(self) -> np.ndarray:
-        """Each target's last observation, scaled, and its step from 1 (0 where there is none);
-        shape (rows, targets, 2), float32."""
-        rows, width = self.mask.shape
-        mask = self.mask.reshape(rows, -1, self.targets)
-        at = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)  # (rows, targets), from 1
-        at = np.where(mask.any(axis=1), at, 0)
-        y = self.y.reshape(rows, width // self.targets, self.targets)
-        value = np.take_along_axis(y, np.maximum(at - 1, 0)[:, None], axis=1)[:, 0]
-        return np.stack([np.where(at > 0, value, 0.0), at], axis=-1).astype(np.float32)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """A number for the rows that belong together, shape (rows,), int64.
-
-        Rows with the very same statics are one thing seen several times (a basin's years),
-        and a new thing is not like them: they are held out together. With fewer than
-        30 different statics (a sex, a make) they are classes, and every row stands for itself.
-        """
-        static = np.concatenate([self.numeric, self.codes], axis=1)
-        _, group = np.unique(static, axis=0, return_inverse=True)
-        group = group.ravel().astype(np.int64)
-        few = group.max(initial=-1) + 1 < _CLASSES
-        return np.arange(self.rows, dtype=np.int64) if few else group
-
-    def prefix(self, k: int) -> Panel:
-        """Return the panel in which only the first k steps are seen."""
-        mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
-        if past is not None:
-            past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
-        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask, past=past)
-
-    def take(self, rows: Any) -> Panel:
-        """Return the panel of some rows, by index, slice or boolean mask."""
-        return Panel(
-            self.ids[rows],
-            self.y[rows],
-            self.mask[rows],
-            self.numeric[rows],
-            self.codes[rows],
-            None if self.origin is None else self.origin[rows],
-            self.kind,
-            None if self.future is None else self.future.take(rows),
-            None if self.past is None else self.past.take(rows),
-            self.targets,
-        )
-
-    def of(self, target: int) -> Panel:
-        """Return the panel of one of several targets, by its place, without covariates."""
-        own = slice(target, None, self.targets)
-        y, mask = self.y[:, own], self.mask[:, own]
-        return replace(self, y=y, mask=mask, future=None, past=None, targets=1)
-
-
-# -- the schema ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """What training taught about columns of features, static ones or covariates.
-
-    Attributes
-    ----------
-    numeric : tuple of str
-        The numeric columns, in the order of ``Panel.numeric``.
-    scaling : ndarray, shape (n, 3), float64
-        For each: the c of its log1p or 0, mean, and gain (1 / standard deviation, or 0 for a
-        column that never varied in training, which therefore says nothing).
-    categories : dict of str to tuple of str
-        The categorical columns in the order of ``Panel.codes``, with the sorted categories
-        met in training.
-    """
-
-    numeric: tuple[str, ...]
-    scaling: np.ndarray
-    categories: dict[str, tuple[str, ...]]
-
-    __repr__ = outline
-
-    @classmethod
-    def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
-        """Learn from columns of float64, or of objects: text or None."""
-        numeric: list[str] = []
-        rules: list[tuple[float, float, float]] = []
-        categories: dict[str, tuple[str, ...]] = {}
-        for name, values in columns.items():
-            if values.dtype == object:
-                categories[name] = _vocabulary(values, name, what)
-            else:
-                numeric.append(name)
-                rules.append(_numeric_rule(values))
-        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 3), categories)
-
-    @property
-    def width(self) -> int:
-        """The numbers of a row: a value and a flag for each numeric column."""
-        return 2 * len(self.numeric)
-
-    @property
-    def cardinalities(self) -> list[int]:
-        """The number of codes of each categorical column, ``never seen`` and ``missing`` too."""
-        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """Each column's name and kind: "numeric", "categorical", or "codes", categories among which
-        are whole numbers; empty where there are none."""
-        columns = dict.fromkeys(self.numeric, "numeric")
-        return columns | {name: _kind_of(known) for name, known in self.categories.items()}
-
-    def encode(
-        self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
-    ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-        """Return numbers float32 ``(rows, width)``, codes int32 ``(rows, m)``, and in words what
-        is missing and what is new; ``ids`` are the rows' items."""
-        rows = len(ids)
-        numeric = np.zeros((rows, self.width), np.float32)
-        codes = np.zeros((rows, len(self.categories)), np.int32)
-        missing: list[str] = []
-        unseen: list[str] = []
-
-        def note(name: str, what: str, affected: np.ndarray) -> str:
-            items = list(dict.fromkeys(ids[i] for i in affected))
-            plural = "item" if len(items) == 1 else "items"
-            return f"{quoted(name)} {what} ({plural} {listed(items, 3)})"
-
-        for j, name in enumerate(self.numeric):
-            centre, mean, gain = self.scaling[j]
-            values = columns[name]
-            empty = np.isnan(values)
-            if centre > 0:
-                values = np.log1p(np.maximum(values, 0.0) / centre)
-            z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
-            numeric[:, j] = np.where(empty, 0.0, z)
-            numeric[:, len(self.numeric) + j] = empty
-            if empty.any():
-                missing.append(note(name, "is missing", np.flatnonzero(empty)))
-        for j, (name, known) in enumerate(self.categories.items()):
-            code: dict[str | None, int] = dict(
-                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
-            )
-            code[None] = _MISSING
-            values = columns[name].tolist()
-            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
-            strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
-            marks = [i for i in strange if is_mark(values[i])]
-            if marks:  # "NA", never met as a category, says that there is none
-                codes[marks, j] = _MISSING
-                strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
-            empty = np.flatnonzero(codes[:, j] == _MISSING)
-            if len(empty):
-                missing.append(note(name, "is missing", empty))
-            if len(strange):
-                new = sorted({values[i] for i in strange})
-                unseen.append(note(name, f"has {listed(new, 3)}, never seen in training", strange))
-        return numeric, codes, missing, unseen
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the names as strict JSON; ``scaling`` is an array beside it."""
-        return {
-            "numeric": list(self.numeric),
-            "categorical": [
-                {"name": name, "categories": list(known)} for name, known in self.categories.items()
-            ],
-        }
-
-    @classmethod
-    def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
-        """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
-        config = closed(config, ("numeric", "categorical"), what)
-        numeric, categorical = config["numeric"], config["categorical"]
-        for key, value in (("numeric", numeric), ("categorical", categorical)):
-            must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
-        count = len(numeric) + len(categorical)
-        must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
-        categories: dict[str, tuple[str, ...]] = {}
-        names = list(numeric)
-        for entry in categorical:
-            entry = closed(entry, ("name", "categories"), "categorical")
-            name, known = entry["name"], entry["categories"]
-            must(isinstance(known, list), "categories", "a list", type(known).__name__)
-            must(
-                len(known) <= _MAX_CATEGORIES,
-                "categories",
-                f"at most {_MAX_CATEGORIES}",
-                len(known),
-            )
-            must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
-            must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
-            names.append(name)
-            if isinstance(name, str):
-                categories[name] = tuple(known)
-        must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
-        distinct = len(set(names)) == len(names) and not set(keys) & set(names)
-        must(distinct, f"{what} columns", "distinct names", names[:3])
-        return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
 
 
 @dataclass(frozen=True, eq=False)
@@ -588,17 +256,17 @@ class Schema:
                 "launch is step 1.",
                 column=step_col,
             )
-        spacing = _spacing_of(series, parsed.ids, step_col) if series.form.dated else None
+        spacing = spacing_of(series, parsed.ids, step_col) if series.form.dated else None
         if first is None:
             numbered = spacing is None and parsed.kind.library != "arrays"
-            first = _first_number(series) if numbered else 1
-        placed, origin = _place(parsed, spacing, names, start_col, series.form.zone, first)
-        seen = _Survey.of(placed)
+            first = first_number(series) if numbered else 1
+        placed, origin = place_rows(parsed, spacing, names, start_col, series.form.zone, first)
+        seen = Survey.of(placed)
         if parsed.kind.library != "arrays":
             if spacing is None:
-                _check_no_years(series, seen, step_col, first)
-            _check_filled(placed, seen)
-            _check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
+                check_no_years(series, seen, step_col, first)
+            check_filled(placed, seen)
+            check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
         elif not seen.observed.all():
             item = int(np.argmin(seen.observed > 0))
             raise DataError(
@@ -626,7 +294,7 @@ class Schema:
         else:
             location, scaling = location_and_scaling(lines, steps, where)
 
-        planned, _ = _planned_steps(parsed, spacing, names, origin, first)
+        planned, _ = planned_steps(parsed, spacing, names, origin, first)
         told: dict[str, np.ndarray] = {}
         if parsed.future is not None:
             row = parsed.future.row
@@ -648,7 +316,7 @@ class Schema:
             Columns.fit(told, "Future"),
             Columns.fit(said, "Past"),
             spacing,
-            Calendar() if tokens else _calendar_of(placed, seen),
+            Calendar() if tokens else calendar_of(placed, seen),
             parsed.vocabulary,
             start_col,
             first,
@@ -744,9 +412,9 @@ class Schema:
             raise _without_start(self.start_col)
         parsed = self._parse(series, static, future)
         placed, origin = self._placed(parsed)
-        seen = _Survey.of(placed)
+        seen = Survey.of(placed)
         if parsed.kind.library != "arrays":
-            _check_points(placed, seen, all_missing=self.spacing is None)
+            check_points(placed, seen, all_missing=self.spacing is None)
         _check_values(placed, self.transform, _LEFT_OUT)
         y, mask = self._grid(placed, seen)
         ids = id_array(parsed.ids)
@@ -812,9 +480,9 @@ class Schema:
         parsed = self._parse(series, None, future, items)
         items = parsed.ids
         placed, origin = self._placed(parsed, origin)
-        seen = _Survey.of(placed)
+        seen = Survey.of(placed)
         if parsed.kind.library != "arrays":
-            _check_points(placed, seen, all_missing=False)
+            check_points(placed, seen, all_missing=False)
         _check_values(placed, self.transform, _LEFT_OUT)
         known = np.zeros(len(items), np.int64) if known is None else np.asarray(known)
         for long, step in placed:
@@ -1260,19 +928,24 @@ class Schema:
 
     def _placed(
         self, parsed: Parsed, origin: np.ndarray | None = None
-    ) -> tuple[_Placed, np.ndarray | None]:
+    ) -> tuple[PlacedRows, np.ndarray | None]:
         """Return the rows of the series on the grid, and the date of each item's step 1."""
         names = (self.id_col, self.step_col, self.target_col)
         zone = self._form(parsed.kind).zone
         first = self._first_of(parsed)
-        return _place(parsed, self.spacing, names, self.start_col, zone, first, origin)
+        return place_rows(parsed, self.spacing, names, self.start_col, zone, first, origin)
 
     def _first_of(self, parsed: Parsed) -> int:
         """Return the number of step 1 in tables of a call; the columns of arrays begin at it."""
         return 1 if parsed.kind.library == "arrays" else self.first
 
     def _with_covariates(
-        self, panel: Panel, parsed: Parsed, placed: _Placed, first: np.ndarray, until: int | Until
+        self,
+        panel: Panel,
+        parsed: Parsed,
+        placed: PlacedRows,
+        first: np.ndarray,
+        until: int | Until,
     ) -> Panel:
         """Return the panel with its covariates; future ones are needed after steps ``first``."""
         names = (self.id_col, self.step_col, self.target_col)
@@ -1300,11 +973,11 @@ class Schema:
                 raise self._without_future()
             return replace(panel, future=future)
         number_of_1 = self._first_of(parsed)
-        planned, origin = _planned_steps(parsed, self.spacing, names, panel.origin, number_of_1)
+        planned, origin = planned_steps(parsed, self.spacing, names, panel.origin, number_of_1)
         at = (table.row >= 0) & (planned >= 1) & (planned <= future.there.shape[1])
         at = np.flatnonzero(at)
         row, planned = table.row[at], planned[at]
-        _check_once(table, at, row, planned, parsed.ids, self.step_col, number_of_1)
+        check_once(table, at, row, planned, parsed.ids, self.step_col, number_of_1)
         steps = np.arange(future.there.shape[1])
         future.there[row, planned - 1] = True
         lacking = ~future.there & (steps >= first[:, None]) & (steps < need[:, None])
@@ -1346,7 +1019,7 @@ class Schema:
         at = np.minimum(at, self.steps - 1)
         return self.location[at], self.scaling[at]
 
-    def _grid(self, placed: _Placed, seen: _Survey) -> tuple[np.ndarray, np.ndarray]:
+    def _grid(self, placed: PlacedRows, seen: Survey) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled y and mask, shape (rows, T), of the long rows."""
         rows, width = len(placed.ids), max(self.steps, int(seen.known.max(initial=0)))
         check_cells(rows, width, "the panel")
@@ -1360,197 +1033,6 @@ class Schema:
             y[row, at] = np.clip(z, -_Y_LIMIT, _Y_LIMIT)
             mask[row, at] = True
         return y, mask
-
-
-# -- the grid of dates -----------------------------------------------------------------
-
-
-def _spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
-    """Return the grid of the dates. Its distance is looked for among the first items, as many as
-    have a batch of rows together."""
-    rows = np.zeros(len(ids), np.int64)
-    for long in series:
-        rows += np.bincount(long.row, minlength=len(ids))
-    some = np.flatnonzero(rows >= 2)
-    some = some[: max(1, int(np.searchsorted(np.cumsum(rows[some]), BATCH, side="right")))]
-    chosen = np.isin(np.arange(len(ids)), some)
-    parts = [(long.when[chosen[long.row]], long.row[chosen[long.row]]) for long in series]
-    when, row = (np.concatenate(part) for part in zip(*parts, strict=True))
-    spacing = learn_spacing(
-        when, row, lambda: ((long.when, long.row) for long in series), len(ids), series.form.zone
-    )
-    if spacing is None:
-        raise DataError(
-            f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
-            "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
-            column=step_col,
-            item=ids[0],
-        )
-    return spacing
-
-
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """The rows of the series on the grid: batches of them with the step of each (int64)."""
-
-    series: Series | None
-    spacing: Spacing | None
-    origin: np.ndarray | None
-    ids: list[Any]
-    names: tuple[str, str, str]
-    start_col: str | None
-    launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
-    first: int  # the number of step 1, where steps are numbers
-
-    def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
-        for long in self.series or ():
-            if self.spacing is None or self.origin is None:
-                yield long, self._numbered(long)
-                continue
-            origin = self.origin[long.row]
-            place = self.spacing.place(long.when, long.form.zone)
-            step, on_grid = self.spacing.steps(place, origin)
-            good = on_grid & (step >= 1) & (step <= MAX_STEPS)
-            if not good.all():
-                at = int(np.argmin(good))
-                launch = self.start_col if self.launched[long.row[at]] else None
-                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
-            yield long, step
-
-    def _numbered(self, long: Long) -> np.ndarray:
-        """Return the steps of rows whose steps are numbers, from 1."""
-        step = long.when.astype(np.int64) - (self.first - 1)
-        if step.min(initial=1) < 1:
-            at = int(np.argmin(step))
-            fail(
-                long.label,
-                self.names[1],
-                f"steps from {self.first}, the first step of the training items",
-                f"{long.when[at]:g}",
-                self.ids[long.row[at]],
-                "Leave such rows out; or fit with them, or with a row of that step and a missing "
-                f"{quoted(self.names[2])}.",
-            )
-        return step
-
-    def observed(self) -> Iterator[np.ndarray]:
-        """Return the y that were observed, batch by batch."""
-        return (long.y[~np.isnan(long.y)] for long in self.series or ())
-
-
-def _calendar_of(placed: _Placed, seen: _Survey) -> Calendar:
-    """Return the slots of the calendar at which no item was ever observed."""
-    if placed.spacing is None or placed.origin is None or placed.series is None:
-        return Calendar()
-    spacing, zone = placed.spacing, placed.series.form.zone
-    observed = (spacing.place(long.when[~np.isnan(long.y)], zone) for long in placed.series)
-    return learn_calendar(spacing, zone, observed, placed.origin, seen.known, seen.observed)
-
-
-def _place(
-    parsed: Parsed,
-    spacing: Spacing | None,
-    names: tuple[str, str, str],
-    start_col: str | None,
-    zone: str | None,
-    number: int,
-    origin: np.ndarray | None = None,
-) -> tuple[_Placed, np.ndarray | None]:
-    """Return the rows of the series on the grid, and the date of each item's step 1: that of
-    ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
-    clock of ``zone``; ``number`` is that of step 1, where steps are numbers."""
-    series, rows = parsed.series, len(parsed.ids)
-    if series is not None:
-        _check_form(series, spacing, names, parsed.ids)
-    launched = np.zeros(rows, bool)
-    if spacing is None:
-        origin = None
-    else:
-        given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
-        origin = given.astype("datetime64[us]")
-        if parsed.start is not None and start_col is not None:
-            start = parsed.start
-            _check_form(start, spacing, (names[0], start_col, names[2]), parsed.ids)
-            launched[start.row] = np.isnat(origin[start.row])
-            at = spacing.place(start.when, zone)
-            origin[start.row] = np.where(np.isnat(origin[start.row]), at, origin[start.row])
-        places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
-        first = first_dates(places, rows)
-        origin = np.where(np.isnat(origin), first, origin)
-    placed = _Placed(series, spacing, origin, parsed.ids, names, start_col, launched, number)
-    return placed, origin
-
-
-def _planned_steps(
-    parsed: Parsed,
-    spacing: Spacing | None,
-    names: tuple[str, str, str],
-    origin: np.ndarray | None,
-    first: int,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the step of each row of the future table, below 1 where it comes before an item's
-    first, and the date of each item's step 1, which is here where it has no other."""
-    table = parsed.future
-    if table is None:
-        return np.zeros(0, np.int64), origin
-    _check_form(table, spacing, names, parsed.ids)
-    if spacing is None or origin is None:
-        return table.when.astype(np.int64) - (first - 1), None
-    ours = np.flatnonzero(table.row >= 0)
-    place, row = spacing.place(table.when[ours], table.form.zone), table.row[ours]
-    step = np.zeros(len(table.row), np.int64)
-    origin = np.where(np.isnat(origin), first_dates([(place, row)], len(origin)), origin)
-    step[ours], on_grid = spacing.steps(place, origin[row])
-    if not on_grid.all():
-        at = int(ours[np.argmin(on_grid)])
-        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
-    return step, origin
-
-
-def _check_form(
-    table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
-) -> None:
-    def said(dated: bool, zoned: bool, number: str) -> str:
-        return f"dates {'with' if zoned else 'without'} a time zone" if dated else number
-
-    expected = (spacing is not None, spacing is not None and spacing.clock != "none")
-    received = (table.form.dated, table.form.zone is not None)
-    if received != expected:
-        fail(
-            table.label,
-            names[1],
-            f"{said(*expected, 'steps from 1')}, as in fit",
-            said(*received, "numbers"),
-            ids[0],
-            "Convert them.",
-        )
-
-
-def _fail_off_grid(
-    table: Steps,
-    at: int,
-    origin: np.ndarray,
-    spacing: Spacing,
-    ids: list[Any],
-    names: tuple[str, str, str],
-    start_col: str | None = None,
-) -> NoReturn:
-    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item, its launch
-    date where ``start_col`` is given."""
-    zone = table.form.zone
-    start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
-    first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
-    if start_col is not None:
-        first = f"launch date in column {quoted(start_col)} on"
-        advice = "Correct the date, or the launch date."
-    fail(
-        table.label,
-        names[1],
-        f"dates {spacing} apart from the {first}, {start}",
-        table.form.say(table.when[at]),
-        ids[table.row[at]],
-        advice,
-    )
 
 
 def _transform_of(config: Mapping[str, Any]) -> Transform:
@@ -1569,11 +1051,8 @@ def _transform_of(config: Mapping[str, Any]) -> Transform:
     return TRANSFORMS[name](centre, (low, high))
 
 
-# -- what is learnt --------------------------------------------------------------------
-
-
 def _fit_transform(
-    asked: str, bounds: tuple[float, float] | None, placed: _Placed, seen: _Survey
+    asked: str, bounds: tuple[float, float] | None, placed: PlacedRows, seen: Survey
 ) -> Transform:
     """Return the transform; if ``"auto"`` is asked for, one that suits the values."""
     name, nonnegative = asked, seen.least >= 0
@@ -1594,192 +1073,6 @@ def _fit_transform(
             )
         limits = bounds or (0.0, 1.0)
     return TRANSFORMS[name].fit(limits, placed.observed)
-
-
-def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (c or 0, mean, gain) for a numeric static; see ``numeric_scaling``.
-
-    A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
-    c the median of its positive values.
-    """
-    seen = values[~np.isnan(values)]
-    if not len(seen):
-        return 0.0, 0.0, 0.0
-    centre = 0.0
-    spread = seen.std()
-    if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
-        centre = positive_median(lambda: [seen])
-        seen = np.log1p(seen / centre)
-    mean, spread = float(seen.mean()), float(seen.std())
-    varies = spread > max(ROUNDING * float(np.abs(seen).max()), 1 / LARGEST)
-    return centre, mean, 1 / spread if varies else 0.0
-
-
-def _kind_of(categories: Iterable[str]) -> str:
-    """Return the kind of a column of categories: "codes" where whole numbers may be among them."""
-    whole = [text for text in categories if re.fullmatch(r"-?\d+(\.0+)?", text)]
-    return "codes" if whole and not any("." in text for text in whole) else "categorical"
-
-
-def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
-    known = sorted({value for value in values.tolist() if value is not None})
-    if len(known) > _MAX_CATEGORIES:
-        raise DataError(
-            f"{what} column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
-            f"{len(known):,}. Leave the column out, or group its values.",
-            column=name,
-        )
-    return tuple(known)
-
-
-# -- checks ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Survey:
-    """What a pass over the series finds."""
-
-    rows: np.ndarray  # (items,) int64, of the table
-    observed: np.ndarray  # (items,) int64: those with y
-    known: np.ndarray  # (items,) int64: the last observed step
-    at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
-    last: int  # the largest step of all rows
-    least: float  # the least y, and the largest
-    most: float
-
-    @classmethod
-    def of(cls, placed: _Placed) -> _Survey:
-        items = len(placed.ids)
-        rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
-        at = np.zeros(MAX_STEPS, bool)
-        last, least, most = 0, math.inf, -math.inf
-        for long, step in placed:
-            there = ~np.isnan(long.y)
-            rows += np.bincount(long.row, minlength=items)
-            observed += np.bincount(long.row[there], minlength=items)
-            np.maximum.at(known, long.row[there], step[there])
-            at[step[there] - 1] = True
-            last = int(step.max(initial=last))
-            least = float(long.y[there].min(initial=least))
-            most = float(long.y[there].max(initial=most))
-        return cls(rows, observed, known, at, last, least, most)
-
-
-def _first_number(series: Series) -> int:
-    """Return the number of step 1, of a series whose steps are numbers; see ``Schema.first``."""
-    least = int(min(long.when.min(initial=MAX_STEPS) for long in series))
-    most = int(max(long.when.max(initial=1) for long in series))
-    below = least - 1
-    shortest, longest = _LEAD
-    return least if below >= min(longest, max(shortest, most - below)) else 1
-
-
-def _check_no_years(series: Series, seen: _Survey, step_col: str, first: int) -> None:
-    """Raise if each number of a step is a year and a month, a week or a quarter of it."""
-    numbers = np.flatnonzero(seen.at) + first
-    for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
-        year, part = np.divmod(numbers, size)
-        if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
-            continue
-        # Quarters of one year may be steps of their own: 20,201 to 20,204.
-        if part.min() < 1 or part.max() > most or (what == "quarter" and year[0] == year[-1]):
-            continue
-        number, in_year, part = int(numbers[0]), int(year[0]), int(part[0])
-        if what == "week":
-            date = dt.date.fromisocalendar(in_year, min(part, 52), 1)
-        else:
-            date = dt.date(in_year, part if what == "month" else 3 * part - 2, 1)
-        raise DataError(
-            f"{series.label}, column {quoted(step_col)}: expected steps from 1, or dates; received "
-            f"numbers such as {number}, a year and a {what} in one. Most numbers between two years "
-            f"would be empty steps. Convert them to dates: {date} for {number}.",
-            column=step_col,
-        )
-
-
-def _check_filled(placed: _Placed, seen: _Survey) -> None:
-    """Raise if a long grid has rows at few of its steps: memory and time go with all of them."""
-    steps, share = int(seen.known.max(initial=0)), seen.rows.sum() / max(seen.known.sum(), 1)
-    if steps <= _SPARSE_STEPS or share >= _FILLED:
-        return
-    assert placed.series is not None  # its rows have been counted
-    at = np.flatnonzero(seen.at) + 1
-    apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
-    if placed.spacing is not None:
-        advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
-    elif apart > 1:
-        advice = f"Steps are multiples of {apart:,} apart: count in units of {apart:,}."
-    else:
-        advice = "Correct a step that is too large, or number the rows of each item 1, 2, ..."
-    fail(
-        placed.series.label,
-        placed.names[1],
-        f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
-        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to "
-        f"{steps + placed.first - 1:,}",
-        placed.ids[int(np.argmax(seen.known))],
-        advice,
-    )
-
-
-def _check_points(placed: _Placed, seen: _Survey, all_missing: bool = True) -> None:
-    """Raise for a repeated (id, step), and for an item that was observed nowhere."""
-    series, (_, step_col, target_col) = placed.series, placed.names
-    if series is None:
-        return
-    met = None
-    if series.several:  # one row may repeat one of a batch that has gone by
-        check_cells(len(placed.ids), seen.last, "the table")
-        met = np.zeros((len(placed.ids), seen.last), bool)
-    for long, step in placed:
-        every = np.arange(len(step))
-        _check_once(long, every, long.row, step, placed.ids, step_col, placed.first, met)
-    empty = (seen.rows > 0) & (seen.observed == 0)
-    if all_missing and empty.any():
-        fail(
-            series.label,
-            target_col,
-            "at least one observation an item",
-            "missing values everywhere",
-            placed.ids[int(np.argmax(empty))],
-            "For a forecast from k = 0, leave the item out of the series table.",
-        )
-
-
-def _check_once(
-    table: Steps,
-    at: np.ndarray,
-    row: np.ndarray,
-    step: np.ndarray,
-    ids: list[Any],
-    step_col: str,
-    first: int,
-    met: np.ndarray | None = None,
-) -> None:
-    """Raise for a repeated (item, step) among the rows ``at`` of a table.
-
-    ``first`` is the number of step 1. ``met``, shape (items, steps), bool, are those of
-    earlier batches; these ones are added.
-    """
-    again = np.ones(len(step), bool)
-    again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
-    if met is not None:
-        again |= met[row, step - 1]
-        met[row, step - 1] = True
-    if again.any():
-        which = int(np.argmax(again))
-        fail(
-            table.label,
-            step_col,
-            "each step of an item once",
-            f"{table.form.say(table.when[at[which]])} again"
-            if table.form.dated
-            else f"step {step[which] + first - 1} again",
-            ids[row[which]],
-            "Keep one row of them."
-            + " If they are two hours of a clock that was set back, hand in dates with their "
-            "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
-        )
 
 
 def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
@@ -1833,7 +1126,7 @@ def _warn(what: str, notes: Sequence[str]) -> None:
         warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
 
 
-def _check_values(placed: _Placed, transform: Transform, remedy: str) -> None:
+def _check_values(placed: PlacedRows, transform: Transform, remedy: str) -> None:
     """Raise for the first value outside the domain of the transform."""
     for long, _ in placed:
         wrong = transform.outside(long.y)

@@ -18,20 +18,15 @@ import numpy as np
 
 from statecast.errors import ArgumentError, DataError, ModelFileError, warn
 from statecast.state import outline
+from statecast.tables.columns import read_numbers, read_y
 from statecast.tables.dates import Calendar, Spacing
-from statecast.tables.parse import (
-    Kind,
-    Table,
-    check_cells,
-    check_columns,
-    check_known_before,
-    columns_of,
-    open_table,
-    read_ids,
-    read_numbers,
-    read_y,
-)
-from statecast.tables.schema import Columns, Covariates, Panel, Schema, Until
+from statecast.tables.features import Columns
+from statecast.tables.ids import Kind, read_ids
+from statecast.tables.panel import Covariates, Panel
+from statecast.tables.parse import check_known_before
+from statecast.tables.schema import Schema, Until
+from statecast.tables.source import Table, check_columns, columns_of, open_table
+from statecast.tables.steps import check_cells
 
 __all__ = ["Targets", "column_of", "learn"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from statecast.networks.batches import GAPS, STEPS, Batches, padded_width
-from statecast.tables.schema import Panel
+from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.network import TokenDecoder
 

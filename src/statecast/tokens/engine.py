@@ -20,7 +20,7 @@ from statecast.networks.network import IN_STATE
 from statecast.recurrence.cells import within
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
 from statecast.recurrence.kernels.native.softmax import Softmax
-from statecast.tables.schema import Panel
+from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN, Vocabulary
 from statecast.tokens import decoding
 from statecast.tokens.decoding import Beam, Found, Rules, Sampling

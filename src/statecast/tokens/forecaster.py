@@ -20,7 +20,8 @@ from statecast.networks.batches import Batches, training_rows
 from statecast.networks.network import NOTHING, Network
 from statecast.state import State
 from statecast.tables.horizon import Horizon
-from statecast.tables.schema import Panel, Schema
+from statecast.tables.panel import Panel
+from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets, learn
 from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
 from statecast.tokens.decoding import Beam, Found, Sampling

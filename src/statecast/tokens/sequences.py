@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.tables.parse import Kind
+from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 from statecast.tokens.decoding import Found
 

@@ -1,0 +1,365 @@
+"""Columns of a table, checked, as NumPy arrays: numbers, categories, y and tokens."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import DataError, cut, listed, quoted, warn
+from statecast.tables.source import Table, fail, is_missing
+from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
+
+if TYPE_CHECKING:
+    pass
+
+
+LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
+# What files write where there is no number. Among texts they are texts: NA is Namibia, too.
+NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
+
+
+def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
+    """Return an array that was handed in as float64, checked; its columns go by ``letter``."""
+    if array.ndim != shape.count(",") + 1:
+        raise DataError(f"{label}: expected shape {shape}; received {array.shape}.")
+    if array.dtype.kind in "biuf":
+        values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
+    elif array.dtype == object:
+        flat, wrong = _object_floats(array.ravel().tolist())
+        values, bad = flat.reshape(array.shape), wrong.reshape(array.shape)
+    else:
+        values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
+    expected = "a number or NaN"
+    if not bad.any():
+        bad, expected = np.abs(values) > LARGEST, "a finite number, or NaN"
+    if bad.any():
+        at = tuple(np.argwhere(bad)[0].tolist())
+        raise DataError(
+            f"{label}{list(at)}: expected {expected}; received {array[at]!r}.",
+            column=f"{letter}{at[-1] + 1}" if letter else label,
+            item=at[0],
+        )
+    return values
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
+    y, bad = read_floats(table.frame[name], table.text)
+    expected = "a number, or nothing where it was not observed"
+    if not bad.any():
+        bad, expected = np.abs(y) > LARGEST, "a finite number"
+    if bad.any():
+        at = int(np.argmax(bad))
+        value = table.frame[name].to_list()[at]
+        advice = "Leave the cell empty (null or NaN) if nothing was observed."
+        if isinstance(value, str):
+            advice += " Text may also be tokens: TokenForecaster."
+        fail(table.label, name, expected, quoted(value), ids[at], advice)
+    return y
+
+
+def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
+    """The cells of a column of tokens. Those of a file are whole numbers, or booleans, if all of
+    them look it and the vocabulary, where there is one, is of that type; else text."""
+    column = table.frame[name]
+    if table.text:
+        kind = vocabulary.type if vocabulary.tokens else None
+        truth = column.str.to_lowercase()
+        if kind in (int, None) and column.str.contains(WHOLE_NUMBER).all():
+            column = column.cast(nw.Int64)
+        elif kind in (bool, None) and truth.is_in(["true", "false"]).all():
+            column = truth == "true"
+    return read_cells(column)
+
+
+def read_tokens(
+    values: list[Any], label: str, name: str, ids: list[Any], vocabulary: Vocabulary
+) -> tuple[np.ndarray, Vocabulary]:
+    """The codes of cells, float64 with NaN where nothing was observed, and the vocabulary.
+
+    One without tokens is learnt from the cells. A token that is not in it is an unknown one,
+    and a warning says so.
+    """
+    distinct: dict[Any, Any] = {}
+    tokens = []
+    for value, item in zip(values, ids, strict=True):
+        try:
+            key = (type(value), value)
+            if key not in distinct:
+                distinct[key] = token(value)
+            tokens.append(distinct[key])
+        except (TypeError, ValueError) as error:  # a list has no hash
+            expected = str(error) if isinstance(error, ValueError) else "text or a number"
+            fail(label, name, expected, quoted(value), item, "Convert the column.")
+    learning = not vocabulary.tokens
+    first = next((each for each in tokens if each is not None), None)
+    kind = type(first) if learning else vocabulary.type
+    at = mixed(tokens, kind)
+    if first is not None and at is not None:
+        expected = f"tokens of one type ({type_name(kind)}, as "
+        expected += "in the first row)" if learning else "in fit)"
+        fail(label, name, expected, quoted(tokens[at]), ids[at], "Convert the column.")
+    seen = {each for each in distinct.values() if each is not None}
+    if learning:
+        if not seen:
+            raise DataError(
+                f"{label}, column {name!r}: expected tokens; every cell is empty.", column=name
+            )
+        vocabulary = Vocabulary.learn(seen)
+        if len(seen) > MOST_TOKENS:
+            raise DataError(
+                f"{label}, column {name!r}: expected at most {MOST_TOKENS:,} different tokens; "
+                f"received {len(seen):,}. A token is a character or a word, not a text or an id.",
+                column=name,
+            )
+    codes = {each: float(code) for each, code in zip(seen, vocabulary.codes(seen), strict=True)}
+    new = sorted(each for each, code in codes.items() if code == UNKNOWN)
+    if new:
+        at = tokens.index(new[0])
+        warn(
+            f"{label}, column {name!r}: tokens never seen in training, taken as unknown: "
+            f"{listed(new, 3)} (item {quoted(ids[at])}).",
+        )
+    return np.array([codes.get(each, np.nan) for each in tokens], np.float64), vocabulary
+
+
+def read_column(
+    table: Table, name: str, ids: Sequence[Any], kind: str | None, learning: bool
+) -> np.ndarray:
+    """Return a column of features: float64 with NaN, or objects, text or None.
+
+    ``kind`` is as in ``_Kinds``; ``learning`` says that this is the fit.
+    """
+    column = table.frame[name]
+    values, bad = read_floats(column, table.text)
+    if kind is None:
+        kind = "categorical" if bad.any() else "numeric"
+        if kind == "categorical":
+            _warn_of_numbers(table, name, column, ids)
+    advice = "Convert the column, or leave it out of fit and predict."
+
+    def refuse(at: int, expected: str) -> NoReturn:
+        received = f"{quoted(column.to_list()[at])} ({cut(str(column.dtype))})"
+        fail(table.label, name, expected, received, ids[at], advice)
+
+    if kind == "numeric":
+        if bad.any():
+            refuse(int(np.argmax(bad)), "a number, as in fit")
+        infinite = np.abs(values) > LARGEST
+        if infinite.any():
+            refuse(int(np.argmax(infinite)), "a finite number")
+        return values
+    cells = read_cells(column)
+    out = np.full(len(cells), None, object)
+    if all(cell is None for cell in cells):
+        return out
+    dtype, codes = column.dtype, kind == "codes"
+    named = isinstance(dtype, (nw.Categorical, nw.Enum))
+    known = named or isinstance(dtype, nw.String)
+    if not (codes or bad.any() or table.text or known):
+        refuse(next(i for i, cell in enumerate(cells) if cell is not None), "text, as in fit")
+    known |= isinstance(dtype, nw.Object)
+    known |= codes and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
+    # What a file writes for "no number" is a text where the rest is text.
+    marks = learning and _mostly_numbers(cells)
+    for i, cell in enumerate(cells):
+        if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
+            continue
+        text = _category(cell, codes or named, codes) if known else None
+        if text is None and named:
+            text = str(cell)  # an interval of pandas.cut
+        if text is None:
+            expected = "numbers, text, categories or booleans"
+            if codes:
+                expected = "categories: text, whole numbers or booleans"
+            refuse(i, expected + (", of one type" if isinstance(dtype, nw.Object) else ""))
+        out[i] = text
+    return out
+
+
+def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
+    """Return a cell as a category, None if it is none. Whole floats are whole numbers."""
+    if isinstance(cell, str):
+        whole = _WHOLE_FLOAT.fullmatch(cell) if codes else None
+        return whole[1] if whole else str(cell)
+    if not numbers_too or not is_real_number(cell):
+        return None
+    if isinstance(cell, (bool, np.bool_)):
+        return str(cell).lower() if codes else str(cell)
+    number = whole_number(cell)
+    return None if number is None else str(number)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a real number as a whole one, None if it is none."""
+    if not is_real_number(value):
+        return None
+    try:
+        whole = int(value)
+    except (OverflowError, ValueError):  # infinite
+        return None
+    return whole if whole == value else None
+
+
+def coded_columns(
+    label: str,
+    columns: dict[str, np.ndarray],
+    kinds: Mapping[str, str | None],
+    items: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return columns of an array, those that are categories as objects: text or None."""
+    out = dict(columns)
+    for name, kind in kinds.items():
+        if kind in ("codes", "categorical"):
+            values = columns[name]
+            bad = ~np.isnan(values) & (values != np.floor(values))
+            if bad.any():
+                at = int(np.argmax(bad))
+                expected = "whole numbers, as it is categorical"
+                fail(label, name, expected, quoted(float(values[at])), items[at], "")
+            out[name] = np.array([None if v != v else str(int(v)) for v in values], object)
+    return out
+
+
+def is_mark(cell: Any) -> bool:
+    """Return whether a text is what files write where there is no number: NA, a dash."""
+    return isinstance(cell, str) and cell.strip().lower() in NA_MARKS
+
+
+def are_marks(cells: Any) -> Any:
+    """As ``is_mark``, of a polars series."""
+    return cells.str.strip_chars().str.to_lowercase().is_in(list(NA_MARKS))
+
+
+def _mostly_numbers(cells: list[Any]) -> bool:
+    """Return whether more than half of the cells are numbers, also as text; marks do not count."""
+    count = Counter(cell for cell in cells if isinstance(cell, str) and not is_mark(cell))
+    found = sum(times for text, times in count.items() if is_number(text))
+    found += sum(not isinstance(cell, str) and is_real_number(cell) for cell in cells)
+    return 2 * found > sum(count.values()) + sum(
+        cell is not None and not isinstance(cell, str) for cell in cells
+    )
+
+
+def _warn_of_numbers(table: Table, name: str, column: Any, ids: Sequence[Any]) -> None:
+    """Say of a column that is taken as categories if most of its cells are numbers."""
+    if not isinstance(column.dtype, (nw.String, nw.Object)):
+        return
+    cells = read_cells(column)
+    if not _mostly_numbers(cells):
+        return
+    texts = dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell)
+    marks = [text for text in texts if is_mark(text)]
+    others = [text for text in texts if not is_number(text) and not is_mark(text)]
+    codes = all(text.strip().isdigit() for text in texts if is_number(text))
+    if not table.text and codes and not marks:
+        return  # codes, whose owner has said by their type that they are text
+    odd = others or marks
+    found = (
+        f", but {listed(odd, 5)} (item {quoted(ids[cells.index(odd[0])])})" if odd else ", as text"
+    )
+    remedy = "Leave a cell empty where a number is missing"
+    if not table.text:
+        remedy = "Convert the column to numbers"
+    warn(
+        f"{table.label}, column {quoted(name)} is taken as categories: most cells are numbers"
+        f"{found}. {remedy}; if they are categories, name the column in categorical=[...]."
+    )
+
+
+def missing_cells(column: Any) -> np.ndarray:
+    """Return where there is no value, (N,) bool; NaN among numbers counts as one."""
+    if isinstance(column.dtype, (nw.Object, nw.Unknown)):
+        return np.array([is_missing(cell) for cell in column.to_list()], bool)
+    return column.is_null().to_numpy()
+
+
+def read_cells(column: Any) -> list[Any]:
+    """Return the cells as Python objects, None where there is no value.
+
+    NumPy's numbers and texts among objects become Python's.
+    """
+    cells = column.to_list()
+    if isinstance(column.dtype, (nw.Object, nw.Unknown)) or column.dtype.is_float():
+        return [_plain(cell) for cell in cells]
+    missing = column.is_null().to_numpy()
+    if missing.any():
+        cells = [None if m else cell for m, cell in zip(missing, cells, strict=True)]
+    return cells
+
+
+def _plain(cell: Any) -> Any:
+    if is_missing(cell):
+        return None
+    moment = isinstance(cell, (np.datetime64, np.timedelta64))  # .item() of nanoseconds is an int
+    return cell.item() if isinstance(cell, np.generic) and not moment else cell
+
+
+def is_real_number(value: Any) -> bool:
+    """Whether an object is a real number or a boolean. To NumPy a duration is one as well."""
+    return isinstance(value, (numbers.Real, Decimal, np.bool_)) and not isinstance(
+        value, np.timedelta64
+    )
+
+
+def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as float64, NaN where missing, and where it is not a number."""
+    missing = missing_cells(column)
+    dtype = column.dtype
+    if text:
+        import polars as pl
+
+        cell = column.to_native().str.strip_chars()
+        number = cell.cast(pl.Float64, strict=False)
+        if (number.is_null() & cell.is_not_null()).any():
+            cell = cell.set(are_marks(cell), None)
+            truth = cell.str.to_lowercase().replace_strict(
+                {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
+            )
+            number = number.fill_null(truth)
+        bad = (number.is_null() & cell.is_not_null()).to_numpy()
+        return number.to_numpy().astype(np.float64), bad
+    if missing.all():
+        return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
+    if dtype.is_numeric() or isinstance(dtype, nw.Boolean):
+        try:
+            values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
+        except (ValueError, ArithmeticError):  # Arrow's whole numbers beyond 2**53 are not exact
+            return _object_floats(read_cells(column))
+        return values, np.zeros(len(values), bool)
+    if isinstance(dtype, (nw.Object, nw.Unknown)):
+        return _object_floats(read_cells(column))
+    return np.full(len(missing), np.nan), ~missing
+
+
+def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """As ``read_floats``, for Python objects: numbers, booleans, decimals, None."""
+    out = np.full(len(values), np.nan)
+    bad = np.zeros(len(values), bool)
+    for i, value in enumerate(values):
+        if is_missing(value):
+            continue
+        if is_real_number(value):
+            try:
+                out[i] = float(value)
+            except OverflowError:
+                out[i] = np.inf
+        else:
+            bad[i] = True
+    return out, bad

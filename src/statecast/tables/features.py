@@ -1,0 +1,199 @@
+"""``Columns``: feature columns, static or covariates, as standardised numbers and codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+
+from statecast.errors import DataError, listed, quoted
+from statecast.state import outline
+from statecast.tables.columns import LARGEST, is_mark
+from statecast.tables.dates import closed, must
+from statecast.tables.scaling import ROUNDING, positive_median
+from statecast.tables.source import MAX_COLUMNS
+
+_MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
+_NEVER_SEEN, MISSING, _FIRST_CATEGORY = 0, 1, 2
+_FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What training taught about columns of features, static ones or covariates.
+
+    Attributes
+    ----------
+    numeric : tuple of str
+        The numeric columns, in the order of ``Panel.numeric``.
+    scaling : ndarray, shape (n, 3), float64
+        For each: the c of its log1p or 0, mean, and gain (1 / standard deviation, or 0 for a
+        column that never varied in training, which therefore says nothing).
+    categories : dict of str to tuple of str
+        The categorical columns in the order of ``Panel.codes``, with the sorted categories
+        met in training.
+    """
+
+    numeric: tuple[str, ...]
+    scaling: np.ndarray
+    categories: dict[str, tuple[str, ...]]
+
+    __repr__ = outline
+
+    @classmethod
+    def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
+        """Learn from columns of float64, or of objects: text or None."""
+        numeric: list[str] = []
+        rules: list[tuple[float, float, float]] = []
+        categories: dict[str, tuple[str, ...]] = {}
+        for name, values in columns.items():
+            if values.dtype == object:
+                categories[name] = _vocabulary(values, name, what)
+            else:
+                numeric.append(name)
+                rules.append(_numeric_rule(values))
+        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 3), categories)
+
+    @property
+    def width(self) -> int:
+        """The numbers of a row: a value and a flag for each numeric column."""
+        return 2 * len(self.numeric)
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """The number of codes of each categorical column, ``never seen`` and ``missing`` too."""
+        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each column's name and kind: "numeric", "categorical", or "codes", categories among which
+        are whole numbers; empty where there are none."""
+        columns = dict.fromkeys(self.numeric, "numeric")
+        return columns | {name: _kind_of(known) for name, known in self.categories.items()}
+
+    def encode(
+        self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+        """Return numbers float32 ``(rows, width)``, codes int32 ``(rows, m)``, and in words what
+        is missing and what is new; ``ids`` are the rows' items."""
+        rows = len(ids)
+        numeric = np.zeros((rows, self.width), np.float32)
+        codes = np.zeros((rows, len(self.categories)), np.int32)
+        missing: list[str] = []
+        unseen: list[str] = []
+
+        def note(name: str, what: str, affected: np.ndarray) -> str:
+            items = list(dict.fromkeys(ids[i] for i in affected))
+            plural = "item" if len(items) == 1 else "items"
+            return f"{quoted(name)} {what} ({plural} {listed(items, 3)})"
+
+        for j, name in enumerate(self.numeric):
+            centre, mean, gain = self.scaling[j]
+            values = columns[name]
+            empty = np.isnan(values)
+            if centre > 0:
+                values = np.log1p(np.maximum(values, 0.0) / centre)
+            z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
+            numeric[:, j] = np.where(empty, 0.0, z)
+            numeric[:, len(self.numeric) + j] = empty
+            if empty.any():
+                missing.append(note(name, "is missing", np.flatnonzero(empty)))
+        for j, (name, known) in enumerate(self.categories.items()):
+            code: dict[str | None, int] = dict(
+                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
+            )
+            code[None] = MISSING
+            values = columns[name].tolist()
+            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
+            strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            marks = [i for i in strange if is_mark(values[i])]
+            if marks:  # "NA", never met as a category, says that there is none
+                codes[marks, j] = MISSING
+                strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            empty = np.flatnonzero(codes[:, j] == MISSING)
+            if len(empty):
+                missing.append(note(name, "is missing", empty))
+            if len(strange):
+                new = sorted({values[i] for i in strange})
+                unseen.append(note(name, f"has {listed(new, 3)}, never seen in training", strange))
+        return numeric, codes, missing, unseen
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the names as strict JSON; ``scaling`` is an array beside it."""
+        return {
+            "numeric": list(self.numeric),
+            "categorical": [
+                {"name": name, "categories": list(known)} for name, known in self.categories.items()
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
+        """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
+        config = closed(config, ("numeric", "categorical"), what)
+        numeric, categorical = config["numeric"], config["categorical"]
+        for key, value in (("numeric", numeric), ("categorical", categorical)):
+            must(isinstance(value, list), f"{what} {key}", "a list", type(value).__name__)
+        count = len(numeric) + len(categorical)
+        must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
+        categories: dict[str, tuple[str, ...]] = {}
+        names = list(numeric)
+        for entry in categorical:
+            entry = closed(entry, ("name", "categories"), "categorical")
+            name, known = entry["name"], entry["categories"]
+            must(isinstance(known, list), "categories", "a list", type(known).__name__)
+            must(
+                len(known) <= _MAX_CATEGORIES,
+                "categories",
+                f"at most {_MAX_CATEGORIES}",
+                len(known),
+            )
+            must(all(isinstance(k, str) and k for k in known), "categories", "text", name)
+            must(all(map(str.__lt__, known, known[1:])), "categories", "sorted, distinct", name)
+            names.append(name)
+            if isinstance(name, str):
+                categories[name] = tuple(known)
+        must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
+        distinct = len(set(names)) == len(names) and not set(keys) & set(names)
+        must(distinct, f"{what} columns", "distinct names", names[:3])
+        return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
+
+
+def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
+    """Return (c or 0, mean, gain) for a numeric static; see ``numeric_scaling``.
+
+    A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
+    c the median of its positive values.
+    """
+    seen = values[~np.isnan(values)]
+    if not len(seen):
+        return 0.0, 0.0, 0.0
+    centre = 0.0
+    spread = seen.std()
+    if seen.min() >= 0 and spread > 0 and (((seen - seen.mean()) / spread) ** 3).mean() > 2:
+        centre = positive_median(lambda: [seen])
+        seen = np.log1p(seen / centre)
+    mean, spread = float(seen.mean()), float(seen.std())
+    varies = spread > max(ROUNDING * float(np.abs(seen).max()), 1 / LARGEST)
+    return centre, mean, 1 / spread if varies else 0.0
+
+
+def _kind_of(categories: Iterable[str]) -> str:
+    """Return the kind of a column of categories: "codes" where whole numbers may be among them."""
+    whole = [text for text in categories if re.fullmatch(r"-?\d+(\.0+)?", text)]
+    return "codes" if whole and not any("." in text for text in whole) else "categorical"
+
+
+def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
+    known = sorted({value for value in values.tolist() if value is not None})
+    if len(known) > _MAX_CATEGORIES:
+        raise DataError(
+            f"{what} column {name!r}: expected at most {_MAX_CATEGORIES:,} categories; received "
+            f"{len(known):,}. Leave the column out, or group its values.",
+            column=name,
+        )
+    return tuple(known)

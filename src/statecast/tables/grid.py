@@ -1,0 +1,355 @@
+"""The grid of steps: the step of each row of a table, and the checks of the steps of a series."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from statecast.errors import DataError, quoted
+from statecast.tables.dates import Calendar, Spacing, first_dates, learn_calendar, learn_spacing
+from statecast.tables.parse import Parsed
+from statecast.tables.source import BATCH, fail
+from statecast.tables.steps import MAX_STEPS, Long, Series, Steps, check_cells
+
+_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids are filled to this share
+_LEAD = 10, 100  # numbers below the first step: fewer are part of the grid, and more are not
+
+
+def spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
+    """Return the grid of the dates. Its distance is looked for among the first items, as many as
+    have a batch of rows together."""
+    rows = np.zeros(len(ids), np.int64)
+    for long in series:
+        rows += np.bincount(long.row, minlength=len(ids))
+    some = np.flatnonzero(rows >= 2)
+    some = some[: max(1, int(np.searchsorted(np.cumsum(rows[some]), BATCH, side="right")))]
+    chosen = np.isin(np.arange(len(ids)), some)
+    parts = [(long.when[chosen[long.row]], long.row[chosen[long.row]]) for long in series]
+    when, row = (np.concatenate(part) for part in zip(*parts, strict=True))
+    spacing = learn_spacing(
+        when, row, lambda: ((long.when, long.row) for long in series), len(ids), series.form.zone
+    )
+    if spacing is None:
+        raise DataError(
+            f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
+            "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
+            column=step_col,
+            item=ids[0],
+        )
+    return spacing
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedRows:
+    """The rows of the series on the grid: batches of them with the step of each (int64)."""
+
+    series: Series | None
+    spacing: Spacing | None
+    origin: np.ndarray | None
+    ids: list[Any]
+    names: tuple[str, str, str]
+    start_col: str | None
+    launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
+    first: int  # the number of step 1, where steps are numbers
+
+    def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
+        for long in self.series or ():
+            if self.spacing is None or self.origin is None:
+                yield long, self._numbered(long)
+                continue
+            origin = self.origin[long.row]
+            place = self.spacing.place(long.when, long.form.zone)
+            step, on_grid = self.spacing.steps(place, origin)
+            good = on_grid & (step >= 1) & (step <= MAX_STEPS)
+            if not good.all():
+                at = int(np.argmin(good))
+                launch = self.start_col if self.launched[long.row[at]] else None
+                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
+            yield long, step
+
+    def _numbered(self, long: Long) -> np.ndarray:
+        """Return the steps of rows whose steps are numbers, from 1."""
+        step = long.when.astype(np.int64) - (self.first - 1)
+        if step.min(initial=1) < 1:
+            at = int(np.argmin(step))
+            fail(
+                long.label,
+                self.names[1],
+                f"steps from {self.first}, the first step of the training items",
+                f"{long.when[at]:g}",
+                self.ids[long.row[at]],
+                "Leave such rows out; or fit with them, or with a row of that step and a missing "
+                f"{quoted(self.names[2])}.",
+            )
+        return step
+
+    def observed(self) -> Iterator[np.ndarray]:
+        """Return the y that were observed, batch by batch."""
+        return (long.y[~np.isnan(long.y)] for long in self.series or ())
+
+
+def calendar_of(placed: PlacedRows, seen: Survey) -> Calendar:
+    """Return the slots of the calendar at which no item was ever observed."""
+    if placed.spacing is None or placed.origin is None or placed.series is None:
+        return Calendar()
+    spacing, zone = placed.spacing, placed.series.form.zone
+    observed = (spacing.place(long.when[~np.isnan(long.y)], zone) for long in placed.series)
+    return learn_calendar(spacing, zone, observed, placed.origin, seen.known, seen.observed)
+
+
+def place_rows(
+    parsed: Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    start_col: str | None,
+    zone: str | None,
+    number: int,
+    origin: np.ndarray | None = None,
+) -> tuple[PlacedRows, np.ndarray | None]:
+    """Return the rows of the series on the grid, and the date of each item's step 1: that of
+    ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
+    clock of ``zone``; ``number`` is that of step 1, where steps are numbers."""
+    series, rows = parsed.series, len(parsed.ids)
+    if series is not None:
+        _check_form(series, spacing, names, parsed.ids)
+    launched = np.zeros(rows, bool)
+    if spacing is None:
+        origin = None
+    else:
+        given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
+        origin = given.astype("datetime64[us]")
+        if parsed.start is not None and start_col is not None:
+            start = parsed.start
+            _check_form(start, spacing, (names[0], start_col, names[2]), parsed.ids)
+            launched[start.row] = np.isnat(origin[start.row])
+            at = spacing.place(start.when, zone)
+            origin[start.row] = np.where(np.isnat(origin[start.row]), at, origin[start.row])
+        places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
+        first = first_dates(places, rows)
+        origin = np.where(np.isnat(origin), first, origin)
+    placed = PlacedRows(series, spacing, origin, parsed.ids, names, start_col, launched, number)
+    return placed, origin
+
+
+def planned_steps(
+    parsed: Parsed,
+    spacing: Spacing | None,
+    names: tuple[str, str, str],
+    origin: np.ndarray | None,
+    first: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the step of each row of the future table, below 1 where it comes before an item's
+    first, and the date of each item's step 1, which is here where it has no other."""
+    table = parsed.future
+    if table is None:
+        return np.zeros(0, np.int64), origin
+    _check_form(table, spacing, names, parsed.ids)
+    if spacing is None or origin is None:
+        return table.when.astype(np.int64) - (first - 1), None
+    ours = np.flatnonzero(table.row >= 0)
+    place, row = spacing.place(table.when[ours], table.form.zone), table.row[ours]
+    step = np.zeros(len(table.row), np.int64)
+    origin = np.where(np.isnat(origin), first_dates([(place, row)], len(origin)), origin)
+    step[ours], on_grid = spacing.steps(place, origin[row])
+    if not on_grid.all():
+        at = int(ours[np.argmin(on_grid)])
+        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
+    return step, origin
+
+
+def _check_form(
+    table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
+) -> None:
+    def said(dated: bool, zoned: bool, number: str) -> str:
+        return f"dates {'with' if zoned else 'without'} a time zone" if dated else number
+
+    expected = (spacing is not None, spacing is not None and spacing.clock != "none")
+    received = (table.form.dated, table.form.zone is not None)
+    if received != expected:
+        fail(
+            table.label,
+            names[1],
+            f"{said(*expected, 'steps from 1')}, as in fit",
+            said(*received, "numbers"),
+            ids[0],
+            "Convert them.",
+        )
+
+
+def _fail_off_grid(
+    table: Steps,
+    at: int,
+    origin: np.ndarray,
+    spacing: Spacing,
+    ids: list[Any],
+    names: tuple[str, str, str],
+    start_col: str | None = None,
+) -> NoReturn:
+    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item, its launch
+    date where ``start_col`` is given."""
+    zone = table.form.zone
+    start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
+    first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
+    if start_col is not None:
+        first = f"launch date in column {quoted(start_col)} on"
+        advice = "Correct the date, or the launch date."
+    fail(
+        table.label,
+        names[1],
+        f"dates {spacing} apart from the {first}, {start}",
+        table.form.say(table.when[at]),
+        ids[table.row[at]],
+        advice,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a pass over the series finds."""
+
+    rows: np.ndarray  # (items,) int64, of the table
+    observed: np.ndarray  # (items,) int64: those with y
+    known: np.ndarray  # (items,) int64: the last observed step
+    at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
+    last: int  # the largest step of all rows
+    least: float  # the least y, and the largest
+    most: float
+
+    @classmethod
+    def of(cls, placed: PlacedRows) -> Survey:
+        items = len(placed.ids)
+        rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
+        at = np.zeros(MAX_STEPS, bool)
+        last, least, most = 0, math.inf, -math.inf
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            rows += np.bincount(long.row, minlength=items)
+            observed += np.bincount(long.row[there], minlength=items)
+            np.maximum.at(known, long.row[there], step[there])
+            at[step[there] - 1] = True
+            last = int(step.max(initial=last))
+            least = float(long.y[there].min(initial=least))
+            most = float(long.y[there].max(initial=most))
+        return cls(rows, observed, known, at, last, least, most)
+
+
+def first_number(series: Series) -> int:
+    """Return the number of step 1, of a series whose steps are numbers; see ``Schema.first``."""
+    least = int(min(long.when.min(initial=MAX_STEPS) for long in series))
+    most = int(max(long.when.max(initial=1) for long in series))
+    below = least - 1
+    shortest, longest = _LEAD
+    return least if below >= min(longest, max(shortest, most - below)) else 1
+
+
+def check_no_years(series: Series, seen: Survey, step_col: str, first: int) -> None:
+    """Raise if each number of a step is a year and a month, a week or a quarter of it."""
+    numbers = np.flatnonzero(seen.at) + first
+    for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
+        year, part = np.divmod(numbers, size)
+        if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
+            continue
+        # Quarters of one year may be steps of their own: 20,201 to 20,204.
+        if part.min() < 1 or part.max() > most or (what == "quarter" and year[0] == year[-1]):
+            continue
+        number, in_year, part = int(numbers[0]), int(year[0]), int(part[0])
+        if what == "week":
+            date = dt.date.fromisocalendar(in_year, min(part, 52), 1)
+        else:
+            date = dt.date(in_year, part if what == "month" else 3 * part - 2, 1)
+        raise DataError(
+            f"{series.label}, column {quoted(step_col)}: expected steps from 1, or dates; received "
+            f"numbers such as {number}, a year and a {what} in one. Most numbers between two years "
+            f"would be empty steps. Convert them to dates: {date} for {number}.",
+            column=step_col,
+        )
+
+
+def check_filled(placed: PlacedRows, seen: Survey) -> None:
+    """Raise if a long grid has rows at few of its steps: memory and time go with all of them."""
+    steps, share = int(seen.known.max(initial=0)), seen.rows.sum() / max(seen.known.sum(), 1)
+    if steps <= _SPARSE_STEPS or share >= _FILLED:
+        return
+    assert placed.series is not None  # its rows have been counted
+    at = np.flatnonzero(seen.at) + 1
+    apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
+    if placed.spacing is not None:
+        advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
+    elif apart > 1:
+        advice = f"Steps are multiples of {apart:,} apart: count in units of {apart:,}."
+    else:
+        advice = "Correct a step that is too large, or number the rows of each item 1, 2, ..."
+    fail(
+        placed.series.label,
+        placed.names[1],
+        f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
+        f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to "
+        f"{steps + placed.first - 1:,}",
+        placed.ids[int(np.argmax(seen.known))],
+        advice,
+    )
+
+
+def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> None:
+    """Raise for a repeated (id, step), and for an item that was observed nowhere."""
+    series, (_, step_col, target_col) = placed.series, placed.names
+    if series is None:
+        return
+    met = None
+    if series.several:  # one row may repeat one of a batch that has gone by
+        check_cells(len(placed.ids), seen.last, "the table")
+        met = np.zeros((len(placed.ids), seen.last), bool)
+    for long, step in placed:
+        every = np.arange(len(step))
+        check_once(long, every, long.row, step, placed.ids, step_col, placed.first, met)
+    empty = (seen.rows > 0) & (seen.observed == 0)
+    if all_missing and empty.any():
+        fail(
+            series.label,
+            target_col,
+            "at least one observation an item",
+            "missing values everywhere",
+            placed.ids[int(np.argmax(empty))],
+            "For a forecast from k = 0, leave the item out of the series table.",
+        )
+
+
+def check_once(
+    table: Steps,
+    at: np.ndarray,
+    row: np.ndarray,
+    step: np.ndarray,
+    ids: list[Any],
+    step_col: str,
+    first: int,
+    met: np.ndarray | None = None,
+) -> None:
+    """Raise for a repeated (item, step) among the rows ``at`` of a table.
+
+    ``first`` is the number of step 1. ``met``, shape (items, steps), bool, are those of
+    earlier batches; these ones are added.
+    """
+    again = np.ones(len(step), bool)
+    again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
+    if met is not None:
+        again |= met[row, step - 1]
+        met[row, step - 1] = True
+    if again.any():
+        which = int(np.argmax(again))
+        fail(
+            table.label,
+            step_col,
+            "each step of an item once",
+            f"{table.form.say(table.when[at[which]])} again"
+            if table.form.dated
+            else f"step {step[which] + first - 1} again",
+            ids[row[which]],
+            "Keep one row of them."
+            + " If they are two hours of a clock that was set back, hand in dates with their "
+            "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
+        )

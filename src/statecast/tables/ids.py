@@ -1,0 +1,202 @@
+"""Ids of items: read from a column, compared between tables, and returned in their own type."""
+
+from __future__ import annotations
+
+import numbers
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import DataError, cut, quoted
+from statecast.tables.columns import (
+    WHOLE_NUMBER,
+    are_marks,
+    is_real_number,
+    read_cells,
+    whole_number,
+)
+from statecast.tables.dates import Form
+from statecast.tables.id_types import IdType
+from statecast.tables.source import Table, check_columns, fail, open_table
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What came in, so that the same can go out.
+
+    Attributes
+    ----------
+    library : str
+        One of ``KINDS``.
+    steps : Form or None
+        How the column of steps is written; None: as in fit.
+    ids : Any
+        The type of the column of ids in that library, as polars.Categorical, or an ``IdType``;
+        None: by the ids.
+    """
+
+    library: str
+    steps: Form | None = None
+    ids: Any = None
+
+    def ids_column(self, name: str, ids: np.ndarray, row: np.ndarray | None = None) -> Any:
+        """Return ids, or those at ``row`` among them, as a column of narwhals of their type."""
+        column = _ids_of_type(name, ids.tolist(), self.library, self.ids)
+        return column if row is None else column[row]
+
+
+def read_ids(table: Table, name: str) -> list[Any]:
+    """Return the id of each row: all whole numbers, or all of one other type."""
+    column = table.frame[name]
+    if table.text:
+        cells = column.to_native()
+        whole, mark = cells.str.contains(WHOLE_NUMBER), are_marks(cells)
+        if whole.any() and (whole | mark).all():
+            column = nw.from_native(cells.set(mark, None), series_only=True).cast(nw.Int64)
+    ids = read_cells(column)
+    if type(None) in set(map(type, ids)):
+        at = next(row for row, item in enumerate(ids) if item is None)
+        raise DataError(
+            f"{table.label}, column {quoted(name)}: expected an id in every row; row "
+            f"{table.start + at + 1} has none.",
+            column=name,
+        )
+    each = {type(item): item for item in ids}  # one of each type, as there may be many ids
+    if any(
+        issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Integral) for kind in each
+    ):
+        whole_ids = []
+        for item in ids:
+            number = whole_number(item)
+            if number is None:
+                fail(table.label, name, "whole numbers or text", quoted(item), item, "")
+            whole_ids.append(number)
+        return whole_ids
+    if len(each) > 1 and any(_id_kind(item) != "a whole number" for item in each.values()):
+        item = next(item for item in ids if type(item) is not type(ids[0]))
+        fail(
+            table.label,
+            name,
+            f"ids of one type ({type(ids[0]).__name__}, as in the first row)",
+            type(item).__name__,
+            item,
+            "Convert the column.",
+        )
+    try:
+        set(ids)
+    except TypeError:  # a list, a dict, an array
+        fail(
+            table.label,
+            name,
+            "numbers or text",
+            cut(str(column.dtype)),
+            ids[0],
+            "Convert the column.",
+        )
+    return ids
+
+
+def items_of(source: Any, role: str, letter: str, name: str, like: list[Any]) -> list[Any] | None:
+    """Return the distinct ids of a table, in the type of those ``like`` them; None of an array."""
+    table = open_table(source, role, letter, (name,), empty=True)
+    if isinstance(table, np.ndarray):
+        return None
+    check_columns(table, (name,))
+    found = dict.fromkeys(item for part in (table, *table.rest()) for item in read_ids(part, name))
+    return agree(list(found), table, like, None, name)[0]
+
+
+def agree(
+    left: list[Any], left_table: Table | None, right: list[Any], right_table: Table | None, name
+) -> tuple[list[Any], list[Any]]:
+    """Return both lists of ids in one type; a CSV file's 7 may be the text '7'."""
+    kinds = [_id_kind(ids[0]) if ids else "" for ids in (left, right)]
+    if kinds[0] != kinds[1] and left and right:
+        if kinds == ["a whole number", "text"] and left_table is not None and left_table.text:
+            return list(map(str, left)), right
+        if kinds == ["text", "a whole number"] and right_table is not None and right_table.text:
+            return left, list(map(str, right))
+        other = "in the static table" if right_table is not None else "of the known items"
+        label = "The series table" if left_table is None else left_table.label
+        fail(
+            label,
+            name,
+            f"{kinds[1]}, as {other} ({quoted(right[0])})",
+            kinds[0],
+            left[0],
+            "Convert one of the columns.",
+        )
+    return left, right
+
+
+def _id_kind(item: Any) -> str:
+    whole = isinstance(item, numbers.Integral) and is_real_number(item)
+    if whole and not isinstance(item, (bool, np.bool_)):
+        return "a whole number"
+    return "text" if isinstance(item, str) else type(item).__name__
+
+
+def id_array(ids: list[Any]) -> np.ndarray:
+    """Return ids as int64 if they are whole numbers, else as objects."""
+    each = {type(item): item for item in ids}  # one of each type, as there may be many ids
+    if ids and all(_id_kind(item) == "a whole number" for item in each.values()):
+        try:
+            return np.array(ids, np.int64)
+        except OverflowError:
+            pass  # beyond int64: objects will do
+    return np.fromiter(ids, object, len(ids))  # a tuple stays one object
+
+
+def native_type(column: Any) -> Any:
+    """Return the type that a column has in its own library."""
+    native = column.to_native()
+    return native.type if hasattr(native, "type") else native.dtype
+
+
+def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
+    """Return ids as a column of narwhals, of a type of the library if it can hold them all."""
+    backend: Any = library
+    if isinstance(kind, IdType):  # of a model file
+        with suppress(TypeError, ValueError, LookupError, *_failures(library)):
+            kind = kind.native(library)
+        kind = None if isinstance(kind, IdType) else kind
+    categories = None if library == "polars" else getattr(kind, "categories", None)
+    if kind is not None and ids and (categories is None or set(ids) <= set(categories)):
+        with suppress(
+            TypeError, ValueError, ArithmeticError, NotImplementedError, *_failures(library)
+        ):
+            if library == "polars":
+                import polars as pl
+
+                native: Any = pl.Series(name, ids, dtype=kind)
+            elif library == "pyarrow":
+                import pyarrow as pa
+
+                native = pa.chunked_array([pa.array(ids, type=kind)])
+            else:
+                native = nw.new_series(name, ids, backend=backend).to_native().astype(kind)
+            column = nw.from_native(native, series_only=True).alias(name)
+            # An id of the static table may be none of the categories of the series table's
+            if not column.is_null().any():
+                return column
+    values = id_array(ids)
+    if values.dtype != object:
+        return nw.from_dict({name: values}, backend=backend)[name]
+    with suppress(TypeError, ValueError, ArithmeticError, *_failures(library)):
+        return nw.new_series(name, ids, backend=backend)
+    return nw.new_series(name, list(map(str, ids)), nw.String(), backend=backend)
+
+
+def _failures(library: str) -> tuple[type[Exception], ...]:
+    """Return what a library raises of its own for values that a type cannot hold."""
+    if library != "polars":
+        return ()
+    import polars as pl
+
+    return (pl.exceptions.PolarsError,)

@@ -1,0 +1,182 @@
+"""``Panel``: the arrays that a network takes, of the items of one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from statecast.state import outline
+from statecast.tables.features import MISSING
+from statecast.tables.ids import Kind
+
+_CLASSES = 30  # different statics from which on they name things, and not classes of things
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """What tables say of each step beside y: rows first, steps second, scaled.
+
+    Attributes
+    ----------
+    numeric : ndarray, shape (rows, T, 2 * n), float32
+        As ``Panel.numeric``, at each step.
+    codes : ndarray, shape (rows, T, m), int32
+        As ``Panel.codes``, at each step.
+    there : ndarray, shape (rows, T), bool
+        Whether anything is said of the step; the rest is without meaning where nothing is.
+    """
+
+    numeric: np.ndarray
+    codes: np.ndarray
+    there: np.ndarray
+
+    __repr__ = outline
+
+    def take(self, rows: Any) -> Covariates:
+        """Return those of some rows, by index, slice or boolean mask."""
+        return Covariates(self.numeric[rows], self.codes[rows], self.there[rows])
+
+    def at(self, steps: np.ndarray) -> Covariates:
+        """Return those of the steps ``(rows, n)``, from 0; beyond the last nothing is there."""
+        rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
+        there = self.there[rows, held] & (steps < self.there.shape[1])
+        return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
+
+    def unknown(self, since: np.ndarray) -> Covariates:
+        """Return those in which steps from each row's ``since (rows,)`` on, from 0, of which
+        nothing is said, have values that are all missing."""
+        n = self.numeric.shape[2] // 2
+        add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
+        flags = np.arange(2 * n) >= n
+        return Covariates(
+            np.where(add[..., None], flags, self.numeric).astype(np.float32),
+            np.where(add[..., None], MISSING, self.codes).astype(np.int32),
+            self.there | add,
+        )
+
+    def named(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays under the names that a network knows them by."""
+        return {f"{name}_{part}": getattr(self, part) for part in ("numeric", "codes", "there")}
+
+    def put(
+        self, row: np.ndarray, step: np.ndarray, numeric: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Write what is said of some rows at some steps, from 1."""
+        self.numeric[row, step - 1], self.codes[row, step - 1] = numeric, codes
+        self.there[row, step - 1] = True
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What a network sees of a set of items: rows first, steps second, all scaled.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (rows,)
+        The items: int64, or objects (text). In the order of the static table, else in
+        order of first appearance in the series table.
+    y : ndarray, shape (rows, T), float32
+        Scaled observations, or the codes of tokens; 0 where ``mask`` is False. ``T`` is at
+        least ``Schema.steps``.
+    mask : ndarray, shape (rows, T), bool
+        True where observed.
+    numeric : ndarray, shape (rows, 2 * n), float32
+        The n numeric statics, standardised (0 where missing), and then their n flags
+        (1 where missing).
+    codes : ndarray, shape (rows, m), int32
+        The m categorical statics: 0 never seen in training, 1 missing, 2.. the categories.
+    origin : ndarray, shape (rows,), datetime64[us], or None
+        The place of step 1 on the grid of the dates, as ``Spacing.place`` gives it (NaT for an
+        item with k = 0 and no future rows); None when steps are numbers.
+    kind : Kind
+        What came in, so that the same can go out: the library, and how steps are written.
+    future, past : Covariates or None
+        What is known of each step before it, and what is observed with its y. None where
+        fit had none.
+    targets : int
+        How many there are. Of several a step has a position for each, one after the other, and
+        "steps" above are positions; see ``targets.Targets``.
+    """
+
+    ids: np.ndarray
+    y: np.ndarray
+    mask: np.ndarray
+    numeric: np.ndarray
+    codes: np.ndarray
+    origin: np.ndarray | None = None
+    kind: Kind = Kind("polars")  # noqa: RUF009 (it is frozen)
+    future: Covariates | None = None
+    past: Covariates | None = None
+    targets: int = 1
+
+    __repr__ = outline
+
+    @property
+    def rows(self) -> int:
+        """The number of items."""
+        return len(self.ids)
+
+    @property
+    def known(self) -> np.ndarray:
+        """The last observed step of each row, 0 where there is none; shape (rows,), int64.
+
+        Of several targets it is the last position of the last step with any of them."""
+        last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
+        last += -last % self.targets
+        return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
+
+    @property
+    def latest(self) -> np.ndarray:
+        """Each target's last observation, scaled, and its step from 1 (0 where there is none);
+        shape (rows, targets, 2), float32."""
+        rows, width = self.mask.shape
+        mask = self.mask.reshape(rows, -1, self.targets)
+        at = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)  # (rows, targets), from 1
+        at = np.where(mask.any(axis=1), at, 0)
+        y = self.y.reshape(rows, width // self.targets, self.targets)
+        value = np.take_along_axis(y, np.maximum(at - 1, 0)[:, None], axis=1)[:, 0]
+        return np.stack([np.where(at > 0, value, 0.0), at], axis=-1).astype(np.float32)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """A number for the rows that belong together, shape (rows,), int64.
+
+        Rows with the very same statics are one thing seen several times (a basin's years),
+        and a new thing is not like them: they are held out together. With fewer than
+        30 different statics (a sex, a make) they are classes, and every row stands for itself.
+        """
+        static = np.concatenate([self.numeric, self.codes], axis=1)
+        _, group = np.unique(static, axis=0, return_inverse=True)
+        group = group.ravel().astype(np.int64)
+        few = group.max(initial=-1) + 1 < _CLASSES
+        return np.arange(self.rows, dtype=np.int64) if few else group
+
+    def prefix(self, k: int) -> Panel:
+        """Return the panel in which only the first k steps are seen."""
+        mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
+        if past is not None:
+            past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
+        return replace(self, y=np.where(mask, self.y, np.float32(0)), mask=mask, past=past)
+
+    def take(self, rows: Any) -> Panel:
+        """Return the panel of some rows, by index, slice or boolean mask."""
+        return Panel(
+            self.ids[rows],
+            self.y[rows],
+            self.mask[rows],
+            self.numeric[rows],
+            self.codes[rows],
+            None if self.origin is None else self.origin[rows],
+            self.kind,
+            None if self.future is None else self.future.take(rows),
+            None if self.past is None else self.past.take(rows),
+            self.targets,
+        )
+
+    def of(self, target: int) -> Panel:
+        """Return the panel of one of several targets, by its place, without covariates."""
+        own = slice(target, None, self.targets)
+        y, mask = self.y[:, own], self.mask[:, own]
+        return replace(self, y=y, mask=mask, future=None, past=None, targets=1)

@@ -1,0 +1,479 @@
+"""The sources of tables that can be read: pandas, polars and Arrow tables, files and arrays.
+
+``open_table`` returns a ``Table`` or an array. The rest of the wing works on these two. A series in
+a Parquet file is read in batches of rows, so that it need not fit into memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import difflib
+import io
+import numbers
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import chain, islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import DataError, listed, quoted, warn
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+MAX_COLUMNS = 10_000  # a picture's features are 4,096
+_LONGEST_HEADER = 2**24  # bytes of a CSV file's first line
+_CHUNK_OF_LINES = 2**25  # bytes of a CSV file whose lines are counted at once
+BATCH = 2**18  # rows of a Parquet file that are in memory at once
+KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it came: a narwhals frame, what to call it, and whether it is all text.
+
+    Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them. ``file`` has
+    those after them, too. ``first`` is the number of step 1 where the table is a part of another,
+    from which it was learnt; see ``Schema.first``.
+    """
+
+    frame: Any
+    label: str
+    kind: str
+    text: bool  # a CSV file: what a column means depends on what is asked of it
+    start: int = 0
+    file: _ParquetFile | None = None
+    first: int | None = None
+
+    def rest(self) -> Iterator[Table]:
+        """Return the rows of the file after these, a batch at a time."""
+        start = len(self.frame)
+        for frame in () if self.file is None else islice(self.file.batches(BATCH), 1, None):
+            yield replace(self, frame=nw.from_native(frame), start=start, file=None)
+            start += len(frame)
+
+
+@dataclass(frozen=True)
+class _ParquetFile:
+    """A Parquet file, which Arrow reads a batch of rows at a time.
+
+    polars does not: of a damaged file it may ask for more memory than there is, which ends the
+    process. Arrow raises an error.
+    """
+
+    path: Path
+    label: str
+    only: Sequence[str] | None = None  # the columns to read; None: all
+
+    def names(self) -> list[str]:
+        """Return the names of the columns, checked."""
+        import pyarrow.parquet as pq
+
+        with _reading(self.label, "parquet"):
+            names = pq.read_schema(self.path).names
+        _check_header(self.label, names)
+        return names
+
+    def batches(self, rows: int) -> Iterator[pl.DataFrame]:
+        """Return the rows, so many at a time; of a file without rows one frame without rows."""
+        import polars as pl
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = None if self.only is None else list(self.only)
+        with _reading(self.label, "parquet"), pq.ParquetFile(pa.OSFile(str(self.path))) as file:
+            schema, said, found = file.schema_arrow, file.metadata, 0
+            for field in schema:  # polars panics at other notes, and has its enums there
+                for note in chain.from_iterable((field.metadata or {}).items()):
+                    note.decode()
+            sizes = [said.row_group(i).num_rows for i in range(said.num_row_groups)]
+            # Arrow holds what it has read of all groups of rows that it was asked for, and
+            # threads of its pool are not there after a fork.
+            for groups in _runs(sizes, rows):
+                for batch in file.iter_batches(
+                    rows, row_groups=groups, columns=columns, use_threads=False
+                ):
+                    batch.validate(full=True)  # polars takes text for UTF-8 without a look
+                    found += len(batch)
+                    yield pl.DataFrame(batch.replace_schema_metadata())
+            if found != said.num_rows:
+                raise pa.ArrowInvalid(f"it has {found:,} rows, and says {said.num_rows:,}")
+            if not found:
+                yield pl.DataFrame(
+                    schema.remove_metadata().empty_table().select(columns or schema.names)
+                )
+
+
+def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Return the numbers of sizes in turn, as many together as make no more than ``most``."""
+    run: list[int] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if run and total + size > most:
+            yield run
+            run, total = [], 0
+        run.append(number)
+        total += size
+    if run:
+        yield run
+
+
+def open_table(
+    source: Any, role: str, letter: str, only: Sequence[str] | None = None, *, empty: bool = False
+) -> Table | np.ndarray:
+    """Return a ``Table`` (one that is open already as it is), or the array that was handed in.
+
+    If ``only`` some columns are needed, a Parquet file gives those, and the first of its rows.
+    A table without rows is refused, unless ``empty`` says that it may be one.
+    """
+    if isinstance(source, Table):
+        return source
+    if isinstance(source, (str, PathLike)):
+        table = _open_path(Path(os.fsdecode(source)), role, only)
+    else:
+        label = f"The {role} table"
+        try:
+            native = nw.to_native(source, pass_through=True)
+            if type(native).__name__ == "RecordBatch" and hasattr(native, "schema"):
+                import pyarrow as pa
+
+                native = pa.Table.from_batches([native])
+            frame = nw.from_native(native, pass_through=True)
+            if isinstance(frame, nw.LazyFrame):
+                frame = frame.collect()
+        except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
+            raise DataError(f"{label}: {error}") from error
+        if not isinstance(frame, nw.DataFrame):
+            return _array(source, role, letter)
+        kind = frame.implementation.value
+        if kind not in KINDS:
+            raise DataError(f"{label}: expected one of {KINDS}; received {kind!r}.")
+        table = Table(frame, label, kind, False)
+    columns = list(table.frame.columns)
+    _check_header(table.label, columns)
+    if not len(table.frame) and not empty:
+        raise no_rows(table, role)
+    return table
+
+
+def no_rows(table: Table, role: str) -> DataError:
+    columns = list(table.frame.columns)
+    return DataError(
+        f"{table.label}: expected at least one row; received none"
+        + (f" (columns {listed(columns, 5)})." if columns else ".")
+        + " A fit needs some; to forecast from k = 0, hand in a static table." * (role == "series")
+    )
+
+
+def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
+    label = f"The {role} table {quoted(str(name), 200)}"
+    ending = name.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        raise DataError(f"{label}: expected a .csv or a .parquet file; received {quoted(ending)}.")
+    try:
+        there = name.is_file()
+    except OSError:  # a name too long to be one
+        there = False
+    if not there:
+        raise DataError(f"{label}: expected a file; there is none.")
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{label}: expected a file name in UTF-8. Rename the file.") from error
+    import polars as pl
+
+    if ending == ".csv":
+        with _reading(label, "csv"):
+            return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
+    file = _ParquetFile(name, label)
+    names = file.names()
+    if only is None:
+        frame = pl.concat(file.batches(BATCH))
+    elif not set(only) <= set(names):  # one row tells what is there
+        frame = next(file.batches(1))
+    else:
+        file = replace(file, only=only)
+        frame = next(file.batches(BATCH))
+        return Table(nw.from_native(frame), label, "polars", False, 0, file)
+    return Table(nw.from_native(frame), label, "polars", False)
+
+
+def columns_of(source: Any) -> list[str]:
+    """Return the names of the columns of a table that can be read; none of an array."""
+    if isinstance(source, Table):
+        return list(source.frame.columns)
+    if isinstance(source, (str, PathLike)):
+        import polars as pl
+
+        path = Path(os.fsdecode(source))
+        if path.suffix.lower() == ".csv":
+            return pl.read_csv(path, n_rows=1, infer_schema=False).columns
+        return _ParquetFile(path, "The table").names()
+    frame = nw.from_native(source, pass_through=True)
+    known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
+    return list(frame.collect_schema().names()) if known else []
+
+
+def _check_header(label: str, names: list[Any]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"{label}: expected at most {MAX_COLUMNS:,} columns; received {len(names):,}. Is it a "
+            "wide table, with a column a step? A series has a row an item and step."
+        )
+    if len(set(names)) < len(names):
+        name = quoted(first_repeated(names))
+        raise DataError(f"{label}: expected unique names; {name} is there twice.")
+
+
+def _read_csv(content: bytes, label: str) -> pl.DataFrame:
+    """Return a CSV file's cells as text, null where they are empty, without its blank lines.
+
+    What a column means is settled when it is used, by all of its rows.
+    """
+    import polars as pl
+
+    start = content[:_LONGEST_HEADER].decode("utf-8-sig", "replace")
+    header = next(csv.reader(io.StringIO(start)), [])
+    _check_header(label, header)
+    if content.strip():
+        _check_fields(content, len(header), label)
+    frame = pl.read_csv(content, infer_schema=False)
+    frame = frame.select(pl.when(pl.all().str.strip_chars() != "").then(pl.all()))
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _check_fields(content: bytes, fields: int, label: str) -> None:
+    """Raise for a line of a CSV file that has not as many fields as the first: polars fills up a
+    short one with gaps, and a file that was cut ends in one."""
+    for line, (found, text) in _unlike(content, fields):
+        last = not content.endswith(b"\n") and content.endswith(text.encode())
+        raise DataError(
+            f"{label}: expected {fields} fields in every line, as in the first; line {line:,} has "
+            f"{found}: {quoted(text)}." + " It is the last: is the file complete?" * last
+        )
+    if content.endswith(b","):
+        warn(
+            f"{label} ends without a line break and with an empty cell, which is taken as missing: "
+            "is the file complete?"
+        )
+
+
+def _unlike(content: bytes, fields: int) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Yield the lines, from 1, that are not blank and have more or fewer fields than expected."""
+    if b'"' in content:  # a quoted cell may hold commas and line breaks
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
+        for row in reader:
+            if len(row) != fields and "".join(row).strip():
+                yield reader.line_num, (len(row), ",".join(row))
+        return
+    start = line = 0
+    while start < len(content):
+        end = content.find(b"\n", start + _CHUNK_OF_LINES) + 1 or len(content)
+        part = np.frombuffer(content, np.uint8, end - start, start)
+        breaks = np.append(np.flatnonzero(part == ord("\n")), len(part))
+        counts = np.diff(np.searchsorted(np.flatnonzero(part == ord(",")), breaks), prepend=0)
+        for at in np.flatnonzero(counts != fields - 1):
+            begin = start + (int(breaks[at - 1]) + 1 if at else 0)
+            text = content[begin : start + int(breaks[at])].decode("utf-8", "replace").strip()
+            if text:
+                yield line + int(at) + 1, (int(counts[at]) + 1, text)
+        start, line = end, line + len(breaks) - 1
+
+
+@contextmanager
+def _reading(label: str, kind: str) -> Iterator[None]:
+    """Raise a ``DataError`` for whatever a file has wrong."""
+    import polars as pl
+
+    unreadable = (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error)
+    if kind == "parquet":
+        import pyarrow as pa
+
+        unreadable += (pa.ArrowException,)
+    try:
+        yield
+    except (OSError, UnicodeError, *unreadable) as e:
+        what = str(e).strip().split("\n")[0] or type(e).__name__
+        raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
+
+
+# Whose arrays NumPy reads: no others, as there is hardly a thing that it makes no array of.
+_ARRAY_LIBRARIES = ("numpy", "jax", "jaxlib", "torch", "tensorflow", "keras")
+
+
+def _array(source: Any, role: str, letter: str) -> np.ndarray:
+    """Return an array of numbers, tokens or objects that was handed in; refuse all else."""
+    stranger = source if _is_scalar(source) else _stranger(source)
+    if stranger is not None:
+        within = "" if stranger is source else f"a {type(source).__name__} of "
+        raise DataError(
+            f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
+            f"received {within}{_type_name(stranger)}.{_remedy(stranger)}"
+        )
+    try:
+        if np.ma.isMaskedArray(source):
+            source = np.ma.filled(source if source.dtype.kind in "fO" else source * 1.0, np.nan)
+        array = np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{letter}: expected a rectangular array, NaN where nothing was observed; "
+            f"received {type(source).__name__}: {error}"
+        ) from error
+    if array.dtype.names is not None:
+        raise DataError(
+            f"{letter}: expected an array of numbers; received a structured array with the fields "
+            f"{listed(array.dtype.names)}. Make a table of it: pandas.DataFrame(array)."
+        )
+    if array.ndim == 0:
+        raise DataError(f"{letter}: expected an array; received a single value, {quoted(array)}.")
+    return array
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a Python object says that there is no value: None, NaN, NaT, pandas's NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling one cannot be compared
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
+    return isinstance(value, (float, np.floating)) and bool(value != value)
+
+
+def _stranger(source: Any) -> Any:
+    """Return the first object that is no array, number or text, or a list of such; or None."""
+    if isinstance(source, (list, tuple)):
+        some = {type(each): each for each in source}.values()
+        nested = any(isinstance(each, (list, tuple)) for each in some)
+        found = map(_stranger, source if nested else some)
+        return next((each for each in found if each is not None), None)
+    library = type(source).__module__.partition(".")[0]
+    known = library in _ARRAY_LIBRARIES and hasattr(source, "__array__")
+    return None if known or _is_scalar(source) else source
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (numbers.Number, str, bytes, datetime.date)) or is_missing(value)
+
+
+def _remedy(stranger: Any) -> str:
+    """Say what to do about an object that is neither a table nor an array."""
+    if hasattr(stranger, "to_dataframe"):  # xarray
+        return (
+            " Make a table of it, .to_dataframe().reset_index(), or an array, items first: "
+            "numpy.asarray(...)."
+        )
+    if isinstance(stranger, Mapping):
+        return " Make a table of it: polars.DataFrame(...) or pandas.DataFrame(...)."
+    if hasattr(
+        stranger, "read_all"
+    ):  # an Arrow reader can be read only once, and a fit reads twice
+        return " Read it into a table: .read_all()."
+    if hasattr(stranger, "to_table"):
+        return " Read it into a table: .to_table()."
+    if isinstance(stranger, Iterator):
+        return " It can be read only once: make a list or a table of it."
+    if hasattr(stranger, "to_frame"):
+        return " It is one column: hand in the table."
+    if hasattr(stranger, "__array__"):
+        return " Make an array of it, items first, numpy.asarray(...), or a table."
+    return ""
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    known = kind.__module__ == "builtins"
+    return kind.__name__ if known else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def fail(label: str, column: str, expected: str, received: str, item: Any, advice: str) -> NoReturn:
+    message = f"{label}, column {quoted(column)}: expected {expected}; received {received}"
+    raise DataError(f"{message} (item {quoted(item)}). {advice}".strip(), column=column, item=item)
+
+
+ROLES = ("id_col", "step_col", "target_col")  # the arguments that name the columns of a series
+_ALIASES = {  # what others call them
+    "id_col": ("id", "item", "item_id", "series", "series_id", "sku", "product", "name", "key"),
+    "step_col": (
+        "step",
+        "date",
+        "time",
+        "timestamp",
+        "datetime",
+        "t",
+        "month",
+        "week",
+        "day",
+        "year",
+    ),
+    "target_col": ("value", "target", "sales", "quantity", "count", "amount", "demand"),
+}
+
+
+def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROLES) -> None:
+    """Raise for a column that is not there, with what to do; ``roles`` are the arguments that name
+    the first of them."""
+    columns = list(table.frame.columns)
+    for name in names:
+        if name not in columns:
+            raise DataError(
+                f"{table.label}: expected a column {quoted(name)}; received {listed(columns, 20)}."
+                + _without_column(table, name, dict(zip(names, roles, strict=False))),
+                column=name,
+            )
+
+
+def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
+    """Say what may be done about a column that is not there; ``roles`` has the argument of each."""
+    role, first = roles.get(name, ""), next(iter(roles), "")
+    others = [str(each) for each in table.frame.columns if each not in roles]
+    index = list(getattr(getattr(table.frame.to_native(), "index", None), "names", ()))
+    if name in index or len(index) > 1:  # of pandas, which keeps it out of the columns
+        return " The index is no column: table.reset_index() makes columns of it."
+    if table.text and len(table.frame.columns) == 1:
+        return " Columns are separated by commas."
+    if str(name).partition(",")[0].strip() in table.frame.columns:
+        return " Name several columns one by one: a list, or the option repeated."
+    if role in ("step_col", "target_col"):
+        absent = [each for each in roles if each not in table.frame.columns]
+        step = next((each for each, its in roles.items() if its == "step_col"), "ds")
+        numbered = [each for each in others if re.fullmatch(r"\D{0,12}\d[\d\W]*", each)]
+        if len(numbered) > max(2, len(others) // 2):
+            return (
+                " It looks wide, a column a step; a series has a row an item and step. Melt it: "
+                f"table.melt({quoted(first)}, var_name={quoted(step)}, "
+                f"value_name={quoted([*roles][-1])}) with pandas, unpivot with polars."
+            )
+        if len(absent) > 1 and first in table.frame.columns:
+            return (
+                f" It has none of {listed(absent)}: is it the static table? The series comes first."
+            )
+    if not role or not others:
+        return ""
+    alike = {each.lower().strip(): each for each in reversed(others)}
+    near = [each for each in (str(name).lower(), *_ALIASES[role]) if each in alike]
+    near += difflib.get_close_matches(str(name).lower(), alike, 1, 0.7)
+    known = alike[near[0]] if near else others[0] if len(others) == 1 else "..."
+    option = role.replace("_", "-")
+    return (
+        f" If it has another name, pass {role}={quoted(known)}, or --{option} on the command line."
+    )
+
+
+def first_repeated(ids: list[Any]) -> Any:
+    seen: set[Any] = set()
+    for item in ids:
+        if item in seen:
+            return item
+        seen.add(item)
+    return None
