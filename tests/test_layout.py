@@ -241,7 +241,7 @@ def test_imports_go_downward() -> None:
         ("state", "if TYPE_CHECKING:\n    import jax.numpy as jnp", "no place here"),
         ("forecast.analogues", "def f():\n    import sklearn", "no place here"),
         ("plots.charts", "import matplotlib.pyplot as plt", "inside the function"),
-        ("tables.parse", "import pyarrow", "inside the function"),
+        ("tables.source", "import pyarrow", "inside the function"),
         ("cli.commands", "from statecast import Forecaster", "defines the name"),
         ("cli.commands", "from statecast.layers import LSTM", "defines the name"),
         ("cli.commands", "import statecast", "defines the name"),
