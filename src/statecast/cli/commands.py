@@ -1059,5 +1059,3 @@ def _picture_bytes(figure: Figure, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-if __name__ == "__main__":
-    main()
