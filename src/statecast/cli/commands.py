@@ -1057,5 +1057,3 @@ def _picture_bytes(figure: Figure, path: Path) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format=path.suffix[1:])
     return buffer.getvalue()
-
-
