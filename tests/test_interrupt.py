@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from statecast import Forecaster, TokenForecaster, errors
-from statecast.cli import commands as cli
+from statecast.cli.commands import app
+from statecast.cli.output import INTERRUPTED, leave_at_once
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.companions import Companions
 from statecast.interrupt import noted
@@ -330,14 +331,14 @@ def on_the_command_line(folder: Path) -> int:
     series.write_text("\n".join(["unique_id,ds,y", *rows, ""]))
     out = folder / "model.safetensors"
     options = [f"--{name}={value}" for name, value in ENDLESS.items()]
-    before = signal.signal(signal.SIGINT, cli._leave)
+    before = signal.signal(signal.SIGINT, leave_at_once)
     try:
-        result = CliRunner().invoke(cli.app, ["fit", str(series), f"--out={out}", *options])
+        result = CliRunner().invoke(app, ["fit", str(series), f"--out={out}", *options])
     finally:
         signal.signal(signal.SIGINT, before)
     last = result.stderr.splitlines()[-1]
     if result.exit_code == 130:
-        assert last == cli.INTERRUPTED
+        assert last == INTERRUPTED
         assert list(folder.iterdir()) == [series]
         return 0
     assert result.exit_code == 0, result.exception

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from statecast.cli.commands import SETTINGS
+from statecast.cli.options import SETTINGS
 from statecast.forecast import forecaster
 from statecast.forecast.forecaster import Forecaster
 from statecast.tokens import forecaster as tokens

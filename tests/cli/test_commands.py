@@ -18,8 +18,9 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import statecast
-from statecast.cli import commands as cli
-from statecast.cli.commands import SETTINGS, app
+from statecast.cli import commands, output
+from statecast.cli.commands import app
+from statecast.cli.options import SETTINGS
 
 # A translator behaves alike on every backend; what trains or forecasts is tried on each.
 backends = pytest.mark.backends
@@ -287,7 +288,7 @@ def test_a_backend_that_is_not_there_is_one_message(
     monkeypatch: pytest.MonkeyPatch, backend: str, message: str
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", backend)
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
     code, _, err = run("info")
     assert code == 2
     assert message in err
@@ -580,11 +581,9 @@ def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
 def test_without_matplotlib_it_says_so_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    from statecast.cli import commands as cli
-
-    found = cli.find_spec
+    found = output.find_spec
     monkeypatch.setattr(
-        cli, "find_spec", lambda name: None if name == "matplotlib" else found(name)
+        output, "find_spec", lambda name: None if name == "matplotlib" else found(name)
     )
     assert "statecast[plots]" in refused(folder, *words)
 

@@ -9,46 +9,80 @@ at once.
 from __future__ import annotations
 
 import errno
-import functools
-import inspect
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from statecast.cli.options import (
+    COLUMNS,
+    FEATURES,
+    NONE,
+    NUMBERS,
+    Ahead,
+    Forbid,
+    Future,
+    Level,
+    Model,
+    OfTokens,
+    Out,
+    Require,
+    Series,
+    Static,
+    Strict,
+    Until,
+    given_only,
+    new_forecaster,
+    read_constraints,
+    read_until,
+    read_whole_numbers,
+    refuse_for_numbers,
+    refuse_for_tokens,
+    with_settings,
+)
+from statecast.cli.output import (
+    INTERRUPTED,
+    MODELS,
+    PICTURES,
+    TABLES,
+    check_folder,
+    check_matplotlib,
+    check_outputs,
+    deliver,
+    installation_pairs,
+    leave_at_once,
+    model_pairs,
+    picture_bytes,
+    print_pairs,
+    say,
+    show_progress,
+    table_bytes,
+    write_files,
+)
 from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
-from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
-from statecast.progress import scores_text, stage_lines, trained_text
-from statecast.tokens.settings import TokenSettings
-
-if TYPE_CHECKING:
-    import polars as pl
-    from keras.callbacks import Callback
-    from matplotlib.figure import Figure
-
-    from statecast.forecast.forecaster import Forecaster
-    from statecast.tables.vocabulary import Vocabulary
-    from statecast.tokens.forecaster import TokenForecaster
-
-TABLES = (".csv", ".parquet")
-PICTURES = (".png", ".pdf", ".svg")
-MODELS = (".safetensors",)
-
-INTERRUPTED = "Interrupted; nothing was written."
+from statecast.progress import trained_text
 
 
-# -- the frame: errors, warnings, options ---------------------------------------------------
+def _check_backend() -> None:
+    """Keras would fail at its import, at length."""
+    backend = os.environ.get("KERAS_BACKEND") or "jax"
+    if backend not in ("jax", "torch", "tensorflow"):
+        raise ArgumentError(
+            f"KERAS_BACKEND: expected jax, torch or tensorflow, received {backend!r}."
+        )
+    if find_spec(backend) is None:
+        raise MissingExtraError(
+            f"KERAS_BACKEND is {backend!r}, which is not installed: "
+            f"pip install 'statecast[{backend}]'."
+        )
 
 
 class _Commands(TyperGroup):
@@ -58,15 +92,15 @@ class _Commands(TyperGroup):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", DataWarning)
-            warnings.showwarning = lambda message, *rest: _say(f"warning: {message}")
+            warnings.showwarning = lambda message, *rest: say(f"warning: {message}")
             try:
-                _need_backend()
+                _check_backend()
                 return super().invoke(ctx)
             except KeyboardInterrupt:
-                _say(INTERRUPTED)
+                say(INTERRUPTED)
                 raise typer.Exit(130) from None
             except StatecastError as error:
-                _say(f"error: {error}")
+                say(f"error: {error}")
                 raise typer.Exit(2) from None
 
 
@@ -105,9 +139,9 @@ def main() -> None:
     """Run the command line."""
     # TensorFlow greets at length on import, whichever way it is used; its errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGINT, leave_at_once)
     if sys.stdout is None:
-        _say("error: standard output is closed. Redirect it to a file, or to /dev/null.")
+        say("error: standard output is closed. Redirect it to a file, or to /dev/null.")
         sys.exit(2)
     for stream in (0, 2):  # closed ones: a file that is opened would become stdin or stderr
         try:
@@ -122,139 +156,12 @@ def main() -> None:
     except OSError as error:  # those of files are told by their names before they come here
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is tried once more at the end
         if error.errno != errno.EPIPE:  # a reader that has had enough, such as `head`
-            _say(f"error: standard output cannot be written ({error.strerror}).")
+            say(f"error: standard output cannot be written ({error.strerror}).")
         sys.exit(2)
 
 
-COLUMNS = ("id_col", "step_col", "target_col")
-FEATURES = ("past_cols", "categorical", "start_col")
-METAVARS = {"bounds": "LOW HIGH"}
-NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
-
-
-def _help_of(name: str) -> str:
-    """The help of a setting's option: its meaning, its values if they are few, its defaults."""
-    first, second = NUMBERS.get(name), TOKENS.get(name)
-    main = first or second
-    assert main is not None  # a setting of either class
-    text = main.meaning if first else f"Tokens: {main.meaning}"
-    if main.allowed.names:
-        more = set(second.allowed.names) - set(main.allowed.names) if second else set()
-        text = f"{text[:-1]}: {', '.join(main.allowed.names)}"
-        text += "".join(f"; tokens also {name}" for name in more) + "."
-    if main.allowed.option == list[str]:
-        text += " May be repeated."
-    text = f"{text} {main.unset}" if main.unset else text
-    defaults = [_shown(main.default)]
-    if first and second and second.default != first.default:
-        defaults.append(f"tokens {_shown(second.default)}")
-    if main.several is not None:
-        defaults.append(f"several targets {_shown(main.several)}")
-    return f"{text}  [{'; '.join(defaults)}]" if defaults[0] else text
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return "" if default in (None, ()) else str(default)
-
-
-# The settings of both forecasters, as options: the type and the help of each. What is not given is
-# left to the forecaster.
-SETTINGS: Mapping[str, tuple[Any, str]] = {
-    name: ((NUMBERS.get(name) or TOKENS[name]).allowed.option, _help_of(name))
-    for name in dict.fromkeys((*COLUMNS, *FEATURES, *NUMBERS, *TOKENS))
-}
-
-
-def _with_settings(
-    names: Iterable[str] = tuple(SETTINGS),
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these settings as options; those that are given arrive in ``settings``."""
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                kind | None,
-                typer.Option(help=text, metavar=METAVARS.get(name), show_default=False),
-            ],
-        )
-        for name, (kind, text) in SETTINGS.items()
-        if name in names
-    ]
-
-    def extend(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def extended(**given: Any) -> None:
-            chosen = {option.name: given.pop(option.name) for option in added}
-            settings = {name: value for name, value in chosen.items() if value not in (None, [])}
-            command(**given, settings=settings)
-
-        signature = inspect.signature(command, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name != "settings"]
-        extended.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        extended.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
-        return extended
-
-    return extend
-
-
-Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
-NONE = Path("-")
-Static = Annotated[
-    Path | None,
-    typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
-]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STEP",
-        help="The last step to forecast; or a file with the ids and a column `until`.",
-        show_default=False,
-    ),
-]
-Ahead = Annotated[
-    int | None,
-    typer.Option("--h", metavar="STEPS", help="In place of --until: steps after each prefix."),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse an item that is observed up to --until.")
-]
-Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
-Future = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FUTURE",
-        help="Known-future covariates: long, id, step and what is known of it beforehand.",
-        show_default=False,
-    ),
-]
-Level = Annotated[
-    list[float] | None,
-    typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
-]
-
-OfTokens = Annotated[
-    bool, typer.Option("--tokens", help="The values are tokens: a TokenForecaster.")
-]
-Forbid = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: never say it; may be repeated."),
-]
-Require = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: the rest begins with it; may be repeated."),
-]
-
-
-# -- the commands -------------------------------------------------------------------------------
-
-
 @app.command()
-@_with_settings()
+@with_settings()
 def fit(
     series: Series,
     static: Static = None,
@@ -269,15 +176,15 @@ def fit(
     One model serves every prefix length. Ctrl-C ends the training early and keeps the best
     epoch so far; a second one, or one before the first epoch has ended, writes nothing.
     """
-    _outputs({out: MODELS}, inputs=[series, static, future])
-    forecaster = _forecaster(tokens, settings)
+    check_outputs({out: MODELS}, inputs=[series, static, future])
+    forecaster = new_forecaster(tokens, settings)
     # There is something to keep from the training on until the file is written.
-    with noted(replacing=_leave, at_once=False) as interrupt:
-        with _progress() as (_, epochs):
+    with noted(replacing=leave_at_once, at_once=False) as interrupt:
+        with show_progress() as (_, epochs):
             forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
         forecaster.save(out)
     ended = "Interrupted; the best epoch is kept. " * bool(interrupt.count)
-    _say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
+    say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
 
 
 @app.command()
@@ -320,16 +227,16 @@ def forecast(
     `-` for SERIES all of them are.
     """
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, future])
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
     forecaster = load_model(model)
     begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
-    ahead["until"] = _until(until)
+    ahead["until"] = read_until(until)
     table: Any
     if isinstance(forecaster, TokenForecaster):
-        _refuse_for_tokens(
+        refuse_for_tokens(
             {
                 "--level": level,
                 "--quantile": quantile,
@@ -339,10 +246,10 @@ def forecast(
         )
         width = best if beam is None else beam
         search = {"width": width, "best": best, "length_power": length_power}
-        search |= _constraints(forecaster.schema.vocabulary, forbid, require)
-        table = forecaster.generate(begun, static, **ahead, beam=Beam(**_given(search)))
+        search |= read_constraints(forecaster.schema.vocabulary, forbid, require)
+        table = forecaster.generate(begun, static, **ahead, beam=Beam(**given_only(search)))
     else:
-        _refuse_for_numbers(
+        refuse_for_numbers(
             {
                 "--beam": beam,
                 "--best": best,
@@ -360,7 +267,7 @@ def forecast(
             quantiles=quantile or (),
             calibrated=calibrated,
         )
-    _deliver(table, out)
+    deliver(table, out)
 
 
 @app.command()
@@ -414,7 +321,7 @@ def simulate(
     row an item, the median and an interval.
     """
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, future])
     asked = sum((total, peak, time_to is not None))
     if asked > 1:
         raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
@@ -427,18 +334,18 @@ def simulate(
 
     forecaster = load_model(model)
     begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
-    ahead["until"] = _until(until)
+    ahead["until"] = read_until(until)
     if isinstance(forecaster, TokenForecaster):
-        _refuse_for_tokens(
+        refuse_for_tokens(
             {"--total": total, "--peak": peak, "--time-to": time_to, "--future": future}
         )
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        drawing |= _constraints(forecaster.schema.vocabulary, forbid, require)
-        sampling = Sampling(**_given(drawing))
+        drawing |= read_constraints(forecaster.schema.vocabulary, forbid, require)
+        sampling = Sampling(**given_only(drawing))
         sequences = forecaster.sample(begun, static, **ahead, paths=paths, sampling=sampling)
-        _deliver(sequences.table(), out)
+        deliver(sequences.table(), out)
         return
-    _refuse_for_numbers(
+    refuse_for_numbers(
         {
             "--temperature": temperature,
             "--top-k": top_k,
@@ -467,7 +374,7 @@ def simulate(
         table = drawn.time_to(time_to, falling=falling, **counted)
     else:
         table = drawn.table()
-    _deliver(table, out)
+    deliver(table, out)
 
 
 @app.command()
@@ -489,13 +396,13 @@ def score(
 ) -> None:
     """Give the likelihood of sequences of tokens: nats, bits per token, perplexity."""
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static])
+        check_outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.tokens.forecaster import TokenForecaster
 
     table = TokenForecaster.load(model).log_likelihood(
         series, static, known=known, ended=not unfinished, by_step=by_step
     )
-    _deliver(table, out)
+    deliver(table, out)
 
 
 @app.command()
@@ -518,11 +425,11 @@ def rank(
 ) -> None:
     """Find the static features that a sequence of tokens says best, or the reverse."""
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static])
+        check_outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.tokens.forecaster import TokenForecaster
 
     found: Any = TokenForecaster.load(model).rank(series, static, by=by, best=best)  # type: ignore[arg-type]  # checked there
-    _deliver(found, out)
+    deliver(found, out)
 
 
 @app.command()
@@ -547,23 +454,23 @@ def explain(
     several targets `target` is the one whose forecast moved.
     """
     if out is not None:
-        _outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, future])
     from statecast.forecast.forecaster import Forecaster
 
     found = Forecaster.load(model).explain(
         None if series == NONE else series,
         static,
-        until=_until(until),
+        until=read_until(until),
         h=h,
         strict=strict,
         future=future,
         analogues=analogues,
     )
-    _deliver(found.table(), out)
+    deliver(found.table(), out)
 
 
 @app.command()
-@_with_settings()
+@with_settings()
 def evaluate(
     series: Series,
     static: Static = None,
@@ -589,21 +496,21 @@ def evaluate(
     Each fold is forecast by a forecaster that was fitted on the other folds. Nothing of it
     is kept but the scores. Intervals say what other items might have given.
     """
-    steps = _whole_numbers(known, "known")
+    steps = read_whole_numbers(known, "known")
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, PICTURES)) if path is not None}
-    _outputs(kinds, inputs=[series, static, future, Path(folds)])
+    check_outputs(kinds, inputs=[series, static, future, Path(folds)])
     if plot is not None:
-        _need_matplotlib()
+        check_matplotlib()
     from statecast.evaluate.cross_validation import cross_validation
 
-    forecaster: Any = _forecaster(tokens, settings)
+    forecaster: Any = new_forecaster(tokens, settings)
     if plot is not None and tokens:
         raise ArgumentError("plot: there is no picture of scores of tokens. Leave --plot out.")
     if plot is not None and len(forecaster.settings.targets) > 1:
         raise ArgumentError(
             "plot: a picture is of one target's scores. Leave --plot out, or evaluate one target."
         )
-    with _progress() as (stage, epochs):
+    with show_progress() as (stage, epochs):
         scores: Any = cross_validation(
             forecaster,
             series,
@@ -618,18 +525,18 @@ def evaluate(
     typer.echo(str(scores))
     files = {}
     if out is not None:
-        files[out] = _table_bytes(scores.table(), out)
+        files[out] = table_bytes(scores.table(), out)
     if plot is not None:
         from statecast.plots import charts as plots
 
-        files[plot] = _picture_bytes(plots.scores(scores), plot)
-    _write(files)
+        files[plot] = picture_bytes(plots.scores(scores), plot)
+    write_files(files)
     if files:
-        _say(f"Wrote {' and '.join(map(str, files))}.")
+        say(f"Wrote {' and '.join(map(str, files))}.")
 
 
 @app.command()
-@_with_settings(COLUMNS)
+@with_settings(COLUMNS)
 def plot(
     forecast: Annotated[
         Path, typer.Argument(metavar="FORECAST", help="A file that `forecast` wrote.")
@@ -650,13 +557,13 @@ def plot(
 
     What SERIES holds beyond an item's prefix is drawn as the truth.
     """
-    _outputs({out: PICTURES}, inputs=[forecast, series])
-    _need_matplotlib()
+    check_outputs({out: PICTURES}, inputs=[forecast, series])
+    check_matplotlib()
     from statecast.plots import charts as plots
 
     figure = plots.fan(forecast, series, items=item or None, **settings)
-    _write({out: _picture_bytes(figure, out)})
-    _say(f"Wrote {out}.")
+    write_files({out: picture_bytes(figure, out)})
+    say(f"Wrote {out}.")
 
 
 @app.command()
@@ -667,15 +574,15 @@ def info(
 ) -> None:
     """Say what a model file holds; without one, what is installed."""
     if model is None:
-        _print_pairs(_installation())
+        print_pairs(installation_pairs())
         return
     from statecast.tokens.forecaster import load_model
 
-    _print_pairs(_described(load_model(model), model))
+    print_pairs(model_pairs(load_model(model), model))
 
 
 @app.command()
-@_with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
+@with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
@@ -688,8 +595,8 @@ def demo(
     """
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out}: expected a folder, received a file. Choose another place.")
-    _need_folder(out if out.is_dir() else out.parent, out)
-    _need_matplotlib()
+    check_folder(out if out.is_dir() else out.parent, out)
+    check_matplotlib()
     import polars as pl
 
     from statecast.data import growth
@@ -712,7 +619,7 @@ def demo(
 
     # Each fold is forecast by a clone. There is one fold, and its clone is ours to keep.
     forecaster = Forecaster(**settings)
-    with _progress() as (stage, epochs):
+    with show_progress() as (stage, epochs):
         scores: Any = cross_validation(
             SimpleNamespace(  # type: ignore[call-overload]
                 settings=forecaster.settings, clone=lambda: forecaster
@@ -760,11 +667,11 @@ def demo(
     for folder in (out, out / "train", out / "new"):
         folder.mkdir(exist_ok=True)
     forecaster.save(out / "growth.safetensors")
-    _write(
+    write_files(
         {
-            out / name: _picture_bytes(what, out / name)
+            out / name: picture_bytes(what, out / name)
             if name.endswith(".png")
-            else _table_bytes(what, out / name)
+            else table_bytes(what, out / name)
             for name, (what, _) in files.items()
         }
     )
@@ -772,288 +679,3 @@ def demo(
     typer.echo("  growth.safetensors  the model; `statecast info` says what it holds")
     for name, (_, text) in files.items():
         typer.echo(f"  {name:<18}  {text}")
-
-
-# -- saying -----------------------------------------------------------------------------------
-
-
-def _say(text: str) -> None:
-    """A line for people, on stderr: stdout carries results."""
-    typer.echo(text, err=True)
-
-
-def _print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
-    pairs = list(pairs)
-    width = max(len(name) for name, _ in pairs)
-    for name, value in pairs:
-        typer.echo(f"{name:<{width}}  {value}")
-
-
-def _installation() -> Iterator[tuple[str, Any]]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from statecast import __version__
-    from statecast.recurrence.kernels.native import library
-
-    yield "statecast", __version__
-    yield "python", sys.version.split()[0]
-    yield "backend", os.environ.get("KERAS_BACKEND", "jax")
-    yield "native kernel", library.status()
-    packages = {
-        "keras": None,
-        "jax": None,
-        "torch": "torch",
-        "tensorflow-cpu": "tensorflow",
-        "scikit-learn": "evaluate",
-        "matplotlib": "plots",
-    }
-    for package, extra in packages.items():
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            yield package, f"not installed: pip install 'statecast[{extra}]'"
-
-
-def _described(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterator[tuple[str, Any]]:
-    from dataclasses import asdict
-
-    schema = forecaster.schema
-    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
-    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
-    steps = str(schema.steps)
-    if schema.spacing is not None:
-        steps += f", {schema.spacing}"
-    elif schema.first > 1:
-        steps += f", from {schema.first} to {schema.number(schema.steps)}"
-    yield "steps", steps
-    if schema.start_col is not None:
-        yield "launch dates", schema.start_col
-    if schema.calendar:
-        yield "closed", str(schema.calendar)
-    yield "numeric statics", ", ".join(schema.static.numeric) or "none"
-    for name, values in schema.static.categories.items():
-        yield f"static {name}", _shortened(values)
-    for name, columns in (("future", schema.future), ("past", schema.past)):
-        yield f"{name} covariates", ", ".join(columns.kinds) or "none"
-    for target in schema.targets:
-        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform.name}"
-    for name, value in asdict(forecaster.settings).items():
-        if name not in (*COLUMNS, *FEATURES, "transform"):
-            yield name, value
-    shapes = [variable.shape for variable in forecaster.network.weights]
-    yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"
-    yield "trained", trained_text(forecaster.history)
-
-
-def _shortened(values: Sequence[str], most: int = 8) -> str:
-    more = f", ... ({len(values)} in all)" if len(values) > most else ""
-    return ", ".join(values[:most]) + more
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-# -- progress ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
-    """What shows progress: bars on a terminal, plain lines elsewhere.
-
-    Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
-    """
-    import keras
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from statecast.networks.training import Lines
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield stage_lines(_say), Lines(_say)
-        return
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[scores]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    stages = bars.add_task("", total=1, visible=False, scores="")
-    training = bars.add_task("Training, epoch", total=1, visible=False, scores="")
-
-    def stage(text: str, done: int, total: int) -> None:
-        text = text[:1].upper() + text[1:]
-        bars.update(stages, description=text, completed=done, total=total, visible=True)
-        bars.update(training, visible=False)
-
-    class Epochs(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Any = None) -> None:
-            total = (self.params or {}).get("epochs", 1)
-            bars.reset(training, total=total, visible=True, scores="")
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            bars.update(training, completed=epoch + 1, scores=scores_text(logs or {}))
-
-    with bars:
-        yield stage, Epochs()
-
-
-def _leave(*_: Any) -> None:
-    """What Ctrl-C does, wherever it comes: outputs appear whole or not at all, so leave at once.
-
-    An exception raised in the midst of a compilation can take the process down without a word.
-    """
-    _say(INTERRUPTED)
-    sys.stdout.flush()
-    os._exit(130)
-
-
-# -- files --------------------------------------------------------------------------------------
-
-
-def _outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
-    """Raise unless every output can be written: before any work, so that none is lost."""
-    inputs = [path for path in inputs if path is not None and path.exists()]
-    for path, endings in kinds.items():
-        if path.suffix not in endings:
-            raise ArgumentError(
-                f"{path}: expected a file name ending in {' or '.join(endings)}, "
-                f"received {path.name!r}."
-            )
-        _need_folder(path.parent, path)
-        if path.is_dir():
-            raise ArgumentError(f"{path}: expected a file, received a folder. Choose another name.")
-        if path.exists() and any(path.samefile(given) for given in inputs):
-            raise ArgumentError(f"{path}: is also an input. Choose another name for the output.")
-
-
-def _need_folder(folder: Path, path: Path) -> None:
-    if not folder.is_dir():
-        raise ArgumentError(f"{path}: there is no folder {folder}. Make it first.")
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ArgumentError(
-            f"{path}: the folder {folder} cannot be written to ({error.strerror}). Choose another."
-        ) from None
-
-
-def _need_backend() -> None:
-    """Keras would fail at its import, at length."""
-    backend = os.environ.get("KERAS_BACKEND") or "jax"
-    if backend not in ("jax", "torch", "tensorflow"):
-        raise ArgumentError(
-            f"KERAS_BACKEND: expected jax, torch or tensorflow, received {backend!r}."
-        )
-    if find_spec(backend) is None:
-        raise MissingExtraError(
-            f"KERAS_BACKEND is {backend!r}, which is not installed: "
-            f"pip install 'statecast[{backend}]'."
-        )
-
-
-def _need_matplotlib() -> None:
-    """Say so before the work, not after it."""
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError(
-            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
-        )
-
-
-def _whole_numbers(text: str, name: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
-    return [int(part) for part in parts]
-
-
-def _forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | TokenForecaster:
-    """The forecaster that the settings are for."""
-    from statecast.forecast.forecaster import Forecaster
-    from statecast.tokens.forecaster import TokenForecaster
-
-    return TokenForecaster(**settings) if tokens else Forecaster(**settings)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _refuse(options: Mapping[str, Any], why: str) -> None:
-    """Raise ``ArgumentError`` for an option that is given."""
-    for name, value in options.items():
-        if value is not None and value is not False and value != []:
-            raise ArgumentError(f"{name} {why}")
-
-
-def _refuse_for_tokens(options: Mapping[str, Any]) -> None:
-    _refuse(options, "is for numbers; this model is of tokens.")
-
-
-def _refuse_for_numbers(options: Mapping[str, Any]) -> None:
-    _refuse(options, "is for tokens; this model is of numbers.")
-
-
-def _constraints(
-    vocabulary: Vocabulary | None, forbid: list[str] | None, require: list[str] | None
-) -> dict[str, Any]:
-    """Required and forbidden tokens, from their texts."""
-    assert vocabulary is not None  # of tokens
-    return {
-        "forbidden": vocabulary.read("forbid", forbid or []),
-        "required": vocabulary.read("require", require or []),
-    }
-
-
-def _until(given: str | None) -> int | Path | None:
-    """A whole number, or the path of a table."""
-    if given is None or Path(given).suffix:
-        return None if given is None else Path(given)
-    try:
-        return int(given)
-    except ValueError:
-        raise ArgumentError(
-            f"--until: expected a whole number, or a .csv or .parquet file; received {given!r}."
-        ) from None
-
-
-def _deliver(table: pl.DataFrame, out: Path | None) -> None:
-    """A table to its file, or to stdout."""
-    if out is None:
-        sys.stdout.write(table.write_csv())
-        return
-    _write({out: _table_bytes(table, out)})
-    _say(f"Wrote {table.height} rows to {out}.")
-
-
-def _write(files: Mapping[Path, bytes]) -> None:
-    """Write files that are complete in memory; each appears whole or not at all."""
-    from statecast.files import write_whole
-
-    for path, content in files.items():
-        write_whole(path, content)
-
-
-def _table_bytes(table: pl.DataFrame, path: Path) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    if path.suffix == ".parquet":
-        table.write_parquet(buffer)
-    else:
-        table.write_csv(buffer)
-    return buffer.getvalue()
-
-
-def _picture_bytes(figure: Figure, path: Path) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:])
-    return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""The options of the commands, and the values that their texts stand for.
+
+The options of a forecaster's settings are derived from the declarations in ``settings``, so that
+the constructor, its docstring and the command line agree.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from statecast.errors import ArgumentError
+from statecast.forecast.settings import ForecasterSettings
+from statecast.tokens.settings import TokenSettings
+
+if TYPE_CHECKING:
+    from statecast.forecast.forecaster import Forecaster
+    from statecast.tables.vocabulary import Vocabulary
+    from statecast.tokens.forecaster import TokenForecaster
+
+
+COLUMNS = ("id_col", "step_col", "target_col")
+FEATURES = ("past_cols", "categorical", "start_col")
+METAVARS = {"bounds": "LOW HIGH"}
+NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
+
+
+def _help_of(name: str) -> str:
+    """The help of a setting's option: its meaning, its values if they are few, its defaults."""
+    first, second = NUMBERS.get(name), TOKENS.get(name)
+    main = first or second
+    assert main is not None  # a setting of either class
+    text = main.meaning if first else f"Tokens: {main.meaning}"
+    if main.allowed.names:
+        more = set(second.allowed.names) - set(main.allowed.names) if second else set()
+        text = f"{text[:-1]}: {', '.join(main.allowed.names)}"
+        text += "".join(f"; tokens also {name}" for name in more) + "."
+    if main.allowed.option == list[str]:
+        text += " May be repeated."
+    text = f"{text} {main.unset}" if main.unset else text
+    defaults = [_shown(main.default)]
+    if first and second and second.default != first.default:
+        defaults.append(f"tokens {_shown(second.default)}")
+    if main.several is not None:
+        defaults.append(f"several targets {_shown(main.several)}")
+    return f"{text}  [{'; '.join(defaults)}]" if defaults[0] else text
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return "" if default in (None, ()) else str(default)
+
+
+# The settings of both forecasters, as options: the type and the help of each. What is not given is
+# left to the forecaster.
+SETTINGS: Mapping[str, tuple[Any, str]] = {
+    name: ((NUMBERS.get(name) or TOKENS[name]).allowed.option, _help_of(name))
+    for name in dict.fromkeys((*COLUMNS, *FEATURES, *NUMBERS, *TOKENS))
+}
+
+
+def with_settings(
+    names: Iterable[str] = tuple(SETTINGS),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these settings as options; those that are given arrive in ``settings``."""
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                kind | None,
+                typer.Option(help=text, metavar=METAVARS.get(name), show_default=False),
+            ],
+        )
+        for name, (kind, text) in SETTINGS.items()
+        if name in names
+    ]
+
+    def extend(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def extended(**given: Any) -> None:
+            chosen = {option.name: given.pop(option.name) for option in added}
+            settings = {name: value for name, value in chosen.items() if value not in (None, [])}
+            command(**given, settings=settings)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "settings"]
+        extended.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        extended.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+        return extended
+
+    return extend
+
+
+Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
+NONE = Path("-")
+Static = Annotated[
+    Path | None,
+    typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEP",
+        help="The last step to forecast; or a file with the ids and a column `until`.",
+        show_default=False,
+    ),
+]
+Ahead = Annotated[
+    int | None,
+    typer.Option("--h", metavar="STEPS", help="In place of --until: steps after each prefix."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse an item that is observed up to --until.")
+]
+Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
+Future = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FUTURE",
+        help="Known-future covariates: long, id, step and what is known of it beforehand.",
+        show_default=False,
+    ),
+]
+Level = Annotated[
+    list[float] | None,
+    typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
+]
+OfTokens = Annotated[
+    bool, typer.Option("--tokens", help="The values are tokens: a TokenForecaster.")
+]
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOKEN", help="Tokens: never say it; may be repeated."),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOKEN", help="Tokens: the rest begins with it; may be repeated."),
+]
+
+
+def read_until(given: str | None) -> int | Path | None:
+    """A whole number, or the path of a table."""
+    if given is None or Path(given).suffix:
+        return None if given is None else Path(given)
+    try:
+        return int(given)
+    except ValueError:
+        raise ArgumentError(
+            f"--until: expected a whole number, or a .csv or .parquet file; received {given!r}."
+        ) from None
+
+
+def read_whole_numbers(text: str, name: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
+    return [int(part) for part in parts]
+
+
+def read_constraints(
+    vocabulary: Vocabulary | None, forbid: list[str] | None, require: list[str] | None
+) -> dict[str, Any]:
+    """Required and forbidden tokens, from their texts."""
+    assert vocabulary is not None  # of tokens
+    return {
+        "forbidden": vocabulary.read("forbid", forbid or []),
+        "required": vocabulary.read("require", require or []),
+    }
+
+
+def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | TokenForecaster:
+    """The forecaster that the settings are for."""
+    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
+
+    return TokenForecaster(**settings) if tokens else Forecaster(**settings)
+
+
+def given_only(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse_for_tokens(options: Mapping[str, Any]) -> None:
+    _refuse(options, "is for numbers; this model is of tokens.")
+
+
+def refuse_for_numbers(options: Mapping[str, Any]) -> None:
+    _refuse(options, "is for tokens; this model is of numbers.")
+
+
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise ``ArgumentError`` for an option that is given."""
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            raise ArgumentError(f"{name} {why}")

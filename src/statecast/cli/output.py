@@ -1,0 +1,240 @@
+"""What the commands write: tables, pictures and files, lines of text, and progress.
+
+Results go to stdout or to files; messages go to stderr. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from statecast.cli.options import COLUMNS, FEATURES
+from statecast.errors import ArgumentError, MissingExtraError
+from statecast.progress import scores_text, stage_lines, trained_text
+
+if TYPE_CHECKING:
+    import polars as pl
+    from keras.callbacks import Callback
+    from matplotlib.figure import Figure
+
+    from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
+
+
+TABLES = (".csv", ".parquet")
+PICTURES = (".png", ".pdf", ".svg")
+MODELS = (".safetensors",)
+INTERRUPTED = "Interrupted; nothing was written."
+
+
+def check_outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
+    """Raise unless every output can be written: before any work, so that none is lost."""
+    inputs = [path for path in inputs if path is not None and path.exists()]
+    for path, endings in kinds.items():
+        if path.suffix not in endings:
+            raise ArgumentError(
+                f"{path}: expected a file name ending in {' or '.join(endings)}, "
+                f"received {path.name!r}."
+            )
+        check_folder(path.parent, path)
+        if path.is_dir():
+            raise ArgumentError(f"{path}: expected a file, received a folder. Choose another name.")
+        if path.exists() and any(path.samefile(given) for given in inputs):
+            raise ArgumentError(f"{path}: is also an input. Choose another name for the output.")
+
+
+def check_folder(folder: Path, path: Path) -> None:
+    if not folder.is_dir():
+        raise ArgumentError(f"{path}: there is no folder {folder}. Make it first.")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArgumentError(
+            f"{path}: the folder {folder} cannot be written to ({error.strerror}). Choose another."
+        ) from None
+
+
+def check_matplotlib() -> None:
+    """Say so before the work, not after it."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
+        )
+
+
+def deliver(table: pl.DataFrame, out: Path | None) -> None:
+    """A table to its file, or to stdout."""
+    if out is None:
+        sys.stdout.write(table.write_csv())
+        return
+    write_files({out: table_bytes(table, out)})
+    say(f"Wrote {table.height} rows to {out}.")
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that are complete in memory; each appears whole or not at all."""
+    from statecast.files import write_whole
+
+    for path, content in files.items():
+        write_whole(path, content)
+
+
+def table_bytes(table: pl.DataFrame, path: Path) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    if path.suffix == ".parquet":
+        table.write_parquet(buffer)
+    else:
+        table.write_csv(buffer)
+    return buffer.getvalue()
+
+
+def picture_bytes(figure: Figure, path: Path) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:])
+    return buffer.getvalue()
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr: stdout carries results."""
+    typer.echo(text, err=True)
+
+
+def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
+    pairs = list(pairs)
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def installation_pairs() -> Iterator[tuple[str, Any]]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from statecast import __version__
+    from statecast.recurrence.kernels.native import library
+
+    yield "statecast", __version__
+    yield "python", sys.version.split()[0]
+    yield "backend", os.environ.get("KERAS_BACKEND", "jax")
+    yield "native kernel", library.status()
+    packages = {
+        "keras": None,
+        "jax": None,
+        "torch": "torch",
+        "tensorflow-cpu": "tensorflow",
+        "scikit-learn": "evaluate",
+        "matplotlib": "plots",
+    }
+    for package, extra in packages.items():
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, f"not installed: pip install 'statecast[{extra}]'"
+
+
+def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterator[tuple[str, Any]]:
+    from dataclasses import asdict
+
+    schema = forecaster.schema
+    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
+    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
+    steps = str(schema.steps)
+    if schema.spacing is not None:
+        steps += f", {schema.spacing}"
+    elif schema.first > 1:
+        steps += f", from {schema.first} to {schema.number(schema.steps)}"
+    yield "steps", steps
+    if schema.start_col is not None:
+        yield "launch dates", schema.start_col
+    if schema.calendar:
+        yield "closed", str(schema.calendar)
+    yield "numeric statics", ", ".join(schema.static.numeric) or "none"
+    for name, values in schema.static.categories.items():
+        yield f"static {name}", _shortened(values)
+    for name, columns in (("future", schema.future), ("past", schema.past)):
+        yield f"{name} covariates", ", ".join(columns.kinds) or "none"
+    for target in schema.targets:
+        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform.name}"
+    for name, value in asdict(forecaster.settings).items():
+        if name not in (*COLUMNS, *FEATURES, "transform"):
+            yield name, value
+    shapes = [variable.shape for variable in forecaster.network.weights]
+    yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"
+    yield "trained", trained_text(forecaster.history)
+
+
+def _shortened(values: Sequence[str], most: int = 8) -> str:
+    more = f", ... ({len(values)} in all)" if len(values) > most else ""
+    return ", ".join(values[:most]) + more
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+@contextmanager
+def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
+    """What shows progress: bars on a terminal, plain lines elsewhere.
+
+    Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
+    """
+    import keras
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from statecast.networks.training import Lines
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield stage_lines(say), Lines(say)
+        return
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[scores]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    stages = bars.add_task("", total=1, visible=False, scores="")
+    training = bars.add_task("Training, epoch", total=1, visible=False, scores="")
+
+    def stage(text: str, done: int, total: int) -> None:
+        text = text[:1].upper() + text[1:]
+        bars.update(stages, description=text, completed=done, total=total, visible=True)
+        bars.update(training, visible=False)
+
+    class Epochs(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            total = (self.params or {}).get("epochs", 1)
+            bars.reset(training, total=total, visible=True, scores="")
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            bars.update(training, completed=epoch + 1, scores=scores_text(logs or {}))
+
+    with bars:
+        yield stage, Epochs()
+
+
+def leave_at_once(*_: Any) -> None:
+    """What Ctrl-C does, wherever it comes: outputs appear whole or not at all, so leave at once.
+
+    An exception raised in the midst of a compilation can take the process down without a word.
+    """
+    say(INTERRUPTED)
+    sys.stdout.flush()
+    os._exit(130)
