@@ -231,7 +231,7 @@ def test_what_is_missing_is_said(both):
         lambda: f.predict(prefix, static, until=T, future=late),
         lambda: f.predict(state=state, until=T, future=late),
     ):
-        with pytest.raises(DataError, match="up to 8; received none for step 6") as error:
+        with pytest.raises(DataError, match="to 8; received none for step 6") as error:
             call()
         assert (error.value.column, error.value.item) == ("ds", 5)
     with pytest.raises(DataError, match="expected a column 'visits'"):

@@ -897,7 +897,7 @@ def test_what_is_large_prints_in_a_line(fitted):
     begun = series.filter(pl.col("ds") <= 3)
     found = fitted.explain(begun, static, until=T, analogues=2)
     assert repr(found) == (
-        f"<Explanation of y: {ROWS} items, 3 observed steps, static features level, group, "
+        f"<ForecastExplanation of y: {ROWS} items, 3 observed steps, static features level, group, "
         "2 analogues each; up to step 8>"
     )
     assert "<table" in found._repr_html_()

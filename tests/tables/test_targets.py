@@ -299,7 +299,9 @@ def test_an_explanation_names_the_targets_and_does_not_depend_on_the_neighbours(
     near = table.filter(pl.col("what") == "analogue")
     assert near.height == 2
     assert near["target"].null_count() == 2
-    monkeypatch.setattr(Forecaster, "load", lambda _: f)  # what is compiled is not thrown away
+    # What is compiled is not thrown away.
+    monkeypatch.setattr(Forecaster, "load", lambda _: f)
+    monkeypatch.setattr("statecast.tokens.forecaster.load_model", lambda _: f)
     begun.filter(own).write_csv(tmp_path / "s.csv")
     static.filter(own).write_csv(tmp_path / "x.csv")
     words = [str(tmp_path / name) for name in ("m.safetensors", "s.csv", "x.csv")]

@@ -96,7 +96,8 @@ class Setting:
         if value is None and self.default is None:
             return None
         if not self.allowed.holds(value):
-            raise ArgumentError(f"{name}: expected {self.allowed.expected}; received {value!r}.")
+            expected = self.allowed.expected + (" or None" if self.default is None else "")
+            raise ArgumentError(f"{name}: expected {expected}; received {value!r}.")
         return self.allowed.convert(value)
 
     def document(self, name: str) -> str:
@@ -285,7 +286,7 @@ class Settings:
     )
     learning_rate: float
     weight_decay: float = setting(
-        0.01, real("0 or above", lambda value: value >= 0), "Weight decay of AdamW."
+        0.01, real("of 0 or above", lambda value: value >= 0), "Weight decay of AdamW."
     )
     patience: int = setting(
         15, whole(), "Stop after this many epochs in which no member has improved."
@@ -312,7 +313,10 @@ class Settings:
     owner: ClassVar[str]  # the class of the forecaster
 
     def __post_init__(self) -> None:
-        for name, declared in self.declared().items():
+        # Some defaults depend on the targets, which are therefore checked before them.
+        for name, declared in sorted(
+            self.declared().items(), key=lambda each: each[1].several is not None
+        ):
             value = declared.check(name, self._given_or_default(name, declared))
             object.__setattr__(self, name, value)
         self.check_together()
