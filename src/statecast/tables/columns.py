@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -15,10 +15,6 @@ import numpy as np
 from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.tables.source import Table, fail, is_missing
 from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
-
-if TYPE_CHECKING:
-    pass
-
 
 LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
@@ -142,9 +138,16 @@ def read_tokens(
 def read_column(
     table: Table, name: str, ids: Sequence[Any], kind: str | None, learning: bool
 ) -> np.ndarray:
-    """Return a column of features: float64 with NaN, or objects, text or None.
+    """Return a feature column: float64 with NaN, or objects (text or None).
 
-    ``kind`` is as in ``_Kinds``; ``learning`` says that this is the fit.
+    Parameters
+    ----------
+    ids : sequence
+        The item of each row, for messages.
+    kind : {"numeric", "categorical", "codes"} or None
+        "categorical" is text. "codes" is text or whole numbers. None: the type decides.
+    learning : bool
+        Whether the call is ``fit``.
     """
     column = table.frame[name]
     values, bad = read_floats(column, table.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -21,9 +21,6 @@ from statecast.tables.columns import (
 from statecast.tables.dates import Form
 from statecast.tables.id_types import IdType
 from statecast.tables.source import Table, check_columns, fail, open_table
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

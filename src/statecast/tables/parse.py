@@ -1,14 +1,14 @@
-"""``parse``: the tables of a call, read and checked one by one and against each other.
+"""``parse``: read the tables of one call and check each of them, and all of them together.
 
-Every check is made here before any work is done. What comes out is NumPy arrays; ``Schema`` gives
-them their meaning (steps, scaling, codes).
+Every check is made here, before any work is done. The results are NumPy arrays. ``Schema`` places
+their rows on the grid of steps, scales their numbers and turns their categories into codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -36,18 +36,20 @@ from statecast.tables.source import (
 from statecast.tables.steps import MAX_STEPS, Long, Series, Steps, read_start, read_when
 from statecast.tables.vocabulary import Vocabulary
 
+_Source = Table | np.ndarray | None
+
 
 @dataclass(frozen=True)
 class Parsed:
-    """The tables, checked one by one and against each other."""
+    """The tables of one call, read and checked."""
 
-    ids: list[Any]  # the items, in the panel's order
+    ids: list[Any]  # the items, in the order of the panel's rows
     kind: Kind
     series: Series | None
-    static: dict[str, np.ndarray]  # (items,): float64, or objects: text or None
+    static: dict[str, np.ndarray]  # (items,): float64, or objects (text or None)
     future: Steps | None
-    vocabulary: Vocabulary | None = None  # where y holds tokens: y are its codes
-    start: Steps | None = None  # the launch dates: a row an item that has one
+    vocabulary: Vocabulary | None = None  # of tokens; y then holds their codes
+    start: Steps | None = None  # launch dates: one row for each item that has one
 
 
 def parse(
@@ -63,153 +65,245 @@ def parse(
     categorical: Iterable[str] = (),
     start_col: str | None = None,
 ) -> Parsed:
-    """Read and check the tables.
+    """Read and check the tables; at least one of them is given.
 
-    ``wanted`` gives the columns of the fit and their kinds, of the ``static``, the ``future``
-    and the ``past`` ones (None: this is the fit); ``items`` the known items, if the series may
-    speak of no others; ``tokens`` says that y holds tokens, and of which vocabulary (one without
-    any: it is learnt here); ``past`` the past covariates among the columns of the series; of the
-    fit, ``categorical`` the columns that are categories even if they are numbers; ``start_col`` the
-    column of the static table that holds launch dates, which is no feature.
+    Parameters
+    ----------
+    series, static, future : table, path, array or None
+        The tables, as in ``Schema.fit``.
+    names : tuple of str
+        The columns of the ids, the steps and y.
+    wanted : mapping or None
+        The feature columns of ``fit`` and their kinds, under the keys "static", "future" and
+        "past"; None in ``fit`` itself.
+    items : list, optional
+        The known items. An item of the series that is not among them is an error.
+    tokens : Vocabulary, optional
+        Given if y holds tokens. An empty vocabulary is learnt from y.
+    past : iterable of str
+        The past covariates among the columns of the series.
+    categorical : iterable of str
+        In ``fit``, the columns that are categorical even if they hold numbers.
+    start_col : str, optional
+        The column of the static table that holds launch dates. It is not a feature.
+
+    Raises
+    ------
+    DataError
+        A table that cannot be used.
     """
-    past, kinds = list(past), _Kinds(wanted, tuple(categorical))
-    # A vocabulary and covariates are learnt from all rows together
-    only = None if past or tokens is not None else names
-    table = None
-    if series is not None:
-        table = open_table(series, "series", "Y", only, empty=wanted is not None)
-    statics = None if static is None else open_table(static, "static", "X")
-    futures = None
-    if future is not None:
-        futures = open_table(future, "future", "future", empty=wanted is not None)
-    if table is not None and statics is not None:
-        arrays = [isinstance(source, np.ndarray) for source in (table, statics)]
-        if arrays[0] != arrays[1]:
-            raise DataError(
-                "Expected two tables or two arrays; received "
-                + ("an array Y and a static table." if arrays[0] else "a series table and X.")
-            )
-    first = next(source for source in (table, statics, futures) if source is not None)
-    if futures is not None and isinstance(first, np.ndarray) != isinstance(futures, np.ndarray):
-        given = "a future table beside arrays"
-        if isinstance(futures, np.ndarray):
-            given = "an array `future` beside tables"
-        raise DataError(f"Expected all tables or all arrays; received {given}.")
-    if isinstance(first, np.ndarray):
-        assert not isinstance(table, Table)  # all are arrays, or None
-        assert not isinstance(statics, Table)
-        assert not isinstance(futures, Table)
-        if start_col is not None:
-            raise DataError(
-                f"start_col: expected a static table with the column {quoted(start_col)}; received "
-                "arrays, whose steps have no dates. Hand in tables."
-            )
-        return _parse_arrays(table, statics, futures, kinds, items, past, tokens)
-    assert not isinstance(table, np.ndarray)
-    assert not isinstance(statics, np.ndarray)
-    assert not isinstance(futures, np.ndarray)
-
-    known = _Items(items, None, names[0])
-    if table is not None:
-        check_columns(table, names)
-        check_columns(table, past, ())
-        if not len(table.frame):  # of an item without rows k is 0
-            if statics is None and futures is None and items is None:
-                raise no_rows(table, "series")
-            table = None
-    if statics is not None:
-        check_columns(statics, names[:1])
-        known = _Items(read_ids(statics, names[0]), statics, names[0])
-    read = None
-    if table is not None:
-        long, tokens = _long(table, names, known, tokens, past, kinds)
-        rest = (_long(part, names, known, tokens, past, kinds)[0] for part in table.rest())
-        read = Series(chain([long], rest))
-    futures_ids: list[Any] = []
-    if futures is not None:
-        futures_ids = _check_future(futures, names)
-        if not len(futures.frame):
-            told = [name for name in futures.frame.columns if name not in names[:2]]
-            _check_names(futures.label, told, kinds, "future")
-            futures = None
-    if futures is not None:
-        if known.any and table is None:
-            known = _Items(list(dict.fromkeys(futures_ids)), None, names[0])
-        futures_ids, _ = agree(futures_ids, futures, known.ids, None, names[0])
-    columns, planned, start = {}, None, None
-    if statics is not None:
-        keys = names[:1]
-        if start_col is not None:
-            start, keys = read_start(statics, start_col, known.ids), (names[0], start_col)
-        columns = _columns(statics, keys, known.ids, kinds, "static")
-    if futures is not None:
-        when, form = read_when(futures, names[1], futures_ids)
-        told = _columns(futures, names[:2], futures_ids, kinds, "future")
-        # It may speak of more items: a plan of the whole house, say.
-        planned = Steps(futures.label, known.rows(futures_ids), when, form, told)
-    form = planned.form if read is None and planned is not None else read and read.form
-    kind = Kind(first.kind, form, None if first.text else native_type(first.frame[names[0]]))
-    return Parsed(known.ids, kind, read, columns, planned, tokens, start)
+    request = _Request(names, wanted, items, tokens, tuple(past), tuple(categorical), start_col)
+    sources = _open_all(series, static, future, request)
+    y, x, f = (source if isinstance(source, np.ndarray) else None for source in sources)
+    if y is not None or x is not None or f is not None:
+        return _parse_arrays(y, x, f, request)
+    series, static, future = (each if isinstance(each, Table) else None for each in sources)
+    return _parse_tables(series, static, future, request)
 
 
 @dataclass(frozen=True)
-class _Kinds:
-    """What the columns of features are: as in the fit, or in the fit by their type and name.
+class _Request:
+    """What a call expects of its tables; see ``parse`` for the fields."""
 
-    A kind is "numeric"; "categorical", of text; or "codes", of text or whole numbers.
-    """
-
+    names: tuple[str, str, str]
     fit: Mapping[str, dict[str, str]] | None
+    items: list[Any] | None
+    tokens: Vocabulary | None
+    past: tuple[str, ...]
     categorical: tuple[str, ...]
+    start_col: str | None
 
-    def of(self, what: str, names: Iterable[str]) -> dict[str, str | None]:
-        """Return the columns to read of a table, "static", "future" or "past", and their kinds;
-        None where the column's type says it."""
+    @property
+    def id_col(self) -> str:
+        """The column of the ids."""
+        return self.names[0]
+
+    @property
+    def learning(self) -> bool:
+        """Whether the call is ``fit``."""
+        return self.fit is None
+
+    def kinds(self, what: str, names: Iterable[str]) -> dict[str, str | None]:
+        """Return the feature columns to read and their kinds.
+
+        Parameters
+        ----------
+        what : {"static", "future", "past"}
+        names : iterable of str
+            The columns of the table, which are read in ``fit``. Later those of ``fit`` are read.
+
+        Returns
+        -------
+        dict of str to str or None
+            "numeric"; "categorical" for text; "codes" for text or whole numbers; None where the
+            type of the column decides.
+        """
         if self.fit is not None:
             return dict(self.fit[what])
         return {name: "codes" if name in self.categorical else None for name in names}
 
+    def check_features(self, label: str, names: list[str], what: str) -> None:
+        """Raise unless the columns are those of ``fit``, in any order; in ``fit`` itself, if there
+        are too many."""
+        if self.fit is None:
+            if len(names) > MAX_COLUMNS:
+                raise DataError(
+                    f"{label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
+                )
+            return
+        known, given = self.fit[what], set(names)
+        for name in known:
+            if name not in given:
+                raise DataError(
+                    f"{label}: expected a {what} column {quoted(name)}, as in fit; received "
+                    f"{listed(names)}.",
+                    column=name,
+                )
+        for name in names:
+            if name not in known:
+                raise DataError(
+                    f"{label}: expected the {what} columns of fit, {listed(known)}; received "
+                    f"{quoted(name)} too. Leave it out.",
+                    column=name,
+                )
+
+
+def _open_all(
+    series: Any, static: Any, future: Any, request: _Request
+) -> tuple[_Source, _Source, _Source]:
+    """Open the three tables; raise unless all are tables or all are arrays."""
+    empty = not request.learning
+    # A vocabulary and past covariates are learnt from all rows at once, not in batches.
+    in_batches = not request.past and request.tokens is None
+    if series is not None:
+        only = request.names if in_batches else None
+        series = open_table(series, "series", "Y", only, empty=empty)
+    if static is not None:
+        static = open_table(static, "static", "X")
+    if future is not None:
+        future = open_table(future, "future", "future", empty=empty)
+    _check_alike(series, static, future)
+    return series, static, future
+
+
+def _check_alike(series: _Source, static: _Source, future: _Source) -> None:
+    """Raise unless all sources are tables or all are arrays."""
+    if series is not None and static is not None:
+        of_arrays = isinstance(series, np.ndarray)
+        if of_arrays != isinstance(static, np.ndarray):
+            given = "an array Y and a static table." if of_arrays else "a series table and X."
+            raise DataError(f"Expected two tables or two arrays; received {given}")
+    other = static if series is None else series
+    if future is not None and other is not None:
+        of_arrays = isinstance(future, np.ndarray)
+        if of_arrays != isinstance(other, np.ndarray):
+            given = "a future table beside arrays"
+            if of_arrays:
+                given = "an array `future` beside tables"
+            raise DataError(f"Expected all tables or all arrays; received {given}.")
+
+
+# -- tables ----------------------------------------------------------------------------
+
+
+def _parse_tables(
+    series: Table | None, static: Table | None, future: Table | None, request: _Request
+) -> Parsed:
+    """Read and check tables; see ``parse``."""
+    first = next(table for table in (series, static, future) if table is not None)
+    if series is not None and not _series_has_rows(series, static, future, request):
+        series = None  # every item has a prefix of 0 steps
+    items = _items_of(static, request)
+    read, vocabulary = None, request.tokens
+    if series is not None:
+        read, vocabulary = _read_series(series, items, request)
+    future_ids: list[Any] = []
+    if future is not None:
+        future_ids = _check_future(future, request)
+        if not future_ids:
+            future = None
+    if future is not None:
+        if items.open and series is None:
+            items = _Items(list(dict.fromkeys(future_ids)), None, request.id_col)
+        future_ids, _ = agree(future_ids, future, items.ids, None, request.id_col)
+    start, columns = None, {}
+    if static is not None:
+        start, columns = _read_static(static, items, request)
+    planned = None
+    if future is not None:
+        planned = _read_future(future, future_ids, items, request)
+    steps = planned if read is None else read
+    form = None if steps is None else steps.form
+    id_type = None if first.text else native_type(first.frame[request.id_col])
+    kind = Kind(first.kind, form, id_type)
+    return Parsed(items.ids, kind, read, columns, planned, vocabulary, start)
+
+
+def _series_has_rows(
+    series: Table, static: Table | None, future: Table | None, request: _Request
+) -> bool:
+    """Check the columns of the series table; raise if it is empty and nothing else has items."""
+    check_columns(series, request.names)
+    check_columns(series, request.past, ())
+    if len(series.frame):
+        return True
+    if static is None and future is None and request.items is None:
+        raise no_rows(series, "series")
+    return False
+
+
+def _items_of(static: Table | None, request: _Request) -> _Items:
+    """Return the items of the static table; without it the known ones, or any."""
+    if static is None:
+        return _Items(request.items, None, request.id_col)
+    check_columns(static, request.names[:1])
+    return _Items(read_ids(static, request.id_col), static, request.id_col)
+
 
 class _Items:
-    """The items and their rows: those given, or any, in the order in which they appear."""
+    """The items of a call and their rows.
 
-    def __init__(self, ids: list[Any] | None, table: Table | None, name: str) -> None:
-        self.any = ids is None
+    ``ids`` are the items. ``open`` says that none were given: every item of the series is then
+    added, in order of first appearance.
+    """
+
+    def __init__(self, ids: list[Any] | None, static: Table | None, id_col: str) -> None:
+        self.open = ids is None
         self.ids = ids or []
-        self._table, self._name = table, name
+        self._static, self._id_col = static, id_col
         self._row = self._numbered()
         if len(self._row) < len(self.ids):
             item = first_repeated(self.ids)
-            label = "The known items" if table is None else table.label
-            fail(label, name, "one row an item", "another row", item, "Keep one of them.")
+            label = "The known items" if static is None else static.label
+            fail(label, id_col, "one row an item", "another row", item, "Keep one of them.")
 
     def _numbered(self) -> dict[Any, int]:
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
 
     def rows(self, ids: list[Any]) -> np.ndarray:
-        """Return the row of each id, int64, -1 where it is none of the items."""
+        """Return the row of each id, int64; -1 for an id that is not among the items."""
         return np.fromiter(map(self._row.get, ids, repeat(-1)), np.int64, len(ids))
 
-    def find(self, table: Table) -> tuple[list[Any], np.ndarray]:
-        """Return the ids of a series table and their rows; others than the items are refused."""
-        ids = read_ids(table, self._name)
-        if self.any:
+    def find(self, series: Table) -> tuple[list[Any], np.ndarray]:
+        """Return the id and the row of each row of the series table; raise for other items."""
+        ids = read_ids(series, self._id_col)
+        if self.open:
             new = [item for item in dict.fromkeys(ids) if item not in self._row]
             self._row.update(
                 zip(new, range(len(self._row), len(self._row) + len(new)), strict=True)
             )
             self.ids += new
             return ids, self.rows(ids)
-        ids, own = agree(ids, table, self.ids, self._table, self._name)
-        if own is not self.ids:  # a CSV file's numbers, where the series has text
+        ids, own = agree(ids, series, self.ids, self._static, self._id_col)
+        if own is not self.ids:  # the static table is a CSV file with numbers, the series has text
             self.ids = own
             self._row = self._numbered()
         row = self.rows(ids)
         if (row < 0).any():
-            where = "the known items" if self._table is None else "the static table"
+            where = "the known items" if self._static is None else "the static table"
             fail(
-                table.label,
-                self._name,
+                series.label,
+                self._id_col,
                 f"items of {where}",
                 "one that is not there",
                 ids[int(np.argmax(row < 0))],
@@ -218,31 +312,41 @@ class _Items:
         return ids, row
 
 
-def _long(
-    table: Table,
-    names: tuple[str, str, str],
-    known: _Items,
-    tokens: Vocabulary | None,
-    past: Sequence[str],
-    kinds: _Kinds,
+def _read_series(
+    table: Table, items: _Items, request: _Request
+) -> tuple[Series, Vocabulary | None]:
+    """Read the series table, and learn the vocabulary of its tokens if that is empty."""
+    first, vocabulary = _read_batch(table, items, request, request.tokens)
+
+    def batches() -> Iterator[Long]:
+        yield first
+        for part in table.rest():
+            yield _read_batch(part, items, request, vocabulary)[0]
+
+    return Series(batches()), vocabulary
+
+
+def _read_batch(
+    table: Table, items: _Items, request: _Request, vocabulary: Vocabulary | None
 ) -> tuple[Long, Vocabulary | None]:
-    """Read the series table or a batch of it; see ``parse``."""
-    ids, row = known.find(table)
-    when, form = read_when(table, names[1], ids)
-    if tokens is None:
-        y = read_y(table, names[2], ids)
+    """Read a batch of rows of the series table, and the vocabulary of its tokens."""
+    _, step_col, target_col = request.names
+    ids, row = items.find(table)
+    when, form = read_when(table, step_col, ids)
+    if vocabulary is None:
+        y = read_y(table, target_col, ids)
     else:
-        cells = token_cells(table, names[2], tokens)
-        y, tokens = read_tokens(cells, table.label, names[2], ids, tokens)
+        cells = token_cells(table, target_col, vocabulary)
+        y, vocabulary = read_tokens(cells, table.label, target_col, ids, vocabulary)
     columns = {
-        column: read_column(table, column, ids, kind, kinds.fit is None)
-        for column, kind in kinds.of("past", past).items()
+        name: read_column(table, name, ids, kind, request.learning)
+        for name, kind in request.kinds("past", request.past).items()
     }
-    return Long(table.label, row, when, form, columns, y), tokens
+    return Long(table.label, row, when, form, columns, y), vocabulary
 
 
-def check_known_before(table: Table, targets: Iterable[str]) -> None:
-    """Raise if a future table tells a target itself."""
+def check_no_targets(table: Table, targets: Iterable[str]) -> None:
+    """Raise if a future table has the column of a target."""
     for name in targets:
         if name in table.frame.columns:
             raise DataError(
@@ -252,88 +356,43 @@ def check_known_before(table: Table, targets: Iterable[str]) -> None:
             )
 
 
-def _check_future(table: Table, names: tuple[str, str, str]) -> list[Any]:
-    """Return the ids of the future table, whose other columns are covariates."""
-    check_columns(table, names[:2])
-    check_known_before(table, names[2:])
+def _check_future(table: Table, request: _Request) -> list[Any]:
+    """Check the columns of the future table; return the id of each of its rows."""
+    keys = request.names[:2]
+    check_columns(table, keys)
+    check_no_targets(table, request.names[2:])
     if len(table.frame.columns) < 3:
         raise DataError(
-            f"{table.label}: expected covariates beside {list(names[:2])}; received no others."
+            f"{table.label}: expected covariates beside {list(keys)}; received no others."
         )
-    return read_ids(table, names[0])
+    ids = read_ids(table, request.id_col)
+    if not ids:  # its columns are not read later
+        names = [name for name in table.frame.columns if name not in keys]
+        request.check_features(table.label, names, "future")
+    return ids
 
 
-def _parse_arrays(
-    table: np.ndarray | None,
-    statics: np.ndarray | None,
-    futures: np.ndarray | None,
-    kinds: _Kinds,
-    items: list[Any] | None,
-    past: list[str],
-    tokens: Vocabulary | None,
-) -> Parsed:
-    """As ``parse``, for ``Y (n, T)``, ``X (n, f)`` and ``future (n, T, f)``; ids are 0..n-1."""
-    columns: dict[str, np.ndarray] = {}
-    if statics is not None:
-        x = read_numbers(statics, "X", "x", "(n, f)")
-        columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
-        _check_names("X", list(columns), kinds, "static")
-        columns = coded_columns("X", columns, kinds.of("static", columns), range(len(x)))
-    first = next(source for source in (table, statics, futures) if source is not None)
-    n = len(first)
-    if not n:
-        raise DataError("Expected at least one item; received an array without rows.")
-    if items is not None and len(items) != n:
-        letter = "future" if first is futures else "Y"
-        raise DataError(
-            f"{letter}: expected a row for each of {len(items)} known items; received {n}."
-        )
-    ids = list(range(n)) if items is None else items
-    planned = None
-    if futures is not None:
-        told = read_numbers(futures, "future", "f", "(n, T, f)")
-        if len(told) != n:
-            raise DataError(f"future: expected a row for each of {n} items; received {len(told)}.")
-        features, steps = told.shape[2], told.shape[1]
-        named = {f"f{j + 1}": told[..., j].ravel() for j in range(features)}
-        _check_names("future", list(named), kinds, "future")
-        items_of = np.repeat(np.arange(n), steps).tolist()
-        named = coded_columns("future", named, kinds.of("future", named), items_of)
-        row, when = np.repeat(np.arange(n), steps), np.tile(np.arange(1.0, steps + 1), n)
-        planned = Steps("future", row, when, Form(), named)
-    if table is None:
-        return Parsed(ids, Kind("arrays", Form()), None, columns, planned, tokens)
-    if past:
-        raise DataError(
-            f"past_cols: expected a series table with the columns {past}; received an array Y, "
-            "which has none. Hand in a table.",
-            column=past[0],
-        )
-    if tokens is None:
-        y = read_numbers(table, "Y", "", "(n, T)")
-    else:
-        if table.ndim != 2:
-            raise DataError(f"Y: expected shape (n, T); received {table.shape}.")
-        rows = np.repeat(np.arange(n), table.size // n).tolist()
-        y, tokens = read_tokens(table.ravel().tolist(), "Y", "Y", rows, tokens)
-        y = y.reshape(n, -1)
-    if statics is not None and len(statics) != n:
-        raise DataError(
-            f"Expected a row an item in Y and in X; received {n} rows in Y and {len(statics)} in X."
-        )
-    if y.shape[1] > MAX_STEPS:
-        raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
-    row, at = np.nonzero(~np.isnan(y))
-    series = Series([Long("Y", row, at + 1.0, Form(), {}, y[row, at])])
-    return Parsed(ids, Kind("arrays", Form()), series, columns, planned, tokens)
+def _read_static(
+    table: Table, items: _Items, request: _Request
+) -> tuple[Steps | None, dict[str, np.ndarray]]:
+    """Return the launch dates of the static table, if it has any, and its features."""
+    if request.start_col is None:
+        return None, _read_features(table, (request.id_col,), items.ids, request, "static")
+    start = read_start(table, request.start_col, items.ids)
+    keys = (request.id_col, request.start_col)
+    return start, _read_features(table, keys, items.ids, request, "static")
 
 
-def _columns(
-    table: Table,
-    keys: Iterable[str],
-    ids: list[Any],
-    kinds: _Kinds,
-    what: str,
+def _read_future(table: Table, ids: list[Any], items: _Items, request: _Request) -> Steps:
+    """Return the rows of the future table; ``ids`` has the id of each."""
+    when, form = read_when(table, request.names[1], ids)
+    columns = _read_features(table, request.names[:2], ids, request, "future")
+    # It may have rows of other items: the calendar of all shops, for example.
+    return Steps(table.label, items.rows(ids), when, form, columns)
+
+
+def _read_features(
+    table: Table, keys: Iterable[str], ids: list[Any], request: _Request, what: str
 ) -> dict[str, np.ndarray]:
     """Return the columns beside the keys: float64 with NaN, or objects (text or None)."""
     names = [name for name in table.frame.columns if name not in keys]
@@ -343,33 +402,105 @@ def _columns(
                 f"{table.label}: expected columns named by text; received {name!r}.",
                 column=str(name),
             )
-    _check_names(table.label, names, kinds, what)
+    request.check_features(table.label, names, what)
     return {
-        name: read_column(table, name, ids, kind, kinds.fit is None)
-        for name, kind in kinds.of(what, names).items()
+        name: read_column(table, name, ids, kind, request.learning)
+        for name, kind in request.kinds(what, names).items()
     }
 
 
-def _check_names(label: str, names: list[str], kinds: _Kinds, what: str) -> None:
-    """Raise unless the columns are those of the fit, in any order; in the fit, for too many."""
-    if kinds.fit is None:
-        if len(names) > MAX_COLUMNS:
+# -- arrays ----------------------------------------------------------------------------
+
+
+def _parse_arrays(
+    series: np.ndarray | None,
+    static: np.ndarray | None,
+    future: np.ndarray | None,
+    request: _Request,
+) -> Parsed:
+    """Read and check ``Y (n, T)``, ``X (n, f)`` and ``future (n, T, f)``; see ``parse``.
+
+    Without known items the ids are 0 to n - 1.
+    """
+    if request.start_col is not None:
+        raise DataError(
+            f"start_col: expected a static table with the column {quoted(request.start_col)}; "
+            "received arrays, whose steps have no dates. Hand in tables."
+        )
+    columns = {} if static is None else _read_x(static, request)
+    ids = _ids_of_arrays(series, static, future, request)
+    planned = None if future is None else _read_future_array(future, len(ids), request)
+    read, vocabulary = None, request.tokens
+    if series is not None:
+        y, vocabulary = _read_y_array(series, request)
+        if static is not None and len(static) != len(ids):
             raise DataError(
-                f"{label}: expected at most {MAX_COLUMNS} columns; received {len(names)}."
+                f"Expected a row an item in Y and in X; received {len(ids)} rows in Y and "
+                f"{len(static)} in X."
             )
-        return
-    known, there = kinds.fit[what], set(names)
-    for name in known:
-        if name not in there:
-            raise DataError(
-                f"{label}: expected a {what} column {quoted(name)}, as in fit; received "
-                f"{listed(names)}.",
-                column=name,
-            )
-    for name in names:
-        if name not in known:
-            raise DataError(
-                f"{label}: expected the {what} columns of fit, {listed(known)}; received "
-                f"{quoted(name)} too. Leave it out.",
-                column=name,
-            )
+        if y.shape[1] > MAX_STEPS:
+            raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
+        row, at = np.nonzero(~np.isnan(y))
+        read = Series([Long("Y", row, at + 1.0, Form(), {}, y[row, at])])
+    return Parsed(ids, Kind("arrays", Form()), read, columns, planned, vocabulary)
+
+
+def _read_x(static: np.ndarray, request: _Request) -> dict[str, np.ndarray]:
+    """Return the columns of ``X (n, f)`` under the names x1, x2, ..."""
+    x = read_numbers(static, "X", "x", "(n, f)")
+    columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
+    request.check_features("X", list(columns), "static")
+    return coded_columns("X", columns, request.kinds("static", columns), range(len(x)))
+
+
+def _ids_of_arrays(
+    series: np.ndarray | None,
+    static: np.ndarray | None,
+    future: np.ndarray | None,
+    request: _Request,
+) -> list[Any]:
+    """Return the ids of the rows of the first array that is given."""
+    first = next(array for array in (series, static, future) if array is not None)
+    n, items = len(first), request.items
+    if not n:
+        raise DataError("Expected at least one item; received an array without rows.")
+    if items is None:
+        return list(range(n))
+    if len(items) != n:
+        name = "future" if first is future else "Y"
+        raise DataError(
+            f"{name}: expected a row for each of {len(items)} known items; received {n}."
+        )
+    return items
+
+
+def _read_future_array(future: np.ndarray, n: int, request: _Request) -> Steps:
+    """Return the covariates of ``future (n, T, f)`` under the names f1, f2, ..., a row a step."""
+    values = read_numbers(future, "future", "f", "(n, T, f)")
+    if len(values) != n:
+        raise DataError(f"future: expected a row for each of {n} items; received {len(values)}.")
+    steps, features = values.shape[1:]
+    columns = {f"f{j + 1}": values[..., j].ravel() for j in range(features)}
+    request.check_features("future", list(columns), "future")
+    row, when = np.repeat(np.arange(n), steps), np.tile(np.arange(1.0, steps + 1), n)
+    columns = coded_columns("future", columns, request.kinds("future", columns), row.tolist())
+    return Steps("future", row, when, Form(), columns)
+
+
+def _read_y_array(series: np.ndarray, request: _Request) -> tuple[np.ndarray, Vocabulary | None]:
+    """Return ``Y (n, T)``, float64 with NaN: its numbers, or the codes of its tokens and their
+    vocabulary."""
+    if request.past:
+        raise DataError(
+            f"past_cols: expected a series table with the columns {list(request.past)}; received "
+            "an array Y, which has none. Hand in a table.",
+            column=request.past[0],
+        )
+    if request.tokens is None:
+        return read_numbers(series, "Y", "", "(n, T)"), None
+    if series.ndim != 2:
+        raise DataError(f"Y: expected shape (n, T); received {series.shape}.")
+    n, steps = series.shape
+    row = np.repeat(np.arange(n), steps).tolist()
+    codes, vocabulary = read_tokens(series.ravel().tolist(), "Y", "Y", row, request.tokens)
+    return codes.reshape(n, -1), vocabulary

@@ -23,7 +23,7 @@ from statecast.tables.dates import Calendar, Spacing
 from statecast.tables.features import Columns
 from statecast.tables.ids import Kind, read_ids
 from statecast.tables.panel import Covariates, Panel
-from statecast.tables.parse import check_known_before
+from statecast.tables.parse import check_no_targets
 from statecast.tables.schema import Schema, Until
 from statecast.tables.source import Table, check_columns, columns_of, open_table
 from statecast.tables.steps import check_cells
@@ -590,5 +590,5 @@ class _Said:
             return None
         table = open_table(future, "future", "future")
         if isinstance(table, Table):
-            check_known_before(table, self.names)
+            check_no_targets(table, self.names)
         return table
