@@ -145,13 +145,13 @@ def test_equality_sees_every_difference():
     ("make", "says"),
     [
         (lambda: State({}), "at least one leaf"),
-        (lambda: State({"h": np.float32(1)}), "rows first"),
+        (lambda: State({"h": np.float32(1)}), "rows on axis 0"),
         (lambda: State({"h": np.ones((2, 1)), "c": np.ones((3, 1))}), "'c' has 3 rows, expected 2"),
         (lambda: State({"h": np.ones((2, 1))}, ids=["a"]), "2 in all"),
         (lambda: State({"h": np.ones((2, 1))}, ids=["a", "a"]), "distinct"),
         (lambda: _state()["x"], "No leaf 'x'"),
         (lambda: _state().take([5]), "out of range"),
-        (lambda: _state().take([True]), "mask needs shape"),
+        (lambda: _state().take([True]), "row mask of shape"),
         (lambda: _state().take([0.5]), "whole numbers"),
         (lambda: _state().put([0], _state()), "nothing broadcasts"),
         (lambda: _state().put([0, 0], _state()), "twice"),
@@ -249,8 +249,8 @@ def test_a_file_that_cannot_be_written_names_its_path(tmp_path):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        (".", "this is a folder"),
-        ("..", "this is a folder"),
+        (".", "received a folder"),
+        ("..", "received a folder"),
         ("/", "name of a file"),
         ("", "name of a file"),
         ("folder/", "name of a file"),

@@ -1,22 +1,22 @@
 """The exceptions Statecast raises, as one tree.
 
     StatecastError
-    ├── DataError            (ValueError)      a table or an array that was handed in
-    ├── ArgumentError        (ValueError)      an argument outside what it may be
-    ├── StateError           (ValueError)      a state that does not fit where it is put
+    ├── DataError            (ValueError)      a table or an array that cannot be used
+    ├── ArgumentError        (ValueError)      an argument whose value is not allowed
+    ├── StateError           (ValueError)      a state of the wrong leaves, shapes or rows
     │   └── NotStatefulError (AttributeError)  a layer that keeps no state between calls
-    ├── ModelFileError       (ValueError)      a file that is not one of ours, or is damaged
-    ├── KernelError          (RuntimeError)    a kernel was forced and declines the problem
-    ├── ForkError            (RuntimeError)    a forked process whose parent had run the backend
-    ├── NotFittedError       (AttributeError)  a verb that needs ``fit`` first
+    ├── ModelFileError       (ValueError)      a file that is damaged or not a Statecast file
+    ├── KernelError          (RuntimeError)    the kernel that was asked for declines the problem
+    ├── ForkError            (RuntimeError)    a forked process whose parent used the backend
+    ├── NotFittedError       (AttributeError)  a method that needs ``fit`` first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
 
-Every message says what was expected, what came (with the column and the first
-offending item, where there is one) and what to do. All checks run before any work,
-so an error leaves nothing half done.
+Every message says what was expected, what was received (with the column and the first
+item at fault, if there is one) and what to do. All checks run before any work, so that an
+error leaves nothing half done.
 
-``DataWarning`` is the one warning: data that is usable but that its owner should
-know about, such as a category that was never seen in training.
+``DataWarning`` is the only warning. It is about data that can be used, for example a
+category that no training item has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 
 class StatecastError(Exception):
-    """The root of all exceptions raised on purpose by this package."""
+    """The base class of all exceptions that Statecast raises."""
 
 
 class DataError(StatecastError, ValueError):
@@ -49,31 +49,31 @@ class DataError(StatecastError, ValueError):
 
 
 class ArgumentError(StatecastError, ValueError):
-    """An argument outside what it may be."""
+    """An argument whose value is not allowed."""
 
 
 class StateError(StatecastError, ValueError):
-    """A state, or a leaf of one, that does not fit where it is put."""
+    """A state, or a leaf of a state, with the wrong leaves, shapes, rows or values."""
 
 
 class NotStatefulError(StateError, AttributeError):
-    """A layer, or a model without a layer, that keeps its state between calls."""
+    """A layer that keeps no state between calls, or a model without a layer that does."""
 
 
 class ModelFileError(StatecastError, ValueError):
-    """A model or state file that is damaged, of another version, or not ours."""
+    """A file that is damaged, of another version, or not a model or state of Statecast."""
 
 
 class KernelError(StatecastError, RuntimeError):
-    """A kernel was asked for by name and declines the problem."""
+    """The kernel that was asked for by name declines the problem."""
 
 
 class ForkError(StatecastError, RuntimeError):
-    """A forked process in which the backend cannot compute, for its parent had it run."""
+    """The backend cannot compute in a forked process whose parent has used it."""
 
 
 class NotFittedError(StatecastError, AttributeError):
-    """A verb that needs a fitted forecaster."""
+    """A method that needs a fitted forecaster."""
 
 
 class MissingExtraError(StatecastError, ImportError):
@@ -81,11 +81,11 @@ class MissingExtraError(StatecastError, ImportError):
 
 
 class DataWarning(UserWarning):
-    """Data that is usable, and that its owner should know about."""
+    """Data that can be used, with a property that the user should know."""
 
 
 def warn(message: str) -> None:
-    """Give a ``DataWarning`` that points at the line that called the library."""
+    """Issue a ``DataWarning`` that names the line of the user's code that called Statecast."""
     package, level = f"{__name__.partition('.')[0]}.", 1
     frame = sys._getframe(1)
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(package):
@@ -94,8 +94,9 @@ def warn(message: str) -> None:
 
 
 def quoted(value: Any, most: int = 80) -> str:
-    """Return ``repr(value)`` for a message, cut to ``most`` characters: an id may be a text."""
-    long = isinstance(value, (str, bytes)) and len(value) > most  # do not quote all of a megabyte
+    """Return ``repr(value)`` for a message, cut to ``most`` characters. Ids may be long texts."""
+    # Cut first, as the repr of a whole long text is slow.
+    long = isinstance(value, (str, bytes)) and len(value) > most
     return cut(repr(value[:most] if long else value) + "..." * long, most)
 
 
@@ -105,7 +106,7 @@ def cut(text: str, most: int = 80) -> str:
 
 
 def listed(values: Iterable[Any], most: int = 8) -> str:
-    """Return values for a message, quoted and in order: the first few, and how many more."""
+    """Return the first ``most`` values for a message, quoted, and the number of the others."""
     several = list(values)
     more = f" and {len(several) - most} more" if len(several) > most else ""
     return ", ".join(map(quoted, several[:most])) + more

@@ -1,8 +1,8 @@
-"""Files: written whole or not at all, and checked before anything read is used.
+"""Files are written whole or not at all, and are checked before their content is used.
 
-A model or a state is one safetensors file: a JSON header, then the numbers of each tensor. The
-header is checked entry by entry against the size of the file before memory is taken for a tensor,
-and every number is looked at once: none may be NaN or infinite unless its reader says so.
+A model or a state is one safetensors file: a JSON header, then the values of each tensor. Each
+entry of the header is checked against the size of the file before memory is allocated for a tensor.
+``check_finite`` checks the values.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-MOST_ZERO_WIDTH = 2**20  # rows of a file that holds no number: nothing else bounds them
-_MOST_VALUES = 500_000  # of a header's JSON: each takes up to 80 bytes of memory
-_MOST_AXES = 32  # of a tensor: NumPy's arrays have 64 at most
+MOST_ZERO_WIDTH = 2**20  # rows of a file without any number, whose size does not bound them
+_MOST_VALUES = 500_000  # in the JSON of a header: each takes up to 80 bytes of memory
+_MOST_AXES = 32  # of a tensor; NumPy allows 64
 _DTYPES = {
     "BOOL": "?", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2",
     "U32": "<u4", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
 _MICROSECOND = dt.timedelta(microseconds=1)
 _DIGITS = re.compile(r"-?[0-9]{1,1000}")
-# A surrogate without its partner is no text: it can be neither printed nor written again.
+# Half of a surrogate pair is not valid text: it can be neither printed nor written again.
 _SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.statecast\.part")
 _BINARY = getattr(os, "O_BINARY", 0)  # on Windows
-_STALE = 60.0  # seconds: a writer locks its file right after it has made it
-_swept: set[str] = set()  # folders in which this process has looked for what dead writers left
+_STALE = 60.0  # seconds; a writer locks its file right after creating it
+_swept: set[str] = set()  # folders that this process has cleaned of unfinished files
 
 
 # -- writing ----------------------------------------------------------------------------------
 
 
 def file_path(path: Any) -> Path:
-    """Return what names a file as a path.
+    """Return the path of a file that text or a path names.
 
     Raises
     ------
     ArgumentError
-        What is neither text nor a path, or a text that names no file.
+        A value that is neither text nor a path, or text that does not name a file.
     """
     try:
         text = os.fspath(path)
@@ -70,16 +70,16 @@ def file_path(path: Any) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also after a loss of power.
+    """Write a file whole or not at all, also if the power fails.
 
-    The data goes to a file of a name of its own beside it, which then takes its place. A symbolic
-    link is written through. Permissions of a file that is replaced are kept. The first write to a
-    folder removes what writers that were killed have left there.
+    The data is written to a new file in the same folder, which then replaces the old one. If
+    ``path`` is a symbolic link, its target is replaced. The permissions of the old file are kept.
+    The first write to a folder removes the unfinished files of writers that were killed.
 
     Raises
     ------
     ArgumentError
-        What is no path; a path that cannot be written to, or of a folder, a device or a pipe.
+        A value that is not a path; a path that cannot be written to; a folder, a device or a pipe.
     """
     path, part = file_path(path), None
     try:
@@ -95,9 +95,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(file)
-            if fcntl is None:  # Windows moves no open file
+            if fcntl is None:  # Windows does not rename an open file
                 stream.close()
-            os.replace(part, target)  # before the lock goes: until then nobody may remove it
+            os.replace(part, target)  # under the lock, so that no other writer removes it
             part = None
         _sync_folder(folder)
     except OSError as error:
@@ -112,22 +112,23 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _mode(path: Path, target: str) -> int | None:
-    """The permissions of the file that is replaced, None where there is none."""
+    """Return the permissions of the file that is replaced, or None if there is no file."""
     try:
         found = os.stat(target).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found):
         kind = "folder. Add a name" if stat.S_ISDIR(found) else "device or a pipe"
-        raise ArgumentError(f"{path}: expected the name of a file; this is a {kind}.")
+        raise ArgumentError(f"{path}: expected the name of a file, received a {kind}.")
     return stat.S_IMODE(found)
 
 
 def _new_part(folder: str, name: str) -> tuple[int, str]:
-    """A new file beside the one to be written, open and locked: its descriptor and path.
+    """Create, open and lock a new file in ``folder``; return its descriptor and path.
 
-    The lock says that its writer lives, whatever machine or container that is on; a process number
-    in the name would not. The system gives the lock back when the writer dies.
+    The lock shows that the writer is alive, also if it runs on another machine or in another
+    container, where its process number means nothing. The system releases the lock when the writer
+    ends.
     """
     while True:
         # 255 bytes are the longest name of most file systems.
@@ -136,22 +137,22 @@ def _new_part(folder: str, name: str) -> tuple[int, str]:
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         if not _locked(file) or os.fstat(file).st_nlink:
             return file, part
-        os.close(file)  # removed between the two calls, by one who took it for a dead writer's
+        os.close(file)  # another writer removed it between the two calls, as it was not locked
 
 
 def _locked(file: int) -> bool:
-    """Whether this process now holds the file's lock."""
+    """Lock the file; return whether this process now holds the lock."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another's, or a file system without locks
+    except OSError:  # locked by another process, or a file system without locks
         return False
     return True
 
 
 def _sweep(folder: str) -> None:
-    """Remove the unfinished files of writers that are dead, once for each folder and process."""
+    """Remove the unfinished files of writers that have ended, once per folder and process."""
     where = os.path.realpath(folder)
     if where in _swept or fcntl is None:
         return
@@ -172,7 +173,7 @@ def _sweep(folder: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the new name last; not every system and file system can."""
+    """Write the folder's entry to disk, on systems and file systems that allow it."""
     with suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:
@@ -188,16 +189,16 @@ def packed(
     metadata: Mapping[str, str],
     tensors: Mapping[str, np.ndarray],
 ) -> bytes:
-    """A safetensors file that ``read_safetensors`` accepts.
+    """Return the bytes of a safetensors file that ``read_safetensors`` accepts.
 
     Raises
     ------
     ArgumentError
-        A header that would be refused: text that is no Unicode, or too much of it.
+        Text in the header that is not valid Unicode; a header that is too large.
     """
     from safetensors.numpy import save
 
-    whole = {  # a file has the little end first
+    whole = {  # safetensors files are little-endian
         name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
         for name, tensor in tensors.items()
     }
@@ -205,7 +206,7 @@ def packed(
         data = save(whole, metadata={"format": kind, "version": str(version), **metadata})
     except UnicodeEncodeError as error:
         text = error.object[max(0, error.start - 20) : error.end + 20]
-        raise ArgumentError(f"A name that is no Unicode text cannot be saved: {text!r}.") from None
+        raise ArgumentError(f"Expected names of valid Unicode text, received {text!r}.") from None
     length = int.from_bytes(data[:8], "little")
     values = _values(data[8 : 8 + length].decode())
     if length > header_cap or values > _MOST_VALUES:
@@ -221,13 +222,13 @@ def packed(
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parse JSON that may come from anywhere: UTF-8, no number that is not finite, no key twice,
-    no depth that overflows, no more values than a header of ours has.
+    """Parse JSON of unknown origin.
 
     Raises
     ------
     ValueError
-        Anything else.
+        Text that is not UTF-8 or not JSON; a number that is not finite; a key that is repeated in
+        an object; nesting that is too deep; more values than a header of Statecast has.
     """
 
     def refuse(name: str) -> NoReturn:
@@ -242,21 +243,21 @@ def strict_json(text: str | bytes) -> Any:
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError("an entry stands there twice")
+            raise ValueError("a key is repeated in an object")
         return found
 
     if isinstance(text, bytes):
         try:
             text = text.decode()
         except UnicodeDecodeError:
-            raise ValueError("its header is no text") from None
+            raise ValueError("its header is not UTF-8 text") from None
     values = _values(text)
     if values > _MOST_VALUES:
         raise ValueError(
             f"expected at most {_MOST_VALUES:,} values in it, received about {values:,}"
         )
     if _SURROGATE.search(text):
-        raise ValueError("half of a surrogate pair is no text")
+        raise ValueError("a text has half of a surrogate pair")
     try:
         return json.loads(text, parse_constant=refuse, parse_float=real, object_pairs_hook=distinct)
     except RecursionError:
@@ -264,15 +265,17 @@ def strict_json(text: str | bytes) -> Any:
 
 
 def _values(text: str) -> int:
-    """At most how many values JSON has, without parsing it."""
+    """Return an upper bound of the number of values in JSON, without parsing it."""
     return 1 + text.count(",") + text.count("[") + text.count("{")
 
 
 def read_safetensors(
     path: str | os.PathLike[str] | bytes, kind: str, version: int, header_cap: int
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Read a safetensors file of ours, or its bytes; the header is checked before anything is
-    allocated. It takes memory for the tensors once, and for a header of ``header_cap`` bytes.
+    """Read a safetensors file that ``packed`` made, from its path or its bytes.
+
+    The header is checked before memory is allocated for the tensors. Memory is taken for the
+    tensors once, and for a header of at most ``header_cap`` bytes.
 
     Returns
     -------
@@ -282,8 +285,9 @@ def read_safetensors(
     Raises
     ------
     ModelFileError
-        Missing, truncated, header over ``header_cap`` bytes, another kind or version, tensors of
-        a type or at a place that ``packed`` does not write.
+        A file that is missing or truncated, of another kind or version, with a header over
+        ``header_cap`` bytes, or with tensors of a type or at a place that ``packed`` does not
+        write.
     """
     given, path = path, "the bytes" if isinstance(path, bytes) else file_path(path)
     try:
@@ -293,25 +297,25 @@ def read_safetensors(
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ModelFileError(
-                    f"{path}: expected a safetensors file; this one is truncated or is no such "
-                    f"file ({size} bytes). Save the model again, or copy the file again."
+                    f"{path}: expected a safetensors file, received a truncated file or one of "
+                    f"another kind ({size} bytes). Copy the file again, or save it again."
                 )
             if length > header_cap:
                 raise ModelFileError(
-                    f"{path}: the header claims {length} bytes, at most {header_cap} are accepted."
+                    f"{path}: expected a header of at most {header_cap} bytes, received {length}."
                 )
             header = strict_json(file.read(length))
             if not isinstance(header, dict):
-                raise ValueError("its header is no JSON object")
+                raise ValueError("its header is not a JSON object")
             metadata = header.pop("__metadata__", {})
             if not isinstance(metadata, dict) or not all(
                 isinstance(value, str) for value in metadata.values()
             ):
-                raise ValueError("__metadata__ is not an object of texts")
+                raise ValueError("the values of __metadata__ are not all text")
             found = metadata.get("format")
             if found != kind:
-                what = "something else" if found is None else repr(found[:80])
-                raise ModelFileError(f"{path}: expected a {kind} file, this is {what}.")
+                what = "a file of another kind" if found is None else repr(found[:80])
+                raise ModelFileError(f"{path}: expected a {kind} file, received {what}.")
             if metadata.get("version") != str(version):
                 received = str(metadata.get("version"))[:80]
                 raise ModelFileError(
@@ -328,23 +332,26 @@ def read_safetensors(
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(
-            f"{path}: expected a safetensors file; this one is damaged or is no such file "
-            f"({error}). Copy the file again, or save it again."
+            f"{path}: expected a safetensors file, received a damaged file or one of another "
+            f"kind ({error}). Copy the file again, or save it again."
         ) from None
 
 
 def _opened(path: str | os.PathLike[str]) -> Any:
-    """A regular file, open: a pipe could neither be measured nor read twice."""
+    """Open a regular file. The size of a pipe is unknown, and it cannot be read twice."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("it is a folder, a device or a pipe")
     return open(path, "rb")
 
 
 def _plan(header: Mapping[str, Any], size: int, room: int) -> list[tuple[str, list[int], np.dtype]]:
-    """The tensors in the order of the file: name, shape and type. They fill ``room`` bytes without
-    a gap and without a byte twice."""
+    """Return name, shape and dtype of the tensors, in the order of the file.
+
+    Raises ``ValueError`` unless they fill ``room`` bytes without gap or overlap.
+    """
     found = []
-    longest = max(size, MOST_ZERO_WIDTH)  # of an axis: a tensor without numbers has no other bound
+    # The longest axis. The size of the file does not bound the axes of a tensor without numbers.
+    longest = max(size, MOST_ZERO_WIDTH)
     for name, entry in header.items():
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise ValueError(f"{name[:80]!r} is not a dtype, a shape and two offsets")
@@ -379,27 +386,27 @@ def _sizes(numbers: Any, most: int) -> bool:
 
 
 def _tensor(file: Any, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """The next tensor of an open file."""
+    """Read the next tensor of an open file."""
     out = np.empty(shape, dtype)
     flat = out.reshape(-1).view(np.uint8)
     if file.readinto(flat) != flat.nbytes:
-        raise ValueError("it was cut while it was read")
+        raise ValueError("the file became shorter while it was read")
     if dtype.kind == "b" and (flat > 1).any():
         raise ValueError(f"tensor {name[:80]!r} has values that are neither true nor false")
     return out
 
 
 def check_finite(name: str, array: np.ndarray, most: float = math.inf) -> None:
-    """Raise unless all numbers are finite, and none is larger than ``most``.
+    """Check that all numbers are finite and at most ``most`` in absolute value.
 
     Raises
     ------
     ValueError
-        The message names the array, and the first number at fault with its place.
+        A number that is not. The message names the array, the first such number and its index.
     """
     if array.dtype.kind not in "fc" or not array.size:
         return
-    # Two passes, in place of an array of flags: a file may be as large as half the memory.
+    # An array of flags for each number would take too much memory for a large file.
     low, high = float(array.min()), float(array.max())
     if -most <= low and high <= most and math.isfinite(low) and math.isfinite(high):
         return
@@ -413,8 +420,10 @@ def check_finite(name: str, array: np.ndarray, most: float = math.inf) -> None:
 
 
 def plain_id(item: Any) -> Any:
-    """An id as Python has it: a date or a duration of pandas as one of the standard library, unless
-    it is finer than a microsecond."""
+    """Return a date or a duration of pandas as one of the standard library, other ids as they are.
+
+    A value finer than a microsecond stays as it is, as the standard library cannot hold it.
+    """
     plain = item
     if hasattr(item, "to_pydatetime"):
         plain = item.to_pydatetime(warn=False)
@@ -442,7 +451,7 @@ def _tuple_text(item: tuple[Any, ...]) -> str:
     return json.dumps(item, ensure_ascii=False)
 
 
-# How ids of a type are written as text, and read again.
+# Types of ids, with the functions that write an id as text and read it.
 _IDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "text": (str, str, str),
     "digits": (int, str, _whole_number),
@@ -460,12 +469,14 @@ _IDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
 
 
 def packed_ids(ids: Iterable[Any]) -> dict[str, np.ndarray]:
-    """Ids, one a row, as arrays of a file: whole numbers, or text as UTF-8 with the end of each.
+    """Return ids, one per row, as arrays for a file.
+
+    Whole numbers are an int64 array. Other ids are UTF-8 text and the end of each in it.
 
     Raises
     ------
     ValueError
-        Ids of several types, or of another than text, whole numbers, booleans, dates, times,
+        Ids of several types, or of a type other than text, whole numbers, booleans, dates, times,
         durations, bytes and tuples of text and whole numbers.
     """
     ids = [plain_id(item) for item in ids]
@@ -483,12 +494,12 @@ def packed_ids(ids: Iterable[Any]) -> dict[str, np.ndarray]:
 
 
 def read_ids(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
-    """What ``packed_ids`` gave, as an array ``(rows,)``: int64, or objects.
+    """Return the ids of the arrays that ``packed_ids`` made, shape ``(rows,)``: int64 or object.
 
     Raises
     ------
     ValueError
-        Other arrays, another number of rows, or text that ``packed_ids`` does not write.
+        Other arrays, another number of rows, or text that ``packed_ids`` would not write.
     """
     found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
     if found == {"ids": ("int64", 1)} and len(arrays["ids"]) == rows:

@@ -1,11 +1,11 @@
-"""``State``: everything a recurrence carries from one step to the next, as a value.
+"""``State``: everything that a recurrence carries from one step to the next, as a value.
 
-A state is a set of named leaves, rows first, for example ``lstm/h`` of shape
-``(rows, units)``. It is frozen: every verb returns a new state and leaves the old one
-as it was, so keeping a state is enough to come back to it.
+A state is a set of named leaves, for example ``lstm/h`` of shape ``(rows, units)``. Axis 0 of
+every leaf is the row. A state is frozen: each method returns a new state and does not change the
+old one.
 
-Leaves may be tensors of a backend (inside a graph, so that gradients flow) or NumPy
-arrays. The verbs that move rows about work on states at rest and return NumPy.
+Leaves are NumPy arrays, or tensors of a backend (within a graph, so that gradients flow). The
+methods that select or replace rows return NumPy leaves.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _HEADER_CAP = 1024 * 1024  # bytes: the names, types and shapes of ten thousand 
 
 
 def row_index(rows: Any, count: int) -> np.ndarray:
-    """The rows meant by an index, a list of them, a slice or a boolean mask, of ``count``.
+    """Return row numbers, 0 to ``count - 1``, from an index, a list, a slice or a boolean mask.
 
     Raises
     ------
     StateError
-        A row out of range, a mask of another length, or neither whole numbers nor bool.
+        A row out of range, a mask of another length, or values of another type.
     """
     if isinstance(rows, slice):
         return np.arange(*rows.indices(count))
@@ -53,18 +53,22 @@ def row_index(rows: Any, count: int) -> np.ndarray:
     rows = np.atleast_1d(np.asarray(rows))
     if rows.dtype == bool:
         if rows.shape != (count,):
-            raise StateError(f"A row mask needs shape ({count},), received {rows.shape}.")
+            raise StateError(f"Expected a row mask of shape ({count},), received {rows.shape}.")
         return np.flatnonzero(rows)
     if rows.size and rows.dtype.kind not in "iu":
-        raise StateError(f"Rows are whole numbers or a mask, received {rows.dtype}.")
+        raise StateError(
+            f"Expected rows as whole numbers or a boolean mask, received {rows.dtype}."
+        )
     index = rows.astype(np.int64)
     if ((index < -count) | (index >= count)).any():
-        raise StateError(f"A row is out of range: there are {count} rows, received {rows}.")
+        raise StateError(
+            f"A row is out of range: expected {-count} to {count - 1}, received {rows}."
+        )
     return np.where(index < 0, index + count, index)
 
 
 class _Brief(reprlib.Repr):
-    """Values in a few words: an array by its dtype and shape."""
+    """Short texts of values. The text of an array is its dtype and shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,17 +79,17 @@ class _Brief(reprlib.Repr):
 
 
 def outline(self: Any) -> str:
-    """The ``__repr__`` of a dataclass of arrays: one short line, whatever the arrays' sizes."""
+    """Return one short line for a dataclass of arrays of any size, for its ``__repr__``."""
     brief, shown = _Brief(), [each.name for each in fields(self) if each.repr]
     values = ", ".join(f"{name}={brief.repr(getattr(self, name))}" for name in shown)
     return f"{type(self).__name__}({values})"
 
 
 def refuse_without_numbers(array: Any, where: str) -> None:
-    """Raise ``StateError`` for an array some of whose numbers are not there.
+    """Raise ``StateError`` for an array in which numbers are missing.
 
-    A masked array, whose mask NumPy would ignore; and a tensor on PyTorch's meta device, which
-    has a shape alone. A masked array with nothing masked is an ordinary one.
+    These are a masked array with a masked value, as NumPy would ignore the mask, and a tensor on
+    PyTorch's meta device, which has a shape only.
     """
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise StateError(
@@ -118,9 +122,9 @@ def at_rest(array: Any) -> np.ndarray:
 
 
 class _Blocks:
-    """The rows of a leaf in blocks, which states that differ in a few rows share."""
+    """The rows of a leaf in blocks. States that differ in a few rows share the other blocks."""
 
-    ROWS = 256  # of a block: as many are copied to change one
+    ROWS = 256  # rows of a block, which are copied if one of them changes
 
     def __init__(self, blocks: list[np.ndarray]) -> None:
         self._blocks = blocks
@@ -147,7 +151,7 @@ class _Blocks:
         return np.concatenate(self._blocks)
 
     def _parts(self, index: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Each block, the places in ``index`` of its rows, and those rows within it."""
+        """Yield each block, the positions in ``index`` of its rows, and these rows in the block."""
         order = np.argsort(index, kind="stable")
         block = index[order] // self.ROWS
         starts = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
@@ -157,7 +161,7 @@ class _Blocks:
 
 
 class _Leaves(Mapping[str, Any]):
-    """Leaves by name. One held in blocks is put together when it is asked for, and then kept."""
+    """Leaves by name. A leaf in blocks is joined on its first use, and is then kept as an array."""
 
     def __init__(self, held: dict[str, Any]) -> None:
         self.held = held
@@ -182,9 +186,9 @@ class _Leaves(Mapping[str, Any]):
         return leaf.take(index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
 
     def put(self, name: str, index: np.ndarray, values: np.ndarray, rows: int) -> Any:
-        """The leaf with other values in some of its rows."""
+        """Return the leaf with ``values`` in the rows of ``index``."""
         leaf = self.held[name]
-        if len(index) * 4 >= rows:  # most blocks would be copied, each by itself
+        if len(index) * 4 >= rows:  # most blocks would be copied
             new = at_rest(self[name]).copy()
             new[index] = values
             return _read_only(new)
@@ -194,29 +198,29 @@ class _Leaves(Mapping[str, Any]):
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Named leaves, rows first: where the next step of a recurrence starts.
+    """Named leaves, rows first, from which the next step of a recurrence starts.
 
-    A new state shares with the old one the rows that are the same in both. So ``take``, ``put``,
-    ``reset`` and ``Forecaster.update`` cost what the given rows cost: for each of them at most 256
-    rows of every leaf are copied. A whole leaf (``state["lstm/h"]``), ``fork`` and ``save`` cost
-    all rows. The ids are hashed once, when the state is made.
+    A new state shares the rows that are equal with the old state. ``take``, ``put``, ``reset`` and
+    ``Forecaster.update`` copy at most 256 rows of each leaf for each given row, whatever the size
+    of the state. A whole leaf (``state["lstm/h"]``), ``fork`` and ``save`` copy all rows. The ids
+    are hashed once, when the state is made.
 
     Parameters
     ----------
     leaves : mapping of str to array
-        Each of shape ``(rows, ...)``; all with the same number of rows. They are not copied: do not
+        Arrays of shape ``(rows, ...)`` with the same number of rows. They are not copied: do not
         write to them afterwards.
     ids : sequence, optional
-        One label a row, for instance the item's id. Labels are distinct.
+        A distinct label for each row, for example the id of the item.
     fingerprint : str, optional
-        The fingerprint of the weights that made this state. A state is only meaningful
-        to the weights that made it, so the forecaster refuses another's.
+        The fingerprint of the weights that made this state. A forecaster refuses a state of
+        other weights, as it has no meaning for them.
 
     Raises
     ------
     StateError
-        No leaf, a leaf without rows, leaves or ids that differ in rows, repeated ids, a masked
-        array.
+        No leaves, a scalar leaf, leaves or ids that differ in the number of rows, repeated ids, a
+        masked array.
 
     Examples
     --------
@@ -246,7 +250,9 @@ class State:
             refuse_without_numbers(leaf, f"Leaf {name!r}")
             shape = tuple(leaf.shape)
             if not shape:
-                raise StateError(f"Leaf {name!r}: expected rows first, received a scalar.")
+                raise StateError(
+                    f"Leaf {name!r}: expected an array with rows on axis 0, received a scalar."
+                )
             if rows is None:
                 rows = shape[0]
             elif shape[0] != rows:
@@ -263,11 +269,11 @@ class State:
             ids = np.asarray(self.ids)
             if ids.ndim != 1 or len(ids) != rows:
                 raise StateError(
-                    f"Expected one id a row, {rows} in all; received shape {ids.shape}."
+                    f"Expected one id per row, {rows} in all; received shape {ids.shape}."
                 )
             row_of = {item: row for row, item in enumerate(ids.tolist())}
             if len(row_of) != len(ids):
-                raise StateError("The ids of a state must be distinct; received a repeated one.")
+                raise StateError("Expected distinct ids, received a repeated one.")
             object.__setattr__(self, "ids", ids)
             object.__setattr__(self, "_row_of", row_of)
 
@@ -284,7 +290,7 @@ class State:
         return tuple(self.leaves)
 
     def find(self, ids: Iterable[Any]) -> np.ndarray:
-        """The row of each id, int64; -1 for an id that is not there.
+        """Return the row of each id, int64, and -1 for an id that the state does not have.
 
         Raises
         ------
@@ -308,7 +314,7 @@ class State:
         return self.rows
 
     def __eq__(self, other: object) -> bool:
-        """Equal names, shapes, ids and bits. A NaN equals a NaN."""
+        """Whether names, dtypes, shapes, ids and values are equal. A NaN equals a NaN."""
         if not isinstance(other, State) or self.names != other.names:
             return False
         if (self.ids is None) != (other.ids is None):
@@ -329,31 +335,33 @@ class State:
     # -- new states from old ---------------------------------------------------------
 
     def at_rest(self) -> State:
-        """The same state with NumPy leaves."""
+        """Return the same state with NumPy leaves."""
         held = self._leaves.held.values()
         if all(isinstance(leaf, (np.ndarray, _Blocks)) for leaf in held):
             return self
         return self._with({name: at_rest(leaf) for name, leaf in self.leaves.items()}, self.ids)
 
     def take(self, rows: Any) -> State:
-        """The given rows, by index, slice or boolean mask, as a new state.
+        """Return a new state of the given rows: an index, a list, a slice or a boolean mask.
 
         Raises
         ------
         StateError
-            An index out of range, or the same row twice while the state has ids.
+            An index out of range, or the same row twice in a state with ids.
         """
         index = row_index(rows, self.rows)
         ids = None if self.ids is None else self.ids[index]
         return self._with({name: self._leaves.take(name, index) for name in self.leaves}, ids)
 
     def put(self, rows: Any, state: State) -> State:
-        """A new state whose given rows are those of ``state``; the others are bit-identical.
+        """Return a new state with the given rows replaced by those of ``state``.
+
+        The other rows are bit-identical.
 
         Raises
         ------
         StateError
-            Other leaves, shapes or number of rows; nothing broadcasts.
+            Other leaves, shapes or another number of rows (nothing broadcasts), or a row twice.
         """
         index = row_index(rows, self.rows)
         self.check(state.spec)
@@ -362,26 +370,28 @@ class State:
                 f"Expected a state of {len(index)} rows, received {state.rows}; nothing broadcasts."
             )
         if len(set(index.tolist())) != len(index):
-            raise StateError("The same row is given twice.")
+            raise StateError("Expected distinct rows, received a row twice.")
         if not len(index):
             return self.at_rest()
         held = {
             name: self._leaves.put(name, index, at_rest(state[name]), self.rows)
             for name in self.leaves
         }
-        after = object.__new__(State)  # all but the leaves is the same, and was checked
+        after = object.__new__(State)  # only the leaves differ, and they have been checked
         vars(after).update(vars(self), leaves=_Leaves(held))
         return after
 
     def reset(self, initial: State, rows: Any = None) -> State:
-        """A new state whose rows (all by default) are back at ``initial``.
+        """Return a new state with the given rows (default: all) set to those of ``initial``.
 
-        ``initial`` has as many rows as are reset.
+        ``initial`` has as many rows as are reset. Errors as for ``put``.
         """
         return self.put(slice(None) if rows is None else rows, initial)
 
     def fork(self, n: int) -> State:
-        """Each row ``n`` times, one after the other. Ids are dropped: they would repeat.
+        """Return each row ``n`` times: row 0 ``n`` times, then row 1, and so on.
+
+        The new state has no ids, as they would repeat.
 
         Raises
         ------
@@ -394,7 +404,7 @@ class State:
         )
 
     def check(self, spec: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ``StateError`` unless ``spec`` (name to shape without rows) is this state's."""
+        """Raise ``StateError`` unless ``spec`` (name to shape without rows) fits this state."""
         if set(spec) != set(self.spec):
             raise StateError(f"Expected leaves {list(self.spec)}, received {list(spec)}.")
         for name, shape in self.spec.items():
@@ -407,16 +417,16 @@ class State:
     # -- files -----------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state as one safetensors file, portable between backends.
+        """Write the state to a safetensors file, which can be loaded with any backend.
 
-        The file appears whole or not at all.
+        The file is written whole or not at all.
 
         Raises
         ------
         StateError
-            Ids of a type that no file holds (see ``files.packed_ids``); a leaf with a NaN or an
-            infinite number; a leaf of a type that no file holds; more than a million rows without
-            any number or id.
+            Ids of another type than those of ``files.packed_ids``; a leaf with a NaN or an infinite
+            number; a leaf that is not of whole numbers, booleans or floats of up to 8 bytes; more
+            than a million rows without any number or id.
         ArgumentError
             A path that cannot be written to.
         """
@@ -432,7 +442,7 @@ class State:
         empty = not ids and all(leaf.size == 0 for leaf in rest.leaves.values())
         if empty and self.rows > MOST_ZERO_WIDTH:
             raise StateError(
-                f"This state cannot be saved: it has {self.rows:,} rows and not one number."
+                f"This state cannot be saved: it has {self.rows:,} rows without any number."
             )
         metadata = {"leaves": json.dumps(rest.names, ensure_ascii=False)}
         if self.fingerprint is not None:
@@ -444,15 +454,15 @@ class State:
     def load(cls, path: str | os.PathLike[str] | bytes) -> State:
         """Read a state that ``save`` wrote, from the file's path or from its bytes.
 
-        The whole file is checked: it takes memory for its numbers once, and every number in it is
-        finite.
+        The whole file is checked, and every number in it must be finite. Memory for the numbers is
+        taken once.
 
         Raises
         ------
         ModelFileError
             A file that is missing, truncated, of another version, damaged, or not a state.
         ArgumentError
-            What is neither a path nor bytes.
+            A ``path`` that is neither a path nor bytes.
         """
         metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         try:
@@ -479,7 +489,7 @@ class State:
 
     @property
     def _leaves(self) -> _Leaves:
-        assert isinstance(self.leaves, _Leaves)  # made so
+        assert isinstance(self.leaves, _Leaves)  # set by __post_init__
         return self.leaves
 
     def _with(self, leaves: Mapping[str, Any], ids: Any) -> State:
@@ -487,7 +497,7 @@ class State:
 
 
 def _read_only(leaf: Any) -> Any:
-    """A NumPy leaf as one that cannot be written to by way of the state."""
+    """Return a view of a NumPy leaf that cannot be written to."""
     if isinstance(leaf, np.ndarray):
         leaf = leaf.view()
         leaf.flags.writeable = False

@@ -210,7 +210,7 @@ def test_a_dated_forecast_of_k_0_is_drawn_with_its_truth(tmp_path: Path) -> None
     ("options", "message"),
     [
         ({"forecast": forecast().drop("statecast")}, "'statecast'"),
-        ({"forecast": {"mean": np.ones((2, 3))}}, "'statecast' among them"),
+        ({"forecast": {"mean": np.ones((2, 3))}}, "one of them 'statecast'"),
         ({"forecast": forecast().with_columns(**{"statecast-nats": 0.0})}, "one of tokens"),
         (
             {"forecast": {"statecast": np.array([["a"]]), "statecast-nats": np.zeros(1)}},
@@ -220,7 +220,7 @@ def test_a_dated_forecast_of_k_0_is_drawn_with_its_truth(tmp_path: Path) -> None
             {"forecast": forecast().rename(lambda n: n.replace("statecast", "statecast-lat"))},
             "--target-col lat",
         ),
-        ({"forecast": np.ones((2, 3))}, "what Forecaster.predict returns"),
+        ({"forecast": np.ones((2, 3))}, "from Forecaster.predict"),
         ({"forecast": "nowhere.csv"}, "there is none"),
         ({"level": [50]}, "'statecast-lo-50'"),
         ({"items": ["c"]}, "expected an item 'c'"),

@@ -1,4 +1,4 @@
-"""Simple baselines: what a forecast has to beat.
+"""Simple forecasting methods, which the scores of a forecaster are compared with.
 
 Each is fitted on the panel of the training items and forecasts in original units.
 """
@@ -15,22 +15,23 @@ from statecast.errors import ArgumentError, MissingExtraError
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
-_ENOUGH = 10  # training items at a step for a regression there
-_FEW = 10  # categories, for a curve of their own to make sense
+_ENOUGH = 10  # training items observed at a step, for a regression at this step
+_FEW = 10  # categories of a column, for a mean curve per category
 _ALPHAS = np.logspace(-3, 4, 15)
 
 
 class Baseline(Protocol):
-    """What a baseline is. It works on a panel's scaled values and answers in original units.
+    """The interface of a baseline: from scaled values of a panel to forecasts in original units.
 
     Attributes
     ----------
     name : str
     point : bool
-        Whether it forecasts points: all quantiles alike, and no interval to score.
+        Whether it is a point forecast: all quantiles are equal, and no interval is scored.
     needs : int
-        The shortest prefix that it can forecast from.
+        The shortest prefix that it can forecast from, in steps.
     needs_sklearn : bool
+        Whether it needs scikit-learn.
     """
 
     @property
@@ -43,13 +44,13 @@ class Baseline(Protocol):
     def needs_sklearn(self) -> bool: ...
 
     def fit(self, panel: Panel, schema: Schema) -> Baseline:
-        """Learn from training items and return a fitted baseline; this one stays as it is."""
+        """Return a baseline that is fitted to training items; this one is not changed."""
         ...
 
     def quantiles(
         self, panel: Panel, known: int, until: int, levels: Sequence[float]
     ) -> np.ndarray:
-        """Forecast steps ``known + 1`` to ``until`` of items cut to their first ``known`` steps.
+        """Forecast steps ``known + 1`` to ``until`` of items from their first ``known`` steps.
 
         Returns
         -------
@@ -60,7 +61,7 @@ class Baseline(Protocol):
 
 
 def default_baselines(schema: Schema) -> list[Baseline]:
-    """Return the baselines that ``cross_validation`` takes for tables of this schema."""
+    """Return the baselines that ``cross_validation`` uses for tables of this schema."""
     counts = {name: len(known) for name, known in schema.static.categories.items()}
     few = [name for name, count in counts.items() if 2 <= count <= _FEW]
     by = [MeanCurve(min(few, key=counts.__getitem__))] if few else []
@@ -69,7 +70,7 @@ def default_baselines(schema: Schema) -> list[Baseline]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Fitted:
-    """What baselines remember of the training items."""
+    """The training items of a fitted baseline."""
 
     panel: Panel | None = field(default=None, repr=False)
     schema: Schema | None = field(default=None, repr=False)
@@ -79,7 +80,7 @@ class _Fitted:
     needs_sklearn = False
 
     def fit(self, panel: Panel, schema: Schema) -> Any:
-        """Return a baseline of these training items."""
+        """Return a baseline that is fitted to these training items."""
         return replace(self, panel=panel, schema=schema)
 
     def _training(self) -> tuple[Panel, Schema]:
@@ -88,10 +89,11 @@ class _Fitted:
         return self.panel, self.schema
 
     def _at(self, known: int, until: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the steps to forecast (from 0) in groups, with the training items to use.
+        """Yield groups of steps to forecast (from 0), each with the rows of its training items.
 
-        Steps at which the same items were observed go together: one regression, one search
-        for neighbours, however many steps. A step beyond the training data has no items.
+        A group is the steps at which the same training items were observed, so that one regression
+        or one search for neighbours serves all of them. A step beyond the training data has no
+        items.
         """
         panel, _ = self._training()
         rows, width = panel.mask.shape
@@ -112,9 +114,9 @@ class _Fitted:
 
 @dataclass(frozen=True, eq=False)
 class LastValue(_Fitted):
-    """The last observed value goes on for ever.
+    """The last observed value, at every step.
 
-    An item with nothing but gaps in its prefix is given the mean of each step.
+    An item without an observation in its prefix is forecast by the mean of each step.
     """
 
     name = "last value"
@@ -137,16 +139,16 @@ class LastValue(_Fitted):
 
 @dataclass(frozen=True, eq=False)
 class MeanCurve(_Fitted):
-    """The mean of each step, with the spread of the training items around it.
+    """The mean of each step, with the spread of the training items.
 
-    Their quantiles are shifted so that the middle one is the mean. A step at which no
-    training item was observed is forecast by the mean that the schema interpolates.
+    The quantiles of the training items are shifted so that the median is their mean. A step at
+    which no training item was observed is forecast by the mean that the schema interpolates.
 
     Parameters
     ----------
     by : str, optional
-        A categorical static: each of its categories has its own curve. A category with
-        fewer than ten training items at a step is given that of all items.
+        A categorical static feature. Each category has its own mean curve. At a step with fewer
+        than ten training items of a category, the curve of all items is used for it.
     """
 
     by: str | None = None
@@ -182,11 +184,11 @@ class MeanCurve(_Fitted):
 class Ridge(_Fitted):
     """Ridge regression of each step on the static features and the prefix.
 
-    The strength of the penalty is chosen for each step by leave-one-out; a level's
-    quantile is the prediction plus that quantile of the leave-one-out residuals. Gaps in
-    the prefix count as the step's mean. A step with fewer than ten training items is
-    forecast by their quantiles, and one without any by the mean that the schema
-    interpolates; so are all steps where there is neither a static nor a prefix.
+    The penalty of each step is chosen by leave-one-out cross-validation. A quantile is the
+    prediction plus that quantile of the leave-one-out residuals. A gap in the prefix is filled with
+    the mean of the step. A step with fewer than ten training items is forecast by their quantiles,
+    and a step without training items by the mean that the schema interpolates. If there are neither
+    static features nor a prefix, all steps are forecast in this way.
     """
 
     name = "ridge"
@@ -211,16 +213,16 @@ class Ridge(_Fitted):
 
 @dataclass(frozen=True, eq=False)
 class Neighbours(_Fitted):
-    """The quantiles of the training items nearest by static features and prefix.
+    """The quantiles of the training items with the nearest static features and prefix.
 
-    At each step they are the nearest among the items that were observed there: all of
-    them, where they are fewer, or where there is neither a static nor a prefix. A step at
-    which none was is forecast by the mean that the schema interpolates.
+    At each step the neighbours are chosen among the training items that were observed at that step.
+    All of these are used if they are at most ``count``, or if there are neither static features nor
+    a prefix. A step without training items is forecast by the mean that the schema interpolates.
 
     Parameters
     ----------
     count : int
-        How many neighbours.
+        The number of neighbours.
     """
 
     count: int = 20
@@ -241,7 +243,7 @@ class Neighbours(_Fitted):
                 out[:, steps] = _climate(targets, levels)
                 continue
             near = _nearest(inputs[rows], ours, self.count)
-            for part in range(0, panel.rows, 1024):  # a bound on memory
+            for part in range(0, panel.rows, 1024):  # bounds the memory
                 paths = targets[near[part : part + 1024]]  # (rows, neighbours, steps)
                 found = np.quantile(paths, levels, axis=1)
                 out[part : part + 1024, steps] = np.moveaxis(found, 0, -1)
@@ -250,19 +252,20 @@ class Neighbours(_Fitted):
 
 @dataclass(frozen=True, eq=False)
 class Trees(_Fitted):
-    """Gradient-boosted trees, grown for each level on the static features, the prefix and the step.
+    """Gradient-boosted trees on the static features, the prefix and the step, for each level.
 
-    For each prefix length one model a level forecasts all steps (the pinball loss,
-    histogram-based, as in LightGBM; Ke et al. 2017); the quantiles of a step are then sorted.
-    Nine levels at four prefix lengths took 7 s on 74 items, 11 s on 540, and 6 minutes on all
-    values of 12,500, on one core: by far the most of all baselines, so ``most`` bounds it.
+    For each prefix length, one model per level forecasts all steps. It minimises the pinball loss
+    with histogram-based trees (as LightGBM; Ke et al. 2017). The quantiles of a step are then
+    sorted. Nine levels at four prefix lengths took 7 s on 74 items, 11 s on 540 items and 6 minutes
+    on 12,500 items with all their values, on one core. This is the slowest baseline, so ``most``
+    bounds its training values.
 
     Parameters
     ----------
     most : int or None
-        Training values to grow on, drawn at random where there are more; None for all.
+        The most training values to fit to, drawn at random if there are more; None for all.
     seed : int
-        For what is drawn.
+        Seed of the random draw and of the trees.
     """
 
     most: int | None = 100_000
@@ -294,8 +297,8 @@ class Trees(_Fitted):
         grown = np.column_stack([inputs[row], step])
         at = np.repeat(np.arange(panel.rows), until - known)
         asked = np.column_stack([ours[at], np.tile(np.arange(known, until), panel.rows)])
-        # One thread: on 100,000 values two win a little on an idle machine, and on one with other
-        # work lose a factor of 15 by waiting for each other.
+        # One thread: on 100,000 values two threads are a little faster on an idle machine, and 15
+        # times slower on a busy one, as they wait for each other.
         with threadpool_limits(1, user_api="openmp"):
             for place, level in enumerate(levels):
                 model = HistGradientBoostingRegressor(
@@ -309,11 +312,11 @@ class Trees(_Fitted):
         return _unscaled(schema, np.sort(out, axis=-1))
 
 
-_BINS = 255  # categories that trees can tell apart
+_BINS = 255  # the most categories that the trees distinguish
 
 
 def _for_trees(panel: Panel, known: int) -> np.ndarray:
-    """Return [X, prefix]: categories as codes, gaps NaN, which trees take as they are."""
+    """Return [X, prefix]: categories as codes, gaps as NaN, which the trees accept."""
     prefix = np.where(panel.mask, panel.y, np.nan)[:, :known]
     return np.concatenate([panel.numeric, panel.codes, prefix], axis=1)
 
@@ -326,7 +329,7 @@ def _climate(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
 
 def _around_mean(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """As ``_climate``, shifted so that the median comes to lie at the mean."""
+    """As ``_climate``, shifted so that the median is the mean."""
     found = _climate(targets, levels)
     if not len(targets):
         return found
@@ -334,7 +337,7 @@ def _around_mean(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
 
 def _features(panel: Panel, schema: Schema, known: int) -> np.ndarray:
-    """Return [X, prefix], float64: a 0/1 column a category, none for never seen; gaps 0."""
+    """Return [X, prefix], float64: a 0/1 column per known category; gaps are 0, the mean."""
     prefix = np.where(panel.mask, panel.y, 0)[:, :known]
     parts = [panel.numeric]
     for column, codes in enumerate(schema.static.cardinalities):
@@ -351,7 +354,7 @@ def _ridge(
     model = RidgeCV(_ALPHAS, alpha_per_target=True).fit(inputs, targets)
     predicted = model.predict(ours).reshape(len(ours), targets.shape[1])
     fitted = model.predict(inputs).reshape(targets.shape)
-    # Leaving item i out divides its residual by 1 - h_i, h the diagonal of the hat matrix.
+    # If item i is left out, its residual is divided by 1 - h_i (h: the diagonal of the hat matrix).
     left, size, _ = np.linalg.svd(inputs - inputs.mean(axis=0), full_matrices=False)
     penalty = np.broadcast_to(np.asarray(model.alpha_), targets.shape[1])
     shrink = size[:, None] ** 2 / (size[:, None] ** 2 + penalty)
@@ -368,11 +371,12 @@ def _nearest(inputs: np.ndarray, ours: np.ndarray, count: int) -> np.ndarray:
 
 
 def _unscaled(schema: Schema, scaled: np.ndarray) -> np.ndarray:
-    """``(rows, steps from 1, levels)`` to original units; increasing, so quantiles stay so."""
+    """Return quantiles ``(rows, steps from 1, levels)`` in original units, still increasing."""
     return np.moveaxis(schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
 
 
 def need_sklearn(method: str) -> None:
+    """Raise ``MissingExtraError`` for the baseline ``method`` without scikit-learn."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Items and folds: tables that can be cut by item, and which fold an item is in."""
+"""``Items``: tables from which items can be selected; and the fold of each item."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Both tables, checked as a whole and ready to be cut by item.
+    """Tables that were checked as a whole, and from which items can be selected.
 
     Attributes
     ----------
     ids : ndarray, shape (n,)
     last : ndarray, shape (n,), int
-        The last observed step of each.
+        The last observed step of each item.
     schema : Schema or Targets
-        Of the whole. It is used for names and checks alone: no forecast sees it.
+        Of all items. It is used for names and checks only; no forecast uses it.
     tables : dict of str to narwhals DataFrame or ndarray
         ``series``, and ``static`` and ``future`` where they were given.
     rows : dict of str to ndarray, int
-        The item of each row of these, -1 for one that is not among the items.
+        The item of each row of these tables, -1 for a row that belongs to no item.
     groups : ndarray, shape (n,), int
-        Which items belong together.
+        Items with the same number are held out together; see ``Panel.groups``.
     """
 
     ids: np.ndarray
@@ -50,14 +50,14 @@ class Items:
 
     @classmethod
     def read(cls, settings: Settings, series: Any, static: Any, future: Any) -> Items:
-        """Open and check the tables; every error that the whole data show is raised here."""
+        """Open and check the tables. Errors that show in the whole data are raised here."""
         given = {"series": (series, "Y"), "static": (static, "X"), "future": (future, "future")}
         opened = {
             role: open_table(source, role, letter)
             for role, (source, letter) in given.items()
             if source is not None
         }
-        with warnings.catch_warnings():  # each fold's fit says it of what it uses
+        with warnings.catch_warnings():  # the fit of each fold warns of its own data
             warnings.simplefilter("ignore", DataWarning)
             schema = learn(
                 series,
@@ -81,7 +81,7 @@ class Items:
         return cls(panel.ids, last, schema, tables, rows, panel.groups)
 
     def take(self, keep: np.ndarray) -> dict[str, Any]:
-        """Return the tables of some items, by a mask of shape (n,)."""
+        """Return the tables of the items that a mask of shape (n,) selects."""
         found = {}
         for role, table in self.tables.items():
             rows = self.rows[role]
@@ -92,8 +92,11 @@ class Items:
         return found
 
     def _part(self, role: str, frame: Any) -> Any:
-        """Return some rows of a table as a table of its library. Where rows of the series lack the
-        first step of all items, return a ``Table``, as step 1 is still that step."""
+        """Return a part of a table as a table of its own library.
+
+        If a part of the series has no row at the first step of all items, a ``Table`` with that
+        step is returned, so that steps are counted as in the whole series.
+        """
         first, native = self.schema.first, frame.to_native()
         if role != "series" or self.schema.spacing is not None or not len(frame):
             return native
@@ -103,7 +106,7 @@ class Items:
 
 
 def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
-    """Return ids as text where the items are text: a CSV file's 7 may be the text '7'."""
+    """Return ids as text if the items' ids are text. In a CSV file, 7 may be the text '7'."""
     as_text = ids.dtype == object and isinstance(ids[0], str)
     return list(map(str, found)) if as_text else found
 
@@ -111,10 +114,10 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
 def _typed(
     table: Table, schema: Schema | Targets, ids: np.ndarray, kinds: Mapping[str, str]
 ) -> Any:
-    """Return a narwhals frame whose columns have types, also where they came as text.
+    """Return a narwhals frame with typed columns, also from a CSV file, which is read as text.
 
-    A CSV file is read as text, and what a column means is settled by all of its rows. Parts
-    of it must mean the same.
+    The type of a column depends on all of its rows. A part of a table must have the same types as
+    the whole.
     """
     frame = table.frame
     if not table.text:
@@ -132,7 +135,7 @@ def _typed(
         if name == schema.id_col:
             columns[name] = pl.Series(_in_kind_of(ids, read_ids(table, name)))
         elif name in kinds:
-            rows = range(len(frame))  # nothing is refused that the whole table was read with
+            rows = range(len(frame))  # the whole table has been read: no value is refused here
             values = read_column(table, name, rows, kinds[name], learning=True)
             text = values.dtype == object
             columns[name] = pl.Series(
@@ -148,7 +151,15 @@ def _typed(
 
 
 def folds_of(items: Items, folds: Any, seed: int) -> np.ndarray:
-    """Return the fold of each item."""
+    """Return the fold of each item, shape (n,), from a number of folds, a table or an array.
+
+    Raises
+    ------
+    ArgumentError
+        A number of folds below 2 or above the number of items.
+    DataError
+        A table or an array that cannot be used, or all observed items in one fold.
+    """
     n = len(items.ids)
     if is_whole(folds):
         if not 2 <= folds <= n:

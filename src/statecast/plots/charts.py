@@ -1,7 +1,7 @@
-"""Pictures: the fan chart of an item, and the scores against the length of the prefix.
+"""Charts: forecasts of items as fans, and scores against the prefix length.
 
 Each function returns a ``matplotlib.figure.Figure``; save it with ``figure.savefig(path)``.
-Nothing here touches pyplot, so no global state changes and nothing needs closing.
+pyplot is not used, so that no global state changes and no figure has to be closed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from statecast.errors import ArgumentError, DataError, MissingExtraError, listed, quoted
-
-# How a table is opened and its columns are read stays in one place.
 from statecast.tables.columns import read_floats, read_y
 from statecast.tables.dates import Form, Spacing, first_dates, learn_spacing, wall
 from statecast.tables.ids import agree, read_ids
@@ -30,9 +28,9 @@ __all__ = ["fan", "scores"]
 
 _INK, _SOFT, _FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 _OURS = "#0b5c94"
-# Okabe and Ito's colours, darkened so that text in them can be read
+# The colours of Okabe and Ito, darkened so that text in them is legible
 _OTHERS = ("#b85c00", "#00795a", "#a3497f", "#6b6b6b", "#8a6d00", "#4b4b9b")
-_MANY = 6  # items drawn when none are named
+_MANY = 6  # items drawn by default
 
 
 # -- the fan chart ---------------------------------------------------------------------
@@ -51,26 +49,26 @@ def fan(
     target_label: str | None = None,
     share_y: bool = False,
 ) -> Figure:
-    """Draw forecasts as fans: what was known, the median, the intervals, the truth.
+    """Draw forecasts as fans: the prefix, the median, the intervals and the truth.
 
     Parameters
     ----------
     forecast : table, path or dict of array
         As ``Forecaster.predict`` returns it.
     series : table, path or array, optional
-        What was observed. Before an item's first forecast step it is drawn as known
-        (filled points), from there on as the truth (hollow points).
+        The observations. Those before the first forecast step of an item are drawn as known
+        (filled points), the others as the truth (hollow points).
     items : id or sequence of ids, optional
-        Whom to draw; default the first six of the forecast. For arrays: rows, from 0.
+        The items to draw; default the first six of the forecast. For arrays: rows, from 0.
     level : sequence of float, optional
-        The intervals, in percent; default all that the forecast has.
+        The intervals to draw, in percent; default all intervals of the forecast.
     id_col, step_col, target_col : str
-        The names of the columns. Of a forecast of several targets, ``target_col`` is the one to
-        draw.
+        The names of the columns. For a forecast of several targets, ``target_col`` names the one
+        to draw.
     step_label, target_label : str, optional
-        What the axes are called; default ``step`` (``date`` for dates) and ``target_col``.
+        The labels of the axes; default ``step`` (``date`` for dates) and ``target_col``.
     share_y : bool
-        Whether all items have one scale.
+        Whether the y axes of all items have the same range.
 
     Returns
     -------
@@ -79,7 +77,9 @@ def fan(
     Raises
     ------
     DataError
-        A table that cannot be used, an interval or an item that it does not have.
+        A table that cannot be used; an interval or an item that the forecast does not have.
+    ArgumentError
+        Several targets, or no items.
     MissingExtraError
         matplotlib is not installed.
 
@@ -106,7 +106,7 @@ def fan(
     where = step_label or (step_col if step_col != "ds" else "date" if any(dated) else "step")
     _label_outer(axes, where, target_label or target_col)
     for axis, dates in zip(axes, dated, strict=True):
-        if any(dated) and not dates:  # of an item without a date steps are all that is known
+        if any(dated) and not dates:  # this item has steps and no dates
             axis.set_xlabel("step", color=_SOFT)
     _fan_legend(figure, axes, levels)
     return figure
@@ -114,30 +114,30 @@ def fan(
 
 @dataclass(frozen=True)
 class _Forecast:
-    """A forecast table: one entry a row."""
+    """A forecast table: one entry per row."""
 
     label: str
     table: Table | None
     ids: list[Any]
     when: np.ndarray  # steps (float64) or dates
-    step: np.ndarray  # where there is no date, the step
+    step: np.ndarray  # the step, used where there is no date
     columns: dict[str, np.ndarray]
 
     def rows(self, item: Any) -> np.ndarray:
-        """The rows of an item, by step."""
+        """Return the rows of an item, sorted by step."""
         rows = np.array([i for i, each in enumerate(self.ids) if each == item])
         return rows[np.argsort(self.when[rows], kind="stable")]
 
 
 @dataclass(frozen=True)
 class _Observed:
-    """The series: one entry a row."""
+    """The series: one entry per row."""
 
     ids: list[Any]
     when: np.ndarray
     y: np.ndarray
-    first: dict[Any, Any]  # the date of each item's step 1, where steps are dates
-    spacing: Spacing | None  # of these
+    first: dict[Any, Any]  # the date of step 1 of each item, if steps are dates
+    spacing: Spacing | None  # of the dates
 
 
 def _single(target_col: Any) -> str:
@@ -153,8 +153,8 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
         arrays = {name: np.asarray(values, np.float64) for name, values in forecast.items()}
         if "statecast" not in arrays or arrays["statecast"].ndim != 2:
             raise DataError(
-                "The forecast: expected arrays of shape (n, until), 'statecast' among them (of "
-                "several targets those of one: values[..., 0]); received "
+                "The forecast: expected arrays of shape (n, until), one of them 'statecast' (for "
+                "several targets, the arrays of one target: values[..., 0]); received "
                 f"{ {name: each.shape for name, each in arrays.items()} }.",
                 column="statecast",
             )
@@ -164,7 +164,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     table = open_table(forecast, "forecast", "forecast")
     if isinstance(table, np.ndarray):
         raise DataError(
-            "The forecast: expected what Forecaster.predict returns, a table or a dict of arrays; "
+            "The forecast: expected a table or a dict of arrays from Forecaster.predict; "
             f"received an array of shape {table.shape}."
         )
     columns = list(map(str, table.frame.columns))
@@ -177,15 +177,15 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     ]
     if targets and "statecast" not in table.frame.columns:
         raise DataError(
-            f"{table.label}: expected a column 'statecast-{target}', as it is of several targets; "
-            f"received those of {targets}. Name the one to draw, with target_col={targets[0]!r} or "
+            f"{table.label}: expected a column 'statecast-{target}'; received those of the targets "
+            f"{targets}. Name the target to draw: target_col={targets[0]!r} or "
             f"--target-col {targets[0]}.",
             column=f"statecast-{target}",
         )
     check_columns(table, (*names, "statecast"), ROLES[:2])
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
-    # An item with k = 0 has no dates; its steps are in a column of their own.
+    # An item of k = 0 has no dates. Its steps are in a separate column.
     numbers = "step" if "step" not in names else "step_number"
     dated = ~table.frame[names[1]].is_null().to_numpy()
     if numbers in table.frame.columns:
@@ -207,21 +207,21 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
 
 
 def _on_clock(when: np.ndarray, form: Form) -> np.ndarray:
-    """Return steps as they are drawn: dates on the clock of their time zone."""
+    """Return steps for drawing. Dates are in the local time of their time zone."""
     return wall(when, form.zone) if form.dated else when
 
 
 def _check_numbers(columns: Collection[str]) -> None:
     if "statecast" in columns and "statecast-nats" in columns:
         raise DataError(
-            "The forecast: expected one of numbers; received one of tokens, which have no fan. "
-            "Read its table, or take the text() of drawn paths.",
+            "The forecast: expected a forecast of numbers; received one of tokens, which has no "
+            "fan chart. Read its table, or the text() of sampled sequences.",
             column="statecast",
         )
 
 
 def _of_target(table: Table, target: str) -> Table:
-    """A forecast of several targets as that of one: its columns under the names of a single's."""
+    """Return a forecast of several targets as one of ``target``, with its columns renamed."""
     own = f"statecast-{target}"
     if "statecast" in table.frame.columns or own not in table.frame.columns:
         return table
@@ -233,7 +233,7 @@ def _of_target(table: Table, target: str) -> Table:
 
 
 def _levels(forecast: _Forecast, level: Sequence[float] | None) -> list[float]:
-    """Return the intervals to draw, the widest first."""
+    """Return the levels of the intervals to draw, the widest first."""
     lows = "statecast-lo-"
     if level is None:
         found = [name[len(lows) :] for name in forecast.columns if name.startswith(lows)]
@@ -273,7 +273,9 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
     table = open_table(series, "series", "Y")
     if isinstance(table, np.ndarray):
         if forecast.table is not None:
-            raise DataError("Expected a series table beside a forecast table; received an array.")
+            raise DataError(
+                "Expected a series table, as the forecast is a table; received an array."
+            )
         row, at = np.nonzero(~np.isnan(table.astype(np.float64)))
         return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64), {}, None)
     check_columns(table, names)
@@ -300,8 +302,10 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
 
 
 def _dated(forecast: _Forecast, observed: _Observed) -> _Forecast:
-    """The forecast with the dates of items of k = 0: they have steps alone, and the dates of what
-    was observed of them since say when these are."""
+    """Return the forecast with dates for items of k = 0, which have only steps.
+
+    The dates are counted from the first date in the series.
+    """
     when = forecast.when
     if when.dtype.kind != "M" or observed.spacing is None or not np.isnat(when).any():
         return forecast
@@ -334,7 +338,7 @@ def _draw_fan(
         known_x, known_y = observed.when[own[before]], observed.y[own[before]]
         true_x, true_y = observed.when[own[~before]], observed.y[own[~before]]
 
-    # The fan opens at the last known point, where nothing is uncertain.
+    # The fan begins at the last known point, which is certain.
     fan_x = np.concatenate([known_x[-1:], x])
 
     def opened(name: str) -> np.ndarray:
@@ -387,7 +391,7 @@ def _draw_fan(
 
 
 def _tint(place: int, count: int) -> tuple[float, float, float]:
-    """The widest interval is the palest. Opaque, so that bands do not add up."""
+    """Return the colour of an interval: the wider, the paler. Opaque, as the bands overlap."""
     from matplotlib.colors import to_rgb
 
     share = 0.16 + 0.24 * place / max(count - 1, 1) if count > 1 else 0.28
@@ -396,7 +400,7 @@ def _tint(place: int, count: int) -> tuple[float, float, float]:
 
 
 def _fan_legend(figure: Figure, axes: list[Axes], levels: list[float]) -> None:
-    """One line of keys above all panels."""
+    """Draw one legend above all panels."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -420,16 +424,16 @@ def _fan_legend(figure: Figure, axes: list[Axes], levels: list[float]) -> None:
 
 
 def scores(scores: Any) -> Figure:
-    """Draw WAPE and CRPS against the length of the prefix, ours beside the baselines.
+    """Draw WAPE and CRPS of the forecaster and the baselines against the prefix length.
 
-    The band is the 95 % interval of ours over items; in the panel of the CRPS a line marks
-    the k from which on the forecast is useful (``Scores.useful``). A method far worse than
-    the others is named below, with its range, so that the rest can be told apart.
+    The band is the 95 % interval of the forecaster's score over items. In the panel of the CRPS, a
+    line marks the smallest k from which on the forecast is useful (``Scores.useful``). A method far
+    worse than the others is not drawn, but named with its range of scores.
 
     Parameters
     ----------
     scores : Scores
-        As ``cross_validation`` returns it; of several targets those of one, ``scores["lat"]``.
+        As ``cross_validation`` returns them. For several targets, those of one: ``scores["lat"]``.
 
     Returns
     -------
@@ -437,12 +441,14 @@ def scores(scores: Any) -> Figure:
 
     Raises
     ------
+    ArgumentError
+        A value that is not the ``Scores`` of one target.
     MissingExtraError
         matplotlib is not installed.
     """
     if not hasattr(scores, "rows"):
         raise ArgumentError(
-            "scores: expected the Scores of one target, scores['lat'] say; received "
+            "scores: expected the Scores of one target, for example scores['lat']; received "
             f"{type(scores).__name__}."
         )
     figure, axes = _grid(2, False, columns=2, size=(4.6, 3.9))
@@ -476,7 +482,7 @@ def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
             linewidth=2.8 if own else 1.1,
             markersize=6 if own else 3.2,
             label=name,
-            zorder=2 if own else 3,  # thin over thick: both show where they meet
+            zorder=2 if own else 3,  # the thin line over the thick one, so that both are visible
         )
         if own:
             spans = [scores.interval(name, k, measure) for k in ks]
@@ -525,7 +531,7 @@ def _span(values: list[float]) -> str:
 
 
 def _label_ends(axis: Axes, ends: list[tuple[float, float, str, str, bool]], x: float) -> None:
-    """Name each line right of its end, apart from the other names, with a hairline to it."""
+    """Write the name of each line to the right of its end, without overlap, and join the two."""
     if not ends:
         return
     top = axis.get_ylim()[1]
@@ -534,7 +540,7 @@ def _label_ends(axis: Axes, ends: list[tuple[float, float, str, str, bool]], x: 
     places: list[float] = []
     for _, y, *_ in ends:
         places.append(max(y, places[-1] + gap) if places else y)
-    # Spread upwards only, a cluster drifts off its lines; take it back to their middle.
+    # So far names were moved up only. Centre each cluster of names on its lines.
     places = _recentred(places, [end[1] for end in ends], gap)
     for (end, y, name, colour, own), place in zip(ends, places, strict=True):
         axis.annotate(
@@ -557,7 +563,7 @@ def _label_ends(axis: Axes, ends: list[tuple[float, float, str, str, bool]], x: 
 
 
 def _recentred(places: list[float], wanted: list[float], gap: float) -> list[float]:
-    """Move each run of names that touch so that its middle is that of their lines."""
+    """Centre each run of adjacent names on the mean position of its lines."""
     runs: list[list[int]] = [[i] for i in range(len(places))]
     centre = list(wanted)
     merged = True
@@ -584,7 +590,7 @@ def _recentred(places: list[float], wanted: list[float], gap: float) -> list[flo
 def _grid(
     count: int, share_y: bool, columns: int = 3, size: tuple[float, float] = (3.4, 2.7)
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, in plain dress."""
+    """Return a figure with ``count`` panels, and their axes."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -612,7 +618,7 @@ def _grid(
 
 
 def _label_outer(axes: list[Axes], x: str, y: str) -> None:
-    """Name the axes, at the left and at the lowest panel of each column only."""
+    """Label the y axes of the left panels and the x axes of the lowest panel of each column."""
     for place, axis in enumerate(axes):
         where = axis.get_subplotspec()
         columns = 1 if where is None else where.get_gridspec().ncols
