@@ -27,7 +27,6 @@ from statecast.tables.schema import Schema
 from statecast.tokens import engine
 from statecast.tokens.decoding import Beam, Sampling
 from statecast.tokens.forecaster import TokenForecaster, load_model
-from statecast.tokens.ngrams import CodedSequences, log_likelihoods
 
 pytestmark = pytest.mark.backends
 
@@ -620,40 +619,6 @@ def test_nothing_is_warned_of_where_all_is_well(one):
 
 
 # -- evaluation -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classes", [False, True])
-def test_an_n_gram_is_a_distribution(classes):
-    """Over all that may come next the probabilities add up to one, whatever was counted."""
-    rng, tokens = np.random.default_rng(0), 5
-    codes = rng.integers(0, tokens, (60, 6))
-    x = np.repeat(rng.normal(size=(6, 2)), 10, axis=0) * classes
-    train = CodedSequences(codes, x[:, : 2 * classes])
-    total: dict[str, Any] = {}
-    for last in range(tokens):
-        test = codes[:7].copy()
-        test[:, -1] = last
-        found = log_likelihoods(train, CodedSequences(test, train.x[:7]), tokens=tokens)
-        for name, nats in found.items():
-            total[name] = total.get(name, 0) + np.exp(nats[:, -1])
-    assert set(total) == {"unigram", "n-gram"} | ({"n-gram by classes of X"} if classes else set())
-    for name, share in total.items():
-        np.testing.assert_allclose(share, 1, err_msg=name)
-
-
-def test_n_grams_learn_from_the_training_items_alone_and_from_classes():
-    codes = np.array([[2, 3, 2, 1], [3, 2, 3, 1]] * 30)
-    x = np.array([[0.0], [1.0]] * 30)
-    found = log_likelihoods(CodedSequences(codes, x), CodedSequences(codes[:2], x[:2]), tokens=4)
-    mean = {name: nats.mean() for name, nats in found.items()}
-    assert mean["unigram"] < mean["n-gram"] < mean["n-gram by classes of X"]
-    other = log_likelihoods(
-        CodedSequences(codes, x),
-        CodedSequences(np.vstack([codes[:2], [[0] * 4] * 9]), x[:11]),
-        tokens=4,
-    )
-    for name, nats in found.items():
-        np.testing.assert_allclose(other[name][:2], nats)
 
 
 def test_cross_validation_says_bits_a_token(tmp_path):

@@ -6,7 +6,8 @@ context has, and the more different tokens followed it, the more weight the shor
 empty context is mixed with the uniform distribution.
 
 With classes, the same is counted within each class of X (k-means of the static features), and the
-two distributions are mixed. The weight is chosen on training items set aside.
+two distributions are mixed. Order, strength, number of classes and the weight of the mixture are
+chosen on training items held out.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 
 from statecast.state import outline
 
-_ORDERS = (2, 3, 4, 5, 6, 7)  # the orders to choose from: length of the context, and 1
+_MOST_ORDER = 7  # orders 1 to 7 are tried; the context is one token shorter
 _STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # the weights of the shorter context to choose from
 _CLASSES = (8, 32, 128)  # the numbers of classes to choose from
-_ASIDE = 0.1  # share of the training items that all of these are chosen on
+_HELD_OUT = 0.1  # the share of the training items that all of these are chosen on
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,7 @@ class CodedSequences:
 def log_likelihoods(
     train: CodedSequences, test: CodedSequences, *, tokens: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """The log-probability of every token of ``test`` by each baseline, in nats; NaN where there is
-    no token.
+    """The log-probability of every token of ``test`` by each baseline.
 
     Parameters
     ----------
@@ -56,60 +56,101 @@ def log_likelihoods(
     tokens : int
         The number of codes.
     seed : int
-        For the choice of the items set aside, and for the classes.
+        For the choice of the items held out, and for the classes.
 
     Returns
     -------
     dict of str to array, float64, ``(items, steps + 1)``
-        ``"unigram"``; ``"n-gram"``; with static features also ``"n-gram by classes of X"``.
+        In nats; NaN where there is no token. The keys are ``"unigram"`` and ``"n-gram"``; with
+        static features also ``"n-gram by classes of X"``.
     """
     rng = np.random.default_rng([seed, 5])
-    aside = rng.random(len(train.codes)) < _ASIDE
-    if not aside.any() or aside.all():
-        aside = np.arange(len(train.codes)) % 2 == 1
-    learn, held = train.take(~aside), train.take(aside)
+    held_out = rng.random(len(train.codes)) < _HELD_OUT
+    if not held_out.any() or held_out.all():
+        held_out = np.arange(len(train.codes)) % 2 == 1
+    fit, validation = train.take(~held_out), train.take(held_out)
 
-    def best(group: tuple[np.ndarray, np.ndarray] | None) -> tuple[int, float]:
+    def best(classes: tuple[np.ndarray, np.ndarray] | None) -> tuple[int, float]:
+        """The order and the strength with the highest validation likelihood."""
         tried = {
             (order, strength): np.nanmean(nats)
             for strength in _STRENGTHS
             for order, nats in enumerate(
-                _counted(learn, held, tokens, max(_ORDERS), strength, group), 1
+                interpolated(
+                    fit,
+                    validation,
+                    tokens=tokens,
+                    order=_MOST_ORDER,
+                    strength=strength,
+                    classes=classes,
+                ),
+                1,
             )
         }
         return max(tried, key=tried.__getitem__)
 
-    order, strength = best(None)
-    plain = _counted(train, test, tokens, order, strength, None)
-    found = {"unigram": plain[0], "n-gram": plain[-1]}
+    def of_order(
+        train: CodedSequences,
+        test: CodedSequences,
+        chosen: tuple[int, float],
+        classes: tuple[np.ndarray, np.ndarray] | None,
+    ) -> list[np.ndarray]:
+        order, strength = chosen
+        return interpolated(
+            train, test, tokens=tokens, order=order, strength=strength, classes=classes
+        )
+
+    chosen = best(None)
+    plain = of_order(train, test, chosen, None)
+    results = {"unigram": plain[0], "n-gram": plain[-1]}
     if not train.x.shape[1]:
-        return found
-    before = _counted(learn, held, tokens, order, strength, None)[-1]
+        return results
+    without = of_order(fit, validation, chosen, None)[-1]
     options = []
     for count in _CLASSES:
         centres = _centres(train.x, min(count, len(train.x)), rng)
-        groups = [_nearest(part.x, centres) for part in (learn, held)]
-        own = best((groups[0], groups[1]))
-        within = _counted(learn, held, tokens, own[0], own[1], (groups[0], groups[1]))[-1]
-        share = _share(before, within)
-        score = np.nanmean(_mixed(before, within, share))
-        options.append((score, count, centres, own, share))
-    _, _, centres, own, share = max(options, key=lambda each: each[0])
-    group = _nearest(train.x, centres), _nearest(test.x, centres)
-    within = _counted(train, test, tokens, own[0], own[1], group)[-1]
-    found["n-gram by classes of X"] = _mixed(found["n-gram"], within, share)
-    return found
+        classes = _nearest(fit.x, centres), _nearest(validation.x, centres)
+        within_chosen = best(classes)
+        within = of_order(fit, validation, within_chosen, classes)[-1]
+        weight = _mixture_weight(without, within)
+        score = np.nanmean(_mixture(without, within, weight))
+        options.append((score, centres, within_chosen, weight))
+    _, centres, within_chosen, weight = max(options, key=lambda option: option[0])
+    classes = _nearest(train.x, centres), _nearest(test.x, centres)
+    within = of_order(train, test, within_chosen, classes)[-1]
+    results["n-gram by classes of X"] = _mixture(results["n-gram"], within, weight)
+    return results
 
 
-def _counted(
+def interpolated(
     train: CodedSequences,
     test: CodedSequences,
+    *,
     tokens: int,
     order: int,
     strength: float,
-    group: tuple[np.ndarray, np.ndarray] | None,
+    classes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Log-probabilities ``(items, steps + 1)`` of ``test`` by each order up to ``order``."""
+    """The log-probability of every token of ``test`` by the n-gram of each order.
+
+    Parameters
+    ----------
+    train, test : CodedSequences
+        Tokens are counted in ``train``.
+    tokens : int
+        The number of codes.
+    order : int
+        The highest order; the context is one token shorter.
+    strength : float
+        The weight of the shorter context, in counts for each different token that followed.
+    classes : tuple of two arrays of int, ``(items,)``, optional
+        The class of each item of ``train`` and of ``test``; tokens are counted within each class.
+
+    Returns
+    -------
+    list of array, float64, ``(items, steps + 1)``
+        In nats, for the orders 1, 2, ..., ``order``; NaN where there is no token.
+    """
     steps = max(train.codes.shape[1], test.codes.shape[1])
     codes = np.concatenate(
         [
@@ -117,50 +158,54 @@ def _counted(
             for part in (train, test)
         ]
     )
-    row, at = np.nonzero(codes >= 0)
-    token, learnt = codes[row, at], row < len(train.codes)
-    before = np.pad(codes, [(0, 0), (order - 1, 0)], constant_values=-1)
-    context = np.zeros(len(row), np.int64)
-    if group is not None:
-        context = np.concatenate(group)[row].astype(np.int64)
-    share, answers = np.full(len(row), 1 / tokens), []
+    row, step = np.nonzero(codes >= 0)
+    token, in_training = codes[row, step], row < len(train.codes)
+    padded = np.pad(codes, [(0, 0), (order - 1, 0)], constant_values=-1)
+    context = np.zeros(len(row), np.int64)  # a number for each different context
+    if classes is not None:
+        context = np.concatenate(classes)[row].astype(np.int64)
+    probability, results = np.full(len(row), 1 / tokens), []
     for length in range(order):
         if length:  # the context with one older token
-            older = before[row, at + order - 1 - length] + 1
+            older = padded[row, step + order - 1 - length] + 1
             context = np.unique(context * (tokens + 1) + older, return_inverse=True)[1].ravel()
         pair = np.unique(context * tokens + token, return_inverse=True)[1].ravel()
-        count = np.bincount(pair[learnt], minlength=pair.max() + 1)
-        total = np.bincount(context[learnt], minlength=context.max() + 1)
-        of = np.zeros(len(count), np.int64)
-        of[pair] = context
-        kinds = np.bincount(of[count > 0], minlength=len(total))
-        weight = strength * kinds[context]
-        there = total[context] + weight
-        mixed = (count[pair] + weight * share) / np.maximum(there, 1e-300)
-        share = np.where(there > 0, mixed, share)
+        count = np.bincount(pair[in_training], minlength=pair.max() + 1)
+        total = np.bincount(context[in_training], minlength=context.max() + 1)
+        context_of_pair = np.zeros(len(count), np.int64)
+        context_of_pair[pair] = context
+        different = np.bincount(context_of_pair[count > 0], minlength=len(total))
+        weight = strength * different[context]
+        divisor = total[context] + weight
+        mixed = (count[pair] + weight * probability) / np.maximum(divisor, 1e-300)
+        # A context that training does not have leaves the shorter one's probability.
+        probability = np.where(divisor > 0, mixed, probability)
         nats = np.full(codes.shape, np.nan)
-        nats[row, at] = np.log(share)
-        answers.append(nats[len(train.codes) :, : test.codes.shape[1]])
-    return answers
+        nats[row, step] = np.log(probability)
+        results.append(nats[len(train.codes) :, : test.codes.shape[1]])
+    return results
 
 
-def _mixed(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """The logarithm of a mixture in which the second has this weight."""
-    return np.log((1 - share) * np.exp(first) + share * np.exp(second))
+def _mixture(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """The log-probability of a mixture of two; ``weight`` is that of the second."""
+    return np.log((1 - weight) * np.exp(first) + weight * np.exp(second))
 
 
-def _share(first: np.ndarray, second: np.ndarray) -> float:
-    """The weight of the second in the likeliest mixture, by expectation-maximisation."""
-    there = ~np.isnan(first)
-    odds, share = second[there] - first[there], 0.5
+def _mixture_weight(first: np.ndarray, second: np.ndarray) -> float:
+    """The weight of the second that maximises the mixture's likelihood.
+
+    By expectation-maximisation.
+    """
+    present = ~np.isnan(first)
+    odds, weight = second[present] - first[present], 0.5
     for _ in range(30):
-        share = float(np.mean(1 / (1 + (1 - share) / share * np.exp(-odds))))
-        share = min(max(share, 1e-6), 1 - 1e-6)
-    return share
+        weight = float(np.mean(1 / (1 + (1 - weight) / weight * np.exp(-odds))))
+        weight = min(max(weight, 1e-6), 1 - 1e-6)
+    return weight
 
 
 def _centres(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The centres of k-means (Lloyd 1982), started at random items."""
+    """The centres of k-means (Lloyd 1982), starting at random items."""
     centres = x[rng.choice(len(x), count, replace=False)].astype(np.float64)
     for _ in range(20):
         near = _nearest(x, centres)
@@ -172,10 +217,10 @@ def _centres(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The nearest centre of each item."""
+    """The index of the centre nearest to each item."""
     out = np.empty(len(x), np.int64)
-    for part in range(0, len(x), 4096):
-        some = x[part : part + 4096]
-        distance = (centres**2).sum(axis=1) - 2 * some @ centres.T
-        out[part : part + 4096] = distance.argmin(axis=1)
+    for start in range(0, len(x), 4096):  # a bound on memory
+        part = x[start : start + 4096]
+        distance = (centres**2).sum(axis=1) - 2 * part @ centres.T
+        out[start : start + 4096] = distance.argmin(axis=1)
     return out
