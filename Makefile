@@ -6,8 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-# One process a backend, since Keras chooses its backend once. The first process runs every
-# test; the others run those that touch Keras (marked `backends`).
+# One process a backend, since Keras chooses its backend once: see tools/run_tests.py.
 BACKENDS := jax tensorflow torch
 
 # Tests marked `slow` run where CI=true, or with `make test SLOW=1`.
@@ -37,15 +36,7 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/statecast demo
 
 test: $(VENV)/.all
-	@passed=''; failed=''; only=''; \
-	for backend in $(BACKENDS); do \
-	    echo; echo "== Tests on $$backend: $${only:-all of them} =="; \
-	    if KERAS_BACKEND=$$backend $(RUN) -m pytest -q $${only:+-m "$$only"} tests; \
-	    then passed="$$passed $$backend"; else failed="$$failed $$backend"; fi; \
-	    only='backends'; \
-	done; \
-	echo; echo "Tests passed on:$${passed:- no backend}."; \
-	if [ -n "$$failed" ]; then echo "Tests FAILED on:$$failed."; exit 1; fi
+	@$(RUN) tools/run_tests.py $(BACKENDS)
 
 check: $(VENV)/.all
 	$(RUN) -m ruff check .
