@@ -635,7 +635,7 @@ def test_a_missing_model(folder: Path) -> None:
         ("f.txt", ".csv or .parquet"),
         ("f", ".csv or .parquet"),
         ("taken.csv", "a folder"),
-        ("series.csv", "also an input"),
+        ("series.csv", "not an input"),
     ],
 )
 def test_outputs_that_cannot_be(folder: Path, out: str, word: str) -> None:

@@ -1,9 +1,8 @@
-"""The command line: a translator of the library, without logic of its own.
+"""The commands. Each one calls the library and has no logic of its own.
 
-Every command first checks what it will write to, then works, then writes; a file appears
-whole or not at all. What goes wrong with data, arguments or files is one message on stderr
-and exit code 2. Everything heavy is imported inside the commands, so that ``--help`` answers
-at once.
+A command checks its outputs, then works, then writes. An error in data, arguments or files is one
+message on stderr and exit code 2. Slow imports are made inside the commands, so that ``--help``
+is fast.
 """
 
 from __future__ import annotations
@@ -48,10 +47,11 @@ from statecast.cli.options import (
     with_settings,
 )
 from statecast.cli.output import (
+    CHARTS,
     INTERRUPTED,
     MODELS,
-    PICTURES,
     TABLES,
+    chart_bytes,
     check_folder,
     check_matplotlib,
     check_outputs,
@@ -59,7 +59,6 @@ from statecast.cli.output import (
     installation_pairs,
     leave_at_once,
     model_pairs,
-    picture_bytes,
     print_pairs,
     say,
     show_progress,
@@ -72,7 +71,7 @@ from statecast.progress import trained_text
 
 
 def _check_backend() -> None:
-    """Keras would fail at its import, at length."""
+    """Check the backend before Keras is imported, as its own error is long."""
     backend = os.environ.get("KERAS_BACKEND") or "jax"
     if backend not in ("jax", "torch", "tensorflow"):
         raise ArgumentError(
@@ -86,7 +85,7 @@ def _check_backend() -> None:
 
 
 class _Commands(TyperGroup):
-    """Commands whose foreseen failures are one message and exit code 2, without traceback."""
+    """Commands whose errors are one message and exit code 2, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
@@ -111,7 +110,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Forecast the rest of a sequence from what an item is and how it began.",
-    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` says more.",
+    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` describes a command.",
 )
 
 
@@ -132,18 +131,18 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """The options that stand before a command."""
+    """Define the options that come before a command."""
 
 
 def main() -> None:
     """Run the command line."""
-    # TensorFlow greets at length on import, whichever way it is used; its errors still show.
+    # TensorFlow writes many lines on import. Its errors are still written.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGINT, leave_at_once)
     if sys.stdout is None:
         say("error: standard output is closed. Redirect it to a file, or to /dev/null.")
         sys.exit(2)
-    for stream in (0, 2):  # closed ones: a file that is opened would become stdin or stderr
+    for stream in (0, 2):  # if closed, the next file that is opened would become stdin or stderr
         try:
             os.fstat(stream)
         except OSError:
@@ -152,10 +151,10 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()  # what is still held back is written while an error can be told
-    except OSError as error:  # those of files are told by their names before they come here
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is tried once more at the end
-        if error.errno != errno.EPIPE:  # a reader that has had enough, such as `head`
+            sys.stdout.flush()  # write the buffered text while an error can be reported
+    except OSError as error:  # of stdout: errors of named files are StatecastErrors
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not write again at exit
+        if error.errno != errno.EPIPE:  # EPIPE: the reader has ended, such as `head`
             say(f"error: standard output cannot be written ({error.strerror}).")
         sys.exit(2)
 
@@ -173,12 +172,12 @@ def fit(
 ) -> None:
     """Train a forecaster and write it to a file.
 
-    One model serves every prefix length. Ctrl-C ends the training early and keeps the best
-    epoch so far; a second one, or one before the first epoch has ended, writes nothing.
+    One model serves every prefix length. Ctrl-C ends the training and keeps the best epoch so
+    far. A second Ctrl-C, or one before the end of the first epoch, writes nothing.
     """
     check_outputs({out: MODELS}, inputs=[series, static, future])
     forecaster = new_forecaster(tokens, settings)
-    # There is something to keep from the training on until the file is written.
+    # Ctrl-C is noted from the start of the training until the file is written.
     with noted(replacing=leave_at_once, at_once=False) as interrupt:
         with show_progress() as (_, epochs):
             forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
@@ -203,11 +202,13 @@ def forecast(
         typer.Option(metavar="Q", help="A further quantile, 0 to 1; may be repeated."),
     ] = None,
     calibrated: Annotated[
-        bool, typer.Option(help="Quantiles as held-out items have moved them, or as modelled.")
+        bool, typer.Option(help="Quantiles calibrated on held-out items, or those of the model.")
     ] = True,
     beam: Annotated[
         int | None,
-        typer.Option(metavar="WIDTH", help="Tokens: hypotheses kept in the search.  [1]"),
+        typer.Option(
+            metavar="WIDTH", help="Tokens: beam width, the hypotheses kept at each step.  [1]"
+        ),
     ] = None,
     best: Annotated[
         int | None,
@@ -215,16 +216,16 @@ def forecast(
     ] = None,
     length_power: Annotated[
         float | None,
-        typer.Option(help="Tokens: rank by log-probability over length to this power.  [0]"),
+        typer.Option(help="Tokens: rank by log-probability / length ** this.  [0]"),
     ] = None,
     forbid: Forbid = None,
     require: Require = None,
     out: Out = None,
 ) -> None:
-    """Forecast the rest of every item, from its static features and its steps so far.
+    """Forecast the rest of every item from its static features and its prefix.
 
     An item of STATIC without a row in SERIES is forecast from its static features alone. With
-    `-` for SERIES all of them are.
+    `-` for SERIES, all items are.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
@@ -280,45 +281,53 @@ def simulate(
     h: Ahead = None,
     strict: Strict = False,
     future: Future = None,
-    paths: Annotated[int, typer.Option(help="How many of each item.")] = 200,
-    total: Annotated[bool, typer.Option("--total", help="What each item comes to.")] = False,
+    paths: Annotated[int, typer.Option(help="The number of paths of each item.")] = 200,
+    total: Annotated[bool, typer.Option("--total", help="The total of each item.")] = False,
     peak: Annotated[
-        bool, typer.Option("--peak", help="How high each item rises, and at which step.")
+        bool, typer.Option("--peak", help="The highest value of each item, and its step.")
     ] = False,
     time_to: Annotated[
         float | None,
-        typer.Option(metavar="Y", help="When each item reaches Y; the share that never does."),
+        typer.Option(
+            metavar="Y",
+            help="The step at which each item reaches Y, and the share of paths that do not.",
+        ),
     ] = None,
     falling: Annotated[
-        bool, typer.Option("--falling", help="With --time-to: when it falls to Y.")
+        bool, typer.Option("--falling", help="With --time-to: the step at which it falls to Y.")
     ] = False,
     since: Annotated[
         int | None,
-        typer.Option(metavar="STEP", help="The first step that these three count.  [the rest's]"),
+        typer.Option(
+            metavar="STEP", help="The first step that these three count.  [the first of the rest]"
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Of several targets the one that these three are of."),
+        typer.Option(metavar="COLUMN", help="With several targets: the target of these three."),
     ] = None,
     level: Level = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Tokens: below 1 the likely become likelier.  [1]")
+        float | None,
+        typer.Option(help="Tokens: below 1 raises the probability of likely tokens.  [1]"),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(metavar="K", help="Tokens: draw from the K likeliest.")
+        int | None, typer.Option(metavar="K", help="Tokens: draw from the K most likely.")
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Tokens: draw from the likeliest that reach P.  [1]"),
+        typer.Option(
+            metavar="P", help="Tokens: draw from the most likely, of total probability P.  [1]"
+        ),
     ] = None,
     forbid: Forbid = None,
     require: Require = None,
     out: Out = None,
 ) -> None:
-    """Draw joint paths of the rest of every item: a column a path.
+    """Draw joint sample paths of the rest of every item, one column per path.
 
-    With `--total`, `--peak` or `--time-to` it says of numbers what the paths come to instead: a
-    row an item, the median and an interval.
+    `--total`, `--peak` and `--time-to` give a summary of the paths of numbers instead: one row
+    per item, with the median and an interval.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
@@ -360,7 +369,7 @@ def simulate(
     if asked and target is None and len(targets) > 1:
         raise ArgumentError(
             f"--total, --peak and --time-to are of one target; this model has {targets}. "
-            f"Name it: --target {targets[0]}."
+            f"Name the target: --target {targets[0]}."
         )
     drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
     if asked:
@@ -384,17 +393,20 @@ def score(
     static: Static = None,
     *,
     known: Annotated[
-        int, typer.Option(metavar="K", help="So many tokens are given; the rest is scored.")
+        int, typer.Option(metavar="K", help="The number of given tokens; the rest is scored.")
     ] = 0,
     by_step: Annotated[
-        bool, typer.Option("--by-step", help="A row an item and step, not one an item.")
+        bool, typer.Option("--by-step", help="One row per item and step, not per item.")
     ] = False,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="The sequences go on: score no end.")
+        bool,
+        typer.Option(
+            "--unfinished", help="The sequences are not complete: their ends are not scored."
+        ),
     ] = False,
     out: Out = None,
 ) -> None:
-    """Give the likelihood of sequences of tokens: nats, bits per token, perplexity."""
+    """Compute the log-likelihood of sequences of tokens: nats, bits per token, perplexity."""
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.tokens.forecaster import TokenForecaster
@@ -409,21 +421,21 @@ def score(
 def rank(
     model: Model,
     series: Annotated[
-        Path, typer.Argument(metavar="SERIES", help="Whole sequences; ids of their own.")
+        Path, typer.Argument(metavar="SERIES", help="Complete sequences, each with an id.")
     ],
     static: Annotated[
-        Path, typer.Argument(metavar="STATIC", help="Static features to match them with.")
+        Path, typer.Argument(metavar="STATIC", help="Static features to compare them with.")
     ],
     *,
     by: Annotated[
-        str, typer.Option(help="Rank STATIC for each sequence: series; the reverse: static.")
+        str, typer.Option(help="series: rank STATIC for each sequence; static: the reverse.")
     ] = "series",
     best: Annotated[
-        int | None, typer.Option(metavar="N", help="The N best of each ranking.  [all]")
+        int | None, typer.Option(metavar="N", help="Keep the N best of each ranking.  [all]")
     ] = None,
     out: Out = None,
 ) -> None:
-    """Find the static features that a sequence of tokens says best, or the reverse."""
+    """Rank static features by the likelihood of a sequence of tokens, or the reverse."""
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static])
     from statecast.tokens.forecaster import TokenForecaster
@@ -443,15 +455,15 @@ def explain(
     strict: Strict = False,
     future: Future = None,
     analogues: Annotated[
-        int, typer.Option(help="How many training items to name that began most alike.")
+        int, typer.Option(help="The number of training items with the most similar prefix to name.")
     ] = 5,
     out: Out = None,
 ) -> None:
-    """Say what moved each forecast: its steps so far, its static features, items like it.
+    """Explain each forecast by its observations, its static features and similar items.
 
-    Each step and each feature is left out in turn: `effect` is the forecast with it less
-    that without it, on average over the rest's steps, and `strength` the mean of its size. Of
-    several targets `target` is the one whose forecast moved.
+    Each observation and each static feature is masked in turn. `effect` is the forecast with it
+    minus the forecast without it, averaged over the steps of the rest. `strength` is the average
+    absolute difference. With several targets, `target` is the target of the forecast.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
@@ -478,26 +490,26 @@ def evaluate(
     tokens: OfTokens = False,
     future: Future = None,
     folds: Annotated[
-        str, typer.Option(help="A table of ids and folds, or how many random folds.")
+        str, typer.Option(help="A table of ids and folds, or a number of random folds.")
     ] = "5",
     known: Annotated[
-        str, typer.Option(metavar="K,K,...", help="Forecast from so many steps.")
+        str, typer.Option(metavar="K,K,...", help="Prefix lengths to forecast from.")
     ] = "0,1,3,5",
     out: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file for the scores.", show_default=False)
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Picture of the scores: png, pdf, svg.", show_default=False)
+        Path | None, typer.Option(help="Chart of the scores: png, pdf, svg.", show_default=False)
     ] = None,
     settings: dict[str, Any],
 ) -> None:
-    """Score forecasts of items held out from training, beside simple baselines.
+    """Score forecasts of items held out from training, and of simple baselines.
 
-    Each fold is forecast by a forecaster that was fitted on the other folds. Nothing of it
-    is kept but the scores. Intervals say what other items might have given.
+    Each fold is forecast by a forecaster that is fitted on the other folds. Only the scores are
+    kept. The intervals of the scores are a bootstrap over items.
     """
     steps = read_whole_numbers(known, "known")
-    kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, PICTURES)) if path is not None}
+    kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
     check_outputs(kinds, inputs=[series, static, future, Path(folds)])
     if plot is not None:
         check_matplotlib()
@@ -505,10 +517,10 @@ def evaluate(
 
     forecaster: Any = new_forecaster(tokens, settings)
     if plot is not None and tokens:
-        raise ArgumentError("plot: there is no picture of scores of tokens. Leave --plot out.")
+        raise ArgumentError("plot: scores of tokens have no chart. Leave --plot out.")
     if plot is not None and len(forecaster.settings.targets) > 1:
         raise ArgumentError(
-            "plot: a picture is of one target's scores. Leave --plot out, or evaluate one target."
+            "plot: a chart has the scores of one target. Leave --plot out, or evaluate one."
         )
     with show_progress() as (stage, epochs):
         scores: Any = cross_validation(
@@ -529,7 +541,7 @@ def evaluate(
     if plot is not None:
         from statecast.plots import charts as plots
 
-        files[plot] = picture_bytes(plots.scores(scores), plot)
+        files[plot] = chart_bytes(plots.scores(scores), plot)
     write_files(files)
     if files:
         say(f"Wrote {' and '.join(map(str, files))}.")
@@ -543,26 +555,26 @@ def plot(
     ],
     series: Annotated[
         Path | None,
-        typer.Argument(metavar="SERIES", help="What was observed.", show_default=False),
+        typer.Argument(metavar="SERIES", help="The observations.", show_default=False),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="The picture: png, pdf or svg.")],
+    out: Annotated[Path, typer.Option(help="The chart: png, pdf or svg.")],
     item: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Whom to draw; may be repeated.  [the first six]"),
+        typer.Option(metavar="ID", help="An item to draw; may be repeated.  [the first six]"),
     ] = None,
     settings: dict[str, Any],
 ) -> None:
-    """Draw forecasts as fans: what was known, the median, the intervals, and the truth.
+    """Draw forecasts as fans: the prefix, the median, the intervals and the truth.
 
-    What SERIES holds beyond an item's prefix is drawn as the truth.
+    Observations in SERIES after the prefix of an item are drawn as the truth.
     """
-    check_outputs({out: PICTURES}, inputs=[forecast, series])
+    check_outputs({out: CHARTS}, inputs=[forecast, series])
     check_matplotlib()
     from statecast.plots import charts as plots
 
     figure = plots.fan(forecast, series, items=item or None, **settings)
-    write_files({out: picture_bytes(figure, out)})
+    write_files({out: chart_bytes(figure, out)})
     say(f"Wrote {out}.")
 
 
@@ -572,7 +584,7 @@ def info(
         Path | None, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")
     ] = None,
 ) -> None:
-    """Say what a model file holds; without one, what is installed."""
+    """Describe a model file, or the installation if no file is given."""
     if model is None:
         print_pairs(installation_pairs())
         return
@@ -585,13 +597,13 @@ def info(
 @with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("statecast-demo"),
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("statecast-demo"),
     settings: dict[str, Any],
 ) -> None:
-    """Forecast how children will grow, on data that travels with Statecast.
+    """Forecast the growth of children, on data that is part of Statecast.
 
-    Trains on four fifths of the children of the Berkeley growth study, and forecasts the
-    others from their sex and their first three heights.
+    Trains on four fifths of the children of the Berkeley growth study, and forecasts the heights
+    of the others from their sex and their first three heights.
     """
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out}: expected a folder, received a file. Choose another place.")
@@ -612,12 +624,12 @@ def demo(
     prefix = truth.filter(pl.col("ds") <= 3)
     typer.echo(
         f"The Berkeley growth study measured {static.height} children 31 times, from 1 year to 18 "
-        f"years.\nStatecast trains on {old.height} of them. The other {new.height} it never meets: "
-        "it forecasts how they\ngrow from 21 months to 18 years, from their sex and their first "
-        "three heights, at\n12, 15 and 18 months.\n"
+        f"years.\nStatecast trains on {old.height} of them. It forecasts the heights of the other "
+        f"{new.height} from 21 months\nto 18 years, from their sex and their first three heights, "
+        "at 12, 15 and 18 months.\n"
     )
 
-    # Each fold is forecast by a clone. There is one fold, and its clone is ours to keep.
+    # Each fold is forecast by a clone. Here there is one fold, and its forecaster is kept.
     forecaster = Forecaster(**settings)
     with show_progress() as (stage, epochs):
         scores: Any = cross_validation(
@@ -640,10 +652,10 @@ def demo(
     )
     last = off.filter(pl.col("ds") == 31)
     typer.echo(
-        "\nWAPE is the error of the median forecast as a share of the height; CRPS judges the\n"
-        "whole distribution; 80 % of the heights should lie within the 80 % interval.\n"
-        f"In centimetres: off by {off['cm'].mean():.1f} on average, and by {last['cm'].mean():.1f} "
-        "at 18 years.\n"
+        "\nWAPE is the error of the median forecast as a share of the height. CRPS is the error\n"
+        "of the whole distribution. The 80 % interval should contain 80 % of the heights.\n"
+        f"The mean absolute error is {off['cm'].mean():.1f} cm, and {last['cm'].mean():.1f} cm at "
+        "18 years.\n"
     )
     fans = plots.fan(
         forecast,
@@ -654,13 +666,13 @@ def demo(
         share_y=True,
     )
     files = {
-        "forecast.csv": (forecast, "the forecasts, a row a child and measurement"),
-        "forecast.png": (fans, "three boys and three girls: known, forecast, and how they grew"),
-        "scores.png": (plots.scores(scores), "the scores against how many heights are known"),
+        "forecast.csv": (forecast, "the forecasts, one row per child and measurement"),
+        "forecast.png": (fans, "three boys and three girls: prefix, forecast and truth"),
+        "scores.png": (plots.scores(scores), "the scores against the number of known heights"),
         "train/series.csv": (trained[0], f"the heights of the {old.height} children"),
         "train/static.csv": (trained[1], "their sex"),
-        "train/folds.csv": (old, "a fold for each, to evaluate by"),
-        "new/series.csv": (prefix, f"the first three heights of the {new.height} others"),
+        "train/folds.csv": (old, "a fold for each, for `statecast evaluate`"),
+        "new/series.csv": (prefix, f"the first three heights of the other {new.height}"),
         "new/static.csv": (statics, "their sex"),
         "new/truth.csv": (truth, "all their heights"),
     }
@@ -669,13 +681,13 @@ def demo(
     forecaster.save(out / "growth.safetensors")
     write_files(
         {
-            out / name: picture_bytes(what, out / name)
+            out / name: chart_bytes(what, out / name)
             if name.endswith(".png")
             else table_bytes(what, out / name)
             for name, (what, _) in files.items()
         }
     )
     typer.echo(f"Everything is in {out}{os.sep}")
-    typer.echo("  growth.safetensors  the model; `statecast info` says what it holds")
+    typer.echo("  growth.safetensors  the model; `statecast info` describes it")
     for name, (_, text) in files.items():
         typer.echo(f"  {name:<18}  {text}")

@@ -1,4 +1,4 @@
-"""The options of the commands, and the values that their texts stand for.
+"""The options of the commands, and functions that read their values from text.
 
 The options of a forecaster's settings are derived from the declarations in ``settings``, so that
 the constructor, its docstring and the command line agree.
@@ -31,7 +31,7 @@ NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
 
 
 def _help_of(name: str) -> str:
-    """The help of a setting's option: its meaning, its values if they are few, its defaults."""
+    """Return the help text of a setting: its meaning, its values if they are few, its defaults."""
     first, second = NUMBERS.get(name), TOKENS.get(name)
     main = first or second
     assert main is not None  # a setting of either class
@@ -57,8 +57,8 @@ def _shown(default: Any) -> str:
     return "" if default in (None, ()) else str(default)
 
 
-# The settings of both forecasters, as options: the type and the help of each. What is not given is
-# left to the forecaster.
+# The settings of both forecasters as options: type and help. A setting that is not given has the
+# default of the forecaster.
 SETTINGS: Mapping[str, tuple[Any, str]] = {
     name: ((NUMBERS.get(name) or TOKENS[name]).allowed.option, _help_of(name))
     for name in dict.fromkeys((*COLUMNS, *FEATURES, *NUMBERS, *TOKENS))
@@ -68,7 +68,10 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
 def with_settings(
     names: Iterable[str] = tuple(SETTINGS),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these settings as options; those that are given arrive in ``settings``."""
+    """Return a decorator that adds settings to a command as options.
+
+    The command receives the settings that the user gives as ``settings``, a dict.
+    """
     added = [
         inspect.Parameter(
             name,
@@ -103,43 +106,45 @@ Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, 
 NONE = Path("-")
 Static = Annotated[
     Path | None,
-    typer.Argument(metavar="STATIC", help="Static features: a row an item.", show_default=False),
+    typer.Argument(metavar="STATIC", help="Static features: one row per item.", show_default=False),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
 Until = Annotated[
     str | None,
     typer.Option(
         metavar="STEP",
-        help="The last step to forecast; or a file with the ids and a column `until`.",
+        help="The last step to forecast, or a file with the ids and a column `until`.",
         show_default=False,
     ),
 ]
 Ahead = Annotated[
     int | None,
-    typer.Option("--h", metavar="STEPS", help="In place of --until: steps after each prefix."),
+    typer.Option(
+        "--h", metavar="STEPS", help="Instead of --until: the number of steps after each prefix."
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an item that is observed up to --until.")
 ]
-Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; without it, CSV to stdout.")]
+Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; default CSV to stdout.")]
 Future = Annotated[
     Path | None,
     typer.Option(
         metavar="FUTURE",
-        help="Known-future covariates: long, id, step and what is known of it beforehand.",
+        help="Known future covariates, a long table: id, step and the covariates.",
         show_default=False,
     ),
 ]
 Level = Annotated[
     list[float] | None,
-    typer.Option(metavar="PERCENT", help="Central interval; may be repeated.  [80]"),
+    typer.Option(metavar="PERCENT", help="Coverage of a central interval; may be repeated.  [80]"),
 ]
 OfTokens = Annotated[
-    bool, typer.Option("--tokens", help="The values are tokens: a TokenForecaster.")
+    bool, typer.Option("--tokens", help="The values are tokens (fits a TokenForecaster).")
 ]
 Forbid = Annotated[
     list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: never say it; may be repeated."),
+    typer.Option(metavar="TOKEN", help="Tokens: never generate it; may be repeated."),
 ]
 Require = Annotated[
     list[str] | None,
@@ -148,7 +153,7 @@ Require = Annotated[
 
 
 def read_until(given: str | None) -> int | Path | None:
-    """A whole number, or the path of a table."""
+    """Return ``--until`` as a whole number, or as the path of a table."""
     if given is None or Path(given).suffix:
         return None if given is None else Path(given)
     try:
@@ -160,6 +165,7 @@ def read_until(given: str | None) -> int | Path | None:
 
 
 def read_whole_numbers(text: str, name: str) -> list[int]:
+    """Return whole numbers from text such as ``0,1,3``; ``name`` is that of the option."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
@@ -169,8 +175,8 @@ def read_whole_numbers(text: str, name: str) -> list[int]:
 def read_constraints(
     vocabulary: Vocabulary | None, forbid: list[str] | None, require: list[str] | None
 ) -> dict[str, Any]:
-    """Required and forbidden tokens, from their texts."""
-    assert vocabulary is not None  # of tokens
+    """Return the forbidden and required tokens, from their texts."""
+    assert vocabulary is not None  # a model of tokens has one
     return {
         "forbidden": vocabulary.read("forbid", forbid or []),
         "required": vocabulary.read("require", require or []),
@@ -178,7 +184,7 @@ def read_constraints(
 
 
 def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | TokenForecaster:
-    """The forecaster that the settings are for."""
+    """Return an unfitted forecaster with these settings."""
     from statecast.forecast.forecaster import Forecaster
     from statecast.tokens.forecaster import TokenForecaster
 
@@ -186,19 +192,22 @@ def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | To
 
 
 def given_only(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_for_tokens(options: Mapping[str, Any]) -> None:
+    """Raise ``ArgumentError`` for an option that a model of tokens does not have."""
     _refuse(options, "is for numbers; this model is of tokens.")
 
 
 def refuse_for_numbers(options: Mapping[str, Any]) -> None:
+    """Raise ``ArgumentError`` for an option that a model of numbers does not have."""
     _refuse(options, "is for tokens; this model is of numbers.")
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:
-    """Raise ``ArgumentError`` for an option that is given."""
+    """Raise ``ArgumentError`` for the first option that is given."""
     for name, value in options.items():
         if value is not None and value is not False and value != []:
             raise ArgumentError(f"{name} {why}")

@@ -1,10 +1,11 @@
-"""What the commands write: tables, pictures and files, lines of text, and progress.
+"""The output of the commands: tables, charts and files, lines of text, and progress.
 
 Results go to stdout or to files; messages go to stderr. A file is written whole or not at all.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,13 +31,16 @@ if TYPE_CHECKING:
 
 
 TABLES = (".csv", ".parquet")
-PICTURES = (".png", ".pdf", ".svg")
+CHARTS = (".png", ".pdf", ".svg")
 MODELS = (".safetensors",)
 INTERRUPTED = "Interrupted; nothing was written."
 
 
 def check_outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
-    """Raise unless every output can be written: before any work, so that none is lost."""
+    """Raise ``ArgumentError`` unless every output can be written.
+
+    It is called before the work, so that no result is lost.
+    """
     inputs = [path for path in inputs if path is not None and path.exists()]
     for path, endings in kinds.items():
         if path.suffix not in endings:
@@ -48,10 +52,13 @@ def check_outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | N
         if path.is_dir():
             raise ArgumentError(f"{path}: expected a file, received a folder. Choose another name.")
         if path.exists() and any(path.samefile(given) for given in inputs):
-            raise ArgumentError(f"{path}: is also an input. Choose another name for the output.")
+            raise ArgumentError(
+                f"{path}: expected a file that is not an input. Choose another name for the output."
+            )
 
 
 def check_folder(folder: Path, path: Path) -> None:
+    """Raise ``ArgumentError`` unless the output ``path`` can be written in ``folder``."""
     if not folder.is_dir():
         raise ArgumentError(f"{path}: there is no folder {folder}. Make it first.")
     try:
@@ -64,15 +71,15 @@ def check_folder(folder: Path, path: Path) -> None:
 
 
 def check_matplotlib() -> None:
-    """Say so before the work, not after it."""
+    """Raise ``MissingExtraError`` if matplotlib is not installed, before the work."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
-            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
+            "Charts need matplotlib, which is not installed: pip install 'statecast[plots]'."
         )
 
 
 def deliver(table: pl.DataFrame, out: Path | None) -> None:
-    """A table to its file, or to stdout."""
+    """Write a table to a file, or to stdout as CSV."""
     if out is None:
         sys.stdout.write(table.write_csv())
         return
@@ -81,7 +88,7 @@ def deliver(table: pl.DataFrame, out: Path | None) -> None:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files that are complete in memory; each appears whole or not at all."""
+    """Write files from memory, each whole or not at all."""
     from statecast.files import write_whole
 
     for path, content in files.items():
@@ -89,6 +96,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def table_bytes(table: pl.DataFrame, path: Path) -> bytes:
+    """Return a table in the format that the name of ``path`` has."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -99,7 +107,8 @@ def table_bytes(table: pl.DataFrame, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def picture_bytes(figure: Figure, path: Path) -> bytes:
+def chart_bytes(figure: Figure, path: Path) -> bytes:
+    """Return a figure in the format that the name of ``path`` has."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -108,11 +117,12 @@ def picture_bytes(figure: Figure, path: Path) -> bytes:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr: stdout carries results."""
+    """Write a message to stderr, as stdout has the results."""
     typer.echo(text, err=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Write names and values to stdout, in two columns."""
     pairs = list(pairs)
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
@@ -120,6 +130,7 @@ def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def installation_pairs() -> Iterator[tuple[str, Any]]:
+    """Yield names and versions of what is installed, the backend and the kernel."""
     from importlib.metadata import PackageNotFoundError, version
 
     from statecast import __version__
@@ -145,6 +156,7 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
 
 
 def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield names and values that describe a model and its file."""
     from dataclasses import asdict
 
     schema = forecaster.schema
@@ -171,7 +183,10 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
         if name not in (*COLUMNS, *FEATURES, "transform"):
             yield name, value
     shapes = [variable.shape for variable in forecaster.network.weights]
-    yield "weights", f"{sum(_size(shape) for shape in shapes):,} numbers in {len(shapes)} arrays"
+    yield (
+        "weights",
+        f"{sum(math.prod(shape) for shape in shapes):,} numbers in {len(shapes)} arrays",
+    )
     yield "trained", trained_text(forecaster.history)
 
 
@@ -180,16 +195,9 @@ def _shortened(values: Sequence[str], most: int = 8) -> str:
     return ", ".join(values[:most]) + more
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 @contextmanager
 def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
-    """What shows progress: bars on a terminal, plain lines elsewhere.
+    """Show progress as bars on a terminal, and as lines elsewhere.
 
     Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
     """
@@ -231,9 +239,9 @@ def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]
 
 
 def leave_at_once(*_: Any) -> None:
-    """What Ctrl-C does, wherever it comes: outputs appear whole or not at all, so leave at once.
+    """End the process: the handler of Ctrl-C. Outputs are written whole or not at all.
 
-    An exception raised in the midst of a compilation can take the process down without a word.
+    An exception that is raised during a compilation can end the process without a message.
     """
     say(INTERRUPTED)
     sys.stdout.flush()

@@ -595,7 +595,7 @@ def _grid(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError(
-            "Pictures need matplotlib, which is not installed: pip install 'statecast[plots]'."
+            "Charts need matplotlib, which is not installed: pip install 'statecast[plots]'."
         ) from error
     columns = 2 if count == 4 else min(columns, count)
     rows = -(-count // columns)
