@@ -132,7 +132,7 @@ class Columns:
         }
 
     @classmethod
-    def from_config(cls, config: Any, what: str, keys: Sequence[str]) -> Columns:
+    def from_config(cls, config: Any, what: str, keys: Sequence[str | None]) -> Columns:
         """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
         config = closed(config, ("numeric", "categorical"), what)
         numeric, categorical = config["numeric"], config["categorical"]

@@ -60,6 +60,10 @@ __all__ = ["Panel", "Schema"]
 
 
 _TABLES = ("static", "future", "past")  # whose columns are features
+_KEYS = (
+    *("id_col", "step_col", "target_col", "start_col", "kind", "ids", "form", "transform"),
+    *("centre", "bounds", "first", "steps", *_TABLES, "spacing", "calendar", "vocabulary"),
+)  # of a model file
 _Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
 Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
 _LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
@@ -206,29 +210,8 @@ class Schema:
         ArgumentError
             ``transform`` or a column name outside what it may be.
         """
-        if transform not in ("auto", *TRANSFORMS):
-            raise ArgumentError(
-                f"transform: expected one of {['auto', *TRANSFORMS]}; received {transform!r}."
-            )
-        if bounds is not None and transform not in ("auto", "logit"):
-            raise ArgumentError(
-                f"bounds: expected them with the transform 'logit'; received {transform!r}."
-            )
         names = (id_col, step_col, target_col)
-        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < 3:
-            raise ArgumentError(
-                f"id_col, step_col, target_col: expected three names; received {names}."
-            )
-        if start_col is not None and (start_col == id_col or not start_col):
-            raise ArgumentError(
-                f"start_col: expected a column of the static table beside {quoted(id_col)}; "
-                f"received {start_col!r}."
-            )
-        if len({*names, *past_cols}) < 3 + len(past_cols):
-            raise ArgumentError(
-                f"past_cols: expected distinct columns beside {list(names)}; received "
-                f"{list(past_cols)}."
-            )
+        _check_settings(names, past_cols, transform, bounds, start_col)
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
         if start_col is not None and static is None:
@@ -247,79 +230,47 @@ class Schema:
             start_col=start_col,
         )
         _check_declared(parsed, past_cols, categorical)
-        series = parsed.series
-        assert series is not None  # it was given
-        if start_col is not None and not series.form.dated:
-            raise DataError(
-                f"{series.label}, column {step_col!r}: expected dates, as start_col={start_col!r} "
-                "is given; received numbers. Hand in dates; or leave start_col out, as the "
-                "launch is step 1.",
-                column=step_col,
-            )
-        spacing = spacing_of(series, parsed.ids, step_col) if series.form.dated else None
+        read = parsed.series
+        assert read is not None  # the series is given
+        if start_col is not None and not read.form.dated:
+            raise _start_without_dates(read.label, step_col, start_col)
+
+        spacing = spacing_of(read, parsed.ids, step_col) if read.form.dated else None
         if first is None:
             numbered = spacing is None and parsed.kind.library != "arrays"
-            first = first_number(series) if numbered else 1
-        placed, origin = place_rows(parsed, spacing, names, start_col, series.form.zone, first)
+            first = first_number(read) if numbered else 1
+        placed, origin = place_rows(parsed, spacing, names, start_col, read.form.zone, first)
         seen = Survey.of(placed)
-        if parsed.kind.library != "arrays":
-            if spacing is None:
-                check_no_years(series, seen, step_col, first)
-            check_filled(placed, seen)
-            check_points(placed, seen, all_missing=spacing is None or not seen.observed.any())
-        elif not seen.observed.all():
-            item = int(np.argmin(seen.observed > 0))
-            raise DataError(
-                f"Y, row {item}: expected at least one observation an item to fit; "
-                "received NaN everywhere. Leave the row out of Y and X.",
-                column="Y",
-                item=item,
-            )
+        _check_training_rows(placed, seen, arrays=parsed.kind.library == "arrays")
 
         fitted = _fit_transform("none" if tokens else transform, bounds, placed, seen)
         _check_values(placed, fitted, fitted.remedy)
-
-        def lines() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for long, step in placed:
-                there = ~np.isnan(long.y)
-                yield fitted.to_line(long.y[there]), step[there] - 1
-
         steps = int(seen.known.max())
-        where = f"{series.label}, column {target_col!r}"
         if tokens:
             location, scaling = np.zeros(steps), np.ones(steps)
-        elif not fitted.by_step:
-            of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in lines()), 1, where)
-            location, scaling = (np.repeat(array, steps) for array in of_all)
         else:
-            location, scaling = location_and_scaling(lines, steps, where)
+            location, scaling = _fit_scaling(placed, fitted, steps)
 
         planned, _ = planned_steps(parsed, spacing, names, origin, first)
-        told: dict[str, np.ndarray] = {}
-        if parsed.future is not None:
-            row = parsed.future.row
-            used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
-            told = {name: values[used] for name, values in parsed.future.columns.items()}
-        said = {n: np.concatenate([long.columns[n] for long in series]) for n in past_cols}
-        statics = {n: v[seen.observed > 0] for n, v in parsed.static.items()}
-        _warn_of_codes(statics | told | said)
+        features = _training_features(parsed, seen, planned, past_cols)
+        _warn_of_codes({name: v for columns in features.values() for name, v in columns.items()})
         return cls(
-            id_col,
-            step_col,
-            target_col,
-            parsed.kind,
-            fitted,
-            location,
-            scaling,
-            seen.at[:steps].copy(),
-            Columns.fit(statics, "Static"),
-            Columns.fit(told, "Future"),
-            Columns.fit(said, "Past"),
-            spacing,
-            Calendar() if tokens else calendar_of(placed, seen),
-            parsed.vocabulary,
-            start_col,
-            first,
+            id_col=id_col,
+            step_col=step_col,
+            target_col=target_col,
+            kind=parsed.kind,
+            transform=fitted,
+            location=location,
+            scaling=scaling,
+            observed=seen.at[:steps].copy(),
+            static=Columns.fit(features["static"], "Static"),
+            future=Columns.fit(features["future"], "Future"),
+            past=Columns.fit(features["past"], "Past"),
+            spacing=spacing,
+            calendar=Calendar() if tokens else calendar_of(placed, seen),
+            vocabulary=parsed.vocabulary,
+            start_col=start_col,
+            first=first,
         )
 
     # -- sizes -------------------------------------------------------------------------
@@ -792,99 +743,54 @@ class Schema:
         ModelFileError
             A key too many or too few, a value of another type, size or range.
         """
-        keys = ("id_col", "step_col", "target_col", "start_col", "kind", "ids", "form", "transform")
-        keys = (*keys, "centre", "bounds", "first", "steps", *_TABLES)
-        keys = (*keys, "spacing", "calendar", "vocabulary")
-        config = closed(config, keys, "schema")
-        named = [config["id_col"], config["step_col"], config["target_col"]]
-        must(all(isinstance(c, str) and c for c in named), "column names", "text", named)
-        must(len(set(named)) == 3, "column names", "three of them", named)
+        config = closed(config, _KEYS, "schema")
+        id_col, step_col, target_col = _read_names(config)
         must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
-        transform, steps = _transform_of(config), config["steps"]
+        transform, steps = _read_transform(config), config["steps"]
         must(is_whole(steps, 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", steps)
-        start_col, spacing = config["start_col"], config["spacing"]
-        first, numbered = config["first"], spacing is None and config["kind"] != "arrays"
-        most = MAX_STEPS - steps + 1 if numbered else 1
-        must(is_whole(first, 1, most), "first", f"a whole number from 1 to {most:,}", first)
-        if start_col is not None:
-            good = isinstance(start_col, str) and start_col not in ("", named[0])
-            must(good, "start_col", "text, and another than id_col", start_col)
-            must(spacing is not None, "start_col", "none, of numbers", start_col)
-        keys = dict.fromkeys(_TABLES, named) | {"static": [named[0], start_col]}
-        columns = {name: Columns.from_config(config[name], name, keys[name]) for name in _TABLES}
-        if spacing is not None:
-            spacing = Spacing.from_config(spacing)
-        form, ids = Form.from_config(config["form"]), config["ids"]
-        if ids is not None:
-            ids = IdType.from_config(ids, config["kind"])
-        zoned = spacing is not None and spacing.clock != "none"
-        must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
-        must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
+        first, start_col = _read_first(config), _read_start_col(config)
+        columns = {}  # none of them has the name of another column of its table
+        for name in _TABLES:
+            keys = (id_col, step_col, target_col)
+            if name == "static":
+                keys = (id_col, start_col)
+            columns[name] = Columns.from_config(config[name], name, keys)
+        spacing = None
+        if config["spacing"] is not None:
+            spacing = Spacing.from_config(config["spacing"])
+        kind = _read_kind(config, spacing)
         calendar = Calendar.from_config(config["calendar"])
-        must(
-            spacing is not None or not calendar, "calendar", "none, of numbers", config["calendar"]
-        )
+        never_closed = spacing is not None or not calendar
+        must(never_closed, "calendar", "none, of numbers", config["calendar"])
         vocabulary = config["vocabulary"]
         if vocabulary is not None:
             vocabulary = Vocabulary.from_config(vocabulary)
 
-        shapes = {
-            "location": (steps,),
-            "scaling": (steps,),
-            "observed": (steps,),
-            **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
-        }
-        must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
-        checked: dict[str, np.ndarray] = {}
-        for name, shape in shapes.items():
-            values = np.asarray(arrays[name])
-            must(values.shape == shape, name, f"shape {shape}", values.shape)
-            must(values.dtype == np.float64, name, "float64", values.dtype)
-            must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
-            checked[name] = values.copy()
-        # Logarithms are at most 710 in float64, and the head of counts takes them as float32.
-        least, most = transform.limits
-        inside = bool((np.abs(checked["location"]) <= most).all())
-        must(inside, "location", f"numbers up to {most:g}", "others")
-        inside = bool(((checked["scaling"] >= least) & (checked["scaling"] <= most)).all())
-        must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
-        if vocabulary is not None:  # another scaling would turn the codes of tokens into others
-            plain = transform == Identity(1.0, (-math.inf, math.inf))
-            identity = not checked["location"].any() and bool((checked["scaling"] == 1).all())
-            must(
-                plain and identity,
-                "scaling of tokens",
-                "none",
-                "another location, scaling or transform",
-            )
+        checked = _read_arrays(arrays, steps, columns)
+        _check_scaling(checked["location"], checked["scaling"], transform, vocabulary)
         observed = checked["observed"]
         must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
         for name in _TABLES:
             rules = checked[f"{name}_scaling"]
-            c, gain = rules[:, 0], rules[:, 2]
-            good = bool((((c == 0) | (c >= 1 / LARGEST)) & (gain >= 0)).all())
-            good = good and bool((np.abs(rules) <= 1e20 * LARGEST).all())
-            must(good, f"{name}_scaling", "c and gain of at least 0, within range", "others")
-        static, future, past = (
-            replace(columns[name], scaling=checked[f"{name}_scaling"]) for name in _TABLES
-        )
+            _check_rules(f"{name}_scaling", rules)
+            columns[name] = replace(columns[name], scaling=rules)
         return cls(
-            named[0],
-            named[1],
-            named[2],
-            Kind(config["kind"], form, ids),
-            transform,
-            checked["location"],
-            checked["scaling"],
-            observed > 0,
-            static,
-            future,
-            past,
-            spacing,
-            calendar,
-            vocabulary,
-            start_col,
-            first,
+            id_col=id_col,
+            step_col=step_col,
+            target_col=target_col,
+            kind=kind,
+            transform=transform,
+            location=checked["location"],
+            scaling=checked["scaling"],
+            observed=observed > 0,
+            static=columns["static"],
+            future=columns["future"],
+            past=columns["past"],
+            spacing=spacing,
+            calendar=calendar,
+            vocabulary=vocabulary,
+            start_col=start_col,
+            first=first,
         )
 
     # -- private -----------------------------------------------------------------------
@@ -1035,20 +941,79 @@ class Schema:
         return y, mask
 
 
-def _transform_of(config: Mapping[str, Any]) -> Transform:
-    """Return the transform of a model file; ``ModelFileError`` on anything unexpected."""
-    name, centre, given = config["transform"], config["centre"], config["bounds"]
-    known = isinstance(name, str) and name in TRANSFORMS
-    must(known, "transform", f"one of {list(TRANSFORMS)}", name)
-    finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
-    must(finite, "centre", "a positive number", centre)
-    real = isinstance(given, list) and len(given) == 2
-    real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
-    must(bool(real), "bounds", "two numbers or null", given)
-    low = -math.inf if given[0] is None else given[0]
-    high = math.inf if given[1] is None else given[1]
-    must(TRANSFORMS[name].takes(low, high), "bounds", f"those of the transform {name!r}", given)
-    return TRANSFORMS[name](centre, (low, high))
+# -- of ``Schema.fit`` -----------------------------------------------------------------
+
+
+def _check_settings(
+    names: tuple[str, str, str],
+    past_cols: Sequence[str],
+    transform: str,
+    bounds: tuple[float, float] | None,
+    start_col: str | None,
+) -> None:
+    """Raise for settings of ``fit`` that are not possible, whatever the tables hold."""
+    if transform not in ("auto", *TRANSFORMS):
+        raise ArgumentError(
+            f"transform: expected one of {['auto', *TRANSFORMS]}; received {transform!r}."
+        )
+    if bounds is not None and transform not in ("auto", "logit"):
+        raise ArgumentError(
+            f"bounds: expected them with the transform 'logit'; received {transform!r}."
+        )
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < 3:
+        raise ArgumentError(
+            f"id_col, step_col, target_col: expected three names; received {names}."
+        )
+    if start_col is not None and (start_col == names[0] or not start_col):
+        raise ArgumentError(
+            f"start_col: expected a column of the static table beside {quoted(names[0])}; "
+            f"received {start_col!r}."
+        )
+    if len({*names, *past_cols}) < 3 + len(past_cols):
+        raise ArgumentError(
+            f"past_cols: expected distinct columns beside {list(names)}; received "
+            f"{list(past_cols)}."
+        )
+
+
+def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
+    """Raise for a column that is declared categorical and is none of the features."""
+    future = {} if parsed.future is None else parsed.future.columns
+    features = {*parsed.static, *future, *past}
+    for name in categorical:
+        if name not in features:
+            raise ArgumentError(
+                f"categorical: expected columns of the static and the future table, or of "
+                f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
+            )
+
+
+def _start_without_dates(label: str, step_col: str, start_col: str) -> DataError:
+    return DataError(
+        f"{label}, column {step_col!r}: expected dates, as start_col={start_col!r} "
+        "is given; received numbers. Hand in dates; or leave start_col out, as the "
+        "launch is step 1.",
+        column=step_col,
+    )
+
+
+def _check_training_rows(placed: PlacedRows, seen: Survey, *, arrays: bool) -> None:
+    """Raise for rows that cannot be learnt from: repeated ones, items without observations, steps
+    that look like years, grids that are almost empty."""
+    if not arrays:
+        if placed.spacing is None and placed.series is not None:
+            check_no_years(placed.series, seen, placed.names[1], placed.first)
+        check_filled(placed, seen)
+        all_missing = placed.spacing is None or not seen.observed.any()
+        check_points(placed, seen, all_missing=all_missing)
+    elif not seen.observed.all():
+        item = int(np.argmin(seen.observed > 0))
+        raise DataError(
+            f"Y, row {item}: expected at least one observation an item to fit; "
+            "received NaN everywhere. Leave the row out of Y and X.",
+            column="Y",
+            item=item,
+        )
 
 
 def _fit_transform(
@@ -1075,16 +1040,42 @@ def _fit_transform(
     return TRANSFORMS[name].fit(limits, placed.observed)
 
 
-def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
-    """Raise for a column that is declared categorical and is none of the features."""
-    future = {} if parsed.future is None else parsed.future.columns
-    features = {*parsed.static, *future, *past}
-    for name in categorical:
-        if name not in features:
-            raise ArgumentError(
-                f"categorical: expected columns of the static and the future table, or of "
-                f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
-            )
+def _fit_scaling(
+    placed: PlacedRows, transform: Transform, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the location and the scaling of each step, shape (steps,), float64."""
+    assert placed.series is not None  # the series is given
+    where = f"{placed.series.label}, column {placed.names[2]!r}"
+
+    def transformed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for long, step in placed:
+            there = ~np.isnan(long.y)
+            yield transform.to_line(long.y[there]), step[there] - 1
+
+    if transform.by_step:
+        return location_and_scaling(transformed, steps, where)
+    of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in transformed()), 1, where)
+    location, scaling = (np.repeat(array, steps) for array in of_all)
+    return location, scaling
+
+
+def _training_features(
+    parsed: Parsed, seen: Survey, planned: np.ndarray, past_cols: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the feature columns that training learns from, of each table in ``_TABLES``.
+
+    Static features are those of observed items. Future covariates are those of steps 1 up to an
+    item's last observation; ``planned`` is the step of each row of the future table.
+    """
+    static = {name: values[seen.observed > 0] for name, values in parsed.static.items()}
+    future: dict[str, np.ndarray] = {}
+    if parsed.future is not None:
+        row = parsed.future.row
+        used = (planned >= 1) & (planned <= seen.known[row]) & (row >= 0)
+        future = {name: values[used] for name, values in parsed.future.columns.items()}
+    batches = parsed.series or ()
+    past = {name: np.concatenate([b.columns[name] for b in batches]) for name in past_cols}
+    return {"static": static, "future": future, "past": past}
 
 
 def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
@@ -1106,24 +1097,120 @@ def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
         )
 
 
+# -- of ``Schema.from_config`` ---------------------------------------------------------
+
+
+def _read_names(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the columns of the series table."""
+    names = [config["id_col"], config["step_col"], config["target_col"]]
+    must(all(isinstance(name, str) and name for name in names), "column names", "text", names)
+    must(len(set(names)) == 3, "column names", "three of them", names)
+    return names[0], names[1], names[2]
+
+
+def _read_first(config: Mapping[str, Any]) -> int:
+    """Return the number of step 1, which is 1 for dates and arrays."""
+    first = config["first"]
+    numbered = config["spacing"] is None and config["kind"] != "arrays"
+    most = MAX_STEPS - config["steps"] + 1 if numbered else 1
+    must(is_whole(first, 1, most), "first", f"a whole number from 1 to {most:,}", first)
+    return first
+
+
+def _read_start_col(config: Mapping[str, Any]) -> str | None:
+    """Return the column of launch dates, which only steps that are dates may have."""
+    name = config["start_col"]
+    if name is not None:
+        good = isinstance(name, str) and name not in ("", config["id_col"])
+        must(good, "start_col", "text, and another than id_col", name)
+        must(config["spacing"] is not None, "start_col", "none, of numbers", name)
+    return name
+
+
+def _read_kind(config: Mapping[str, Any], spacing: Spacing | None) -> Kind:
+    """Return the kind of the training tables; their steps are dates if there is a spacing."""
+    form, ids = Form.from_config(config["form"]), config["ids"]
+    if ids is not None:
+        ids = IdType.from_config(ids, config["kind"])
+    zoned = spacing is not None and spacing.clock != "none"
+    must(form.dated == (spacing is not None), "form", "that of the spacing", form.type)
+    must((form.zone is not None) == zoned, "form", "that of the spacing", form.zone)
+    return Kind(config["kind"], form, ids)
+
+
+def _read_transform(config: Mapping[str, Any]) -> Transform:
+    """Return the transform of a model file; ``ModelFileError`` on anything unexpected."""
+    name, centre, given = config["transform"], config["centre"], config["bounds"]
+    known = isinstance(name, str) and name in TRANSFORMS
+    must(known, "transform", f"one of {list(TRANSFORMS)}", name)
+    finite = isinstance(centre, float) and 1 / LARGEST <= centre <= LARGEST
+    must(finite, "centre", "a positive number", centre)
+    real = isinstance(given, list) and len(given) == 2
+    real = real and all(b is None or (isinstance(b, float) and abs(b) <= LARGEST) for b in given)
+    must(bool(real), "bounds", "two numbers or null", given)
+    low = -math.inf if given[0] is None else given[0]
+    high = math.inf if given[1] is None else given[1]
+    must(TRANSFORMS[name].takes(low, high), "bounds", f"those of the transform {name!r}", given)
+    return TRANSFORMS[name](centre, (low, high))
+
+
+def _read_arrays(
+    arrays: Mapping[str, np.ndarray], steps: int, columns: Mapping[str, Columns]
+) -> dict[str, np.ndarray]:
+    """Return copies of the arrays of a model file, whose names, shapes and dtypes are checked."""
+    shapes = {
+        "location": (steps,),
+        "scaling": (steps,),
+        "observed": (steps,),
+        **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
+    }
+    must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))
+    checked: dict[str, np.ndarray] = {}
+    for name, shape in shapes.items():
+        values = np.asarray(arrays[name])
+        must(values.shape == shape, name, f"shape {shape}", values.shape)
+        must(values.dtype == np.float64, name, "float64", values.dtype)
+        must(bool(np.isfinite(values).all()), name, "finite numbers", "others")
+        checked[name] = values.copy()
+    return checked
+
+
+def _check_scaling(
+    location: np.ndarray,
+    scaling: np.ndarray,
+    transform: Transform,
+    vocabulary: Vocabulary | None,
+) -> None:
+    """Raise for a scaling of y that is out of range, or one of tokens, which are not scaled."""
+    # Logarithms are at most 710 in float64, and the head of counts takes them as float32.
+    least, most = transform.limits
+    inside = bool((np.abs(location) <= most).all())
+    must(inside, "location", f"numbers up to {most:g}", "others")
+    inside = bool(((scaling >= least) & (scaling <= most)).all())
+    must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
+    if vocabulary is not None:  # another scaling would turn the codes of tokens into others
+        plain = transform == Identity(1.0, (-math.inf, math.inf))
+        identity = not location.any() and bool((scaling == 1).all())
+        received = "another location, scaling or transform"
+        must(plain and identity, "scaling of tokens", "none", received)
+
+
+def _check_rules(what: str, rules: np.ndarray) -> None:
+    """Raise for a scaling of numeric features that is out of range; see ``Columns.scaling``."""
+    c, gain = rules[:, 0], rules[:, 2]
+    good = bool((((c == 0) | (c >= 1 / LARGEST)) & (gain >= 0)).all())
+    good = good and bool((np.abs(rules) <= 1e20 * LARGEST).all())
+    must(good, what, "c and gain of at least 0, within range", "others")
+
+
+# -- of both, and of ``panel`` and ``new_rows`` -----------------------------------------
+
+
 def _without_start(start_col: str) -> DataError:
     return DataError(
         f"Expected a static table with the column {quoted(start_col)} of launch dates, as "
         "start_col says; received None. Leave a cell empty where there is no date."
     )
-
-
-def _is_missing(values: np.ndarray) -> np.ndarray:
-    if values.dtype == object:
-        return np.array([value is None for value in values], bool)
-    return np.isnan(values)
-
-
-def _warn(what: str, notes: Sequence[str]) -> None:
-    if notes:
-        more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
-        listed = "; ".join(notes[:8])
-        warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
 
 
 def _check_values(placed: PlacedRows, transform: Transform, remedy: str) -> None:
@@ -1140,3 +1227,16 @@ def _check_values(placed: PlacedRows, transform: Transform, remedy: str) -> None
                 placed.ids[long.row[at]],
                 remedy,
             )
+
+
+def _is_missing(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return np.array([value is None for value in values], bool)
+    return np.isnan(values)
+
+
+def _warn(what: str, notes: Sequence[str]) -> None:
+    if notes:
+        more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
+        listed = "; ".join(notes[:8])
+        warn(f"{what} columns, taken as average or unknown: {listed}{more}.")
