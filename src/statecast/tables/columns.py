@@ -1,4 +1,4 @@
-"""Columns of a table, checked, as NumPy arrays: numbers, categories, y and tokens."""
+"""Read the columns of a table as checked NumPy arrays: numbers, categories, y and tokens."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.tables.source import Table, fail, is_missing
 from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
-LARGEST = 1e100  # beyond it, squares overflow float64: such a number is as good as infinite
+LARGEST = 1e100  # squares of larger numbers overflow float64: they are taken as infinite
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
-_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # what a table makes of whole numbers beside a gap
-# What files write where there is no number. Among texts they are texts: NA is Namibia, too.
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # a column of whole numbers with a missing value is float
+# What files write for a missing number. In a column of text they are text: NA is also Namibia.
 NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
 
 
 def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.ndarray:
-    """Return an array that was handed in as float64, checked; its columns go by ``letter``."""
+    """Return an array argument as float64, NaN where missing; raise for other values.
+
+    Messages name its columns ``letter`` and their number, as in ``x1``.
+    """
     if array.ndim != shape.count(",") + 1:
         raise DataError(f"{label}: expected shape {shape}; received {array.shape}.")
     if array.dtype.kind in "biuf":
@@ -48,6 +51,7 @@ def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.n
 
 
 def is_number(text: str) -> bool:
+    """Return whether a text is a number as Python writes it."""
     try:
         float(text)
     except ValueError:
@@ -56,6 +60,7 @@ def is_number(text: str) -> bool:
 
 
 def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
+    """Return the column of y, float64, NaN where missing; ``ids`` has the item of each row."""
     y, bad = read_floats(table.frame[name], table.text)
     expected = "a number, or nothing where it was not observed"
     if not bad.any():
@@ -71,8 +76,11 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
 
 
 def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
-    """The cells of a column of tokens. Those of a file are whole numbers, or booleans, if all of
-    them look it and the vocabulary, where there is one, is of that type; else text."""
+    """Return the cells of a column of tokens.
+
+    A CSV file has no types. Its cells are whole numbers or booleans if all of them can be read so
+    and the vocabulary has that type or is empty. Else they are text.
+    """
     column = table.frame[name]
     if table.text:
         kind = vocabulary.type if vocabulary.tokens else None
@@ -87,10 +95,10 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
 def read_tokens(
     values: list[Any], label: str, name: str, ids: list[Any], vocabulary: Vocabulary
 ) -> tuple[np.ndarray, Vocabulary]:
-    """The codes of cells, float64 with NaN where nothing was observed, and the vocabulary.
+    """Return the codes of the cells, float64 with NaN where missing, and the vocabulary.
 
-    One without tokens is learnt from the cells. A token that is not in it is an unknown one,
-    and a warning says so.
+    An empty vocabulary is learnt from the cells. A token that is not in the vocabulary gets the
+    code of an unknown one, with a warning.
     """
     distinct: dict[Any, Any] = {}
     tokens = []
@@ -179,7 +187,7 @@ def read_column(
         refuse(next(i for i, cell in enumerate(cells) if cell is not None), "text, as in fit")
     known |= isinstance(dtype, nw.Object)
     known |= codes and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
-    # What a file writes for "no number" is a text where the rest is text.
+    # "NA" and the like are missing values only if most other cells are numbers.
     marks = learning and _mostly_numbers(cells)
     for i, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
@@ -197,7 +205,7 @@ def read_column(
 
 
 def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
-    """Return a cell as a category, None if it is none. Whole floats are whole numbers."""
+    """Return the category that a cell stands for, or None. 3.0 is the whole number 3."""
     if isinstance(cell, str):
         whole = _WHOLE_FLOAT.fullmatch(cell) if codes else None
         return whole[1] if whole else str(cell)
@@ -210,7 +218,7 @@ def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return a real number as a whole one, None if it is none."""
+    """Return the whole number that a value equals, or None."""
     if not is_real_number(value):
         return None
     try:
@@ -226,7 +234,7 @@ def coded_columns(
     kinds: Mapping[str, str | None],
     items: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """Return columns of an array, those that are categories as objects: text or None."""
+    """Return the columns of an array; the categorical ones as objects (text or None)."""
     out = dict(columns)
     for name, kind in kinds.items():
         if kind in ("codes", "categorical"):
@@ -241,17 +249,18 @@ def coded_columns(
 
 
 def is_mark(cell: Any) -> bool:
-    """Return whether a text is what files write where there is no number: NA, a dash."""
+    """Return whether a cell is one of ``NA_MARKS``, in upper or lower case."""
     return isinstance(cell, str) and cell.strip().lower() in NA_MARKS
 
 
 def are_marks(cells: Any) -> Any:
-    """As ``is_mark``, of a polars series."""
+    """Apply ``is_mark`` to a polars series."""
     return cells.str.strip_chars().str.to_lowercase().is_in(list(NA_MARKS))
 
 
 def _mostly_numbers(cells: list[Any]) -> bool:
-    """Return whether more than half of the cells are numbers, also as text; marks do not count."""
+    """Return whether more than half of the cells that are not missing or marks are numbers, also
+    numbers written as text."""
     count = Counter(cell for cell in cells if isinstance(cell, str) and not is_mark(cell))
     found = sum(times for text, times in count.items() if is_number(text))
     found += sum(not isinstance(cell, str) and is_real_number(cell) for cell in cells)
@@ -261,7 +270,7 @@ def _mostly_numbers(cells: list[Any]) -> bool:
 
 
 def _warn_of_numbers(table: Table, name: str, column: Any, ids: Sequence[Any]) -> None:
-    """Say of a column that is taken as categories if most of its cells are numbers."""
+    """Warn if most cells of a column that is taken as categorical are numbers."""
     if not isinstance(column.dtype, (nw.String, nw.Object)):
         return
     cells = read_cells(column)
@@ -272,7 +281,7 @@ def _warn_of_numbers(table: Table, name: str, column: Any, ids: Sequence[Any]) -
     others = [text for text in texts if not is_number(text) and not is_mark(text)]
     codes = all(text.strip().isdigit() for text in texts if is_number(text))
     if not table.text and codes and not marks:
-        return  # codes, whose owner has said by their type that they are text
+        return  # codes: whoever made the table chose the type text for them
     odd = others or marks
     found = (
         f", but {listed(odd, 5)} (item {quoted(ids[cells.index(odd[0])])})" if odd else ", as text"
@@ -287,16 +296,16 @@ def _warn_of_numbers(table: Table, name: str, column: Any, ids: Sequence[Any]) -
 
 
 def missing_cells(column: Any) -> np.ndarray:
-    """Return where there is no value, (N,) bool; NaN among numbers counts as one."""
+    """Return where the cells are missing, (N,) bool. In a column of objects NaN is missing too."""
     if isinstance(column.dtype, (nw.Object, nw.Unknown)):
         return np.array([is_missing(cell) for cell in column.to_list()], bool)
     return column.is_null().to_numpy()
 
 
 def read_cells(column: Any) -> list[Any]:
-    """Return the cells as Python objects, None where there is no value.
+    """Return the cells as Python objects, None where missing.
 
-    NumPy's numbers and texts among objects become Python's.
+    NumPy scalars in a column of objects become Python objects.
     """
     cells = column.to_list()
     if isinstance(column.dtype, (nw.Object, nw.Unknown)) or column.dtype.is_float():
@@ -310,19 +319,22 @@ def read_cells(column: Any) -> list[Any]:
 def _plain(cell: Any) -> Any:
     if is_missing(cell):
         return None
-    moment = isinstance(cell, (np.datetime64, np.timedelta64))  # .item() of nanoseconds is an int
+    moment = isinstance(cell, (np.datetime64, np.timedelta64))  # their .item() may be an int
     return cell.item() if isinstance(cell, np.generic) and not moment else cell
 
 
 def is_real_number(value: Any) -> bool:
-    """Whether an object is a real number or a boolean. To NumPy a duration is one as well."""
+    """Return whether an object is a real number or a boolean, but not a duration.
+
+    NumPy registers ``timedelta64`` as a number.
+    """
     return isinstance(value, (numbers.Real, Decimal, np.bool_)) and not isinstance(
         value, np.timedelta64
     )
 
 
 def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return a column as float64, NaN where missing, and where it is not a number."""
+    """Return a column as float64, NaN where missing, and which cells are not numbers (bool)."""
     missing = missing_cells(column)
     dtype = column.dtype
     if text:
@@ -352,7 +364,7 @@ def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """As ``read_floats``, for Python objects: numbers, booleans, decimals, None."""
+    """Do as ``read_floats`` for Python objects: numbers, booleans, decimals, None."""
     out = np.full(len(values), np.nan)
     bad = np.zeros(len(values), bool)
     for i, value in enumerate(values):

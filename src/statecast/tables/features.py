@@ -1,4 +1,4 @@
-"""``Columns``: feature columns, static or covariates, as standardised numbers and codes."""
+"""``Columns``: encode feature columns, static or covariates, as standardised numbers and codes."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from statecast.tables.dates import closed, must
 from statecast.tables.scaling import ROUNDING, positive_median
 from statecast.tables.source import MAX_COLUMNS
 
-_MAX_CATEGORIES = 10_000  # beyond it the column is an id, or the model file is not ours
+_MAX_CATEGORIES = 10_000  # with more the column is an id, or the model file is damaged
 _NEVER_SEEN, MISSING, _FIRST_CATEGORY = 0, 1, 2
-_FEATURE_LIMIT = 5.0  # standardised numeric features are clipped here: no outlier rules
+_FEATURE_LIMIT = 5.0  # standardised numbers are clipped here, so that no outlier dominates
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What training taught about columns of features, static ones or covariates.
+    """The encoding of feature columns, static or covariates, learnt in training.
 
     Attributes
     ----------
     numeric : tuple of str
         The numeric columns, in the order of ``Panel.numeric``.
     scaling : ndarray, shape (n, 3), float64
-        For each: the c of its log1p or 0, mean, and gain (1 / standard deviation, or 0 for a
-        column that never varied in training, which therefore says nothing).
+        For each numeric column: the c of ``log1p(v / c)``, or 0 without it; the mean; and the gain,
+        which is 1 / standard deviation, or 0 for a column that was constant in training.
     categories : dict of str to tuple of str
-        The categorical columns in the order of ``Panel.codes``, with the sorted categories
-        met in training.
+        The categorical columns, in the order of ``Panel.codes``, and the sorted categories seen in
+        training.
     """
 
     numeric: tuple[str, ...]
@@ -46,7 +46,7 @@ class Columns:
 
     @classmethod
     def fit(cls, columns: Mapping[str, np.ndarray], what: str) -> Columns:
-        """Learn from columns of float64, or of objects: text or None."""
+        """Learn from columns of float64 or of objects (text or None); ``what`` is for messages."""
         numeric: list[str] = []
         rules: list[tuple[float, float, float]] = []
         categories: dict[str, tuple[str, ...]] = {}
@@ -60,26 +60,40 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """The numbers of a row: a value and a flag for each numeric column."""
+        """The numbers that encode a row: a value and a flag for each numeric column."""
         return 2 * len(self.numeric)
 
     @property
     def cardinalities(self) -> list[int]:
-        """The number of codes of each categorical column, ``never seen`` and ``missing`` too."""
+        """The number of codes of each categorical column, "never seen" and "missing" included."""
         return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each column's name and kind: "numeric", "categorical", or "codes", categories among which
-        are whole numbers; empty where there are none."""
+        """The kind of each column: "numeric", "categorical", or "codes" if whole numbers are among
+        the categories."""
         columns = dict.fromkeys(self.numeric, "numeric")
         return columns | {name: _kind_of(known) for name, known in self.categories.items()}
 
     def encode(
         self, columns: Mapping[str, np.ndarray], ids: Sequence[Any]
     ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-        """Return numbers float32 ``(rows, width)``, codes int32 ``(rows, m)``, and in words what
-        is missing and what is new; ``ids`` are the rows' items."""
+        """Return the encoded columns, and texts for a warning.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray, shape (rows,)
+            float64 with NaN, or objects (text or None).
+        ids : sequence, shape (rows,)
+            The item of each row, for the texts.
+
+        Returns
+        -------
+        numeric : ndarray, shape (rows, width), float32
+        codes : ndarray, shape (rows, m), int32
+        missing, unseen : list of str
+            Which columns have missing values, and which have categories not seen in training.
+        """
         rows = len(ids)
         numeric = np.zeros((rows, self.width), np.float32)
         codes = np.zeros((rows, len(self.categories)), np.int32)
@@ -111,7 +125,7 @@ class Columns:
             codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
             strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
             marks = [i for i in strange if is_mark(values[i])]
-            if marks:  # "NA", never met as a category, says that there is none
+            if marks:  # "NA" that was no category in training is a missing value
                 codes[marks, j] = MISSING
                 strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
             empty = np.flatnonzero(codes[:, j] == MISSING)
@@ -133,7 +147,10 @@ class Columns:
 
     @classmethod
     def from_config(cls, config: Any, what: str, keys: Sequence[str | None]) -> Columns:
-        """Rebuild columns, their scaling still zero; ``ModelFileError`` on anything unexpected."""
+        """Rebuild columns with a scaling of zeros; ``ModelFileError`` on anything unexpected.
+
+        ``keys`` are names that no column may have.
+        """
         config = closed(config, ("numeric", "categorical"), what)
         numeric, categorical = config["numeric"], config["categorical"]
         for key, value in (("numeric", numeric), ("categorical", categorical)):
@@ -164,10 +181,10 @@ class Columns:
 
 
 def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (c or 0, mean, gain) for a numeric static; see ``numeric_scaling``.
+    """Return the row of ``Columns.scaling`` for a numeric column.
 
-    A column without negatives and with a skewness above 2 goes through ``log1p(v / c)``,
-    c the median of its positive values.
+    A column without negative values and with a skewness above 2 is transformed by
+    ``log1p(v / c)``, where c is the median of its positive values.
     """
     seen = values[~np.isnan(values)]
     if not len(seen):
@@ -183,12 +200,13 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def _kind_of(categories: Iterable[str]) -> str:
-    """Return the kind of a column of categories: "codes" where whole numbers may be among them."""
+    """Return "codes" if whole numbers may be among the categories, else "categorical"."""
     whole = [text for text in categories if re.fullmatch(r"-?\d+(\.0+)?", text)]
     return "codes" if whole and not any("." in text for text in whole) else "categorical"
 
 
 def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
+    """Return the sorted categories of a column of objects; raise if there are too many."""
     known = sorted({value for value in values.tolist() if value is not None})
     if len(known) > _MAX_CATEGORIES:
         raise DataError(

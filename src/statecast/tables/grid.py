@@ -1,4 +1,4 @@
-"""The grid of steps: the step of each row of a table, and the checks of the steps of a series."""
+"""The grid of steps: find the step of each row of a table, and check the steps of a series."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from statecast.tables.parse import Parsed
 from statecast.tables.source import BATCH, fail
 from statecast.tables.steps import MAX_STEPS, Long, Series, Steps, check_cells
 
-_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids are filled to this share
-_LEAD = 10, 100  # numbers below the first step: fewer are part of the grid, and more are not
+_SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids need rows at this share of their steps
+_LEAD = 10, 100  # see ``Schema.first``: numbers below the first one in the series
 
 
 def spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
-    """Return the grid of the dates. Its distance is looked for among the first items, as many as
-    have a batch of rows together."""
+    """Return the grid of the dates.
+
+    The distance is learnt from the first items: as many as have ``BATCH`` rows together.
+    """
     rows = np.zeros(len(ids), np.int64)
     for long in series:
         rows += np.bincount(long.row, minlength=len(ids))
@@ -46,7 +48,10 @@ def spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
 
 @dataclass(frozen=True, eq=False)
 class PlacedRows:
-    """The rows of the series on the grid: batches of them with the step of each (int64)."""
+    """The rows of the series on the grid.
+
+    Iteration gives batches of rows, each with the step of every row (int64).
+    """
 
     series: Series | None
     spacing: Spacing | None
@@ -73,7 +78,7 @@ class PlacedRows:
             yield long, step
 
     def _numbered(self, long: Long) -> np.ndarray:
-        """Return the steps of rows whose steps are numbers, from 1."""
+        """Return the step of each row, from 1, if steps are numbers."""
         step = long.when.astype(np.int64) - (self.first - 1)
         if step.min(initial=1) < 1:
             at = int(np.argmin(step))
@@ -89,12 +94,12 @@ class PlacedRows:
         return step
 
     def observed(self) -> Iterator[np.ndarray]:
-        """Return the y that were observed, batch by batch."""
+        """Return the observed y, one array for each batch."""
         return (long.y[~np.isnan(long.y)] for long in self.series or ())
 
 
 def calendar_of(placed: PlacedRows, seen: Survey) -> Calendar:
-    """Return the slots of the calendar at which no item was ever observed."""
+    """Return the calendar of the series; see ``learn_calendar``."""
     if placed.spacing is None or placed.origin is None or placed.series is None:
         return Calendar()
     spacing, zone = placed.spacing, placed.series.form.zone
@@ -111,9 +116,20 @@ def place_rows(
     number: int,
     origin: np.ndarray | None = None,
 ) -> tuple[PlacedRows, np.ndarray | None]:
-    """Return the rows of the series on the grid, and the date of each item's step 1: that of
-    ``origin``, else its launch date, else that of its first row. Launch dates are placed on the
-    clock of ``zone``; ``number`` is that of step 1, where steps are numbers."""
+    """Return the rows of the series on the grid, and the place of each item's step 1.
+
+    Step 1 is at ``origin`` (an earlier result of this function), else at the launch date, else at
+    the item's first row. The result is None if steps are numbers.
+
+    Parameters
+    ----------
+    zone : str or None
+        The time zone of the series.
+    number : int
+        The number of step 1, if steps are numbers.
+    origin : ndarray, shape (items,), datetime64[us], optional
+        NaT for an item without one.
+    """
     series, rows = parsed.series, len(parsed.ids)
     if series is not None:
         _check_form(series, spacing, names, parsed.ids)
@@ -143,8 +159,11 @@ def planned_steps(
     origin: np.ndarray | None,
     first: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the step of each row of the future table, below 1 where it comes before an item's
-    first, and the date of each item's step 1, which is here where it has no other."""
+    """Return the step of each row of the future table, and the place of each item's step 1.
+
+    Rows before step 1 have steps below 1. An item without ``origin`` has step 1 at its first row
+    in this table.
+    """
     table = parsed.future
     if table is None:
         return np.zeros(0, np.int64), origin
@@ -165,7 +184,9 @@ def planned_steps(
 def _check_form(
     table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
 ) -> None:
-    def said(dated: bool, zoned: bool, number: str) -> str:
+    """Raise unless the steps are dates, with or without a time zone, or numbers, as in ``fit``."""
+
+    def named(dated: bool, zoned: bool, number: str) -> str:
         return f"dates {'with' if zoned else 'without'} a time zone" if dated else number
 
     expected = (spacing is not None, spacing is not None and spacing.clock != "none")
@@ -174,8 +195,8 @@ def _check_form(
         fail(
             table.label,
             names[1],
-            f"{said(*expected, 'steps from 1')}, as in fit",
-            said(*received, "numbers"),
+            f"{named(*expected, 'steps from 1')}, as in fit",
+            named(*received, "numbers"),
             ids[0],
             "Convert them.",
         )
@@ -190,8 +211,10 @@ def _fail_off_grid(
     names: tuple[str, str, str],
     start_col: str | None = None,
 ) -> NoReturn:
-    """Raise for row ``at`` of a table; ``origin`` is the first date of each row's item, its launch
-    date where ``start_col`` is given."""
+    """Raise for row ``at`` of a table, which is not on the grid.
+
+    ``origin`` is the place of step 1 of each row's item: a launch date if ``start_col`` is given.
+    """
     zone = table.form.zone
     start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
     first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
@@ -210,18 +233,19 @@ def _fail_off_grid(
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a pass over the series finds."""
+    """Counts and extremes of the series, from one pass over its rows."""
 
-    rows: np.ndarray  # (items,) int64, of the table
-    observed: np.ndarray  # (items,) int64: those with y
-    known: np.ndarray  # (items,) int64: the last observed step
+    rows: np.ndarray  # (items,) int64: the rows of each item
+    observed: np.ndarray  # (items,) int64: its rows with y
+    known: np.ndarray  # (items,) int64: its last observed step
     at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
     last: int  # the largest step of all rows
-    least: float  # the least y, and the largest
-    most: float
+    least: float  # the smallest y
+    most: float  # the largest y
 
     @classmethod
     def of(cls, placed: PlacedRows) -> Survey:
+        """Return the survey of a series."""
         items = len(placed.ids)
         rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
         at = np.zeros(MAX_STEPS, bool)
@@ -239,7 +263,7 @@ class Survey:
 
 
 def first_number(series: Series) -> int:
-    """Return the number of step 1, of a series whose steps are numbers; see ``Schema.first``."""
+    """Return the number of step 1 of a series whose steps are numbers; see ``Schema.first``."""
     least = int(min(long.when.min(initial=MAX_STEPS) for long in series))
     most = int(max(long.when.max(initial=1) for long in series))
     below = least - 1
@@ -248,7 +272,7 @@ def first_number(series: Series) -> int:
 
 
 def check_no_years(series: Series, seen: Survey, step_col: str, first: int) -> None:
-    """Raise if each number of a step is a year and a month, a week or a quarter of it."""
+    """Raise if every step is a year followed by a month, a week or a quarter, as in 202401."""
     numbers = np.flatnonzero(seen.at) + first
     for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
         year, part = np.divmod(numbers, size)
@@ -271,7 +295,7 @@ def check_no_years(series: Series, seen: Survey, step_col: str, first: int) -> N
 
 
 def check_filled(placed: PlacedRows, seen: Survey) -> None:
-    """Raise if a long grid has rows at few of its steps: memory and time go with all of them."""
+    """Raise if a long grid has rows at few of its steps: all steps take memory and time."""
     steps, share = int(seen.known.max(initial=0)), seen.rows.sum() / max(seen.known.sum(), 1)
     if steps <= _SPARSE_STEPS or share >= _FILLED:
         return
@@ -296,12 +320,13 @@ def check_filled(placed: PlacedRows, seen: Survey) -> None:
 
 
 def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> None:
-    """Raise for a repeated (id, step), and for an item that was observed nowhere."""
+    """Raise for a repeated item and step; if ``all_missing``, also for an item without
+    observations."""
     series, (_, step_col, target_col) = placed.series, placed.names
     if series is None:
         return
     met = None
-    if series.several:  # one row may repeat one of a batch that has gone by
+    if series.several:  # a row may repeat one of an earlier batch
         check_cells(len(placed.ids), seen.last, "the table")
         met = np.zeros((len(placed.ids), seen.last), bool)
     for long, step in placed:
@@ -329,10 +354,10 @@ def check_once(
     first: int,
     met: np.ndarray | None = None,
 ) -> None:
-    """Raise for a repeated (item, step) among the rows ``at`` of a table.
+    """Raise for a repeated item and step among the rows ``at`` of a table.
 
-    ``first`` is the number of step 1. ``met``, shape (items, steps), bool, are those of
-    earlier batches; these ones are added.
+    ``first`` is the number of step 1. ``met (items, steps)``, bool, marks the items and steps of
+    earlier batches; those of this table are added to it.
     """
     again = np.ones(len(step), bool)
     again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False

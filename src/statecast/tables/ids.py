@@ -1,4 +1,5 @@
-"""Ids of items: read from a column, compared between tables, and returned in their own type."""
+"""Ids of items: read them from a column, compare them between tables, and write them in the type
+that they had."""
 
 from __future__ import annotations
 
@@ -25,17 +26,17 @@ from statecast.tables.source import Table, check_columns, fail, open_table
 
 @dataclass(frozen=True)
 class Kind:
-    """What came in, so that the same can go out.
+    """The kind of the tables of a call; its results are of the same kind.
 
     Attributes
     ----------
     library : str
         One of ``KINDS``.
     steps : Form or None
-        How the column of steps is written; None: as in fit.
+        How the column of steps is written; None: as in ``fit``.
     ids : Any
-        The type of the column of ids in that library, as polars.Categorical, or an ``IdType``;
-        None: by the ids.
+        The type of the column of ids in that library, such as polars.Categorical, or an
+        ``IdType``; None: the ids decide.
     """
 
     library: str
@@ -43,13 +44,13 @@ class Kind:
     ids: Any = None
 
     def ids_column(self, name: str, ids: np.ndarray, row: np.ndarray | None = None) -> Any:
-        """Return ids, or those at ``row`` among them, as a column of narwhals of their type."""
+        """Return ids, or those with the index ``row``, as a narwhals column of their type."""
         column = _ids_of_type(name, ids.tolist(), self.library, self.ids)
         return column if row is None else column[row]
 
 
 def read_ids(table: Table, name: str) -> list[Any]:
-    """Return the id of each row: all whole numbers, or all of one other type."""
+    """Return the id of each row. All are whole numbers, or all have one other type."""
     column = table.frame[name]
     if table.text:
         cells = column.to_native()
@@ -100,7 +101,7 @@ def read_ids(table: Table, name: str) -> list[Any]:
 
 
 def items_of(source: Any, role: str, letter: str, name: str, like: list[Any]) -> list[Any] | None:
-    """Return the distinct ids of a table, in the type of those ``like`` them; None of an array."""
+    """Return the distinct ids of a table, in the type of the ids ``like``; None for an array."""
     table = open_table(source, role, letter, (name,), empty=True)
     if isinstance(table, np.ndarray):
         return None
@@ -112,7 +113,7 @@ def items_of(source: Any, role: str, letter: str, name: str, like: list[Any]) ->
 def agree(
     left: list[Any], left_table: Table | None, right: list[Any], right_table: Table | None, name
 ) -> tuple[list[Any], list[Any]]:
-    """Return both lists of ids in one type; a CSV file's 7 may be the text '7'."""
+    """Return both lists of ids in one type: the 7 of a CSV file may be the text '7'."""
     kinds = [_id_kind(ids[0]) if ids else "" for ids in (left, right)]
     if kinds[0] != kinds[1] and left and right:
         if kinds == ["a whole number", "text"] and left_table is not None and left_table.text:
@@ -146,18 +147,18 @@ def id_array(ids: list[Any]) -> np.ndarray:
         try:
             return np.array(ids, np.int64)
         except OverflowError:
-            pass  # beyond int64: objects will do
+            pass  # larger than int64: they stay Python objects
     return np.fromiter(ids, object, len(ids))  # a tuple stays one object
 
 
 def native_type(column: Any) -> Any:
-    """Return the type that a column has in its own library."""
+    """Return the type of a column in the library of its table."""
     native = column.to_native()
     return native.type if hasattr(native, "type") else native.dtype
 
 
 def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
-    """Return ids as a column of narwhals, of a type of the library if it can hold them all."""
+    """Return ids as a narwhals column: of the type ``kind`` if it can hold them all."""
     backend: Any = library
     if isinstance(kind, IdType):  # of a model file
         with suppress(TypeError, ValueError, LookupError, *_failures(library)):
@@ -179,7 +180,7 @@ def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
             else:
                 native = nw.new_series(name, ids, backend=backend).to_native().astype(kind)
             column = nw.from_native(native, series_only=True).alias(name)
-            # An id of the static table may be none of the categories of the series table's
+            # The static table may have ids that are no categories of the series table.
             if not column.is_null().any():
                 return column
     values = id_array(ids)
@@ -191,7 +192,7 @@ def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
 
 
 def _failures(library: str) -> tuple[type[Exception], ...]:
-    """Return what a library raises of its own for values that a type cannot hold."""
+    """Return the exceptions of the library itself for values that a type cannot hold."""
     if library != "polars":
         return ()
     import polars as pl

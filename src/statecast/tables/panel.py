@@ -1,4 +1,4 @@
-"""``Panel``: the arrays that a network takes, of the items of one call."""
+"""``Panel``: the arrays that a network takes, for the items of one call."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from statecast.state import outline
 from statecast.tables.features import MISSING
 from statecast.tables.ids import Kind
 
-_CLASSES = 30  # different statics from which on they name things, and not classes of things
+_CLASSES = (
+    30  # with fewer different statics they are classes of items, not items seen several times
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
-    """What tables say of each step beside y: rows first, steps second, scaled.
+    """Future or past covariates, scaled; rows first, steps second.
 
     Attributes
     ----------
@@ -25,7 +27,7 @@ class Covariates:
     codes : ndarray, shape (rows, T, m), int32
         As ``Panel.codes``, at each step.
     there : ndarray, shape (rows, T), bool
-        Whether anything is said of the step; the rest is without meaning where nothing is.
+        Whether the table has the step. Where it is False, ``numeric`` and ``codes`` mean nothing.
     """
 
     numeric: np.ndarray
@@ -35,18 +37,20 @@ class Covariates:
     __repr__ = outline
 
     def take(self, rows: Any) -> Covariates:
-        """Return those of some rows, by index, slice or boolean mask."""
+        """Return the covariates of some rows, by index, slice or boolean mask."""
         return Covariates(self.numeric[rows], self.codes[rows], self.there[rows])
 
     def at(self, steps: np.ndarray) -> Covariates:
-        """Return those of the steps ``(rows, n)``, from 0; beyond the last nothing is there."""
+        """Return the covariates at ``steps (rows, n)``, from 0; steps after the last are absent."""
         rows, held = np.arange(len(steps))[:, None], np.minimum(steps, self.there.shape[1] - 1)
         there = self.there[rows, held] & (steps < self.there.shape[1])
         return Covariates(self.numeric[rows, held], self.codes[rows, held], there)
 
     def unknown(self, since: np.ndarray) -> Covariates:
-        """Return those in which steps from each row's ``since (rows,)`` on, from 0, of which
-        nothing is said, have values that are all missing."""
+        """Return the covariates with absent steps filled in as missing values.
+
+        Each row's steps from ``since (rows,)`` on are filled in, counted from 0.
+        """
         n = self.numeric.shape[2] // 2
         add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
         flags = np.arange(2 * n) >= n
@@ -57,20 +61,20 @@ class Covariates:
         )
 
     def named(self, name: str) -> dict[str, np.ndarray]:
-        """Return the arrays under the names that a network knows them by."""
+        """Return the arrays under the names of a network's inputs, which begin with ``name``."""
         return {f"{name}_{part}": getattr(self, part) for part in ("numeric", "codes", "there")}
 
     def put(
         self, row: np.ndarray, step: np.ndarray, numeric: np.ndarray, codes: np.ndarray
     ) -> None:
-        """Write what is said of some rows at some steps, from 1."""
+        """Write the values of some rows at some steps, counted from 1."""
         self.numeric[row, step - 1], self.codes[row, step - 1] = numeric, codes
         self.there[row, step - 1] = True
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """What a network sees of a set of items: rows first, steps second, all scaled.
+    """The arrays that a network takes for a set of items: rows first, steps second, scaled.
 
     Attributes
     ----------
@@ -91,12 +95,12 @@ class Panel:
         The place of step 1 on the grid of the dates, as ``Spacing.place`` gives it (NaT for an
         item with k = 0 and no future rows); None when steps are numbers.
     kind : Kind
-        What came in, so that the same can go out: the library, and how steps are written.
+        The library of the tables and how steps are written; results are of the same kind.
     future, past : Covariates or None
-        What is known of each step before it, and what is observed with its y. None where
-        fit had none.
+        Future covariates are known before their step, past ones are observed with y. None if
+        ``fit`` had none.
     targets : int
-        How many there are. Of several a step has a position for each, one after the other, and
+        The number of targets. With several, a step has one position for each of them, and
         "steps" above are positions; see ``targets.Targets``.
     """
 
@@ -122,7 +126,8 @@ class Panel:
     def known(self) -> np.ndarray:
         """The last observed step of each row, 0 where there is none; shape (rows,), int64.
 
-        Of several targets it is the last position of the last step with any of them."""
+        With several targets it is the last position of the last step at which any was observed.
+        """
         last = self.mask.shape[1] - np.argmax(self.mask[:, ::-1], axis=1)
         last += -last % self.targets
         return np.where(self.mask.any(axis=1), last, 0).astype(np.int64)
@@ -141,11 +146,11 @@ class Panel:
 
     @property
     def groups(self) -> np.ndarray:
-        """A number for the rows that belong together, shape (rows,), int64.
+        """The group of each row, shape (rows,), int64; rows of a group are held out together.
 
-        Rows with the very same statics are one thing seen several times (a basin's years),
-        and a new thing is not like them: they are held out together. With fewer than
-        30 different statics (a sex, a make) they are classes, and every row stands for itself.
+        Rows with equal statics are taken as one thing observed several times, such as the years
+        of a river basin, since a new item would have other statics. With fewer than 30 different
+        statics they are classes of items (a sex, a make), and every row is a group by itself.
         """
         static = np.concatenate([self.numeric, self.codes], axis=1)
         _, group = np.unique(static, axis=0, return_inverse=True)
@@ -154,7 +159,7 @@ class Panel:
         return np.arange(self.rows, dtype=np.int64) if few else group
 
     def prefix(self, k: int) -> Panel:
-        """Return the panel in which only the first k steps are seen."""
+        """Return the panel in which steps after k are masked."""
         mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
         if past is not None:
             past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
@@ -176,7 +181,7 @@ class Panel:
         )
 
     def of(self, target: int) -> Panel:
-        """Return the panel of one of several targets, by its place, without covariates."""
+        """Return the panel of the target with this index, without covariates."""
         own = slice(target, None, self.targets)
         y, mask = self.y[:, own], self.mask[:, own]
         return replace(self, y=y, mask=mask, future=None, past=None, targets=1)

@@ -1,6 +1,6 @@
 """``Schema``: everything learnt about the tables from training data.
 
-It holds the columns, the grid of the steps, the scaling of y and the categories of the features.
+It holds the column names, the grid of the steps, the scaling of y and the encoding of the features.
 It is frozen after ``fit``, so that its results for an item do not depend on the other items of a
 call. ``Schema.panel`` turns tables into a ``Panel``, and ``Schema.table`` turns forecasts into
 tables of the kind that came in.
@@ -59,15 +59,15 @@ from statecast.tables.vocabulary import Vocabulary
 __all__ = ["Panel", "Schema"]
 
 
-_TABLES = ("static", "future", "past")  # whose columns are features
+_TABLES = ("static", "future", "past")  # the features by where they come from
 _KEYS = (
     *("id_col", "step_col", "target_col", "start_col", "kind", "ids", "form", "transform"),
     *("centre", "bounds", "first", "steps", *_TABLES, "spacing", "calendar", "vocabulary"),
 )  # of a model file
-_Y_LIMIT = 1e6  # and scaled y here, where float32 and the gates have long saturated
-Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of ids and prefix lengths; in steps
-_LEFT_OUT = "Correct it, or leave it out as a gap: what is fitted takes such values alone."
-_FEWEST_CODES, _MOST_CODES = 3, 30  # different whole numbers that may be codes; two are a yes or no
+_Y_LIMIT = 1e6  # scaled y is clipped here; the gates saturate far below
+Until = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (ids, prefix lengths) -> last steps
+_LEFT_OUT = "Correct it, or leave it out as a missing value."
+_FEWEST_CODES, _MOST_CODES = 3, 30  # distinct whole numbers that may be codes; two are yes and no
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,29 +81,29 @@ class Schema:
     start_col : str or None
         The column of the static table that holds launch dates.
     kind : Kind
-        That of the training tables; what ``table`` builds unless told otherwise.
+        The kind of the training tables, and by default of the results of ``table``.
     transform : Transform
         Maps y to the real line before it is scaled; see ``fit``.
     location, scaling : ndarray, shape (steps,), float64
-        The mean and the standard deviation of (transformed) y at each step; of counts, those of
-        all steps together.
+        The mean and the standard deviation of transformed y at each step. For counts they are
+        those of all steps together.
     observed : ndarray, shape (steps,), bool
-        Whether any training item was observed at each step. No forecast can be learnt of the
-        others (a weekend, of working days): see ``unscale_rest``.
+        Whether any training item was observed at each step. Nothing can be learnt about the other
+        steps, such as weekends in data of working days; see ``unscale_rest``.
     static, future, past : Columns
-        Of the static table, of the future table, and of the series beside y.
+        The static features, the future covariates and the past covariates.
     spacing : Spacing or None
         The grid of the dates; None when steps are numbers.
     calendar : Calendar
         The weekdays, hours and months at which no training item was ever observed: no forecast
         has such steps.
     vocabulary : Vocabulary or None
-        The tokens met in training, where y holds tokens. They are not scaled.
+        The tokens seen in training, if y holds tokens. They are not scaled.
     first : int
-        The number that tables give step 1; the step after it is ``first + 1``. It is 1 with dates
-        and arrays. Where steps are numbers, it is the smallest in the training series if the
-        numbers below it are at least 100; or at least 10, and as many as those from it to the
-        largest; else it is 1.
+        The number of step 1 in the tables; step 2 has the number ``first + 1``. It is 1 for dates
+        and arrays. If steps are numbers, it is the smallest number in the training series if at
+        least 100 whole numbers from 1 lie below it; or if at least 10 do, and at least as many as
+        there are from it to the largest number in the series. Else it is 1.
 
     Examples
     --------
@@ -162,53 +162,54 @@ class Schema:
         Parameters
         ----------
         series : table, path or array of shape (n, T)
-            Long table with the three columns and ``past_cols``; others are ignored. Null or
-            NaN y is a step that was not observed. The order of its rows does not matter.
+            Long table with the three columns and ``past_cols``; others are ignored. A null or
+            NaN y is missing. The order of the rows does not matter.
         static : table, path or array of shape (n, f), optional
-            One row an item. Numbers and booleans are numeric; text, categorical and enum
-            columns are categorical, where an empty text is a missing one. In a CSV file a column
-            whose cells are all numbers is numeric; "NA", "N/A", "#N/A", "null", "None", "nan", "-"
-            and "." are missing there. Among texts they are texts.
+            One row for each item. Numbers and booleans are numeric. Text, categorical and enum
+            columns are categorical; an empty text is missing. In a CSV file a column whose cells
+            are all numbers is numeric, and "NA", "N/A", "#N/A", "null", "None", "nan", "-" and
+            "." in it are missing. In a column of text they are text.
         future : table, path or array of shape (n, T, f), optional
-            Long table of what is known of each step before it comes: the id, the step, and
-            covariates, numeric or categorical as statics are. A row for every step up to an
-            item's last observation; other rows are ignored.
+            Long table of future covariates, which are known before their step: the id, the step,
+            and numeric or categorical columns, as in the static table. It needs a row for every
+            step up to an item's last observation; other rows are ignored.
         past_cols : sequence of str
-            Columns of the series that are observed with y.
+            Columns of the series that are observed together with y.
         categorical : sequence of str
-            Columns of the static and the future table, and past ones, that are categories though
-            they hold whole numbers: codes. Of arrays they go by x1, x2, ... and f1, f2, ...
+            Columns of the static table, the future table or ``past_cols`` whose whole numbers are
+            codes of categories. Columns of arrays have the names x1, x2, ... and f1, f2, ...
         id_col, step_col, target_col : str
-            The names of the columns. Steps are whole numbers from 1 or from ``first``, or dates:
-            then step 1 is an item's first row, also one with null y, and the spacing is the most
-            common difference. An item whose y are all null has k = 0.
+            The names of the columns. Steps are whole numbers from 1 or from ``first``, or dates.
+            With dates, step 1 is an item's first row, even if its y is null, and the spacing is
+            the most common difference. An item whose y are all null has k = 0.
         transform : {"auto", "none", "log", "positive", "logit", "counts"}
-            ``"log"`` is ``log1p(y / c)``, c the median of the positive y; ``"counts"`` the same
-            of whole numbers, which forecasts are too; ``"positive"`` is ``log(y / c)``;
-            ``"logit"`` is ``log((v + c) / (1 - v + c))`` of ``v``, y's place between the bounds,
-            with a c that keeps values at the bounds about as far out as those next to them.
-            ``"auto"`` takes ``"log"`` where no y is negative and the ninth decile lies more than
-            1.5 times as far above the median as the first decile lies below it; ``"logit"``
-            where bounds are given; else ``"none"``, and where no y is negative no forecast is.
+            ``"log"`` is ``log1p(y / c)``, where c is the median of the positive y. ``"counts"`` is
+            the same for whole numbers; its forecasts are whole numbers. ``"positive"`` is
+            ``log(y / c)``. ``"logit"`` is ``log((v + c) / (1 - v + c))``, where v is y rescaled
+            from the bounds to 0 and 1; c keeps values at the bounds about as far out as those
+            next to them. ``"auto"`` is ``"logit"`` if bounds are given. Else it is ``"log"`` if no
+            y is negative and the ninth decile lies more than 1.5 times as far above the median as
+            the first decile lies below it. Else it is ``"none"``; if no y is negative, no forecast
+            is negative.
         bounds : (float, float), optional
-            The least and the largest value that y can have, for ``"logit"``; (0, 1) if all y lie
-            there.
+            The smallest and the largest value that y can have, for ``"logit"``. Default: (0, 1),
+            if all y are in it.
         tokens : bool
-            Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty
-            text is a step that was not observed, as is null. Nothing is transformed.
+            Whether y holds tokens: text, whole numbers or booleans, all of one type. An empty text
+            and null are missing. Tokens are not transformed.
         start_col : str, optional
-            Where steps are dates, the column of the static table with the date of each item's
-            step 1; no feature. Where it is missing, step 1 is the item's first row. A row of the
+            If steps are dates, the column of the static table with the date of each item's step 1.
+            It is not a feature. If a date is missing, step 1 is the item's first row. A row of the
             series before the date is an error.
         first : int, optional
-            The number that the tables give step 1. Default: learnt, see ``Schema.first``.
+            The number of step 1 in the tables. Default: learnt; see ``Schema.first``.
 
         Raises
         ------
         DataError
             A table that cannot be used; the message names the column and the first item.
         ArgumentError
-            ``transform`` or a column name outside what it may be.
+            A transform, bounds or column names that are not possible.
         """
         names = (id_col, step_col, target_col)
         _check_settings(names, past_cols, transform, bounds, start_col)
@@ -281,12 +282,12 @@ class Schema:
         return len(self.location)
 
     def number(self, step: int) -> int:
-        """Return the number that tables give a step, which counts from 1."""
+        """Return the number of a step in the tables; ``step`` is counted from 1."""
         return step + self.first - 1
 
     @property
     def positions(self) -> int:
-        """As ``steps``: a single target has one at each (see ``targets.Targets``)."""
+        """The same as ``steps``: a single target has one position at each (see ``Targets``)."""
         return self.steps
 
     @property
@@ -295,12 +296,12 @@ class Schema:
         return (self.target_col,)
 
     def of(self, target: str) -> Schema:
-        """Return the schema of one target by itself: this one.
+        """Return the schema of one target: this schema.
 
         Raises
         ------
         ArgumentError
-            A target that is not there.
+            An unknown target.
         """
         if target != self.target_col:
             raise ArgumentError(f"target: expected {self.target_col!r}; received {target!r}.")
@@ -317,30 +318,30 @@ class Schema:
         until: int | Until = 0,
         for_fit: bool = False,
     ) -> Panel:
-        """See tables through the schema.
+        """Turn tables into a panel.
 
         Parameters
         ----------
         series : table, path or array of shape (n, k), optional
             The prefixes; k may exceed ``steps``. Without it every item has k = 0.
         static : table, path or array of shape (n, f), optional
-            Needed if the schema has statics or ``start_col``. An item of it without a row in
-            the series table has k = 0. Without it the items are those of the series, and without
-            both those of ``future``.
+            Needed if the schema has static features or ``start_col``. An item without a row in
+            the series table has k = 0. Without a static table the items are those of the series;
+            without both they are those of ``future``.
         future : table, path or array of shape (n, T, f), optional
-            Needed if the schema has future covariates: a row for every step up to
-            ``until``, or up to the last observation if that is later. With dates, an item
-            without observations has its step 1 at its first row here.
+            Needed if the schema has future covariates: a row for every step up to ``until``, or
+            up to the last observation if that is later. With dates, an item without rows in the
+            series has step 1 at its first row here.
         until : int or callable
-            The last step that future covariates are needed for; a callable gives each item's, of
-            the ids and the prefix lengths (``Horizon.last``).
+            The last step for which future covariates are needed. A callable takes the ids and
+            the prefix lengths and returns the last step of each item (``Horizon.last``).
         for_fit : bool
-            Leave out the items without observations, which have nothing to learn from.
+            Leave out items without observations: training can learn nothing from them.
 
         Returns
         -------
         Panel
-            Each row depends on its own item alone.
+            Each row depends on its own item only.
 
         Raises
         ------
@@ -350,8 +351,8 @@ class Schema:
         Warns
         -----
         DataWarning
-            Once a call and table: static values and future covariates that are missing, and
-            those and past ones that were never seen in training.
+            Once for each table of a call: missing static features and future covariates, and
+            categories of any feature that were never seen in training.
         """
         if series is None and static is None and future is None:
             raise DataError("Expected a series table, a static table, or both; received neither.")
@@ -385,36 +386,36 @@ class Schema:
         origin: np.ndarray | None = None,
         until: int | Until = 0,
     ) -> Panel:
-        """Read new observations of items that are already known, aligned to them.
+        """Read new observations of known items; the rows of the result are those items.
 
         Parameters
         ----------
         series : table, path or array of shape (rows, T), or None
             The new observations only; items without any may be absent (or rows of NaN).
         ids : sequence, shape (rows,), or None
-            The known items, in order; None takes those of the table.
+            The known items, in order; None: the items of the table.
         future : table, path or array of shape (rows, T, f), optional
             As in ``panel``; needed for the steps after ``known``.
         known : ndarray, shape (rows,), int, optional
-            The steps up to which they are known; each new row must lie after. Default 0.
+            The step up to which each item is known; its new rows must come after. Default: 0.
         origin : ndarray, shape (rows,), datetime64, optional
-            The dates of their step 1, for tables with dates: ``Panel.origin`` of the
-            earlier call. An item at NaT (or all, without it) starts at its first new row,
-            or without one at its first row in ``future``.
+            The places of their step 1, if steps are dates: ``Panel.origin`` of the earlier call.
+            An item with NaT (or every item, without this argument) has step 1 at its first new
+            row, or without new rows at its first row in ``future``.
         until : int
             As in ``panel``.
 
         Returns
         -------
         Panel
-            Row i is ``ids[i]``; ``mask`` says which steps are new, ``known`` is the last
-            new step (0 where nothing is new), ``origin`` is filled in. Statics are not
-            read: ``numeric`` and ``codes`` have no columns.
+            Row i is ``ids[i]``. ``mask`` is True at new steps, ``known`` is the last new step (0
+            without any), and ``origin`` is filled in. Static features are not read: ``numeric``
+            and ``codes`` have no columns.
 
         Raises
         ------
         DataError
-            A table that cannot be used, an item that is not known, a step that already is.
+            A table that cannot be used, an unknown item, a step that is already known.
         """
         if series is None and not until:
             raise DataError("Expected a table of new rows; received None.")
@@ -467,14 +468,14 @@ class Schema:
         ----------
         y : array, shape (..., T)
             Values in original units at steps ``first_step``, ``first_step + 1``, ... Steps
-            beyond ``steps`` are scaled as the last one.
+            after ``steps`` are scaled like the last one.
         first_step : int
             The step of the first column, from 1.
 
         Raises
         ------
         DataError
-            A value that the transform does not know: a negative one under ``"log"``, say.
+            A value outside the domain of the transform, such as a negative one for ``"log"``.
         """
         y = np.asarray(y, np.float64)
         location, scaling = self._at(y, first_step)
@@ -489,7 +490,7 @@ class Schema:
         return (y - location) / scaling
 
     def line(self, y: np.ndarray) -> np.ndarray:
-        """Return values in original units on the real line, before they are scaled; float64."""
+        """Return transformed values, before they are scaled; float64."""
         return self.transform.to_line(y)
 
     def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
@@ -505,7 +506,7 @@ class Schema:
         Returns
         -------
         ndarray, shape (..., T), float64
-            Never beyond ``bounds``; whole numbers under the transform ``"counts"``.
+            Within ``bounds``; whole numbers for the transform ``"counts"``.
         """
         z = np.asarray(z, np.float64)
         location, scaling = self._at(z, first_step)
@@ -513,26 +514,28 @@ class Schema:
 
     @property
     def bridges(self) -> bool:
-        """Whether there are steps that no training item was observed at; see ``unscale_rest``."""
+        """Whether no training item was observed at some steps; see ``unscale_rest``."""
         return not self.observed.all()
 
     def unscale_rest(
         self, z: Any, known: np.ndarray, latest: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return a forecast in original units: ``unscale``, but that a step after the prefix
-        which no training item was observed at lies between the nearest two that some were, or
-        between the item's last observation and the nearest after it. Steps beyond ``steps`` are as
-        the last one.
+        """Return a forecast in original units, with unobserved steps interpolated.
+
+        It is ``unscale``, except for the steps after the prefix at which no training item was
+        observed. Their values are interpolated between the nearest observed steps before and
+        after; the item's last observation counts as one. Steps after ``steps`` are taken like the
+        last one.
 
         Parameters
         ----------
         z : array, shape (rows, ..., T)
-            Values on the network's scale at steps 1, 2, ...; T from ``reach``, so that the
-            observed step behind the last is among them.
+            Values on the network's scale at steps 1, 2, ... T comes from ``reach``, so that an
+            observed step follows the last unobserved one.
         known : ndarray, shape (rows,), int
             Each row's prefix length.
         latest : ndarray, shape (rows, 1, 2), optional
-            ``Panel.latest``: each row's last observation; needed where the schema ``bridges``.
+            ``Panel.latest``: each row's last observation; needed if ``bridges``.
 
         Returns
         -------
@@ -549,14 +552,26 @@ class Schema:
         return self.transform.from_line(bridged(z * scaling + location, observed, known, found))
 
     def reach(self, until: int) -> int:
-        """Return the last step that a forecast up to ``until`` is made of: the first from there
-        on that a training item was observed at, or ``until`` where there is none."""
+        """Return the last step that a forecast up to ``until`` needs: the first step from ``until``
+        on at which a training item was observed, or ``until`` if there is none."""
         return until + int(np.argmax(np.append(self.observed[until - 1 :], False)))
 
     def open(self, origin: np.ndarray | None, until: int, kind: Kind | None = None) -> np.ndarray:
-        """Return where the calendar is not closed, at steps 1 to ``until`` of items with these
-        places of step 1, of tables of a kind; shape (rows, until), or (1, until) where it is
-        never closed, bool. An item without a date is open at all steps."""
+        """Return at which steps the calendar is open.
+
+        Parameters
+        ----------
+        origin : ndarray, shape (rows,), datetime64, or None
+            The places of step 1. An item at NaT is open at all steps.
+        until : int
+            The last step.
+        kind : Kind, optional
+            The kind of the tables, which have the time zone. Default: as in ``fit``.
+
+        Returns
+        -------
+        ndarray, shape (rows, until), or (1, until) if all steps are open, bool
+        """
         if self.spacing is None or origin is None or not self.calendar:
             return np.ones((1, until), bool)
         step = np.broadcast_to(np.arange(1, until + 1), (len(origin), until))
@@ -582,32 +597,32 @@ class Schema:
         Parameters
         ----------
         columns : mapping of str to ndarray, shape (rows, until)
-            In original units, or tokens (objects); column j is step j + 1, which the table gives
-            the number ``first + j``.
+            In original units, or tokens (objects). Column j is step j + 1, whose number in the
+            table is ``first + j``.
         ids : sequence, shape (rows,)
-            The items. They may repeat (one row a sample path, for instance).
+            The items. They may repeat, for example with one row for each sample path.
         known : ndarray, shape (rows,), int
-            Steps up to it are left out.
+            The prefix lengths: steps up to them are left out.
         origin : ndarray, shape (rows,), datetime64, optional
-            The dates of step 1, where steps are dates; NaT gives dates that are missing.
+            The places of step 1, if steps are dates; for NaT the dates are missing.
         kind : Kind, optional
-            As ``Panel.kind``; default: as the tables of ``fit``.
+            As ``Panel.kind``. Default: that of the tables of ``fit``.
         last : ndarray, shape (rows,), int, optional
-            Each row's last step; default: that of all columns. Steps at which ``calendar`` is
-            closed are left out.
+            Each row's last step. Default: the last column. Steps at which ``calendar`` is closed
+            are left out.
 
         Returns
         -------
         table, or dict of str to ndarray
-            ``id_col, step_col``, then the columns, ordered by row and step. If steps are
-            dates, a column ``step`` follows, as an item with k = 0 has no dates. For
-            arrays: each column, shape (rows, until), float64, NaN on the prefix; or objects,
-            None there.
+            ``id_col``, ``step_col``, then the columns, ordered by row and step. If steps are
+            dates, a column ``step`` follows them, since an item with k = 0 may have no dates. For
+            arrays: each column, shape (rows, until), float64, NaN on the prefix; or objects, None
+            on the prefix.
 
         Raises
         ------
         ArgumentError
-            Columns of other shapes, or named like the columns of the table.
+            Columns of other shapes, or with the name of another column of the table.
         """
         kind = self.kind if kind is None else kind
         items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -637,11 +652,11 @@ class Schema:
             }
         row, at = np.nonzero(wanted)
         none = not len(row) and wanted.size > 0
-        if none:  # a row that is taken out again: without any, columns would have no type
+        if none:  # one row, removed at the end: columns without rows would have no type
             row = at = np.zeros(1, np.int64)
         step = (at + 1).astype(np.int64)
         form = self._form(kind)
-        data: dict[str, Any] = {self.id_col: row}  # in place of what they stand for
+        data: dict[str, Any] = {self.id_col: row}  # replaced by the ids below
         if self.spacing is None:
             data[self.step_col] = step + (self.first - 1)
         else:
@@ -663,13 +678,13 @@ class Schema:
         return (found.head(0) if none else found).to_native()
 
     def rows(self, columns: Mapping[str, np.ndarray], kind: Kind | None = None) -> Any:
-        """Build a table of columns ``(rows,)``; for arrays, a dict of them."""
+        """Build a table of columns of shape (rows,); for arrays, a dict of them."""
         kind = self.kind if kind is None else kind
         if kind.library not in KINDS:
             raise ArgumentError(f"kind: expected one of {KINDS}; received {kind.library!r}.")
         if kind.library == "arrays":
             return dict(columns)
-        number = np.arange(len(next(iter(columns.values()))))  # in place of ids and objects
+        number = np.arange(len(next(iter(columns.values()))))  # replaced by ids and objects below
         objects = {n: v for n, v in columns.items() if n == self.id_col or v.dtype == object}
         data = {n: number if n in objects else v for n, v in columns.items()}
         typed = [
@@ -681,14 +696,14 @@ class Schema:
     def summary(
         self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray, kind: Kind | None = None
     ) -> Any:
-        """Build a table of a row an item: the id, then the columns, each of shape (rows,).
+        """Build a table with a row for each item: the id, then the columns of shape (rows,).
 
         For arrays it is a dict of the columns. ``ids`` and ``kind`` are as in ``table``.
 
         Raises
         ------
         ArgumentError
-            A column named like that of the ids, or a kind that is none.
+            A column with the name of the ids, or an unknown kind.
         """
         kind = self.kind if kind is None else kind
         if kind.library not in KINDS:
@@ -741,7 +756,7 @@ class Schema:
         Raises
         ------
         ModelFileError
-            A key too many or too few, a value of another type, size or range.
+            Missing or unknown keys, a value of another type, size or range.
         """
         config = closed(config, _KEYS, "schema")
         id_col, step_col, target_col = _read_names(config)
@@ -796,7 +811,7 @@ class Schema:
     # -- private -----------------------------------------------------------------------
 
     def _form(self, kind: Kind | None = None) -> Form:
-        """How steps are written: as in the tables of a call, or else as in those of fit."""
+        """Return how steps are written: as in the tables of the call, else as in ``fit``."""
         return (kind and kind.steps) or self.kind.steps or Form()
 
     @property
@@ -804,7 +819,7 @@ class Schema:
         return {name: getattr(self, name) for name in _TABLES}
 
     def nothing(self, name: str, rows: int, steps: int) -> Covariates:
-        """Return covariates, ``"future"`` or ``"past"`` ones, of steps of which nothing is said."""
+        """Return ``"future"`` or ``"past"`` covariates in which every step is absent."""
         columns = self._columns[name]
         return Covariates(
             np.zeros((rows, steps, columns.width), np.float32),
@@ -835,14 +850,14 @@ class Schema:
     def _placed(
         self, parsed: Parsed, origin: np.ndarray | None = None
     ) -> tuple[PlacedRows, np.ndarray | None]:
-        """Return the rows of the series on the grid, and the date of each item's step 1."""
+        """Return the rows of the series on the grid, and the place of each item's step 1."""
         names = (self.id_col, self.step_col, self.target_col)
         zone = self._form(parsed.kind).zone
         first = self._first_of(parsed)
         return place_rows(parsed, self.spacing, names, self.start_col, zone, first, origin)
 
     def _first_of(self, parsed: Parsed) -> int:
-        """Return the number of step 1 in tables of a call; the columns of arrays begin at it."""
+        """Return the number of step 1 in the tables of a call; arrays begin at step 1."""
         return 1 if parsed.kind.library == "arrays" else self.first
 
     def _with_covariates(
@@ -853,7 +868,7 @@ class Schema:
         first: np.ndarray,
         until: int | Until,
     ) -> Panel:
-        """Return the panel with its covariates; future ones are needed after steps ``first``."""
+        """Return the panel with covariates; future ones are needed at steps after ``first``."""
         names = (self.id_col, self.step_col, self.target_col)
         rows, width = panel.mask.shape
         if self.past.kinds:
@@ -861,8 +876,8 @@ class Schema:
             for long, step in placed:
                 ids = [parsed.ids[row] for row in long.row.tolist()]
                 numeric, codes, _, unseen = self.past.encode(long.columns, ids)
-                said = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
-                at = np.flatnonzero(said & (step <= width))
+                given = ~np.all([_is_missing(values) for values in long.columns.values()], axis=0)
+                at = np.flatnonzero(given & (step <= width))
                 past.put(long.row[at], step[at], numeric[at], codes[at])
                 _warn("Past", unseen)
             panel = replace(panel, past=past)
@@ -902,9 +917,9 @@ class Schema:
                 parsed.ids[which],
                 "Add it; leave a cell empty where its value is not known.",
             )
-        told = {name: values[at] for name, values in table.columns.items()}
+        columns = {name: values[at] for name, values in table.columns.items()}
         numeric, codes, missing, unseen = self.future.encode(
-            told, [parsed.ids[i] for i in row.tolist()]
+            columns, [parsed.ids[i] for i in row.tolist()]
         )
         future.put(row, planned, numeric, codes)
         _warn("Future", missing + unseen)
@@ -926,7 +941,7 @@ class Schema:
         return self.location[at], self.scaling[at]
 
     def _grid(self, placed: PlacedRows, seen: Survey) -> tuple[np.ndarray, np.ndarray]:
-        """Return scaled y and mask, shape (rows, T), of the long rows."""
+        """Return scaled y and the mask, shape (rows, T)."""
         rows, width = len(placed.ids), max(self.steps, int(seen.known.max(initial=0)))
         check_cells(rows, width, "the panel")
         y = np.zeros((rows, width), np.float32)
@@ -977,7 +992,7 @@ def _check_settings(
 
 
 def _check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
-    """Raise for a column that is declared categorical and is none of the features."""
+    """Raise for a column in ``categorical`` that is not a feature."""
     future = {} if parsed.future is None else parsed.future.columns
     features = {*parsed.static, *future, *past}
     for name in categorical:
@@ -1019,7 +1034,7 @@ def _check_training_rows(placed: PlacedRows, seen: Survey, *, arrays: bool) -> N
 def _fit_transform(
     asked: str, bounds: tuple[float, float] | None, placed: PlacedRows, seen: Survey
 ) -> Transform:
-    """Return the transform; if ``"auto"`` is asked for, one that suits the values."""
+    """Return the fitted transform; ``"auto"`` chooses one by the values."""
     name, nonnegative = asked, seen.least >= 0
     if asked == "auto":
         skewed = nonnegative and long_upper_tail(placed.observed)
@@ -1079,7 +1094,7 @@ def _training_features(
 
 
 def _warn_of_codes(columns: Mapping[str, np.ndarray]) -> None:
-    """Say which columns may be codes: few different whole numbers from 0, used as numbers."""
+    """Warn of numeric columns that may hold codes: few distinct whole numbers from 0."""
     found = []
     for name, values in columns.items():
         if values.dtype == object:

@@ -1,4 +1,4 @@
-"""The column of steps (numbers, dates, dates as text), and tables with a row an item and step."""
+"""Read the column of steps: numbers, dates, or dates as text. Tables by item and step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from statecast.tables.columns import (
 from statecast.tables.dates import Form, in_utc, known_zone
 from statecast.tables.source import Table, fail
 
-# Caps: a table beyond them is a mistake (an id taken for a category, a date for a step),
-# and a model file beyond them is not ours.
+# A table with more is a mistake, such as a date taken for a step. A model file with more was not
+# written by this library.
 MAX_STEPS = 1_000_000
 MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
 _ISO = re.compile(
@@ -37,27 +37,27 @@ _ISO = re.compile(
 
 @dataclass(frozen=True)
 class Steps:
-    """A table with a row an item and step: one entry a row."""
+    """A table with a row for each item and step; its columns are arrays."""
 
     label: str
-    row: np.ndarray  # (N,) int64: the item of each, -1 for one that was not asked about
-    when: np.ndarray  # (N,) float64 steps, or datetime64[us]: in UTC where they have a zone
+    row: np.ndarray  # (N,) int64: the number of the item; -1: not one of the items of the call
+    when: np.ndarray  # (N,) float64 steps, or datetime64[us], in UTC if there is a time zone
     form: Form
     columns: dict[str, np.ndarray]  # the covariates, (N,): float64, or objects: text or None
 
 
 @dataclass(frozen=True)
 class Long(Steps):
-    """Rows of the series table, each of an item; its covariates are the past ones."""
+    """Rows of the series table; the covariates are the past ones."""
 
-    y: np.ndarray  # (N,) float64, NaN where not observed
+    y: np.ndarray  # (N,) float64, NaN where missing
 
 
 class Series:
-    """The series table as batches of ``Long`` in the order of its rows, as often as one likes.
+    """The series table as batches of ``Long``, in the order of its rows; can be iterated again.
 
-    A single batch is held in memory. Several go to a temporary file, 24 bytes a row and without
-    covariates, which is gone with the object, and come back one at a time.
+    A single batch stays in memory. Several are written to a temporary file, 24 bytes for each row
+    and without covariates, and read from it one by one. The file is deleted with the object.
     """
 
     def __init__(self, batches: Iterable[Long]) -> None:
@@ -110,8 +110,11 @@ def read_when(
     expected: str = "a whole number from 1, or a date",
     advice: str = "Steps count from 1; dates are of a date type, or ISO text such as 2026-01-31.",
 ) -> tuple[np.ndarray, Form]:
-    """Return the step column and its form: float64 steps, or dates, datetime64[us], which are
-    instants in UTC where the column has a time zone. ``expected`` and ``advice`` are for errors."""
+    """Return the column of steps and its form.
+
+    Numbers are float64. Dates are datetime64[us], in UTC if the column has a time zone.
+    ``expected`` and ``advice`` are parts of the error message.
+    """
     column = table.frame[name]
 
     def refuse(bad: np.ndarray, what: str = "") -> NoReturn:
@@ -165,7 +168,7 @@ def read_when(
 
 
 def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
-    """Return the launch dates of a static table, of the items that have one; None if none has."""
+    """Return the launch dates of a static table, a row for each item with one; None if none has."""
     if name not in table.frame.columns:
         raise DataError(
             f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col "
@@ -193,7 +196,7 @@ def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
 def _python_dates(
     values: list[Any], refuse: Callable[[np.ndarray], NoReturn]
 ) -> tuple[np.ndarray, Form]:
-    """As ``read_when``, of dates or datetimes of Python, all with a time zone or all without."""
+    """Do as ``read_when`` for Python's dates or datetimes, all with a time zone or all without."""
     if not all(isinstance(value, datetime.datetime) for value in values):
         naive = [v.replace(tzinfo=None) if isinstance(v, datetime.datetime) else v for v in values]
         return np.array(naive, "datetime64[us]"), Form("Date", cells="objects")
@@ -205,7 +208,7 @@ def _python_dates(
         refuse(aware != aware[0])
     named = {getattr(value.tzinfo, "key", None) for value in values}
     zone = named.pop() if len(named) == 1 else None
-    if zone is None:  # offsets that differ have no zone in common but UTC
+    if zone is None:  # different offsets: UTC is the only zone they share
         same = len(set(offsets)) == 1
         zone = values[0].strftime("%z") if same and not offsets[0].seconds % 60 else "+0000"
         zone = f"{zone[:3]}:{zone[3:]}" if zone != "+0000" else "UTC"
@@ -214,12 +217,12 @@ def _python_dates(
 
 
 def _python_date(value: Any) -> Any:
-    """Return a date of NumPy's as one of Python's."""
+    """Return a NumPy date as a Python date; leave others as they are."""
     return value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
 
 
 def _date_remedy(cell: Any) -> str:
-    """Say how to convert what is a date but not as dates are written here; else nothing."""
+    """Return how to convert a date that is written in an unknown way; empty for other cells."""
     if type(cell).__name__ == "Period":
         return "Convert the periods to dates: table[column].dt.to_timestamp()."
     compact = str(cell).removesuffix(".0")
@@ -235,7 +238,7 @@ def _date_remedy(cell: Any) -> str:
 def _text_dates(
     cells: list[str], of_file: bool, refuse: Callable[..., NoReturn]
 ) -> tuple[np.ndarray, Form]:
-    """As ``read_when``, of ISO texts, all with an offset (or Z) or all without."""
+    """Do as ``read_when`` for ISO texts, all with an offset (or Z) or all without."""
     distinct = {text: _iso(text.strip()) for text in set(cells)}
 
     def which(is_so: Callable[[Any], bool]) -> np.ndarray:
@@ -252,11 +255,11 @@ def _text_dates(
     zone = None
     if aware.any():
         offsets = {read[1] for read in distinct.values() if read is not None}
-        zone = offsets.pop() if len(offsets) == 1 else "Z"  # they have no zone in common but UTC
+        zone = offsets.pop() if len(offsets) == 1 else "Z"  # UTC is the only zone they share
         hours = re.fullmatch(r"([+-])(\d\d):00", zone or "")
         if zone in ("Z", "+00:00", "-00:00"):
             zone = "UTC" if of_file or zone == "Z" else "+00:00"
-        elif of_file:  # polars has zones of whole hours, whose names have the sign reversed
+        elif of_file:  # polars knows Etc/GMT zones, in whole hours; their sign is reversed
             sign = "-" if hours and hours[1] == "+" else "+"
             zone = f"Etc/GMT{sign}{int(hours[2])}" if hours and int(hours[2]) <= 12 else "UTC"
     if not of_file:
@@ -266,9 +269,9 @@ def _text_dates(
 
 
 def _iso(text: str) -> tuple[np.datetime64, str | None] | None:
-    """Return an ISO text as a date, in UTC if it has an offset, and the offset; None if it is none.
+    """Return the date of an ISO text and its offset (+02:00, Z or None); None if it is no date.
 
-    An offset is +02:00, or Z.
+    The date is in UTC if there is an offset.
     """
     match = _ISO.fullmatch(text)
     if match is None:
@@ -290,8 +293,10 @@ def _iso(text: str) -> tuple[np.datetime64, str | None] | None:
 
 
 def check_cells(rows: int, steps: int, what: str) -> None:
+    """Raise if an array of rows and steps would have more than ``MAX_CELLS`` cells."""
     if rows * steps > MAX_CELLS:
         raise DataError(
             f"Expected at most {MAX_CELLS:,} cells in {what}; received {rows:,} items x "
-            f"{steps:,} steps. Is a step far too large, or the table for several calls?"
+            f"{steps:,} steps. Correct a step that is far too large, or split the "
+            "table into several calls."
         )
