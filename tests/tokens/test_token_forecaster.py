@@ -706,4 +706,4 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     assert not Path("none.csv").exists()
     refused = run(app, f"evaluate series.csv --plot p.png {small}".split())
     assert refused.exit_code == 2
-    assert "no picture" in refused.output
+    assert "no chart" in refused.output
