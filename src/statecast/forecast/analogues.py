@@ -1,14 +1,13 @@
-"""Analogues: how the training items that began most alike went on.
+"""Analogues: forecasts from the training items that are most similar in X and in the prefix.
 
-A linear path says what a Gaussian would: y given X by ridge regression, and the rest given
-the first k observations by conditioning. It serves every k and every pattern of gaps, for
-conditioning is all there is to a Gaussian. What it leaves over, the training items' own
-residuals, is then taken from the items that are nearest in X and in the prefix, each with
-the weight that a learnt distance gives it (kernel regression with a learnt metric:
-Weinberger and Tesauro 2007; in weather forecasting, the analog ensemble: Delle Monache et
-al. 2013). So a forecast is a distribution, made of what did happen to others.
+A Gaussian model, the linear path, gives the mean: y given X by ridge regression, and the rest
+given the first k observations by conditioning. One fit serves every k and every pattern of gaps.
+The distribution around the mean is that of the training items' residuals. The nearest items in X
+and in the prefix have the largest weights, by a learnt distance (kernel regression with a learnt
+metric: Weinberger and Tesauro 2007; in weather forecasting, the analog ensemble: Delle Monache et
+al. 2013).
 
-Arrays only, scaled as a panel has them; no tables and no Keras.
+Arrays only, scaled as in a panel; no tables and no Keras.
 """
 
 from __future__ import annotations
@@ -22,28 +21,31 @@ import numpy as np
 from statecast.files import check_finite, packed_ids, read_ids
 from statecast.state import outline
 
-MOST_ITEMS = 50_000  # a model keeps no more
-NEAREST = 100  # items that a forecast is made of
-MOST_STEPS = 1000  # of a series: its covariance has the square of that
-WINDOW = 100  # observations that the Gaussian is conditioned on: the last ones
-SHARES = 8  # the residuals of an eighth of the items are from a fit on the others
-_MOST_FEATURES = 256  # of X: beyond it, its principal components
-_MOST_CATEGORIES = 64  # of a categorical static: the most frequent, met at least thrice
-_TRIED = 3000  # items that ridges are chosen on and a covariance's gaps are filled of
+MOST_ITEMS = 50_000  # the most training items that a model keeps
+NEAREST = 100  # the training items that have a weight in a forecast
+MOST_STEPS = 1000  # of a series; a covariance matrix has the square of its steps
+WINDOW = 100  # the Gaussian is conditioned on so many observations, the last ones
+SHARES = 8  # folds: an item's residuals are from a fit on the other folds
+_MOST_FEATURES = 256  # of X; if there are more, its principal components are used
+_MOST_CATEGORIES = 64  # of a categorical static: the most frequent, with at least 3 items
+_TRIED = 3000  # the most items that ridges are chosen on, and whose gaps are filled
 _RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_LEAST = (1e-6, 1e-5, 1e-4, 1e-3)  # more of them for observations: a track's differ by little
-_ROUNDS = 5  # of expectation and maximisation
-_EFFORT = 6e9  # of them: rounds x patterns of gaps x steps cubed; seconds
-_LAG_RIDGE = 3.0  # of the steps before, in `Linear.in_turn`
-_OWN = 0.1  # of an observation's variance is taken to be its own, where others fill gaps by it
-_LAGS = 64  # observations further back than that have one weight in the distance
-_ENOUGH = 10  # items at a step, for a regression there
-_GRAIN = 1e-6  # of a distance: what differs by less is equal, on every machine
+_SMALL_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # for observations too, as smooth series need them
+_ROUNDS = 5  # the most rounds of expectation-maximisation
+_EFFORT = 6e9  # the most rounds x patterns of gaps x steps cubed: a few seconds
+_LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.in_turn`
+_FILL_RIDGE = 0.1  # added to the variance of the observations by which gaps are filled
+_LAGS = 64  # all observations further back share one weight in the distance
+_ENOUGH = 10  # a step with fewer items is shrunk towards the mean
+_GRAIN = 1e-6  # distances are rounded to it, so that ties are the same on every machine
 
 
 def prefixes(steps: int, targets: int = 1) -> list[int]:
-    """Prefix lengths that stand for all below ``steps``: Fibonacci's numbers. Of several targets
-    both are in positions, and the lengths are those of whole steps."""
+    """The prefix lengths below ``steps`` at which a forecaster is scored: Fibonacci numbers.
+
+    With several targets ``steps`` and the lengths are in positions, and the lengths are those of
+    whole steps.
+    """
     known = [0, targets]
     while known[-1] < steps:
         known.append(known[-1] + (known[-2] or targets))
@@ -55,7 +57,7 @@ def prefixes(steps: int, targets: int = 1) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """y = (x - centre) kernel + bias + e, with e normal of mean 0 and a full covariance.
+    """y = (x - centre) kernel + bias + e, with e normal with mean 0 and a full covariance.
 
     Attributes
     ----------
@@ -74,7 +76,7 @@ class Linear:
 
     @classmethod
     def regress(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
-        """Ridge regression of each step on x; the covariance is still zero."""
+        """Ridge regression of each step on x. The covariance is left at zero."""
         centre = x.mean(axis=0)
         steps, features = y.shape[1], x.shape[1]
         design = np.concatenate([x - centre, np.ones((len(x), 1))], axis=1)
@@ -83,10 +85,10 @@ class Linear:
         if mask.all():
             weights = np.linalg.solve(design.T @ design + penalty, design.T @ y)
         else:
-            # A step that few were observed at is drawn to the mean, which is 0.
+            # A step at which few items were observed is shrunk towards the mean, which is 0.
             for step in np.flatnonzero(mask.any(axis=0)):
                 rows = mask[:, step]
-                own, share = design[rows], rows.mean()  # as strong a ridge for each item
+                own, share = design[rows], rows.mean()  # the ridge relative to the items observed
                 few = 1e-6 if rows.sum() >= _ENOUGH else 1.0
                 penalty = np.diag([ridge * share] * features + [few])
                 weights[:, step] = np.linalg.solve(own.T @ own + penalty, own.T @ y[rows, step])
@@ -94,12 +96,12 @@ class Linear:
 
     @classmethod
     def in_turn(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
-        """Each step regressed on x and the steps before it, and from that the whole.
+        """Regress each step on x and the steps before it, and derive the joint Gaussian.
 
-        With items of unlike lengths, and no gaps but those after their ends, this is what
-        maximum likelihood does (Little and Rubin 2002, chapter 7): a step that few reached is
-        told by the steps before it, which more did, where x by itself would explain the few. Other
-        gaps are filled by what the steps before them say.
+        Where the only gaps are those after an item's last observation, this is the maximum
+        likelihood fit but for the ridges (Little and Rubin 2002, chapter 7). A step that few items
+        reach is then estimated with the help of earlier steps, which more items reach. Other gaps
+        are filled with the regression on the steps before them.
         """
         (items, features), steps = x.shape, y.shape[1]
         centre, filled = x.mean(axis=0), np.where(mask, y, 0.0)
@@ -109,9 +111,9 @@ class Linear:
             rows, before = mask[:, step], np.arange(max(0, step - WINDOW), step)
             design = np.concatenate([x - centre, filled[:, before]], axis=1)
             own, truth, count = design[rows], y[rows, step], int(rows.sum())
-            share = count / items  # as strong a ridge for each item
+            share = count / items  # the ridge relative to the items observed
             penalty = share * np.repeat([ridge, _LAG_RIDGE], [features, len(before)])
-            # What few were observed at is drawn to the mean, which is 0.
+            # A step at which few items were observed is shrunk towards the mean, which is 0.
             middle = own.sum(axis=0) / max(count, 1)
             level = truth.sum() / (count if count >= _ENOUGH else count + 1)
             weight = _ridge_solved(own - middle, truth - level, penalty)
@@ -129,11 +131,13 @@ class Linear:
 
     @classmethod
     def fit(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
-        """Regression and the residuals' covariance.
+        """Fit the regression on x and the covariance of its residuals.
 
-        Where there are gaps it is ``in_turn``, or of many items what was observed of each step and
-        of each pair of steps. Gaps within the series are then filled and it is fitted again, by
-        expectation and maximisation (Dempster, Laird and Rubin 1977), as far as the effort allows.
+        Without gaps both are direct. With gaps and few items the fit is ``in_turn``. With gaps and
+        many items each step is regressed on the items observed there, and each entry of the
+        covariance comes from the items observed at both steps. Gaps before an item's last
+        observation are then filled and the model is fitted again, by expectation-maximisation
+        (Dempster, Laird and Rubin 1977), for at most ``_ROUNDS`` rounds.
         """
         if mask.all():
             path = cls.regress(x, y, mask, ridge)
@@ -145,7 +149,7 @@ class Linear:
         else:
             path, seen = cls.regress(x, y, mask, ridge), mask.astype(np.float64)
             error = np.where(mask, y - path.of_x(x), 0.0)
-            # With one pair more, of two that do not vary together: a pair never met is apart.
+            # One pseudo-count of no covariance: two steps never observed together have 0.
             path = replace(path, covariance=_definite(error.T @ error / (seen.T @ seen + 1.0)))
             x, y, mask = x[:_TRIED], y[:_TRIED], mask[:_TRIED]
         if few and not (mask[:, 1:] & ~mask[:, :-1]).any():
@@ -154,12 +158,13 @@ class Linear:
         rounds = int(_EFFORT / (len(patterns) * mask.shape[1] ** 3))
         for _ in range(min(rounds, _ROUNDS)):
             prior = path.of_x(x)
-            filled, unsure = _expectation(path.covariance, np.where(mask, y - prior, 0.0), patterns)
+            error = np.where(mask, y - prior, 0.0)
+            filled, uncertain = _expectation(path.covariance, error, patterns)
             filled += prior
             if few:
                 path = replace(cls.regress(x, filled, whole, ridge), covariance=path.covariance)
             error = filled - path.of_x(x)
-            path = replace(path, covariance=(unsure + error.T @ error) / len(x))
+            path = replace(path, covariance=(uncertain + error.T @ error) / len(x))
         return path
 
     def of_x(self, x: np.ndarray) -> np.ndarray:
@@ -167,53 +172,58 @@ class Linear:
         return (x - self.centre) @ self.kernel + self.bias
 
     def mean(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> np.ndarray:
-        """The mean of every step given X and what ``mask`` shows of y, ``(rows, steps)``."""
+        """The mean of every step given X and the observations of y, ``(rows, steps)``."""
         prior = self.of_x(x)
         error, mean = np.where(mask, y - prior, 0.0), prior.copy()
         for rows, seen in _patterns(mask):
             at = np.flatnonzero(seen)[-WINDOW:]
-            told = _told(self.covariance, at, ridge, error[np.ix_(rows, at)].T)
-            mean[rows] += told.T @ self.covariance[at]
+            solved = _condition(self.covariance, at, ridge, error[np.ix_(rows, at)].T)
+            mean[rows] += solved.T @ self.covariance[at]
         return mean
 
 
 def _ridge_solved(design: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    """Ridge regression with a penalty for each column, by rows or by columns, which are fewer."""
+    """Ridge regression with a penalty for each column, solved in the smaller dimension."""
     if len(design) < len(penalty):
         scaled = design / penalty
         return scaled.T @ np.linalg.solve(scaled @ design.T + np.eye(len(y)), y)
     return np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ y)
 
 
-def _told(covariance: np.ndarray, at: np.ndarray, own: float, right: np.ndarray) -> np.ndarray:
-    """What conditioning a Gaussian on the steps ``at`` needs: the inverse of their covariance, with
-    the variance ``own`` added to each, times ``right (len(at), n)``."""
-    return np.linalg.solve(covariance[np.ix_(at, at)] + own * np.eye(len(at)), right)
+def _condition(
+    covariance: np.ndarray, at: np.ndarray, ridge: float, right: np.ndarray
+) -> np.ndarray:
+    """Solve for the conditioning of a Gaussian on the steps ``at``.
+
+    The result is the inverse of their covariance, with ``ridge`` added to each variance, times
+    ``right (len(at), n)``.
+    """
+    return np.linalg.solve(covariance[np.ix_(at, at)] + ridge * np.eye(len(at)), right)
 
 
 def _expectation(
     covariance: np.ndarray, error: np.ndarray, patterns: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Errors with what a covariance expects in their gaps, and the covariance of what it leaves
-    open there, summed over the rows."""
-    unsure, error = np.zeros_like(covariance), error.copy()
+    """The expectation step: errors with their gaps filled by their conditional means, and the
+    conditional covariance of the gaps, summed over the rows."""
+    uncertain, error = np.zeros_like(covariance), error.copy()
     for rows, seen in patterns:
         at, gaps = np.flatnonzero(seen), np.flatnonzero(~seen)
-        told = _told(covariance, at, _OWN, covariance[np.ix_(at, gaps)])
-        error[np.ix_(rows, gaps)] = error[np.ix_(rows, at)] @ told
-        left = covariance[np.ix_(gaps, gaps)] - covariance[np.ix_(gaps, at)] @ told
-        unsure[np.ix_(gaps, gaps)] += len(rows) * left
-    return error, unsure
+        solved = _condition(covariance, at, _FILL_RIDGE, covariance[np.ix_(at, gaps)])
+        error[np.ix_(rows, gaps)] = error[np.ix_(rows, at)] @ solved
+        rest = covariance[np.ix_(gaps, gaps)] - covariance[np.ix_(gaps, at)] @ solved
+        uncertain[np.ix_(gaps, gaps)] += len(rows) * rest
+    return error, uncertain
 
 
 def _definite(covariance: np.ndarray) -> np.ndarray:
-    """The nearest matrix that is a covariance: without its negative eigenvalues."""
+    """The nearest covariance matrix: eigenvalues below 1e-6 are raised to it."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.maximum(values, 1e-6)) @ vectors.T
 
 
 def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows that were observed at the same steps, with those steps."""
+    """Groups of rows with the same mask, and that mask."""
     if not len(mask):
         return
     _, which = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
@@ -228,7 +238,7 @@ def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 @dataclass(frozen=True, eq=False)
 class Analogues:
-    """Training items to be like, with the linear path; made by ``Analogues.fit``.
+    """The training items and the linear path; made by ``Analogues.fit``.
 
     Attributes
     ----------
@@ -236,24 +246,24 @@ class Analogues:
     categories : array of int, ``(n, 2)``
         The categorical features: which static, and which of its codes.
     met : array of int, ``(numeric / 2 + statics,)``
-        Which gaps in X training knew, 1 or 0: a numeric static that is missing, a categorical
-        one with a code that has no column.
+        1 where training items had such a gap in X, else 0: a numeric static that is missing, a
+        categorical one with a code that has no column.
     basis : array, ``(numeric + n, features)``
-        Wide X is seen through its principal components; else the unit matrix.
+        The principal components of a wide X; otherwise the unit matrix.
     x : array, float32, ``(items, features)``
     y : array, float32, ``(items, steps)``
         NaN where nothing was observed.
     share : array of int, ``(items,)``
-        Of the paths, which was fitted without the item.
+        The item's fold: the index of the path that was fitted without it.
     group : array of int, ``(items,)``
-        Items with one number belong together: none is its own kin's analogue in training.
+        Items of one group are not analogues of each other in training.
     paths : tuple of Linear
-        A path for each share of the items, fitted on the others; the last one on all.
+        A path for each fold, fitted on the other folds; the last one is fitted on all items.
     ridge : float
-        Added to the variance of what the Gaussian is conditioned on.
+        Added to the variances of the observations that the Gaussian is conditioned on.
     metric : array, ``(features + lags,)``
-        Logarithms of the weights of the squared differences: in each feature, and in the
-        observations by how far back they are.
+        Logarithms of the weights of the squared differences: one for each feature, and one for
+        each lag of the observations.
     """
 
     ids: np.ndarray
@@ -284,19 +294,20 @@ class Analogues:
         seed: int,
         targets: int = 1,
     ) -> Analogues:
-        """Learn from training items: statics and observations as a panel has them.
+        """Fit to training items: statics and observations as in a panel.
 
         Parameters
         ----------
         ids : array, ``(items,)``
             Whole numbers or text.
         numeric, codes : arrays, ``(items, 2 * n)`` and ``(items, m)``
-            In an order of chance: of items equally near the first are taken.
+            In random order: of items at the same distance the first are taken.
         y, mask : arrays, ``(items, steps)``
         group : array of int, ``(items,)``
         seed : int
         targets : int
-            Of several, steps are positions, of which a step has one for each.
+            The number of targets. With several, ``steps`` counts positions, one for each target
+            of a step.
         """
         rng = np.random.default_rng([seed, 3])
         y = y.astype(np.float64)
@@ -304,7 +315,7 @@ class Analogues:
         raw = _indicators(numeric, codes, categories)
         basis = _components(raw)
         x = raw @ basis
-        # Whole groups go into one share.
+        # A group is in one fold.
         names, which = np.unique(group, return_inverse=True)
         share = (rng.permutation(len(names)) % SHARES)[which.ravel()]
         paths, ridge = _linear_paths(x, y, mask, share, targets)
@@ -325,11 +336,11 @@ class Analogues:
 
     @property
     def steps(self) -> int:
-        """The longest training item's length: forecasts end there."""
+        """The length of the longest training item; forecasts end there."""
         return self.y.shape[1]
 
     def fits(self, numeric: int, cardinalities: Sequence[int], steps: int) -> bool:
-        """Whether statics and series of these sizes can be seen through it."""
+        """Whether the arrays fit statics and series of these sizes."""
         column, code = self.categories.T
         return (
             len(self.basis) == numeric + len(self.categories)
@@ -339,14 +350,17 @@ class Analogues:
         )
 
     def features(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Statics as a panel has them to the x of this class, float32 ``(rows, features)``."""
+        """The x of this class from the statics of a panel, float32 ``(rows, features)``."""
         x = _indicators(numeric, codes, self.categories) @ self.basis
         return x.astype(np.float32)
 
     def familiar(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Whether X is of a kind that training had, bool ``(rows,)``: not where a static is
-        missing that hardly ever was, or has a category never met where all were well known. What
-        such items do is not told by what the others did."""
+        """Whether training had items with the same gaps in X, bool ``(rows,)``.
+
+        False where a static is missing that was hardly ever missing in training, or where a
+        category is new and training had hardly any rare ones. The training items do not show how
+        such an item goes on.
+        """
         return ~(_gaps(numeric, codes, self.categories) & (self.met == 0)).any(axis=1)
 
     def forecast(
@@ -359,22 +373,22 @@ class Analogues:
         *,
         items: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Quantiles of the rest of each row.
+        """Quantiles of the steps after each row's prefix.
 
         Parameters
         ----------
         x : array, ``(rows, features)``
             By ``features``.
         y, mask : arrays, ``(rows, steps)``
-            The prefix, and what of it was observed.
+            The prefix, and where it was observed.
         known : array of int, ``(rows,)``
             The prefix's length.
         levels : sequence of float
             Rising, between 0 and 1.
         items : array of int, ``(rows,)``, optional
-            The rows are these training items: the path is then one that was fitted without
-            them, and no analogue is of their group. (The residuals of the analogues are from
-            paths that did see them, to one part in the number of items.)
+            If the rows are training items, which ones: the path is then one that was fitted
+            without them, and items of their group are no analogues. The analogues' residuals are
+            from paths fitted on them too, among all other items.
 
         Returns
         -------
@@ -395,17 +409,16 @@ class Analogues:
         return out
 
     def deviations(self, mask: np.ndarray, known: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Joint draws of the rest around its mean, by the linear path: a Gaussian's, given what was
-        observed.
+        """Joint samples of the rest around its mean, from the Gaussian given the observations.
 
         Parameters
         ----------
         mask : array of bool, ``(rows, steps)``
-            What of the prefix was observed.
+            Where the prefix was observed.
         known : array of int, ``(rows,)``
             The prefix's length, below ``steps``.
         normal : array, ``(rows, paths, steps)``
-            Standard normal numbers. Those of a step move no step before it.
+            Standard normal numbers. Those of a step do not change earlier steps.
 
         Returns
         -------
@@ -417,8 +430,8 @@ class Analogues:
             own, rest = np.flatnonzero(known == k), slice(int(k), None)
             for among, seen in _patterns(mask[own] & (np.arange(self.steps) < k)):
                 rows, at = own[among], np.flatnonzero(seen)[-WINDOW:]
-                told = _told(covariance, at, self.ridge, covariance[at, rest])
-                left = covariance[rest, rest] - covariance[rest, at] @ told
+                solved = _condition(covariance, at, self.ridge, covariance[at, rest])
+                left = covariance[rest, rest] - covariance[rest, at] @ solved
                 root = np.linalg.cholesky(_definite(left))
                 out[rows, :, rest] = normal[rows, :, rest] @ root.T
         return out
@@ -432,8 +445,11 @@ class Analogues:
         *,
         items: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The analogues of rows with a prefix of k steps: which training items, ``(rows, n)``,
-        with what weights (they add up to 1), and the linear path's mean ``(rows, steps)``."""
+        """The analogues of rows with a prefix of k steps.
+
+        Returns the indices of training items ``(rows, n)``, their weights, which sum to 1, and the
+        linear path's mean ``(rows, steps)``.
+        """
         seen = mask & (np.arange(self.steps) < k)
         mean = np.empty((len(x), self.steps))
         which = np.full(len(x), len(self.paths) - 1) if items is None else self.share[items]
@@ -443,17 +459,17 @@ class Analogues:
         scale = self._scale(k)
         ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
         theirs, squares = self._places(k)
-        # In place: at rows x items numbers, fresh memory takes longer than the arithmetic.
+        # In place: with rows x items numbers, allocating memory takes longer than the arithmetic.
         distance = -2.0 * ours @ theirs.T
         distance += squares
         distance += (ours**2).sum(axis=1)[:, None]
         np.clip(distance, 0.0, 1e6, out=distance)
         distance /= _GRAIN
-        # Whole numbers and no two alike: which items are nearest does not hang on rounding.
+        # Distinct whole numbers: which items are nearest does not depend on rounding.
         rank = np.rint(distance, out=distance).astype(np.int64)
         if items is not None:
-            kin = self.group[items][:, None] == self.group
-            rank[kin] = int(2e6 / _GRAIN)
+            same_group = self.group[items][:, None] == self.group
+            rank[same_group] = int(2e6 / _GRAIN)
         rank *= len(self.x)
         rank += np.arange(len(self.x))
         count = min(NEAREST, len(self.x))
@@ -462,14 +478,14 @@ class Analogues:
         order = np.argsort(rank, axis=1)
         near, rank = (np.take_along_axis(a, order, axis=1) for a in (near, rank))
         distance = rank // len(self.x) * _GRAIN
-        # Nothing is so far that its weight is 0: that is for kin alone.
+        # Only items of the same group have a weight of exactly 0.
         weight = np.exp(np.maximum(distance[:, :1] - distance, -600.0)) * (distance < 1.5e6)
         return near, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30), mean
 
     # -- files -------------------------------------------------------------------------
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything by name, as a model file has it."""
+        """All arrays by name, as a model file stores them."""
         own = {name: getattr(self, name) for name in _PLAIN}
         stacked = {
             f"paths/{name}": np.stack([getattr(path, name) for path in self.paths])
@@ -479,19 +495,19 @@ class Analogues:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Analogues:
-        """What ``arrays`` gave.
+        """Restore from the result of ``arrays``.
 
         Raises
         ------
         ValueError
-            Another set of names, or shapes or types that do not fit together.
+            Other names, or shapes, types or values that do not fit together.
         """
         arrays = dict(arrays)
         ids = {name: arrays.pop(name) for name in tuple(arrays) if name.partition("/")[0] == "ids"}
         x, y = arrays.get("x", np.zeros(0)), arrays.get("y", np.zeros(0))
         basis, categories = arrays.get("basis", np.zeros(0)), arrays.get("categories", np.zeros(0))
         if x.ndim != 2 or y.ndim != 2 or basis.ndim != 2 or categories.ndim != 2:
-            raise ValueError("analogues: x, y, basis and categories are tables")
+            raise ValueError("analogues: expected x, y, basis and categories with two axes")
         (items, features), steps, paths = x.shape, y.shape[1], SHARES + 1
         expected = {
             "categories": ((len(categories), 2), "int64"),
@@ -522,10 +538,10 @@ class Analogues:
             check_finite(f"analogues: {name}", array, _LARGEST.get(name, _LARGE))
         share, ridge = arrays["share"], float(arrays["ridge"][0])
         if share.min() < 0 or share.max() >= SHARES:
-            raise ValueError("analogues: a share that is not there")
+            raise ValueError(f"analogues: share: expected numbers from 0 to {SHARES - 1}")
         if not np.isin(arrays["met"], (0, 1)).all():
             raise ValueError("analogues: met: expected flags 0 or 1")
-        least = min(_LEAST) / MOST_ITEMS
+        least = min(_SMALL_RIDGES) / MOST_ITEMS
         if ridge < least:
             raise ValueError(f"analogues: ridge: expected {least:g} or more, received {ridge:g}")
         for covariance in arrays["paths/covariance"]:
@@ -544,8 +560,8 @@ class Analogues:
     # -- inside ------------------------------------------------------------------------
 
     def _residuals(self, k: int) -> np.ndarray:
-        """What the linear path, fitted without the item, left over of each training item after
-        its first k steps; float32 ``(items, steps)``, NaN where nothing was observed."""
+        """The residuals of each training item given its first k steps, from the linear path fitted
+        without it; float32 ``(items, steps)``, NaN where nothing was observed."""
         if ("residuals", k) not in self._cache:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
             seen = mask & (np.arange(self.steps) < k)
@@ -558,7 +574,7 @@ class Analogues:
         return self._cache["residuals", k]
 
     def _filled(self) -> np.ndarray:
-        """The training items' y, the linear path's where nothing was observed."""
+        """The training items' y, with gaps filled by the linear path's mean."""
         if "filled" not in self._cache:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
             mean = self.paths[-1].mean(self.x, y, mask, self.ridge)
@@ -571,7 +587,8 @@ class Analogues:
         return np.exp(0.5 * self.metric[at])
 
     def _places(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The training items where distances are plain, and their squared lengths."""
+        """The training items' scaled features, whose distances are Euclidean, and their squared
+        norms."""
         if ("places", k) not in self._cache:
             places = np.concatenate([self.x, self._filled()[:, :k]], axis=1) * self._scale(k)
             self._cache["places", k] = places, (places**2).sum(axis=1)
@@ -580,15 +597,15 @@ class Analogues:
 
 _PLAIN = ("categories", "met", "basis", "x", "y", "share", "group", "metric")
 _LINEAR = ("centre", "kernel", "bias", "covariance")
-_LARGE = 1e15  # of any number: scaled values are at most 1e6, and what is learnt of them like that
+_LARGE = 1e15  # the largest number accepted; scaled values are at most 1e6
 _LARGEST = {"y": 1e6, "metric": 100.0}
 
 
 def _check_covariance(covariance: np.ndarray, ridge: float) -> None:
-    """Raise ``ValueError`` unless one can condition on it: symmetric, definite with ``ridge``."""
+    """Raise ``ValueError`` unless it is symmetric, and positive definite with ``ridge`` added."""
     spread = max(1.0, float(np.abs(covariance).max()))
     if np.abs(covariance - covariance.T).max() > 1e-6 * spread:
-        raise ValueError("analogues: covariance: expected a symmetric one")
+        raise ValueError("analogues: covariance: expected a symmetric matrix")
     try:
         own = max(ridge, 1e-12 * spread)  # rounding may leave a variance a little below 0
         np.linalg.cholesky(covariance + own * np.eye(len(covariance)))
@@ -597,7 +614,7 @@ def _check_covariance(covariance: np.ndarray, ridge: float) -> None:
 
 
 def _frequent(codes: np.ndarray) -> np.ndarray:
-    """The codes that are worth a column: ``(n, 2)``, static and code."""
+    """The codes that get a column of their own: ``(n, 2)``, static and code."""
     found = []
     for column in range(codes.shape[1]):
         values, counts = np.unique(codes[:, column], return_counts=True)
@@ -633,8 +650,8 @@ def _components(raw: np.ndarray) -> np.ndarray:
 def _linear_paths(
     x: np.ndarray, y: np.ndarray, mask: np.ndarray, share: np.ndarray, targets: int
 ) -> tuple[tuple[Linear, ...], float]:
-    """A path without each share and one of all, and the ridge of the observations. Both ridges
-    are those whose forecasts of the shares left out err least."""
+    """A path without each fold and one of all items, and the ridge of the observations. Both ridges
+    are those with the smallest error on the folds left out."""
     few = slice(_TRIED)
 
     def without(left: int, ridge: float) -> Linear:
@@ -671,12 +688,12 @@ def _linear_paths(
             total += error(means, k)
         return total
 
-    ridges = [each / len(x) for each in (*_LEAST, *_RIDGES)]
+    ridges = [each / len(x) for each in (*_SMALL_RIDGES, *_RIDGES)]
     return tuple(every), min(ridges, key=of_prefixes)
 
 
 def _metric_at(features: int, size: int, k: int) -> np.ndarray:
-    """Which entries of the metric belong to x and to k observations."""
+    """The entries of the metric for x and for k observations."""
     back = np.minimum(np.arange(k)[::-1], size - features - 1)
     return np.concatenate([np.arange(features), features + back]).astype(int)
 
@@ -693,7 +710,7 @@ def _learnt_metric(
     horizons: int = 12,
     rate: float = 0.1,
 ) -> np.ndarray:
-    """The metric by whose weights the residuals of others best forecast an item's own.
+    """The metric with which the residuals of others forecast an item's own best.
 
     Stochastic gradient descent (Adam: Kingma and Ba 2015) on the CRPS of the weighted sample,
     ``sum_j w_j |v_j - y| - 1/2 sum_ij w_i w_j |v_i - v_j|``, at some steps of some items.
@@ -733,7 +750,7 @@ def _learnt_metric(
         whole = np.maximum(share.sum(axis=1, keepdims=True), 1e-9)
         share = (share / whole).astype(np.float32)
         slope = np.abs(value - truth) - _mean_distances(value, share)
-        # Through the weights' sum at each step, and the one over all.
+        # The derivatives of both normalisations: at each step, and over all items.
         slope = (slope - (share * slope).sum(axis=1, keepdims=True)) * has / whole
         slope = (slope * counts[:, None]).sum(axis=2) / max(counts.sum(), 1)
         slope = -w * (slope - (w * slope).sum(axis=1, keepdims=True))
@@ -751,8 +768,8 @@ def _learnt_metric(
 
 
 def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Of each value the weighted sum of the distances to all, ``sum_i w_i |v_j - v_i|``, along
-    axis 1: in order, it is sums of those below and above."""
+    """For each value the weighted sum of its distances to all, ``sum_i w_i |v_j - v_i|``, along
+    axis 1. In sorted order these are cumulative sums."""
     order = np.argsort(values, axis=1)
     values, weight = (np.take_along_axis(a, order, axis=1) for a in (values, weight))
     below, moment = np.cumsum(weight, axis=1), np.cumsum(weight * values, axis=1)
@@ -765,18 +782,20 @@ def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _weighted_quantiles(
     values: np.ndarray, weight: np.ndarray, levels: Sequence[float]
 ) -> np.ndarray:
-    """Quantiles ``(rows, steps, levels)`` of weighted samples: values ``(rows, n, steps)``, NaN
-    where there is none, and weights ``(rows, n)``, of which 0 counts as none. A step without any
-    has quantiles of 0."""
+    """Quantiles ``(rows, steps, levels)`` of weighted samples.
+
+    Values are ``(rows, n, steps)``, NaN where there is none. Weights are ``(rows, n)``; a value
+    with weight 0 is left out. A step without values has quantiles of 0.
+    """
     has = ~np.isnan(values) & (weight[..., None] > 0)
-    # Every value keeps a little weight: at a step where only the farthest have one, they count.
+    # A minimum weight: at some steps only the farthest items have a value, with tiny weights.
     share = np.where(has, weight[..., None] + 1e-9, 0.0)
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-30)
     order = np.argsort(np.where(has, values, np.inf), axis=1)
     values = np.take_along_axis(np.nan_to_num(values), order, axis=1)
     share = np.take_along_axis(share, order, axis=1)
     upto = np.cumsum(share, axis=1)
-    middle = upto - 0.5 * share  # where in the distribution a value stands
+    middle = upto - 0.5 * share  # each value's level
     last = np.maximum(has.sum(axis=1, keepdims=True) - 1, 0)
     out = np.empty((len(values), values.shape[2], len(levels)))
     for i, level in enumerate(levels):

@@ -1,7 +1,8 @@
-"""``Companions``: what a forecaster of numbers learns beside its network.
+"""``Companions``: the models that a forecaster of numbers fits beside its network.
 
 The network's quantiles are combined with those of the analogues, and calibrated on held-out items;
-endings say where paths end. Arrays only, but for the network's forecasts of held-out items.
+endings give the probability that a path ends. All on arrays, except the network's forecasts of
+held-out items.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from statecast.tables.targets import Targets
 
 @dataclass(frozen=True, eq=False)
 class Companions:
-    """What is learnt beside the network; each None where there is none."""
+    """The models beside the network; None for one that was not fitted."""
 
     analogues: Analogues | None = None
     stacking: Stacking | None = None
@@ -41,8 +42,7 @@ class Companions:
     def fit(
         self, network: Network, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
     ) -> Companions:
-        """Learn analogues, if they are wanted, and the stacking. With few held-out items there is
-        neither."""
+        """Fit the analogues, if wanted, and the stacking. With too few held-out items, neither."""
         # In random order: `Analogues.fit` needs it, and a part of the rows is a fair sample.
         order = np.random.default_rng([seed, 4]).permutation(panel.rows)[:MOST_ANALOGUES]
         panel, held = panel.take(order), held[:, order]
@@ -77,7 +77,7 @@ class Companions:
     # -- files -------------------------------------------------------------------------
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything by name, as a model file has it."""
+        """All arrays by name, as a model file stores them."""
         return {
             f"{name}/{leaf}": np.ascontiguousarray(array)
             for name in self.parts()
@@ -93,7 +93,7 @@ class Companions:
         *,
         ends: bool,
     ) -> Companions:
-        """What ``arrays`` gave, by part.
+        """Restore from the result of ``arrays``, by part.
 
         Raises
         ------
@@ -108,7 +108,9 @@ class Companions:
             analogues = Analogues.from_arrays(arrays["analogues"])
             features = schema.static.width, schema.static.cardinalities
             if not analogues.fits(*features, schema.positions):
-                raise ValueError("analogues: they are not those of the schema")
+                raise ValueError(
+                    "analogues: expected those of the schema's static features and steps"
+                )
         if ends:
             features = width(schema.static.width, schema.static.cardinalities)
             endings = Endings.from_arrays(arrays["endings"], schema.steps, features)
@@ -132,8 +134,11 @@ class Companions:
         return shapes
 
     def start(self, panel: Panel, schema: Schema | Targets) -> dict[str, np.ndarray]:
-        """The leaves before the first step: the static features as analogues and endings use them,
-        whether training had such features, and no observations."""
+        """The leaves before the first step.
+
+        They hold the static features as analogues and endings use them, and whether training had
+        items with such gaps in them. No observations yet.
+        """
         leaves: dict[str, np.ndarray] = {}
         if self.analogues is not None:
             nothing = np.zeros((panel.rows, self.analogues.steps), "float32")
@@ -150,7 +155,7 @@ class Companions:
         return leaves
 
     def advance(self, leaves: Mapping[str, np.ndarray], panel: Panel) -> dict[str, np.ndarray]:
-        """The leaves that new observations change."""
+        """The leaves that change with new observations."""
         if self.analogues is None:
             return {}
         observed = first_steps(panel.mask, self.analogues.steps)
@@ -200,12 +205,12 @@ class Companions:
             x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
             other = self.analogues.forecast(x, y, seen > 0, known, KNOTS)
             knots = self.stacking.blend(own[:, :steps], other[:, :until], known)
-            # Features unlike those of training: feature dropout has trained the network for them,
-            # and the analogues know nothing of them.
+            # Gaps in X that training hardly had: feature dropout has trained the network for them,
+            # and not the analogues.
             familiar = leaves["analogues/familiar"][:, None, None] > 0
             knots = np.where(familiar, knots, own[:, :steps])
-            # Beyond the longest training item the network alone goes on, from the last level of
-            # both.
+            # Beyond the longest training item there are only the network's quantiles, shifted to
+            # continue the combined ones.
             moved = (knots - own[:, :steps])[:, -count:]
             more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
             knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)

@@ -1,9 +1,9 @@
-"""``Endings``: the chance that an item ends after a step, and how unlike those that end are.
+"""``Endings``: the probability that an item ends after a step.
 
-A discrete-time hazard (Cox 1972; Singer and Willett 1993): at each step up to an item's last one,
-whether it was the last one, by logistic regression on the step, the value there and the static
-features. An item that is observed to the last step of training, or of dates to the last date, is
-right-censored: it did not end there. Arrays only.
+A discrete-time hazard model (Cox 1972; Singer and Willett 1993): a logistic regression on the step,
+the value there and the static features gives the probability that a step is the item's last. An
+item that is observed up to the last step of training, or up to the last date, is right-censored: it
+is not taken to have ended. Arrays only.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_AGES = 8  # bumps along the steps, as the network has them
-_KNOTS = (0.02, 0.1, 0.3, 0.6)  # of values, at which the slope may change
-_FEWEST = 8  # items that end, for there to be anything to learn
-_MOST = 500_000  # steps of items that it is learnt from
-_CATEGORIES = 32  # a column of more has no part
+_AGES = 8  # radial basis functions of the step, as in the network
+_KNOTS = (0.02, 0.1, 0.3, 0.6)  # quantiles of the values at which the slope may change
+_FEWEST = 8  # with fewer items that end, nothing is learnt
+_MOST = 500_000  # the most rows of the regression: steps of items
+_CATEGORIES = 32  # a categorical static with more codes is left out
 
 
 @dataclass(frozen=True)
 class Endings:
-    """What was learnt of ends.
+    """A fitted hazard model.
 
     Attributes
     ----------
     steps : int
-        Those of the longest training item.
+        The length of the longest training item.
     scale : ndarray, shape (2,), float64
         Mean and standard deviation of the values on the real line.
     knots : ndarray, shape (4,), float64
         Of scaled values.
     weights : ndarray, shape (1 + 8 + 5 + features,), float64
-        Of the logit: a constant, the step, the value, the static features.
+        Of the logit: for a constant, the step, the value and the static features.
     """
 
     steps: int
@@ -45,7 +45,7 @@ class Endings:
     def fit(
         cls, line: np.ndarray, mask: np.ndarray, x: np.ndarray, censored: np.ndarray, seed: int
     ) -> Endings | None:
-        """Learn from items; None where fewer than eight of them end.
+        """Fit to items; None if fewer than eight of them end.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class Endings:
             Where they were observed.
         x : ndarray, shape (items, features)
         censored : ndarray, shape (items,), bool
-            Which items are not observed further, and did not end.
+            The items that are not taken to have ended.
         seed : int
         """
         items, steps = mask.shape
@@ -68,7 +68,7 @@ class Endings:
         held = np.take_along_axis(line, np.maximum.accumulate(at, axis=1), axis=1)[order]
         first = np.argmax(mask, axis=1)[order]
         there = np.arange(steps) < known[order, None]
-        there &= np.arange(steps) >= first[:, None]  # before, there is no value to go by
+        there &= np.arange(steps) >= first[:, None]  # before it there is no value
         row, step = np.nonzero(there)
         ended = (step + 1 == known[order][row]) & ~censored[order][row]
         value = held[row, step]
@@ -79,7 +79,7 @@ class Endings:
         return cls(steps, scale, knots, _logistic(features, ended))
 
     def chance(self, x: np.ndarray, step: np.ndarray, line: np.ndarray) -> np.ndarray:
-        """Return the chance that an item ends after a step that it has come to.
+        """Return the probability that an item that has reached a step ends after it.
 
         Parameters
         ----------
@@ -94,17 +94,17 @@ class Endings:
         return 1.0 / (1.0 + np.exp(-np.clip(logit, -30.0, 30.0)))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything by name, as a model file has it."""
+        """All arrays by name, as a model file stores them."""
         return {"scale": self.scale, "knots": self.knots, "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], steps: int, features: int) -> Endings:
-        """What ``arrays`` gave, for series of so many steps and so many static features.
+        """Restore from the result of ``arrays``, for a number of steps and of static features.
 
         Raises
         ------
         ValueError
-            Another set of names, shapes or types, or numbers that are not finite.
+            Other names, shapes or types, or numbers that are not finite.
         """
         shapes = {"scale": (2,), "knots": (4,), "weights": (14 + features,)}
         found = {name: array.shape for name, array in arrays.items()}
@@ -117,7 +117,7 @@ class Endings:
 
 
 def statics(numeric: np.ndarray, codes: np.ndarray, cardinalities: Sequence[int]) -> np.ndarray:
-    """Return static features as a panel has them as numbers, float32 ``(rows, features)``."""
+    """Return the static features of a panel as numbers, float32 ``(rows, features)``."""
     parts = [numeric]
     for column, count in zip(codes.T, cardinalities, strict=True):
         if count <= _CATEGORIES:
@@ -131,10 +131,10 @@ def width(numeric: int, cardinalities: Sequence[int]) -> int:
 
 
 def unlike(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
-    """Return how far items that stop being observed lie from those that go on, at the same step, in
-    standard deviations, and how many stop; 0 where it may be chance.
+    """Return how far items that stop differ from those that go on, and how many stop.
 
-    ``y`` is scaled as a panel's, ``(items, steps)``.
+    An item stops at its last observation. The difference is the mean at the same step, in
+    standard deviations; 0 where it may be chance. ``y (items, steps)`` is scaled as in a panel.
     """
     steps = mask.shape[1]
     known = np.where(mask.any(axis=1), steps - np.argmax(mask[:, ::-1], axis=1), 0)
@@ -162,7 +162,7 @@ def _features(
 
 
 def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:
-    """Ridge logistic regression by Newton's steps; the constant is free."""
+    """Ridge logistic regression by Newton's method, without a penalty on the constant."""
     weights = np.zeros(features.shape[1])
     rate = np.clip(happened.mean(), 1e-6, 1 - 1e-6)
     weights[0] = np.log(rate / (1 - rate))
@@ -173,7 +173,7 @@ def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:
         slope = features.T @ (happened - chance) - penalty * weights
         curve = (features * (chance * (1 - chance))[:, None]).T @ features + np.diag(penalty)
         move = np.linalg.solve(curve, slope)
-        move *= min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))  # no step runs away
+        move *= min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))  # so that no step diverges
         weights = weights + move
         if np.abs(move).max() < 1e-8:
             break

@@ -1,12 +1,13 @@
-"""Stacking: one forecast of the network's and the analogues', with intervals that hold.
+"""Stacking: the network's and the analogues' forecasts combined, and calibrated.
 
-Both are learnt from training items that the forecasts in question never met. The mean of
-two forecasts' quantiles (Vincent 1912), with a weight for each prefix length, is that whose
-CRPS is least (stacking: Wolpert 1992). Its quantiles are then moved to where the held-out
-truths fell (split-conformal: Romano, Patterson and Candes 2019, each side by itself), for
-each prefix length and horizon. What holds for held-out items holds for new ones.
+Both steps are fitted on held-out items: training items that the forecasts in question were not
+fitted on. The quantiles of the two forecasts are averaged (Vincent 1912), with the weight that
+minimises the CRPS at each prefix length (stacking: Wolpert 1992). The quantiles are then adjusted
+by split conformal calibration for each prefix length and horizon, each side by itself (Romano,
+Patterson and Candes 2019).
 
-Arrays only, scaled as a panel has them; a distribution is its quantiles at ``heads.KNOTS``.
+Arrays only, scaled as in a panel; a distribution is given by its quantiles at
+``heads.quantiles.KNOTS``.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from statecast.files import check_finite
 from statecast.heads.quantiles import KNOTS
 from statecast.state import outline
 
-MOST_ITEMS = 2000  # held-out items it is learnt from
-FEWEST = 8  # below, there is nothing to learn it from
+MOST_ITEMS = 2000  # the most held-out items that are used
+FEWEST = 8  # with fewer held-out items nothing is fitted
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
-_ENOUGH = 400  # held-out values that a quantile's place is read from: else more horizons count
+_ENOUGH = 400  # values for an offset; with fewer at a horizon, its neighbours are added
 _MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
 _LEVELS = np.array(KNOTS)
 _MIDDLE = len(KNOTS) // 2
@@ -31,19 +32,20 @@ _MIDDLE = len(KNOTS) // 2
 
 @dataclass(frozen=True, eq=False)
 class Stacking:
-    """What was learnt from held-out items.
+    """Weights and offsets, fitted on held-out items.
 
     Attributes
     ----------
     known : array of int, ``(n,)``
-        The prefix lengths it was learnt at, rising from 0; one in between goes by the one
-        below.
+        The prefix lengths it was fitted at, increasing from 0. A length in between uses the next
+        lower one.
     weight : array, ``(n,)``
-        The network's; the analogues have the rest.
+        The network's; the analogues' weight is 1 less it.
     offset : array, ``(n, steps, len(KNOTS))``
-        By horizon: how far each quantile is moved, as a share of the 80 % interval's width.
+        By horizon: how far each quantile is moved, as a multiple of the 80 % interval's width.
     targets : int
-        How many there are. Of several "steps" are positions, of which a step has one for each.
+        The number of targets. With several, ``steps`` counts positions, one for each target of a
+        step.
     """
 
     known: np.ndarray
@@ -61,15 +63,15 @@ class Stacking:
         analogues: Mapping[int, np.ndarray] | None,
         targets: int = 1,
     ) -> Stacking:
-        """Learn from held-out items.
+        """Fit to held-out items.
 
         Parameters
         ----------
         y : array, ``(items, steps)``
-            What happened, NaN where nothing was observed.
+            The observations, NaN where nothing was observed.
         network, analogues : mapping of int to array ``(items, steps, len(KNOTS))``
-            By prefix length, the forecasts of items that the forecaster never met. Without
-            analogues the network has all the weight.
+            By prefix length, forecasts of the items by models that were not fitted on them.
+            Without analogues the network's weight is 1.
         targets : int
         """
         known = np.array(sorted(network))
@@ -88,16 +90,16 @@ class Stacking:
         return cls(known, weight, offset, targets)
 
     def share(self, known: np.ndarray) -> np.ndarray:
-        """The network's part in the forecasts of rows with prefixes of these lengths."""
+        """The network's weight in the forecasts of rows with prefixes of these lengths."""
         return self.weight[self._at(known)]
 
     def blend(self, network: np.ndarray, analogues: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """One forecast of two, ``(rows, steps, len(KNOTS))``; ``known`` is ``(rows,)``."""
+        """The weighted mean of two forecasts ``(rows, steps, len(KNOTS))``."""
         weight = self.share(known)[:, None, None]
         return weight * network + (1 - weight) * analogues
 
     def calibrate(self, knots: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """The forecast with its quantiles where they belong; the median stays."""
+        """The calibrated quantiles of a forecast; the median is not changed."""
         ahead = np.arange(knots.shape[1]) - known[:, None]
         last = self.offset.shape[1] - self.targets + ahead % self.targets  # of the same target
         ahead = np.clip(ahead, 0, last)
@@ -110,19 +112,19 @@ class Stacking:
     # -- files -------------------------------------------------------------------------
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything by name, as a model file has it."""
+        """All arrays by name, as a model file stores them."""
         return {"known": self.known, "weight": self.weight, "offset": self.offset}
 
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], steps: int, targets: int = 1
     ) -> Stacking:
-        """What ``arrays`` gave, for series of so many steps and targets.
+        """Restore from the result of ``arrays``, for a number of steps and of targets.
 
         Raises
         ------
         ValueError
-            Another set of names, or shapes or types that do not fit together.
+            Other names, or shapes, types or values that do not fit together.
         """
         known = arrays.get("known", np.zeros(0))
         count = known.size
@@ -135,7 +137,9 @@ class Stacking:
         if found != expected:
             raise ValueError(f"stacking: expected {expected}; received {found}")
         if not count or known[0] != 0 or (known[1:] <= known[:-1]).any() or known[-1] >= steps:
-            raise ValueError(f"stacking: known: expected them to rise from 0 to below {steps}")
+            raise ValueError(
+                f"stacking: known: expected increasing lengths from 0 to below {steps}"
+            )
         check_finite("stacking: offset", arrays["offset"], _MOST_OFFSET)
         check_finite("stacking: weight", arrays["weight"], 1.0)
         if arrays["weight"].min() < 0:
@@ -154,7 +158,7 @@ def _crps(y: np.ndarray, knots: np.ndarray) -> float:
 
 
 def _offsets(y: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """For each horizon and quantile, where the truth lies relative to it at that level."""
+    """For each horizon and quantile, the offset that the held-out observations ask for."""
     score = (y[..., None] - knots) / _width(knots)  # (items, horizons, levels)
     horizons = y.shape[1]
     counts = np.cumsum(np.concatenate([[0], (~np.isnan(y)).sum(axis=0)]))
@@ -173,7 +177,7 @@ def _offsets(y: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 
 def _conformal(score: np.ndarray) -> np.ndarray:
-    """Of scores ``(n, levels)`` the level's quantile, outward: the ceil((n + 1) level)-th."""
+    """Conformal quantiles of scores ``(n, levels)``: outward, the ceil((n + 1) level)-th."""
     n, score = len(score), np.sort(score, axis=0)
     out = np.zeros(len(KNOTS))
     for i, level in enumerate(KNOTS):
