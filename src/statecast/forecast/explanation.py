@@ -1,11 +1,11 @@
-"""What moved a forecast: everything known of an item left out in turn, and those most like it.
+"""Explanations: the effects of observations and static features on a forecast, and its analogues.
 
-Occlusion (Zeiler and Fergus 2014): a forecast with one observation or one static feature,
-less the forecast without it, all else as it is. An observation left out is a gap; a number
-left out is at the training items' average, a category left out is one never met. It says
-what the forecast would have been, not what causes what; and of two that say the same,
-leaving out either moves little, so effects do not add up. Of several targets an observation is
-that of one of them at a step, and it moves the forecast of each.
+Occlusion (Zeiler and Fergus 2014): an effect is the forecast less the forecast without one
+observation or static feature, all else unchanged. Without an observation there is a gap. A number is
+replaced by the training items' average, a category by a new one. An effect is a property of the
+forecast, not a cause. Effects do not add up: if two features carry the same information, leaving
+out either changes little. With several targets an observation is that of one target at a step, and
+it has an effect on the forecast of each target.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ import numpy as np
 from statecast.tables.ids import Kind
 from statecast.tables.panel import Panel
 
-_ROWS = 2048  # forecasts at once: a bound on memory
+_ROWS = 2048  # forecasts in one call: a bound on memory
 
 
 @dataclass(frozen=True, eq=False)
 class ForecastExplanation:
-    """By how much each thing known of an item moved its forecast; made by ``Forecaster.explain``.
+    """Effects of observations and static features on forecasts; made by ``Forecaster.explain``.
 
-    An effect is the forecast (the median) with the thing less that without it, at each step
-    of the rest, in the units of y.
+    An effect is the forecast (the median) with the observation or feature less that without it, at
+    each step after the prefix, in the units of y.
 
     Attributes
     ----------
     ids : array, ``(items,)``
     known : array of int, ``(items,)``
-        Each item's prefix length; the rest is what comes after, up to ``until``.
+        Each item's prefix length; its forecast is of the steps after it, up to ``until``.
     observations : array, float64, ``(items, steps, until)``
         The effect of each observed step. NaN where nothing was observed, and at steps without a
         forecast: the prefix, and days on which the calendar is closed. With several targets
         ``(items, steps, targets, until, targets)``: the effect of each target's observations on
         each target's forecast.
     statics : dict of str to array, float64, ``(items, until)``
-        The effect of each static feature; NaN where there is no forecast. Of several targets
+        The effect of each static feature; NaN where there is no forecast. With several targets
         ``(items, until, targets)``.
     analogues : array, ``(items, n)``
-        The ids of the training items that began most alike, nearest first; n is 0 where the
+        The ids of the training items nearest in X and prefix, nearest first; n is 0 if the
         forecaster has no analogues.
     weights : array, float64, ``(items, n)``
-        Their part in the forecast; the parts of all training items and of the network add up to 1.
+        Their weights in the forecast; those of all training items and of the network sum to 1.
     last : array of int, ``(items,)``
-        Each item's last step that is forecast.
+        The last step of each item that is forecast.
     first : int
-        The number that tables give step 1.
+        The number of step 1 in tables.
     """
 
     ids: np.ndarray
@@ -81,27 +81,26 @@ class ForecastExplanation:
         )
 
     def _repr_html_(self) -> str | None:
-        # None where the table's own library has no HTML (Arrow): then the text is shown.
+        # None if the table's library has no HTML (Arrow): then the text is shown.
         html = getattr(self.table(), "_repr_html_", None)
         return None if html is None else html()
 
     def table(self) -> Any:
-        """A long table, a row a thing: what moved an item's forecast most comes first.
+        """A long table with a row for each effect, the largest of each item first.
 
         The columns are the id; ``what``: "observation", "static" or "analogue"; ``name``: the
         step, the column or the training item's id, as text; ``effect``: the mean over the steps
-        that are forecast; ``strength``: the mean of its size; ``weight``: that of an analogue. An
-        analogue without weight has no row. An item has no analogues where the network forecasts
-        alone: because held-out items were forecast best so, or because no training item has such
-        features or so long a prefix.
+        that are forecast; ``strength``: the mean of its absolute value; ``weight``: of an analogue.
+        An analogue with weight 0 has no row. An item has no analogues if the network's weight is 1:
+        it was best on held-out items, or no training item has such features or so long a prefix.
 
-        With several targets the column ``target`` says whose forecast was moved. It is null for
-        analogues, which are those of all targets. An observation is named ``lat-3``, by its own
-        target and step.
+        With several targets the column ``target`` names the target of the forecast. It is null for
+        analogues, which are shared by all targets. An observation is named by its own target and
+        step, such as ``lat-3``.
         """
         several = len(self.targets) > 1
         observed, statics = self.observations, self.statics
-        if not several:  # targets have axes of their own all the same
+        if not several:  # add axes for the single target
             observed = observed[:, :, None, :, None]
             statics = {name: effects[..., None] for name, effects in statics.items()}
         rows: list[tuple[Any, ...]] = []
@@ -145,15 +144,15 @@ class ForecastExplanation:
 def effects(
     median: Callable[[Panel], np.ndarray], panel: Panel, numeric: int, categorical: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The effects of what a panel shows of its items.
+    """The effects of each observation and static feature of a panel.
 
     Parameters
     ----------
     median : callable
-        The forecast of a panel, ``(rows, until)``.
+        Takes a panel and returns its forecasts, ``(rows, until)``.
     panel : Panel
     numeric, categorical : int
-        How many static features there are of each.
+        The numbers of numeric and of categorical static features.
 
     Returns
     -------
@@ -188,7 +187,8 @@ def effects(
 
 
 def _without(panel: Panel, thing: np.ndarray, steps: int, numeric: int) -> Panel:
-    """Each row without one thing: nothing (0), a step, a number, or a category."""
+    """Each row without one feature, by its index ``thing``: 0 for none, then the steps, the numeric
+    and the categorical statics."""
     row = np.arange(panel.rows)
     mask, numbers, codes = panel.mask.copy(), panel.numeric.copy(), panel.codes.copy()
     at = thing - 1
@@ -197,7 +197,7 @@ def _without(panel: Panel, thing: np.ndarray, steps: int, numeric: int) -> Panel
     at = at - steps
     average = (at >= 0) & (at < numeric)
     numbers[row[average], at[average]] = 0.0
-    numbers[row[average], numeric + at[average]] = 0.0  # nor is it known to be missing
+    numbers[row[average], numeric + at[average]] = 0.0  # and its flag: not missing
     at = at - numeric
     codes[row[at >= 0], at[at >= 0]] = 0
     return replace(panel, mask=mask, y=np.where(mask, panel.y, 0), numeric=numbers, codes=codes)
