@@ -1,7 +1,7 @@
 """Explanations: the effects of observations and static features on a forecast, and its analogues.
 
 Occlusion (Zeiler and Fergus 2014): an effect is the forecast less the forecast without one
-observation or static feature, all else unchanged. Without an observation there is a gap. A number is
+observation or static feature, all else unchanged. An observation becomes a gap. A number is
 replaced by the training items' average, a category by a new one. An effect is a property of the
 forecast, not a cause. Effects do not add up: if two features carry the same information, leaving
 out either changes little. With several targets an observation is that of one target at a step, and
