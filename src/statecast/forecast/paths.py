@@ -1,4 +1,4 @@
-"""``Paths``: joint sample paths, and what they come to."""
+"""``Paths``: joint sample paths, and the distributions of their totals and peaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 
-_PATH_VALUES = 4_000_000  # of paths reduced at once: a bound on memory
+_PATH_VALUES = 4_000_000  # values of paths reduced at once: a bound on memory
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Paths:
     known : array of int, ``(items,)``
         Each item's prefix length; its paths begin at the step after.
     values : array, float64, ``(items, paths, until)``
-        In original units, NaN on the prefix. Of several targets ``(items, paths, until, targets)``:
-        path i of one goes with path i of the others.
+        In original units, NaN on the prefix. With several targets
+        ``(items, paths, until, targets)``: path i of one target is sampled jointly with path i of
+        the others.
     last : array of int, ``(items,)``, or None
-        Each item's last step, after which its values are NaN; None where it is that of all.
+        Each item's last step, after which its values are NaN; None if it is ``until`` for all.
     observed : array, float64, ``(items, steps)``, or None
-        The prefixes, NaN where nothing was observed, of several targets
-        ``(items, steps, targets)``; None where the paths go on from a state.
+        The prefixes, NaN where nothing was observed; with several targets
+        ``(items, steps, targets)``; None if the paths start from a state.
 
     Examples
     --------
@@ -64,8 +65,11 @@ class Paths:
         )
 
     def table(self) -> Any:
-        """A long table: the id, the step, and a column a path, ``path-1``, ``path-2``, ...; of
-        several targets one for each, ``path-lat-1``, ``path-lon-1``, ..."""
+        """A long table: the id, the step, and a column for each path, ``path-1``, ``path-2``, ...
+
+        With several targets there is a column for each target and path: ``path-lat-1``,
+        ``path-lon-1``, ...
+        """
         items, paths = self.values.shape[:2]
         values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
         named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
@@ -84,7 +88,7 @@ class Paths:
         Raises
         ------
         ArgumentError
-            A target that is not there.
+            The forecaster has no such target.
         """
         schema = self.schema.of(target)
         if isinstance(self.schema, Schema):
@@ -119,29 +123,31 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """How much each item comes to: the distribution of the sum over its paths. A path that has
-        ended adds nothing from there on.
+        """The distribution of each item's total: the sum over the steps of a path.
+
+        Steps after the end of a path add nothing.
 
         Parameters
         ----------
         since : int, optional
-            The first step to count; default each item's first forecast step. From 1 on it is
-            the total of the whole item, what was observed included.
+            The first step to count; default each item's first forecast step. With step 1 it
+            is the total of the whole item, observations included.
         level, quantiles
             As in ``Forecaster.predict``.
 
         Returns
         -------
-        A table of the kind that came in, a row an item: the id, ``statecast`` (the median),
-        ``statecast-lo-80``, ... in original units. For arrays, a dict of arrays ``(items,)``.
+        A table of the kind that came in, with a row for each item: the id, ``statecast`` (the
+        median), ``statecast-lo-80``, ... in original units. For arrays, a dict of arrays
+        ``(items,)``.
 
         Raises
         ------
         DataError
-            A step since ``since`` is a gap, so that the total is unknown.
+            A step from ``since`` on was not observed, so the total is unknown.
         ArgumentError
-            ``since`` beyond ``until``; or within the prefix, of paths that go on from a state,
-            which does not hold what was observed.
+            ``since`` is after ``until``; or it is within the prefix and the paths start from a
+            state, which does not hold the observations.
         """
         columns = quantile_columns(level, quantiles)
         (totals,) = self._reduced(since, lambda rest, _: (np.nansum(rest, axis=-1),))
@@ -154,18 +160,17 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """How high each item rises, and when: the distributions of its largest value and of
-        the first step that has it.
+        """The distributions of each item's largest value and of the first step that has it.
 
-        Parameters, returns and errors are those of ``total``; beside the value's columns there
-        are the step's: ``step``, ``step-lo-80``, ...
+        Parameters, returns and errors are those of ``total``. There are also columns for the step:
+        ``step``, ``step-lo-80``, ...
         """
         columns = quantile_columns(level, quantiles)
 
         def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             known = np.where(np.isnan(rest), -np.inf, rest)
             value, step = known.max(axis=-1), known.argmax(axis=-1) + float(self.schema.first)
-            nothing = np.isneginf(value)  # closed throughout, or ended with its prefix
+            nothing = np.isneginf(value)  # no open step, or the item ended with its prefix
             return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
 
         value, step = self._reduced(since, highest)
@@ -180,26 +185,26 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """When each item reaches a threshold: the distribution of the first step at which its
-        value is at least so high.
+        """The distribution of the first step at which an item's value is at or above a threshold.
 
         Parameters
         ----------
         threshold : float or array, ``(items,)``
             In original units.
         falling : bool
-            The first step at which the value is at most so high instead.
+            If True, the first step at which the value is at or below the threshold.
         since, level, quantiles
             As in ``total``.
 
         Returns
         -------
         As ``total`` does, in the steps of the tables, and ``never``: the share of paths that do
-        not reach it up to ``until``. A quantile that lies among those is NaN.
+        not reach it up to ``until``. A quantile that falls among those paths is NaN.
 
         Raises
         ------
-        As ``total`` does; ArgumentError for a threshold that is no number, or not one an item.
+        As ``total`` does; ArgumentError for a threshold that is not a number, or not one for each
+        item.
         """
         columns = quantile_columns(level, quantiles)
         try:
@@ -225,8 +230,11 @@ class Paths:
     def _reduced(
         self, since: int | None, reduce: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
     ) -> list[np.ndarray]:
-        """What ``reduce`` makes of the steps since ``since``: of float64 ``(rows, paths, until)``,
-        NaN before, arrays ``(rows, paths)``. In parts, so that memory stays bounded."""
+        """Apply ``reduce`` to the steps from ``since`` on, in parts that bound the memory.
+
+        ``reduce`` takes float64 ``(rows, paths, until)``, NaN before ``since``, and returns arrays
+        ``(rows, paths)``.
+        """
         if not isinstance(self.schema, Schema):
             raise ArgumentError(
                 "Expected paths of one target, as several have no common unit; received those of "
@@ -281,7 +289,7 @@ class Paths:
 def _known_quantile(
     drawn: np.ndarray, columns: Mapping[str, float], method: Any = "linear"
 ) -> np.ndarray:
-    """Quantiles ``(columns, items)`` of the draws that are numbers; NaN where none is."""
+    """Quantiles ``(columns, items)`` of the samples that are not NaN; NaN if all are."""
     if not np.isnan(drawn).any():
         return np.quantile(drawn, list(columns.values()), axis=1, method=method)
     found = np.full((len(columns), len(drawn)), np.nan)
@@ -293,13 +301,13 @@ def _known_quantile(
 
 
 def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Of draws ``(items, paths)``, by the name of the column."""
+    """Quantiles of samples ``(items, paths)``, by the name of the column."""
     found = _known_quantile(drawn, columns)
     return dict(zip(columns, found, strict=True))
 
 
 def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
-    """As ``_quantiles``, of steps: each a step that a path has, or NaN where it has none."""
+    """As ``_quantiles``, for steps: each is the step of some path; NaN where it is infinite."""
     found = _known_quantile(step, columns, method="inverted_cdf")
     found = np.where(np.isinf(found), np.nan, found)
     return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
