@@ -376,7 +376,12 @@ def tensor_of(variable: RowsVariable) -> Any:
     """The value of a variable between steps: a tensor of the backend."""
     busy = [m for m in _watched_models() if m in _values_aside or _steps[m][2]]
     restore_values([m for m in busy if any(v is variable for v in m.variables)])
-    return variable.value
+    if keras.backend.backend() != "jax" or in_stateless_scope():
+        return variable.value
+    value = variable._value  # read once: another thread's trainer takes it out at any moment
+    if value is None:
+        _refuse_in_a_step()
+    return variable._maybe_autocast(value)
 
 
 def array_of(variable: RowsVariable) -> np.ndarray:
