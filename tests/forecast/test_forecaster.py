@@ -316,6 +316,17 @@ def test_a_step_to_forecast_up_to_that_is_none_is_refused(fitted, said, says):
             verb(None, static, **said)
 
 
+@pytest.mark.parametrize("given", ["no", 0, None])
+def test_a_flag_is_true_or_false(fitted, given):
+    _, static = _tables()
+    with pytest.raises(errors.ArgumentError, match="calibrated: expected True or False; received"):
+        fitted.predict(None, static, until=T, calibrated=given)
+    with pytest.raises(errors.ArgumentError, match="calibrated: expected True or False"):
+        fitted.quantiles(fitted.schema.panel(None, static), T, [0.5], calibrated=given)
+    with pytest.raises(errors.ArgumentError, match="falling: expected True or False"):
+        fitted.simulate(None, static, until=T, paths=2).time_to(5, falling=given)
+
+
 def test_what_comes_after_the_prefix_is_unknown(fitted):
     """The rest of the table, cut away, changes nothing: no leak from the future."""
     series, static = _tables()
@@ -1441,6 +1452,10 @@ def test_feedback_that_grows_is_an_error_where_it_leaves_float32(kind, request):
     state = grows.state(begun, static)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", errors.DataWarning)  # beyond the longest training item
+        if kind == "counts" and keras.backend.backend() == "tensorflow":
+            # Its operations saturate where those of the others give NaN: all stays finite.
+            assert np.isfinite(_values(grows.predict(state=state, until=100))).all()
+            return
         for use in (grows.predict, grows.simulate):
             asked: list[dict[str, Any]] = [{"state": state}, {"series": begun, "static": static}]
             for given in asked:

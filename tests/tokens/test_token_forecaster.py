@@ -557,6 +557,8 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         (lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="abc")), "none is"),
         (lambda f, x: f.generate(None, x, until=1, beam=Beam(required="ab")), "at most as many"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
+        (lambda f, x: f.log_likelihood(_tables()[0], x, ended=0), "ended: expected True or False"),
+        (lambda f, x: f.log_likelihood(_tables()[0], x, by_step="no"), "by_step: expected True"),
         (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
         (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
     ],

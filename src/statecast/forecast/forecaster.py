@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from statecast import process
-from statecast.checks import check_whole
+from statecast.checks import check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, chunks
 from statecast.forecast.companions import Companions, first_steps
@@ -142,7 +142,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int, mapping, table, path or array
-            The last step to forecast, counted from 1: a number for all items; or one an item, as a
+            The last step to forecast, as the tables number steps (a year, where steps are years;
+            from 1 in arrays and for dates): a number for all items; or one for each item, as a
             mapping of ids to steps, a table with the ids and a column ``until``, or an array
             ``(items,)``. An item that is observed up to there has no rows. Beyond the longest
             training item nothing was learnt: the network goes on in its closed loop, its level may
@@ -186,6 +187,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         columns = quantile_columns(level, quantiles)
         levels = list(columns.values())
+        calibrated = check_flag("calibrated", calibrated)
         if state is None:
             panel = self._panel(series, static, future, horizon)
             known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
@@ -235,8 +237,9 @@ class Forecaster(StateModel[ForecasterSettings]):
         Raises
         ------
         ArgumentError
-            A forecast beyond the range of float32.
+            ``calibrated`` that is no boolean; a forecast beyond the range of float32.
         """
+        check_flag("calibrated", calibrated)
         return self._quantiles(panel, np.full(panel.rows, until), until, levels, calibrated)
 
     def _quantiles(

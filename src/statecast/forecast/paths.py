@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.checks import check_numbers, check_whole
+from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted
 from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
@@ -207,6 +207,7 @@ class Paths:
         item.
         """
         columns = quantile_columns(level, quantiles)
+        check_flag("falling", falling)
         try:
             given = np.asarray(threshold, "float64")
         except (TypeError, ValueError):

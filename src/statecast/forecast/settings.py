@@ -293,7 +293,9 @@ class Settings:
     )
     seed: int = setting(0, whole(0), "The same seed gives the same fit and the same random draws.")
     id_col: str = setting("unique_id", text(), "Column of the item's id, in all tables.")
-    step_col: str = setting("ds", text(), "Column of the step: a whole number from 1, or a date.")
+    step_col: str = setting(
+        "ds", text(), "Column of the step: a whole number (from 1, or years, say), or a date."
+    )
     target_col: str | Sequence[str]
     categorical: Sequence[str] | None = setting(
         (),

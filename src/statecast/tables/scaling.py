@@ -1,7 +1,7 @@
 """The scaling of y for the network: a transform, then a location and a scale at each step.
 
-``Transform`` maps y to the real line. To add one, write a class of it and list it in
-``TRANSFORMS``.
+``Transform`` maps y to the real line. To add one, write a subclass, list it in ``TRANSFORMS``, and
+add its name to ``TransformName`` in ``forecast/settings.py``.
 
 Values come in batches that are never joined, so that a table need not fit into memory. The
 results do not depend on how the values were divided, to the last bit: sums are taken in the

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 
 from statecast import process
-from statecast.checks import check_choice, check_whole
+from statecast.checks import check_choice, check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, ModelFileError, quoted
 from statecast.forecast.base import CHUNK, MOST_STEPS, Ahead, Frame, ModelFile, StateModel, chunks
 from statecast.forecast.companions import Companions
@@ -128,8 +128,8 @@ class TokenForecaster(StateModel[TokenSettings]):
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int, mapping, table, path or array
-            The last step, counted from 1: a number for all items; or one for each item, as a
-            mapping of ids to steps, a table with the ids and a column ``until``, or an array
+            The last step, as the tables number steps: a number for all items; or one for each item,
+            as a mapping of ids to steps, a table with the ids and a column ``until``, or an array
             ``(items,)``. An item that is observed up to there has no rows.
         h : int, optional
             In place of ``until``: this many steps after each prefix.
@@ -232,12 +232,13 @@ class TokenForecaster(StateModel[TokenSettings]):
         Raises
         ------
         ArgumentError
-            ``known`` below 0.
+            ``known`` below 0; ``ended`` or ``by_step`` that is no boolean.
         DataError
             Tables that cannot be used.
         """
         schema, engine = self.schema, self.engine
         known = check_whole("known", known, 0)
+        ended, by_step = check_flag("ended", ended), check_flag("by_step", by_step)
         panel = schema.panel(series, static)
         nats = engine.panel_log_likelihoods(panel, ended=ended)
         nats[:, :known] = np.nan
