@@ -39,6 +39,7 @@ class Paths:
     Examples
     --------
     >>> import numpy as np
+    >>> from statecast import Forecaster
     >>> rng = np.random.default_rng(0)
     >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1) + 10
     >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, verbose=0)
