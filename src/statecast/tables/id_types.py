@@ -1,8 +1,8 @@
-"""The type of a column of ids, as a model file has it: the name of a type of the table library.
+"""``IdType``: the type of a column of ids, saved in a model file under the name that its library
+prints.
 
-The name is the one that the library prints. It is read back by a closed set of forms, so that
-nothing in a file is executed. The library is imported when a column is made, not when a file is
-read.
+Names are read back through a closed set of patterns, so that nothing in a file is executed. The
+library is imported when a column is made, not when a file is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import narwhals.stable.v2 as nw
 from statecast.errors import ModelFileError
 from statecast.tables.dates import known_zone
 
-MOST_CATEGORIES = 10_000  # more are not written: a file's header has to stay small
+MOST_CATEGORIES = 10_000  # more are not saved: the header of a model file stays small
 _ZONE = r"[A-Za-z0-9_+\-/:]{1,64}"
 _UNIT = r"(?:s|ms|us|ns)"
 _WHOLE = r"(?:u?int(?:8|16|32|64))"
@@ -46,14 +46,14 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class IdType:
-    """A type of ids.
+    """The type of a column of ids.
 
     Attributes
     ----------
     name : str
         As the library prints it.
     categories : tuple of str or int, or None
-        Those of a polars Enum or a pandas category.
+        The categories of a polars Enum or a pandas category.
     ordered : bool
         Whether a pandas category has an order.
     """
@@ -64,7 +64,7 @@ class IdType:
 
     @classmethod
     def of(cls, native: Any, library: str) -> IdType | None:
-        """Return a library's type; None where no file has it, so that the ids decide."""
+        """Return the ``IdType`` of a library's type; None if it cannot be saved."""
         if native is None or isinstance(native, IdType):
             return native
         categories = getattr(native, "categories", None)
@@ -93,7 +93,7 @@ class IdType:
             words: Sequence[str] = re.findall(r"=(None|[^,)]+)", given)
             values = [int(w) if w.isdigit() else None if w == "None" else w[1:-1] for w in words]
             return getattr(pl, kind)(*values) if values else getattr(pl, kind)
-        if library == "pandas":  # which takes a type's name for it
+        if library == "pandas":  # pandas accepts the name of a type
             if self.categories is None:
                 return self.name
             each: Any = nw.new_series("", self.categories, backend="pandas").to_native()
@@ -137,7 +137,7 @@ class IdType:
 
 
 def _arrow(name: str) -> Any:
-    """Return the Arrow type of this name."""
+    """Return the Arrow type with this name."""
     import pyarrow as pa
 
     if name.startswith("dictionary"):

@@ -1,4 +1,4 @@
-"""The sources of tables that can be read: pandas, polars and Arrow tables, files and arrays.
+"""Open the sources of tables: pandas, polars and Arrow tables, files and arrays.
 
 ``open_table`` returns a ``Table`` or an array. The rest of the wing works on these two. A series in
 a Parquet file is read in batches of rows, so that it need not fit into memory.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-MAX_COLUMNS = 10_000  # a picture's features are 4,096
+MAX_COLUMNS = 10_000  # the features of an image can be 4,096
 _LONGEST_HEADER = 2**24  # bytes of a CSV file's first line
 _CHUNK_OF_LINES = 2**25  # bytes of a CSV file whose lines are counted at once
 BATCH = 2**18  # rows of a Parquet file that are in memory at once
@@ -40,23 +40,23 @@ KINDS = ("polars", "pandas", "pyarrow", "modin", "cudf", "arrays")
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it came: a narwhals frame, what to call it, and whether it is all text.
+    """An open table: a narwhals frame, its name for messages, and whether all cells are text.
 
-    Of a Parquet file ``frame`` may be some rows only: ``start`` is the first of them. ``file`` has
-    those after them, too. ``first`` is the number of step 1 where the table is a part of another,
-    from which it was learnt; see ``Schema.first``.
+    Of a Parquet file ``frame`` may hold only a batch of rows: ``start`` is the number of its first
+    row, from 0, and ``file`` has the rest. ``first`` is given if the table is a part of another
+    one, from which the number of step 1 was learnt; see ``Schema.first``.
     """
 
     frame: Any
     label: str
     kind: str
-    text: bool  # a CSV file: what a column means depends on what is asked of it
+    text: bool  # a CSV file: how a column is read depends on its use
     start: int = 0
     file: _ParquetFile | None = None
     first: int | None = None
 
     def rest(self) -> Iterator[Table]:
-        """Return the rows of the file after these, a batch at a time."""
+        """Yield the other rows of the file, in batches."""
         start = len(self.frame)
         for frame in () if self.file is None else islice(self.file.batches(BATCH), 1, None):
             yield replace(self, frame=nw.from_native(frame), start=start, file=None)
@@ -65,10 +65,10 @@ class Table:
 
 @dataclass(frozen=True)
 class _ParquetFile:
-    """A Parquet file, which Arrow reads a batch of rows at a time.
+    """A Parquet file, which is read by Arrow in batches of rows.
 
-    polars does not: of a damaged file it may ask for more memory than there is, which ends the
-    process. Arrow raises an error.
+    polars may allocate too much memory for a damaged file, which ends the process. Arrow raises an
+    error.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class _ParquetFile:
     only: Sequence[str] | None = None  # the columns to read; None: all
 
     def names(self) -> list[str]:
-        """Return the names of the columns, checked."""
+        """Return the names of the columns; raise if there are too many or repeated ones."""
         import pyarrow.parquet as pq
 
         with _reading(self.label, "parquet"):
@@ -85,29 +85,33 @@ class _ParquetFile:
         return names
 
     def batches(self, rows: int) -> Iterator[pl.DataFrame]:
-        """Return the rows, so many at a time; of a file without rows one frame without rows."""
+        """Yield the rows in batches; for a file without rows one empty frame."""
         import polars as pl
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         columns = None if self.only is None else list(self.only)
         with _reading(self.label, "parquet"), pq.ParquetFile(pa.OSFile(str(self.path))) as file:
-            schema, said, found = file.schema_arrow, file.metadata, 0
-            for field in schema:  # polars panics at other notes, and has its enums there
+            schema, metadata, found = file.schema_arrow, file.metadata, 0
+            for (
+                field
+            ) in schema:  # polars stores enums in the metadata, and panics if it is not UTF-8
                 for note in chain.from_iterable((field.metadata or {}).items()):
                     note.decode()
-            sizes = [said.row_group(i).num_rows for i in range(said.num_row_groups)]
-            # Arrow holds what it has read of all groups of rows that it was asked for, and
-            # threads of its pool are not there after a fork.
+            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            # Arrow keeps in memory all row groups that it is asked for, so it is asked for few.
+            # Its threads do not exist after a fork.
             for groups in _runs(sizes, rows):
                 for batch in file.iter_batches(
                     rows, row_groups=groups, columns=columns, use_threads=False
                 ):
-                    batch.validate(full=True)  # polars takes text for UTF-8 without a look
+                    batch.validate(full=True)  # polars does not check that text is UTF-8
                     found += len(batch)
                     yield pl.DataFrame(batch.replace_schema_metadata())
-            if found != said.num_rows:
-                raise pa.ArrowInvalid(f"it has {found:,} rows, and says {said.num_rows:,}")
+            if found != metadata.num_rows:
+                raise pa.ArrowInvalid(
+                    f"it has {found:,} rows; its header says {metadata.num_rows:,}"
+                )
             if not found:
                 yield pl.DataFrame(
                     schema.remove_metadata().empty_table().select(columns or schema.names)
@@ -115,7 +119,7 @@ class _ParquetFile:
 
 
 def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Return the numbers of sizes in turn, as many together as make no more than ``most``."""
+    """Yield runs of consecutive indices whose sizes add up to at most ``most``, or single ones."""
     run: list[int] = []
     total = 0
     for number, size in enumerate(sizes):
@@ -131,10 +135,10 @@ def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
 def open_table(
     source: Any, role: str, letter: str, only: Sequence[str] | None = None, *, empty: bool = False
 ) -> Table | np.ndarray:
-    """Return a ``Table`` (one that is open already as it is), or the array that was handed in.
+    """Return a ``Table``, or an array. An open ``Table`` is returned as it is.
 
-    If ``only`` some columns are needed, a Parquet file gives those, and the first of its rows.
-    A table without rows is refused, unless ``empty`` says that it may be one.
+    If ``only`` is given, a Parquet file is read in batches and only with these columns. A table
+    without rows is an error unless ``empty`` is True.
     """
     if isinstance(source, Table):
         return source
@@ -151,7 +155,7 @@ def open_table(
             frame = nw.from_native(native, pass_through=True)
             if isinstance(frame, nw.LazyFrame):
                 frame = frame.collect()
-        except nw.exceptions.NarwhalsError as error:  # pandas allows a name twice
+        except nw.exceptions.NarwhalsError as error:  # pandas allows repeated column names
             raise DataError(f"{label}: {error}") from error
         if not isinstance(frame, nw.DataFrame):
             return _array(source, role, letter)
@@ -167,6 +171,7 @@ def open_table(
 
 
 def no_rows(table: Table, role: str) -> DataError:
+    """Return the error for a table without rows."""
     columns = list(table.frame.columns)
     return DataError(
         f"{table.label}: expected at least one row; received none"
@@ -182,7 +187,7 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
         raise DataError(f"{label}: expected a .csv or a .parquet file; received {quoted(ending)}.")
     try:
         there = name.is_file()
-    except OSError:  # a name too long to be one
+    except OSError:  # the name is too long
         there = False
     if not there:
         raise DataError(f"{label}: expected a file; there is none.")
@@ -199,7 +204,7 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
     names = file.names()
     if only is None:
         frame = pl.concat(file.batches(BATCH))
-    elif not set(only) <= set(names):  # one row tells what is there
+    elif not set(only) <= set(names):  # a missing column: one row is enough for the message
         frame = next(file.batches(1))
     else:
         file = replace(file, only=only)
@@ -209,7 +214,7 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
 
 
 def columns_of(source: Any) -> list[str]:
-    """Return the names of the columns of a table that can be read; none of an array."""
+    """Return the column names of a table that can be read; none for an array."""
     if isinstance(source, Table):
         return list(source.frame.columns)
     if isinstance(source, (str, PathLike)):
@@ -236,9 +241,9 @@ def _check_header(label: str, names: list[Any]) -> None:
 
 
 def _read_csv(content: bytes, label: str) -> pl.DataFrame:
-    """Return a CSV file's cells as text, null where they are empty, without its blank lines.
+    """Return the cells of a CSV file as text, null where empty, without blank lines.
 
-    What a column means is settled when it is used, by all of its rows.
+    The type of a column is decided when it is used, from all of its rows.
     """
     import polars as pl
 
@@ -253,8 +258,10 @@ def _read_csv(content: bytes, label: str) -> pl.DataFrame:
 
 
 def _check_fields(content: bytes, fields: int, label: str) -> None:
-    """Raise for a line of a CSV file that has not as many fields as the first: polars fills up a
-    short one with gaps, and a file that was cut ends in one."""
+    """Raise for a line of a CSV file with fewer or more fields than the first.
+
+    polars fills a short line with nulls, but it may be the end of a truncated file.
+    """
     for line, (found, text) in _unlike(content, fields):
         last = not content.endswith(b"\n") and content.endswith(text.encode())
         raise DataError(
@@ -292,7 +299,7 @@ def _unlike(content: bytes, fields: int) -> Iterator[tuple[int, tuple[int, str]]
 
 @contextmanager
 def _reading(label: str, kind: str) -> Iterator[None]:
-    """Raise a ``DataError`` for whatever a file has wrong."""
+    """Turn the errors of reading a file into ``DataError``."""
     import polars as pl
 
     unreadable = (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error)
@@ -307,12 +314,12 @@ def _reading(label: str, kind: str) -> Iterator[None]:
         raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
 
 
-# Whose arrays NumPy reads: no others, as there is hardly a thing that it makes no array of.
+# Libraries whose arrays are accepted. NumPy would make an array of almost any object.
 _ARRAY_LIBRARIES = ("numpy", "jax", "jaxlib", "torch", "tensorflow", "keras")
 
 
 def _array(source: Any, role: str, letter: str) -> np.ndarray:
-    """Return an array of numbers, tokens or objects that was handed in; refuse all else."""
+    """Return an argument as a NumPy array of numbers, tokens or objects; raise for others."""
     stranger = source if _is_scalar(source) else _stranger(source)
     if stranger is not None:
         within = "" if stranger is source else f"a {type(source).__name__} of "
@@ -340,18 +347,18 @@ def _array(source: Any, role: str, letter: str) -> np.ndarray:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a Python object says that there is no value: None, NaN, NaT, pandas's NA."""
+    """Return whether a Python object is a missing value: None, NaN, NaT or pandas's NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):
-        return value.is_nan()  # a signalling one cannot be compared
+        return value.is_nan()  # a signalling NaN cannot be compared
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
     return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
 def _stranger(source: Any) -> Any:
-    """Return the first object that is no array, number or text, or a list of such; or None."""
+    """Return the first object in a source that is not an array, number or text; None if none is."""
     if isinstance(source, (list, tuple)):
         some = {type(each): each for each in source}.values()
         nested = any(isinstance(each, (list, tuple)) for each in some)
@@ -367,7 +374,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _remedy(stranger: Any) -> str:
-    """Say what to do about an object that is neither a table nor an array."""
+    """Return what to do about an object that is neither a table nor an array."""
     if hasattr(stranger, "to_dataframe"):  # xarray
         return (
             " Make a table of it, .to_dataframe().reset_index(), or an array, items first: "
@@ -397,12 +404,13 @@ def _type_name(value: Any) -> str:
 
 
 def fail(label: str, column: str, expected: str, received: str, item: Any, advice: str) -> NoReturn:
+    """Raise a ``DataError`` for a cell: ``label`` is the table, ``item`` the item of its row."""
     message = f"{label}, column {quoted(column)}: expected {expected}; received {received}"
     raise DataError(f"{message} (item {quoted(item)}). {advice}".strip(), column=column, item=item)
 
 
-ROLES = ("id_col", "step_col", "target_col")  # the arguments that name the columns of a series
-_ALIASES = {  # what others call them
+ROLES = ("id_col", "step_col", "target_col")  # arguments that name the columns of a series
+_ALIASES = {  # common names of these columns
     "id_col": ("id", "item", "item_id", "series", "series_id", "sku", "product", "name", "key"),
     "step_col": (
         "step",
@@ -421,8 +429,10 @@ _ALIASES = {  # what others call them
 
 
 def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROLES) -> None:
-    """Raise for a column that is not there, with what to do; ``roles`` are the arguments that name
-    the first of them."""
+    """Raise for a missing column, with what to do.
+
+    ``roles`` are the arguments that name the first columns of ``names``.
+    """
     columns = list(table.frame.columns)
     for name in names:
         if name not in columns:
@@ -434,11 +444,11 @@ def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROL
 
 
 def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
-    """Say what may be done about a column that is not there; ``roles`` has the argument of each."""
+    """Return what to do about a missing column; ``roles`` maps columns to their arguments."""
     role, first = roles.get(name, ""), next(iter(roles), "")
     others = [str(each) for each in table.frame.columns if each not in roles]
     index = list(getattr(getattr(table.frame.to_native(), "index", None), "names", ()))
-    if name in index or len(index) > 1:  # of pandas, which keeps it out of the columns
+    if name in index or len(index) > 1:  # in pandas the index is not a column
         return " The index is no column: table.reset_index() makes columns of it."
     if table.text and len(table.frame.columns) == 1:
         return " Columns are separated by commas."
@@ -471,6 +481,7 @@ def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
 
 
 def first_repeated(ids: list[Any]) -> Any:
+    """Return the first element that occurs again; None if there is none."""
     seen: set[Any] = set()
     for item in ids:
         if item in seen:

@@ -2,9 +2,9 @@
 
 m targets of T steps become m * T positions: the first target at step 1, the second at step 1,
 ..., the first at step 2, and so on. A network that takes the positions one by one forecasts
-each value given those of its own step before it, and the chain rule makes of that a joint
-distribution over targets and steps. To whoever works in positions ``Targets`` is what
-``Schema`` is for a single target.
+each value given the earlier targets of the same step. By the chain rule of probability this is a
+joint distribution over targets and steps. Code that works in positions uses ``Targets`` as it
+uses ``Schema`` for a single target.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _NO_COLUMNS = Columns((), np.zeros((0, 3)), {})
 class Targets:
     """Everything learnt about tables of several targets; made by ``Targets.fit``.
 
-    Arrays and numbers are in positions, of which a step has one for each target: ``known`` and
-    ``until`` are multiples of their number. Only ``steps`` are steps.
+    A step has one position for each target. The arrays and ``known`` and ``until`` count
+    positions: the latter two are multiples of the number of targets. ``steps`` counts steps.
 
     Attributes
     ----------
     frame : Schema
-        Of items and steps: its y is there wherever any target was observed. It knows the dates,
-        the statics and the covariates.
+        The schema of the items, steps, static features and covariates. Its y is observed where
+        any target is.
     each : tuple of Schema
-        Of each target: its transform, its bounds, and its location and scaling at each step.
+        For each target: its transform, bounds, and location and scaling at each step.
 
     Examples
     --------
@@ -86,14 +86,14 @@ class Targets:
         series : table, path or array of shape (n, T, m)
             As in ``Schema.fit``, with a column for each target.
         target_col : sequence of str
-            The targets, at least two. Within a step each is forecast given those before it.
+            The targets, at least two. Within a step each is forecast given the ones before it.
         static, future, past_cols, categorical, id_col, step_col, transform, bounds, start_col
             As in ``Schema.fit``; ``"auto"`` chooses a transform for each target.
 
         Raises
         ------
         DataError
-            A table that cannot be used, a target that was observed nowhere.
+            A table that cannot be used, a target without observations.
         ArgumentError
             Column names that are not distinct, and what ``Schema.fit`` raises.
         """
@@ -105,14 +105,14 @@ class Targets:
             )
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        said = _Said.read(series, names, id_col, empty=False)
+        split = _TargetSeries.read(series, names, id_col, empty=False)
         frame = Schema.fit(
-            said.marked,
+            split.marked,
             static,
-            future=said.checked(future),
+            future=split.checked(future),
             past_cols=past_cols,
             categorical=categorical,
-            target_col=said.mark,
+            target_col=split.mark,
             transform="none",
             id_col=id_col,
             step_col=step_col,
@@ -124,7 +124,7 @@ class Targets:
             assert isinstance(launches, Table)  # arrays with start_col are refused above
             launches = replace(launches, frame=launches.frame.select(id_col, start_col))
         each = []
-        for name, (source, seen) in zip(names, said.observed(), strict=True):
+        for name, (source, seen) in zip(names, split.observed(), strict=True):
             if not seen:
                 raise DataError(
                     f"Target {name!r}: expected an observation to learn from; received none. Leave "
@@ -142,7 +142,7 @@ class Targets:
                 start_col=start_col,
                 first=frame.first,
             )
-            more = (0, frame.steps - own.steps)  # steps at which the others alone were observed
+            more = (0, frame.steps - own.steps)  # steps at which only other targets were observed
             location, scaling = (np.pad(a, more, "edge") for a in (own.location, own.scaling))
             observed = np.pad(own.observed, more)
             each.append(
@@ -157,7 +157,7 @@ class Targets:
             )
         return cls(frame, tuple(each))
 
-    # -- what it is --------------------------------------------------------------------
+    # -- sizes and names --------------------------------------------------------------------
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -166,21 +166,21 @@ class Targets:
 
     @property
     def steps(self) -> int:
-        """The steps of the longest training item."""
+        """The number of steps of the longest training item."""
         return self.frame.steps
 
     @property
     def positions(self) -> int:
-        """Those of the longest training item."""
+        """The number of positions of the longest training item."""
         return self.frame.steps * len(self.each)
 
     @property
     def first(self) -> int:
-        """The number that tables give step 1; see ``Schema``."""
+        """The number of step 1 in the tables; see ``Schema``."""
         return self.frame.first
 
     def number(self, step: int) -> int:
-        """Return the number that tables give a step, which counts from 1."""
+        """Return the number of a step in the tables; ``step`` is counted from 1."""
         return self.frame.number(step)
 
     @property
@@ -200,22 +200,22 @@ class Targets:
 
     @property
     def kind(self) -> Kind:
-        """That of the training tables."""
+        """The kind of the training tables."""
         return self.frame.kind
 
     @property
     def static(self) -> Columns:
-        """Of the static table."""
+        """The static features."""
         return self.frame.static
 
     @property
     def future(self) -> Columns:
-        """Of the future table."""
+        """The future covariates."""
         return self.frame.future
 
     @property
     def past(self) -> Columns:
-        """Of the series beside the targets."""
+        """The past covariates."""
         return self.frame.past
 
     @property
@@ -225,21 +225,21 @@ class Targets:
 
     @property
     def calendar(self) -> Calendar:
-        """The weekdays, hours and months at which no target was ever observed."""
+        """The weekdays, hours and months at which no target was observed in training."""
         return self.frame.calendar
 
     @property
     def vocabulary(self) -> None:
-        """Tokens have one; several targets are numbers."""
+        """None: several targets are numbers, not tokens."""
         return None
 
     def of(self, target: str) -> Schema:
-        """Return the schema of one target by itself, with the statics and covariates of all.
+        """Return the schema of one target, with the static features and covariates of all.
 
         Raises
         ------
         ArgumentError
-            A target that is not there.
+            An unknown target.
         """
         if target not in self.targets:
             raise ArgumentError(
@@ -259,15 +259,15 @@ class Targets:
         until: int | Until = 0,
         for_fit: bool = False,
     ) -> Panel:
-        """See tables as ``Schema.panel`` does; a target that a row lacks is a gap."""
-        said = _Said.read(series, self.targets, self.id_col)
+        """Turn tables into a panel, as ``Schema.panel`` does; a target that is null is missing."""
+        split = _TargetSeries.read(series, self.targets, self.id_col)
         frame = self.frame.panel(
-            said.marked,
+            split.marked,
             static,
-            future=said.checked(future),
+            future=split.checked(future),
             until=until if callable(until) else until // len(self.each),
         )
-        panel = self._woven(frame, said)
+        panel = self._woven(frame, split)
         return panel.take(panel.mask.any(axis=1)) if for_fit else panel
 
     def new_rows(
@@ -280,27 +280,27 @@ class Targets:
         origin: np.ndarray | None = None,
         until: int | Until = 0,
     ) -> Panel:
-        """Read new observations of items that are already known, as ``Schema.new_rows`` does."""
+        """Read new observations of known items, as ``Schema.new_rows`` does."""
         count = len(self.each)
-        said = _Said.read(series, self.targets, self.id_col)
+        split = _TargetSeries.read(series, self.targets, self.id_col)
         frame = self.frame.new_rows(
-            said.marked,
+            split.marked,
             ids,
-            future=said.checked(future),
+            future=split.checked(future),
             known=None if known is None else np.asarray(known) // count,
             origin=origin,
             until=until if callable(until) else until // count,
         )
-        return self._woven(frame, said)
+        return self._woven(frame, split)
 
     def nothing(self, name: str, rows: int, positions: int) -> Covariates:
-        """Return covariates, ``"future"`` or ``"past"`` ones, of which nothing is said."""
+        """Return ``"future"`` or ``"past"`` covariates in which every position is absent."""
         return self.frame.nothing(name, rows, positions)
 
     # -- scaling -----------------------------------------------------------------------
 
     def unscale(self, z: Any) -> np.ndarray:
-        """Return positions from the first on in original units; ``(..., positions)``, float64."""
+        """Return values at positions 1, 2, ... in original units; ``(..., positions)``, float64."""
         z, count = np.asarray(z, np.float64), len(self.each)
         out = np.empty(z.shape)
         for place, schema in enumerate(self.each):
@@ -309,15 +309,17 @@ class Targets:
 
     @property
     def bridges(self) -> bool:
-        """Whether there are steps that no training item was observed at, of any target."""
+        """Whether no training item was observed at some steps of any target."""
         return any(schema.bridges for schema in self.each)
 
     def unscale_rest(
         self, z: Any, known: np.ndarray, latest: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return a forecast ``(rows, ..., positions)`` in original units, as
-        ``Schema.unscale_rest`` does each target's; ``known`` is in positions, and ``latest``
-        is ``Panel.latest``."""
+        """Return a forecast ``(rows, ..., positions)`` in original units.
+
+        Each target is unscaled by its ``Schema.unscale_rest``. ``known`` counts positions, and
+        ``latest`` is ``Panel.latest``.
+        """
         z, count = np.asarray(z, np.float64), len(self.each)
         out = np.empty(z.shape)
         for place, schema in enumerate(self.each):
@@ -326,12 +328,12 @@ class Targets:
         return out
 
     def reach(self, until: int) -> int:
-        """Return the last position that a forecast up to ``until`` is made of."""
+        """Return the last position that a forecast up to ``until`` needs."""
         count = len(self.each)
         return count * max(schema.reach(until // count) for schema in self.each)
 
     def open(self, origin: np.ndarray | None, until: int, kind: Kind | None = None) -> np.ndarray:
-        """Return where the calendar is not closed, as ``Schema.open`` does; in steps."""
+        """Return at which steps, not positions, the calendar is open, as ``Schema.open`` does."""
         return self.frame.open(origin, until, kind)
 
     # -- tables out --------------------------------------------------------------------
@@ -357,14 +359,14 @@ class Targets:
         Returns
         -------
         table, or dict of str to ndarray
-            A row a step; the columns of the first target, then those of the next. A target's name
-            stands after the first word: ``statecast-lat-lo-80``. For arrays: each column,
+            A row for each step; the columns of the first target, then those of the next. The name
+            of the target follows the first word: ``statecast-lat-lo-80``. For arrays: each column,
             shape (rows, steps, m).
 
         Raises
         ------
         ArgumentError
-            As ``Schema.table``; and for two columns of one name.
+            As in ``Schema.table``, or two columns with the same name.
         """
         kind = self.kind if kind is None else kind
         named = {
@@ -396,7 +398,7 @@ class Targets:
     # -- files -------------------------------------------------------------------------
 
     def to_config(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return it as strict JSON and named float64 arrays."""
+        """Return the targets as strict JSON and named float64 arrays."""
         frame, arrays = self.frame.to_config()
         found = {f"frame/{name}": array for name, array in arrays.items()}
         each = []
@@ -408,12 +410,12 @@ class Targets:
 
     @classmethod
     def from_config(cls, config: Any, arrays: Mapping[str, np.ndarray]) -> Targets:
-        """Rebuild it; the inverse of ``to_config``.
+        """Rebuild the targets; the inverse of ``to_config``.
 
         Raises
         ------
         ModelFileError
-            A key too many or too few, a value of another type, size or range.
+            Missing or unknown keys, a value of another type, size or range.
         """
         if not isinstance(config, dict) or set(config) != {"frame", "each"}:
             raise ModelFileError("Not targets of ours: expected a frame and each target.")
@@ -440,12 +442,12 @@ class Targets:
 
     # -- private -----------------------------------------------------------------------
 
-    def _woven(self, frame: Panel, said: _Said) -> Panel:
-        """The panel of all targets, of that of their steps."""
+    def _woven(self, frame: Panel, split: _TargetSeries) -> Panel:
+        """Return the panel in positions; ``frame`` is the panel in steps."""
         count, (rows, steps) = len(self.each), frame.mask.shape
         check_cells(rows, steps * count, "the panel")
         y, mask = np.zeros((rows, steps, count), np.float32), np.zeros((rows, steps, count), bool)
-        for place, (schema, source) in enumerate(zip(self.each, said.sources, strict=True)):
+        for place, (schema, source) in enumerate(zip(self.each, split.sources, strict=True)):
             if source is not None:
                 own = schema.new_rows(source, frame.ids, origin=frame.origin)
                 width = own.mask.shape[1]
@@ -455,7 +457,9 @@ class Targets:
             and Covariates(*(np.repeat(a, count, axis=1) for a in vars(covariates).values()))
             for covariates in (frame.future, frame.past)
         )
-        if past is not None:  # they are observed with the step, which its last target ends
+        if (
+            past is not None
+        ):  # past covariates are observed once the step is over: after its last target
             past.there[:, np.arange(steps * count) % count < count - 1] = False
         y, mask = y.reshape(rows, -1), mask.reshape(rows, -1)
         return replace(frame, y=y, mask=mask, future=future, past=past, targets=count)
@@ -469,8 +473,13 @@ def learn(
     tokens: bool = False,
     **settings: Any,
 ) -> Schema | Targets:
-    """Learn the ``Schema`` of one target, or ``Targets`` of several; see their ``fit``. Warns
-    of steps that no item was observed at, and of columns of the series that have no part."""
+    """Learn the ``Schema`` of one target, or ``Targets`` for several; see their ``fit``.
+
+    Warns
+    -----
+    DataWarning
+        Steps at which no item was observed, a calendar with closed days, unused columns.
+    """
     if isinstance(target_col, str):
         schema = Schema.fit(series, static, target_col=target_col, tokens=tokens, **settings)
         unobserved = [] if tokens else [_unobserved(schema)]
@@ -504,32 +513,32 @@ def learn(
 
 
 def _unobserved(schema: Schema, whose: str = "") -> str:
-    """In words, the steps that no training item was observed at; empty where there are none."""
+    """Describe the steps at which no training item was observed; empty if there are none."""
     steps = (np.flatnonzero(~schema.observed) + schema.first).tolist()
     named = ", ".join(map(str, steps[:5])) + (", ..." if len(steps) > 5 else "")
     return f"{len(steps)} of {schema.steps} steps{whose}: {named}" if steps else ""
 
 
 def column_of(name: str, target: str) -> str:
-    """The name that a forecast's column has for one of several targets."""
+    """Return the name of a forecast's column for one of several targets."""
     first, dash, rest = name.partition("-")
     return f"{first}-{target}{dash}{rest}"
 
 
 @dataclass(frozen=True)
-class _Said:
+class _TargetSeries:
     """A series table of several targets, opened once.
 
     Attributes
     ----------
     mark : str
-        The column that says where any target was observed.
+        The name of the column that is 1 where any target was observed.
     marked : Table, array or None
-        The series with it.
+        The series with that column.
     sources : list
-        Of each target the series it stands in: the table, or its own array ``(n, T)``.
+        For each target the series with its values: the table, or its own array ``(n, T)``.
     seen : list of array
-        Of each target where it was observed: ``(rows,)``, or ``(n, T)``.
+        For each target where it was observed: ``(rows,)``, or ``(n, T)``, bool.
     """
 
     names: tuple[str, ...]
@@ -543,7 +552,9 @@ class _Said:
         return ", ".join(self.names)
 
     @classmethod
-    def read(cls, series: Any, names: tuple[str, ...], id_col: str, *, empty: bool = True) -> _Said:
+    def read(
+        cls, series: Any, names: tuple[str, ...], id_col: str, *, empty: bool = True
+    ) -> _TargetSeries:
         if series is None:
             return cls(names, id_col, None, [None] * len(names), [])
         table = open_table(series, "series", "Y", empty=empty)
@@ -571,7 +582,7 @@ class _Said:
         return cls(names, id_col, marked, [table] * len(names), seen)
 
     def observed(self) -> list[tuple[Any, bool]]:
-        """Of each target the series of the items that it was observed of, and whether of any."""
+        """Return for each target the series of the items that have it, and whether any has."""
         found = []
         for source, seen in zip(self.sources, self.seen, strict=True):
             if isinstance(source, Table) and seen.any() and not seen.all():
@@ -585,7 +596,7 @@ class _Said:
         return found
 
     def checked(self, future: Any) -> Any:
-        """The future table, opened; none of the targets is known beforehand."""
+        """Return the future table, opened; raise if it has the column of a target."""
         if future is None:
             return None
         table = open_table(future, "future", "future")

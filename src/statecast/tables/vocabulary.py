@@ -1,8 +1,8 @@
-"""``Vocabulary``: the tokens met in training, and a code for each.
+"""``Vocabulary``: the tokens seen in training, and a code for each.
 
-A token is a text (a character, a word), a whole number or a boolean; all of one type. Codes
-begin with two that no table holds: "unknown", any token not met in training, and "end", after
-a sequence's last token.
+A token is a text (a character, a word), a whole number or a boolean; all have one type. The first
+two codes are not of tokens: 0 is "unknown", any token not seen in training, and 1 is "end", which
+follows the last token of a sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from statecast.errors import ArgumentError, ModelFileError
 
 UNKNOWN, END, FIRST_TOKEN = 0, 1, 2
-MOST_TOKENS = 50_000  # beyond it y is an id or free text, or the model file is not ours
+MOST_TOKENS = 50_000  # with more y is an id or free text, or the model file is damaged
 LONGEST_TOKEN = 256  # characters: a character or a word, not a text
 _NAMES = {str: "text", int: "whole numbers", bool: "booleans"}
 
@@ -41,17 +41,17 @@ class Vocabulary:
 
     @classmethod
     def learn(cls, tokens: Iterable[Any]) -> Vocabulary:
-        """The vocabulary of tokens as ``token`` gives them, all of one type."""
+        """Return the vocabulary of some tokens, which are results of ``token`` of one type."""
         return cls(tuple(sorted(set(tokens))))
 
     @property
     def size(self) -> int:
-        """The number of codes, "unknown" and "end" too."""
+        """The number of codes, "unknown" and "end" included."""
         return FIRST_TOKEN + len(self.tokens)
 
     @property
     def type(self) -> type:
-        """Of every token: str, int or bool."""
+        """The type of every token: str, int or bool."""
         return type(self.tokens[0])
 
     @cached_property
@@ -63,18 +63,25 @@ class Vocabulary:
         return all(isinstance(each, str) and len(each) == 1 for each in self.tokens)
 
     def codes(self, tokens: Iterable[Any]) -> np.ndarray:
-        """The code of each token, int64; 0 for one that is not of the vocabulary."""
+        """Return the code of each token, int64; 0 for an unknown one."""
         code = self._code
         return np.array([code.get(token, UNKNOWN) for token in tokens], np.int64)
 
     def known(self, name: str, tokens: Any) -> list[int]:
-        """The codes of tokens that an argument names, all of them of the vocabulary; None names
-        none. A text is its characters where all tokens are characters, and else one token.
+        """Return the codes of the tokens that an argument holds; none for None.
+
+        If all tokens are characters, a text stands for its characters; else it is one token.
+
+        Parameters
+        ----------
+        name : str
+            The name of the argument, for messages.
+        tokens : token, iterable of tokens or None
 
         Raises
         ------
         ArgumentError
-            One that is not.
+            A token that is not in the vocabulary.
         """
         if tokens is None:
             several = []
@@ -82,7 +89,7 @@ class Vocabulary:
             several = [tokens] if tokens != "" else []
         else:
             several = list(tokens)
-        # NumPy's scalars are what a column's values come as.
+        # The values of a column may be NumPy scalars.
         several = [each.item() if isinstance(each, np.generic) else each for each in several]
         for given in several:
             if type(given) is not self.type or given not in self._code:
@@ -93,13 +100,14 @@ class Vocabulary:
         return self.codes(several).tolist()
 
     def read(self, name: str, texts: Sequence[str]) -> list[Any]:
-        """Tokens that a command line gives as texts; where all tokens are characters, a text may
-        hold several.
+        """Return the tokens that texts of a command line stand for.
+
+        If all tokens are characters, a text may hold several.
 
         Raises
         ------
         ArgumentError
-            A text that is no token of this vocabulary.
+            A text that is not a token of this vocabulary.
         """
         if self._characters:
             return list("".join(texts))
@@ -109,13 +117,13 @@ class Vocabulary:
         return tokens
 
     def decode(self, codes: Any) -> np.ndarray:
-        """The token of each code, objects of the same shape; None for "unknown", "end" and -1."""
-        table = np.empty(self.size + 1, object)  # the last one is that of -1
+        """Return the token of each code, objects of the same shape; None for 0, 1 and -1."""
+        table = np.empty(self.size + 1, object)  # the last entry is for the code -1
         table[FIRST_TOKEN:-1] = self.tokens
         return table[np.asarray(codes)]
 
     def to_config(self) -> list[Any]:
-        """The tokens as strict JSON."""
+        """Return the tokens as strict JSON."""
         return list(self.tokens)
 
     @classmethod
@@ -128,19 +136,18 @@ class Vocabulary:
             good = all(0 < len(token) <= LONGEST_TOKEN for token in config)
         if not good or not all(a < b for a, b in pairwise(config)):
             raise ModelFileError(
-                f"Not a vocabulary of ours: expected 1 to {MOST_TOKENS:,} sorted, distinct tokens "
-                "of one type."
+                f"vocabulary: expected 1 to {MOST_TOKENS:,} sorted, distinct tokens of one type."
             )
         return cls(tuple(config))
 
 
 def token(value: Any) -> Any:
-    """A cell of a table as a token: text, int or bool; None where there is none.
+    """Return the token that a cell holds: text, int or bool; None if the cell is missing.
 
     Raises
     ------
     ValueError
-        A value that is no token; the message says what was expected.
+        A value that cannot be a token; the message says what was expected.
     """
     if value is None or isinstance(value, str):
         text = str(value) if value else None
@@ -160,12 +167,12 @@ def token(value: Any) -> Any:
 
 
 def type_name(kind: type) -> str:
-    """How a message calls a type of tokens."""
+    """Return the name of a type of tokens, for messages."""
     return _NAMES[kind]
 
 
 def mixed(tokens: Sequence[Any], kind: type) -> int | None:
-    """The first place whose token is not of a type; None where there is none."""
+    """Return the index of the first token that has another type; None if all have this one."""
     return next(
         (i for i, each in enumerate(tokens) if each is not None and type(each) is not kind), None
     )
