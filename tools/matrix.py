@@ -29,14 +29,16 @@ DEPENDENCIES = ("oldest", "newest")
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
-def interpreter(version: str) -> str | None:
-    """The path of a Python of this version."""
+def interpreter(version: str) -> str:
+    """The path of a Python of this version; the script ends where there is none."""
     found = shutil.which(f"python{version}")
     if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
         found = None  # a shim that stands for a Python that is not chosen
     if found is None:
         pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
         found = next((str(p) for p in sorted(pyenv.glob(f"{version}.*/bin/python"))), None)
+    if found is None:
+        sys.exit(f"No Python {version} was found, on the path or in pyenv. Install it first.")
     return found
 
 
@@ -63,7 +65,7 @@ def built() -> Path:
 def tested(python: str, dependencies: str, wheel: Path, arguments: list[str]) -> bool:
     """Whether the tests pass in a new environment."""
     place = FOLDER / f"{python}-{dependencies}"
-    run(python_of(python), "-m", "venv", place)
+    run(interpreter(python), "-m", "venv", place)
     own = place / "bin" / "python"
     wanted = [*PIP, f"{wheel}[test]"]
     if dependencies == "oldest":
@@ -77,15 +79,8 @@ def tested(python: str, dependencies: str, wheel: Path, arguments: list[str]) ->
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
-def python_of(version: str) -> str:
-    found = interpreter(version)
-    if found is None:
-        sys.exit(f"No Python {version} was found, on the path or in pyenv. Install it first.")
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", choices=PYTHONS, action="append")
     parser.add_argument("--dependencies", choices=DEPENDENCIES, action="append")
     parser.add_argument("arguments", nargs="*", help="of pytest")
@@ -96,7 +91,7 @@ def main() -> None:
         for dependencies in asked.dependencies or DEPENDENCIES
     ]
     for python, _ in cells:
-        python_of(python)  # all are there before anything is built
+        interpreter(python)  # all are there before anything is built
     wheel = built()
     passed = {}
     for python, dependencies in cells:

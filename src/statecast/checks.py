@@ -28,6 +28,11 @@ def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> b
     return real and bool(least <= value <= most)
 
 
+def is_flag(value: Any) -> bool:
+    """Return whether a value is True or False; 0 and 1 are neither."""
+    return isinstance(value, (bool, np.bool_))
+
+
 def check_whole(
     name: str,
     value: Any,
@@ -105,7 +110,7 @@ def check_flag(name: str, value: Any) -> bool:
     ArgumentError
         Anything else, 0 and 1 among it.
     """
-    if not isinstance(value, (bool, np.bool_)):
+    if not is_flag(value):
         raise ArgumentError(f"{name}: expected True or False; received {value!r}.")
     return bool(value)
 

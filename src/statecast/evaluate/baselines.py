@@ -5,6 +5,7 @@ Each is fitted on the panel of the training items and forecasts in original unit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -180,19 +181,26 @@ class MeanCurve(_Fitted):
         return _unscaled(schema, out)
 
 
-@dataclass(frozen=True, eq=False)
-class Ridge(_Fitted):
-    """Ridge regression of each step on the static features and the prefix.
+class _FromFeatures(_Fitted, ABC):
+    """A baseline that forecasts each step from the static features and the prefix.
 
-    The penalty of each step is chosen by leave-one-out cross-validation. A quantile is the
-    prediction plus that quantile of the leave-one-out residuals. A gap in the prefix is filled with
-    the mean of the step. A step with fewer than ten training items is forecast by their quantiles,
-    and a step without training items by the mean that the schema interpolates. If there are neither
-    static features nor a prefix, all steps are forecast in this way.
+    A step with too few training items, or without features, is forecast by the quantiles of its
+    training items.
     """
 
-    name = "ridge"
     needs_sklearn = True
+
+    @property
+    @abstractmethod
+    def _fewest(self) -> int:
+        """The fewest training items at a step."""
+
+    @abstractmethod
+    def _predict(
+        self, inputs: np.ndarray, targets: np.ndarray, ours: np.ndarray, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Return the quantiles ``(len(ours), steps, levels)`` of the items with features ``ours``,
+        from training items with ``inputs`` and ``targets`` ``(items, steps)``."""
 
     def quantiles(
         self, panel: Panel, known: int, until: int, levels: Sequence[float]
@@ -203,16 +211,39 @@ class Ridge(_Fitted):
         out = np.full((panel.rows, until, len(levels)), np.nan)
         for steps, rows in self._at(known, until):
             targets = self._targets(rows, steps)
-            if len(rows) < _ENOUGH or not inputs.shape[1]:
+            if len(rows) < self._fewest or not inputs.shape[1]:
                 out[:, steps] = _climate(targets, levels)
-                continue
-            predicted, residuals = _ridge(inputs[rows], targets, ours)
-            out[:, steps] = predicted[..., None] + np.quantile(residuals, levels, axis=0).T
+            else:
+                out[:, steps] = self._predict(inputs[rows], targets, ours, levels)
         return _unscaled(schema, out)
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbours(_Fitted):
+class Ridge(_FromFeatures):
+    """Ridge regression of each step on the static features and the prefix.
+
+    The penalty of each step is chosen by leave-one-out cross-validation. A quantile is the
+    prediction plus that quantile of the leave-one-out residuals. A gap in the prefix is filled with
+    the mean of the step. A step with fewer than ten training items is forecast by their quantiles,
+    and a step without training items by the mean that the schema interpolates. If there are neither
+    static features nor a prefix, all steps are forecast in this way.
+    """
+
+    name = "ridge"
+
+    @property
+    def _fewest(self) -> int:
+        return _ENOUGH
+
+    def _predict(
+        self, inputs: np.ndarray, targets: np.ndarray, ours: np.ndarray, levels: Sequence[float]
+    ) -> np.ndarray:
+        predicted, residuals = _ridge(inputs, targets, ours)
+        return predicted[..., None] + np.quantile(residuals, levels, axis=0).T
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours(_FromFeatures):
     """The quantiles of the training items with the nearest static features and prefix.
 
     At each step the neighbours are chosen among the training items that were observed at that step.
@@ -228,26 +259,20 @@ class Neighbours(_Fitted):
     count: int = 20
 
     name = "nearest neighbours"
-    needs_sklearn = True
 
-    def quantiles(
-        self, panel: Panel, known: int, until: int, levels: Sequence[float]
+    @property
+    def _fewest(self) -> int:
+        return self.count + 1
+
+    def _predict(
+        self, inputs: np.ndarray, targets: np.ndarray, ours: np.ndarray, levels: Sequence[float]
     ) -> np.ndarray:
-        """Forecast; see ``Baseline``."""
-        training, schema = self._training()
-        inputs, ours = _features(training, schema, known), _features(panel, schema, known)
-        out = np.full((panel.rows, until, len(levels)), np.nan)
-        for steps, rows in self._at(known, until):
-            targets = self._targets(rows, steps)
-            if len(rows) <= self.count or not inputs.shape[1]:
-                out[:, steps] = _climate(targets, levels)
-                continue
-            near = _nearest(inputs[rows], ours, self.count)
-            for part in range(0, panel.rows, 1024):  # bounds the memory
-                paths = targets[near[part : part + 1024]]  # (rows, neighbours, steps)
-                found = np.quantile(paths, levels, axis=1)
-                out[part : part + 1024, steps] = np.moveaxis(found, 0, -1)
-        return _unscaled(schema, out)
+        near = _nearest(inputs, ours, self.count)
+        out = np.empty((len(ours), targets.shape[1], len(levels)))
+        for part in range(0, len(ours), 1024):  # bounds the memory
+            paths = targets[near[part : part + 1024]]  # (rows, neighbours, steps)
+            out[part : part + 1024] = np.moveaxis(np.quantile(paths, levels, axis=1), 0, -1)
+        return out
 
 
 @dataclass(frozen=True, eq=False)

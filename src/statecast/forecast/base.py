@@ -599,8 +599,11 @@ class StateModel(ABC, Generic[S]):
         return State(leaves, panel.ids, self.fingerprint)
 
     def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
-        """The rows of a state that an update may change: those of the items of the new rows, and
-        those whose date of step 1 a plan sets. For arrays these are all rows."""
+        """The rows of a state that an update may change.
+
+        They are the rows of items with new rows, and of undated items to which the future table
+        gives dates. Arrays have no ids, so for them it is all rows.
+        """
         rows = np.zeros(0, np.int64)
         for source, role, letter in ((new_rows, "series", "Y"), (future, "future", "future")):
             if source is None:

@@ -13,7 +13,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, get_args
 
 from statecast.errors import ArgumentError
@@ -120,11 +120,19 @@ def setting(
     unset: str = "",
 ) -> Any:
     """A field of a class of settings; the arguments are ``Setting``'s."""
-    declared = Setting(meaning, allowed, default, several, details, unset)
+    return _field(Setting(meaning, allowed, default, several, details, unset))
+
+
+def with_default(name: str, default: Any) -> Any:
+    """The field of ``Settings`` with this name, with another default."""
+    declared = next(each for each in fields(Settings) if each.name == name).metadata["setting"]
+    return _field(replace(declared, default=default, several=None))
+
+
+def _field(declared: Setting) -> Any:
     # A default that depends on the number of targets is filled in later.
-    return field(
-        default=default if several is None else None, kw_only=True, metadata={"setting": declared}
-    )
+    default = declared.default if declared.several is None else None
+    return field(default=default, kw_only=True, metadata={"setting": declared})
 
 
 def _wrapped(text: str, indent: int, width: int = 100) -> str:
@@ -177,9 +185,9 @@ def flag() -> Range:
     """True or False."""
 
     def holds(value: Any) -> bool:
-        import numpy as np
+        from statecast.checks import is_flag  # with it NumPy
 
-        return isinstance(value, (bool, np.bool_))
+        return is_flag(value)
 
     return Range("True or False", "bool", bool, holds, bool)
 
@@ -269,22 +277,36 @@ class Settings:
         A value outside its range, or a setting that would do nothing.
     """
 
-    # Where the two differ in the default alone, the subclass declares the setting again.
-    units: int
+    # Where the two differ in the default alone, `TokenSettings` has it `with_default`.
+    units: int = setting(32, whole(1, 4096), "Hidden units of each recurrent layer.")
     layers: int = setting(1, whole(1, 16), "Number of recurrent layers.")
     cell: CellName = setting("lstm", choice(CellName), "The recurrent cell.")
     conditioning: str
-    ensemble: int
-    encoding: int
-    depth: int
-    epochs: int
+    ensemble: int = setting(
+        8,
+        whole(1, 256),
+        "Number of members.",
+        details="Each member holds out its own share of the items and stops training by it.",
+    )
+    encoding: int = setting(16, whole(1, 4096), "Width of the encoded static features.")
+    depth: int = setting(
+        1,
+        whole(1, 16),
+        "Layers of the map from the encoded static features to the initial state.",
+    )
+    epochs: int = setting(30, whole(), "The largest number of training epochs.", several=60)
     batch_size: int | None = setting(
         None,
         whole(),
         "Items in a training batch.",
         unset="By default it depends on the number of items.",
     )
-    learning_rate: float
+    learning_rate: float = setting(
+        4e-3,
+        real("above 0", lambda value: value > 0),
+        "The largest learning rate.",
+        several=1e-2,
+    )
     weight_decay: float = setting(
         0.01, real("of 0 or above", lambda value: value >= 0), "Weight decay of AdamW."
     )
@@ -294,7 +316,7 @@ class Settings:
     seed: int = setting(0, whole(0), "The same seed gives the same fit and the same random draws.")
     id_col: str = setting("unique_id", text(), "Column of the item's id, in all tables.")
     step_col: str = setting(
-        "ds", text(), "Column of the step: a whole number (from 1, or years, say), or a date."
+        "ds", text(), "Column of the step: a whole number, such as a year, or a date."
     )
     target_col: str | Sequence[str]
     categorical: Sequence[str] | None = setting(
@@ -447,8 +469,8 @@ class ForecasterSettings(Settings):
         flag(),
         "Whether items end after their last observation; otherwise they are right-censored there.",
         details="With True the chance to end after each step is learnt from the step, the value "
-        "there and the static features. Paths end by it. A forecast of a step is still of the "
-        "value of an item that goes on to that step. A series that reaches the last step of the "
+        "there and the static features, and paths end with that chance. ``predict`` still gives "
+        "the value of an item that has not ended. A series that reaches the last step of the "
         "longest one, or the last date of all, counts as right-censored. For one target.",
     )
     past_cols: Sequence[str] | None = setting(
@@ -458,30 +480,10 @@ class ForecasterSettings(Settings):
         details="They are numeric or categorical, and unknown after the prefix. Covariates that "
         "are known beforehand are handed in as ``future`` (see ``fit``).",
     )
-    units: int = setting(32, whole(1, 4096), "Hidden units of each recurrent layer.")
     conditioning: ConditioningName = setting(
         "state",
         choice(ConditioningName),
         "Where the static features enter: the initial state, the inputs of every step, or both.",
-    )
-    ensemble: int = setting(
-        8,
-        whole(1, 256),
-        "Number of members.",
-        details="Each member holds out its own share of the items and stops training by it.",
-    )
-    encoding: int = setting(16, whole(1, 4096), "Width of the encoded static features.")
-    depth: int = setting(
-        1,
-        whole(1, 16),
-        "Layers of the map from the encoded static features to the initial state.",
-    )
-    epochs: int = setting(30, whole(), "The largest number of training epochs.", several=60)
-    learning_rate: float = setting(
-        4e-3,
-        real("above 0", lambda value: value > 0),
-        "The largest learning rate.",
-        several=1e-2,
     )
     target_col: str | Sequence[str] = setting(
         "y",

@@ -4,12 +4,15 @@ A head is a small frozen description without weights. It has the number of raw n
 (``size``), maps them to parameters, and computes everything else from those. All functions take
 tensors of the current Keras backend; the last axis is that of the parameters.
 
-The location moves with ``shift``. A forecaster adds the last value there, so that the network
+``shift`` is added to the location. A forecaster passes the last value there, so that the network
 learns the change.
 
-Values are scaled as in a panel. A family for one kind of value (counts, say) names the scale that
-it needs in ``transform``. A family of counts knows the numbers of its scale, and its likelihood is
-that of the counts.
+Values are scaled as in a panel. A family for one kind of value, such as counts, names in
+``transform`` the transform that it needs. A family of counts has the location and scale of the
+panel as attributes, and computes the likelihood of the counts themselves.
+
+To add a head, write a subclass, list it in ``heads/by_name.py``, and add its name to ``HeadName``
+in ``forecast/settings.py``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.checks import is_flag
 from statecast.errors import DataError, cut, listed, quoted, warn
 from statecast.tables.source import Table, fail, is_missing
 from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
@@ -211,7 +212,7 @@ def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
         return whole[1] if whole else str(cell)
     if not numbers_too or not is_real_number(cell):
         return None
-    if isinstance(cell, (bool, np.bool_)):
+    if is_flag(cell):
         return str(cell).lower() if codes else str(cell)
     number = whole_number(cell)
     return None if number is None else str(number)

@@ -11,6 +11,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast.checks import is_flag
 from statecast.errors import DataError, cut, quoted
 from statecast.tables.columns import (
     WHOLE_NUMBER,
@@ -135,7 +136,7 @@ def agree(
 
 def _id_kind(item: Any) -> str:
     whole = isinstance(item, numbers.Integral) and is_real_number(item)
-    if whole and not isinstance(item, (bool, np.bool_)):
+    if whole and not is_flag(item):
         return "a whole number"
     return "text" if isinstance(item, str) else type(item).__name__
 

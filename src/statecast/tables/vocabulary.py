@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from statecast.checks import is_flag
 from statecast.errors import ArgumentError, ModelFileError
 
 UNKNOWN, END, FIRST_TOKEN = 0, 1, 2
@@ -154,7 +155,7 @@ def token(value: Any) -> Any:
         if text is not None and len(text) > LONGEST_TOKEN:
             raise ValueError(f"a token of at most {LONGEST_TOKEN} characters, a row a token")
         return text
-    if isinstance(value, (bool, np.bool_)):
+    if is_flag(value):
         return bool(value)
     if isinstance(value, numbers.Integral):
         return int(value)

@@ -7,7 +7,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from statecast.forecast.settings import Settings, choice, flag, real, setting, text, whole
+from statecast.forecast.settings import (
+    Settings,
+    choice,
+    flag,
+    real,
+    setting,
+    text,
+    whole,
+    with_default,
+)
 
 TokenConditioningName = Literal["state", "inputs", "both", "first"]
 
@@ -36,29 +45,18 @@ class TokenSettings(Settings):
         "Whether sequences end after their last token; otherwise they are right-censored there.",
         details="The end is one more token, whose probability is learnt.",
     )
-    units: int = setting(256, whole(1, 4096), "Hidden units of each recurrent layer.")
+    units: int = with_default("units", 256)
     conditioning: TokenConditioningName = setting(
         "state",
         choice(TokenConditioningName),
         "Where the static features enter: the initial state, the inputs of every step, both, or "
         "the inputs of the first step alone.",
     )
-    ensemble: int = setting(
-        1,
-        whole(1, 256),
-        "Number of members.",
-        details="Each member holds out its own share of the items and stops training by it.",
-    )
-    encoding: int = setting(32, whole(1, 4096), "Width of the encoded static features.")
-    depth: int = setting(
-        2,
-        whole(1, 16),
-        "Layers of the map from the encoded static features to the initial state.",
-    )
-    epochs: int = setting(10, whole(), "The largest number of training epochs.")
-    learning_rate: float = setting(
-        8e-3, real("above 0", lambda value: value > 0), "The largest learning rate."
-    )
+    ensemble: int = with_default("ensemble", 1)
+    encoding: int = with_default("encoding", 32)
+    depth: int = with_default("depth", 2)
+    epochs: int = with_default("epochs", 10)
+    learning_rate: float = with_default("learning_rate", 8e-3)
     target_col: str = setting("y", text(), "The column of the tokens.")
 
     @property
