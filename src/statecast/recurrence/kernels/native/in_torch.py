@@ -83,13 +83,14 @@ def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
 
 
 def _apply(cell: Any, learns: bool, tensors: list[Any]) -> tuple[Any, ...]:
-    """``_OUTPUTS``; None for those that there are not, and for ``saved`` unless ``learns``."""
+    """``_OUTPUTS``; None for results that the call does not have, and for ``saved`` unless
+    ``learns``."""
     import torch
 
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    function = _function()
+    function = _recurrence()
     apply = function.apply
-    # Without a transform under way, what PyTorch does for them is skipped: it takes a tenth of a
+    # Outside of transforms, PyTorch's work for them is skipped: it takes a tenth of the time of a
     # small step.
     if not transforms_active():
         plain: Any = super(torch.autograd.Function, function)
@@ -147,9 +148,9 @@ def _have_memory(tensors: Any) -> bool:
     return True
 
 
-# Memory for saved numbers that no tensor uses now, by size and dtype: new pages from the system
-# take longer than the kernel. Operations of a deque are atomic, so there is no lock, which a fork
-# could leave held.
+# Memory that no tensor uses now, for the numbers that a forward pass saves, by size and dtype. New
+# pages from the system take longer than the kernel. Operations of a deque are atomic, so there is
+# no lock, which a fork could leave held.
 _spare: dict[tuple[int, Any], deque[Any]] = {}
 
 
@@ -187,81 +188,112 @@ def _spare_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.from_numpy(loan).view(shape)
 
 
-# The results of a call; those that the backward pass reads; those whose gradients it is given.
+# The results of a call, those that the backward pass reads, and those whose gradients it receives.
 _OUTPUTS = ("y", "fed", "hn", "cn", "saved")
 _HELD = ("y", "fed", "saved")
 _GIVEN = ("y", "fed", "hn", "cn")
 
 
-@cache
-def _function() -> Any:
-    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_OUTPUTS``, with
-    ``saved`` only if ``learns``.
+# -- calls of the library ---------------------------------------------------------------------
 
-    No address is kept after a call. Between forward and backward the tensors belong to autograd.
-    Its hooks, and checkpoints, may replace them by others with the same numbers, so the backward
-    pass reads all addresses again.
+
+def _call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
+    """The arguments of a call on the memory of dense tensors."""
+    x = values["x"]
+    pointers = {n: address_of(v) for n, v in values.items()}
+    host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
+    return arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
+
+
+def _saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
+    """The shape of what is saved for the backward pass, in numbers of x's dtype: the axes of
+    members, and the numbers of one member."""
+    lead = x.shape[:-3]
+    numbers = saved_bytes(call) // x.element_size()
+    return *lead, numbers // max(math.prod(lead), 1)
+
+
+def _forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The results by name; ``saved`` is one of them if ``saves``."""
+    x, shapes = values["x"], _shapes(cell, values["x"])
+    outputs = {n: x.new_empty(shapes[n]) for n in outputs_of(cell, values)}
+    call = _call_of(cell, {**values, **outputs})
+    if saves:
+        outputs["saved"] = _spare_tensor(_saved_shape(call, x), x.dtype)
+        call.saved = address_of(outputs["saved"])
+    check(loaded().statecast_forward(ctypes.byref(call)))
+    return outputs
+
+
+def _backward(
+    cell: Any,
+    dx: bool,
+    values: Mapping[str, Any],
+    held: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The gradients by the names of the values, that of x only if ``dx``.
+
+    ``held`` are the results of the forward pass that autograd saved, ``given`` the gradients of
+    its results.
     """
     import torch
 
-    library = loaded()
-    at = address_of
+    if "saved" not in held:  # the forward pass did not know that there would be a backward pass
+        found = _forward(cell, True, values)
+        held = {n: found[n] for n in _HELD if n in found}
+    call = _call_of_saved(cell, values, held)
+    found = {
+        n: torch.empty_like(v) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
+    }
+    pointers = {f"d{n}": address_of(v) for part in (given, found) for n, v in part.items()}
+    check(loaded().statecast_backward(ctypes.byref(Backward(call, **pointers))))
+    return found
 
-    def call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
-        x = values["x"]
-        pointers = {n: at(v) for n, v in values.items()}
-        host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
-        return arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
 
-    def saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
-        """Of what is saved for the backward pass: numbers of x's dtype, for each member apart."""
-        lead = x.shape[:-3]
-        numbers = saved_bytes(call) // x.element_size()
-        return *lead, numbers // max(math.prod(lead), 1)
+def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Forward:
+    """The arguments of the forward pass again, on tensors that autograd saved.
 
-    def forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any]:
-        x, shapes = values["x"], _shapes(cell, values["x"])
-        outputs = {n: x.new_empty(shapes[n]) for n in outputs_of(cell, values)}
-        call = call_of(cell, {**values, **outputs})
-        if saves:
-            outputs["saved"] = _spare_tensor(saved_shape(call, x), x.dtype)
-            call.saved = at(outputs["saved"])
-        check(library.statecast_forward(ctypes.byref(call)))
-        return outputs
+    Raises
+    ------
+    KernelError
+        A hook of saved tensors returned one of another shape.
+    """
+    x, saved = values["x"], held["saved"]
+    read = {n: v for n, v in {**values, **held}.items() if n != "saved"}
+    shapes = _shapes(cell, x) if x.ndim > 2 else {}
+    wrong = [n for n, v in read.items() if v.shape != shapes.get(n)]
+    if not wrong:
+        call = _call_of(cell, read)
+        if saved.shape == _saved_shape(call, x):
+            call.saved = address_of(saved)
+            return call
+    raise KernelError(
+        "The native kernel failed: the tensors saved for the backward pass were returned with "
+        f"other shapes ({', '.join(wrong) or 'saved'}). Hooks of saved tensors have to return the "
+        "shape that they were given."
+    )
 
-    def backward(
-        cell: Any, dx: bool, values: Mapping[str, Any], held: Any, given: Any
-    ) -> dict[str, Any]:
-        """The gradients by the names of the values, from those given of the outputs."""
-        if "saved" not in held:  # the forward pass did not know that there would be a backward
-            found = forward(cell, True, values)
-            held = {n: found[n] for n in _HELD if n in found}
-        x, saved = values["x"], held["saved"]
-        read = {**values, **held}
-        del read["saved"]
-        shapes = _shapes(cell, x) if x.ndim > 2 else {}
-        wrong = [n for n, v in read.items() if v.shape != shapes.get(n)]
-        call = None if wrong else call_of(cell, read)
-        if call is None or saved.shape != saved_shape(call, x):
-            raise KernelError(
-                "The native kernel failed: the tensors saved for the backward pass were returned "
-                f"with other shapes ({', '.join(wrong) or 'saved'}). Hooks of saved tensors have "
-                "to return the shape that they were given."
-            )
-        call.saved = at(saved)
-        found = {
-            n: torch.empty_like(v) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
-        }
-        pointers = {f"d{n}": at(v) for part in (given, found) for n, v in part.items()}
-        check(library.statecast_backward(ctypes.byref(Backward(call, **pointers))))
-        return found
+
+# -- the calls as functions of autograd -------------------------------------------------------
+#
+# No address is kept after a call. Between forward and backward the tensors belong to autograd. Its
+# hooks, and checkpoints, may replace them by others with the same numbers, so the backward pass
+# reads all addresses again.
+
+
+@cache
+def _recurrence() -> Any:
+    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_OUTPUTS``, with
+    ``saved`` only if ``learns``."""
+    import torch
 
     class Recurrence(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, learns, *tensors = inputs
             values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
-            found = forward(cell, learns, values)
+            found = _forward(cell, learns, values)
             return tuple(found.get(n) for n in _OUTPUTS)
 
         @staticmethod
@@ -276,33 +308,46 @@ def _function() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            tensors = (*ctx.saved_tensors, *cotangents[:-1])
             wanted = ctx.needs_input_grad[2:]
-            if not transforms_active() and not _have_memory(cotangents):
-                values, _, given = parts(ctx.dtype, tensors)
-                found = _gradients_by_loop(ctx.cell, values, given)
-            elif torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
-                found = Gradients.apply(ctx.cell, wanted[0], ctx.dtype, *tensors)
-                found = dict(zip(ORDER, found, strict=True))
-            else:
-                found = backward(ctx.cell, wanted[0], *parts(ctx.dtype, tensors))
+            found = _gradients(ctx, wanted[0], cotangents[:-1])
             asked = zip(ORDER, wanted, strict=True)
             return None, None, *(found.get(n) if want else None for n, want in asked)
 
         @staticmethod
         def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
             cell, learns, *tensors = inputs
-            found = _apply(cell, learns, batched(info, in_dims[2:], tensors))
+            found = _apply(cell, learns, _batched(info, in_dims[2:], tensors))
             return found, tuple(None if v is None else 0 for v in found)
 
-    class Gradients(torch.autograd.Function):
-        """The backward pass as an operation: ``cell, dx, dtype``, the values, ``_HELD`` and the
-        gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+    return Recurrence
 
+
+def _gradients(ctx: Any, dx: bool, given: tuple[Any, ...]) -> dict[str, Any]:
+    """The gradients of the values, by name, from those ``given`` of ``_GIVEN``: by the library
+    where it can, and in a way that can be differentiated again where this is asked for."""
+    import torch
+
+    tensors = (*ctx.saved_tensors, *given)
+    if not transforms_active() and not _have_memory(given):
+        values, _, of_outputs = _parts(ctx.dtype, tensors)
+        return _gradients_by_loop(ctx.cell, values, of_outputs)
+    if torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
+        found = _backward_pass().apply(ctx.cell, dx, ctx.dtype, *tensors)
+        return dict(zip(ORDER, found, strict=True))
+    return _backward(ctx.cell, dx, *_parts(ctx.dtype, tensors))
+
+
+@cache
+def _backward_pass() -> Any:
+    """The backward pass as an ``autograd.Function``: ``cell, dx, dtype``, the values, ``_HELD`` and
+    the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+    import torch
+
+    class BackwardPass(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, dx, dtype, *tensors = inputs
-            found = backward(cell, dx, *parts(dtype, tensors))
+            found = _backward(cell, dx, *_parts(dtype, tensors))
             return tuple(found.get(n) for n in ORDER)
 
         @staticmethod
@@ -313,7 +358,7 @@ def _function() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            values, _, given = parts(ctx.dtype, ctx.saved_tensors)
+            values, _, given = _parts(ctx.dtype, ctx.saved_tensors)
             pairs = zip(ORDER, cotangents, strict=True)
             asked = {n: v for n, v in pairs if v is not None}
             found = _second_derivatives(ctx.cell, values, given, asked)
@@ -323,33 +368,42 @@ def _function() -> Any:
 
         @staticmethod
         def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-            found = Gradients.apply(*inputs[:3], *batched(info, in_dims[3:], inputs[3:]))
+            found = BackwardPass.apply(*inputs[:3], *_batched(info, in_dims[3:], inputs[3:]))
             return found, tuple(None if v is None else 0 for v in found)
 
-    def parts(dtype: Any, tensors: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """The values, the held results and the given gradients that are not None, dense."""
-        values: dict[str, Any] = {}
-        held: dict[str, Any] = {}
-        given: dict[str, Any] = {}
-        rest = iter(tensors)
-        for names, part in ((ORDER, values), (_HELD, held), (_GIVEN, given)):
-            for n, tensor in zip(names, rest, strict=False):
-                if tensor is not None:
-                    part[n] = dense(tensor, torch.bool if n in FLAGS else dtype)
-        return values, held, given
+    return BackwardPass
 
-    def batched(info: Any, dims: Any, tensors: Any) -> list[Any]:
-        """The tensors with the axis that vmap removed as their first one: an axis of members."""
 
-        def first(tensor: Any, dim: int | None) -> Any:
-            if dim is None:
-                return tensor.expand(info.batch_size, *tensor.shape)
-            return tensor.movedim(dim, 0)
+def _parts(
+    dtype: Any, tensors: tuple[Any, ...]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The values, the held results and the given gradients that are not None, dense, by name."""
+    import torch
 
-        pairs = zip(tensors, dims, strict=True)
-        return [None if v is None else first(v, dim).contiguous() for v, dim in pairs]
+    parts: tuple[dict[str, Any], ...] = ({}, {}, {})
+    rest = iter(tensors)
+    for names, part in zip((ORDER, _HELD, _GIVEN), parts, strict=True):
+        for n in names:
+            tensor = next(rest)
+            if tensor is not None:
+                part[n] = dense(tensor, torch.bool if n in FLAGS else dtype)
+    values, held, given = parts
+    return values, held, given
 
-    return Recurrence
+
+def _batched(info: Any, dims: Any, tensors: Any) -> list[Any]:
+    """The tensors with the axis that vmap removed as their first one: an axis of members."""
+
+    def first(tensor: Any, dim: int | None) -> Any:
+        if dim is None:
+            return tensor.expand(info.batch_size, *tensor.shape)
+        return tensor.movedim(dim, 0)
+
+    pairs = zip(tensors, dims, strict=True)
+    return [None if v is None else first(v, dim).contiguous() for v, dim in pairs]
+
+
+# -- derivatives of derivatives, by the loop kernel -------------------------------------------
 
 
 def _gradients_by_loop(
