@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -375,7 +375,7 @@ def _backward_pass() -> Any:
 
 
 def _parts(
-    dtype: Any, tensors: tuple[Any, ...]
+    dtype: Any, tensors: Iterable[Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The values, the held results and the given gradients that are not None, dense, by name."""
     import torch
