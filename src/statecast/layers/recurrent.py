@@ -11,7 +11,6 @@ Import this module before ``keras.models.load_model``, so that Keras knows the c
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -34,12 +33,15 @@ from statecast.layers.keras_cells import (
     stock_cell,
     stock_weights,
 )
+from statecast.layers.replay import (
+    outermost_layer,
+    recomputed,
+    refuse_second_run,
+    rematerializes,
+)
 from statecast.layers.user_states import flatten_states, leaf_name
 from statecast.layers.variables import (
     StateVariable,
-    called_before,
-    outermost_layer,
-    recomputation,
     refuse_traced,
     restore_values_of,
 )
@@ -276,7 +278,7 @@ class RNN(Controlled, keras.layers.RNN):
         self._source: Any = None
         self._initial: InitialVectors | None = None
         super().__init__(*args, **kwargs)
-        # The layer computes whole steps again, see `_rematerializes`; its cell by itself does not.
+        # The layer computes whole steps again, see `rematerializes`; its cell by itself does not.
         for part in getattr(self.cell, "_flatten_layers", list)():
             part._remat_mode = None
         if initial_state is not None:
@@ -551,7 +553,8 @@ class RNN(Controlled, keras.layers.RNN):
         initial = self._fresh(initial_state, rows)
         start = initial
         if self.current_state is not None:
-            self._refuse_second_run()
+            refuse_second_run(self)
+            self._refuse_unknown_rows_in_xla()
             start = self.current_state.start(initial, row_reset)
         cell, weights, x = self._problem(sequences, start, training)
         if self.go_backwards:
@@ -572,7 +575,7 @@ class RNN(Controlled, keras.layers.RNN):
             on_tensorflow = keras.backend.backend() == "tensorflow"
             if on_tensorflow and self.explain_kernels()["fused"] == "runs":
                 self.supports_jit = False  # XLA cannot compile cuDNN's recurrence
-            run_steps = _recomputed(run) if self._rematerializes(sequences.shape) else run
+            run_steps = recomputed(run) if rematerializes(self, sequences.shape) else run
             y, after = run_steps(cell, weights, x, start, **options)
         self._maybe_reset_dropout_masks(self.cell)
 
@@ -601,39 +604,8 @@ class RNN(Controlled, keras.layers.RNN):
         stored, and random numbers are drawn, once."""
         return layer_call
 
-    def _rematerializes(self, shape: Any) -> bool:
-        """Whether ``keras.RematScope`` asks that the steps over inputs of ``shape`` are computed
-        again in the backward pass."""
-        scope = self._remat_mode
-        if scope is None:
-            return False
-        if scope.mode == "list_of_layers":
-            return self.name in scope.layer_names
-        if scope.mode == "larger_than":
-            shapes = _nested_shapes(self.compute_output_shape(tuple(shape)))
-            size = sum(math.prod(n or 1 for n in found) for found in shapes)
-            return size > scope.output_size_threshold
-        return scope.mode == "full"
-
-    def _refuse_second_run(self) -> None:
-        """Refuse a call that is not the only one of this layer in a run of its model."""
-        again = recomputation()
-        if again is not None:
-            raise StateError(
-                f"layer {self.name!r} is stateful and runs inside {again}, which runs it a second "
-                "time for the gradients. The second run would start from the state after the "
-                "first, and change it again. Make the layer within keras.RematScope('full'), "
-                "which computes its steps again from the same start, or make it with "
-                "stateful=False and pass initial_state= in the call."
-            )
+    def _refuse_unknown_rows_in_xla(self) -> None:
         model = outermost_layer() or self
-        twice = called_before(self) and len(self._inbound_nodes) > 1
-        if twice or _uses(model, self) > 1:
-            raise StateError(
-                f"layer {self.name!r} is stateful and is used more than once in one model. It has "
-                "one state, and which of the calls comes first is not defined. Make a layer for "
-                "each call; RNN(layer.cell, stateful=True) shares the weights."
-            )
         if (
             keras.backend.backend() == "tensorflow"
             and getattr(model, "jit_compile", False)
@@ -730,47 +702,6 @@ class RNN(Controlled, keras.layers.RNN):
         assert self._recorded is not None
         self._recorded.append(dict(zip(self.state_shapes, leaves, strict=True)))
         return y, after
-
-
-def _recomputed(run: Any) -> Any:
-    """``recurrence.run`` that saves nothing of its steps for the backward pass, and computes them
-    again there."""
-
-    def run_again(cell: Any, weights: Any, x: Any, start: Any, **options: Any) -> Any:
-        initial = options.pop("initial") or {}
-        floats = {"weights": weights, "x": x, "start": start, "initial": initial}
-        after: list[str] = []
-
-        def steps(*tensors: Any) -> tuple[Any, ...]:
-            # tf.recompute_grad takes a flat list of tensors.
-            now = tree.pack_sequence_as(floats, list(tensors))
-            options["initial"] = now["initial"] or None
-            y, leaves = run(cell, now["weights"], now["x"], now["start"], **options)
-            after[:] = leaves
-            return (y, *leaves.values())
-
-        y, *leaves = keras.remat(steps)(*tree.flatten(floats))
-        return y, dict(zip(after, leaves, strict=True))
-
-    return run_again
-
-
-def _rematerialize_stateful_layers_alone() -> None:
-    """Keep ``keras.RematScope`` from running a model with a stateful layer inside twice: the state
-    would advance twice. The layers within compute their own steps again."""
-    again = keras.layers.Layer.rematerialized_call
-
-    @wraps(again)
-    def rematerialized_call(layer: Any, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
-        inner = layer._flatten_layers()
-        if any(isinstance(part, Controlled) and part.stateful for part in inner):
-            return layer_call
-        return again(layer, layer_call, *args, **kwargs)
-
-    keras.layers.Layer.rematerialized_call = rematerialized_call
-
-
-_rematerialize_stateful_layers_alone()
 
 
 @keras.saving.register_keras_serializable("statecast")
@@ -953,17 +884,6 @@ def controlled(layer: Any) -> Any:
             f"control; there are {[kind.__name__ for kind in kinds]}."
         )
     return layer
-
-
-def _uses(operation: Any, layer: Any) -> int:
-    """How often one run of ``operation`` runs ``layer``, as far as Keras's graphs tell."""
-    if operation is layer:
-        return 1
-    graph = getattr(operation, "_functional", None) or operation
-    depths = getattr(graph, "_nodes_by_depth", None)
-    if depths is not None:
-        return sum(_uses(node.operation, layer) for nodes in depths.values() for node in nodes)
-    return sum(_uses(inner, layer) for inner in getattr(operation, "_layers", []))
 
 
 def _ran(rows: Any, steps: Any, mask: Any, resets: Any) -> tuple[Any, Any]:

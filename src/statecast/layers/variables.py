@@ -9,7 +9,6 @@ Only this module knows how Keras's variables and trainers work inside.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -20,7 +19,6 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from statecast.errors import StateError
@@ -101,63 +99,6 @@ class RowsVariable(StateVariable):
 
 def _all_false(shape: Any, dtype: Any = None) -> Any:
     return ops.zeros(shape, dtype="bool")
-
-
-def called_before(layer: Any) -> bool:
-    """Whether a layer was called before in this compiled step of JAX, where a layer does not know
-    which model runs it. False outside such a step. Records the call.
-    """
-    scope = get_stateless_scope()
-    if scope is None:
-        return False
-    called = vars(scope).setdefault("_statecast_called", set())
-    before = id(layer) in called
-    called.add(id(layer))
-    return before
-
-
-def outermost_layer() -> Any:
-    """The layer or model whose call contains the running one; None within a call of a layer's
-    ``call`` by itself.
-
-    Not with Keras's ``_get_call_context``: it would start a call, which would then never end.
-    """
-    context = get_global_attribute("current_call_ctx")
-    return None if context is None else context.entry_layer
-
-
-def recomputation() -> str | None:
-    """What will run the calling code a second time in the backward pass, or records it; None where
-    nothing does.
-
-    No framework has a function for this, so the stack's frames are searched, which takes a few
-    microseconds.
-    """
-    backend = keras.backend.backend()
-    if backend == "torch":
-        import torch
-        from torch.utils import checkpoint
-
-        if torch._C._current_graph_task_id() != -1:
-            return "a backward pass"
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            return "torch.jit.trace"
-        file, function, name = checkpoint.__file__, "", "torch.utils.checkpoint"
-    elif backend == "jax":
-        if not in_stateless_scope():
-            return None  # outside of a scope a traced state is refused anyway
-        file, function, name = "ad_checkpoint.py", "", "jax.checkpoint"
-    else:
-        file, function, name = "custom_gradient.py", "recompute_grad", "tf.recompute_grad"
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "stateless_call":  # it takes a state and returns one: no side effect
-            return None
-        if code.co_filename.endswith(file) and code.co_qualname.startswith(function):
-            return name
-        frame = frame.f_back
-    return None
 
 
 # -- hooks into Keras's trainers -------------------------------------------------------------
