@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast.forecast.stacking import Stacking
-from statecast.heads.quantiles import KNOTS
+from statecast.heads.quantiles import QUANTILE_LEVELS
 
 T = 6
-DEVIATES = np.quantile(np.random.default_rng(1).normal(size=200_000), KNOTS)
+DEVIATES = np.quantile(np.random.default_rng(1).normal(size=200_000), QUANTILE_LEVELS)
 
 
 def _draw(n=600, seed=0, width=1.0, bias=0.0):
@@ -17,12 +17,12 @@ def _draw(n=600, seed=0, width=1.0, bias=0.0):
     rng = np.random.default_rng(seed)
     centre = rng.normal(size=(n, T))
     y = centre + rng.normal(size=(n, T))
-    knots = centre[..., None] + bias + width * DEVIATES
-    return y, {0: knots, 2: knots}
+    quantiles = centre[..., None] + bias + width * DEVIATES
+    return y, {0: quantiles, 2: quantiles}
 
 
-def _coverage(y, knots):
-    return np.mean((knots[..., 1] <= y) & (y <= knots[..., -2]))
+def _coverage(y, quantiles):
+    return np.mean((quantiles[..., 1] <= y) & (y <= quantiles[..., -2]))
 
 
 @settings(max_examples=8, deadline=None)
@@ -31,21 +31,21 @@ def test_intervals_hold_for_new_items_however_wide_they_were(width, seed, k):
     y, forecasts = _draw(seed=seed, width=width)
     stacking = Stacking.fit(y, forecasts, None)
     new, given_ = _draw(2000, seed + 1000, width)
-    knots = stacking.calibrate(given_[0], np.full(len(new), k))
+    quantiles = stacking.calibrate(given_[0], np.full(len(new), k))
     # The share of new values between two order statistics of n is of a beta distribution, with a
     # variance of .8 * .2 / (n + 2); the new values vary likewise. There are T - k horizons.
     spread = (0.16 / (T - k) * (1 / (len(y) + 2) + 1 / len(new))) ** 0.5
-    assert abs(_coverage(new[:, k:], knots[:, k:]) - 0.8) <= 4 * spread
-    np.testing.assert_array_equal(knots[..., 5], given_[0][..., 5])  # the median stays
-    assert (np.diff(knots, axis=-1) >= 0).all()
+    assert abs(_coverage(new[:, k:], quantiles[:, k:]) - 0.8) <= 4 * spread
+    np.testing.assert_array_equal(quantiles[..., 5], given_[0][..., 5])  # the median stays
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
 
 
 def test_on_its_own_items_an_interval_covers_at_least_its_level():
     """The conformal guarantee, at each horizon that has values enough."""
     y, forecasts = _draw(width=0.2)
-    knots = Stacking.fit(y, forecasts, None).calibrate(forecasts[0], np.zeros(len(y), int))
+    quantiles = Stacking.fit(y, forecasts, None).calibrate(forecasts[0], np.zeros(len(y), int))
     for step in range(T):
-        assert _coverage(y[:, step], knots[:, step]) >= 0.8
+        assert _coverage(y[:, step], quantiles[:, step]) >= 0.8
 
 
 @pytest.mark.parametrize("better", ["network", "analogues"])

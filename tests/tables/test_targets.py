@@ -19,7 +19,7 @@ from statecast.evaluate.cross_validation import cross_validation as _cross_valid
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
 from statecast.forecast.stacking import Stacking
-from statecast.heads.quantiles import KNOTS
+from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.tables.targets import Targets, learn
 
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
@@ -429,12 +429,12 @@ def test_each_target_is_calibrated_by_itself():
     """Of two targets one is forecast far too narrowly: only its intervals are widened."""
     rng = np.random.default_rng(0)
     y = rng.normal(size=(100, 2 * T))  # few values: horizons count for each other
-    sharp = np.quantile(rng.normal(size=100_000), KNOTS)
-    knots = np.broadcast_to(sharp, (*y.shape, len(KNOTS))).copy()
-    knots[:, 1::2] *= 0.2
-    stacking = Stacking.fit(y, {0: knots, 4: knots}, None, 2)
+    sharp = np.quantile(rng.normal(size=100_000), QUANTILE_LEVELS)
+    quantiles = np.broadcast_to(sharp, (*y.shape, len(QUANTILE_LEVELS))).copy()
+    quantiles[:, 1::2] *= 0.2
+    stacking = Stacking.fit(y, {0: quantiles, 4: quantiles}, None, 2)
     for k in (0, 4):
-        long = np.concatenate([knots, knots], axis=1)  # beyond the longest item too
+        long = np.concatenate([quantiles, quantiles], axis=1)  # beyond the longest item too
         out = stacking.calibrate(long, np.full(len(y), k))[:, k:]
         width = (out[..., -2] - out[..., 1]).mean(axis=0).reshape(-1, 2)
         np.testing.assert_allclose(width, 2 * 1.28, rtol=0.15)

@@ -1,8 +1,9 @@
 """``Companions``: the models that a forecaster of numbers fits beside its network.
 
-The network's quantiles are combined with those of the analogues, and calibrated on held-out items;
-endings give the probability that a path ends. All on arrays, except the network's forecasts of
-held-out items.
+Analogues are a second forecast from similar training items. Stacking averages the quantiles of the
+network and of the analogues, and calibrates them on held-out items. Endings give the probability
+that a path ends. All of them work on arrays. Only the network's forecasts of held-out items, which
+the stacking is fitted on, need a backend.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from statecast.forecast.analogues import MOST_STEPS, NEAREST, Analogues, prefixe
 from statecast.forecast.endings import Endings, statics, width
 from statecast.forecast.stacking import FEWEST, Stacking
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
-from statecast.heads.quantiles import KNOTS, Quantiles
+from statecast.heads.quantiles import QUANTILE_LEVELS, Quantiles
 from statecast.networks.network import Network, QuantileModel
 from statecast.networks.training import held_out_parameters
 from statecast.tables.panel import Panel
@@ -28,7 +29,15 @@ from statecast.tables.targets import Targets
 
 @dataclass(frozen=True, eq=False)
 class Companions:
-    """The models beside the network; None for one that was not fitted."""
+    """The models beside the network.
+
+    Attributes
+    ----------
+    analogues : Analogues or None
+    stacking : Stacking or None
+    endings : Endings or None
+        None for a model that was not fitted.
+    """
 
     analogues: Analogues | None = None
     stacking: Stacking | None = None
@@ -42,8 +51,27 @@ class Companions:
     def fit(
         self, network: Network, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
     ) -> Companions:
-        """Fit the analogues, if wanted, and the stacking. With too few held-out items, neither."""
-        # In random order: `Analogues.fit` needs it, and a part of the rows is a fair sample.
+        """Fit the analogues and the stacking; with fewer than ``FEWEST`` held-out items, neither.
+
+        Parameters
+        ----------
+        network : Network
+            The trained network.
+        panel : Panel
+            The training items.
+        held : array of bool, ``(members, rows)``
+            The rows that each member holds out.
+        analogues : bool
+            Whether to fit the analogues.
+        seed : int
+            For the selection of items.
+
+        Returns
+        -------
+        Companions
+            These models and the ones fitted here.
+        """
+        # In random order: `Analogues.fit` needs it, and the first rows are a random sample.
         order = np.random.default_rng([seed, 4]).permutation(panel.rows)[:MOST_ANALOGUES]
         panel, held = panel.take(order), held[:, order]
         rows = np.flatnonzero(held.any(axis=0))[:MOST_STACKED]
@@ -61,15 +89,15 @@ class Companions:
                 seed=seed,
                 targets=panel.targets,
             )
-        knots, some = QuantileModel(network.decoder.head), panel.take(rows)
+        quantiles, some = QuantileModel(network.decoder.head), panel.take(rows)
         ours, theirs = {}, {}
         known = prefixes(panel.y.shape[1], panel.targets)
         for k, parameters in held_out_parameters(network, panel, held, rows, known):
-            ours[k] = keras.ops.convert_to_numpy(knots.predict_on_batch(parameters))
+            ours[k] = keras.ops.convert_to_numpy(quantiles.predict_on_batch(parameters))
             if found is not None:
                 seen = some.mask & (np.arange(some.mask.shape[1]) < k)
                 x, all_k = found.features(some.numeric, some.codes), np.full(len(rows), k)
-                theirs[k] = found.forecast(x, some.y, seen, all_k, KNOTS, items=rows)
+                theirs[k] = found.forecast(x, some.y, seen, all_k, QUANTILE_LEVELS, items=rows)
         truth = np.where(some.mask, some.y, np.nan)
         stacking = Stacking.fit(truth, ours, theirs or None, panel.targets)
         return replace(self, analogues=found, stacking=stacking)
@@ -134,10 +162,10 @@ class Companions:
         return shapes
 
     def start(self, panel: Panel, schema: Schema | Targets) -> dict[str, np.ndarray]:
-        """The leaves before the first step.
+        """The leaves before the first step, arrays with rows first.
 
-        They hold the static features as analogues and endings use them, and whether training had
-        items with such gaps in them. No observations yet.
+        They hold the static features in the form that analogues and endings use, and whether
+        training had items with the same static features missing. They hold no observations.
         """
         leaves: dict[str, np.ndarray] = {}
         if self.analogues is not None:
@@ -155,7 +183,7 @@ class Companions:
         return leaves
 
     def advance(self, leaves: Mapping[str, np.ndarray], panel: Panel) -> dict[str, np.ndarray]:
-        """The leaves that change with new observations."""
+        """The leaves that new observations change, after the prefixes of ``panel``."""
         if self.analogues is None:
             return {}
         observed = first_steps(panel.mask, self.analogues.steps)
@@ -171,7 +199,7 @@ class Companions:
     @np.errstate(over="ignore", invalid="ignore")  # the forecaster checks the range
     def combine(
         self,
-        own: np.ndarray,
+        network: np.ndarray,
         leaves: Mapping[str, np.ndarray],
         known: np.ndarray,
         levels: Sequence[float],
@@ -179,50 +207,61 @@ class Companions:
         *,
         calibrated: bool,
     ) -> np.ndarray:
-        """Scaled quantiles of the network and the analogues together.
+        """The combined forecast of the network and the analogues, as scaled quantiles.
 
         Parameters
         ----------
-        own : array, ``(rows, steps, len(KNOTS))``
-            The network's quantiles at ``KNOTS``; those of the prefix stay as they are.
+        network : array, ``(rows, steps, len(QUANTILE_LEVELS))``
+            The network's quantiles at ``QUANTILE_LEVELS``. At the steps of the prefix they are
+            returned unchanged.
         leaves : mapping of str to array
-            Of each row's state.
+            The rows' states.
         known : array of int, ``(rows,)``
+            The prefix lengths.
         levels : sequence of float
+            Of the quantiles to return.
         schema : Schema or Targets
         calibrated : bool
-            Whether the quantiles are adjusted on held-out items.
+            Whether the quantiles are calibrated on held-out items.
 
         Returns
         -------
-        array, ``(rows, steps, len(levels))``
+        array, float32, ``(rows, steps, len(levels))``
         """
         if self.stacking is None:
-            return at_levels(own, levels)
-        knots = own
-        steps, until, count = schema.positions, knots.shape[1], len(schema.targets)
+            return at_levels(network, levels)
+        quantiles = network
+        steps, until, count = schema.positions, quantiles.shape[1], len(schema.targets)
         if self.analogues is not None:
             x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
-            other = self.analogues.forecast(x, y, seen > 0, known, KNOTS)
-            knots = self.stacking.blend(own[:, :steps], other[:, :until], known)
-            # Gaps in X that training hardly had: feature dropout has trained the network for them,
-            # and not the analogues.
+            other = self.analogues.forecast(x, y, seen > 0, known, QUANTILE_LEVELS)
+            quantiles = self.stacking.blend(network[:, :steps], other[:, :until], known)
+            # Where a static feature is missing that training items nearly always have, only the
+            # network is used: feature dropout has trained it for that, and not the analogues.
             familiar = leaves["analogues/familiar"][:, None, None] > 0
-            knots = np.where(familiar, knots, own[:, :steps])
-            # Beyond the longest training item there are only the network's quantiles, shifted to
-            # continue the combined ones.
-            moved = (knots - own[:, :steps])[:, -count:]
-            more = own[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
-            knots = np.sort(np.concatenate([knots, more], axis=1), axis=-1)
+            quantiles = np.where(familiar, quantiles, network[:, :steps])
+            # Beyond the longest training item only the network forecasts. Its quantiles are shifted
+            # by the difference at the last step, so that the forecast has no jump.
+            moved = (quantiles - network[:, :steps])[:, -count:]
+            more = network[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
+            quantiles = np.sort(np.concatenate([quantiles, more], axis=1), axis=-1)
         if calibrated:
-            knots = self.stacking.calibrate(knots, known)
-        rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(knots)
-        return at_levels(np.where(rest, knots, own).astype("float32"), levels)
+            quantiles = self.stacking.calibrate(quantiles, known)
+        rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(quantiles)
+        return at_levels(np.where(rest, quantiles, network).astype("float32"), levels)
 
     def nearest(
         self, panel: Panel, schema: Schema | Targets, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The training items nearest to each row, by id, and their weights in its forecast."""
+        """The training items nearest to each row.
+
+        Returns
+        -------
+        ids : array of objects, ``(rows, n)``
+            The nearest first; n is at most ``count``, and 0 without analogues.
+        weights : array, float64, ``(rows, n)``
+            Their weights in the row's forecast.
+        """
         found = self.analogues
         if found is None or self.stacking is None:
             return np.empty((panel.rows, 0), object), np.zeros((panel.rows, 0))
@@ -241,14 +280,24 @@ class Companions:
         return near, weights
 
 
-def at_levels(knots: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Quantiles at any levels, of distributions given by their quantiles at ``KNOTS``."""
-    found = Quantiles(KNOTS).quantile(
-        keras.ops.convert_to_tensor(knots), np.asarray(levels, "float32")
+def at_levels(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Interpolate quantiles at ``QUANTILE_LEVELS`` to other levels.
+
+    Parameters
+    ----------
+    quantiles : array, ``(rows, steps, len(QUANTILE_LEVELS))``
+    levels : sequence of float
+
+    Returns
+    -------
+    array, float32, ``(rows, steps, len(levels))``
+    """
+    found = Quantiles(QUANTILE_LEVELS).quantile(
+        keras.ops.convert_to_tensor(quantiles), np.asarray(levels, "float32")
     )
     return keras.ops.convert_to_numpy(found)
 
 
 def first_steps(array: np.ndarray, until: int) -> np.ndarray:
-    """The first ``until`` columns, zeros where there are no more."""
+    """The first ``until`` columns of a matrix; missing columns are zeros."""
     return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))

@@ -21,7 +21,7 @@ from statecast.forecast.paths import Paths, quantile_columns
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST
 from statecast.heads.by_name import HEADS
-from statecast.heads.quantiles import KNOTS
+from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks.batches import Batches, HeldOutBatches, TrainingBatches
 from statecast.networks.network import (
     NOTHING,
@@ -577,11 +577,11 @@ class Forecaster(StateModel[ForecasterSettings]):
         active: np.ndarray,
         covariates: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The network's quantiles ``(rows, steps, len(KNOTS))``, and the leaves after the
+        """The network's quantiles ``(rows, steps, len(QUANTILE_LEVELS))``, and the leaves after the
         ``active`` steps."""
         steps = value.shape[1]
         if not steps:
-            return np.zeros((len(value), 0, len(KNOTS)), "float32"), leaves
+            return np.zeros((len(value), 0, len(QUANTILE_LEVELS)), "float32"), leaves
         inputs = {name: leaves[name] for name in self._decoder.state_shapes}
         inputs |= {
             "value": _few_lengths(value.astype("float32")),
@@ -590,7 +590,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         }
         inputs |= {name: _few_lengths(each, axis=1) for name, each in covariates.items()}
         after = self._batched(AdvanceModel, inputs)
-        return after.pop("knots")[:, :steps], leaves | after
+        return after.pop("quantiles")[:, :steps], leaves | after
 
     def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
         s, shapes = self.settings, self._decoder.state_shapes

@@ -7,7 +7,7 @@ by split conformal calibration for each prefix length and horizon, each side by 
 Patterson and Candes 2019).
 
 Arrays only, scaled as in a panel; a distribution is given by its quantiles at
-``heads.quantiles.KNOTS``.
+``heads.quantiles.QUANTILE_LEVELS``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from statecast.files import check_finite
-from statecast.heads.quantiles import KNOTS
+from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.state import outline
 
 MOST_ITEMS = 2000  # the most held-out items that are used
@@ -26,8 +26,8 @@ FEWEST = 8  # with fewer held-out items nothing is fitted
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
 _ENOUGH = 400  # values for an offset; with fewer at a horizon, its neighbours are added
 _MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
-_LEVELS = np.array(KNOTS)
-_MIDDLE = len(KNOTS) // 2
+_LEVELS = np.array(QUANTILE_LEVELS)
+_MIDDLE = len(QUANTILE_LEVELS) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Stacking:
         lower one.
     weight : array, ``(n,)``
         The network's; the analogues' weight is 1 less it.
-    offset : array, ``(n, steps, len(KNOTS))``
+    offset : array, ``(n, steps, len(QUANTILE_LEVELS))``
         By horizon: how far each quantile is moved, as a multiple of the 80 % interval's width.
     targets : int
         The number of targets. With several, ``steps`` counts positions, one for each target of a
@@ -69,23 +69,26 @@ class Stacking:
         ----------
         y : array, ``(items, steps)``
             The observations, NaN where nothing was observed.
-        network, analogues : mapping of int to array ``(items, steps, len(KNOTS))``
+        network, analogues : mapping of int to array ``(items, steps, len(QUANTILE_LEVELS))``
             By prefix length, forecasts of the items by models that were not fitted on them.
             Without analogues the network's weight is 1.
         targets : int
         """
         known = np.array(sorted(network))
-        weight, offset = np.ones(len(known)), np.zeros((len(known), y.shape[1], len(KNOTS)))
+        weight, offset = (
+            np.ones(len(known)),
+            np.zeros((len(known), y.shape[1], len(QUANTILE_LEVELS))),
+        )
         for i, k in enumerate(known):
-            truth, knots = y[:, k:], network[k][:, k:]
+            truth, quantiles = y[:, k:], network[k][:, k:]
             if analogues is not None:
                 other = analogues[k][:, k:]
-                losses = [_crps(truth, w * knots + (1 - w) * other) for w in _WEIGHTS]
+                losses = [_crps(truth, w * quantiles + (1 - w) * other) for w in _WEIGHTS]
                 weight[i] = _WEIGHTS[int(np.argmin(losses))]
-                knots = weight[i] * knots + (1 - weight[i]) * other
+                quantiles = weight[i] * quantiles + (1 - weight[i]) * other
             rest = y.shape[1] - k
             for own in (slice(target, None, targets) for target in range(targets)):
-                offset[i, :rest][own] = _offsets(truth[:, own], knots[:, own])
+                offset[i, :rest][own] = _offsets(truth[:, own], quantiles[:, own])
                 offset[i, rest:][own] = offset[i, :rest][own][-1]
         return cls(known, weight, offset, targets)
 
@@ -94,17 +97,17 @@ class Stacking:
         return self.weight[self._at(known)]
 
     def blend(self, network: np.ndarray, analogues: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """The weighted mean of two forecasts ``(rows, steps, len(KNOTS))``."""
+        """The weighted mean of two forecasts ``(rows, steps, len(QUANTILE_LEVELS))``."""
         weight = self.share(known)[:, None, None]
         return weight * network + (1 - weight) * analogues
 
-    def calibrate(self, knots: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def calibrate(self, quantiles: np.ndarray, known: np.ndarray) -> np.ndarray:
         """The calibrated quantiles of a forecast; the median is not changed."""
-        ahead = np.arange(knots.shape[1]) - known[:, None]
+        ahead = np.arange(quantiles.shape[1]) - known[:, None]
         last = self.offset.shape[1] - self.targets + ahead % self.targets  # of the same target
         ahead = np.clip(ahead, 0, last)
         offset = self.offset[self._at(known)[:, None], ahead]
-        return np.sort(knots + offset * _width(knots), axis=-1)
+        return np.sort(quantiles + offset * _width(quantiles), axis=-1)
 
     def _at(self, known: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.known, known, side="right") - 1
@@ -131,7 +134,7 @@ class Stacking:
         expected = {
             "known": ((count,), "int64"),
             "weight": ((count,), "float64"),
-            "offset": ((count, steps, len(KNOTS)), "float64"),
+            "offset": ((count, steps, len(QUANTILE_LEVELS)), "float64"),
         }
         found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
         if found != expected:
@@ -147,29 +150,29 @@ class Stacking:
         return cls(**arrays, targets=targets)
 
 
-def _width(knots: np.ndarray) -> np.ndarray:
-    low, high = KNOTS.index(0.1), KNOTS.index(0.9)
-    return np.maximum(knots[..., high] - knots[..., low], 1e-6)[..., None]
+def _width(quantiles: np.ndarray) -> np.ndarray:
+    low, high = QUANTILE_LEVELS.index(0.1), QUANTILE_LEVELS.index(0.9)
+    return np.maximum(quantiles[..., high] - quantiles[..., low], 1e-6)[..., None]
 
 
-def _crps(y: np.ndarray, knots: np.ndarray) -> float:
-    error = y[..., None] - knots
+def _crps(y: np.ndarray, quantiles: np.ndarray) -> float:
+    error = y[..., None] - quantiles
     return float(np.nanmean(np.maximum(_LEVELS * error, (_LEVELS - 1) * error)))
 
 
-def _offsets(y: np.ndarray, knots: np.ndarray) -> np.ndarray:
+def _offsets(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """For each horizon and quantile, the offset that the held-out observations ask for."""
-    score = (y[..., None] - knots) / _width(knots)  # (items, horizons, levels)
+    score = (y[..., None] - quantiles) / _width(quantiles)  # (items, horizons, levels)
     horizons = y.shape[1]
     counts = np.cumsum(np.concatenate([[0], (~np.isnan(y)).sum(axis=0)]))
-    out = np.zeros((horizons, len(KNOTS)))
+    out = np.zeros((horizons, len(QUANTILE_LEVELS)))
     for h in range(horizons):
         reach = 0
         first, last = h, h + 1
         while counts[last] - counts[first] < _ENOUGH and (first > 0 or last < horizons):
             reach += 1
             first, last = max(0, h - reach), min(horizons, h + reach + 1)
-        own = score[:, first:last].reshape(-1, len(KNOTS))
+        own = score[:, first:last].reshape(-1, len(QUANTILE_LEVELS))
         own = own[~np.isnan(own[:, 0])]
         if len(own):
             out[h] = _conformal(own)
@@ -179,8 +182,8 @@ def _offsets(y: np.ndarray, knots: np.ndarray) -> np.ndarray:
 def _conformal(score: np.ndarray) -> np.ndarray:
     """Conformal quantiles of scores ``(n, levels)``: outward, the ceil((n + 1) level)-th."""
     n, score = len(score), np.sort(score, axis=0)
-    out = np.zeros(len(KNOTS))
-    for i, level in enumerate(KNOTS):
+    out = np.zeros(len(QUANTILE_LEVELS))
+    for i, level in enumerate(QUANTILE_LEVELS):
         if i == _MIDDLE:
             continue
         outer = max(level, 1 - level)

@@ -15,8 +15,8 @@ from statecast.errors import ArgumentError
 from statecast.heads.base import SMALLEST, Head, Readout, constant, softplus_inverse
 from statecast.recurrence.kernels.native import quantiles as native
 
-# The levels of a distribution that is given by its quantiles.
-KNOTS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+# The levels at which the forecaster keeps the quantiles of a distribution.
+QUANTILE_LEVELS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Quantiles(Head):
         Other levels.
     """
 
-    levels: Sequence[float] = KNOTS
+    levels: Sequence[float] = QUANTILE_LEVELS
 
     measure: ClassVar[str] = "crps"
 
@@ -105,17 +105,17 @@ class Quantiles(Head):
         from keras import ops
 
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)[..., None]
-        knots = self.levels
+        given = self.levels
         gaps = parameters[..., 1:] - parameters[..., :-1]
-        width = constant(np.diff(knots), parameters)
-        share = ops.clip((levels - constant(knots[:-1], parameters)) / width, 0.0, 1.0)
+        width = constant(np.diff(given), parameters)
+        share = ops.clip((levels - constant(given[:-1], parameters)) / width, 0.0, 1.0)
         if len(share.shape) == 2:  # equal levels for all rows: no array of rows x k x gaps
             inner = parameters[..., :1] + ops.matmul(gaps, ops.transpose(share))
         else:
             inner = parameters[..., :1] + ops.sum(gaps[..., None, :] * share, axis=-1)
         low, high = self._tails(parameters)
-        below = ops.log(ops.clip(levels[..., 0] / knots[0], 1e-30, 1.0))
-        above = ops.log(ops.clip((1.0 - levels[..., 0]) / (1.0 - knots[-1]), 1e-30, 1.0))
+        below = ops.log(ops.clip(levels[..., 0] / given[0], 1e-30, 1.0))
+        above = ops.log(ops.clip((1.0 - levels[..., 0]) / (1.0 - given[-1]), 1e-30, 1.0))
         return inner + low * below - high * above
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from statecast.heads.base import Head, Readout
-from statecast.heads.quantiles import KNOTS
+from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.layers.initial import InitialState, starts
 from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
 from statecast.recurrence.run import run
@@ -30,7 +30,7 @@ IN_STATE = ("state", "both")  # the conditionings with which X sets the initial 
 Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
 NO_FEATURES: Features = (0, ())
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-_LEVELS = np.array(KNOTS, "float32")
+_LEVELS = np.array(QUANTILE_LEVELS, "float32")
 AGES = 8  # the step enters as radial basis functions, evenly spaced from step 0 to the horizon
 
 
@@ -589,11 +589,14 @@ class ParameterModel(keras.Model):
 class AdvanceModel(keras.Model):
     """``Network.advance`` as a compiled model.
 
-    Takes leaves ``(rows, members, ...)``, ``value`` and ``observed`` ``(rows, steps)``,
-    ``active`` bool ``(rows, steps)`` (False leaves the state as it is) and covariates
-    ``(rows, steps, ...)``; returns the leaves and ``knots`` ``(rows, steps, len(KNOTS))``, the
-    means of the members' quantiles (Vincent 1912). That keeps the shape and width of the members'
-    distributions; a mixture would also add the spread between members.
+    Takes leaves ``(rows, members, ...)``; ``value`` and ``observed`` ``(rows, steps)``; ``active``
+    bool ``(rows, steps)``, False where a step leaves the state unchanged; and covariates
+    ``(rows, steps, ...)``.
+
+    Returns the leaves after the last step, and ``quantiles``
+    ``(rows, steps, len(QUANTILE_LEVELS))``: the means of the members' quantiles (Vincent 1912). The
+    mean of quantiles has about the shape and width of a member's distribution. A mixture of the
+    distributions would be wider, by the spread between the members.
     """
 
     def __init__(self, network: Network) -> None:
@@ -609,13 +612,15 @@ class AdvanceModel(keras.Model):
             leaves, steps["value"], steps["observed"], steps["active"], steps
         )
         return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
-            "knots": ops.mean(decoder.head.quantile(parameters, _LEVELS), axis=0)
+            "quantiles": ops.mean(decoder.head.quantile(parameters, _LEVELS), axis=0)
         }
 
 
 class QuantileModel(keras.Model):
-    """A head's quantiles at ``KNOTS`` as a compiled model: parameters ``(..., head.size)`` to
-    ``(..., len(KNOTS))``."""
+    """The quantiles of a head's distributions at ``QUANTILE_LEVELS``, as a compiled model.
+
+    Takes parameters ``(..., head.size)`` and returns ``(..., len(QUANTILE_LEVELS))``.
+    """
 
     def __init__(self, head: Head) -> None:
         super().__init__()
