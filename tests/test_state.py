@@ -112,6 +112,27 @@ def test_a_put_copies_and_hashes_what_is_put_alone():
         state.fork(2).find(["7"])
 
 
+@pytest.mark.parametrize("given", [1, 10, 100, 1000])
+def test_a_put_copies_16_rows_for_each_given_row_at_most(given):
+    """Also where the given rows are far from each other, and where they are put a second time."""
+    rows, units = 100_000, 64
+    state = State({"h": np.ones((rows, units), "float32")})
+    index = np.linspace(0, rows - 1, given).astype(int)
+    new = State({"h": np.zeros((given, units), "float32")})
+    for start in (state, state.put(index, new), state.put(index[::2], new.take(slice(0, None, 2)))):
+        tracemalloc.start()
+        try:
+            after = start.put(index, new)
+            part = after.take(index)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        copied = given * (16 + 2) * units * 4  # the blocks; what is taken, and a part of it again
+        assert peak < copied + given * 1500 + 20_000  # the objects of a block: about a kilobyte
+        assert not part["h"].any()
+        assert after["h"].sum() == (rows - given) * units
+
+
 @given(states(), st.integers(1, 4))
 def test_fork_repeats_each_row_and_spares_its_parent(state, n):
     before = {name: state[name].copy() for name in state}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,43 +121,72 @@ def at_rest(array: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
+class _Block(NamedTuple):
+    """A block of rows, of which some are taken or replaced.
+
+    Attributes
+    ----------
+    number : int
+        Which block.
+    at : array of int
+        The places of its rows among those that are taken or replaced.
+    own : array of int
+        The places of these rows within the block.
+    """
+
+    number: int
+    at: np.ndarray
+    own: np.ndarray
+
+
 class _Blocks:
-    """The rows of a leaf in blocks. States that differ in a few rows share the other blocks."""
+    """A leaf as an array and the blocks of rows that differ from it.
 
-    ROWS = 256  # rows of a block, which are copied if one of them changes
+    States that differ in a few rows share the array, and all blocks that are equal.
+    """
 
-    def __init__(self, blocks: list[np.ndarray]) -> None:
-        self._blocks = blocks
+    ROWS = 16  # rows of a block, which are copied if one of them changes
+
+    def __init__(
+        self, base: np.ndarray, changed: Mapping[int, np.ndarray] = MappingProxyType({})
+    ) -> None:
+        self._base, self._changed = base, changed
 
     @classmethod
-    def of(cls, leaf: np.ndarray) -> _Blocks:
-        return cls([leaf[first : first + cls.ROWS] for first in range(0, len(leaf), cls.ROWS)])
+    def touched(cls, index: np.ndarray) -> list[_Block]:
+        """Return the blocks that have the rows ``index``."""
+        order = np.argsort(index, kind="stable")
+        number = index[order] // cls.ROWS
+        starts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
+        own = index[order] - number * cls.ROWS
+        return [
+            _Block(int(number[first]), order[first:end], own[first:end])
+            for first, end in pairwise([*starts, len(index)])
+        ]
 
-    def put(self, index: np.ndarray, values: np.ndarray) -> _Blocks:
-        blocks = self._blocks.copy()
-        for block, at, own in self._parts(index):
-            blocks[block] = blocks[block].copy()
-            blocks[block][own] = values[at]
-        return _Blocks(blocks)
+    def put(self, touched: list[_Block], values: np.ndarray) -> _Blocks:
+        changed = dict(self._changed)
+        for block in touched:
+            first = block.number * self.ROWS
+            old = changed.get(block.number, self._base[first : first + self.ROWS])
+            new = changed[block.number] = old.copy()
+            new[block.own] = values[block.at]
+        return _Blocks(self._base, changed)
 
-    def take(self, index: np.ndarray) -> np.ndarray:
-        first = self._blocks[0]
-        out = np.empty((len(index), *first.shape[1:]), first.dtype)
-        for block, at, own in self._parts(index):
-            out[at] = self._blocks[block][own]
+    def take(self, touched: list[_Block], index: np.ndarray) -> np.ndarray:
+        out = self._base[index]
+        for block in touched:
+            new = self._changed.get(block.number)
+            if new is not None:
+                out[block.at] = new[block.own]
         return out
 
     def whole(self) -> np.ndarray:
-        return np.concatenate(self._blocks)
-
-    def _parts(self, index: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield each block, the positions in ``index`` of its rows, and these rows in the block."""
-        order = np.argsort(index, kind="stable")
-        block = index[order] // self.ROWS
-        starts = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
-        for first, end in pairwise([*starts, len(block)]):
-            which, at = int(block[first]), order[first:end]
-            yield which, at, index[at] - which * self.ROWS
+        out = self._base.copy()
+        for number, new in self._changed.items():
+            first = number * self.ROWS
+            out[first : first + self.ROWS] = new
+        return out
 
 
 class _Leaves(Mapping[str, Any]):
@@ -181,19 +210,30 @@ class _Leaves(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def take(self, name: str, index: np.ndarray) -> np.ndarray:
-        leaf = self.held[name]
-        return leaf.take(index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the rows ``index`` of each leaf."""
+        held = dict(self.held)  # another thread may join a leaf meanwhile
+        in_blocks = any(isinstance(leaf, _Blocks) for leaf in held.values())
+        touched = _Blocks.touched(index) if in_blocks else []
+        return {
+            name: leaf.take(touched, index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
+            for name, leaf in held.items()
+        }
 
-    def put(self, name: str, index: np.ndarray, values: np.ndarray, rows: int) -> Any:
-        """Return the leaf with ``values`` in the rows of ``index``."""
-        leaf = self.held[name]
+    def put(self, index: np.ndarray, values: Mapping[str, np.ndarray], rows: int) -> _Leaves:
+        """Return the leaves with ``values`` in the rows of ``index``."""
+        held: dict[str, Any] = {}
         if len(index) * 4 >= rows:  # most blocks would be copied
-            new = at_rest(self[name]).copy()
-            new[index] = values
-            return _read_only(new)
-        blocks = leaf if isinstance(leaf, _Blocks) else _Blocks.of(at_rest(leaf))
-        return blocks.put(index, values)
+            for name in self.held:
+                new = at_rest(self[name]).copy()
+                new[index] = values[name]
+                held[name] = _read_only(new)
+            return _Leaves(held)
+        touched = _Blocks.touched(index)
+        for name, leaf in self.held.items():
+            blocks = leaf if isinstance(leaf, _Blocks) else _Blocks(at_rest(leaf))
+            held[name] = blocks.put(touched, values[name])
+        return _Leaves(held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +241,7 @@ class State:
     """Named leaves, rows first, from which the next step of a recurrence starts.
 
     A new state shares the rows that are equal with the old state. ``take``, ``put``, ``reset`` and
-    ``Forecaster.update`` copy at most 256 rows of each leaf for each given row, whatever the size
+    ``Forecaster.update`` copy at most 16 rows of each leaf for each given row, whatever the size
     of the state. A whole leaf (``state["lstm/h"]``), ``fork`` and ``save`` copy all rows. The ids
     are hashed once, when the state is made.
 
@@ -351,7 +391,7 @@ class State:
         """
         index = row_index(rows, self.rows)
         ids = None if self.ids is None else self.ids[index]
-        return self._with({name: self._leaves.take(name, index) for name in self.leaves}, ids)
+        return self._with(self._leaves.take(index), ids)
 
     def put(self, rows: Any, state: State) -> State:
         """Return a new state with the given rows replaced by those of ``state``.
@@ -373,12 +413,9 @@ class State:
             raise StateError("Expected distinct rows, received a row twice.")
         if not len(index):
             return self.at_rest()
-        held = {
-            name: self._leaves.put(name, index, at_rest(state[name]), self.rows)
-            for name in self.leaves
-        }
+        values = {name: at_rest(state[name]) for name in self.leaves}
         after = object.__new__(State)  # only the leaves differ, and they have been checked
-        vars(after).update(vars(self), leaves=_Leaves(held))
+        vars(after).update(vars(self), leaves=self._leaves.put(index, values, self.rows))
         return after
 
     def reset(self, initial: State, rows: Any = None) -> State:
