@@ -162,9 +162,9 @@ def test_a_training_items_held_out_forecast_does_not_see_its_group(k, monkeypatc
     own, later = group == 5, y.copy()
     later[own, k:] += 3.0
     before, after = (_fit(numeric, codes, values, mask, group=group) for values in (y, later))
-    (share,) = set(before.share[own])
-    for name, array in vars(before.paths[share]).items():
-        np.testing.assert_array_equal(getattr(after.paths[share], name), array)
+    (fold,) = set(before.fold[own])
+    for name, array in vars(before.paths[fold]).items():
+        np.testing.assert_array_equal(getattr(after.paths[fold], name), array)
     after = replace(before, y=after.y, _cache={})
     first, second = (
         _ask(found, (numeric, codes, y, mask), k, items=np.arange(len(y)))
@@ -218,13 +218,13 @@ def test_familiar_is_what_training_had():
     some[:10, 0] = 1  # the first number was missing at times
     numeric = np.concatenate([value, some], axis=1)
     found = _fit(numeric, codes, y, mask)
-    assert found.familiar(numeric, codes).all()
+    assert found.usable(numeric, codes).all()
     for column in range(n):
         gap = numeric.copy()
         gap[:, n + column] = 1
-        assert (found.familiar(gap, codes) == (column == 0)).all()
+        assert (found.usable(gap, codes) == (column == 0)).all()
     for code in (0, 1):
-        assert not found.familiar(numeric, np.full_like(codes, code)).any()
+        assert not found.usable(numeric, np.full_like(codes, code)).any()
 
 
 def test_a_track_whose_moves_are_small_beside_its_places_is_carried_on():
@@ -250,8 +250,8 @@ def test_arrays_and_back_is_identity_and_damage_is_refused(fitted):
         damaged = arrays[name].astype("float16")
         with pytest.raises(ValueError, match=r"analogues|ids"):
             Analogues.from_arrays(arrays | {name: damaged})
-    with pytest.raises(ValueError, match="share"):
-        Analogues.from_arrays(arrays | {"share": arrays["share"] + 100})
+    with pytest.raises(ValueError, match="fold"):
+        Analogues.from_arrays(arrays | {"fold": arrays["fold"] + 100})
 
 
 def test_the_same_seed_gives_the_same_fit(fitted):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from statecast.errors import ArgumentError, DataError, DataWarning
-from statecast.forecast.endings import Endings, statics, unlike, width
+from statecast.forecast.endings import Endings, statics, stop_difference, width
 from statecast.forecast.forecaster import Forecaster
 from statecast.tokens.forecaster import TokenForecaster
 
@@ -88,12 +88,12 @@ def test_arrays_of_a_file_that_are_not_right_are_refused(change: Any) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_items_that_stop_and_lie_apart_are_found(sign: int) -> None:
     line, mask, _ = _chart(200, 0)
-    apart, stops = unlike(sign * line, mask)
-    assert sign * apart < -0.25
+    difference, stops = stop_difference(sign * line, mask)
+    assert sign * difference < -0.25
     assert stops == (_known(mask) < T).sum()
     by_chance = np.arange(T) < np.random.default_rng(0).integers(2, T + 1, 200)[:, None]
-    assert unlike(line, by_chance)[0] == 0
-    assert unlike(line, np.ones_like(mask)) == (0.0, 0)
+    assert stop_difference(line, by_chance)[0] == 0
+    assert stop_difference(line, np.ones_like(mask)) == (0.0, 0)
 
 
 def test_statics_are_numbers_and_flags_of_few_categories() -> None:
@@ -166,7 +166,7 @@ def test_paths_end_and_forecasts_are_of_what_goes_on(tmp_path) -> None:
 @pytest.mark.backends
 def test_ends_are_missed_where_items_that_stop_lie_apart(untrained) -> None:
     series, static = _tables(600, 0)
-    with pytest.warns(DataWarning, match=r"lie below those that go on.*ends=True"):
+    with pytest.warns(DataWarning, match=r"below the items that go on.*ends=True"):
         Forecaster(**SMALL).fit(series, static, verbose=0)
     whole = series.filter(pl.col("ds").max().over("unique_id") == T)
     with warnings.catch_warnings():
@@ -201,9 +201,9 @@ def test_dates_that_reach_the_last_of_all_have_not_ended(untrained) -> None:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_few_training_items_are_said_to_leave_intervals_uncalibrated(untrained, rows) -> None:
+def test_few_training_items_warn_of_uncalibrated_intervals(untrained, rows) -> None:
     Y = np.random.default_rng(0).normal(size=(8, 4))
-    with pytest.warns(DataWarning, match=f"of {rows} training items. Intervals are"):
+    with pytest.warns(DataWarning, match=f"of {rows} training items. The intervals are not"):
         Forecaster(**EIGHT).fit(Y[:rows], verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)

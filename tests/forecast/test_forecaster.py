@@ -422,7 +422,7 @@ def test_none_is_none_wherever_several_may_be_given(untrained):
 def test_a_fork_without_ids_is_not_updated(fitted):
     series, static = _tables()
     state = fitted.state(_prefixes(series, {1: 2}), static)
-    with pytest.raises(errors.StateError, match="has no ids"):
+    with pytest.raises(errors.StateError, match="without ids"):
         fitted.update(state.fork(2), series.filter(pl.col("ds") == 3))
 
 
@@ -546,7 +546,7 @@ def test_a_state_of_other_weights_is_refused(fitted, other):
     state = fitted.state(None, static)
     with pytest.raises(errors.StateError):
         other.predict(state=state, until=T)
-    with pytest.raises(errors.StateError, match="made by other weights"):
+    with pytest.raises(errors.StateError, match="one of another fit"):
         fitted.predict(state=State(state.leaves, state.ids, "0" * 32), until=T)
     with pytest.raises(errors.ArgumentError, match="received both"):
         fitted.predict(None, static, until=T, state=state)
@@ -674,7 +674,7 @@ def test_what_paths_cannot_say_is_refused(fitted):
     assert caught.value.item == item
     onward = fitted.simulate(state=fitted.state(prefix, static), until=T, paths=5)
     assert onward.total().equals(paths.total())
-    with pytest.raises(errors.ArgumentError, match="does not hold what was observed"):
+    with pytest.raises(errors.ArgumentError, match="does not hold the observations"):
         onward.peak(since=1)
     for since in (0, T + 1, 1.5, True):
         with pytest.raises(errors.ArgumentError, match="since: expected a step from"):
@@ -1379,7 +1379,7 @@ def test_a_state_whose_numbers_cannot_be_is_refused_before_any_work(fitted):
     series, static = _tables()
     state = fitted.state(series, static).take([0, 1, 2])
     names = [name for name in state.names if state[name].size]
-    assert {"last", "step", "analogues/y", "analogues/familiar"} < set(names)
+    assert {"last", "step", "analogues/y", "analogues/usable"} < set(names)
     assert any(name.startswith("cell/") for name in names)
     for name in names:
         for value in (np.nan, np.inf, -np.inf, 1e30):
@@ -1588,8 +1588,8 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
         ("analogues/ridge", -1.0),
         ("analogues/metric", 1e5),
         ("analogues/paths/covariance", -1e3),
-        ("analogues/share", 8),
-        ("analogues/met", 2),
+        ("analogues/fold", 8),
+        ("analogues/gaps", 2),
         ("stacking/known", 1),
         ("stacking/weight", 1.5),
         ("stacking/offset", 1e30),

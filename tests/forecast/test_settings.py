@@ -54,7 +54,7 @@ def test_defaults_for_several_targets_give_way_to_what_is_given() -> None:
         ({"dropout": 0.5}, "Forecaster has no setting 'dropout'"),
         ({"tied": True, "ends": False}, "Forecaster has no setting 'tied'"),
         ({"embedding": 8}, "Forecaster has no setting 'embedding'"),
-        ({"depth": 2, "conditioning": "inputs"}, "depth: the static features do not set"),
+        ({"depth": 2, "conditioning": "inputs"}, "depth: expected no depth with"),
         ({"bounds": (0, 1), "transform": "log"}, "bounds: expected them with"),
         ({"head": "categorical"}, "TokenForecaster"),
     ],

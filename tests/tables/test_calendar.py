@@ -136,7 +136,7 @@ def test_paths_that_end_are_missing_on_closed_days_and_end_as_often_as_items_do(
 
 
 def test_undated_items_are_said(shop):
-    with pytest.warns(DataWarning, match="1 items have no date .item 3., so"):
+    with pytest.warns(DataWarning, match="1 items have no date .the first is item 3."):
         made = shop.predict(None, pl.DataFrame({"unique_id": [3]}), until=14)
     assert made.height == 14
 

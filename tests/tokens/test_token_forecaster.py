@@ -552,10 +552,10 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         (lambda f, x: f.generate(None, x, until=3, beam=Beam(required=[1])), "required: expect"),
         (
             lambda f, x: f.generate(None, x, until=3, beam=Beam(required="ab", forbidden="b")),
-            "'b' is both required and forbidden",
+            "required: expected tokens that are not forbidden; 'b' is",
         ),
-        (lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="abc")), "none is"),
-        (lambda f, x: f.generate(None, x, until=1, beam=Beam(required="ab")), "at most as many"),
+        (lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="abc")), "fewer than all"),
+        (lambda f, x: f.generate(None, x, until=1, beam=Beam(required="ab")), "at most 1 tokens"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, ended=0), "ended: expected True or False"),
         (lambda f, x: f.log_likelihood(_tables()[0], x, by_step="no"), "by_step: expected True"),
@@ -563,7 +563,7 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
     ],
 )
-def test_an_argument_that_does_not_fit_is_told(one, call, message):
+def test_an_argument_that_does_not_fit_is_refused(one, call, message):
     with pytest.raises(errors.ArgumentError, match=message):
         call(one, _tables()[1])
 
@@ -578,7 +578,7 @@ def test_an_argument_that_does_not_fit_is_told(one, call, message):
         ({"conditioning": "last"}, r"conditioning: expected one of \['state'"),
         ({"target_col": ["a", "b"]}, "target_col: expected text"),
         # These would do nothing.
-        ({"depth": 3, "conditioning": "first"}, "depth: the static features do not set"),
+        ({"depth": 3, "conditioning": "first"}, "depth: expected no depth with"),
         ({"head": "normal"}, "TokenForecaster has no setting 'head'"),
         ({"bounds": (0, 1)}, "TokenForecaster has no setting 'bounds'"),
         ({"transform": "log"}, "TokenForecaster has no setting 'transform'"),

@@ -1,6 +1,6 @@
-"""Simple forecasting methods, which the scores of a forecaster are compared with.
+"""Simple forecasting methods, whose scores are compared with those of a forecaster.
 
-Each is fitted on the panel of the training items and forecasts in original units.
+Each is fitted to the panel of the training items, and forecasts in the units of y.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from statecast.errors import ArgumentError, MissingExtraError
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
-_ENOUGH = 10  # training items observed at a step, for a regression at this step
-_FEW = 10  # categories of a column, for a mean curve per category
+_ENOUGH = 10  # a step with fewer training items has no regression
+_FEW = 10  # the most categories of a feature for a mean curve of each category
 _ALPHAS = np.logspace(-3, 4, 15)
 
 
 class Baseline(Protocol):
-    """The interface of a baseline: from scaled values of a panel to forecasts in original units.
+    """The interface of a baseline.
 
     Attributes
     ----------
     name : str
     point : bool
-        Whether it is a point forecast: all quantiles are equal, and no interval is scored.
+        Whether it is a point forecast. Its quantiles are then equal, and its intervals are not
+        scored.
     needs : int
-        The shortest prefix that it can forecast from, in steps.
+        The shortest prefix from which it can forecast, in steps.
     needs_sklearn : bool
         Whether it needs scikit-learn.
     """
@@ -51,12 +52,12 @@ class Baseline(Protocol):
     def quantiles(
         self, panel: Panel, known: int, until: int, levels: Sequence[float]
     ) -> np.ndarray:
-        """Forecast steps ``known + 1`` to ``until`` of items from their first ``known`` steps.
+        """Forecast the steps ``known + 1`` to ``until`` of items from their first ``known`` steps.
 
         Returns
         -------
         array, float64, ``(rows, until, len(levels))``
-            In original units; NaN at the steps of the prefix.
+            In the units of y; NaN at the steps of the prefix.
         """
         ...
 
@@ -90,11 +91,11 @@ class _Fitted:
         return self.panel, self.schema
 
     def _at(self, known: int, until: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield groups of steps to forecast (from 0), each with the rows of its training items.
+        """Yield groups of steps to forecast, counted from 0, with the rows of training items.
 
-        A group is the steps at which the same training items were observed, so that one regression
-        or one search for neighbours serves all of them. A step beyond the training data has no
-        items.
+        A group has the steps at which the same training items were observed, so that one regression
+        or one search for neighbours is enough for all of them. A step beyond the training data has
+        no items.
         """
         panel, _ = self._training()
         rows, width = panel.mask.shape
@@ -115,9 +116,9 @@ class _Fitted:
 
 @dataclass(frozen=True, eq=False)
 class LastValue(_Fitted):
-    """The last observed value, at every step.
+    """The last observed value, as the forecast of every step.
 
-    An item without an observation in its prefix is forecast by the mean of each step.
+    The forecast of an item without observations is the mean of each step.
     """
 
     name = "last value"
@@ -140,16 +141,16 @@ class LastValue(_Fitted):
 
 @dataclass(frozen=True, eq=False)
 class MeanCurve(_Fitted):
-    """The mean of each step, with the spread of the training items.
+    """The mean of the training items at each step.
 
-    The quantiles of the training items are shifted so that the median is their mean. A step at
-    which no training item was observed is forecast by the mean that the schema interpolates.
+    The quantiles are those of the training items, shifted so that the median is the mean. At a step
+    at which no training item was observed, the forecast is the mean that the schema interpolates.
 
     Parameters
     ----------
     by : str, optional
-        A categorical static feature. Each category has its own mean curve. At a step with fewer
-        than ten training items of a category, the curve of all items is used for it.
+        A categorical static feature: each category has a separate mean curve. For a category with
+        fewer than ten training items at a step, the mean of all items is used at this step.
     """
 
     by: str | None = None
@@ -165,27 +166,27 @@ class MeanCurve(_Fitted):
         """Forecast; see ``Baseline``."""
         training, schema = self._training()
         out = np.full((panel.rows, until, len(levels)), np.nan)
-        group = seen = None
+        group = of_training = None
         if self.by is not None:
             column = list(schema.static.categories).index(self.by)
-            group, seen = panel.codes[:, column], training.codes[:, column]
+            group, of_training = panel.codes[:, column], training.codes[:, column]
         for steps, rows in self._at(known, until):
             targets = self._targets(rows, steps)
             out[:, steps] = _around_mean(targets, levels)
-            if group is None or seen is None:
+            if group is None or of_training is None:
                 continue
             for code in np.unique(group):
-                own = targets[seen[rows] == code]
-                if len(own) >= _ENOUGH:
-                    out[np.ix_(group == code, steps)] = _around_mean(own, levels)
+                of_code = targets[of_training[rows] == code]
+                if len(of_code) >= _ENOUGH:
+                    out[np.ix_(group == code, steps)] = _around_mean(of_code, levels)
         return _unscaled(schema, out)
 
 
 class _FromFeatures(_Fitted, ABC):
     """A baseline that forecasts each step from the static features and the prefix.
 
-    A step with too few training items, or without features, is forecast by the quantiles of its
-    training items.
+    At a step with too few training items, and at all steps if there are no features, the forecast
+    is the quantiles of the training items.
     """
 
     needs_sklearn = True
@@ -193,14 +194,16 @@ class _FromFeatures(_Fitted, ABC):
     @property
     @abstractmethod
     def _fewest(self) -> int:
-        """The fewest training items at a step."""
+        """The fewest training items at a step for ``_predict``."""
 
     @abstractmethod
     def _predict(
         self, inputs: np.ndarray, targets: np.ndarray, ours: np.ndarray, levels: Sequence[float]
     ) -> np.ndarray:
-        """Return the quantiles ``(len(ours), steps, levels)`` of the items with features ``ours``,
-        from training items with ``inputs`` and ``targets`` ``(items, steps)``."""
+        """Return the quantiles ``(len(ours), steps, levels)`` of items with features ``ours``.
+
+        ``inputs`` and ``targets (items, steps)`` are those of the training items.
+        """
 
     def quantiles(
         self, panel: Panel, known: int, until: int, levels: Sequence[float]
@@ -212,7 +215,7 @@ class _FromFeatures(_Fitted, ABC):
         for steps, rows in self._at(known, until):
             targets = self._targets(rows, steps)
             if len(rows) < self._fewest or not inputs.shape[1]:
-                out[:, steps] = _climate(targets, levels)
+                out[:, steps] = _quantiles(targets, levels)
             else:
                 out[:, steps] = self._predict(inputs[rows], targets, ours, levels)
         return _unscaled(schema, out)
@@ -223,10 +226,10 @@ class Ridge(_FromFeatures):
     """Ridge regression of each step on the static features and the prefix.
 
     The penalty of each step is chosen by leave-one-out cross-validation. A quantile is the
-    prediction plus that quantile of the leave-one-out residuals. A gap in the prefix is filled with
-    the mean of the step. A step with fewer than ten training items is forecast by their quantiles,
-    and a step without training items by the mean that the schema interpolates. If there are neither
-    static features nor a prefix, all steps are forecast in this way.
+    prediction plus the quantile of the leave-one-out residuals. A gap in the prefix is filled with
+    the mean of the step. At a step with fewer than ten training items, the forecast is their
+    quantiles; at a step without training items, it is the mean that the schema interpolates. The
+    same holds for all steps if there are neither static features nor a prefix.
     """
 
     name = "ridge"
@@ -246,9 +249,10 @@ class Ridge(_FromFeatures):
 class Neighbours(_FromFeatures):
     """The quantiles of the training items with the nearest static features and prefix.
 
-    At each step the neighbours are chosen among the training items that were observed at that step.
-    All of these are used if they are at most ``count``, or if there are neither static features nor
-    a prefix. A step without training items is forecast by the mean that the schema interpolates.
+    At each step the neighbours are chosen among the training items that were observed at this step.
+    All of them are used if there are at most ``count``, or if there are neither static features nor
+    a prefix. At a step without training items, the forecast is the mean that the schema
+    interpolates.
 
     Parameters
     ----------
@@ -269,7 +273,7 @@ class Neighbours(_FromFeatures):
     ) -> np.ndarray:
         near = _nearest(inputs, ours, self.count)
         out = np.empty((len(ours), targets.shape[1], len(levels)))
-        for part in range(0, len(ours), 1024):  # bounds the memory
+        for part in range(0, len(ours), 1024):  # in parts, to bound memory
             paths = targets[near[part : part + 1024]]  # (rows, neighbours, steps)
             out[part : part + 1024] = np.moveaxis(np.quantile(paths, levels, axis=1), 0, -1)
         return out
@@ -279,16 +283,17 @@ class Neighbours(_FromFeatures):
 class Trees(_Fitted):
     """Gradient-boosted trees on the static features, the prefix and the step, for each level.
 
-    For each prefix length, one model per level forecasts all steps. It minimises the pinball loss
-    with histogram-based trees (as LightGBM; Ke et al. 2017). The quantiles of a step are then
-    sorted. Nine levels at four prefix lengths took 7 s on 74 items, 11 s on 540 items and 6 minutes
-    on 12,500 items with all their values, on one core. This is the slowest baseline, so ``most``
-    bounds its training values.
+    For each prefix length and level, one model forecasts all steps. It minimises the pinball loss
+    with histogram-based trees (as LightGBM: Ke et al. 2017). The quantiles of each step are then
+    sorted. On one core, nine levels at four prefix lengths took 7 s for 74 items, 11 s for 540
+    items, and 6 minutes for 12,500 items with all their values. As this is the slowest baseline,
+    ``most`` limits the number of its training values.
 
     Parameters
     ----------
     most : int or None
-        The most training values to fit to, drawn at random if there are more; None for all.
+        The largest number of training values; if there are more, they are drawn at random. None for
+        all.
     seed : int
         Seed of the random draw and of the trees.
     """
@@ -322,8 +327,8 @@ class Trees(_Fitted):
         grown = np.column_stack([inputs[row], step])
         at = np.repeat(np.arange(panel.rows), until - known)
         asked = np.column_stack([ours[at], np.tile(np.arange(known, until), panel.rows)])
-        # One thread: on 100,000 values two threads are a little faster on an idle machine, and 15
-        # times slower on a busy one, as they wait for each other.
+        # One thread: for 100,000 values two threads are slightly faster on an idle machine, and 15
+        # times slower on a busy one, where they wait for each other.
         with threadpool_limits(1, user_api="openmp"):
             for place, level in enumerate(levels):
                 model = HistGradientBoostingRegressor(
@@ -341,28 +346,28 @@ _BINS = 255  # the most categories that the trees distinguish
 
 
 def _for_trees(panel: Panel, known: int) -> np.ndarray:
-    """Return [X, prefix]: categories as codes, gaps as NaN, which the trees accept."""
+    """Return [X, prefix], with categories as codes and gaps as NaN, which the trees accept."""
     prefix = np.where(panel.mask, panel.y, np.nan)[:, :known]
     return np.concatenate([panel.numeric, panel.codes, prefix], axis=1)
 
 
-def _climate(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+def _quantiles(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     """Return the quantiles of training items ``(items, steps)``, shape ``(steps, levels)``."""
-    if not len(targets):  # 0 is the mean on the scale of the panel
+    if not len(targets):  # the mean of a scaled value is 0
         return np.zeros((targets.shape[1], len(levels)))
     return np.quantile(targets, levels, axis=0).T
 
 
 def _around_mean(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """As ``_climate``, shifted so that the median is the mean."""
-    found = _climate(targets, levels)
+    """As ``_quantiles``, shifted so that the median is the mean."""
+    found = _quantiles(targets, levels)
     if not len(targets):
         return found
     return found + (targets.mean(axis=0) - np.median(targets, axis=0))[:, None]
 
 
 def _features(panel: Panel, schema: Schema, known: int) -> np.ndarray:
-    """Return [X, prefix], float64: a 0/1 column per known category; gaps are 0, the mean."""
+    """Return [X, prefix], float64: categories one-hot encoded, and gaps as 0, the mean."""
     prefix = np.where(panel.mask, panel.y, 0)[:, :known]
     parts = [panel.numeric]
     for column, codes in enumerate(schema.static.cardinalities):
@@ -379,7 +384,8 @@ def _ridge(
     model = RidgeCV(_ALPHAS, alpha_per_target=True).fit(inputs, targets)
     predicted = model.predict(ours).reshape(len(ours), targets.shape[1])
     fitted = model.predict(inputs).reshape(targets.shape)
-    # If item i is left out, its residual is divided by 1 - h_i (h: the diagonal of the hat matrix).
+    # The leave-one-out residual of item i is its residual divided by 1 - h_i, where h is the
+    # diagonal of the hat matrix.
     left, size, _ = np.linalg.svd(inputs - inputs.mean(axis=0), full_matrices=False)
     penalty = np.broadcast_to(np.asarray(model.alpha_), targets.shape[1])
     shrink = size[:, None] ** 2 / (size[:, None] ** 2 + penalty)
@@ -396,7 +402,7 @@ def _nearest(inputs: np.ndarray, ours: np.ndarray, count: int) -> np.ndarray:
 
 
 def _unscaled(schema: Schema, scaled: np.ndarray) -> np.ndarray:
-    """Return quantiles ``(rows, steps from 1, levels)`` in original units, still increasing."""
+    """Return quantiles ``(rows, steps, levels)``, whose first step is step 1, in the units of y."""
     return np.moveaxis(schema.unscale(np.moveaxis(scaled, -1, 1)), 1, -1)
 
 

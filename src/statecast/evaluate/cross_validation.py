@@ -1,7 +1,7 @@
-"""Cross-validation by item: scores at every prefix length, beside simple baselines.
+"""Cross-validation by item: scores of a forecaster and of simple baselines.
 
 The items of each fold are forecast by a forecaster that was fitted on the other folds, from their
-first k observations, for each k asked for. The baselines forecast the same items at the same steps.
+first k steps, for each prefix length k. The baselines forecast the same items at the same steps.
 """
 
 from __future__ import annotations
@@ -86,58 +86,60 @@ def cross_validation(
     progress: Callable[[str, int, int], None] | None = None,
     verbose: Verbose = "auto",
 ) -> Scores | TargetScores | TokenScores:
-    """Forecast every fold's items by a fit on the other folds, and score it.
+    """Forecast the items of every fold by a fit on the other folds, and score the forecasts.
 
     Parameters
     ----------
     forecaster : Forecaster or TokenForecaster
-        Only its settings count: each fold fits a ``clone()`` of it.
+        Its settings are used: a ``clone()`` of it is fitted for each fold.
     series, static, future : table, path or array
-        As in ``Forecaster.fit``. An item without observations is not scored. The baselines
-        know no covariates.
+        As in ``Forecaster.fit``. An item without observations is not scored. The baselines do not
+        use covariates.
     folds : int, table, path or array
-        How many random folds; or the fold of each item, in a table with the id column and
-        a column ``fold`` (items of no series are ignored), or for arrays in an array
-        ``(n,)``. Give a table where items belong together, such as one river's years.
+        The number of random folds; or the fold of each item, as a table with the id column and a
+        column ``fold``, or for arrays as an array ``(items,)`` of whole numbers or text. Use a
+        table if items belong together, such as the years of one river. Rows of other items are
+        ignored.
     known : sequence of int
-        The prefix lengths k. An item counts at a k if it was observed after step k.
+        The prefix lengths k. An item is scored at k if it was observed after step k.
     test_folds : sequence, optional
-        The folds to forecast; default all.
+        The folds to forecast; by default all.
     levels : sequence of float
-        The quantiles that CRPS is the mean over; 0.5 is among them.
+        The levels of the quantiles from which the CRPS is computed, with 0.5 among them.
     baselines : bool or sequence of Baseline, optional
-        True: last value, mean curve (also by group, where a categorical static has 2 to 10
-        categories), ridge regression, nearest neighbours and boosted trees, which need
-        scikit-learn; the trees take most of the time. For
-        tokens: unigram, and n-grams without and with classes of X.
+        True for numbers: the last value, the mean curve (also by group, if a categorical static
+        feature has 2 to 10 categories), ridge regression, nearest neighbours and boosted trees. The
+        last three need scikit-learn, and the trees take most of the time. True for tokens: a
+        unigram model, an n-gram model, and an n-gram model with classes of X.
     seed : int
-        For random folds, which do not depend on the order of the items, and for the bootstrap.
-    callbacks : sequence
+        For random folds and for the bootstrap. Random folds do not depend on the order of the
+        items.
+    callbacks : sequence of keras.callbacks.Callback
         Passed to each ``fit``.
     progress : callable, optional
         Called as ``progress(text, done, total)`` before each stage and at the end, in place of
         the lines of the stages.
     verbose : "auto", 0, 1 or 2
-        0 says nothing; "auto" and 1 give a line before each stage, logged as those of
-        ``Forecaster.fit`` are; 2 adds the lines of each fit.
+        0 shows nothing. "auto" and 1 show a line before each stage, which goes where the lines of
+        ``Forecaster.fit`` go. 2 also shows the lines of each fit.
 
     Returns
     -------
-    Scores
-        For several targets ``TargetScores``: those of each, with baselines that know this target
-        alone. For tokens ``evaluate.tokens.TokenScores``: bits per token.
+    Scores, TargetScores or TokenScores
+        ``TargetScores`` for several targets; their baselines forecast each target on its own.
+        ``evaluate.tokens.TokenScores`` for tokens.
 
     Raises
     ------
     DataError
-        Tables that cannot be used; an item without a fold, or all in one.
+        Tables that cannot be used; an item without a fold, or all items in one fold.
     ArgumentError
-        An argument outside what it may be; a k after which nothing was observed.
+        An argument outside its range; a k after which no item was observed.
     MissingExtraError
-        scikit-learn is not installed.
+        scikit-learn is needed and not installed.
 
-    Errors that the whole data show are raised before the first fit. Ctrl-C raises
-    ``KeyboardInterrupt``: scores of some of the folds would be misleading.
+    Errors that can be found in the whole data are raised before the first fit. Ctrl-C raises
+    ``KeyboardInterrupt``, because scores of only some of the folds would be misleading.
     """
     check_verbose(verbose)
     levels, callbacks = check_levels(levels), callbacks or ()
@@ -157,7 +159,10 @@ def cross_validation(
     of_fits: Verbose = 2 if verbose == 2 else 0
     if isinstance(forecaster, TokenForecaster):
         if not isinstance(baselines, bool):
-            raise ArgumentError("baselines: for tokens expected True or False, the n-grams.")
+            raise ArgumentError(
+                "baselines: expected True or False for tokens, whose baselines are n-grams; "
+                f"received {baselines!r}."
+            )
         parts = (
             (name, items.take(fold != name), items.take((fold == name) & scored)) for name in tested
         )
@@ -195,7 +200,7 @@ def cross_validation(
 
 
 class _Totals:
-    """The sums that scores are made of, by target, method, prefix length and group of items."""
+    """Sums of values, from which the scores are computed, by target, method, k and group."""
 
     def __init__(self, items: Items, known: Sequence[int], levels: tuple[float, ...]) -> None:
         self.schema, self.known, self.levels = items.schema, known, levels
@@ -213,31 +218,40 @@ class _Totals:
         test: Panel,
         rows: np.ndarray,
     ) -> None:
-        """Forecast test items from their first ``k`` steps and add what each method makes of them.
+        """Forecast the test items from their first ``k`` steps, and add the sums of each method.
 
-        ``rows`` are the places of the test items among all items. Only those count that were
-        observed after step k.
+        Items that were not observed after step k are left out.
+
+        Parameters
+        ----------
+        k : int
+        fitted : Forecaster
+        learnt : dict of str to list of Baseline
+            The fitted baselines by target.
+        test : Panel
+        rows : array of int
+            The indices of the test items among all items.
         """
         schema, count = fitted.schema, len(learnt)
-        there = np.flatnonzero(test.known // count > k)
-        part, groups = test.take(there), self.group[rows[there]]
+        longer = np.flatnonzero(test.known // count > k)
+        part, groups = test.take(longer), self.group[rows[longer]]
         until = int(part.known.max(initial=0))
         if not until:
             return
         self.items[k] += part.rows
-        # float32 at its scale, so within 1e-7 or so of what was handed in
+        # A panel has float32, so y differs from the input by a relative error of about 1e-7.
         y = schema.unscale(np.where(part.mask, part.y.astype(np.float64), np.nan))
         cut = part.prefix(k * count)
         found = fitted.quantiles(cut, until, self.levels)
         until //= count
         for place, (target, methods) in enumerate(learnt.items()):
-            own = slice(place, None, count)
-            forecasts = {OURS: found[:, own]}
+            positions = slice(place, None, count)
+            forecasts = {OURS: found[:, positions]}
             for method in methods:
                 if k >= method.needs:
                     alone = _only(cut, place)
                     forecasts[method.name] = method.quantiles(alone, k, until, self.levels)
-            truth = y[:, own][:, k:until]
+            truth = y[:, positions][:, k:until]
             for name, quantiles in forecasts.items():
                 each = sums_of(truth, np.asarray(quantiles, np.float64)[:, k:], self.levels)
                 nothing = np.zeros((self.group.max() + 1, each.shape[1]))
@@ -246,7 +260,10 @@ class _Totals:
     def scores(
         self, methods: Sequence[Baseline], scored: np.ndarray, folds: int, seed: int
     ) -> Scores | TargetScores:
-        """Return the scores of the forecaster and the baselines; ``scored`` are the items."""
+        """Return the scores of the forecaster and the baselines.
+
+        ``scored``, bool ``(items,)``, are the items of the folds that were forecast.
+        """
         names = (OURS, *(method.name for method in methods))
         points = {method.name for method in methods if method.point}
         covariates = bool(self.schema.future.kinds or self.schema.past.kinds)
@@ -267,10 +284,10 @@ class _Totals:
 def _learn(
     methods: Sequence[Baseline], schema: Schema | Targets, train: dict[str, Any]
 ) -> dict[str, list[Baseline]]:
-    """Return the baselines fitted to the training tables, for each target."""
+    """Return the baselines of each target, fitted to the training tables."""
     if not methods:
         return {target: [] for target in schema.targets}
-    with warnings.catch_warnings():  # the forecaster's fit has warned of the same tables
+    with warnings.catch_warnings():  # the fit of the forecaster warned about the same tables
         warnings.simplefilter("ignore", DataWarning)
         panel = schema.panel(**train, for_fit=True)
     return {
@@ -280,21 +297,30 @@ def _learn(
 
 
 def _only(panel: Panel, place: int) -> Panel:
-    """The panel of one target; a single one's as it is."""
+    """The panel of one target, by its index."""
     return panel if panel.targets == 1 else panel.of(place)
 
 
 def _checked_baselines(
     baselines: bool | Sequence[Baseline], schema: Schema | Targets
 ) -> list[Baseline]:
-    """Return the baselines that are asked for; their names are distinct, and what they need is
-    installed."""
+    """Return the list of baselines.
+
+    Raises
+    ------
+    ArgumentError
+        Two baselines of the same name.
+    MissingExtraError
+        A baseline needs scikit-learn, which is not installed.
+    """
     if baselines is True:
         baselines = default_baselines(schema.of(schema.targets[0]))
     methods, names = [] if baselines is False else list(baselines), {OURS}
     for method in methods:
         if method.name in names:
-            raise ArgumentError(f"baselines: expected distinct names; {method.name!r} is a second.")
+            raise ArgumentError(
+                f"baselines: expected distinct names; received {method.name!r} twice."
+            )
         names.add(method.name)
         if method.needs_sklearn:
             need_sklearn(method.name)
@@ -302,7 +328,7 @@ def _checked_baselines(
 
 
 def _checked_known(known: Any) -> tuple[int, ...]:
-    """Return the prefix lengths, rising."""
+    """Return the distinct prefix lengths, in increasing order."""
     several = isinstance(known, (Sequence, np.ndarray)) and not isinstance(known, (str, bytes))
     values: list[Any] = list(known) if several else [known]
     if not values or not all(is_whole(k, 0) for k in values):
@@ -311,7 +337,7 @@ def _checked_known(known: Any) -> tuple[int, ...]:
 
 
 def _checked_test_folds(test_folds: Sequence[Any] | None, fold: np.ndarray) -> list[Any]:
-    """Return the folds to forecast, of those that items are in."""
+    """Return the folds to forecast; each must have an item."""
     names = sorted(set(fold.tolist()), key=lambda name: (isinstance(name, str), name))
     if test_folds is None:
         return names

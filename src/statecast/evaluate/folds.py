@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Tables that were checked as a whole, and from which items can be selected.
+    """Checked tables, from which items can be selected.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Items:
     last : ndarray, shape (n,), int
         The last observed step of each item.
     schema : Schema or Targets
-        Of all items. It is used for names and checks only; no forecast uses it.
+        Of all items. It is used for names and checks, but not for forecasts.
     tables : dict of str to narwhals DataFrame or ndarray
         ``series``, and ``static`` and ``future`` where they were given.
     rows : dict of str to ndarray, int
@@ -50,14 +50,20 @@ class Items:
 
     @classmethod
     def read(cls, settings: Settings, series: Any, static: Any, future: Any) -> Items:
-        """Open and check the tables. Errors that show in the whole data are raised here."""
+        """Open and check the tables.
+
+        Raises
+        ------
+        DataError, ArgumentError
+            As ``fit`` on all items.
+        """
         given = {"series": (series, "Y"), "static": (static, "X"), "future": (future, "future")}
         opened = {
             role: open_table(source, role, letter)
             for role, (source, letter) in given.items()
             if source is not None
         }
-        with warnings.catch_warnings():  # the fit of each fold warns of its own data
+        with warnings.catch_warnings():  # the fit of each fold warns about its data
             warnings.simplefilter("ignore", DataWarning)
             schema = learn(
                 series,
@@ -92,10 +98,10 @@ class Items:
         return found
 
     def _part(self, role: str, frame: Any) -> Any:
-        """Return a part of a table as a table of its own library.
+        """Return a part of a table, as a table of the same library.
 
-        If a part of the series has no row at the first step of all items, a ``Table`` with that
-        step is returned, so that steps are counted as in the whole series.
+        If a part of the series has no row at the first step of the whole series, the result is a
+        ``Table`` with this first step, so that steps have the same numbers as in the whole series.
         """
         first, native = self.schema.first, frame.to_native()
         if role != "series" or self.schema.spacing is not None or not len(frame):
@@ -106,7 +112,7 @@ class Items:
 
 
 def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
-    """Return ids as text if the items' ids are text. In a CSV file, 7 may be the text '7'."""
+    """Return ids as text if the items' ids are text: 7 in a CSV file may be the text '7'."""
     as_text = ids.dtype == object and isinstance(ids[0], str)
     return list(map(str, found)) if as_text else found
 
@@ -114,10 +120,9 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
 def _typed(
     table: Table, schema: Schema | Targets, ids: np.ndarray, kinds: Mapping[str, str]
 ) -> Any:
-    """Return a narwhals frame with typed columns, also from a CSV file, which is read as text.
+    """Return a narwhals frame with typed columns, also for a CSV file, whose cells are text.
 
-    The type of a column depends on all of its rows. A part of a table must have the same types as
-    the whole.
+    The type of a column depends on all of its rows, so it is found before the table is divided.
     """
     frame = table.frame
     if not table.text:
@@ -135,7 +140,7 @@ def _typed(
         if name == schema.id_col:
             columns[name] = pl.Series(_in_kind_of(ids, read_ids(table, name)))
         elif name in kinds:
-            rows = range(len(frame))  # the whole table has been read: no value is refused here
+            rows = range(len(frame))  # `Items.read` has checked the values
             values = read_column(table, name, rows, kinds[name], learning=True)
             text = values.dtype == object
             columns[name] = pl.Series(
@@ -163,7 +168,9 @@ def folds_of(items: Items, folds: Any, seed: int) -> np.ndarray:
     n = len(items.ids)
     if is_whole(folds):
         if not 2 <= folds <= n:
-            raise ArgumentError(f"folds: expected 2 to {n} (the items) folds; received {folds}.")
+            raise ArgumentError(
+                f"folds: expected a number from 2 to {n}, the number of items; received {folds}."
+            )
         order = sorted(range(n), key=items.ids.tolist().__getitem__)
         fold = np.zeros(n, np.int64)
         fold[order] = np.random.default_rng(seed).permutation(n) % folds
@@ -173,8 +180,8 @@ def folds_of(items: Items, folds: Any, seed: int) -> np.ndarray:
         fold = table
         if fold.shape != (n,) or fold.dtype.kind not in "iuU":
             raise DataError(
-                f"folds: expected how many, a table, or an array of whole numbers or text of "
-                f"shape ({n},); received {fold.dtype} of shape {fold.shape}."
+                f"folds: expected a number of folds, a table, or an array of whole numbers or text "
+                f"of shape ({n},); received {fold.dtype} of shape {fold.shape}."
             )
     else:
         id_col = items.schema.id_col
@@ -185,8 +192,8 @@ def folds_of(items: Items, folds: Any, seed: int) -> np.ndarray:
         if len(of) < len(found):
             item = next(item for i, item in enumerate(found) if item in found[:i])
             raise DataError(
-                f"{table.label}, column {id_col!r}: expected one row an item; received another "
-                f"(item {quoted(item)}). Keep one of them.",
+                f"{table.label}, column {id_col!r}: expected one row for each item; received "
+                f"several (item {quoted(item)}). Keep one of them.",
                 column=id_col,
                 item=item,
             )
@@ -202,8 +209,8 @@ def folds_of(items: Items, folds: Any, seed: int) -> np.ndarray:
     distinct = set(fold[items.last > 0].tolist())
     if len(distinct) < 2:
         raise DataError(
-            f"folds: expected two or more; all items are in fold {min(distinct)!r}. There would "
-            "be nothing to fit on.",
+            f"folds: expected two or more; all items are in fold {min(distinct)!r}, so that there "
+            "are no training items.",
             column="fold",
         )
     return fold

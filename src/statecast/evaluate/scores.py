@@ -1,19 +1,19 @@
-"""Scores of forecasts, and how far chance may have moved them.
+"""Scores of forecasts, and their uncertainty.
 
-The measures pool all values of all folds. With y the truth, m the median forecast and q_l the
-forecast quantile at level l:
+The measures pool the values of all folds. With y the observed value, m the median forecast and q_l
+the forecast quantile at level l:
 
 - WAPE: ``sum |y - m| / sum |y|``;
 - CRPS: the mean over the levels of ``2 * sum max(l (y - q_l), (l - 1) (y - q_l)) / sum |y|``,
   the mean weighted quantile loss; for a point forecast it is the WAPE;
-- coverage: the share of values within the 80 % interval, its ends included;
-- width: that of the interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
+- coverage: the share of values within the 80 % interval, or at its ends;
+- width: of the 80 % interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
 
-Other items would have given other scores. The bootstrap says by how much: items are drawn again
-with replacement, all methods are scored on the same draw, and the middle 95 % of the scores (or of
-the skills) are the interval. Items with the same static features (a basin's years) are drawn
-together, as they are held out together in training (``Panel.groups``). The interval does not
-include what another training set or another seed would change.
+The uncertainty of a score is estimated by a bootstrap over items. Items are drawn with replacement,
+all methods are scored on the same draw, and the interval has the middle 95 % of the scores (or of
+the skills). Items with the same static features (a basin's years) are drawn together, as they are
+held out together in training (``Panel.groups``). The interval does not include the uncertainty from
+the training set and the seed.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     import polars as pl
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_DRAWS = 2000  # of the bootstrap: the ends of its 95 % are then steady to a few per cent
+_DRAWS = 2000  # of the bootstrap: another seed then moves the interval's ends by a few per cent
 _MIDDLE = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good forecasts were; the measures are defined at the top of ``scores``.
+    """The scores of some forecasts; the module ``scores`` defines the measures.
 
     Attributes
     ----------
     wape, crps : float
-        Smaller is better. NaN where all truth is 0 or a forecast is NaN.
+        Smaller is better. NaN if all values are 0, or if a forecast is NaN.
     coverage, width : float or None
         Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9.
     values : int
-        How many values were scored.
+        The number of values that were scored.
     """
 
     wape: float
@@ -58,16 +58,16 @@ class Score:
 
 
 def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
-    """Score quantile forecasts against the truth.
+    """Score quantile forecasts against observed values.
 
     Parameters
     ----------
     y : array, shape (...)
-        The truth, NaN where there is none; those values are not scored.
+        The observed values. NaN is a missing value, which is not scored.
     quantiles : array, shape (..., levels)
         The forecasts, in the units of y.
     levels : sequence of float
-        Increasing, between 0 and 1; 0.5 is among them.
+        Increasing, between 0 and 1, with 0.5 among them.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
     Raises
     ------
     ArgumentError
-        Levels as above they are not, or shapes that do not fit.
+        Other levels, or shapes that do not agree.
 
     Examples
     --------
@@ -88,19 +88,30 @@ def score(y: Any, quantiles: Any, levels: Sequence[float] = LEVELS) -> Score:
     quantiles = np.asarray(quantiles, np.float64)
     if quantiles.shape != (*y.shape, len(levels)):
         raise ArgumentError(
-            f"quantiles: expected shape {(*y.shape, len(levels))}, that of y and a last axis "
+            f"quantiles: expected shape {(*y.shape, len(levels))}, the shape of y and a last axis "
             f"for the levels; received {quantiles.shape}."
         )
     return score_of(sums_of(y.ravel()[None], quantiles.reshape(1, -1, len(levels)), levels)[0])
 
 
-_SIZE, _ERROR, _LOSS = 0, 1, 2  # of the sums, those that WAPE and CRPS are made of
+_SIZE, _ERROR, _LOSS = 0, 1, 2  # columns of `sums_of`, from which WAPE and CRPS are computed
 
 
 def sums_of(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """Return the sums of each row that scores are made of, ``(rows, 6)``; those of rows add up.
+    """Return sums over the values of each row, from which scores are computed.
 
-    They are: |y|, |error|, CRPS, values within the 80 % interval, its width, values.
+    Parameters
+    ----------
+    y : array, float64, ``(rows, n)``
+    quantiles : array, float64, ``(rows, n, len(levels))``
+    levels : tuple of float
+
+    Returns
+    -------
+    array, float64, ``(rows, 6)``
+        The sums of |y|, of |error| and of the quantile loss; the number of values within the 80 %
+        interval; the sum of its widths; and the number of values. The sums of several rows are
+        the totals of their columns.
     """
     known = ~np.isnan(y)
     level = np.array(levels)
@@ -116,6 +127,7 @@ def sums_of(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> 
 
 
 def score_of(totals: np.ndarray) -> Score:
+    """Return the score from sums of values, ``(6,)``; see ``sums_of``."""
     size, error, loss, inside, width, values = totals.tolist()
     coverage = inside / values if values else np.nan
     wape, crps, width = (each / size if size else np.nan for each in (error, loss, width))
@@ -130,7 +142,14 @@ def score_of(totals: np.ndarray) -> Score:
 
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
-    # 0.1 * 3 is not 0.3; rounding finds 0.1, 0.5 and 0.9 however they were computed
+    """Return the levels as a tuple, rounded to nine digits.
+
+    Raises
+    ------
+    ArgumentError
+        Levels that are not increasing, not between 0 and 1, or without 0.5.
+    """
+    # Rounded, because computed levels may differ in the last digit: 0.1 * 3 is not 0.3.
     try:
         checked = tuple(round(float(level), 9) for level in levels)
     except (TypeError, ValueError):
@@ -154,7 +173,7 @@ class Row(Score):
     known : int
         The prefix length k.
     items : int
-        How many items were scored: those observed after step k.
+        The number of items that were scored: those observed after step k.
     """
 
     method: str
@@ -164,20 +183,21 @@ class Row(Score):
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores from ``cross_validation``. ``print`` them, index them, or take the ``table()``.
+    """The scores from ``cross_validation``: ``print`` them, use ``scores[method, k]``, or call
+    ``table()``.
 
     Attributes
     ----------
     rows : tuple of Row
-        One row per method and prefix length, by prefix length; the forecaster comes first.
-        Last value has none at k = 0.
+        A row for each method and prefix length, in order of prefix length, the forecaster first.
+        The baseline "last value" has no row at k = 0.
     forecaster : str
         The forecaster's name among the methods.
     folds : int
-        How many folds were forecast.
+        The number of folds that were forecast.
     sums : mapping of (method, k) to array, float64, ``(groups, 6)``
-        What the bootstrap draws from: the sums that each group of items adds to a score.
-        Without them there are no intervals.
+        The sums of each group of items (see ``sums_of``), which the bootstrap draws from. Without
+        them there are no intervals.
     seed : int
         Of the bootstrap.
     covariates : bool
@@ -222,12 +242,18 @@ class Scores:
         return self._cells[cell]
 
     def best(self, known: int, measure: str = "wape") -> Row | None:
-        """Return the best baseline at a prefix length; None where there is no baseline.
+        """Return the row of the best baseline at a prefix length; None without baselines.
 
         Parameters
         ----------
         known : int
+            The prefix length.
         measure : {"wape", "crps"}
+
+        Raises
+        ------
+        ArgumentError
+            Another measure.
         """
         check_choice("measure", measure, ("wape", "crps"))
         others = [r for r in self.rows if r.known == known and r.method != self.forecaster]
@@ -237,20 +263,25 @@ class Scores:
     def skill(
         self, known: int, measure: str = "wape", *, against: str | None = None
     ) -> float | None:
-        """Return ``1 - ours / theirs``: above 0 where the forecaster is better.
+        """Return ``1 - forecaster / baseline``, which is above 0 if the forecaster is better.
 
         Parameters
         ----------
         known : int
+            The prefix length.
         measure : {"wape", "crps"}
         against : str, optional
-            A baseline; default the best one at this k, so that above 0 is better than all.
+            The baseline; by default the best one at this prefix length.
 
         Returns
         -------
         float or None
-            None where there is no baseline; minus infinity if it makes no error and the
-            forecaster does.
+            None without a baseline; minus infinity if only the baseline has no error.
+
+        Raises
+        ------
+        ArgumentError
+            Another measure, or a name that is no baseline.
         """
         pair = self._pair(known, measure, against)
         return None if pair is None else _skill(*(getattr(row, measure) for row in pair))
@@ -258,7 +289,15 @@ class Scores:
     def interval(
         self, method: str, known: int, measure: str = "wape"
     ) -> tuple[float, float] | None:
-        """Return the 95 % interval of a score over items; None with a single group of them."""
+        """Return the 95 % interval of a score, by the bootstrap over items.
+
+        None if all items are in one group.
+
+        Raises
+        ------
+        KeyError
+            A method or a prefix length without a score.
+        """
         self[method, known]
         drawn = self._drawn(method, known, measure)
         return None if drawn is None else _middle(drawn)
@@ -266,10 +305,10 @@ class Scores:
     def skill_interval(
         self, known: int, measure: str = "wape", *, against: str | None = None
     ) -> tuple[float, float] | None:
-        """Return the 95 % interval of ``skill`` over items, both scored on the same draws.
+        """Return the 95 % interval of ``skill``, by the bootstrap over items.
 
-        The best baseline is that of all items, in every draw. None as for ``interval``, and
-        where there is no baseline.
+        Both methods are scored on the same draws. By default the baseline of every draw is the one
+        that is best on all items. None as for ``interval``, or without a baseline.
         """
         pair = self._pair(known, measure, against)
         if pair is None:
@@ -278,21 +317,21 @@ class Scores:
         return None if ours is None or theirs is None else _middle(_skill(ours, theirs))
 
     def useful(self, measure: str = "crps", *, against: str = "mean curve") -> int | None:
-        """Return how many observations it takes until the forecast is useful.
+        """Return the smallest prefix length from which on the forecast is useful.
 
-        It is useful from the first k on from which, at every k scored, it is better than the
-        mean curve beyond chance: the whole interval of its skill lies above 0.
+        A forecast is useful at k if it is significantly better than the mean curve: the whole 95 %
+        interval of its skill is above 0. It must be useful at every longer prefix length too.
 
         Parameters
         ----------
         measure : {"wape", "crps"}
         against : str
-            Another baseline to measure by.
+            The baseline to compare with.
 
         Returns
         -------
         int or None
-            One of ``known``; None if the forecast is useful at none.
+            One of ``known``; None if the forecast is not useful at the longest one.
         """
         found = None
         for k in reversed(self.known):
@@ -303,9 +342,10 @@ class Scores:
         return found
 
     def table(self) -> pl.DataFrame:
-        """Return the rows as a polars table, with the forecaster's skill in its own rows.
+        """Return the rows as a polars table.
 
-        The ends of the 95 % intervals are in columns ``..._lo`` and ``..._hi``.
+        The rows of the forecaster also have its skill against the best baseline. The ends of the
+        95 % intervals are in the columns ``..._lo`` and ``..._hi``.
         """
         import polars as pl
 
@@ -323,9 +363,9 @@ class Scores:
             ends = [self.interval(row.method, row.known, measure) for row in self.rows]
             add(measure, [], ends)
         for measure in ("wape", "crps"):
-            own = [row.known if row.method == self.forecaster else None for row in self.rows]
-            values = [None if k is None else self.skill(k, measure) for k in own]
-            ends = [None if k is None else self.skill_interval(k, measure) for k in own]
+            ks = [row.known if row.method == self.forecaster else None for row in self.rows]
+            values = [None if k is None else self.skill(k, measure) for k in ks]
+            ends = [None if k is None else self.skill_interval(k, measure) for k in ks]
             add(f"skill_{measure}", values, ends)
         return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
 
@@ -340,12 +380,12 @@ class Scores:
         return self.text()
 
     def text(self, known: Sequence[int] | None = None) -> str:
-        """Return the scores and a summary over all prefix lengths as text.
+        """Return the scores, and a summary over all prefix lengths, as text.
 
         Parameters
         ----------
         known : sequence of int, optional
-            The prefix lengths whose methods to list one by one; default all.
+            The prefix lengths at which the scores of every method are listed; by default all.
 
         Raises
         ------
@@ -387,11 +427,11 @@ class Scores:
             else:
                 text = f"does not beat the best baseline, {best.method}"
             if ends is not None and ends[0] <= 0 <= ends[1]:
-                text += "; that is within chance"
-            yield f"{measure.upper()}: {self.forecaster} {text}{_said(ends)}."
+                text += "; the difference is within chance"
+            yield f"{measure.upper()}: {self.forecaster} {text}{_in_percent(ends)}."
 
     def _curve(self) -> Iterator[str]:
-        """Yield the score against k as a table, and for which k differences are beyond chance."""
+        """Yield a table of the CRPS by k, and the prefix lengths with significant differences."""
         if not self.sums:
             return
         mean = "mean curve" if "mean curve" in self.methods else None
@@ -425,7 +465,7 @@ class Scores:
         for what, text in (
             ("beaten", f"{self.forecaster} beats the best baseline in CRPS beyond chance"),
             ("equal", "the difference to the best baseline is within chance"),
-            ("better", "the best baseline is better beyond chance: take that"),
+            ("better", "the best baseline is better beyond chance: use that baseline"),
         ):
             if found[what]:
                 yield f"At k = {', '.join(found[what])} {text}."
@@ -433,10 +473,10 @@ class Scores:
     def _percent(self, k: int, against: str | None = None) -> str:
         skill = self.skill(k, "crps", against=against)
         ends = self.skill_interval(k, "crps", against=against)
-        return "-" if skill is None else f"{100 * skill:+z.1f}{_said(ends)}"
+        return "-" if skill is None else f"{100 * skill:+z.1f}{_in_percent(ends)}"
 
     def _pair(self, known: int, measure: str, against: str | None) -> tuple[Row, Row] | None:
-        """The forecaster's row and that of the baseline to compare it with."""
+        """The row of the forecaster and the row of the baseline to compare it with."""
         best = self.best(known, measure)
         if against is None:
             return None if best is None else (self[self.forecaster, known], best)
@@ -448,13 +488,13 @@ class Scores:
         return self[self.forecaster, known], self[against, known]
 
     def _drawn(self, method: str, known: int, measure: str) -> np.ndarray | None:
-        """A score on every draw of the bootstrap; None with fewer than two groups of items."""
+        """The score of every draw of the bootstrap; None with fewer than two groups of items."""
         sums = self.sums.get((method, known))
         if sums is None or len(sums) < 2:
             return None
         rng = np.random.default_rng([self.seed, len(sums)])  # the same draws for every method
         drawn = []
-        for _ in range(0, _DRAWS, 100):  # a bound on memory
+        for _ in range(0, _DRAWS, 100):  # 100 draws at once, to bound memory
             times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 100)
             drawn.append(times @ sums[:, : _LOSS + 1])
         found = np.concatenate(drawn)
@@ -464,12 +504,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class TargetScores:
-    """The scores of several targets from ``cross_validation``: those of each, and their mean.
+    """The scores of several targets from ``cross_validation``.
 
     Attributes
     ----------
     each : mapping of str to Scores
-        By target. Take one with ``scores["lat"]``.
+        The scores by target, which ``scores["lat"]`` returns.
     """
 
     each: Mapping[str, Scores]
@@ -481,18 +521,22 @@ class TargetScores:
         return self.each[target]
 
     def mean(self, method: str, known: int, measure: str = "crps") -> float:
-        """Return the mean of a method's score over the targets. WAPE and CRPS are relative to the
-        size of each target, so all targets count alike."""
+        """Return the mean of a method's score over the targets.
+
+        WAPE and CRPS are relative to the size of the values, so targets in different units can be
+        averaged.
+        """
         check_choice("measure", measure, ("wape", "crps"))
-        return float(np.mean([getattr(own[method, known], measure) for own in self.each.values()]))
+        scores = [getattr(each[method, known], measure) for each in self.each.values()]
+        return float(np.mean(scores))
 
     def table(self) -> pl.DataFrame:
-        """Return the tables of all targets as one, the target in the first column."""
+        """Return the tables of all targets as one table, with the target in the first column."""
         import polars as pl
 
         return pl.concat(
-            own.table().select(pl.lit(target).alias("target"), pl.all())
-            for target, own in self.each.items()
+            scores.table().select(pl.lit(target).alias("target"), pl.all())
+            for target, scores in self.each.items()
         )
 
     def __repr__(self) -> str:
@@ -504,22 +548,22 @@ class TargetScores:
 
     def __str__(self) -> str:
         lines = []
-        for target, own in self.each.items():
-            lines += [f"== {target} ==", str(own), ""]
+        for target, scores in self.each.items():
+            lines += [f"== {target} ==", str(scores), ""]
         first = next(iter(self.each.values()))
         wide = max(len(method) for method in first.methods)
         lines.append(f"== the mean of {', '.join(self.each)} ==")
         for k in first.known:
             lines += ["", f"k = {k}", f"  {'':{wide}}    WAPE    CRPS"]
             for method in first.methods:
-                if all((method, k) in own._cells for own in self.each.values()):
+                if all((method, k) in scores._cells for scores in self.each.values()):
                     wape, crps = (self.mean(method, k, each) for each in ("wape", "crps"))
                     lines.append(f"  {method:{wide}}  {wape:.4f}  {crps:.4f}")
         return "\n".join(lines)
 
 
 def _skill(ours: Any, theirs: Any) -> Any:
-    """``1 - ours / theirs``; where they make no error, 0 if neither do we, or minus infinity."""
+    """``1 - ours / theirs``. If theirs is 0, it is 0 if ours is 0 too, else minus infinity."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.divide(ours, theirs)
     exact = np.equal(theirs, 0)
@@ -528,12 +572,12 @@ def _skill(ours: Any, theirs: Any) -> Any:
 
 
 def _middle(drawn: np.ndarray) -> tuple[float, float] | None:
-    """The middle 95 % of what a bootstrap drew; None where a draw had no score."""
+    """The middle 95 % of the scores of the draws; None if a draw has no score."""
     if np.isnan(drawn).any():
         return None
-    low, high = np.quantile(drawn, _MIDDLE, method="nearest")  # of infinite ends too
+    low, high = np.quantile(drawn, _MIDDLE, method="nearest")  # scores may be infinite
     return float(low), float(high)
 
 
-def _said(ends: tuple[float, float] | None) -> str:
+def _in_percent(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f" ({100 * ends[0]:+z.1f} to {100 * ends[1]:+z.1f})"

@@ -1,8 +1,8 @@
-"""Scores of tokens: bits per token at every prefix length, beside n-grams.
+"""Scores of tokens: bits per token of a forecaster and of n-grams, at every prefix length.
 
-Bits per token are the mean of ``-log2 p(token)`` over all tokens scored; the end of a sequence is
-one of them. Perplexity is two to that power. Smaller is better. All methods are scored on the
-observed sequences, given the observed tokens before each one.
+Bits per token are the mean of ``-log2 p(token)`` over the tokens that are scored; the end of a
+sequence counts as a token. Smaller is better. Perplexity is 2 to the power of the bits per token.
+Every token is scored given the observed tokens before it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class TokenRow:
     ----------
     method : str
     known : int
-        The prefix length k: so many tokens are given, and the rest is scored.
+        The prefix length k. The tokens after step k are scored.
     bits : float
         Bits per token.
     items : int
-        How many items were scored: those that have a token, or their end, after step k.
+        The number of items that were scored: those with a token or an end after step k.
     tokens : int
-        How many tokens, ends of sequences included.
+        The number of tokens that were scored, with the ends.
     """
 
     method: str
@@ -52,17 +52,17 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The scores of tokens from ``cross_validation``. ``print`` them, index them, or take the
-    ``table()``.
+    """The scores of tokens from ``cross_validation``: ``print`` them, use ``scores[method, k]``, or
+    call ``table()``.
 
     Attributes
     ----------
     rows : tuple of TokenRow
-        One row per method and prefix length, by prefix length; the forecaster comes first.
+        A row for each method and prefix length, in order of prefix length, the forecaster first.
     forecaster : str
         The forecaster's name among the methods.
     folds : int
-        How many folds were scored.
+        The number of folds that were scored.
 
     Examples
     --------
@@ -88,17 +88,20 @@ class TokenScores:
         return self._cells[cell]
 
     def best(self, known: int) -> TokenRow | None:
-        """Return the best baseline at a prefix length; None where there is none."""
+        """Return the row of the best baseline at a prefix length; None without baselines."""
         others = [r for r in self.rows if r.known == known and r.method != self.forecaster]
         return min(others, key=lambda row: row.bits, default=None)
 
     def skill(self, known: int) -> float | None:
-        """Return ``1 - ours / best``: above 0 where the forecaster beats every baseline."""
+        """Return ``1 - forecaster / best baseline``, in bits; above 0 if the forecaster is better.
+
+        None without baselines.
+        """
         best = self.best(known)
         return None if best is None else 1 - self[self.forecaster, known].bits / best.bits
 
     def table(self) -> pl.DataFrame:
-        """Return the rows as a polars table, with the forecaster's skill in its own rows."""
+        """Return the rows as a polars table; the forecaster's rows also have its skill."""
         import polars as pl
 
         names = ("method", "known", "bits", "items", "tokens")
@@ -146,9 +149,9 @@ def token_scores(
     progress: Callable[[str, int, int], None],
     verbose: Verbose,
 ) -> TokenScores:
-    """Score each fold by a fit on the others.
+    """Score the items of each fold by a fit on the other folds.
 
-    ``parts`` gives, for each fold, its name, the training tables and the test tables. The other
+    ``parts`` yields the name, the training tables and the test tables of each fold. The other
     parameters are those of ``cross_validation``.
     """
     ours = "statecast"
@@ -190,6 +193,7 @@ def token_scores(
 
 
 def _coded(schema: Schema, panel: Panel, ends: bool) -> CodedSequences:
+    """The sequences and static features of a panel, for the n-grams."""
     codes = np.full((panel.rows, panel.y.shape[1] + 1), -1)
     codes[:, :-1][panel.mask] = panel.y[panel.mask]
     if ends:

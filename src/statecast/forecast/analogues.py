@@ -1,13 +1,15 @@
 """Analogues: forecasts from the training items that are most similar in X and in the prefix.
 
-A Gaussian model, the linear path, gives the mean: y given X by ridge regression, and the rest
-given the first k observations by conditioning. One fit serves every k and every pattern of gaps.
-The distribution around the mean is that of the training items' residuals. The nearest items in X
-and in the prefix have the largest weights, by a learnt distance (kernel regression with a learnt
-metric: Weinberger and Tesauro 2007; in weather forecasting, the analog ensemble: Delle Monache et
-al. 2013).
+A Gaussian model, ``Linear``, gives the mean: y given X by ridge regression, and the steps after the
+prefix given the first k observations by conditioning. One fit serves every k and every pattern of
+gaps.
 
-Arrays only, scaled as in a panel; no tables and no Keras.
+The distribution around the mean is that of the training items' residuals, with weights. An item
+that is nearer in X and in the prefix has a larger weight. The distance is learnt (kernel regression
+with a learnt metric: Weinberger and Tesauro 2007; in weather forecasting, the analog ensemble:
+Delle Monache et al. 2013).
+
+Everything is on arrays that are scaled as in a panel, without tables and Keras.
 """
 
 from __future__ import annotations
@@ -22,29 +24,29 @@ from statecast.files import check_finite, packed_ids, read_ids
 from statecast.state import outline
 
 MOST_ITEMS = 50_000  # the most training items that a model keeps
-NEAREST = 100  # the training items that have a weight in a forecast
-MOST_STEPS = 1000  # of a series; a covariance matrix has the square of its steps
-WINDOW = 100  # the Gaussian is conditioned on so many observations, the last ones
-SHARES = 8  # folds: an item's residuals are from a fit on the other folds
-_MOST_FEATURES = 256  # of X; if there are more, its principal components are used
-_MOST_CATEGORIES = 64  # of a categorical static: the most frequent, with at least 3 items
-_TRIED = 3000  # the most items that ridges are chosen on, and whose gaps are filled
+NEAREST = 100  # the number of training items with a weight in a forecast
+MOST_STEPS = 1000  # the most steps of a series: a covariance matrix has their square
+WINDOW = 100  # the Gaussian is conditioned on at most this many observations, the last ones
+FOLDS = 8  # the residuals of an item are from a fit on the other folds
+_MOST_FEATURES = 256  # of X; if it has more, their principal components are used
+_MOST_CATEGORIES = 64  # of a categorical static feature: the most frequent, with 3 items or more
+_TRIED = 3000  # the most items on which ridges are chosen, and whose gaps are filled
 _RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_SMALL_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # for observations too, as smooth series need them
+_SMALL_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # further ones for observations, for smooth series
 _ROUNDS = 5  # the most rounds of expectation-maximisation
 _EFFORT = 6e9  # the most rounds x patterns of gaps x steps cubed: a few seconds
-_LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.in_turn`
-_FILL_RIDGE = 0.1  # added to the variance of the observations by which gaps are filled
-_LAGS = 64  # all observations further back share one weight in the distance
-_ENOUGH = 10  # a step with fewer items is shrunk towards the mean
-_GRAIN = 1e-6  # distances are rounded to it, so that ties are the same on every machine
+_LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.fit_sequentially`
+_FILL_RIDGE = 0.1  # added to the variances of the observations from which gaps are filled
+_LAGS = 64  # in the distance, all observations with a larger lag have the same weight
+_ENOUGH = 10  # the estimate of a step with fewer items is shrunk towards the mean
+_GRAIN = 1e-6  # distances are rounded to multiples of it: ties are the same on every machine
 
 
 def prefixes(steps: int, targets: int = 1) -> list[int]:
-    """The prefix lengths below ``steps`` at which a forecaster is scored: Fibonacci numbers.
+    """The prefix lengths below ``steps`` at which forecasts are scored: 0 and Fibonacci numbers.
 
-    With several targets ``steps`` and the lengths are in positions, and the lengths are those of
-    whole steps.
+    With several targets, ``steps`` and the lengths count positions; each length is a multiple of
+    the number of targets.
     """
     known = [0, targets]
     while known[-1] < steps:
@@ -52,12 +54,12 @@ def prefixes(steps: int, targets: int = 1) -> list[int]:
     return known[:-1] if len(known) > 2 else [0]
 
 
-# -- the linear path ---------------------------------------------------------------------------
+# -- the linear model --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """y = (x - centre) kernel + bias + e, with e normal with mean 0 and a full covariance.
+    """The model y = (x - centre) kernel + bias + e; e is normal with mean 0 and a full covariance.
 
     Attributes
     ----------
@@ -76,7 +78,14 @@ class Linear:
 
     @classmethod
     def regress(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
-        """Ridge regression of each step on x. The covariance is left at zero."""
+        """Fit a ridge regression of each step on x. The covariance of the result is zero.
+
+        Parameters
+        ----------
+        x : array, ``(items, features)``
+        y, mask : arrays, ``(items, steps)``
+        ridge : float
+        """
         centre = x.mean(axis=0)
         steps, features = y.shape[1], x.shape[1]
         design = np.concatenate([x - centre, np.ones((len(x), 1))], axis=1)
@@ -88,20 +97,23 @@ class Linear:
             # A step at which few items were observed is shrunk towards the mean, which is 0.
             for step in np.flatnonzero(mask.any(axis=0)):
                 rows = mask[:, step]
-                own, share = design[rows], rows.mean()  # the ridge relative to the items observed
+                inputs, share = design[rows], rows.mean()  # the ridge is relative to the items
                 few = 1e-6 if rows.sum() >= _ENOUGH else 1.0
                 penalty = np.diag([ridge * share] * features + [few])
-                weights[:, step] = np.linalg.solve(own.T @ own + penalty, own.T @ y[rows, step])
+                normal = inputs.T @ inputs + penalty
+                weights[:, step] = np.linalg.solve(normal, inputs.T @ y[rows, step])
         return cls(centre, weights[:-1], weights[-1], np.zeros((steps, steps)))
 
     @classmethod
-    def in_turn(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
-        """Regress each step on x and the steps before it, and derive the joint Gaussian.
+    def fit_sequentially(
+        cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float
+    ) -> Linear:
+        """Fit a regression of each step on x and the earlier steps, and derive the joint Gaussian.
 
-        Where the only gaps are those after an item's last observation, this is the maximum
-        likelihood fit but for the ridges (Little and Rubin 2002, chapter 7). A step that few items
-        reach is then estimated with the help of earlier steps, which more items reach. Other gaps
-        are filled with the regression on the steps before them.
+        If all gaps are after an item's last observation, this is the maximum-likelihood fit, apart
+        from the ridges (Little and Rubin 2002, chapter 7). The estimate of a step that few items
+        reach then uses earlier steps, which more items reach. Other gaps are filled with the
+        prediction of the regression on the steps before them.
         """
         (items, features), steps = x.shape, y.shape[1]
         centre, filled = x.mean(axis=0), np.where(mask, y, 0.0)
@@ -110,14 +122,14 @@ class Linear:
         for step in range(steps):
             rows, before = mask[:, step], np.arange(max(0, step - WINDOW), step)
             design = np.concatenate([x - centre, filled[:, before]], axis=1)
-            own, truth, count = design[rows], y[rows, step], int(rows.sum())
-            share = count / items  # the ridge relative to the items observed
+            inputs, truth, count = design[rows], y[rows, step], int(rows.sum())
+            share = count / items  # the ridge is relative to the number of items
             penalty = share * np.repeat([ridge, _LAG_RIDGE], [features, len(before)])
             # A step at which few items were observed is shrunk towards the mean, which is 0.
-            middle = own.sum(axis=0) / max(count, 1)
+            middle = inputs.sum(axis=0) / max(count, 1)
             level = truth.sum() / (count if count >= _ENOUGH else count + 1)
-            weight = _ridge_solved(own - middle, truth - level, penalty)
-            error = truth - level - (own - middle) @ weight
+            weight = _ridge_solved(inputs - middle, truth - level, penalty)
+            error = truth - level - (inputs - middle) @ weight
             of_x, lags = weight[:features], weight[features:]
             constant = level - middle @ weight
             filled[~rows, step] = constant + design[~rows] @ weight
@@ -133,11 +145,14 @@ class Linear:
     def fit(cls, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> Linear:
         """Fit the regression on x and the covariance of its residuals.
 
-        Without gaps both are direct. With gaps and few items the fit is ``in_turn``. With gaps and
-        many items each step is regressed on the items observed there, and each entry of the
-        covariance comes from the items observed at both steps. Gaps before an item's last
-        observation are then filled and the model is fitted again, by expectation-maximisation
-        (Dempster, Laird and Rubin 1977), for at most ``_ROUNDS`` rounds.
+        Without gaps both are direct. With gaps and at most ``_TRIED`` items it is
+        ``fit_sequentially``. With gaps and more items each step is regressed on x for the items
+        that were observed at this step, and each entry of the covariance is estimated from the
+        items that were observed at both steps.
+
+        If there are gaps before an item's last observation, or many items, the gaps are then filled
+        and the model is fitted again, by expectation-maximisation (Dempster, Laird and Rubin 1977),
+        for at most ``_ROUNDS`` rounds.
         """
         if mask.all():
             path = cls.regress(x, y, mask, ridge)
@@ -145,11 +160,11 @@ class Linear:
             return replace(path, covariance=error.T @ error / len(error))
         few = len(x) <= _TRIED
         if few:
-            path = cls.in_turn(x, y, mask, ridge)
+            path = cls.fit_sequentially(x, y, mask, ridge)
         else:
             path, seen = cls.regress(x, y, mask, ridge), mask.astype(np.float64)
             error = np.where(mask, y - path.of_x(x), 0.0)
-            # One pseudo-count of no covariance: two steps never observed together have 0.
+            # The 1 is a pseudo-count: two steps that were never observed together have covariance 0
             path = replace(path, covariance=_definite(error.T @ error / (seen.T @ seen + 1.0)))
             x, y, mask = x[:_TRIED], y[:_TRIED], mask[:_TRIED]
         if few and not (mask[:, 1:] & ~mask[:, :-1]).any():
@@ -172,7 +187,10 @@ class Linear:
         return (x - self.centre) @ self.kernel + self.bias
 
     def mean(self, x: np.ndarray, y: np.ndarray, mask: np.ndarray, ridge: float) -> np.ndarray:
-        """The mean of every step given X and the observations of y, ``(rows, steps)``."""
+        """The mean of every step given X and the observations of y, ``(rows, steps)``.
+
+        ``ridge`` is added to the variances of the observations.
+        """
         prior = self.of_x(x)
         error, mean = np.where(mask, y - prior, 0.0), prior.copy()
         for rows, seen in _patterns(mask):
@@ -183,7 +201,10 @@ class Linear:
 
 
 def _ridge_solved(design: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    """Ridge regression with a penalty for each column, solved in the smaller dimension."""
+    """The weights of a ridge regression with a penalty for each column.
+
+    It solves the system of the smaller size: of the rows or of the columns.
+    """
     if len(design) < len(penalty):
         scaled = design / penalty
         return scaled.T @ np.linalg.solve(scaled @ design.T + np.eye(len(y)), y)
@@ -193,19 +214,19 @@ def _ridge_solved(design: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.
 def _condition(
     covariance: np.ndarray, at: np.ndarray, ridge: float, right: np.ndarray
 ) -> np.ndarray:
-    """Solve for the conditioning of a Gaussian on the steps ``at``.
-
-    The result is the inverse of their covariance, with ``ridge`` added to each variance, times
-    ``right (len(at), n)``.
-    """
+    """The inverse of the covariance of the steps ``at``, with ``ridge`` added to each variance,
+    times ``right (len(at), n)``: a part of the conditioning of a Gaussian on these steps."""
     return np.linalg.solve(covariance[np.ix_(at, at)] + ridge * np.eye(len(at)), right)
 
 
 def _expectation(
     covariance: np.ndarray, error: np.ndarray, patterns: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The expectation step: errors with their gaps filled by their conditional means, and the
-    conditional covariance of the gaps, summed over the rows."""
+    """The expectation step of the fit.
+
+    Returns the errors with their gaps filled by the conditional means, and the sum over the rows of
+    the conditional covariances of the gaps.
+    """
     uncertain, error = np.zeros_like(covariance), error.copy()
     for rows, seen in patterns:
         at, gaps = np.flatnonzero(seen), np.flatnonzero(~seen)
@@ -217,13 +238,13 @@ def _expectation(
 
 
 def _definite(covariance: np.ndarray) -> np.ndarray:
-    """The nearest covariance matrix: eigenvalues below 1e-6 are raised to it."""
+    """The matrix with its eigenvalues raised to at least 1e-6, so that it is positive definite."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.maximum(values, 1e-6)) @ vectors.T
 
 
 def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Groups of rows with the same mask, and that mask."""
+    """Yield the indices of the rows with the same mask, and this mask, for every distinct mask."""
     if not len(mask):
         return
     _, which = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
@@ -238,41 +259,42 @@ def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 @dataclass(frozen=True, eq=False)
 class Analogues:
-    """The training items and the linear path; made by ``Analogues.fit``.
+    """The training items and the linear models, from ``Analogues.fit``.
 
     Attributes
     ----------
     ids : array of objects, ``(items,)``
     categories : array of int, ``(n, 2)``
-        The categorical features: which static, and which of its codes.
-    met : array of int, ``(numeric / 2 + statics,)``
-        1 where training items had such a gap in X, else 0: a numeric static that is missing, a
-        categorical one with a code that has no column.
+        The categories that have a column of X: the index of the static feature, and the code.
+    gaps : array of int, ``(numeric / 2 + categorical,)``
+        For each static feature 1 if it was missing for enough training items, else 0. A categorical
+        feature counts as missing if its code has no column.
     basis : array, ``(numeric + n, features)``
-        The principal components of a wide X; otherwise the unit matrix.
+        The principal components of a wide X; otherwise the identity matrix.
     x : array, float32, ``(items, features)``
     y : array, float32, ``(items, steps)``
         NaN where nothing was observed.
-    share : array of int, ``(items,)``
-        The item's fold: the index of the path that was fitted without it.
+    fold : array of int, ``(items,)``
+        The fold of each item: the index of the linear model that was fitted without it.
     group : array of int, ``(items,)``
-        Items of one group are not analogues of each other in training.
+        Items of the same group are not analogues of each other in training.
     paths : tuple of Linear
-        A path for each fold, fitted on the other folds; the last one is fitted on all items.
+        A linear model for each fold, fitted on the other folds. The last one is fitted on all
+        items.
     ridge : float
         Added to the variances of the observations that the Gaussian is conditioned on.
     metric : array, ``(features + lags,)``
-        Logarithms of the weights of the squared differences: one for each feature, and one for
-        each lag of the observations.
+        The logarithms of the weights of the squared differences in the distance: of each feature,
+        and of the observations at each lag.
     """
 
     ids: np.ndarray
     categories: np.ndarray
-    met: np.ndarray
+    gaps: np.ndarray
     basis: np.ndarray
     x: np.ndarray
     y: np.ndarray
-    share: np.ndarray
+    fold: np.ndarray
     group: np.ndarray
     paths: tuple[Linear, ...]
     ridge: float
@@ -294,20 +316,20 @@ class Analogues:
         seed: int,
         targets: int = 1,
     ) -> Analogues:
-        """Fit to training items: statics and observations as in a panel.
+        """Fit to training items. The arrays are those of a panel.
 
         Parameters
         ----------
         ids : array, ``(items,)``
             Whole numbers or text.
         numeric, codes : arrays, ``(items, 2 * n)`` and ``(items, m)``
-            In random order: of items at the same distance the first are taken.
+            The items must be in random order: of items at the same distance the first are used.
         y, mask : arrays, ``(items, steps)``
         group : array of int, ``(items,)``
         seed : int
+            For the folds, and for the learning of the metric.
         targets : int
-            The number of targets. With several, ``steps`` counts positions, one for each target
-            of a step.
+            With several targets, ``steps`` counts positions: one for each target of a step.
         """
         rng = np.random.default_rng([seed, 3])
         y = y.astype(np.float64)
@@ -315,10 +337,10 @@ class Analogues:
         raw = _indicators(numeric, codes, categories)
         basis = _components(raw)
         x = raw @ basis
-        # A group is in one fold.
+        # All items of a group are in the same fold.
         names, which = np.unique(group, return_inverse=True)
-        share = (rng.permutation(len(names)) % SHARES)[which.ravel()]
-        paths, ridge = _linear_paths(x, y, mask, share, targets)
+        fold = (rng.permutation(len(names)) % FOLDS)[which.ravel()]
+        paths, ridge = _linear_paths(x, y, mask, fold, targets)
         found = cls(
             ids.astype(object),
             categories,
@@ -326,7 +348,7 @@ class Analogues:
             basis,
             x.astype(np.float32),
             np.where(mask, y, np.nan).astype(np.float32),
-            share,
+            fold,
             group,
             paths,
             ridge,
@@ -336,32 +358,32 @@ class Analogues:
 
     @property
     def steps(self) -> int:
-        """The length of the longest training item; forecasts end there."""
+        """The length of the longest training item. Later steps are not forecast."""
         return self.y.shape[1]
 
     def fits(self, numeric: int, cardinalities: Sequence[int], steps: int) -> bool:
-        """Whether the arrays fit statics and series of these sizes."""
+        """Whether the arrays agree with these sizes of static features and series."""
         column, code = self.categories.T
         return (
             len(self.basis) == numeric + len(self.categories)
-            and len(self.met) == numeric // 2 + len(cardinalities)
+            and len(self.gaps) == numeric // 2 + len(cardinalities)
             and bool(((column >= 0) & (column < len(cardinalities)) & (code >= 0)).all())
             and steps == self.steps
         )
 
     def features(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """The x of this class from the statics of a panel, float32 ``(rows, features)``."""
+        """The static features of a panel in the form of ``x``, float32 ``(rows, features)``."""
         x = _indicators(numeric, codes, self.categories) @ self.basis
         return x.astype(np.float32)
 
-    def familiar(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Whether training had items with the same gaps in X, bool ``(rows,)``.
+    def usable(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Whether the analogues can forecast each row, bool ``(rows,)``.
 
-        False where a static is missing that was hardly ever missing in training, or where a
-        category is new and training had hardly any rare ones. The training items do not show how
-        such an item goes on.
+        False if a static feature is missing that was hardly ever missing in training, or if a
+        category is new and training had hardly any rare categories: the training items then do not
+        show the uncertainty that the missing feature causes.
         """
-        return ~(_gaps(numeric, codes, self.categories) & (self.met == 0)).any(axis=1)
+        return ~(_gaps(numeric, codes, self.categories) & (self.gaps == 0)).any(axis=1)
 
     def forecast(
         self,
@@ -378,17 +400,18 @@ class Analogues:
         Parameters
         ----------
         x : array, ``(rows, features)``
-            By ``features``.
+            From ``features``.
         y, mask : arrays, ``(rows, steps)``
             The prefix, and where it was observed.
         known : array of int, ``(rows,)``
-            The prefix's length.
+            The prefix length.
         levels : sequence of float
-            Rising, between 0 and 1.
+            Increasing, between 0 and 1.
         items : array of int, ``(rows,)``, optional
-            If the rows are training items, which ones: the path is then one that was fitted
-            without them, and items of their group are no analogues. The analogues' residuals are
-            from paths fitted on them too, among all other items.
+            If the rows are training items: their indices. The mean of a row is then that of the
+            linear model that was fitted without it, and items of its group are no analogues. The
+            residuals of the analogues are still from linear models that were fitted on the row,
+            too.
 
         Returns
         -------
@@ -401,24 +424,24 @@ class Analogues:
                 continue
             rows = np.flatnonzero(known == k)
             for part in np.array_split(rows, -(-len(rows) // 512)):
-                own = None if items is None else items[part]
-                near, weight, mean = self.nearest(x[part], y[part], mask[part], int(k), items=own)
+                which = None if items is None else items[part]
+                near, weight, mean = self.nearest(x[part], y[part], mask[part], int(k), items=which)
                 left = self._residuals(int(k))[near][:, :, k:]
                 found = _weighted_quantiles(left, weight, levels)
                 out[part, k:] = mean[:, k:, None] + found
         return out
 
     def deviations(self, mask: np.ndarray, known: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Joint samples of the rest around its mean, from the Gaussian given the observations.
+        """Joint samples of the steps after the prefix minus their mean, from the Gaussian model.
 
         Parameters
         ----------
         mask : array of bool, ``(rows, steps)``
             Where the prefix was observed.
         known : array of int, ``(rows,)``
-            The prefix's length, below ``steps``.
+            The prefix length, below ``steps``.
         normal : array, ``(rows, paths, steps)``
-            Standard normal numbers. Those of a step do not change earlier steps.
+            Standard normal numbers. The numbers of a step have no effect on earlier steps.
 
         Returns
         -------
@@ -427,9 +450,9 @@ class Analogues:
         """
         out, covariance = np.full(normal.shape, np.nan), self.paths[-1].covariance
         for k in np.unique(known):
-            own, rest = np.flatnonzero(known == k), slice(int(k), None)
-            for among, seen in _patterns(mask[own] & (np.arange(self.steps) < k)):
-                rows, at = own[among], np.flatnonzero(seen)[-WINDOW:]
+            same, rest = np.flatnonzero(known == k), slice(int(k), None)
+            for among, seen in _patterns(mask[same] & (np.arange(self.steps) < k)):
+                rows, at = same[among], np.flatnonzero(seen)[-WINDOW:]
                 solved = _condition(covariance, at, self.ridge, covariance[at, rest])
                 left = covariance[rest, rest] - covariance[rest, at] @ solved
                 root = np.linalg.cholesky(_definite(left))
@@ -445,27 +468,33 @@ class Analogues:
         *,
         items: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The analogues of rows with a prefix of k steps.
+        """The analogues of rows with a prefix of k steps. The parameters are those of ``forecast``.
 
-        Returns the indices of training items ``(rows, n)``, their weights, which sum to 1, and the
-        linear path's mean ``(rows, steps)``.
+        Returns
+        -------
+        items : array of int, ``(rows, n)``
+            The indices of training items, the nearest first.
+        weights : array, float64, ``(rows, n)``
+            Those of a row add up to 1.
+        mean : array, float64, ``(rows, steps)``
+            Of the linear model.
         """
         seen = mask & (np.arange(self.steps) < k)
         mean = np.empty((len(x), self.steps))
-        which = np.full(len(x), len(self.paths) - 1) if items is None else self.share[items]
+        which = np.full(len(x), len(self.paths) - 1) if items is None else self.fold[items]
         for path in np.unique(which):
             rows = which == path
             mean[rows] = self.paths[path].mean(x[rows], y[rows], seen[rows], self.ridge)
         scale = self._scale(k)
         ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
         theirs, squares = self._places(k)
-        # In place: with rows x items numbers, allocating memory takes longer than the arithmetic.
+        # In place: for rows x items numbers, allocating memory takes longer than the arithmetic.
         distance = -2.0 * ours @ theirs.T
         distance += squares
         distance += (ours**2).sum(axis=1)[:, None]
         np.clip(distance, 0.0, 1e6, out=distance)
         distance /= _GRAIN
-        # Distinct whole numbers: which items are nearest does not depend on rounding.
+        # Distances become distinct whole numbers, so that the order does not depend on rounding.
         rank = np.rint(distance, out=distance).astype(np.int64)
         if items is not None:
             same_group = self.group[items][:, None] == self.group
@@ -486,12 +515,12 @@ class Analogues:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, as a model file stores them."""
-        own = {name: getattr(self, name) for name in _PLAIN}
+        plain = {name: getattr(self, name) for name in _PLAIN}
         stacked = {
             f"paths/{name}": np.stack([getattr(path, name) for path in self.paths])
             for name in _LINEAR
         }
-        return own | stacked | {"ridge": np.array([self.ridge])} | packed_ids(self.ids.tolist())
+        return plain | stacked | {"ridge": np.array([self.ridge])} | packed_ids(self.ids.tolist())
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Analogues:
@@ -508,14 +537,14 @@ class Analogues:
         basis, categories = arrays.get("basis", np.zeros(0)), arrays.get("categories", np.zeros(0))
         if x.ndim != 2 or y.ndim != 2 or basis.ndim != 2 or categories.ndim != 2:
             raise ValueError("analogues: expected x, y, basis and categories with two axes")
-        (items, features), steps, paths = x.shape, y.shape[1], SHARES + 1
+        (items, features), steps, paths = x.shape, y.shape[1], FOLDS + 1
         expected = {
             "categories": ((len(categories), 2), "int64"),
-            "met": ((arrays.get("met", np.zeros(0)).size,), "int64"),
+            "gaps": ((arrays.get("gaps", np.zeros(0)).size,), "int64"),
             "basis": ((len(basis), features), "float64"),
             "x": ((items, features), "float32"),
             "y": ((items, steps), "float32"),
-            "share": ((items,), "int64"),
+            "fold": ((items,), "int64"),
             "group": ((items,), "int64"),
             "metric": ((features + min(steps, _LAGS),), "float64"),
             "ridge": ((1,), "float64"),
@@ -536,11 +565,11 @@ class Analogues:
             # A NaN in y is a step that was not observed.
             array = np.nan_to_num(y, posinf=np.inf, neginf=-np.inf) if name == "y" else arrays[name]
             check_finite(f"analogues: {name}", array, _LARGEST.get(name, _LARGE))
-        share, ridge = arrays["share"], float(arrays["ridge"][0])
-        if share.min() < 0 or share.max() >= SHARES:
-            raise ValueError(f"analogues: share: expected numbers from 0 to {SHARES - 1}")
-        if not np.isin(arrays["met"], (0, 1)).all():
-            raise ValueError("analogues: met: expected flags 0 or 1")
+        fold, ridge = arrays["fold"], float(arrays["ridge"][0])
+        if fold.min() < 0 or fold.max() >= FOLDS:
+            raise ValueError(f"analogues: fold: expected numbers from 0 to {FOLDS - 1}")
+        if not np.isin(arrays["gaps"], (0, 1)).all():
+            raise ValueError("analogues: gaps: expected flags 0 or 1")
         least = min(_SMALL_RIDGES) / MOST_ITEMS
         if ridge < least:
             raise ValueError(f"analogues: ridge: expected {least:g} or more, received {ridge:g}")
@@ -560,21 +589,21 @@ class Analogues:
     # -- inside ------------------------------------------------------------------------
 
     def _residuals(self, k: int) -> np.ndarray:
-        """The residuals of each training item given its first k steps, from the linear path fitted
-        without it; float32 ``(items, steps)``, NaN where nothing was observed."""
+        """The residuals of each training item given its first k steps, from the linear model that
+        was fitted without it; float32 ``(items, steps)``, NaN where nothing was observed."""
         if ("residuals", k) not in self._cache:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
             seen = mask & (np.arange(self.steps) < k)
             left = np.empty(self.y.shape, np.float32)
-            for share in range(SHARES):
-                rows = self.share == share
-                mean = self.paths[share].mean(self.x[rows], y[rows], seen[rows], self.ridge)
+            for fold in range(FOLDS):
+                rows = self.fold == fold
+                mean = self.paths[fold].mean(self.x[rows], y[rows], seen[rows], self.ridge)
                 left[rows] = np.where(mask[rows], y[rows] - mean, np.nan)
             self._cache["residuals", k] = left
         return self._cache["residuals", k]
 
     def _filled(self) -> np.ndarray:
-        """The training items' y, with gaps filled by the linear path's mean."""
+        """The training items' y, with gaps filled by the mean of the linear model."""
         if "filled" not in self._cache:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
             mean = self.paths[-1].mean(self.x, y, mask, self.ridge)
@@ -582,39 +611,40 @@ class Analogues:
         return self._cache["filled"]
 
     def _scale(self, k: int) -> np.ndarray:
-        """The square roots of the metric's weights for x and k observations."""
+        """The square roots of the weights in the distance, of x and of k observations."""
         at = _metric_at(self.x.shape[1], len(self.metric), k)
         return np.exp(0.5 * self.metric[at])
 
     def _places(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The training items' scaled features, whose distances are Euclidean, and their squared
-        norms."""
+        """The training items' x and first k values, scaled so that the distance is Euclidean, and
+        their squared norms."""
         if ("places", k) not in self._cache:
             places = np.concatenate([self.x, self._filled()[:, :k]], axis=1) * self._scale(k)
             self._cache["places", k] = places, (places**2).sum(axis=1)
         return self._cache["places", k]
 
 
-_PLAIN = ("categories", "met", "basis", "x", "y", "share", "group", "metric")
+_PLAIN = ("categories", "gaps", "basis", "x", "y", "fold", "group", "metric")
 _LINEAR = ("centre", "kernel", "bias", "covariance")
 _LARGE = 1e15  # the largest number accepted; scaled values are at most 1e6
 _LARGEST = {"y": 1e6, "metric": 100.0}
 
 
 def _check_covariance(covariance: np.ndarray, ridge: float) -> None:
-    """Raise ``ValueError`` unless it is symmetric, and positive definite with ``ridge`` added."""
+    """Raise ``ValueError`` unless the matrix is symmetric, and positive definite with ``ridge``
+    added to its diagonal."""
     spread = max(1.0, float(np.abs(covariance).max()))
     if np.abs(covariance - covariance.T).max() > 1e-6 * spread:
         raise ValueError("analogues: covariance: expected a symmetric matrix")
     try:
-        own = max(ridge, 1e-12 * spread)  # rounding may leave a variance a little below 0
-        np.linalg.cholesky(covariance + own * np.eye(len(covariance)))
+        added = max(ridge, 1e-12 * spread)  # by rounding a variance may be slightly below 0
+        np.linalg.cholesky(covariance + added * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
         raise ValueError("analogues: covariance: expected no negative variance") from None
 
 
 def _frequent(codes: np.ndarray) -> np.ndarray:
-    """The codes that get a column of their own: ``(n, 2)``, static and code."""
+    """The categories that get a column of X: int ``(n, 2)``, the static feature and the code."""
     found = []
     for column in range(codes.shape[1]):
         values, counts = np.unique(codes[:, column], return_counts=True)
@@ -624,14 +654,14 @@ def _frequent(codes: np.ndarray) -> np.ndarray:
 
 
 def _indicators(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """The numeric features and a column of 0 and 1 for each category, float64."""
-    met = codes[:, categories[:, 0]] == categories[:, 1]
-    return np.concatenate([numeric, met], axis=1, dtype=np.float64)
+    """The numeric features, and the categories one-hot encoded; float64."""
+    indicators = codes[:, categories[:, 0]] == categories[:, 1]
+    return np.concatenate([numeric, indicators], axis=1, dtype=np.float64)
 
 
 def _gaps(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """Where numeric statics are missing and categorical ones have no column, bool
-    ``(rows, n + m)``."""
+    """Where a numeric static feature is missing, or the code of a categorical one has no column;
+    bool ``(rows, n + m)``."""
     listed = np.zeros(codes.shape, bool)
     for column, code in categories:
         listed[:, column] |= codes[:, column] == code
@@ -639,6 +669,7 @@ def _gaps(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.
 
 
 def _components(raw: np.ndarray) -> np.ndarray:
+    """The identity matrix, or the principal components of features that are too many."""
     width = raw.shape[1]
     if width <= _MOST_FEATURES:
         return np.eye(width)
@@ -648,14 +679,17 @@ def _components(raw: np.ndarray) -> np.ndarray:
 
 
 def _linear_paths(
-    x: np.ndarray, y: np.ndarray, mask: np.ndarray, share: np.ndarray, targets: int
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, fold: np.ndarray, targets: int
 ) -> tuple[tuple[Linear, ...], float]:
-    """A path without each fold and one of all items, and the ridge of the observations. Both ridges
-    are those with the smallest error on the folds left out."""
+    """The linear models, fitted without each fold and on all items, and the ridge of observations.
+
+    The ridge of X and the ridge of observations are those with the smallest error on the folds that
+    were left out.
+    """
     few = slice(_TRIED)
 
     def without(left: int, ridge: float) -> Linear:
-        others = share[few] != left
+        others = fold[few] != left
         return Linear.regress(x[few][others], y[few][others], mask[few][others], ridge)
 
     def error(means: np.ndarray, known: int) -> float:
@@ -664,8 +698,8 @@ def _linear_paths(
 
     def at_left_out(of: Any) -> np.ndarray:
         means = np.zeros_like(y[few])
-        for left in range(SHARES):
-            rows = np.flatnonzero(share[few] == left)
+        for left in range(FOLDS):
+            rows = np.flatnonzero(fold[few] == left)
             if len(rows):
                 means[rows] = of(left, rows)
         return means
@@ -676,7 +710,7 @@ def _linear_paths(
     )
     every = [
         Linear.fit(x[others], y[others], mask[others], ridge_x)
-        for others in (share != s for s in range(SHARES))
+        for others in (fold != s for s in range(FOLDS))
     ]
     every.append(Linear.fit(x, y, mask, ridge_x))
 
@@ -693,7 +727,7 @@ def _linear_paths(
 
 
 def _metric_at(features: int, size: int, k: int) -> np.ndarray:
-    """The entries of the metric for x and for k observations."""
+    """The indices of the metric's entries for x and for k observations."""
     back = np.minimum(np.arange(k)[::-1], size - features - 1)
     return np.concatenate([np.arange(features), features + back]).astype(int)
 
@@ -710,10 +744,11 @@ def _learnt_metric(
     horizons: int = 12,
     rate: float = 0.1,
 ) -> np.ndarray:
-    """The metric with which the residuals of others forecast an item's own best.
+    """The metric that minimises the CRPS of forecasts of training items by other training items.
 
-    Stochastic gradient descent (Adam: Kingma and Ba 2015) on the CRPS of the weighted sample,
-    ``sum_j w_j |v_j - y| - 1/2 sum_ij w_i w_j |v_i - v_j|``, at some steps of some items.
+    The CRPS of the weighted sample of residuals is
+    ``sum_j w_j |v_j - y| - 1/2 sum_ij w_i w_j |v_i - v_j|``. It is minimised by stochastic gradient
+    descent (Adam: Kingma and Ba 2015), on random items and steps.
     """
     features, steps, count = items.x.shape[1], items.steps, len(items.x)
     metric = np.concatenate(
@@ -768,8 +803,10 @@ def _learnt_metric(
 
 
 def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """For each value the weighted sum of its distances to all, ``sum_i w_i |v_j - v_i|``, along
-    axis 1. In sorted order these are cumulative sums."""
+    """For each value the weighted sum of its distances to all values, ``sum_i w_i |v_j - v_i|``.
+
+    Along axis 1, by cumulative sums over the sorted values.
+    """
     order = np.argsort(values, axis=1)
     values, weight = (np.take_along_axis(a, order, axis=1) for a in (values, weight))
     below, moment = np.cumsum(weight, axis=1), np.cumsum(weight * values, axis=1)
@@ -784,11 +821,11 @@ def _weighted_quantiles(
 ) -> np.ndarray:
     """Quantiles ``(rows, steps, levels)`` of weighted samples.
 
-    Values are ``(rows, n, steps)``, NaN where there is none. Weights are ``(rows, n)``; a value
-    with weight 0 is left out. A step without values has quantiles of 0.
+    ``values`` is ``(rows, n, steps)``, with NaN for missing values. ``weight`` is ``(rows, n)``; a
+    value with weight 0 is left out. The quantiles of a step without values are 0.
     """
     has = ~np.isnan(values) & (weight[..., None] > 0)
-    # A minimum weight: at some steps only the farthest items have a value, with tiny weights.
+    # A minimum weight, because at some steps only distant items have a value, with tiny weights.
     share = np.where(has, weight[..., None] + 1e-9, 0.0)
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-30)
     order = np.argsort(np.where(has, values, np.inf), axis=1)

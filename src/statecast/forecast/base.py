@@ -1,8 +1,8 @@
-"""``StateModel``: what forecasters of numbers and of tokens have in common.
+"""``StateModel``: the base class of the forecasters of numbers and of tokens.
 
-Fitting, states and their updates, model files, and settings are written here once. A subclass says
-what its schema, network and batches are, how its network starts and advances, and what it learns
-beside the network.
+It implements fitting, states and their updates, model files and settings. A subclass defines its
+schema, network and batches, how its network starts and advances, and the models that it fits beside
+the network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import noted
 from statecast.networks.batches import Batches, held_out
-from statecast.networks.network import NOTHING, Network
+from statecast.networks.network import EMPTY, Network
 from statecast.networks.training import train
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
@@ -53,21 +53,21 @@ FORMAT = "statecast-model"
 VERSION = 2
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
 _FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
-_LARGEST_WEIGHT = 1e6  # products of such weights are far below the end of float32
-# The largest size of a number in a state. The numbers of a state are far smaller: a scaled value is
-# at most 1e6, and a cell's memory changes by at most 1 a step.
+_LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of float32
+# The largest absolute value in a state. Real states are far below it: a scaled value is at most
+# 1e6, and a cell's memory changes by at most 1 at a step.
 _LARGEST_LEAF = 1e15
 _LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
-_FLOATS = ("float16", "float32", "float64")  # the types of a leaf in a state, at rest
-MOST_STEPS = 10_000  # of a forecast: more is a typing error, and would not fit into memory
-CHUNK = 1024  # rows at once: a bound on memory, and few shapes to compile
+_FLOATS = ("float16", "float32", "float64")  # the dtypes of a leaf of a state
+MOST_STEPS = 10_000  # of a forecast: more is likely a typing error, and may not fit into memory
+CHUNK = 1024  # the most rows of one call of a compiled model: it bounds memory
 
 S = TypeVar("S", bound=Settings)
-Frame = TypeVar("Frame")  # a table of any kind: the forecast is a table of the same kind
+Frame = TypeVar("Frame")  # a table of any kind; the forecast is one of the same kind
 
 
 class Ahead(TypedDict, total=False):
-    """The keywords that say how far to forecast, for the overloads of the verbs."""
+    """The keywords for the steps to forecast, in overloads of ``predict`` and ``generate``."""
 
     until: Any
     h: int | None
@@ -76,16 +76,18 @@ class Ahead(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file that was read, but not yet checked as a whole.
+    """The content of a model file. The model that it describes is not checked yet.
 
     Attributes
     ----------
     where : str
-        For messages.
+        The file, for messages.
     kind : str
         The name of the class that wrote it.
     config : dict
+        The JSON header: ``settings``, ``schema``, ``history`` and the version ``statecast``.
     tensors : dict of str to array
+        The tensors by name.
     """
 
     where: str
@@ -95,7 +97,13 @@ class ModelFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str] | bytes) -> ModelFile:
-        """Read a file from its path, or from its bytes; see ``StateModel.load``."""
+        """Read a file from its path or from its bytes.
+
+        Raises
+        ------
+        ModelFileError, ArgumentError
+            As ``StateModel.load``.
+        """
         metadata, tensors = read_safetensors(path, FORMAT, VERSION, _HEADER_CAP)
         where = "the bytes" if isinstance(path, bytes) else str(path)
         try:
@@ -113,10 +121,7 @@ class ModelFile:
 
 
 class StateModel(ABC, Generic[S]):
-    """A recurrent network that is fitted to tables, and its states.
-
-    Subclasses are ``Forecaster`` for numbers and ``TokenForecaster`` for tokens.
-    """
+    """A forecaster with a recurrent state: the base of ``Forecaster`` and ``TokenForecaster``."""
 
     settings: S
     settings_class: ClassVar[type[Settings]]
@@ -127,7 +132,7 @@ class StateModel(ABC, Generic[S]):
             cls.__doc__ = cls.__doc__.replace("{parameters}", cls.settings_class.document().strip())
 
     def _set(self, given: Mapping[str, Any]) -> None:
-        """Take over settings, as the constructor was given them."""
+        """Set the settings from the arguments of the constructor, and forget any fit."""
         self.settings = cast(S, self.settings_class.of(given))
         self._given = dict(given)
         self.history: dict[str, list[float | None]] = {}
@@ -145,18 +150,18 @@ class StateModel(ABC, Generic[S]):
     # -- settings ----------------------------------------------------------------------
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of the constructor, as scikit-learn has them.
+        """The arguments of the constructor, as in scikit-learn.
 
         Parameters
         ----------
         deep : bool
-            Makes no difference: no setting is an estimator.
+            Accepted as in scikit-learn; it has no effect, because no setting is an estimator.
 
         Returns
         -------
         dict
-            Every setting by name, as it was given. None stands for a default that depends on other
-            settings; ``settings`` has the value.
+            Every setting by name, with the value that was passed or the default. None stands for a
+            default that depends on other settings; ``settings`` has its value.
         """
         names = self.settings_class.declared()
         return {
@@ -174,21 +179,22 @@ class StateModel(ABC, Generic[S]):
         Raises
         ------
         ArgumentError
-            Settings that the constructor would refuse; the model is then as it was. A model that
-            is fitted: its weights belong to its settings.
+            Settings that the constructor refuses, or a model that is fitted. The model is then
+            unchanged.
         """
         if not given:
             return self
         if self._schema is not None:
             raise ArgumentError(
-                f"set_params: this {type(self).__name__} is fitted, and its weights belong to its "
-                "settings. Set them on a copy: clone().set_params(...)."
+                f"set_params: expected a {type(self).__name__} that is not fitted; this one is, "
+                "and its weights depend on its settings. Set them on a copy: "
+                "clone().set_params(...)."
             )
         self._set(self._given | given)
         return self
 
     def clone(self) -> Self:
-        """A model with the same settings that is not fitted."""
+        """Return an unfitted model with the same settings."""
         return type(self)(**self._given)
 
     # -- fitting -----------------------------------------------------------------------
@@ -202,55 +208,57 @@ class StateModel(ABC, Generic[S]):
         callbacks: Sequence[keras.callbacks.Callback] | None = (),
         verbose: Verbose = "auto",
     ) -> Self:
-        """Learn from a table of series and a table of static features.
+        """Fit the model to a table of series and, optionally, a table of static features.
 
         Parameters
         ----------
         series : table, path or array
-            Long: a row for each item and step, with the columns ``unique_id, ds, y`` (or as named
-            in the settings). ``ds`` is a whole number from 1, or from the first step of the
-            training items where that is much later, or a date. pandas, polars, Arrow; the path of
-            a CSV or Parquet file; or an array ``(items, steps)``, with NaN where nothing was
-            observed. Arrays of several targets are ``(items, steps, targets)``.
+            A long table with a row for each item and step: pandas, polars, Arrow, or the path of a
+            CSV or Parquet file. Its columns are ``unique_id, ds, y``, or as named in the settings.
+            ``ds`` is a date or a whole number. Numbers begin at 1, or at the first step of the
+            training items if that is much later (years, for example). Or an array
+            ``(items, steps)``, for several targets ``(items, steps, targets)``, with NaN where
+            nothing was observed.
         static : table, path or array, optional
-            A row for each item: ``unique_id`` and its features, numbers or text; or an array
-            ``(items, features)``.
+            A table with a row for each item: ``unique_id`` and its features, numbers or text; or
+            an array ``(items, features)``.
         future : table, path or array, optional
-            Known future covariates (promotions, the calendar, planned spend): long, with the
+            Known future covariates (promotions, the calendar, planned spend). A long table with the
             columns ``unique_id, ds`` and the covariates, numbers or text, and a row for every step
             of an item; or an array ``(items, steps, features)``. An empty cell is unknown, not
-            zero. A model that was fitted with them needs them wherever steps are taken or
-            forecast. Rows and items that are not needed are ignored. Tokens take none.
+            zero. A model that is fitted with future covariates needs them for every step that it
+            takes or forecasts. Further rows and items are ignored. Tokens have no covariates.
         callbacks : sequence of keras.callbacks.Callback
+            Further callbacks of the training.
         verbose : "auto", 0, 1 or 2
-            0 shows nothing, 1 Keras's progress bar, 2 a line for each epoch. "auto" is 1 on a
-            terminal and in a notebook; elsewhere it shows a line after each fifth of the epochs.
-            Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error
-            where no logging is set up.
+            0 shows nothing, 1 Keras's progress bar, and 2 a line for each epoch. "auto" is 1 on a
+            terminal and in a notebook; elsewhere it shows five lines, at equal distances. Lines go
+            to the logger "statecast" (``logging``) at level INFO, or to standard error if no
+            logging is set up.
 
         Returns
         -------
-        The model itself. A fit that fails leaves it as it was.
+        The model itself. If the fit fails, it is unchanged.
 
-        Ctrl-C ends the training after one more batch at most, and the best epoch so far is kept.
-        Before the first epoch has ended there is none, and ``KeyboardInterrupt`` is raised; a
-        second Ctrl-C raises it at once. A program's own handler of SIGINT stays in place. In
-        another thread than the main one Ctrl-C does not reach the fit: Python raises it in the
-        main thread. There a callback that sets ``model.stop_training`` ends the training.
+        Ctrl-C ends the training after at most one more batch, and the best epoch so far is kept. A
+        Ctrl-C before the end of the first epoch, or a second one, raises ``KeyboardInterrupt``. If
+        the program has its own handler of SIGINT, that handler is used. Python delivers Ctrl-C to
+        the main thread only: in another thread, end a fit by a callback that sets
+        ``model.stop_training``.
 
         Raises
         ------
         DataError
             A table that cannot be used; the message names the column and the first item.
         ArgumentError
-            Another ``verbose``; ``future`` for tokens.
+            ``verbose`` that is none of the above; ``future`` for tokens; training that diverged.
 
         Warns
         -----
         DataWarning
-            Steps at which no item was observed. Nothing can be learnt of them; their forecasts lie
-            between those of the observed steps around them. Weekdays, hours and months of dates
-            at which no item was ever observed; forecasts leave them out.
+            Steps at which no item was observed: their forecasts are interpolated between the
+            observed steps before and after. Weekdays, hours and months in which no item was ever
+            observed, if steps are dates: forecasts leave them out.
         """
         process.check_backend()
         check_verbose(verbose)
@@ -282,52 +290,54 @@ class StateModel(ABC, Generic[S]):
     # -- states ------------------------------------------------------------------------
 
     def state(self, series: Any = None, static: Any = None, *, future: Any = None) -> State:
-        """The state of each item after X and its prefix: where its next step starts.
+        """The state of each item after its prefix, from which its next step starts.
 
         Parameters
         ----------
         series : table, path or array, optional
-            The prefixes; k may differ from item to item. An item of ``static`` that is not here has
-            k = 0.
+            The prefixes; k may differ between items. An item that is in ``static`` only has k = 0.
         static : table, path or array, optional
             The same columns as in ``fit``.
         future : table, path or array, optional
-            As in ``fit``, for the steps of the prefixes. Later steps are no part of the state:
-            they are handed in where they are needed, so that one state serves several plans.
+            As in ``fit``, for the steps of the prefixes. A state does not hold the covariates of
+            later steps, so that forecasts with different future covariates can start from it.
 
         Returns
         -------
         State
-            A row for each item, with the items' ids; leaves ``(rows, members, ...)``.
+            A row for each item, with the items' ids; leaves ``(rows, members, ...)``, float32.
 
         Raises
         ------
         DataError
             Tables that cannot be used.
+        NotFittedError
+            The model is not fitted.
         """
         return self._state_of(self.schema.panel(series, static, future=future))
 
     def update(self, state: State, new_rows: Any, *, future: Any = None) -> State:
-        """Advance items by their new observations: O(1) each, equal to a run from the start.
+        """Advance items by their new observations.
 
-        The cost is that of the items with new rows, however many rows the state has: the new state
-        shares the other rows with the old one (see ``State``).
+        The result equals the state of the whole prefixes. The cost depends on the number of new
+        rows, not on the number of rows of the state: the new state shares the unchanged rows with
+        the old one (see ``State``).
 
         Parameters
         ----------
         state : State
-            From ``state`` or ``update``; it stays as it was.
+            From ``state`` or ``update``; it is not changed.
         new_rows : table, path or array
-            Columns as in ``fit``; any of the state's items, each at steps after those it has taken.
-            A step that is left out is a gap. An array ``(rows, steps)`` has the state's rows and
-            begins at step 1, with NaN up to each item's new steps.
+            Columns as in ``fit``. Rows of any of the state's items, at steps after those that the
+            item's state has taken. A step that is left out is a gap. An array ``(rows, steps)`` has
+            the state's rows; its first column is step 1, and it is NaN before an item's new steps.
         future : table, path or array, optional
             As in ``fit``, for the new steps.
 
         Returns
         -------
         State
-            All rows of ``state``, those with new observations advanced.
+            All rows of ``state``; those with new observations are advanced.
 
         Raises
         ------
@@ -335,13 +345,18 @@ class StateModel(ABC, Generic[S]):
             A step that is not new, or an item that the state does not have.
         StateError
             A state that this model did not make, or one without ids.
+        ArgumentError
+            A new state that leaves the range of float32.
+        NotFittedError
+            The model is not fitted.
         """
         self.schema  # noqa: B018  raises if nothing is fitted
         self._check_state(state)
         if state.ids is None:
             raise StateError(
-                "This state has no ids (a fork drops them), so new rows cannot be matched. Give it "
-                "some: State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
+                "state: expected a state with ids, to which new rows can be matched; received one "
+                "without ids (a fork has none). Give it ids: "
+                "State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
             )
         touched = self._touched(state, new_rows, future)
         part = state.take(touched)
@@ -361,14 +376,16 @@ class StateModel(ABC, Generic[S]):
     # -- files -------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model as one safetensors file, readable on every backend.
+        """Write the fitted model to one safetensors file, which every backend can read.
 
-        The file appears whole or not at all.
+        The file is written completely or not at all.
 
         Raises
         ------
         ArgumentError
             A path that cannot be written to.
+        NotFittedError
+            The model is not fitted.
         """
         write_whole(path, self._packed())
 
@@ -376,16 +393,16 @@ class StateModel(ABC, Generic[S]):
     def load(cls, path: str | os.PathLike[str] | bytes) -> Self:
         """Read a model that ``save`` wrote, from the file's path or from its bytes.
 
-        Nothing in the file is executed: this code rebuilds the model from a strict JSON header.
-        Every shape is checked before anything is allocated, and every number is checked: none is
-        NaN, infinite or out of range. The Keras model is built when it is first used, so that the
-        file's numbers are in memory at most twice.
+        Nothing in the file is executed: the model is rebuilt from a strict JSON header. Shapes are
+        checked before memory is allocated. Numbers are checked: NaN, infinite and out-of-range
+        ones are refused. The Keras model is built on first use, so that the file's numbers are in
+        memory at most twice.
 
         Raises
         ------
         ModelFileError
-            A file that is missing, truncated, damaged, of another version or of another class, or
-            has an oversized header.
+            A file that is missing, truncated or damaged, or of another version or class, or whose
+            header is too large.
         ArgumentError
             Neither a path nor bytes.
         """
@@ -407,7 +424,7 @@ class StateModel(ABC, Generic[S]):
             split = {part: within(tensors, part) for part in parts}
             if sum(map(len, split.values())) != len(tensors):
                 raise ValueError(f"expected tensors of {list(parts)}")
-            tensors.clear()  # `split` alone holds them, so that each is freed when it is not needed
+            tensors.clear()  # only `split` refers to them now, so that each can be freed after use
             schema = model._read_schema(file.config["schema"], split["schema"])
             model._check_schema(schema)
             companions = model._read_companions(split, schema)
@@ -429,13 +446,13 @@ class StateModel(ABC, Generic[S]):
         return model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied by way of the model file's bytes: Keras's models cannot be."""
+        """Pickle and copy by the bytes of the model file, as Keras models cannot be pickled."""
         if self._schema is None:
             return partial(type(self), **self._given), ()
         return type(self).load, (self._packed(),)
 
     def _packed(self) -> bytes:
-        """What ``save`` writes."""
+        """The bytes that ``save`` writes."""
         schema, arrays = self.schema.to_config()
         config = {
             "settings": asdict(self.settings),
@@ -453,7 +470,7 @@ class StateModel(ABC, Generic[S]):
         return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors)
 
     def _check_schema(self, schema: Schema | Targets) -> None:
-        """Raise ``ValueError`` unless a model file's schema is one of these settings."""
+        """Raise ``ValueError`` unless a model file's schema agrees with the settings."""
         s = self.settings
         columns = (schema.id_col, schema.step_col, schema.start_col, schema.targets)
         if columns != (s.id_col, s.step_col, s.start_col, s.targets):
@@ -463,7 +480,7 @@ class StateModel(ABC, Generic[S]):
 
     @property
     def schema(self) -> Schema | Targets:
-        """What was learnt about the tables; for several targets a ``targets.Targets``."""
+        """The schema of the training tables; for several targets a ``targets.Targets``."""
         if self._schema is None:
             raise NotFittedError(
                 f"This {type(self).__name__} is not fitted: call fit or load first."
@@ -472,7 +489,7 @@ class StateModel(ABC, Generic[S]):
 
     @property
     def network(self) -> Network:
-        """The Keras model. After ``load`` it is built when it is first used."""
+        """The Keras model. After ``load`` it is built on first use."""
         schema = self.schema
         with self._one_at_a_time:
             if self._network is None:
@@ -482,11 +499,11 @@ class StateModel(ABC, Generic[S]):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the weights, which the states they make carry."""
+        """A digest of the weights. Every state has the fingerprint of the model that made it."""
         self.schema  # noqa: B018  raises if nothing is fitted
         return self._fingerprint
 
-    # -- what a subclass says ------------------------------------------------------------
+    # -- what a subclass defines -----------------------------------------------------------
 
     @abstractmethod
     def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
@@ -494,27 +511,30 @@ class StateModel(ABC, Generic[S]):
 
     @abstractmethod
     def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
-        """Check the training panel, and learn what must be learnt before the network."""
+        """Check the training panel, and fit the models that are fitted before the network."""
 
     @abstractmethod
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
-        """The batches to train on and to stop by."""
+        """The batches to train on, and the validation batches that decide when to stop.
+
+        ``held`` is bool ``(members, rows)``: the rows that each member holds out.
+        """
 
     @abstractmethod
     def _learn_after(
         self, network: Network, panel: Panel, held: np.ndarray, before: Companions
     ) -> Companions:
-        """Learn what must be learnt with a trained network."""
+        """Fit the models that need the trained network; ``before`` are those fitted before it."""
 
     @abstractmethod
     def _plan(self, schema: Schema | Targets) -> tuple[Any, dict[str, Any]]:
-        """The decoder and the options of the network for tables of a schema."""
+        """The decoder of the network and its other arguments, for tables of a schema."""
 
     @abstractmethod
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
-        """The network for tables of a schema, untrained or with these weights."""
+        """The network for tables of a schema, with random initial weights or with ``weights``."""
 
     @abstractmethod
     def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema | Targets:
@@ -524,7 +544,7 @@ class StateModel(ABC, Generic[S]):
     def _read_companions(
         self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
     ) -> Companions:
-        """What a model file has beside the network; ``ValueError`` if it is damaged."""
+        """The models beside the network, from a model file; ``ValueError`` if it is damaged."""
 
     @abstractmethod
     def _start(self, panel: Panel) -> dict[str, np.ndarray]:
@@ -534,20 +554,21 @@ class StateModel(ABC, Generic[S]):
     def _advance(
         self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The leaves after the panel's steps, from those after each row's first ``known`` steps."""
+        """The leaves after the panel's prefixes; ``leaves`` are those after ``known`` steps."""
 
     @abstractmethod
     def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The leaves of a state, but for ``origin``: name to shape, without rows."""
+        """The shapes of a state's leaves by name, without the rows, and without ``origin``."""
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
-        """Prepare for use with new weights."""
+        """Prepare for forecasts with new weights."""
         self._decoder = decoder
 
     # -- inside --------------------------------------------------------------------------
 
     def _recurrent_options(self, schema: Schema | Targets) -> tuple[Stack, int, dict[str, Any]]:
-        """The stack of cells, the width of X among its inputs, and the network's options."""
+        """The stack of cells, the width of X among its inputs, and the network's arguments that
+        both forecasters have."""
         s = self.settings
         featured = schema.static.width or schema.static.cardinalities
         stack = Stack([CELLS[s.cell](s.units) for _ in range(s.layers)])
@@ -570,12 +591,12 @@ class StateModel(ABC, Generic[S]):
         history: Mapping[str, Sequence[float | None]],
         companions: Companions,
     ) -> None:
-        """Take over what was fitted or read; of a network that was read, its weights by name."""
+        """Set what was fitted or read. ``network`` is the weights by name if it was read."""
         built = isinstance(network, Network)
         self._schema, self._companions = schema, companions
         self._network = network if built else None
         self._loaded: Mapping[str, np.ndarray] = {} if built else network
-        # Strict JSON has no NaN; an epoch that diverged is None.
+        # Strict JSON has no NaN, so the score of an epoch that diverged is None.
         self.history = {
             name: [None if v is None or not math.isfinite(v) else float(v) for v in values]
             for name, values in history.items()
@@ -601,8 +622,8 @@ class StateModel(ABC, Generic[S]):
     def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
         """The rows of a state that an update may change.
 
-        They are the rows of items with new rows, and of undated items to which the future table
-        gives dates. Arrays have no ids, so for them it is all rows.
+        They are the items with new rows, and the items without a date that ``future`` gives a date.
+        Arrays have no ids, so for them it is all rows.
         """
         rows = np.zeros(0, np.int64)
         for source, role, letter in ((new_rows, "series", "Y"), (future, "future", "future")):
@@ -623,8 +644,10 @@ class StateModel(ABC, Generic[S]):
     def _last(
         self, horizon: Horizon, ids: np.ndarray, known: np.ndarray, strict: bool
     ) -> np.ndarray:
-        """Each row's last position to forecast, checked. Of several targets a step has a position
-        for each, and ``known`` is in positions too."""
+        """Each row's last position to forecast, checked.
+
+        With several targets a step has a position for each target; ``known`` counts positions too.
+        """
         check_flag("strict", strict)
         count = len(self.settings.targets)
         last = horizon.last(ids, known // count)
@@ -640,20 +663,20 @@ class StateModel(ABC, Generic[S]):
             raise DataError(
                 "until: expected a step beyond every item's prefix, received "
                 f"{self.schema.number(int(last[late[0]]))}; item {item!r} is already observed up "
-                f"to step {self.schema.number(int(known[late[0]]) // count)}. Ask for a later "
-                "step, leave that item out, or take strict=False.",
+                f"to step {self.schema.number(int(known[late[0]]) // count)}. Choose a later "
+                "step, leave that item out, or pass strict=False.",
                 column=self.settings.step_col,
                 item=item,
             )
         return last * count
 
     def _position(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """For each row of a state: the steps taken, the id, and the date of step 1.
+        """For each row of a state: the positions taken, the id, and the date of step 1.
 
         Raises
         ------
         StateError
-            Numbers of steps that no state of this model has taken, or dates beyond the calendar.
+            Values out of range: a leaf, a number of steps, or a date.
         """
         rest = state.at_rest()
         for name, leaf in rest.leaves.items():
@@ -674,7 +697,7 @@ class StateModel(ABC, Generic[S]):
         if len(wrong):
             raise StateError(
                 f"Leaf 'step': expected a multiple of {count} from 0 to {MAX_STEPS * count:,}, "
-                f"alike for all members; received {step[wrong[0]].tolist()} in row {wrong[0]}."
+                f"the same for all members; received {step[wrong[0]].tolist()} in row {wrong[0]}."
             )
         known, origin = step[:, 0].astype(int), None
         if "origin" in rest.names:
@@ -691,7 +714,9 @@ class StateModel(ABC, Generic[S]):
 
     def _check_state(self, state: State, series: Any = None, static: Any = None) -> None:
         if series is not None or static is not None:
-            raise ArgumentError("Give either series and static, or state; received both.")
+            raise ArgumentError(
+                "state: expected a state or series and static; received both. Leave one out."
+            )
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
         schema, spec = self.schema, self._leaf_shapes()
@@ -706,12 +731,12 @@ class StateModel(ABC, Generic[S]):
                 )
         if state.fingerprint != self.fingerprint:
             raise StateError(
-                "This state was made by other weights. States belong to the fit that made "
-                f"them: make it again with this {type(self).__name__}'s `state`."
+                "state: expected a state that these weights made; received one of another fit. "
+                f"Make it again with this {type(self).__name__}'s `state`."
             )
 
     def _stream(self, item: Any, use: str = "") -> np.random.Generator:
-        """An item's own random numbers, which do not depend on other items."""
+        """A random generator for an item, from the seed, the item's id and the use of the draws."""
         plain = plain_id(item)
         text = f"{self.settings.seed}/{type(plain).__name__}/{plain}{use}".encode()
         key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
@@ -727,7 +752,7 @@ def _arrays_of(network: Network) -> dict[str, np.ndarray]:
 
 
 def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
-    """Raise ``ArgumentError`` for trained weights that a model file may not hold."""
+    """Raise ``ArgumentError`` for trained weights that are not finite or too large."""
     try:
         for name, weight in weights.items():
             check_finite(f"weight {name}", weight, _LARGEST_WEIGHT)

@@ -154,7 +154,7 @@ class Companions:
         if self.analogues is not None:
             steps, features = (self.analogues.steps,), (self.analogues.x.shape[1],)
             shapes |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
-            shapes["analogues/familiar"] = ()
+            shapes["analogues/usable"] = ()
         if self.endings is not None:
             features = width(schema.static.width, schema.static.cardinalities)
             if features:
@@ -170,10 +170,10 @@ class Companions:
         leaves: dict[str, np.ndarray] = {}
         if self.analogues is not None:
             nothing = np.zeros((panel.rows, self.analogues.steps), "float32")
-            familiar = self.analogues.familiar(panel.numeric, panel.codes)
+            usable = self.analogues.usable(panel.numeric, panel.codes)
             leaves = {
                 "analogues/x": self.analogues.features(panel.numeric, panel.codes),
-                "analogues/familiar": familiar.astype("float32"),
+                "analogues/usable": usable.astype("float32"),
                 "analogues/y": nothing,
                 "analogues/seen": nothing,
             }
@@ -238,8 +238,8 @@ class Companions:
             quantiles = self.stacking.blend(network[:, :steps], other[:, :until], known)
             # Where a static feature is missing that training items nearly always have, only the
             # network is used: feature dropout has trained it for that, and not the analogues.
-            familiar = leaves["analogues/familiar"][:, None, None] > 0
-            quantiles = np.where(familiar, quantiles, network[:, :steps])
+            usable = leaves["analogues/usable"][:, None, None] > 0
+            quantiles = np.where(usable, quantiles, network[:, :steps])
             # Beyond the longest training item only the network forecasts. Its quantiles are shifted
             # by the difference at the last step, so that the forecast has no jump.
             moved = (quantiles - network[:, :steps])[:, -count:]
@@ -270,7 +270,7 @@ class Companions:
         x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
         count = min(count, len(found.ids), NEAREST)
         near, weights = np.empty((panel.rows, count), object), np.zeros((panel.rows, count))
-        part = (1.0 - self.stacking.share(panel.known)) * leaves["analogues/familiar"]
+        part = (1.0 - self.stacking.share(panel.known)) * leaves["analogues/usable"]
         for k in np.unique(panel.known):
             rows = panel.known == k
             at = min(int(k), found.steps)

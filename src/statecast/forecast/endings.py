@@ -1,9 +1,9 @@
 """``Endings``: the probability that an item ends after a step.
 
-A discrete-time hazard model (Cox 1972; Singer and Willett 1993): a logistic regression on the step,
-the value there and the static features gives the probability that a step is the item's last. An
-item that is observed up to the last step of training, or up to the last date, is right-censored: it
-is not taken to have ended. Arrays only.
+A discrete-time hazard model (Cox 1972; Singer and Willett 1993): a logistic regression gives the
+probability that a step is the item's last one, from the step, the value at the step and the static
+features. An item that is observed up to the last step of training, or up to the last date, is
+right-censored: it does not count as ended. Everything is on arrays.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_AGES = 8  # radial basis functions of the step, as in the network
-_KNOTS = (0.02, 0.1, 0.3, 0.6)  # quantiles of the values at which the slope may change
-_FEWEST = 8  # with fewer items that end, nothing is learnt
-_MOST = 500_000  # the most rows of the regression: steps of items
-_CATEGORIES = 32  # a categorical static with more codes is left out
+_STEP_FUNCTIONS = 8  # radial basis functions of the step, as in the network
+_KNOTS = (0.02, 0.1, 0.3, 0.6)  # of a linear spline of the value: levels of its quantiles
+_FEWEST = 8  # with fewer items that end, nothing is fitted
+_MOST = 500_000  # the most rows of the regression; each step of an item is a row
+_CATEGORIES = 32  # a categorical static feature with more codes is left out
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Endings:
     steps : int
         The length of the longest training item.
     scale : ndarray, shape (2,), float64
-        Mean and standard deviation of the values on the real line.
+        Mean and standard deviation of the transformed values.
     knots : ndarray, shape (4,), float64
-        Of scaled values.
+        Of the linear spline of the value; in standard deviations from the mean.
     weights : ndarray, shape (1 + 8 + 5 + features,), float64
-        Of the logit: for a constant, the step, the value and the static features.
+        Of the logit: the constant, and the weights of the step, the value and the static features.
     """
 
     steps: int
@@ -50,13 +50,15 @@ class Endings:
         Parameters
         ----------
         line : ndarray, shape (items, steps), float64
-            Values on the real line.
+            Transformed values, without bounds.
         mask : ndarray, shape (items, steps), bool
             Where they were observed.
         x : ndarray, shape (items, features)
+            The static features, by ``statics``.
         censored : ndarray, shape (items,), bool
-            The items that are not taken to have ended.
+            The items that do not count as ended.
         seed : int
+            For the selection of items, if there are too many steps.
         """
         items, steps = mask.shape
         known = steps - np.argmax(mask[:, ::-1], axis=1)
@@ -67,9 +69,9 @@ class Endings:
         at = np.where(mask, np.arange(steps), 0)
         held = np.take_along_axis(line, np.maximum.accumulate(at, axis=1), axis=1)[order]
         first = np.argmax(mask, axis=1)[order]
-        there = np.arange(steps) < known[order, None]
-        there &= np.arange(steps) >= first[:, None]  # before it there is no value
-        row, step = np.nonzero(there)
+        used = np.arange(steps) < known[order, None]
+        used &= np.arange(steps) >= first[:, None]  # before the first observation it has no value
+        row, step = np.nonzero(used)
         ended = (step + 1 == known[order][row]) & ~censored[order][row]
         value = held[row, step]
         scale = np.array([value.mean(), max(value.std(), 1e-12)])
@@ -79,15 +81,20 @@ class Endings:
         return cls(steps, scale, knots, _logistic(features, ended))
 
     def chance(self, x: np.ndarray, step: np.ndarray, line: np.ndarray) -> np.ndarray:
-        """Return the probability that an item that has reached a step ends after it.
+        """Return the probability that a step is an item's last one, if the item reached it.
 
         Parameters
         ----------
         x : ndarray, shape (n, features)
+            The static features, by ``statics``.
         step : ndarray, shape (n,), int
             From 1.
         line : ndarray, shape (n,)
-            The value there, or the last one before, on the real line.
+            The transformed value at the step, or the last observed one before it.
+
+        Returns
+        -------
+        ndarray, shape (n,), float64
         """
         z = (line - self.scale[0]) / self.scale[1]
         logit = _features(self.steps, self.knots, x, step, z) @ self.weights
@@ -99,7 +106,7 @@ class Endings:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], steps: int, features: int) -> Endings:
-        """Restore from the result of ``arrays``, for a number of steps and of static features.
+        """Restore from the result of ``arrays``, for models with these steps and features.
 
         Raises
         ------
@@ -117,7 +124,10 @@ class Endings:
 
 
 def statics(numeric: np.ndarray, codes: np.ndarray, cardinalities: Sequence[int]) -> np.ndarray:
-    """Return the static features of a panel as numbers, float32 ``(rows, features)``."""
+    """Return the static features of a panel as numbers, float32 ``(rows, features)``.
+
+    A categorical feature is one-hot encoded.
+    """
     parts = [numeric]
     for column, count in zip(codes.T, cardinalities, strict=True):
         if count <= _CATEGORIES:
@@ -130,35 +140,51 @@ def width(numeric: int, cardinalities: Sequence[int]) -> int:
     return numeric + sum(count for count in cardinalities if count <= _CATEGORIES)
 
 
-def unlike(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
-    """Return how far items that stop differ from those that go on, and how many stop.
+def stop_difference(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
+    """Compare the items that stop being observed with those that go on.
 
-    An item stops at its last observation. The difference is the mean at the same step, in
-    standard deviations; 0 where it may be chance. ``y (items, steps)`` is scaled as in a panel.
+    An item stops at its last observation, if other items are observed later.
+
+    Parameters
+    ----------
+    y : ndarray, shape (items, steps)
+        Scaled as in a panel.
+    mask : ndarray, shape (items, steps), bool
+        Where y was observed.
+
+    Returns
+    -------
+    difference : float
+        The mean, over the items that stop, of their last value minus the mean of the items that go
+        on at the same step, in standard deviations; 0 if it is not significant.
+    count : int
+        The number of items that stop.
     """
     steps = mask.shape[1]
     known = np.where(mask.any(axis=1), steps - np.argmax(mask[:, ::-1], axis=1), 0)
-    apart = []
+    differences = []
     for step in range(steps - 1):
         stops, goes = known == step + 1, (known > step + 1) & mask[:, step]
         if stops.any() and goes.sum() > 1:
             spread = max(float(y[goes | stops, step].std()), 1e-6)
-            apart += ((y[stops, step] - y[goes, step].mean()) / spread).tolist()
-    count = len(apart)
+            differences += ((y[stops, step] - y[goes, step].mean()) / spread).tolist()
+    count = len(differences)
     if count < max(_FEWEST, 0.1 * len(mask)):
         return 0.0, count
-    mean, error = float(np.mean(apart)), float(np.std(apart)) / count**0.5
+    mean, error = float(np.mean(differences)), float(np.std(differences)) / count**0.5
     return (mean if abs(mean) > max(0.25, 3 * error) else 0.0), count
 
 
 def _features(
     steps: int, knots: np.ndarray, x: np.ndarray, step: np.ndarray, z: np.ndarray
 ) -> np.ndarray:
-    age = (_AGES - 1) * np.minimum(step / steps, 1.0)[:, None]
-    bumps = np.exp(-np.square(age - np.arange(_AGES)))
+    """The features of the regression: a constant, the functions of the step, the linear spline of
+    the standardised value ``z``, and x."""
+    place = (_STEP_FUNCTIONS - 1) * np.minimum(step / steps, 1.0)[:, None]
+    functions = np.exp(-np.square(place - np.arange(_STEP_FUNCTIONS)))
     z = np.clip(z, -5.0, 5.0)[:, None]
     one = np.ones((len(step), 1))
-    return np.concatenate([one, bumps, z, np.maximum(z - knots, 0.0), x], axis=1)
+    return np.concatenate([one, functions, z, np.maximum(z - knots, 0.0), x], axis=1)
 
 
 def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:
@@ -173,7 +199,7 @@ def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:
         slope = features.T @ (happened - chance) - penalty * weights
         curve = (features * (chance * (1 - chance))[:, None]).T @ features + np.diag(penalty)
         move = np.linalg.solve(curve, slope)
-        move *= min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))  # so that no step diverges
+        move *= min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))  # a bound, so that it converges
         weights = weights + move
         if np.abs(move).max() < 1e-8:
             break

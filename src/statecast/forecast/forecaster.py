@@ -1,4 +1,4 @@
-"""``Forecaster``: numbers, forecast as quantiles and joint paths."""
+"""``Forecaster``: forecasts of numbers, as quantiles and as joint sample paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from statecast.checks import check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, chunks
 from statecast.forecast.companions import Companions, first_steps
-from statecast.forecast.endings import Endings, statics, unlike
+from statecast.forecast.endings import Endings, statics, stop_difference
 from statecast.forecast.explanation import ForecastExplanation, effects
 from statecast.forecast.paths import Paths, quantile_columns
 from statecast.forecast.settings import ForecasterSettings, takes
@@ -24,7 +24,7 @@ from statecast.heads.by_name import HEADS
 from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks.batches import Batches, HeldOutBatches, TrainingBatches
 from statecast.networks.network import (
-    NOTHING,
+    EMPTY,
     AdvanceModel,
     Decoder,
     Network,
@@ -54,15 +54,15 @@ class _Predict(Ahead, total=False):
 
 
 class Forecaster(StateModel[ForecasterSettings]):
-    """Forecast the rest of a sequence of numbers from what an item is and how it began.
+    """Forecast the rest of a sequence of numbers from its static features and its first values.
 
     One fitted model serves every prefix length k from 0 up. The static features X set the initial
-    state of a recurrent network, the first k observations advance it, and the network goes on from
-    there in a closed loop. It is trained on all prefix lengths at once, as an ensemble in one
-    batched run. ``TokenForecaster`` is the class for tokens.
+    state of a recurrent network, and the first k observations advance it. After them the network
+    runs in a closed loop: where nothing was observed, its median forecast is the next input. All
+    prefix lengths are trained at once, and the members of the ensemble are trained as one batch.
+    ``TokenForecaster`` is the class for tokens.
 
-    A fitted forecaster may be used from several threads at once; its network runs for one of them
-    at a time.
+    Several threads may use a fitted forecaster at once; its network runs for one thread at a time.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     Raises
     ------
     ArgumentError
-        A value outside its range, a name that is no setting, or a setting that would do nothing.
+        A value outside its range, an unknown name, or a setting that would have no effect.
 
     Examples
     --------
@@ -137,52 +137,57 @@ class Forecaster(StateModel[ForecasterSettings]):
         Parameters
         ----------
         series : table, path or array, optional
-            The prefixes; k may differ from item to item. An item of ``static`` that is not
-            here has k = 0.
+            The prefixes; k may differ between items. An item that is in ``static`` only has k = 0.
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int, mapping, table, path or array
-            The last step to forecast, as the tables number steps (a year, where steps are years;
-            from 1 in arrays and for dates): a number for all items; or one for each item, as a
-            mapping of ids to steps, a table with the ids and a column ``until``, or an array
-            ``(items,)``. An item that is observed up to there has no rows. Beyond the longest
-            training item nothing was learnt: the network goes on in its closed loop, its level may
-            drift, and its intervals are not calibrated. A ``DataWarning`` says so.
+            The last step to forecast. Steps are numbered as in the tables: as years where they are
+            years; from 1 in arrays and where they are dates. Give one number for all items; or one
+            for each item, as a mapping of ids to steps, a table with the ids and a column
+            ``until``, or an array ``(items,)``. An item that is observed up to ``until`` has no
+            rows in the forecast. Steps beyond the longest training item raise a ``DataWarning``:
+            nothing was learnt about them, so the forecast may drift and its intervals are not
+            calibrated.
         h : int, optional
-            In place of ``until``: this many steps after each prefix.
+            The number of steps to forecast after each prefix, in place of ``until``.
         strict : bool
             Raise an error for an item that is observed up to ``until``.
         future : table, path or array, optional
-            As in ``fit``, for every step up to ``until``; from a state, for every step after
-            those that it has taken.
+            As in ``fit``, with a row for every step up to ``until``; with ``state``, for every step
+            from the state's next one to ``until``.
         level : float or sequence of float, optional
-            Central intervals, in percent; None or an empty list for none.
+            The coverages of the central intervals, in percent; None or an empty list for no
+            interval.
         quantiles : float or sequence of float, optional
             Further quantiles, between 0 and 1.
         calibrated : bool
-            Whether the quantiles are calibrated: adjusted on held-out items, for each prefix
-            length and horizon, so that the intervals hold for new items (split-conformal
-            calibration). False gives the quantiles of the models.
+            Whether to calibrate the quantiles on held-out items, for each prefix length and
+            horizon, so that an interval contains its share of the values of new items
+            (split-conformal calibration). False returns the quantiles of the models.
         state : State, optional
-            Forecast from this state, in place of ``series`` and ``static``. The rows of a state
-            without ids (a fork) are numbered from 0.
+            Forecast from this state, in place of ``series`` and ``static``. If the state has no
+            ids (a fork has none), its rows are numbered from 0.
 
         Returns
         -------
-        A table of the kind that came in: the id, the step, ``statecast`` (the median), and
-        ``statecast-lo-80``, ``statecast-hi-80``, ... and ``statecast-q-0.1``, ... For arrays,
-        a dict of arrays ``(items, until)``, NaN on the prefix. Several targets have columns of
-        their own, ``statecast-lat``, ``statecast-lat-lo-80``, ..., or a last axis
-        ``(items, until, targets)``.
+        A table of the input's kind (pandas, polars, Arrow; polars for a path) with the columns:
+        the id, the step, ``statecast`` (the median), ``statecast-lo-80``, ``statecast-hi-80``, ...
+        and ``statecast-q-0.1``, ..., float64 in the units of y. Several targets have a column for
+        each: ``statecast-lat``, ``statecast-lat-lo-80``, ... For arrays it is a dict of float64
+        arrays ``(items, until)``, for several targets ``(items, until, targets)``, NaN on the
+        prefix.
 
         Raises
         ------
         DataError
             Tables that cannot be used; with ``strict``, ``until`` not beyond an item's prefix.
         ArgumentError
-            Neither or both of ``until`` and ``h``; an argument outside what it may be.
+            Neither or both of ``until`` and ``h``; an argument outside its range; both ``state``
+            and tables; a forecast that leaves the range of float32.
         StateError
             A state that this forecaster did not make.
+        NotFittedError
+            The forecaster is not fitted.
         """
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         columns = quantile_columns(level, quantiles)
@@ -213,18 +218,18 @@ class Forecaster(StateModel[ForecasterSettings]):
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
     ) -> np.ndarray:
-        """The forecast of a panel as an array, in original units. With several targets its steps
-        are the panel's positions.
+        """Quantile forecasts of a panel, as an array.
 
-        Every step is forecast from X and the observations before it, so the steps of the prefix
-        hold forecasts one step ahead, which are the network's alone.
+        Every step is forecast from X and the observations before it. At the steps of the prefix
+        these are one-step-ahead forecasts of the network, without analogues and calibration. With
+        several targets the axis of steps has the panel's positions: one for each target of a step.
 
         Parameters
         ----------
         panel : Panel
-            As ``schema.panel`` makes it. Future covariates that it does not have are unknown.
+            From ``schema.panel``. Future covariates that it does not have are unknown.
         until : int
-            The last step.
+            The last step (the last position, with several targets), from 1.
         levels : sequence of float
             Between 0 and 1.
         calibrated : bool
@@ -233,11 +238,12 @@ class Forecaster(StateModel[ForecasterSettings]):
         Returns
         -------
         array, float64, ``(rows, until, len(levels))``
+            In the units of y.
 
         Raises
         ------
         ArgumentError
-            ``calibrated`` that is no boolean; a forecast beyond the range of float32.
+            ``calibrated`` is not a boolean; a forecast leaves the range of float32.
         """
         check_flag("calibrated", calibrated)
         return self._quantiles(panel, np.full(panel.rows, until), until, levels, calibrated)
@@ -250,16 +256,16 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels: Sequence[float],
         calibrated: bool,
     ) -> np.ndarray:
-        """``quantiles``, checked to be finite up to each row's ``last`` position."""
+        """``quantiles``, which must be finite up to each row's ``last`` position."""
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(len(panel.ids)):
             part = panel.take(rows)
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)
             covariates = _covariates(part, np.arange(reach)[None])
             leaves = self._start(part)
-            own, _ = self._run(leaves, value, observed, np.ones_like(observed), covariates)
+            network, _ = self._run(leaves, value, observed, np.ones_like(observed), covariates)
             leaves |= self._companions.advance(leaves, part)
-            parts.append(self._combine(own, leaves, part.known, levels, calibrated))
+            parts.append(self._combine(network, leaves, part.known, levels, calibrated))
         scaled = _joined(parts, (reach, len(levels)))
         self._check_range(scaled, panel.ids, panel.known, last + reach - until)
         latest = panel.latest if self.schema.bridges else None
@@ -279,10 +285,11 @@ class Forecaster(StateModel[ForecasterSettings]):
     ) -> Paths:
         """Joint sample paths of the steps after each item's prefix.
 
-        A path is drawn step by step, and each draw is taken in as if it had been observed. The
-        paths then keep their ranks at every step and take the values of the forecast's quantiles
-        there (ensemble copula coupling, Schefzik et al. 2013), so that paths and ``predict`` agree.
-        An item's draws depend on the seed and its id alone.
+        A path is drawn step by step, and each draw is the network's next input. At every step the
+        drawn values are then replaced by quantiles of the calibrated forecast, in the order of
+        their ranks (ensemble copula coupling: Schefzik et al. 2013). So the paths have the
+        dependence between steps that the network learnt, and the quantiles that ``predict`` gives.
+        An item's draws depend only on the seed and its id.
 
         Parameters
         ----------
@@ -294,12 +301,16 @@ class Forecaster(StateModel[ForecasterSettings]):
         Returns
         -------
         Paths
-            It is in memory as a whole. Many items can be simulated in parts, which changes no path.
+            All paths are in memory. Items may be simulated in several calls: their paths are the
+            same.
 
         Raises
         ------
+        DataError, StateError, NotFittedError
+            As ``predict``.
         ArgumentError
-            More paths than fit into memory, beside what ``predict`` raises.
+            As ``predict``; more than 250,000,000 values (items x paths x steps x targets) in one
+            call.
         """
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         paths = check_whole("paths", paths)
@@ -315,7 +326,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             known, ids, origin = self._position(state)
             last = self._last(horizon, ids, known, strict)
             plans, origin = self._plans(future, horizon, ids, known, origin)
-            if state.ids is None:  # a fork: its rows draw by their numbers
+            if state.ids is None:  # a fork: the number of a row takes the place of its id
                 state = State(state.leaves, ids, state.fingerprint)
         reach = self._reach(last)
         if len(ids) * paths * reach > _MOST_DRAWN:
@@ -368,20 +379,21 @@ class Forecaster(StateModel[ForecasterSettings]):
         future: Any = None,
         analogues: int = 5,
     ) -> ForecastExplanation:
-        """What moved each item's forecast: its observations, its static features, and the most
+        """The effects of each item's observations and static features on its forecast, and the most
         similar training items.
 
         Each observation and each static feature is masked in turn (occlusion), and the forecast
-        without it is compared; see ``forecast.explanation`` for what that can tell and what it
-        cannot. It takes a forecast for each of them. With several targets an observation is that of
-        one target at a step, and the forecasts of all targets are compared.
+        without it is compared with the forecast; ``forecast.explanation`` describes what an effect
+        means. The cost is one forecast for each observation and feature. With several targets, each
+        target's observation at a step is masked separately, and the effect on the forecast of every
+        target is given.
 
         Parameters
         ----------
         series, static, until, h, strict, future
-            As in ``predict``. Covariates stay as they are, and are not explained.
+            As in ``predict``. Covariates are never masked, so they have no effects.
         analogues : int
-            How many training items to name; 0 for none.
+            The number of most similar training items to name; 0 for none.
 
         Returns
         -------
@@ -389,7 +401,9 @@ class Forecaster(StateModel[ForecasterSettings]):
 
         Raises
         ------
-        DataError, ArgumentError
+        DataError, NotFittedError
+            As ``predict``.
+        ArgumentError
             As ``predict``; ``analogues`` below 0.
         """
         analogues = check_whole("analogues", analogues, 0)
@@ -402,8 +416,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         last_of = dict(zip(panel.ids.tolist(), last.tolist(), strict=True))
 
         def median(part: Panel) -> np.ndarray:
-            own = np.array([last_of[item] for item in part.ids.tolist()], int)
-            return self._quantiles(part, own, reach, [0.5], True)[..., 0]
+            last = np.array([last_of[item] for item in part.ids.tolist()], int)
+            return self._quantiles(part, last, reach, [0.5], True)[..., 0]
 
         observations, statics = effects(
             median,
@@ -461,8 +475,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         if found.stacking is None:
             warn(
                 f"Expected at least {FEWEST} held-out items to calibrate intervals on; received "
-                f"{held.any(axis=0).sum()} of {panel.rows} training items. Intervals are the "
-                "network's own, and too narrow."
+                f"{held.any(axis=0).sum()} of {panel.rows} training items. The intervals are not "
+                "calibrated, and too narrow."
             )
         return found
 
@@ -479,7 +493,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         return decoder, options
 
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
         process.check_backend()
         decoder, options = self._plan(schema)
@@ -510,19 +524,21 @@ class Forecaster(StateModel[ForecasterSettings]):
         return Companions.from_arrays(arrays, schema, ends=self.settings.ends)
 
     def _learn_endings(self, schema: Schema | Targets, panel: Panel) -> Endings | None:
-        """The endings, with ``ends=True``; else warn of items that seem to have ended."""
+        """The endings, with ``ends=True``. Otherwise None, with a warning if the items that stop
+        being observed differ from the others."""
         s, count = self.settings, len(self.settings.targets)
         if not s.ends:
             for place, target in enumerate(s.targets):
                 own = panel.of(place) if count > 1 else panel
-                apart, stops = unlike(own.y, own.mask)
-                if apart:
+                difference, stops = stop_difference(own.y, own.mask)
+                if difference:
+                    side = "below" if difference < 0 else "above"
                     warn(
-                        f"Column {target!r}: items that stop being observed before the longest "
-                        f"({stops} of {panel.rows}) lie {'below' if apart < 0 else 'above'} those "
-                        f"that go on, by {abs(apart):.2g} standard deviations of a step. What is "
-                        "forecast is the value of an item that goes on, and totals count every "
-                        "item up to the last step. Fit with ends=True where such items have ended."
+                        f"Column {target!r}: {stops} of {panel.rows} items stop being observed "
+                        f"before the longest one. On average they lie {abs(difference):.2g} "
+                        f"standard deviations of a step {side} the items that go on. A forecast is "
+                        "the value of an item that goes on, and totals count every item up to the "
+                        "last step. Fit with ends=True if these items ended."
                     )
             return None
         one = schema.of(s.targets[0])
@@ -553,7 +569,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _advance(
         self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
     ) -> dict[str, np.ndarray]:
-        # Each row goes on after its own steps.
+        # The panel's steps from each row's `known + 1` on, moved to begin at column 0.
         more = (panel.known - known)[:, None]
         ahead = np.arange(more.max(initial=0))
         at = known[:, None] + ahead
@@ -577,8 +593,11 @@ class Forecaster(StateModel[ForecasterSettings]):
         active: np.ndarray,
         covariates: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The network's quantiles ``(rows, steps, len(QUANTILE_LEVELS))``, and the leaves after the
-        ``active`` steps."""
+        """Run the network from ``leaves``.
+
+        Returns its quantiles ``(rows, steps, len(QUANTILE_LEVELS))``, and the leaves after the
+        ``active`` steps.
+        """
         steps = value.shape[1]
         if not steps:
             return np.zeros((len(value), 0, len(QUANTILE_LEVELS)), "float32"), leaves
@@ -604,7 +623,7 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     def _combine(
         self,
-        own: np.ndarray,
+        network: np.ndarray,
         leaves: Mapping[str, np.ndarray],
         known: np.ndarray,
         levels: Sequence[float],
@@ -612,11 +631,11 @@ class Forecaster(StateModel[ForecasterSettings]):
     ) -> np.ndarray:
         """``Companions.combine`` with this schema."""
         return self._companions.combine(
-            own, leaves, known, levels, self.schema, calibrated=calibrated
+            network, leaves, known, levels, self.schema, calibrated=calibrated
         )
 
     def _reach(self, last: np.ndarray) -> int:
-        """The last position of all rows. Warns if it is beyond the longest training item."""
+        """The largest last position of all rows. Warns if it is beyond the training items."""
         count = len(self.settings.targets)
         longest = int(last.max(initial=0)) // count
         schema = self.schema
@@ -624,21 +643,24 @@ class Forecaster(StateModel[ForecasterSettings]):
             begins = f" from {schema.first} on" if schema.first > 1 else ""
             warn(
                 f"until: {schema.number(longest)} is beyond the longest training item, which had "
-                f"{schema.steps} steps{begins}. Nothing was learnt of later ones: the network goes "
-                "on in its closed loop, its level may drift, and its intervals are not calibrated."
+                f"{schema.steps} steps{begins}. Nothing was learnt about later steps: their "
+                "forecasts may drift, and their intervals are not calibrated."
             )
         return max(longest, 1) * count
 
     def _panel(self, series: Any, static: Any, future: Any, horizon: Horizon) -> Panel:
-        """The panel of a forecast. Future covariates after a row's last step, which ``reach`` may
-        need, are optional: they are unknown where there are none."""
+        """The panel of a forecast.
+
+        ``Schema.reach`` may ask for steps after a row's last step. The future covariates of these
+        steps are optional; missing ones are unknown.
+        """
         panel = self.schema.panel(series, static, future=future, until=horizon.last)
         return replace(panel, future=self._unknown(panel.future, horizon, panel.ids, panel.known))
 
     def _unknown(
         self, plans: Covariates | None, horizon: Horizon, ids: np.ndarray, known: np.ndarray
     ) -> Covariates | None:
-        """Future covariates, unknown after each row's last step where there are none."""
+        """The future covariates; those missing after a row's last step are marked as unknown."""
         count = len(self.settings.targets)
         return plans and plans.unknown(horizon.last(ids, known // count) * count)
 
@@ -650,18 +672,20 @@ class Forecaster(StateModel[ForecasterSettings]):
         known: np.ndarray,
         origin: np.ndarray | None,
     ) -> tuple[Covariates | None, np.ndarray | None]:
-        """The future covariates of a state's items, and the dates of their step 1."""
+        """The future covariates of a state's items, and the date of step 1 of each."""
         if future is None and not self.schema.future.kinds:
             return None, origin
         panel = self.schema.new_rows(
             None, ids, future=future, known=known, origin=origin, until=horizon.last
         )
-        assert panel.future is not None  # fit had some
+        assert panel.future is not None  # the schema has future covariates
         return self._unknown(panel.future, horizon, ids, known), panel.origin
 
     def _check_leaves(self, leaves: Mapping[str, np.ndarray], ids: np.ndarray) -> None:
-        """Raise ``ArgumentError`` unless the numbers of a new state are finite: over a long gap the
-        network takes in its own forecasts."""
+        """Raise ``ArgumentError`` unless the numbers of a new state are finite.
+
+        They may not be: over a long gap the network's forecasts are its inputs, and may grow.
+        """
         for leaf in leaves.values():
             finite = np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
             wrong = np.flatnonzero(~finite)
@@ -675,8 +699,8 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _check_range(
         self, found: np.ndarray, ids: np.ndarray, known: np.ndarray, last: np.ndarray
     ) -> None:
-        """Raise ``ArgumentError`` unless a scaled forecast ``(rows, positions, n)`` is finite
-        after each row's prefix, up to its last position; see decision 30."""
+        """Raise ``ArgumentError`` unless a scaled forecast ``(rows, positions, n)`` is finite from
+        the end of each row's prefix to its last position; see decision 30."""
         finite = np.isfinite(found).all(axis=2)
         at = np.arange(found.shape[1])
         wrong = np.argwhere(~finite & (at >= known[:, None]) & (at < last[:, None]))
@@ -690,7 +714,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             )
 
     def _growth(self) -> str:
-        """Which weight makes the values of this model leave float32."""
+        """The weight that makes the values of this model leave float32, for messages."""
         weights = {n: float(np.abs(w).max(initial=0.0)) for n, w in self._weights().items()}
         factor, largest = weights["decoder/head/residual"], max(weights, key=weights.__getitem__)
         if factor > 1:
@@ -701,7 +725,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         return f"The largest of the model's weights, {largest}, is {weights[largest]:.3g}."
 
     def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
-        """Run a compiled model in chunks, padded to few sizes, so that few shapes are compiled."""
+        """Run a compiled model on chunks of rows.
+
+        A chunk is padded to a power of two, so that few shapes are compiled.
+        """
         process.check_backend()
         parts = []
         for chunk in chunks(len(next(iter(inputs.values())))):
@@ -725,8 +752,10 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _unscale(
         self, scaled: np.ndarray, known: np.ndarray, latest: np.ndarray | None
     ) -> np.ndarray:
-        """A scaled forecast ``(rows, steps, levels)`` after ``known`` steps in original units,
-        float64. Steps at which no training item was observed are interpolated."""
+        """A scaled forecast ``(rows, steps, levels)`` in the units of y, float64.
+
+        Steps at which no training item was observed are interpolated.
+        """
         levels = np.moveaxis(scaled, -1, 1)
         return np.moveaxis(self.schema.unscale_rest(levels, known, latest), 1, -1)
 
@@ -740,17 +769,19 @@ class Forecaster(StateModel[ForecasterSettings]):
         calibrated: bool,
         plans: Covariates | None,
     ) -> np.ndarray:
-        """Quantiles from a state on, ``(rows, until, levels)``, NaN on the steps it has taken.
-        They are checked to be finite up to each row's ``last`` position."""
+        """Quantiles from a state, ``(rows, until, levels)``, NaN at the steps it has taken.
+
+        They must be finite up to each row's ``last`` position.
+        """
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(state.rows):
             first = int(known[rows].min())
             nothing = np.zeros((len(rows), reach - first), "float32")
             leaves = dict(state.take(rows).leaves)
             covariates = self._covariates_ahead(plans, rows, known[rows], reach)
-            own, _ = self._run(leaves, nothing, nothing, np.ones_like(nothing), covariates)
-            own = _aligned(own, known[rows], reach)
-            parts.append(self._combine(own, leaves, known[rows], levels, calibrated))
+            network, _ = self._run(leaves, nothing, nothing, np.ones_like(nothing), covariates)
+            network = _aligned(network, known[rows], reach)
+            parts.append(self._combine(network, leaves, known[rows], levels, calibrated))
         scaled, ids = _joined(parts, (reach, len(levels))), state.ids
         ids = np.arange(state.rows) if ids is None else ids
         self._check_range(scaled, ids, known, last + reach - until)
@@ -760,7 +791,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _covariates_ahead(
         self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int
     ) -> dict[str, np.ndarray]:
-        """The covariates of the steps after each row's own ``known`` ones."""
+        """The covariates of the steps after each row's first ``known`` steps."""
         steps, covariates = until - int(known.min()), {}
         if plans is not None:
             covariates |= plans.take(rows).at(known[:, None] + np.arange(steps)).named("future")
@@ -777,9 +808,9 @@ class Forecaster(StateModel[ForecasterSettings]):
         first = int(known.min())
         uniform = np.stack(
             [self._stream(item).random((until, share * members), "float32") for item in state.ids]
-        )  # by step first: a longer forecast begins with the same draws
+        )  # drawn step by step, so that a longer forecast begins with the same draws
         uniform = np.clip(uniform, 1e-6, 1 - 1e-6)
-        # Each row starts after its own prefix, so its draws are shifted by it.
+        # A step has the same draw for every prefix, so a row's draws begin at its step `known`.
         steps = np.minimum(known[:, None] + np.arange(until - first), until - 1)
         uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
         uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
@@ -794,19 +825,24 @@ class Forecaster(StateModel[ForecasterSettings]):
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
     def _couple_targets(self, drawn: np.ndarray, state: State, known: np.ndarray) -> np.ndarray:
-        """The ranks of the paths of several targets, ``(rows, paths, positions)``, between 0 and 1.
+        """The relative ranks of the paths of several targets.
 
         The network and the linear model both learn how targets depend on each other. The linear
-        model draws the share of the paths that the analogues have in the forecast; a path's rank is
-        that among the paths of its own model.
+        model draws a share of the paths: the weight of the analogues in the forecast. The rank of a
+        path is the one among the paths of the same model.
+
+        Returns
+        -------
+        array, float64, ``(rows, paths, positions)``
+            Between 0 and 1.
         """
         found, stacking = self._companions.analogues, self._companions.stacking
         _, paths, until = drawn.shape
         if found is None or stacking is None:
             return drawn
         share = np.rint((1.0 - stacking.share(known)) * paths).astype(int)
-        familiar = state.at_rest()["analogues/familiar"] > 0
-        share = np.where((known < found.steps) & familiar, share, 0)
+        usable = state.at_rest()["analogues/usable"] > 0
+        share = np.where((known < found.steps) & usable, share, 0)
         # Beyond the longest training item the deviations stay as they are at its last step.
         count = len(self.settings.targets)
         at = np.arange(until)
@@ -828,7 +864,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _end_paths(
         self, state: State, known: np.ndarray, drawn: np.ndarray, marginal: np.ndarray
     ) -> np.ndarray:
-        """Let paths end at random.
+        """End paths at random, with the learnt probability after each step.
 
         Parameters
         ----------
@@ -837,13 +873,13 @@ class Forecaster(StateModel[ForecasterSettings]):
         drawn : array, ``(rows, paths, steps)``
             Scaled paths.
         marginal : array, ``(rows, paths, steps)``
-            In original units: as many quantiles of an item that goes on, rising along the paths.
+            Quantiles of an item that does not end, in the units of y, increasing along the paths.
 
         Returns
         -------
-        array, ``(rows, paths, steps)``
-            In original units, NaN from the end of a path on. At each step the paths that go on have
-            the quantiles of ``marginal`` in the order of ``drawn``.
+        array, float64, ``(rows, paths, steps)``
+            In the units of y, NaN after the end of a path. At each step the paths that have not
+            ended have quantiles of ``marginal``, in the order of ``drawn``.
         """
         endings, one = self._companions.endings, self.schema.of(self.settings.targets[0])
         assert endings is not None  # with ends=True
@@ -858,7 +894,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         x = np.repeat(x, paths, axis=0)
         uniform = np.stack([self._stream(i, "/ends").random((reach, paths)) for i in state.ids])
         values, alive = np.full(drawn.shape, np.nan), np.ones((rows, paths), bool)
-        for step in range(int(known.min()), reach):  # the number of steps before it
+        for step in range(int(known.min()), reach):  # from 0
             begun = known <= step
             if step:
                 before = one.line(values[:, :, step - 1])
@@ -874,13 +910,13 @@ class Forecaster(StateModel[ForecasterSettings]):
         return values
 
     def _warn_undated(self, ids: np.ndarray, origin: np.ndarray | None) -> None:
-        """Warn of items without a date: which of their steps are closed is unknown."""
+        """Warn about items without a date: it is unknown which of their steps are closed."""
         undated = np.zeros(0, int) if origin is None else np.flatnonzero(np.isnat(origin))
         if self.schema.calendar and len(undated):
             warn(
-                f"{len(undated):,} items have no date (item {ids[undated[:1]].tolist()[0]!r}), so "
-                f"their forecasts have steps that may be closed ({self.schema.calendar}), and "
-                "totals count them."
+                f"{len(undated):,} items have no date (the first is item "
+                f"{ids[undated[:1]].tolist()[0]!r}). Their forecasts and totals include steps that "
+                f"may be closed ({self.schema.calendar})."
             )
 
 
@@ -889,7 +925,10 @@ def _joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _few_lengths(array: np.ndarray, value: Any = 0, axis: int = -1) -> np.ndarray:
-    """The axis of steps padded to one or a multiple of eight, so that few lengths are compiled."""
+    """Pad the axis of steps to a multiple of eight, so that few lengths are compiled.
+
+    A single step is not padded.
+    """
     steps = array.shape[axis]
     more = np.zeros((array.ndim, 2), int)
     more[axis, 1] = 0 if steps == 1 else -steps % 8
@@ -897,8 +936,10 @@ def _few_lengths(array: np.ndarray, value: Any = 0, axis: int = -1) -> np.ndarra
 
 
 def _covariates(panel: Panel, steps: np.ndarray) -> dict[str, np.ndarray]:
-    """The panel's covariates at ``steps``, ``(rows or 1, n)`` from 0. Past covariates are there on
-    the prefix alone."""
+    """The panel's covariates at ``steps``, ``(rows or 1, n)``, from 0.
+
+    Past covariates are known at the steps of the prefix only.
+    """
     steps = np.broadcast_to(steps, (panel.rows, steps.shape[1]))
     found = {} if panel.future is None else panel.future.at(steps).named("future")
     if panel.past is not None:
@@ -908,7 +949,8 @@ def _covariates(panel: Panel, steps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:
-    """``(rows, steps, ...)`` that begin after each row's prefix, moved to their own steps."""
+    """Move each row of ``(rows, steps, n)``, whose first step follows the row's prefix, to the
+    right by the prefix length; the result is ``(rows, until, n)``, NaN on the prefix."""
     out = np.full((len(array), until, array.shape[2]), np.nan, array.dtype)
     row, step = np.nonzero(np.arange(until) >= known[:, None])
     out[row, step] = array[row, step - known[row]]

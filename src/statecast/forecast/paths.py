@@ -1,4 +1,4 @@
-"""``Paths``: joint sample paths, and the distributions of their totals and peaks."""
+"""``Paths``: joint sample paths, and distributions of their totals, peaks and times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 from statecast.tables.targets import Targets
 
-_PATH_VALUES = 4_000_000  # values of paths reduced at once: a bound on memory
+_PATH_VALUES = 4_000_000  # the most values that are summarised at once: it bounds memory
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,22 @@ class Paths:
     ----------
     ids : array, ``(items,)``
     known : array of int, ``(items,)``
-        Each item's prefix length; its paths begin at the step after.
+        The prefix length of each item. Its paths begin at the next step.
     values : array, float64, ``(items, paths, until)``
-        In original units, NaN on the prefix. With several targets
-        ``(items, paths, until, targets)``: path i of one target is sampled jointly with path i of
-        the others.
-    last : array of int, ``(items,)``, or None
-        Each item's last step, after which its values are NaN; None if it is ``until`` for all.
+        In the units of y; NaN on the prefix, at closed steps and after the end of a path. With
+        several targets ``(items, paths, until, targets)``; path i of all targets is one joint
+        sample.
+    schema : Schema or Targets
+        Of the forecaster.
+    origin : array of datetime64, ``(items,)``, or None
+        The date of each item's step 1; None if steps are numbers.
+    kind : Kind or None
+        The library of the tables and the type of the ids; None if the paths start from a state.
     observed : array, float64, ``(items, steps)``, or None
         The prefixes, NaN where nothing was observed; with several targets
-        ``(items, steps, targets)``; None if the paths start from a state.
+        ``(items, steps, targets)``. None if the paths start from a state.
+    last : array of int, ``(items,)``, or None
+        The last step of each item, after which its values are NaN. None if it is ``until`` for all.
 
     Examples
     --------
@@ -84,7 +90,7 @@ class Paths:
         )
 
     def of(self, target: str) -> Paths:
-        """The paths of one of several targets, for its total, peak and time to a threshold.
+        """The paths of one target, for its ``total``, ``peak`` and ``time_to``.
 
         Raises
         ------
@@ -103,8 +109,8 @@ class Paths:
 
         Returns
         -------
-        A table of the kind that came in: the id, the step and ``alive``, from 0 to 1. Without
-        ``ends`` it is 1 everywhere. For arrays, a dict of arrays ``(items, until)``.
+        A table of the input's kind: the id, the step and ``alive``, from 0 to 1. It is 1 if the
+        forecaster was fitted with ``ends=False``. For arrays, a dict of arrays ``(items, until)``.
         """
         values = self.values.reshape(*self.values.shape[:3], -1)[..., 0]
         schema, last = self.schema.of(self.schema.targets[0]), self.last
@@ -124,31 +130,31 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """The distribution of each item's total: the sum over the steps of a path.
+        """The distribution of each item's total, which is the sum of a path's values.
 
-        Steps after the end of a path add nothing.
+        After the end of a path the values count as 0.
 
         Parameters
         ----------
         since : int, optional
-            The first step to count; default each item's first forecast step. With step 1 it
-            is the total of the whole item, observations included.
+            The first step that is counted; by default each item's first forecast step. If it is in
+            the prefix, the observations from it on are counted too.
         level, quantiles
             As in ``Forecaster.predict``.
 
         Returns
         -------
-        A table of the kind that came in, with a row for each item: the id, ``statecast`` (the
-        median), ``statecast-lo-80``, ... in original units. For arrays, a dict of arrays
+        A table of the input's kind, with a row for each item: the id, ``statecast`` (the median),
+        ``statecast-lo-80``, ..., float64 in the units of y. For arrays, a dict of arrays
         ``(items,)``.
 
         Raises
         ------
         DataError
-            A step from ``since`` on was not observed, so the total is unknown.
+            A step of the prefix from ``since`` on was not observed, so that the total is unknown.
         ArgumentError
-            ``since`` is after ``until``; or it is within the prefix and the paths start from a
-            state, which does not hold the observations.
+            Paths of several targets; ``since`` outside the steps; ``since`` in a prefix if the
+            paths start from a state, which does not hold the observations.
         """
         columns = quantile_columns(level, quantiles)
         (totals,) = self._reduced(since, lambda rest, _: (np.nansum(rest, axis=-1),))
@@ -161,17 +167,17 @@ class Paths:
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
     ) -> Any:
-        """The distributions of each item's largest value and of the first step that has it.
+        """The distributions of each item's largest value, and of the first step with this value.
 
-        Parameters, returns and errors are those of ``total``. There are also columns for the step:
-        ``step``, ``step-lo-80``, ...
+        Parameters, result and errors are those of ``total``. The result also has columns for the
+        step: ``step``, ``step-lo-80``, ...
         """
         columns = quantile_columns(level, quantiles)
 
         def highest(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             known = np.where(np.isnan(rest), -np.inf, rest)
             value, step = known.max(axis=-1), known.argmax(axis=-1) + float(self.schema.first)
-            nothing = np.isneginf(value)  # no open step, or the item ended with its prefix
+            nothing = np.isneginf(value)  # every step is closed or after the path's end
             return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
 
         value, step = self._reduced(since, highest)
@@ -191,7 +197,7 @@ class Paths:
         Parameters
         ----------
         threshold : float or array, ``(items,)``
-            In original units.
+            In the units of y.
         falling : bool
             If True, the first step at which the value is at or below the threshold.
         since, level, quantiles
@@ -199,13 +205,16 @@ class Paths:
 
         Returns
         -------
-        As ``total`` does, in the steps of the tables, and ``never``: the share of paths that do
-        not reach it up to ``until``. A quantile that falls among those paths is NaN.
+        A table as that of ``total``, with steps in place of values, numbered as in the tables. The
+        column ``never`` is the share of paths that do not reach the threshold up to ``until``. A
+        quantile is NaN if it belongs to one of these paths.
 
         Raises
         ------
-        As ``total`` does; ArgumentError for a threshold that is not a number, or not one for each
-        item.
+        DataError
+            As ``total``.
+        ArgumentError
+            As ``total``; a threshold that is neither a number nor a number for each item.
         """
         columns = quantile_columns(level, quantiles)
         check_flag("falling", falling)
@@ -221,8 +230,8 @@ class Paths:
         limit, number = np.broadcast_to(given, self.ids.shape), float(self.schema.first)
 
         def first(rest: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray]:
-            beside = limit[rows, None, None]
-            reached = rest <= beside if falling else rest >= beside
+            threshold = limit[rows, None, None]
+            reached = rest <= threshold if falling else rest >= threshold
             return (np.where(reached.any(axis=-1), reached.argmax(axis=-1) + number, np.inf),)
 
         (step,) = self._reduced(since, first)
@@ -232,15 +241,16 @@ class Paths:
     def _reduced(
         self, since: int | None, reduce: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
     ) -> list[np.ndarray]:
-        """Apply ``reduce`` to the steps from ``since`` on, in parts that bound the memory.
+        """Apply ``reduce`` to the steps from ``since`` on, for some rows at a time.
 
         ``reduce`` takes float64 ``(rows, paths, until)``, NaN before ``since``, and returns arrays
         ``(rows, paths)``.
         """
         if not isinstance(self.schema, Schema):
             raise ArgumentError(
-                "Expected paths of one target, as several have no common unit; received those of "
-                f"{list(self.schema.targets)}. Take one: paths.of({self.schema.targets[0]!r})."
+                "Expected paths of one target, as several targets have no common unit; received "
+                f"paths of {list(self.schema.targets)}. Select one: "
+                f"paths.of({self.schema.targets[0]!r})."
             )
         _, paths, until = self.values.shape
         least, most = self.schema.number(1), self.schema.number(until)
@@ -257,8 +267,8 @@ class Paths:
         if past.any():
             if self.observed is None:
                 raise ArgumentError(
-                    "since: expected a step after every prefix, as these paths go on from a "
-                    f"state, which does not hold what was observed; received {since}. Simulate "
+                    "since: expected a step after every prefix, as these paths start from a "
+                    f"state, which does not hold the observations; received {since}. Simulate "
                     "from the series instead."
                 )
             width = min(until, self.observed.shape[1])
@@ -269,8 +279,8 @@ class Paths:
                 item = self.ids[row : row + 1].tolist()[0]
                 raise DataError(
                     f"since: expected no gap between step {since} and the end of the prefix; item "
-                    f"{quoted(item)} was not observed at step {at + least}. Begin after it, or "
-                    "leave that item out.",
+                    f"{quoted(item)} was not observed at step {at + least}. Choose a later step, "
+                    "or leave that item out.",
                     column=self.schema.target_col,
                     item=item,
                 )
@@ -295,28 +305,29 @@ def _known_quantile(
     if not np.isnan(drawn).any():
         return np.quantile(drawn, list(columns.values()), axis=1, method=method)
     found = np.full((len(columns), len(drawn)), np.nan)
-    for item, own in enumerate(drawn):
-        own = own[~np.isnan(own)]
-        if len(own):
-            found[:, item] = np.quantile(own, list(columns.values()), method=method)
+    for item, samples in enumerate(drawn):
+        samples = samples[~np.isnan(samples)]
+        if len(samples):
+            found[:, item] = np.quantile(samples, list(columns.values()), method=method)
     return found
 
 
 def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Quantiles of samples ``(items, paths)``, by the name of the column."""
+    """Quantiles ``(items,)`` of samples ``(items, paths)``, by the name of the column."""
     found = _known_quantile(drawn, columns)
     return dict(zip(columns, found, strict=True))
 
 
 def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
-    """As ``_quantiles``, for steps: each is the step of some path; NaN where it is infinite."""
+    """As ``_quantiles``, for steps. A quantile is the step of one of the paths, not interpolated;
+    NaN if it is infinite."""
     found = _known_quantile(step, columns, method="inverted_cdf")
     found = np.where(np.isinf(found), np.nan, found)
     return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
 
 
 def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
-    """The columns of a forecast: name to the level of the quantile.
+    """The columns of a forecast, by name, with the levels of their quantiles.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Settings: each is declared once, as a field with its meaning, its default and its range.
 
-The constructor of a forecaster, its docstring, the options of the command line and the check of
-a model file all read the declarations here. Nothing heavy is imported, as the command line needs
-them before it answers ``--help``.
+The constructor of a forecaster, its docstring, the options of the command line and the check of a
+model file use these declarations. Keras and NumPy are imported only when a value is checked, so
+that ``statecast --help`` is fast.
 """
 
 # ruff: noqa: RUF009  `setting` makes a field
@@ -26,29 +26,29 @@ HeadName = Literal[
 ConditioningName = Literal["state", "inputs", "both"]
 TransformName = Literal["auto", "none", "log", "positive", "logit", "counts"]
 
-_LARGEST = 1e300  # of a real number: whole numbers may be larger than any float
+_LARGEST = 1e300  # the largest real number: a whole number may be larger than any float
 
-# -- what a setting is -----------------------------------------------------------------------
+# -- the declaration of a setting ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a setting may have.
+    """The allowed values of a setting.
 
     Attributes
     ----------
     expected : str
-        In words, for messages: ``"a whole number from 1 to 16"``.
+        A description for messages: ``"a whole number from 1 to 16"``.
     type : str
-        In the notation of docstrings: ``"int"``.
+        The type in docstrings: ``"int"``.
     option : type
-        Of the option on the command line.
+        The type of the option on the command line.
     holds : callable
-        Whether a value is one of them.
+        Returns whether a value is allowed.
     convert : callable
-        A value to the form in which it is kept.
+        Converts an allowed value to the form in which it is stored.
     names : tuple of str
-        The values, where there are few.
+        The values, if they are names.
     """
 
     expected: str
@@ -69,13 +69,13 @@ class Setting:
         One sentence.
     allowed : Range
     default : Any
-        None where the setting may be left out.
+        None if the setting may be None.
     several : Any
-        The default for several targets, None where it is the same.
+        The default for several targets; None if it is the same.
     details : str
-        Further sentences, for the docstring alone.
+        Further sentences, for the docstring only.
     unset : str
-        What None stands for, where it is the default.
+        The meaning of the default None.
     """
 
     meaning: str
@@ -86,7 +86,7 @@ class Setting:
     unset: str = ""
 
     def check(self, name: str, value: Any) -> Any:
-        """The value in the form in which it is kept.
+        """The value in the form in which it is stored.
 
         Raises
         ------
@@ -130,7 +130,7 @@ def with_default(name: str, default: Any) -> Any:
 
 
 def _field(declared: Setting) -> Any:
-    # A default that depends on the number of targets is filled in later.
+    # A default that depends on the number of targets is set later.
     default = declared.default if declared.several is None else None
     return field(default=default, kw_only=True, metadata={"setting": declared})
 
@@ -158,7 +158,7 @@ def whole(least: int = 1, most: int | None = None) -> Range:
 
 
 def real(expected: str, holds: Callable[[float], bool]) -> Range:
-    """Real numbers, as far as ``holds`` says."""
+    """Real numbers for which ``holds`` is true; ``expected`` describes them."""
 
     def in_range(value: Any) -> bool:
         from statecast.checks import is_number  # with it NumPy
@@ -169,7 +169,7 @@ def real(expected: str, holds: Callable[[float], bool]) -> Range:
 
 
 def choice(names: Any) -> Range:
-    """One of some names, as ``Literal`` has them."""
+    """The names of a ``Literal`` type."""
     allowed = get_args(names)
     listed = ", ".join(f'"{name}"' for name in allowed)
     return Range(
@@ -193,12 +193,12 @@ def flag() -> Range:
 
 
 def text() -> Range:
-    """A column's name."""
+    """The name of a column."""
     return Range("text", "str", str, lambda value: isinstance(value, str))
 
 
 def columns() -> Range:
-    """The names of columns, as a list or a tuple; kept as a tuple. None is none of them."""
+    """A list or tuple of column names, stored as a tuple. None means no column."""
     return Range(
         "a list of column names",
         "sequence of str",
@@ -256,12 +256,15 @@ _P = ParamSpec("_P")
 def takes(
     settings: Callable[_P, Any],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, _P], None]]:
-    """Give a constructor the arguments of a class of settings, for type checkers and editors."""
+    """Return a decorator that gives a constructor the signature of a class of settings.
+
+    Type checkers, editors and ``help`` then know the arguments.
+    """
 
     def decorate(constructor: Callable[..., None]) -> Callable[Concatenate[Any, _P], None]:
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         given = inspect.signature(settings).parameters.values()
-        constructor.__signature__ = inspect.Signature([own, *given])  # type: ignore[attr-defined]
+        constructor.__signature__ = inspect.Signature([first, *given])  # type: ignore[attr-defined]
         return constructor
 
     return decorate
@@ -269,15 +272,15 @@ def takes(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings that both forecasters have, checked when they are made.
+    """The settings of both forecasters. They are checked when an object is made.
 
     Raises
     ------
     ArgumentError
-        A value outside its range, or a setting that would do nothing.
+        A value outside its range, or a setting that would have no effect.
     """
 
-    # Where the two differ in the default alone, `TokenSettings` has it `with_default`.
+    # If only the defaults of the two differ, `TokenSettings` redeclares the field `with_default`.
     units: int = setting(32, whole(1, 4096), "Hidden units of each recurrent layer.")
     layers: int = setting(1, whole(1, 16), "Number of recurrent layers.")
     cell: CellName = setting("lstm", choice(CellName), "The recurrent cell.")
@@ -285,8 +288,9 @@ class Settings:
     ensemble: int = setting(
         8,
         whole(1, 256),
-        "Number of members.",
-        details="Each member holds out its own share of the items and stops training by it.",
+        "Number of members of the ensemble.",
+        details="Each member holds out a different share of the items, which decides when its "
+        "training stops.",
     )
     encoding: int = setting(16, whole(1, 4096), "Width of the encoded static features.")
     depth: int = setting(
@@ -313,7 +317,9 @@ class Settings:
     patience: int = setting(
         15, whole(), "Stop after this many epochs in which no member has improved."
     )
-    seed: int = setting(0, whole(0), "The same seed gives the same fit and the same random draws.")
+    seed: int = setting(
+        0, whole(0), "Random seed: the same seed gives the same fit and the same random draws."
+    )
     id_col: str = setting("unique_id", text(), "Column of the item's id, in all tables.")
     step_col: str = setting(
         "ds", text(), "Column of the step: a whole number, such as a year, or a date."
@@ -322,22 +328,23 @@ class Settings:
     categorical: Sequence[str] | None = setting(
         (),
         columns(),
-        "Columns of features that are categories although they hold whole numbers.",
-        details="Codes of shops are an example. Text is categorical anyway.",
+        "Columns of whole numbers that are categories, such as codes of shops.",
+        details="Columns of text are always categorical.",
     )
     start_col: str | None = setting(
         None,
         text(),
-        "Column of the static table with the launch date: the date of step 1.",
-        details="For steps that are dates. It is not a feature. With it an item that was not "
-        "observed yet has dated forecasts. Where it is missing, step 1 is the item's first row in "
-        "the series table, also one with null y. A row before the launch date is an error.",
+        "Column of the static table with the launch date, which is the date of step 1.",
+        details="It can be used if steps are dates, and is not a feature. With it, forecasts of an "
+        "item without observations have dates. If an item's launch date is missing, its step 1 is "
+        "its first row in the series table, even if y is null there. A row before the launch date "
+        "is an error.",
     )
 
     owner: ClassVar[str]  # the class of the forecaster
 
     def __post_init__(self) -> None:
-        # Some defaults depend on the targets, which are therefore checked before them.
+        # Settings whose default depends on the targets are set after the targets.
         for name, declared in sorted(
             self.declared().items(), key=lambda each: each[1].several is not None
         ):
@@ -352,12 +359,13 @@ class Settings:
         return declared.several if len(self.targets) > 1 else declared.default
 
     def check_together(self) -> None:
-        """Raise ``ArgumentError`` for settings that do not go together."""
+        """Raise ``ArgumentError`` for settings that cannot be combined."""
         if self.conditioning not in IN_STATE and self.depth != self.default("depth"):
             raise ArgumentError(
-                "depth: the static features do not set the initial state with "
-                f"conditioning={self.conditioning!r}, so there is no map whose depth could be "
-                f"{self.depth}. Leave depth out, or take conditioning='both'."
+                "depth: expected no depth with "
+                f"conditioning={self.conditioning!r}, because the static features then do not set "
+                f"the initial state; received {self.depth}. Leave depth out, or use "
+                "conditioning='both'."
             )
 
     @property
@@ -368,13 +376,13 @@ class Settings:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The names of columns, as ``tables.targets.learn`` takes them."""
+        """The names of columns, as arguments of ``tables.targets.learn``."""
         names = ("id_col", "step_col", "target_col", "categorical", "start_col")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def declared(cls) -> dict[str, Setting]:
-        """The declarations by name, those that this forecaster alone has first."""
+        """The declarations by name. Those of this forecaster only come first."""
         common = {each.name for each in fields(Settings)}
         return {
             each.name: each.metadata["setting"]
@@ -393,25 +401,26 @@ class Settings:
         Raises
         ------
         ArgumentError
-            A name that is none of the settings, beside what the class raises.
+            An unknown name; settings that the class refuses.
         """
         unknown = [name for name in given if name not in cls.declared()]
         if unknown:
             raise ArgumentError(
-                f"{cls.owner} has no setting {unknown[0]!r}. It has {', '.join(cls.declared())}."
+                f"{cls.owner} has no setting {unknown[0]!r}. Its settings are "
+                f"{', '.join(cls.declared())}."
             )
         return cls(**given)
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """The settings of a model file; ``ValueError`` where they are not as ``save`` writes."""
+        """The settings of a model file; ``ValueError`` unless they are as ``save`` writes them."""
         from statecast.files import strict_json  # with it NumPy
 
         names = set(cls.declared())
         if not isinstance(config, dict) or set(config) != names:
             raise ValueError(f"settings: expected {sorted(names)}")
         settings = cls(**config)
-        # A default that was left out, or another way to write a value, is not what `save` writes.
+        # `save` writes every setting, and in one form only.
         written = strict_json(json.dumps(asdict(settings)))
         for name, value in config.items():
             if written[name] != value:
@@ -437,63 +446,64 @@ class ForecasterSettings(Settings):
         "quantiles",
         choice(HeadName),
         "The family of the network's predictive distributions.",
-        details='"lognormal" is for values above 0, "logitnormal" for values between bounds, '
-        '"poisson" and "negative_binomial" are for counts: each implies the transform that it '
-        "needs, and forecasts and paths are such values too.",
+        details='"lognormal" is for values above 0, "logitnormal" for values between bounds, and '
+        '"poisson" and "negative_binomial" are for counts. Each of these implies a transform, and '
+        "its forecasts and paths have such values only.",
     )
     transform: TransformName = setting(
         "auto",
         choice(TransformName),
         "Transform of y before scaling.",
-        details='"auto" takes the one that the head needs, else the logarithm for skewed, '
-        "non-negative data, and it forecasts no negative value where training has none. Forecasts "
-        'stay in the range of the transform: "log" at 0 and above, "positive" above 0, "logit" '
-        'between the bounds, "counts" at whole numbers from 0.',
+        details='"auto" is the transform that the head needs; otherwise a logarithm for skewed, '
+        "non-negative data. If no training value is negative, it forecasts no negative value. "
+        'Forecasts are in the range of the transform: "log" from 0, "positive" above 0, "logit" '
+        'between the bounds, "counts" whole numbers from 0.',
     )
     bounds: tuple[float, float] | None = setting(
         None,
         BOUNDS,
         'The least and the largest possible value, for the transform "logit".',
-        details='With bounds, "auto" takes that transform.',
-        unset="By default they are (0, 1), if all values lie there.",
+        details='With bounds, the transform "auto" is "logit".',
+        unset="By default they are (0, 1), if all values are in this range.",
     )
     analogues: bool = setting(
         True,
         flag(),
-        "Whether a linear model and the most similar training items take part in the forecast.",
-        details="Their weight is learnt from held-out items. The model file then holds the "
-        "training items' numbers. Series of more than 1,000 steps have none.",
+        "Whether a linear model and the most similar training items are used in the forecast.",
+        details="Their weight is learnt from held-out items. The model file then contains the "
+        "values of the training items. They are not used for series of more than 1,000 steps.",
     )
     ends: bool = setting(
         False,
         flag(),
         "Whether items end after their last observation; otherwise they are right-censored there.",
-        details="With True the chance to end after each step is learnt from the step, the value "
-        "there and the static features, and paths end with that chance. ``predict`` still gives "
-        "the value of an item that has not ended. A series that reaches the last step of the "
-        "longest one, or the last date of all, counts as right-censored. For one target.",
+        details="With True the probability that an item ends after a step is learnt from the step, "
+        "the value at the step and the static features, and paths end with this probability. "
+        "``predict`` still forecasts the value of an item that has not ended. An item that is "
+        "observed up to the last step of the longest one, or up to the last date of all, is "
+        "right-censored. For one target only.",
     )
     past_cols: Sequence[str] | None = setting(
         (),
         columns(),
-        "Columns of the series table that are observed with y: past covariates.",
+        "Columns of the series table with past covariates, which are observed together with y.",
         details="They are numeric or categorical, and unknown after the prefix. Covariates that "
-        "are known beforehand are handed in as ``future`` (see ``fit``).",
+        "are known beforehand are the argument ``future`` of ``fit``.",
     )
     conditioning: ConditioningName = setting(
         "state",
         choice(ConditioningName),
-        "Where the static features enter: the initial state, the inputs of every step, or both.",
+        "Whether the static features set the initial state, are inputs of every step, or both.",
     )
     target_col: str | Sequence[str] = setting(
         "y",
         TARGETS,
         "The column of the values to forecast, or the columns of several targets.",
         details="Several targets, such as the coordinates of a track, are forecast jointly: within "
-        "a step each value given those before it, in this order. A target that is missing at a "
-        "step is a gap, and a prefix ends with the last step at which any target was observed. A "
-        'transform chosen by "auto" is each target\'s own; bounds hold for all. Heads of counts '
-        "are for one target.",
+        "a step each target is forecast given the ones before it in this list. A target that is "
+        "missing at a step is masked. A prefix ends with the last step at which any target was "
+        'observed. The transform "auto" is chosen for each target; bounds apply to all. Heads of '
+        "counts are for one target.",
     )
 
     @property
@@ -502,7 +512,7 @@ class ForecasterSettings(Settings):
 
     @property
     def needed_transform(self) -> str | None:
-        """The transform that the head cannot do without."""
+        """The transform that the head needs, or None."""
         from statecast.heads.by_name import HEADS  # with it Keras
 
         return HEADS[self.head].transform
@@ -511,8 +521,8 @@ class ForecasterSettings(Settings):
     def of(cls, given: Mapping[str, Any]) -> Self:
         if given.get("head") == "categorical":
             raise ArgumentError(
-                "head: expected a head of numbers, received 'categorical'. Tokens have a class of "
-                "their own: TokenForecaster."
+                "head: expected a head for numbers, received 'categorical'. Use TokenForecaster "
+                "for tokens."
             )
         return super().of(given)
 
@@ -534,10 +544,10 @@ class ForecasterSettings(Settings):
         if len(several) > 1 and needed == "counts":
             raise ArgumentError(
                 f"target_col: the head {self.head!r} forecasts one target; received {several}. "
-                "Take head='quantiles' with transform='counts', or a forecaster for each."
+                "Use head='quantiles' with transform='counts', or a forecaster for each target."
             )
         if len(several) > 1 and self.ends:
             raise ArgumentError(
-                f"ends: the chance to end is learnt for one target; received {several}. Take "
-                "ends=False, or a forecaster for each."
+                f"ends: the chance to end is learnt for one target; received {several}. Use "
+                "ends=False, or a forecaster for each target."
             )

@@ -1,12 +1,12 @@
-"""Stacking: the network's and the analogues' forecasts combined, and calibrated.
+"""Stacking: combines the forecasts of the network and of the analogues, and calibrates the result.
 
-Both steps are fitted on held-out items: training items that the forecasts in question were not
-fitted on. The quantiles of the two forecasts are averaged (Vincent 1912), with the weight that
-minimises the CRPS at each prefix length (stacking: Wolpert 1992). The quantiles are then adjusted
-by split conformal calibration for each prefix length and horizon, each side by itself (Romano,
-Patterson and Candes 2019).
+The quantiles of the two forecasts are averaged (Vincent 1912), with the weight that minimises the
+CRPS at each prefix length (stacking: Wolpert 1992). The combined quantiles are then adjusted by
+split conformal calibration, for each prefix length and horizon, and separately above and below the
+median (Romano, Patterson and Candes 2019). Both steps are fitted on held-out items: training items
+that the models of these forecasts were not fitted on.
 
-Arrays only, scaled as in a panel; a distribution is given by its quantiles at
+Everything is on arrays that are scaled as in a panel. A distribution is given by its quantiles at
 ``heads.quantiles.QUANTILE_LEVELS``.
 """
 
@@ -24,7 +24,7 @@ from statecast.state import outline
 MOST_ITEMS = 2000  # the most held-out items that are used
 FEWEST = 8  # with fewer held-out items nothing is fitted
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
-_ENOUGH = 400  # values for an offset; with fewer at a horizon, its neighbours are added
+_ENOUGH = 400  # values for an offset; if a horizon has fewer, those of adjacent ones are added
 _MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
 _LEVELS = np.array(QUANTILE_LEVELS)
 _MIDDLE = len(QUANTILE_LEVELS) // 2
@@ -37,15 +37,15 @@ class Stacking:
     Attributes
     ----------
     known : array of int, ``(n,)``
-        The prefix lengths it was fitted at, increasing from 0. A length in between uses the next
-        lower one.
+        The prefix lengths that were fitted, increasing from 0. Other lengths use the values of the
+        next lower one.
     weight : array, ``(n,)``
-        The network's; the analogues' weight is 1 less it.
+        The weight of the network. The weight of the analogues is 1 minus it.
     offset : array, ``(n, steps, len(QUANTILE_LEVELS))``
-        By horizon: how far each quantile is moved, as a multiple of the 80 % interval's width.
+        By horizon, what is added to each quantile, as a multiple of the 80 % interval's width.
     targets : int
-        The number of targets. With several, ``steps`` counts positions, one for each target of a
-        step.
+        The number of targets. With several targets ``steps`` counts positions: one for each target
+        of a step.
     """
 
     known: np.ndarray
@@ -71,7 +71,7 @@ class Stacking:
             The observations, NaN where nothing was observed.
         network, analogues : mapping of int to array ``(items, steps, len(QUANTILE_LEVELS))``
             By prefix length, forecasts of the items by models that were not fitted on them.
-            Without analogues the network's weight is 1.
+            ``analogues`` is None without analogues; the weight of the network is then 1.
         targets : int
         """
         known = np.array(sorted(network))
@@ -87,13 +87,14 @@ class Stacking:
                 weight[i] = _WEIGHTS[int(np.argmin(losses))]
                 quantiles = weight[i] * quantiles + (1 - weight[i]) * other
             rest = y.shape[1] - k
-            for own in (slice(target, None, targets) for target in range(targets)):
-                offset[i, :rest][own] = _offsets(truth[:, own], quantiles[:, own])
-                offset[i, rest:][own] = offset[i, :rest][own][-1]
+            for target in range(targets):
+                at = slice(target, None, targets)  # the positions of this target
+                offset[i, :rest][at] = _offsets(truth[:, at], quantiles[:, at])
+                offset[i, rest:][at] = offset[i, :rest][at][-1]
         return cls(known, weight, offset, targets)
 
     def share(self, known: np.ndarray) -> np.ndarray:
-        """The network's weight in the forecasts of rows with prefixes of these lengths."""
+        """The weight of the network for each of these prefix lengths, ``(rows,)``."""
         return self.weight[self._at(known)]
 
     def blend(self, network: np.ndarray, analogues: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -102,9 +103,13 @@ class Stacking:
         return weight * network + (1 - weight) * analogues
 
     def calibrate(self, quantiles: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """The calibrated quantiles of a forecast; the median is not changed."""
+        """The calibrated quantiles of a forecast, ``(rows, steps, len(QUANTILE_LEVELS))``.
+
+        The median is not changed.
+        """
         ahead = np.arange(quantiles.shape[1]) - known[:, None]
-        last = self.offset.shape[1] - self.targets + ahead % self.targets  # of the same target
+        # The last position of the same target: longer horizons have its offset.
+        last = self.offset.shape[1] - self.targets + ahead % self.targets
         ahead = np.clip(ahead, 0, last)
         offset = self.offset[self._at(known)[:, None], ahead]
         return np.sort(quantiles + offset * _width(quantiles), axis=-1)
@@ -122,7 +127,7 @@ class Stacking:
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], steps: int, targets: int = 1
     ) -> Stacking:
-        """Restore from the result of ``arrays``, for a number of steps and of targets.
+        """Restore from the result of ``arrays``, for these numbers of steps and targets.
 
         Raises
         ------
@@ -161,7 +166,7 @@ def _crps(y: np.ndarray, quantiles: np.ndarray) -> float:
 
 
 def _offsets(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """For each horizon and quantile, the offset that the held-out observations ask for."""
+    """The conformal offset of each horizon and quantile, ``(horizons, len(QUANTILE_LEVELS))``."""
     score = (y[..., None] - quantiles) / _width(quantiles)  # (items, horizons, levels)
     horizons = y.shape[1]
     counts = np.cumsum(np.concatenate([[0], (~np.isnan(y)).sum(axis=0)]))
@@ -172,15 +177,16 @@ def _offsets(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
         while counts[last] - counts[first] < _ENOUGH and (first > 0 or last < horizons):
             reach += 1
             first, last = max(0, h - reach), min(horizons, h + reach + 1)
-        own = score[:, first:last].reshape(-1, len(QUANTILE_LEVELS))
-        own = own[~np.isnan(own[:, 0])]
-        if len(own):
-            out[h] = _conformal(own)
+        scores = score[:, first:last].reshape(-1, len(QUANTILE_LEVELS))
+        scores = scores[~np.isnan(scores[:, 0])]
+        if len(scores):
+            out[h] = _conformal(scores)
     return out
 
 
 def _conformal(score: np.ndarray) -> np.ndarray:
-    """Conformal quantiles of scores ``(n, levels)``: outward, the ceil((n + 1) level)-th."""
+    """The conformal quantiles of scores ``(n, levels)``: for each level the score with rank
+    ceil((n + 1) level), counted from the median outwards. The median's is 0."""
     n, score = len(score), np.sort(score, axis=0)
     out = np.zeros(len(QUANTILE_LEVELS))
     for i, level in enumerate(QUANTILE_LEVELS):

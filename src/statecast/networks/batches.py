@@ -1,7 +1,7 @@
-"""Training batches: which rows, prefixes and gaps a network sees.
+"""Training batches: the rows, prefixes and gaps that a network is trained on.
 
-Every member of the ensemble holds out its own share of the items: the ensemble loses no data,
-and each member has held-out items to stop training by.
+Every member of the ensemble holds out a different part of the items, which decides when its
+training stops. Together the members are trained on all items.
 """
 
 from __future__ import annotations
@@ -15,37 +15,50 @@ import numpy as np
 
 from statecast.tables.panel import Covariates, Panel
 
-# Shares of the training rows: those of which every step is observed, so that forecasts one step
-# ahead are trained at every step; those with random gaps, so that gaps and sampled paths are
-# familiar; and of the latter's steps, the gaps.
-WHOLE, GAPPED, GAPS = 0.25, 0.15, 0.3
-# The share of rows with feature dropout: a random share of their features is masked, so that
-# forecasts are as wide as they should be where a feature is missing or new.
+WHOLE = 0.25  # the share of training rows with every step as input: one-step-ahead forecasts
+GAPPED = 0.15  # the share of training rows with random gaps, as in data and in sampled paths
+GAPS = 0.3  # the share of the steps of such a row that are masked
+# The share of training rows with feature dropout: a random share of the row's features is masked.
+# It trains the network for missing features and new categories.
 FEATURE_DROPOUT = 0.3
-SHORT = 1.5  # the prefix is length * u**SHORT, u uniform: short prefixes come more often
-SHARES = 8  # a member holds out one item in SHARES, or one in `members` if there are more
-STEPS = 24  # the fewest updates of an epoch, so that few data are seen often
-PREFIXES = (0, 1, 2, 3, 5, 8)  # the held-out items are scored at these
-VALIDATION_ROWS = 1000  # a member's held-out rows: each item at several prefixes, or at one
+SHORT = 1.5  # the prefix is length * u**SHORT, with u uniform: short prefixes are more frequent
+FOLDS = 8  # a member holds out one item in FOLDS, or one in `members` if there are more members
+STEPS = 24  # the fewest updates of an epoch; with few data an epoch has several passes
+PREFIXES = (0, 1, 2, 3, 5, 8)  # the prefix lengths of held-out items, in steps
+VALIDATION_ROWS = 1000  # of a member, about: each held-out item at one or several prefixes
 
 
 def held_out(groups: np.ndarray, members: int, seed: int) -> np.ndarray:
-    """Which rows each member holds out, bool ``(members, rows)``: whole groups of them."""
+    """The rows that each member holds out.
+
+    Parameters
+    ----------
+    groups : array, ``(rows,)``
+        Rows with the same value are held out together.
+    members : int
+    seed : int
+
+    Returns
+    -------
+    array of bool, ``(members, rows)``
+    """
     names, group = np.unique(groups, return_inverse=True)
     order = np.random.default_rng([seed, 1]).permutation(len(names))[group.ravel()]
-    count = min(max(members, SHARES), len(names))
+    count = min(max(members, FOLDS), len(names))
     return (order % count) == (np.arange(members) % count)[:, None]
 
 
 def training_rows(held: np.ndarray) -> list[np.ndarray]:
-    """The rows that each member is trained on."""
-    # A single item is held out and trained on as well: there is no other.
+    """The rows that each member is trained on, from ``held_out``."""
+    # If there is a single group, it is both held out and trained on.
     return [np.flatnonzero(~out if not out.all() else out) for out in held]
 
 
 def padded_width(steps: int) -> int:
-    """The least of few widths that holds so many steps, so that few shapes are compiled: 8, 16,
-    24, 32, and from there on powers of two and three quarters of them."""
+    """The width to which ``steps`` are padded, so that few shapes are compiled.
+
+    It is the least of 8, 16, 24, 32, 48, 64, 96, 128, ... that is at least ``steps``.
+    """
     if steps <= 32:
         return max(8, -(-steps // 8) * 8)
     power = 1 << (steps - 1).bit_length()
@@ -55,17 +68,19 @@ def padded_width(steps: int) -> int:
 def drop_features(
     numeric: np.ndarray, codes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Feature dropout: some features of some rows masked at random.
+    """Feature dropout: mask some features of some rows at random.
 
     Parameters
     ----------
     numeric : array, ``(batch, members, ..., 2 * n)``
-        Numbers, and the flags of those that are missing, as a panel has them.
+        As in a panel: n numbers, and n flags that are 1 for missing numbers.
     codes : array of int, ``(batch, members, ..., m)``
+    rng : numpy.random.Generator
 
     Returns
     -------
-    The same arrays, with some numbers missing and some categories missing or new.
+    numeric, codes : arrays
+        Copies. A masked number is missing; a masked category is missing or new.
     """
     n, m = numeric.shape[-1] // 2, codes.shape[-1]
     if not n + m:
@@ -82,22 +97,42 @@ def drop_features(
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a fixed number of rows and of few widths: rows of similar length stand together,
-    and steps after a batch's longest row are left out."""
+    """Batches of rows of similar length, without the steps after the longest row.
+
+    Parameters
+    ----------
+    panel : Panel
+    batch : int
+        The number of rows in a batch.
+    steps : int
+        The number of batches of an epoch.
+    """
 
     def __init__(self, panel: Panel, batch: int, steps: int) -> None:
         super().__init__()
         self.panel, self.batch, self.steps = panel, batch, steps
         self.length = panel.known
-        self.feature_rng: np.random.Generator | None = None  # of feature dropout; None for none
-        # TensorFlow assumes that all batches have the first one's shape.
+        self.feature_rng: np.random.Generator | None = None  # None: no feature dropout
+        # TensorFlow requires that all batches have the same shape.
         self.one_width = keras.backend.backend() == "tensorflow"
 
     def by_length(
         self, chosen: Sequence[np.ndarray], rng: np.random.Generator | None
     ) -> np.ndarray:
-        """Each member's rows in order of length, batch by batch ``(steps, batch, members)``, -1
-        where there are no more; with a generator the batches are in random order."""
+        """Sort the rows of each member by length and divide them into batches.
+
+        Parameters
+        ----------
+        chosen : sequence of array of int
+            The rows of each member.
+        rng : numpy.random.Generator or None
+            If given, the batches are in random order.
+
+        Returns
+        -------
+        array of int, ``(steps, batch, members)``
+            Row indices; -1 for no row.
+        """
         order = np.full((self.steps * self.batch, len(chosen)), -1)
         for member, rows in enumerate(chosen):
             order[: len(rows), member] = rows[np.argsort(self.length[rows], kind="stable")]
@@ -107,24 +142,27 @@ class Batches(keras.utils.PyDataset):
         return order
 
     def epoch(self, rows: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        """The batches of an epoch, as ``by_length`` has them: each member's rows, in as many
-        random passes as the epoch needs."""
+        """The batches of an epoch, as ``by_length`` returns them.
+
+        The rows of each member come in random order, several times if the epoch is longer.
+        """
         need = self.steps * self.batch
         chosen = []
-        for own in rows:
-            passes = [rng.permutation(own) for _ in range(math.ceil(need / len(own)))]
+        for of_member in rows:
+            repeats = math.ceil(need / len(of_member))
+            passes = [rng.permutation(of_member) for _ in range(repeats)]
             chosen.append(np.concatenate(passes)[:need])
         return self.by_length(chosen, rng)
 
     def static(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The static features of rows ``(batch, members)``; in training with feature dropout."""
+        """The static features of rows ``(batch, members)``, with feature dropout in training."""
         numeric, codes = self.panel.numeric[rows], self.panel.codes[rows]
         if self.feature_rng is not None:
             numeric, codes = drop_features(numeric, codes, self.feature_rng)
         return {"numeric": numeric, "codes": codes}
 
     def longest(self, rows: np.ndarray) -> int:
-        """The steps that a batch of these rows needs; -1 stands for no row."""
+        """The length of the longest of these rows; -1 is no row."""
         return int(self.length.max() if self.one_width else self.length[rows[rows >= 0]].max())
 
     def __len__(self) -> int:
@@ -135,7 +173,7 @@ class ObservationBatches(Batches):
     """Batches for a network of numbers."""
 
     def width(self, rows: np.ndarray) -> int:
-        """The steps of a batch of rows; -1 stands for no row."""
+        """The number of steps of a batch of these rows; -1 is no row."""
         return min(padded_width(self.longest(rows)), self.panel.y.shape[1])
 
     def pack(
@@ -150,11 +188,20 @@ class ObservationBatches(Batches):
         Parameters
         ----------
         rows : array of int, ``(batch, members)``
-        observed, counted : arrays of bool, ``(batch, members, steps)``
-            The steps that the network may see, as far as the panel has them, and the steps whose
-            loss counts.
+        observed : array of bool, ``(batch, members, steps)``
+            The steps whose observations are inputs, if the panel has them.
+        counted : array of bool, ``(batch, members, steps)``
+            The steps whose losses count, if the panel has their observations.
         past_observed : array of bool, ``(batch, members, steps)``, optional
-            The steps whose past covariates it may see; by default those of ``observed``.
+            The steps whose past covariates are inputs; by default those of ``observed``.
+
+        Returns
+        -------
+        inputs : dict of str to array
+            As a call of ``Network`` takes them.
+        targets : array, float32, ``(batch, members, steps)``
+        weights : array, float32, ``(batch, members, steps)``
+            1 where a loss counts, else 0.
         """
         panel, at = self.panel, (rows, slice(observed.shape[-1]))
         value, mask = panel.y[at], panel.mask[at]
@@ -165,19 +212,22 @@ class ObservationBatches(Batches):
         }
         for name, covariates in (("future", panel.future), ("past", panel.past)):
             if covariates is not None:
-                own = covariates.take(at)
+                part = covariates.take(at)
                 if self.feature_rng is not None:
-                    features = drop_features(own.numeric, own.codes, self.feature_rng)
-                    own = Covariates(*features, own.there)
-                inputs |= own.named(name)
+                    features = drop_features(part.numeric, part.codes, self.feature_rng)
+                    part = Covariates(*features, part.there)
+                inputs |= part.named(name)
         if panel.past is not None:
-            there = observed if past_observed is None else past_observed
-            inputs["past_there"] = inputs["past_there"] & there
+            allowed = observed if past_observed is None else past_observed
+            inputs["past_there"] = inputs["past_there"] & allowed
         return inputs, value, (mask & counted).astype("float32")
 
 
 class TrainingBatches(ObservationBatches):
-    """Each member's training items in its own order, cut at random prefixes, anew each epoch."""
+    """The training items of each member, with random prefixes; new order and prefixes each epoch.
+
+    ``held`` is bool ``(members, rows)``, from ``held_out``.
+    """
 
     def __init__(self, panel: Panel, held: np.ndarray, batch: int, seed: int) -> None:
         self.rows = training_rows(held)
@@ -192,21 +242,24 @@ class TrainingBatches(ObservationBatches):
         rng, rows = self.rng, self.order[index]
         width = self.width(rows)
         steps = np.arange(width)
-        targets = self.panel.targets  # of several, a prefix is of whole steps
+        targets = self.panel.targets  # a prefix ends with the last target of a step
         prefix = targets * np.floor(self.length[rows] / targets * rng.random(rows.shape) ** SHORT)
         whole = rng.random(rows.shape) < WHOLE
         observed = (steps < prefix[..., None]) | whole[..., None]
         gapped = rng.random(rows.shape) < GAPPED
         observed &= ~(gapped[..., None] & (rng.random(observed.shape) < GAPS))
         past_observed = None
-        if self.panel.past is not None:  # a sampled path has no past covariates
+        if self.panel.past is not None:  # trained without, too: sampled paths have none
             cut = np.where(rng.random(rows.shape) < GAPPED, rng.random(rows.shape), 1.0)
             past_observed = observed & (steps < (cut * self.panel.y.shape[1])[..., None])
         return self.pack(rows, observed, np.ones_like(observed), past_observed)
 
 
 class HeldOutBatches(ObservationBatches):
-    """Each member's held-out items at fixed prefixes; only the steps after them count."""
+    """The held-out items of each member at fixed prefixes. Only the steps after them count.
+
+    ``held`` is bool ``(members, rows)``, from ``held_out``.
+    """
 
     def __init__(self, panel: Panel, held: np.ndarray, batch: int) -> None:
         out = [np.flatnonzero(rows) for rows in held]

@@ -1,12 +1,12 @@
-"""The conditional recurrent network: tensors in, predictive distributions out. It reads no tables.
+"""The conditional recurrent network: from tensors to predictive distributions. It reads no tables.
 
-X sets the initial state, is an input of every step, or both. The prefix advances the state. After
-it the network runs in a closed loop: where nothing was observed, its own median is fed back. One
-network holds all members of an ensemble: every weight has a leading ``members`` axis, and all
-members run as one batched product.
+X sets the initial state, is an input of every step, or both. The observations of the prefix advance
+the state. At a step without an observation the input is the median of the network's distribution: a
+closed loop. One network holds all members of an ensemble: every weight has a leading ``members``
+axis, and all members run in one batched product.
 
-Keras sees rows first, ``(rows, members, ...)``. Inside, members come first, which is the layout of
-batched matrix products.
+Tensors that Keras passes have rows first, ``(rows, members, ...)``. Inside the network members come
+first, as in batched matrix products.
 """
 
 from __future__ import annotations
@@ -27,34 +27,50 @@ from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights,
 from statecast.recurrence.run import run
 
 IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
-Features = tuple[int, Sequence[int]]  # how many numbers, and the cardinalities of the codes
+Features = tuple[int, Sequence[int]]  # the number of numeric features; the cardinalities of codes
 NO_FEATURES: Features = (0, ())
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 _LEVELS = np.array(QUANTILE_LEVELS, "float32")
-AGES = 8  # the step enters as radial basis functions, evenly spaced from step 0 to the horizon
+STEP_FUNCTIONS = 8  # radial basis functions of the step, evenly spaced from 0 to the horizon
 
 
 @dataclass(frozen=True)
 class Decoder:
     """A stack of cells in a closed loop with its head.
 
-    Before step t the head turns the stack's output (and the encoded X, where it is an input) into
-    the distribution of y_t. Then the stack takes in y_t and the past covariates of step t, encoded.
-    Where y_t was not observed, it takes in the distribution's median and a flag for that: a missing
-    value is not zero.
+    Without future covariates, the head computes the distribution of y_t from the stack's output
+    after step t - 1 (and from the encoded X, if X is an input). The inputs of step t are then y_t
+    and the encoded past covariates of step t. If y_t was not observed, the inputs are the median of
+    its distribution and a flag that y_t is missing.
 
-    The distribution of y_t may depend on the future covariates of step t. With them the stack runs
-    one step late: at step t it takes in y_{t-1}, its past covariates, and the future covariates of
-    step t, and the head reads the output of that step.
+    With future covariates, the distribution of y_t depends on those of step t. The inputs of step t
+    are then y_{t-1}, the past covariates of step t - 1 and the future covariates of step t, and the
+    head uses the output after step t.
 
-    The leaves of the state are those of the stack, and: ``last``, the value last taken in, to which
-    the head's location is relative (the residual path); ``step``, the number of steps taken;
-    ``static``, the encoded X, where it is an input; and with future covariates ``pending``, what
-    was observed at the last step, which the stack has still to take in.
+    The leaves of the state are those of the stack, and:
 
-    With several targets a step has a position for each target, and all of this goes position by
-    position. ``step`` counts positions. The target of a position is an input, as a one-hot code;
-    the age is that of the step, and ``horizon`` is in steps.
+    - ``last``: the last value that was an input. The head's location is relative to it (the
+      residual path).
+    - ``step``: the number of steps taken.
+    - ``static``: the encoded X, if X is an input.
+    - ``pending``, with future covariates: the observation of the last step, which is an input of
+      the next one.
+
+    With several targets a step has a position for each target, and "step" above means a position;
+    ``step`` counts positions. The target of a position is a further input, as a one-hot code. The
+    radial basis functions are those of the step, and ``horizon`` is in steps.
+
+    Parameters
+    ----------
+    stack : Stack
+    head : Head
+    horizon : int
+        The length of the longest training item, in steps.
+    static : int
+        Width of the encoded X among the inputs; 0 if X is no input.
+    past, future : int
+        Widths of the encoded covariates; 0 without them.
+    targets : int
     """
 
     stack: Stack
@@ -72,10 +88,10 @@ class Decoder:
 
     @property
     def width(self) -> int:
-        """Width of the stack's input: the observation, the age, the target, the future covariates
-        and the encoded X."""
+        """Width of the stack's input: the observation, the functions of the step, the target, the
+        future covariates and the encoded X."""
         target = self.targets if self.targets > 1 else 0
-        return self.observation + AGES + target + self.future + self.static
+        return self.observation + STEP_FUNCTIONS + target + self.future + self.static
 
     @property
     def observation(self) -> int:
@@ -102,15 +118,16 @@ class Decoder:
         }
 
 
-_OUTSIDE = ("step", "static", "pending")  # leaves that the loop's inputs are computed from
+# Leaves from which the inputs are computed; the recurrence does not change them.
+_NOT_RECURRENT = ("step", "static", "pending")
 
 
 @dataclass(frozen=True)
 class Sampler(Cell):
-    """A decoder that takes in a draw of y_t as if it had been observed: one step of a joint path.
+    """A decoder whose next input is a draw of y_t: one step of a joint sample path.
 
-    The inputs are a uniform draw and the rest of the stack's input, with the encoded X among them.
-    The output is the value drawn, before it is rounded to a value that can be observed, so that no
+    The inputs are a uniform draw and the rest of the stack's input. The output is the value drawn,
+    before it is rounded to a value that can be observed (a whole number, for counts), so that no
     two draws are equal.
     """
 
@@ -119,7 +136,7 @@ class Sampler(Cell):
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = self.decoder.state_shapes
-        return {name: shape for name, shape in shapes.items() if name not in _OUTSIDE}
+        return {name: shape for name, shape in shapes.items() if name not in _NOT_RECURRENT}
 
     def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         return self.decoder.weight_shapes
@@ -134,7 +151,7 @@ class Sampler(Cell):
         features = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
         raw = xp.matmul(features, weights["head/kernel"]) + weights["head/bias"][..., None, :]
         shift = last * weights["head/residual"][..., None, :]
-        # A head's parameters (of counts, of tails) may leave the range of half precision.
+        # Some parameters of counts and of heavy tails are beyond the range of half precision.
         parameters = head.parameters(ops.cast(raw, "float32"), ops.cast(shift, "float32"))
         drawn = head.quantile(parameters, x[..., :1])
         value = ops.cast(head.observable(drawn), x.dtype)
@@ -146,12 +163,12 @@ class Sampler(Cell):
 
 
 class Encoder(keras.layers.Layer):
-    """Features to one vector: the tanh of an affine map of the numbers plus an embedding of each
-    category.
+    """Encodes features as one vector: the tanh of an affine map of the numeric features plus an
+    embedding of each category.
 
-    The embeddings of known categories start at zero, and weight decay keeps them near it. Those of
-    a category that is new (code 0) or missing (code 1) start at random, and feature dropout trains
-    them.
+    The embeddings of known categories are initialised at zero, and weight decay keeps them small.
+    Those of a new category (code 0) and of a missing one (code 1) are initialised at random;
+    feature dropout trains them.
     """
 
     def __init__(
@@ -161,7 +178,7 @@ class Encoder(keras.layers.Layer):
         members: int,
         rng: np.random.Generator,
         name: str = "encoder",
-        weights: Mapping[str, np.ndarray] = NOTHING,
+        weights: Mapping[str, np.ndarray] = EMPTY,
     ) -> None:
         super().__init__(name=name)
         self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
@@ -188,12 +205,16 @@ class Encoder(keras.layers.Layer):
             )
             for i, codes in enumerate(self.cardinalities)
         ]
-        self.given = NOTHING  # copied into the weights
+        self.given = EMPTY  # copied into the weights
         self.built = True
 
     def call(self, numeric: Any, codes: Any) -> Any:
-        """``(members or 1, rows, n)`` and int ``(members or 1, rows, m)`` to
-        ``(members, rows, width)``."""
+        """Encode numbers ``(members or 1, rows, n)`` and codes, int ``(members or 1, rows, m)``.
+
+        Returns
+        -------
+        tensor, ``(members, rows, width)``
+        """
         x = self.bias[:, None, :]
         if numeric.shape[-1]:
             x = x + ops.matmul(numeric, self.kernel)
@@ -212,12 +233,12 @@ class MemberMean(keras.metrics.Metric):
         self.weight = self.add_variable((members,), "zeros", name="weight")
 
     def update_state(self, score: Any, weight: Any) -> None:
-        """Both ``(members,)``: summed score and summed weight."""
+        """Add the sum of scores and the sum of weights of a batch, both ``(members,)``."""
         self.total.assign(self.total + ops.cast(score, self.total.dtype))
         self.weight.assign(self.weight + ops.cast(weight, self.weight.dtype))
 
     def by_member(self) -> np.ndarray:
-        """Means so far, ``(members,)``."""
+        """The means of the batches so far, ``(members,)``."""
         total, weight = ops.convert_to_numpy(self.total), ops.convert_to_numpy(self.weight)
         return total / np.maximum(weight, 1e-12)
 
@@ -240,15 +261,15 @@ class Network(keras.Model):
     encoding : int
         Width of the encoded X.
     conditioning : {"state", "inputs", "both"}
-        Where X enters.
+        Whether X sets the initial state, is an input of every step, or both.
     future, past : tuple of int and sequence of int
-        Numbers and cardinalities of the covariates.
+        The covariates: the number of numeric ones, and the cardinalities of the categorical ones.
     depth : int
-        Depth of ``InitialState`` on the encoded X.
+        Number of layers of ``InitialState``.
     seed : int
-        Of the initial weights; they are the same on every backend.
+        Of the random initial weights, which are the same on every backend.
     weights : mapping of str to array, optional
-        The initial weights, by their names in a model file; none is drawn then.
+        Initial weights in place of random ones, by their names in a model file.
 
     Call
     ----
@@ -258,9 +279,9 @@ class Network(keras.Model):
         ``future_codes`` ``(rows, members or 1, steps, n)`` and ``future_there``
         ``(rows, members or 1, steps)``; with past ones likewise ``past_...``.
     returns : dict
-        The fields of a ``Readout``: what the head reads at every step, given X and the earlier
-        observations. The loss continues from there in one operation; ``ParameterModel`` gives the
-        distributions.
+        The fields of a ``Readout``, from which the head computes the distribution of every step
+        given X and the earlier observations. The loss is computed from them in one operation;
+        ``ParameterModel`` returns the parameters of the distributions.
     """
 
     def __init__(
@@ -276,21 +297,21 @@ class Network(keras.Model):
         past: Features = NO_FEATURES,
         depth: int = 1,
         seed: int = 0,
-        weights: Mapping[str, np.ndarray] = NOTHING,
+        weights: Mapping[str, np.ndarray] = EMPTY,
     ) -> None:
         super().__init__(name="statecast")
         self.decoder, self.members = decoder, members
         rng = np.random.default_rng(seed)
         self.featured = bool(numeric or cardinalities)
         if self.featured:
-            own = within(weights, "encoder")
-            self.encoder = Encoder(encoding, cardinalities, members, rng, weights=own)
+            given = within(weights, "encoder")
+            self.encoder = Encoder(encoding, cardinalities, members, rng, weights=given)
             self.encoder.build((None, None, numeric))
         self.covariates: dict[str, Encoder] = {}
         for name, (width, codes) in (("future", future), ("past", past)):
             if width or codes:
-                own = within(weights, name)
-                self.covariates[name] = Encoder(encoding, codes, members, rng, name, own)
+                given = within(weights, name)
+                self.covariates[name] = Encoder(encoding, codes, members, rng, name, given)
                 self.covariates[name].build((None, None, width))
         self.initial = InitialState(
             decoder.stack,
@@ -327,7 +348,7 @@ class Network(keras.Model):
         past: Features,
         depth: int,
     ) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, without making any: what a model file must hold."""
+        """The name and shape of every weight, which a model file must have. Makes no weights."""
         shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
         featured = bool(numeric or cardinalities)
         encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
@@ -353,7 +374,7 @@ class Network(keras.Model):
         return {name: (members, *shape) for name, shape in shapes.items()}
 
     def weight_map(self) -> dict[str, Any]:
-        """Every weight by the name it has in a model file."""
+        """Every weight, by its name in a model file."""
         weights = {f"decoder/{name}": weight for name, weight in self.cell_weights.items()}
         encoders = {"encoder": self.encoder} if self.featured else {}
         for name, encoder in (encoders | self.covariates).items():
@@ -372,11 +393,17 @@ class Network(keras.Model):
             weights |= {f"initial/{name}": leaf for name, leaf in initial.leaves.items()}
         return weights
 
-    # -- from X to a state, and from a state on ------------------------------------------
+    # -- the initial state, and runs from a state -----------------------------------------
 
     def start(self, numeric: Any, codes: Any) -> Leaves:
-        """The decoder's initial leaves, ``(members, rows, ...)``, from static features."""
-        # The sum of no columns is a column of zeros, so the number of rows is known even then.
+        """The decoder's initial leaves, ``(members, rows, ...)``.
+
+        Parameters
+        ----------
+        numeric, codes : tensors, ``(members or 1, rows, n)``
+            The static features.
+        """
+        # The sum of zero columns is a column of zeros, which has the rows even without features.
         nothing = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
         rows = nothing + ops.zeros((self.members, 1, 1), self.compute_dtype)
         x = self.encoder(numeric, codes) if self.featured else rows
@@ -384,7 +411,7 @@ class Network(keras.Model):
         leaves |= {"last": rows, "step": rows}
         if self.decoder.static:
             leaves["static"] = x
-        if self.decoder.future:  # as if the mean, 0, had been observed before the first step
+        if self.decoder.future:  # the observation before the first step is 0, the mean
             pending = np.zeros(self.decoder.observation, "float32")
             pending[1] = 1.0
             leaves["pending"] = rows + ops.convert_to_tensor(pending, dtype=self.compute_dtype)
@@ -396,13 +423,10 @@ class Network(keras.Model):
         value: Any,
         observed: Any,
         mask: Any = None,
-        covariates: Mapping[str, Any] = NOTHING,
+        covariates: Mapping[str, Any] = EMPTY,
     ) -> tuple[Any, Leaves]:
-        """Run from ``leaves`` over the observations, in a closed loop where there are none.
-
-        As ``read``, but with every step's parameters, float32
-        ``(members, rows, steps, head.size)``.
-        """
+        """As ``read``, but returns the parameters of every step's distribution in place of the
+        ``Readout``: float32, ``(members, rows, steps, head.size)``."""
         readout, after = self.read(leaves, value, observed, mask, covariates)
         return self.decoder.head.read(readout), after
 
@@ -412,64 +436,84 @@ class Network(keras.Model):
         value: Any,
         observed: Any,
         mask: Any = None,
-        covariates: Mapping[str, Any] = NOTHING,
+        covariates: Mapping[str, Any] = EMPTY,
     ) -> tuple[Readout, Leaves]:
-        """Run from ``leaves`` over the observations, in a closed loop where there are none.
+        """Run from ``leaves`` over the observations, in a closed loop at steps without one.
 
         Parameters
         ----------
-        value, observed : tensors, ``(members or 1, rows, steps)``
+        leaves : mapping of str to tensor, ``(members, rows, ...)``
+        value : tensor, ``(members or 1, rows, steps)``
+            Scaled observations.
+        observed : tensor, ``(members or 1, rows, steps)``
+            1 where ``value`` was observed, else 0.
         mask : tensor of bool, ``(members or 1, rows, steps)``, optional
-            False where a step is not taken; with future covariates those are a row's last steps.
+            False for a step that is skipped. With future covariates only the last steps of a row
+            may be skipped.
         covariates : mapping
             Named as in a call.
 
         Returns
         -------
-        What the head reads at every step, undefined at steps that are not taken; and the leaves
-        after the last step.
+        readout : Readout
+            Of every step; undefined at skipped steps.
+        leaves : dict of str to tensor
+            After the last step.
         """
         decoder = self.decoder
         leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
         x, outside = self._inputs(leaves, value, observed, mask, covariates)
         kernel = weights["head/kernel"]
-        own = weights["head/bias"][:, None, :]
+        base = weights["head/bias"][:, None, :]
         if decoder.static:
-            own = own + ops.matmul(leaves["static"], kernel[:, decoder.units :])
-        own = own + ops.zeros_like(leaves["last"])
+            base = base + ops.matmul(leaves["static"], kernel[:, decoder.units :])
+        base = base + ops.zeros_like(leaves["last"])
         kernel, at = kernel[:, : decoder.units], decoder.head.location_index
         loop = ClosedLoop(decoder.stack)
-        start = {name: leaf for name, leaf in leaves.items() if name not in _OUTSIDE}
+        start = {name: leaf for name, leaf in leaves.items() if name not in _NOT_RECURRENT}
         y, after = run(
             loop,
             {name: weight for name, weight in weights.items() if name.startswith("cell/")}
             | {"feed": kernel[..., at : at + 1], "decay": weights["head/residual"]},
             x,
-            start | {"base": own[..., at : at + 1]},
+            start | {"base": base[..., at : at + 1]},
             mask=mask,
         )
-        # `split`, because the gradient of slices is a sum of arrays padded with zeros.
+        # `split` and not slices: the gradient of slices is a sum of arrays padded with zeros.
         outputs, taken = ops.split(y, [decoder.units], axis=-1)
         taken, decay = taken[..., 0], weights["head/residual"][:, 0]
         after = {name: after[name] for name in start} | outside
-        if decoder.future:  # the stack runs one step late: its output belongs to the step itself
-            return Readout(outputs, taken, kernel, own, decay), after
+        if decoder.future:  # the output after step t gives the distribution of step t
+            return Readout(outputs, taken, kernel, base, decay), after
         first, last = loop.cell.output(within(leaves, "cell")), leaves["last"][..., 0]
-        if mask is not None:  # before the first step that is taken
+        if mask is not None:  # before the first step that is not skipped
             began = ops.cumsum(ops.cast(mask, "int32"), axis=-1) > 0
             outputs = ops.where(began[..., None], outputs, first[:, :, None])
             taken = ops.where(began, taken, last[..., None])
-        return Readout(outputs, taken, kernel, own, decay, first, last), after
+        return Readout(outputs, taken, kernel, base, decay, first, last), after
 
     def sample(
-        self, leaves: Mapping[str, Any], uniform: Any, covariates: Mapping[str, Any] = NOTHING
+        self, leaves: Mapping[str, Any], uniform: Any, covariates: Mapping[str, Any] = EMPTY
     ) -> Any:
-        """Joint paths from ``leaves``, ``(members, rows, steps)``, as is ``uniform``."""
+        """Joint sample paths from ``leaves``, scaled.
+
+        Parameters
+        ----------
+        leaves : mapping of str to tensor, ``(members, rows, ...)``
+        uniform : tensor, ``(members, rows, steps)``
+            Uniform draws, strictly between 0 and 1.
+        covariates : mapping
+            Named as in a call.
+
+        Returns
+        -------
+        tensor, float32, ``(members, rows, steps)``
+        """
         leaves = self._computed(leaves)
         x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform), None, covariates)
         sampler = Sampler(self.decoder)
         start = {name: leaves[name] for name in sampler.state_shapes}
-        if self.decoder.future:  # a draw is an input of its own step; y_{t-1} is in the state
+        if self.decoder.future:  # the uniform draw of step t is an input of step t, as y_{t-1} is
             x = ops.concatenate([ops.cast(uniform, x.dtype)[..., None], x[..., 1:]], axis=-1)
             start["last"] = leaves["pending"][..., :1]
         drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
@@ -486,8 +530,8 @@ class Network(keras.Model):
         mask: Any,
         covariates: Mapping[str, Any],
     ) -> tuple[Any, Leaves]:
-        """The stack's inputs, ``(members, rows, steps, width)``, and the final leaves that are not
-        the loop's."""
+        """The stack's inputs, ``(members, rows, steps, width)``, and the values after the last step
+        of the leaves that the recurrence does not change."""
         decoder, dtype = self.decoder, self.compute_dtype
         if mask is None:
             taken = ops.convert_to_tensor(np.arange(1, value.shape[-1] + 1), dtype=dtype)
@@ -495,10 +539,10 @@ class Network(keras.Model):
             taken = ops.cumsum(ops.cast(mask, dtype), axis=-1)
         steps = leaves["step"] + taken  # (members, rows, steps)
         began = steps
-        if decoder.targets > 1:  # minus 0.5, because a rounded quotient may be just below the whole
+        if decoder.targets > 1:  # minus 0.5: a quotient may be rounded to just below a whole number
             began = 1.0 + ops.floor((steps - 0.5) / decoder.targets)
-        age = (AGES - 1) * ops.minimum(began / decoder.horizon, 1.0)[..., None]
-        bumps = ops.convert_to_tensor(np.arange(AGES, dtype="float32"), dtype=dtype)
+        place = (STEP_FUNCTIONS - 1) * ops.minimum(began / decoder.horizon, 1.0)[..., None]
+        centres = ops.convert_to_tensor(np.arange(STEP_FUNCTIONS, dtype="float32"), dtype=dtype)
         like = ops.zeros_like(steps)[..., None]
         channels = [ops.cast(channel, dtype)[..., None] for channel in (value, observed)]
         if decoder.past:
@@ -512,11 +556,11 @@ class Network(keras.Model):
                 taken = ops.sum(ops.cast(mask, "int32"), axis=-1)[..., None, None]
                 taken = taken + ops.zeros_like(late[:, :, :1], dtype="int32")
                 after["pending"] = ops.take_along_axis(late, taken, axis=2)[:, :, 0]
-        channels.append(ops.exp(-ops.square(age - bumps)))
+        channels.append(ops.exp(-ops.square(place - centres)))
         if decoder.targets > 1:
-            place = (steps - 1.0 - decoder.targets * (began - 1.0))[..., None]
+            position = (steps - 1.0 - decoder.targets * (began - 1.0))[..., None]
             which = ops.convert_to_tensor(np.arange(decoder.targets, dtype="float32"), dtype=dtype)
-            channels.append(ops.relu(1.0 - ops.abs(place - which)))
+            channels.append(ops.relu(1.0 - ops.abs(position - which)))
         if decoder.future:
             channels.append(self._encoded("future", covariates))
         if decoder.static:
@@ -525,16 +569,16 @@ class Network(keras.Model):
         return ops.concatenate([channel + like for channel in channels], axis=-1), after
 
     def _encoded(self, name: str, covariates: Mapping[str, Any]) -> Any:
-        """Covariates as the stack takes them in, ``(members, rows, steps, 1 + encoding)``: whether
-        a step has any, and their encoding."""
-        there = ops.cast(covariates[f"{name}_there"], self.compute_dtype)[..., None]
-        lead, steps = there.shape[0], there.shape[2]
+        """Covariates as inputs, ``(members, rows, steps, 1 + encoding)``: a flag that is 1 where
+        they are known, and their encoding."""
+        known = ops.cast(covariates[f"{name}_there"], self.compute_dtype)[..., None]
+        lead, steps = known.shape[0], known.shape[2]
         parts = [covariates[f"{name}_{part}"] for part in ("numeric", "codes")]
-        # Rows and steps as one axis. An array without columns cannot be reshaped so.
+        # Rows and steps become one axis. An array without columns cannot be reshaped with -1.
         flat = [ops.reshape(p, (lead, -1, p.shape[-1])) if p.shape[-1] else p[:, 0] for p in parts]
         encoder = self.covariates[name]
         encoded = ops.reshape(encoder(*flat), (self.members, -1, steps, encoder.width))
-        return ops.concatenate([there + ops.zeros_like(encoded[..., :1]), there * encoded], -1)
+        return ops.concatenate([known + ops.zeros_like(encoded[..., :1]), known * encoded], -1)
 
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: ops.swapaxes(value, 0, 1) for name, value in inputs.items()}
@@ -550,7 +594,10 @@ class Network(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The members' mean loss over the values that count (``sample_weight``)."""
+        """The mean over members of their mean losses, over the values with weight 1.
+
+        ``sample_weight``, ``(rows, members, steps)``, is 1 for a value whose loss counts, else 0.
+        """
         y, weight = (ops.swapaxes(ops.convert_to_tensor(v), 0, 1) for v in (y, sample_weight))
         score = ops.sum(self.decoder.head.score(Readout(**y_pred), y, weight), axis=1)
         weight = ops.sum(weight, axis=(1, 2))
@@ -559,8 +606,10 @@ class Network(keras.Model):
 
 
 class StartModel(keras.Model):
-    """``Network.start`` as a compiled model: ``numeric`` and ``codes`` ``(rows, n)`` to leaves
-    ``(rows, members, ...)``."""
+    """``Network.start`` as a compiled model.
+
+    Takes ``numeric`` and ``codes``, ``(rows, n)``, and returns leaves ``(rows, members, ...)``.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -573,8 +622,10 @@ class StartModel(keras.Model):
 
 
 class ParameterModel(keras.Model):
-    """A call of ``Network`` as a compiled model that returns the parameters of every step's
-    distribution, float32 ``(rows, members, steps, head.size)``."""
+    """The parameters of every step's distribution, as a compiled model.
+
+    Takes the inputs of ``Network`` and returns float32 ``(rows, members, steps, head.size)``.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -632,11 +683,10 @@ class QuantileModel(keras.Model):
 
 
 class SampleModel(keras.Model):
-    """Joint paths as a compiled model: each member draws its share of them.
+    """``Network.sample`` as a compiled model. Each member draws a path for each row.
 
-    Takes leaves ``(rows, members, ...)``, where a row is the start of a path; ``uniform``
-    ``(rows, members, steps)``, strictly between 0 and 1; and covariates ``(rows, steps, ...)``.
-    Returns the paths, of the shape of ``uniform``.
+    Takes leaves ``(rows, members, ...)``; ``uniform`` ``(rows, members, steps)``, strictly between
+    0 and 1; and covariates ``(rows, steps, ...)``. Returns the paths, in the shape of ``uniform``.
     """
 
     def __init__(self, network: Network) -> None:
@@ -661,8 +711,8 @@ def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
 
 
 def _embeddings(rng: np.random.Generator) -> Any:
-    """Known categories start at zero. The codes for new and missing ones start elsewhere: starting
-    at zero they would be hard to distinguish from a known category."""
+    """Zeros for known categories, random numbers for the codes of new and missing ones. With zeros
+    for all, a new category would be hard to distinguish from a known one."""
 
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
         values = np.zeros(tuple(shape), "float32")
@@ -673,16 +723,17 @@ def _embeddings(rng: np.random.Generator) -> Any:
 
 
 def _decoder_initializer(name: str, decoder: Any, rng: np.random.Generator) -> Any:
-    """The initializer of a weight of the decoder; each member's is drawn by itself."""
+    """The initialiser of a weight of the decoder. Every member has different random numbers."""
     layer, _, last = name.rpartition("/")
 
     def draw(shape: Sequence[int], dtype: Any = None) -> Any:
-        if last == "residual":  # nearly a random walk, with a slight drift to the mean
+        if last == "residual":  # nearly a random walk, with a slight reversion to the mean
             values = np.full(shape, 0.9)
         elif last == "bias":
             values = np.zeros(shape)
             cell = None if layer == "head" else decoder.stack.cells[int(layer.split("/")[1])]
-            if cell is not None and cell.gates == 4:  # forget gates open: Jozefowicz et al. 2015
+            # The bias of an LSTM's forget gate is 1 (Jozefowicz et al. 2015).
+            if cell is not None and cell.gates == 4:
                 values[..., cell.units : 2 * cell.units] = 1.0
         elif last == "embedding":
             values = rng.standard_normal(tuple(shape))

@@ -1,4 +1,4 @@
-"""How a network is trained: the optimiser, the best epoch of each member, and what is shown."""
+"""The training of a network: the optimiser, the best epoch of each member, and progress."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from statecast.networks.network import Network, ParameterModel
 from statecast.progress import Verbose, say, scores_text, trained_text
 from statecast.tables.panel import Panel
 
-LINES = 5  # of a training of full length, where not every epoch has a line
+LINES = 5  # of progress, of a training with all epochs
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps each member's weights of its best epoch, and stops when no member has improved for
-    ``patience`` epochs.
+    """Keeps the weights of each member's best epoch, and stops after ``patience`` epochs in which
+    no member has improved.
 
-    When an epoch ends, ``model.score`` holds each member's score on its held-out items.
+    At the end of an epoch ``model.score`` has the score of each member on its held-out items.
 
-    Ctrl-C, as ``interrupt`` notes it, stops the training too: after one more batch at most, whose
-    epoch then counts as any other, or with ``KeyboardInterrupt`` if no epoch has ended.
+    An interrupt by Ctrl-C, which ``interrupt`` notes, stops the training after at most one more
+    batch. The epoch of this batch is scored like any other. If no epoch has ended before,
+    ``KeyboardInterrupt`` is raised.
     """
 
     def __init__(self, patience: int, interrupt: Interrupt) -> None:
@@ -37,7 +38,7 @@ class KeepBest(keras.callbacks.Callback):
         self.waited = 0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # Not when a batch ends: on JAX every batch would then wait for its numbers.
+        # Not at the end of a batch: on JAX every batch would then wait for its results.
         if self.interrupt.count and self.best is not None:
             self.model.stop_training = True
         else:
@@ -60,13 +61,13 @@ class KeepBest(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def restore(self) -> None:
-        """Put every member back to its best epoch."""
+        """Set the weights of every member to those of its best epoch."""
         for variable, weight in zip(self.model.trainable_weights, self.weights, strict=True):
             variable.assign(weight)
 
 
 class Lines(keras.callbacks.Callback):
-    """Shows the progress of the training: a line after each epoch, or ``LINES`` lines in all."""
+    """Shows the progress of the training: a line after each epoch, or about ``LINES`` lines."""
 
     def __init__(self, say: Callable[[str], None], *, each: bool = False) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Lines(keras.callbacks.Callback):
 
 
 def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.optimizers.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over ``updates``."""
+    """AdamW (Loshchilov and Hutter 2019), with warm-up and cosine decay over ``updates``."""
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(
             learning_rate * 0.02,
@@ -98,16 +99,27 @@ def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.opti
 def held_out_parameters(
     network: Network, panel: Panel, held: np.ndarray, rows: np.ndarray, known: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Forecasts of held-out rows from their first k steps, for each k of ``known``; each row by a
-    member that holds it out.
+    """Forecasts of held-out rows from their first k steps, by members that hold them out.
+
+    Parameters
+    ----------
+    network : Network
+    panel : Panel
+    held : array of bool, ``(members, rows)``
+    rows : array of int
+        The rows to forecast; each is held out by a member.
+    known : sequence of int
+        The prefix lengths k.
 
     Yields
     ------
-    k, and parameters ``(len(rows), steps, head.size)``.
+    k : int
+    parameters : array, float32, ``(len(rows), steps, head.size)``
+        Of the distribution of every step.
     """
-    own = [np.flatnonzero(out[rows]) for out in held]
-    most = max(map(len, own))
-    at = np.stack([np.pad(which, (0, most - len(which))) for which in own], axis=1)
+    by_member = [np.flatnonzero(out[rows]) for out in held]
+    most = max(map(len, by_member))
+    at = np.stack([np.pad(which, (0, most - len(which))) for which in by_member], axis=1)
     batch, model = ObservationBatches(panel, most, 1), ParameterModel(network)  # compiled once
     for k in known:
         observed = np.arange(panel.y.shape[1]) < k
@@ -115,7 +127,7 @@ def held_out_parameters(
         inputs, _, _ = batch.pack(rows[at], observed, observed)
         found = model.predict_on_batch(inputs)
         out = np.empty((len(rows), *found.shape[2:]), found.dtype)
-        for member, which in enumerate(own):
+        for member, which in enumerate(by_member):
             out[which] = found[: len(which), member]
         yield k, out
 
@@ -133,20 +145,24 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Verbose = "auto",
 ) -> dict[str, list[float]]:
-    """Fit ``network`` to the training batches, and leave each member at the epoch that scored best
-    on its validation batches.
+    """Fit ``network`` to the training batches.
 
-    An interrupt, whether noted or raised by a callback, ends the fit and keeps the best epoch so
-    far; before the first epoch has ended there is none, and ``KeyboardInterrupt`` is raised.
+    Each member gets the weights of its best epoch on the validation batches. An interrupt, noted or
+    raised by a callback, ends the fit and keeps the best epoch so far.
 
     Returns
     -------
     history : dict of str to list of float
-        Per epoch, as Keras's ``History.history``.
+        Per epoch, as in Keras's ``History.history``.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        An interrupt before the end of the first epoch, or a second one.
     """
     network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
-    # Made here: TensorFlow would trace the step that makes these variables a second time, which is
-    # a quarter of the time of a short fit.
+    # Built before the fit: otherwise TensorFlow traces the training step twice, which takes a
+    # quarter of the time of a short fit.
     network.optimizer.build(network.trainable_variables)
     if verbose == "auto" and (sys.stdout.isatty() or "ipykernel" in sys.modules):
         verbose = 1
@@ -159,7 +175,7 @@ def train(
         network.fit(
             training,
             validation_data=validation,
-            shuffle=False,  # the rows are shuffled already, from our own seed
+            shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
             epochs=epochs,
             callbacks=[keep, history, *lines, *callbacks],
             verbose=int(verbose == 1),

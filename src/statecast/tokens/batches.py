@@ -13,30 +13,30 @@ from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.network import TokenDecoder
 
-GAPPED = 0.05  # the share of sequences with gaps: fewer than for numbers, as each token matters
-VALIDATION_ROWS = 2000  # a member's held-out sequences
+GAPPED = 0.05  # the share of sequences with gaps; less than for numbers, as each token matters
+VALIDATION_ROWS = 2000  # the most held-out sequences of a member
 
 
 class TokenBatches(Batches):
-    """Whole sequences of tokens, each member's own, in batches of similar length.
+    """Complete sequences of tokens for each member, in batches of similar length.
 
-    One pass scores every prefix length, so no prefix is drawn. Where sequences end, the end is one
-    more token. With a seed the rows are drawn anew each epoch, some of them with gaps, and a token
-    that occurs once in all is replaced by the unknown one half of the time, which trains the
-    latter.
+    One pass scores every prefix length, so no prefix is drawn. If sequences end, the end is a
+    token. With a seed, each epoch draws new rows; some tokens are masked at random; and a token
+    that occurs only once in training is replaced by "unknown" with probability 1/2, which trains
+    "unknown".
 
     Parameters
     ----------
     panel : Panel
     rows : sequence of array of int
-        Each member's rows.
+        The rows of each member.
     decoder : TokenDecoder
     ends : bool
         Whether sequences end after their last token.
     batch : int
-        Rows in a batch, or all rows if they are fewer.
+        The number of rows in a batch; all rows if they are fewer.
     seed : int, optional
-        None for rows in a fixed order, unchanged.
+        None for rows in a fixed order without masking and replacement.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TokenBatches(Batches):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         gap, rows = self.decoder.gap, self.order[index]
-        width = padded_width(self.longest(rows) + 1) - 1  # with "start" one of few widths
+        width = padded_width(self.longest(rows) + 1) - 1  # with "start", one of few widths
         code = self.code[rows]
         code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
         steps, length = np.arange(width + 1), self.length[rows][..., None]

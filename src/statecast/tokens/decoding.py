@@ -1,8 +1,8 @@
-"""Decoding: from a model of the next token to whole sequences, by beam search or by sampling.
+"""Decoding: from a model of the next token to complete sequences, by beam search or by sampling.
 
-NumPy alone. A model gives the log-probabilities of the next token for each row of a state, or the
-likeliest tokens alone, and the state after a token. Rows are batched over items and hypotheses; an
-item's result depends on its own rows alone.
+It uses NumPy only. A model returns the log-probabilities of the next token for each row of a state,
+or those of the most probable tokens, and the state after a token. The rows of a batch are the
+hypotheses of all items. The result of an item does not depend on other items.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from statecast.checks import check_number, check_whole
 from statecast.state import outline
 
-_WIDEST = 10_000  # a wider beam is a typing error
+_WIDEST = 10_000  # a wider beam is likely a typing error
 
 
 class Model(Protocol):
-    """A model of the next token. Its states may have any form: decoding only hands them back."""
+    """A model of the next token. Its states may have any type: decoding does not read them."""
 
     def log_probabilities(self, state: Any) -> np.ndarray:
         """The log-probabilities of the next token, float ``(rows, tokens)``."""
@@ -30,7 +30,7 @@ class Model(Protocol):
     def likeliest(
         self, state: Any, most: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest of the ``allowed`` tokens, as ``likeliest`` picks them."""
+        """The most probable of the ``allowed`` tokens; see the function ``likeliest``."""
         ...
 
     def step(self, state: Any, rows: np.ndarray, codes: np.ndarray) -> Any:
@@ -46,31 +46,32 @@ class _Constrained:
 
 @dataclass(frozen=True)
 class Beam(_Constrained):
-    """Beam search for the most probable sequence; with a width of one it is greedy.
+    """Beam search for the most probable sequences; with a width of 1 it is a greedy search.
 
-    At each step the ``width`` most probable hypotheses of an item are kept. One that ends leaves
-    the beam, which is then narrower by one, so that the search is exact if the beam is as wide as
-    there are sequences.
+    At each step the ``width`` most probable hypotheses of an item are kept. A hypothesis that ends
+    is removed from the beam, and the width decreases by one. If the width is at least the number of
+    possible sequences, the search is exact.
 
     Parameters
     ----------
     width : int
-        Hypotheses kept for each item.
+        The number of hypotheses kept for each item, from 1 to 10,000.
     best : int
-        How many sequences are returned, the best first.
+        The number of sequences returned, from 1 to ``width``; the best comes first.
     length_power : float
-        Sequences are ranked by log-probability over ``length ** length_power``, the end counted as
-        a token: 0 ranks by probability, 1 by the mean log-probability of a token. Powers between
-        favour longer sequences than 0 does (Wu et al. 2016).
-    forbidden : tokens
-        None of these is generated.
-    required : tokens
-        The sequence begins with these.
+        From 0 to 10. Sequences are ranked by log-probability divided by
+        ``length ** length_power``, where the end counts as a token. 0 ranks by probability, and 1
+        by the mean log-probability of a token. A larger power favours longer sequences (Wu et al.
+        2016).
+    forbidden : sequence of tokens
+        Tokens that are not generated.
+    required : sequence of tokens
+        The first tokens after the prefix.
 
     Raises
     ------
     ArgumentError
-        ``width`` below 1, ``best`` not between 1 and ``width``, a negative ``length_power``.
+        A value outside its range.
 
     Examples
     --------
@@ -90,24 +91,25 @@ class Beam(_Constrained):
 
 @dataclass(frozen=True)
 class Sampling(_Constrained):
-    """Draw each token from its distribution, or from the likelier part of it.
+    """Draw each token from the model's distribution, or from its most probable tokens.
 
     Parameters
     ----------
     temperature : float
-        The log-probabilities are divided by it: below 1, likely tokens become likelier.
+        The log-probabilities are divided by it. Below 1, probable tokens become more probable.
     top_k : int, optional
-        Draw from this many of the likeliest tokens only.
+        Draw from the ``top_k`` most probable tokens only.
     top_p : float
-        Draw from the likeliest tokens that together reach this probability only: the nucleus
-        (Holtzman et al. 2020). Applied after ``temperature`` and ``top_k``.
-    forbidden, required : tokens
+        Draw from the smallest set of most probable tokens whose probabilities add up to at least
+        ``top_p`` (nucleus sampling: Holtzman et al. 2020). It is applied after ``temperature`` and
+        ``top_k``.
+    forbidden, required : sequence of tokens
         As in ``Beam``.
 
     Raises
     ------
     ArgumentError
-        A temperature not above 0, ``top_k`` below 1, ``top_p`` not above 0 and up to 1.
+        ``temperature`` not above 0, ``top_k`` below 1, or ``top_p`` not above 0 and up to 1.
 
     Examples
     --------
@@ -128,16 +130,16 @@ class Sampling(_Constrained):
 
 @dataclass(frozen=True)
 class Rules:
-    """Which tokens may be generated, in codes.
+    """The tokens that may be generated, as codes.
 
     Attributes
     ----------
-    allowed : bool array, ``(tokens,)``
-        The tokens allowed after the required ones, the end among them.
+    allowed : array of bool, ``(tokens,)``
+        The tokens, and the end, that are allowed after the required tokens.
     required : tuple of int
         The first tokens.
     end : int
-        The code that ends a sequence.
+        The code of the end.
     """
 
     allowed: np.ndarray
@@ -147,7 +149,8 @@ class Rules:
     __repr__ = outline
 
     def apply(self, nats: np.ndarray, step: int) -> np.ndarray:
-        """Log-probabilities with minus infinity for tokens not allowed at a step, from 0."""
+        """The log-probabilities ``nats``, with minus infinity for tokens that are not allowed at
+        ``step``, which is counted from 0."""
         if step >= len(self.required):
             return nats + self._added
         only = np.full_like(nats, -np.inf)
@@ -160,20 +163,21 @@ class Rules:
 
 
 def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest tokens of each row.
+    """The most probable tokens of each row.
 
     Parameters
     ----------
     nats : array, ``(rows, tokens)``
         Log-probabilities.
     most : int
-        How many, at most ``tokens``.
-    allowed : bool array, ``(tokens,)``
+        The number of tokens to return for each row, at most ``tokens``.
+    allowed : array of bool, ``(tokens,)``
 
     Returns
     -------
     codes, nats : arrays, ``(rows, most)``
-        In no order. If fewer are allowed, the others have a log-probability of minus infinity.
+        Not sorted. If fewer tokens are allowed, the log-probabilities of the others are minus
+        infinity.
     """
     nats = np.where(allowed, nats, -np.inf)
     if most < nats.shape[1]:
@@ -185,8 +189,16 @@ def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Found:
-    """Sequences: ``codes (items, n, steps)``, -1 after the last token; their log-probability
-    ``nats (items, n)``, the end included; and whether each ``ended (items, n)``."""
+    """Decoded sequences.
+
+    Attributes
+    ----------
+    codes : array of int, ``(items, n, steps)``
+        -1 after the last token.
+    nats : array, float64, ``(items, n)``
+        Log-probabilities; that of the end is included if the sequence ended.
+    ended : array of bool, ``(items, n)``
+    """
 
     codes: np.ndarray
     nats: np.ndarray
@@ -196,10 +208,23 @@ class Found:
 
 
 def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules) -> Found:
-    """Beam search: the ``beam.best`` sequences of each row of ``state``.
+    """Beam search: the ``beam.best`` best sequences of each row of ``state``.
 
-    A sequence has at most ``room (items,)`` steps, of which its end takes one. If fewer are found,
-    the others are empty and have a log-probability of minus infinity.
+    Parameters
+    ----------
+    model : Model
+    state : Any
+        A state of the model with a row for each item.
+    room : array of int, ``(items,)``
+        The most steps of each item's sequences; the end takes one step.
+    beam : Beam
+    rules : Rules
+
+    Returns
+    -------
+    Found
+        The best sequences first. If the search found fewer, the others are empty, with a
+        log-probability of minus infinity.
     """
     items, width, steps = len(room), beam.width, int(room.max(initial=0))
     done = Found(
@@ -209,8 +234,8 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
     )
     done_score, count = np.full((items, width), -np.inf), np.zeros(items, int)
 
-    # The unfinished hypotheses: one for each row of the state, those of an item together, the best
-    # first.
+    # The unfinished hypotheses, one for each row of the state. Those of an item are adjacent, with
+    # the best first.
     item, nats = np.arange(items), np.zeros(items)
     tokens, bar = np.zeros((items, 0), np.int32), np.full(items, -np.inf)
     for step in range(steps):
@@ -229,7 +254,7 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
         ended = code == rules.end
         over = ended | (step + 1 >= room[item])
         if over.any():
-            # A finished sequence takes the next free place of its item.
+            # A finished sequence is stored at the next free index of its item.
             of, length = item[over], step + 1
             place = count[of] + _rank(of)
             kept = np.where(ended[over, None] & (np.arange(length) == step), -1, tokens[over])
@@ -237,8 +262,8 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
             done.nats[of, place], done.ended[of, place] = nats[over], ended[over]
             done_score[of, place] = nats[over] / length**beam.length_power
             count += np.bincount(of, minlength=items)
-            # A hypothesis is dropped if its item has `best` finished ones that it cannot beat: its
-            # probability can only fall, and its length is at most the longest allowed.
+            # A hypothesis is dropped if it cannot become better than `best` finished ones of its
+            # item: its probability cannot rise, and its length is at most `room`.
             bar = -np.partition(-done_score, beam.best - 1, axis=1)[:, beam.best - 1]
         if over.any() or bar.max(initial=-np.inf) > -np.inf:
             on = ~over & (nats / room[item] ** beam.length_power > bar[item])
@@ -253,8 +278,12 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
 
 
 def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each item the ``places[item]`` best candidates of ``total (rows, candidates)`` among its
-    rows, as row and column: items in order, the best first, without those of minus infinity."""
+    """The best candidates of each item.
+
+    ``total (rows, candidates)`` are scores; ``item (rows,)`` is the item of each row, in increasing
+    order. Returns the rows and columns of the ``places[item]`` best candidates of each item, by
+    item and with the best first. Candidates of minus infinity are left out.
+    """
     candidates = total.shape[1]
     if item[0] == item[-1]:  # a single item
         flat, most = total.ravel(), min(int(places[item[0]]), total.size)
@@ -269,15 +298,15 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
         and each * count == len(item)
         and (item.reshape(count, each) == item[::each, None]).all()
     )
-    if alike:  # all items have as many rows and places: a rectangle, which is faster
+    if alike:  # all items have the same numbers of rows and places: this is faster
         flat = total.reshape(count, -1)
-        own = np.arange(count)[:, None]
-        if most < flat.shape[1] > 64:  # below that, sorting alone is faster
+        which = np.arange(count)[:, None]
+        if most < flat.shape[1] > 64:  # for fewer candidates, sorting alone is faster
             at = np.argpartition(flat, -most, axis=1)[:, -most:]
-            at = at[own, np.argsort(-flat[own, at], axis=1, kind="stable")]
+            at = at[which, np.argsort(-flat[which, at], axis=1, kind="stable")]
         else:
             at = np.argsort(-flat, axis=1, kind="stable")[:, :most]
-        row, column = np.divmod((at + own * each * candidates).ravel(), candidates)
+        row, column = np.divmod((at + which * each * candidates).ravel(), candidates)
     else:
         row, column = (index.ravel() for index in np.indices(total.shape))
         order = np.lexsort((column, row, -total[row, column], item[row]))
@@ -289,7 +318,7 @@ def _best(total: np.ndarray, item: np.ndarray, places: np.ndarray) -> tuple[np.n
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
-    """The place of each entry within its group, from 0; the entries of a group are adjacent."""
+    """The index of each entry within its group, from 0; the entries of a group are adjacent."""
     begins = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
     length = np.diff(np.append(begins, len(group)))
     return np.arange(len(group)) - np.repeat(begins, length)
@@ -303,9 +332,20 @@ def sample(
     sampling: Sampling,
     rules: Rules,
 ) -> Found:
-    """Sampling: n sequences of each row of ``state``, drawn with ``uniform (items, n, steps)``.
+    """Sampling: n sequences of each row of ``state``.
 
-    ``nats`` are the log-probabilities of the model, whatever tokens ``sampling`` leaves out.
+    Parameters
+    ----------
+    model, state, room, rules
+        As in ``search``.
+    uniform : array, float64, ``(items, n, steps)``
+        Uniform draws between 0 and 1.
+    sampling : Sampling
+
+    Returns
+    -------
+    Found
+        The log-probabilities are those of the model, without the changes by ``sampling``.
     """
     items, n, steps = uniform.shape
     found = Found(
@@ -315,7 +355,7 @@ def sample(
     draws, room = uniform.reshape(items * n, steps), np.repeat(room, n)
     for step in range(steps):
         nats = model.log_probabilities(state)
-        if step == 0:  # the sequences of an item share its first state
+        if step == 0:  # all sequences of an item start from the same row of the state
             nats = nats[start]
         code = _drawn(rules.apply(nats, step), sampling, draws[row, step])
         found.nats[row] += nats[np.arange(len(row)), code]
@@ -333,10 +373,10 @@ def sample(
 
 
 def _drawn(nats: np.ndarray, sampling: Sampling, uniform: np.ndarray) -> np.ndarray:
-    """A code for each row of log-probabilities, by a number between 0 and 1."""
+    """Draw a code for each row of log-probabilities, by a uniform number between 0 and 1."""
     likely = nats.astype(np.float64) / sampling.temperature
     share = np.exp(likely - likely.max(axis=1, keepdims=True))
-    order = np.argsort(-share, axis=1, kind="stable")  # the likeliest first
+    order = np.argsort(-share, axis=1, kind="stable")  # the most probable first
     share = np.take_along_axis(share, order, axis=1)
     if sampling.top_k is not None:
         share[:, sampling.top_k :] = 0.0
@@ -345,6 +385,6 @@ def _drawn(nats: np.ndarray, sampling: Sampling, uniform: np.ndarray) -> np.ndar
     share = np.where(before < sampling.top_p, share, 0.0)
     reached = np.cumsum(share, axis=1)
     place = (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=1)
-    # Rounding may point after the last possible token.
+    # By rounding, the index may be beyond the last possible token.
     place = np.minimum(place, (share > 0).sum(axis=1) - 1)
     return order[np.arange(len(order)), place]

@@ -1,10 +1,10 @@
-"""A trained network of tokens on NumPy arrays: states, scores and sequences.
+"""A trained network of tokens on NumPy arrays: states, log-likelihoods and sequences.
 
-After training no graph of a backend is needed: a step of our kernel on arrays takes microseconds,
-so decoding is as fast, and gives the same result, on every backend. Where the kernel is not built,
-the steps are those of ``cells`` in NumPy's float32.
+Nothing here uses a backend. The native kernel computes a step in microseconds, so that decoding has
+the same speed and the same results whatever the backend. If the kernel is not built, the steps are
+those of ``cells`` on NumPy arrays, float32.
 
-The probabilities of an ensemble are the means of its members' probabilities.
+The probability of a token is the mean of the members' probabilities.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from statecast.tokens import decoding
 from statecast.tokens.decoding import Beam, Found, Rules, Sampling
 from statecast.tokens.network import TokenDecoder
 
-_CELLS = 1 << 24  # log-probabilities at once: 64 MB of float32
+_CELLS = 1 << 24  # the most log-probabilities in memory: 64 MB of float32
 
-# NumPy's products on one thread: they are small, and OpenBLAS waits in a loop for a thread that has
-# lost its CPU. With other work on the same two cores that took sixty times as long.
+# Matrix products of NumPy use one thread, as they are small. With two threads OpenBLAS waits in a
+# loop for a thread that has no CPU: beside other work on two cores that took sixty times as long.
 _ONE_THREAD = ThreadpoolController().wrap(limits=1, user_api="blas")
 
-Members = list[dict[str, np.ndarray]]  # a state as decoding has it: each member's leaves
+Members = list[dict[str, np.ndarray]]  # the form of a state in decoding: the leaves of each member
 
 
 class TokenEngine:
-    """A fitted network of tokens.
+    """A fitted network of tokens, for NumPy arrays.
 
     Parameters
     ----------
     decoder : TokenDecoder
     weights : mapping of str to array
-        As a model file names them.
-    conditioning : str
-        Where X enters.
+        By their names in a model file, float32 ``(members, ...)``.
+    conditioning : {"state", "inputs", "both", "first"}
+        Whether X sets the initial state or is an input.
     ends : bool
-        Whether sequences end after their last token.
+        Whether the end of a sequence is a token.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class TokenEngine:
         stack = decoder.stack
         built = refuses(stack) is None
         softmax: Any = Softmax if built else _PlainSoftmax
-        # A token's part of the gates is looked up in a table where the table is no larger than the
-        # recurrent weights; else it is computed at every step.
+        # The product of a token's embedding and the input weights is looked up in a table, if that
+        # table is no larger than the recurrent weights. Otherwise it is computed at every step.
         self._tabulated = built and len(self._embedding[0]) <= decoder.units
         self._cells = [self._cell(within(w, "cell"), w["embedding"], built) for w in inside]
         self._softmax = softmax(np.stack(kernel), np.stack([w["head/bias"] for w in inside]))
@@ -83,15 +83,21 @@ class TokenEngine:
             return _PlainCell(stack, weights)
         if not self._tabulated:
             return Recurrence(stack, weights)
-        of_token, of_static = np.split(weights["0/kernel"], [embedding.shape[1]])
-        weights["0/kernel"] = np.concatenate([of_static, embedding @ of_token])
+        token_kernel, static_kernel = np.split(weights["0/kernel"], [embedding.shape[1]])
+        weights["0/kernel"] = np.concatenate([static_kernel, embedding @ token_kernel])
         return Recurrence(stack, weights, codes=len(embedding))
 
-    # -- the state as the forecaster has it: leaves (rows, members, ...) -----------------
+    # -- states of the forecaster: leaves (rows, members, ...) -----------------------------
 
     @_ONE_THREAD
     def start(self, numeric: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
-        """The leaves before the first token, from static features ``(rows, n)``."""
+        """The leaves before the first token: after the input "start".
+
+        Parameters
+        ----------
+        numeric, codes : arrays, ``(rows, n)``
+            The static features.
+        """
         decoder, rows = self.decoder, len(codes)
         first = np.full(rows, decoder.start)
         members: Members = []
@@ -109,20 +115,28 @@ class TokenEngine:
     def advance(
         self, leaves: Mapping[str, np.ndarray], code: np.ndarray, taken: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The leaves after the first ``taken (rows,)`` of the tokens ``code (rows, steps)``."""
+        """The leaves after further tokens.
+
+        Parameters
+        ----------
+        leaves : mapping of str to array, ``(rows, members, ...)``
+        code : array of int, ``(rows, steps)``
+        taken : array of int, ``(rows,)``
+            The number of each row's tokens in ``code``; the others are ignored.
+        """
         inner, steps = self.members(leaves), leaves["step"] + taken[:, None, None]
         after = [{n: leaf.copy() for n, leaf in member.items()} for member in inner]
         for length in np.unique(taken[taken > 0]).tolist():
             rows = np.flatnonzero(taken == length)
             for m, member in enumerate(inner):
-                own = {n: leaf[rows] for n, leaf in member.items()}
-                _, moved = self._run(m, own, code[rows, :length])
-                for name, leaf in moved.items():
+                before = {n: leaf[rows] for n, leaf in member.items()}
+                _, advanced = self._run(m, before, code[rows, :length])
+                for name, leaf in advanced.items():
                     after[m][name][rows] = leaf
         return self._leaves(after, steps.astype(np.float32))
 
     def codes(self, value: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """The input codes for a panel's ``y`` and ``mask``: the gap where nothing was observed."""
+        """The input codes, int64, of a panel's ``y`` and ``mask``; a missing token is the gap."""
         return np.where(observed, value, self.decoder.gap).astype(np.int64)
 
     # -- scores --------------------------------------------------------------------------
@@ -131,12 +145,22 @@ class TokenEngine:
     def log_likelihoods(
         self, leaves: Mapping[str, np.ndarray], code: np.ndarray, length: np.ndarray, ended: bool
     ) -> np.ndarray:
-        """The log-probability, in nats, of each token of ``code (rows, steps)``, and of the end.
+        """The log-probability of each token of a sequence, and of its end.
+
+        Parameters
+        ----------
+        leaves : mapping of str to array, ``(rows, members, ...)``
+        code : array of int, ``(rows, steps)``
+        length : array of int, ``(rows,)``
+            The number of tokens of each row.
+        ended : bool
+            Whether to score the end.
 
         Returns
         -------
         array, float64, ``(rows, steps + 1)``
-            NaN for gaps and beyond ``length (rows,)``, where the end stands if ``ended``.
+            In nats. The end has the index ``length``. NaN at gaps, and after the last token or the
+            end.
         """
         rows, steps = code.shape
         target = np.concatenate([code, np.full((rows, 1), self.decoder.gap)], axis=1)
@@ -158,12 +182,17 @@ class TokenEngine:
                 y, _ = self._run(m, before, code[some])
                 outputs.append(np.concatenate([first, y], axis=1).reshape(-1, y.shape[-1]))
             nats = self._softmax.log_probabilities(np.stack(outputs))
-            own = target[some].reshape(-1, 1)
-            out[some] = np.take_along_axis(nats, own, axis=1).reshape(-1, steps + 1)
+            index = target[some].reshape(-1, 1)
+            out[some] = np.take_along_axis(nats, index, axis=1).reshape(-1, steps + 1)
         return np.where(counted, out, np.nan)
 
     def panel_log_likelihoods(self, panel: Panel, *, ended: bool = True) -> np.ndarray:
-        """``log_likelihoods`` of a panel, from the first token on."""
+        """``log_likelihoods`` of a panel's sequences, from the first token.
+
+        Returns
+        -------
+        array, float64, ``(rows, steps + 1)``
+        """
         nats = np.full((panel.rows, panel.y.shape[1] + 1), np.nan)
         for rows in np.array_split(np.arange(panel.rows), max(1, panel.rows // 1024)):
             part = panel.take(rows)
@@ -173,8 +202,13 @@ class TokenEngine:
         return nats
 
     def pair_log_likelihoods(self, sequences: Panel, static: Panel) -> np.ndarray:
-        """The log-likelihood, in nats, of every sequence given every row of static features, ends
-        included; ``(sequences, static)``."""
+        """The log-likelihood of every sequence given every row of static features.
+
+        Returns
+        -------
+        array, float64, ``(sequences.rows, static.rows)``
+            In nats, with the ends of the sequences.
+        """
         length, code = sequences.known, self.codes(sequences.y, sequences.mask)
         starts = self.start(static.numeric, static.codes)
         nats = np.empty((sequences.rows, static.rows))
@@ -185,7 +219,7 @@ class TokenEngine:
             nats.flat[part] = np.nansum(found, axis=1)
         return nats
 
-    # -- the model that decoding runs ------------------------------------------------------
+    # -- the methods of decoding.Model, and decoding ---------------------------------------
 
     def log_probabilities(self, state: Members) -> np.ndarray:
         """The log-probabilities of the next token, float32 ``(rows, tokens)``."""
@@ -194,7 +228,7 @@ class TokenEngine:
     def likeliest(
         self, state: Members, most: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest of the ``allowed`` tokens, as ``decoding.likeliest`` picks them."""
+        """The most probable of the ``allowed`` tokens; see ``decoding.likeliest``."""
         return self._softmax.likeliest(self._outputs(state), most, allowed)
 
     def step(self, state: Members, rows: np.ndarray, codes: np.ndarray) -> Members:
@@ -202,8 +236,8 @@ class TokenEngine:
         after = []
         for m, member in enumerate(state):
             static = {n: leaf[rows] for n, leaf in member.items() if n == "static"}
-            _, moved = self._step(m, member | static, codes, rows)
-            after.append(moved | static)
+            _, advanced = self._step(m, member | static, codes, rows)
+            after.append(advanced | static)
         return after
 
     @_ONE_THREAD
@@ -226,13 +260,15 @@ class TokenEngine:
         return decoding.sample(self, self.members(leaves), room, uniform, sampling, rules)
 
     def rules(self, vocabulary: Vocabulary, how: Beam | Sampling, room: np.ndarray) -> Rules:
-        """The rules of decoding, from the tokens that ``how`` requires and forbids.
+        """The rules of decoding, from the required and the forbidden tokens of ``how``.
+
+        ``room``, ``(rows,)``, is the number of steps left for each row.
 
         Raises
         ------
         ArgumentError
-            A token that training did not have, one that is both required and forbidden, more
-            required tokens than steps, or all tokens forbidden.
+            A token that training did not have; a token that is both required and forbidden; more
+            required tokens than steps; or all tokens forbidden.
         """
         allowed = np.ones(self.decoder.head.size, bool)
         allowed[[UNKNOWN, *vocabulary.known("forbidden", how.forbidden)]] = False
@@ -241,13 +277,16 @@ class TokenEngine:
         for code in required:
             if not allowed[code]:
                 token = vocabulary.decode(code)
-                raise ArgumentError(f"The token {token!r} is both required and forbidden.")
+                raise ArgumentError(
+                    f"required: expected tokens that are not forbidden; {token!r} is. Leave it out "
+                    "of one of the two."
+                )
         if not allowed[END + 1 :].any():
-            raise ArgumentError("forbidden: expected that some token is left; none is.")
+            raise ArgumentError("forbidden: expected fewer than all tokens; received all of them.")
         if len(required) > room.min(initial=len(required)):
             raise ArgumentError(
-                f"required: expected at most as many tokens as steps are left, {room.min()}; "
-                f"received {len(required)}. Ask for a later step."
+                f"required: expected at most {room.min()} tokens, one for each step that is left; "
+                f"received {len(required)}. Choose a later step."
             )
         return Rules(allowed, tuple(required), END)
 
@@ -294,7 +333,7 @@ class TokenEngine:
     def _outputs(self, state: Members) -> np.ndarray:
         """The last output of the stack, ``(members, rows, units)``."""
         outputs = [self.decoder.stack.output(member) for member in state]
-        return np.stack(outputs) if len(outputs) > 1 else outputs[0][None]  # not copied
+        return np.stack(outputs) if len(outputs) > 1 else outputs[0][None]  # a view, not a copy
 
     def _recurrent(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: leaf for n, leaf in leaves.items() if n != "static"}
@@ -302,9 +341,10 @@ class TokenEngine:
     def _inputs(
         self, m: int, before: Mapping[str, np.ndarray], codes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The cells' inputs for ``codes (rows, ...)``: x, and codes where they are looked up."""
+        """The inputs of the cells for ``codes (rows, ...)``: x, and the codes if the embeddings are
+        looked up in the kernel, else None."""
         static = before.get("static")
-        if static is None:  # X was an input of the first step alone, or is no input
+        if static is None:  # X is no input, or was an input of the first step only
             static = np.zeros((len(codes), self.decoder.static), np.float32)
         static = static[:, None] if codes.ndim == 2 else static
         static = np.broadcast_to(static, (*codes.shape, self.decoder.static))
@@ -313,7 +353,7 @@ class TokenEngine:
         return np.concatenate([self._embedding[m][codes], static], axis=-1), None
 
     def members(self, leaves: Mapping[str, np.ndarray]) -> Members:
-        """Leaves ``(rows, members, ...)`` as decoding has them."""
+        """Leaves ``(rows, members, ...)`` in the form of decoding: a dict for each member."""
         names = {n: n.removeprefix("cell/") for n in self.decoder.state_shapes if n != "step"}
         return [
             {inner: np.ascontiguousarray(leaves[n][:, m]) for n, inner in names.items()}
@@ -332,7 +372,7 @@ class TokenEngine:
 
 
 class _PlainCell:
-    """The steps of a stack in NumPy, for one that the native kernel cannot run."""
+    """A stack in NumPy, in place of ``Recurrence`` where the native kernel cannot run it."""
 
     def __init__(self, stack: Any, weights: Mapping[str, np.ndarray]) -> None:
         self.stack, self.weights = stack, weights
@@ -359,7 +399,7 @@ class _PlainCell:
 
 
 class _PlainSoftmax:
-    """``Softmax`` in NumPy."""
+    """``Softmax`` in NumPy, in place of the native one."""
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
         self.kernel, self.bias = kernel, bias

@@ -1,4 +1,4 @@
-"""``TokenForecaster``: sequences of tokens, generated, sampled, scored and ranked."""
+"""``TokenForecaster``: generates, samples, scores and ranks sequences of tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import takes
 from statecast.heads.categorical import Categorical
 from statecast.networks.batches import Batches, training_rows
-from statecast.networks.network import NOTHING, Network
+from statecast.networks.network import EMPTY, Network
 from statecast.state import State
 from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Panel
@@ -41,13 +41,13 @@ class _Generate(Ahead, total=False):
 
 
 class TokenForecaster(StateModel[TokenSettings]):
-    """Continue sequences of tokens from what an item is and how its sequence began.
+    """Forecast the rest of a sequence of tokens from its static features and its first tokens.
 
     Tokens are text (characters, words), whole numbers or booleans. One fitted model serves every
     prefix length k from 0 up: the static features X condition a recurrent network, and the first k
     tokens advance it. ``Forecaster`` is the class for numbers.
 
-    A fitted model may be used from several threads at once.
+    Several threads may use a fitted model at once.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class TokenForecaster(StateModel[TokenSettings]):
     Raises
     ------
     ArgumentError
-        A value outside its range, a name that is no setting, or a setting that would do nothing.
+        A value outside its range, an unknown name, or a setting that would have no effect.
 
     Examples
     --------
@@ -123,42 +123,46 @@ class TokenForecaster(StateModel[TokenSettings]):
         Parameters
         ----------
         series : table, path or array, optional
-            The prefixes; k may differ from item to item. An item of ``static`` that is not here has
-            k = 0.
+            The prefixes; k may differ between items. An item that is in ``static`` only has k = 0.
         static : table, path or array, optional
             The same columns as in ``fit``.
         until : int, mapping, table, path or array
-            The last step, as the tables number steps: a number for all items; or one for each item,
-            as a mapping of ids to steps, a table with the ids and a column ``until``, or an array
-            ``(items,)``. An item that is observed up to there has no rows.
+            The last step, numbered as in the tables. Give one number for all items; or one for each
+            item, as a mapping of ids to steps, a table with the ids and a column ``until``, or an
+            array ``(items,)``. An item that is observed up to ``until`` has no rows in the result.
         h : int, optional
-            In place of ``until``: this many steps after each prefix.
+            The number of steps after each prefix, in place of ``until``.
         strict : bool
             Raise an error for an item that is observed up to ``until``.
         beam : Beam
-            Width of the beam, how many sequences to return, and further options. By default the
-            search is greedy.
+            The width of the beam, the number of sequences to return, and further options. The
+            default is a greedy search.
         state : State, optional
-            Continue from this state, in place of ``series`` and ``static``. The rows of a state
-            without ids (a fork) are numbered from 0.
+            Continue from this state, in place of ``series`` and ``static``. If the state has no
+            ids (a fork has none), its rows are numbered from 0.
 
         Returns
         -------
-        A table of the kind that came in: the id, the step, ``statecast`` (the best sequence) and
-        ``statecast-nats`` (its log-probability, the same in all of an item's rows); and
-        ``statecast-2``, ..., as far as the beam returns more. An item's rows go on to the step at
-        which its longest sequence ended, with null there, or to ``until``: a sequence without a
-        null did not end. If the search found fewer sequences, the others are null, with a
-        log-probability of minus infinity. For arrays, a dict of arrays ``(items, until)``.
+        A table of the input's kind (pandas, polars, Arrow; polars for a path) with the columns:
+        the id, the step, ``statecast`` (the best sequence) and ``statecast-nats`` (its
+        log-probability in nats, the same in all rows of an item). If the beam returns more
+        sequences, they are ``statecast-2``, ``statecast-2-nats``, ... A sequence that ended has
+        null at the step of its end and at later steps; one without a null did not end. The rows of
+        an item go up to the end of its longest sequence, or to ``until``. If the search found fewer
+        sequences than asked for, the others are null, with a log-probability of minus infinity. For
+        arrays, a dict of arrays ``(items, until)``.
 
         Raises
         ------
         DataError
             Tables that cannot be used; with ``strict``, ``until`` not beyond an item's prefix.
         ArgumentError
-            Neither or both of ``until`` and ``h``; an argument outside its range.
+            Neither or both of ``until`` and ``h``; an argument outside its range; both ``state``
+            and tables; a required or forbidden token that training did not have.
         StateError
             A state that this model did not make.
+        NotFittedError
+            The model is not fitted.
         """
         if not isinstance(beam, Beam):
             raise ArgumentError(f"beam: expected a Beam, received {beam!r}.")
@@ -179,7 +183,7 @@ class TokenForecaster(StateModel[TokenSettings]):
     ) -> Sequences:
         """Sequences after each item's prefix, sampled token by token.
 
-        An item's draws depend on the seed and its id alone.
+        An item's draws depend only on the seed and its id.
 
         Parameters
         ----------
@@ -188,11 +192,15 @@ class TokenForecaster(StateModel[TokenSettings]):
         paths : int
             The number of sequences of each item.
         sampling : Sampling
-            The distribution to sample from; by default the model's own.
+            Changes of the distribution that is sampled from; by default none.
+
+        Returns
+        -------
+        Sequences
 
         Raises
         ------
-        DataError, ArgumentError, StateError
+        DataError, ArgumentError, StateError, NotFittedError
             As ``generate``.
         """
         paths = check_whole("paths", paths)
@@ -216,25 +224,27 @@ class TokenForecaster(StateModel[TokenSettings]):
         series, static : table, path or array
             As in ``generate``.
         known : int
-            The number of tokens that are given; those after them are scored.
+            The number of first tokens that are given. The tokens after them are scored.
         ended : bool
-            Whether the sequences have ended, so that their end is scored as one more token.
+            Whether the sequences have ended. If so, their ends are scored too.
         by_step : bool
-            A row for each item and step, in place of one for each item.
+            Return a row for each item and step, in place of a row for each item.
 
         Returns
         -------
-        A table of the kind that came in: the id; ``log_likelihood`` in nats; ``tokens``, the number
-        of tokens scored (gaps are not); ``bits_per_token`` and ``perplexity``, NaN if none was
-        scored. By step: the id, the step, and ``log_likelihood`` of the token there; the end
-        stands after the last token.
+        A table of the input's kind. Its columns are the id; ``log_likelihood`` in nats; ``tokens``,
+        the number of tokens that were scored (missing ones are not); ``bits_per_token`` and
+        ``perplexity``, NaN if no token was scored. With ``by_step`` they are the id, the step, and
+        the ``log_likelihood`` of the token at this step; the end has the step after the last token.
 
         Raises
         ------
         ArgumentError
-            ``known`` below 0; ``ended`` or ``by_step`` that is no boolean.
+            ``known`` below 0; ``ended`` or ``by_step`` that is not a boolean.
         DataError
             Tables that cannot be used.
+        NotFittedError
+            The model is not fitted.
         """
         schema, engine = self.schema, self.engine
         known = check_whole("known", known, 0)
@@ -270,27 +280,29 @@ class TokenForecaster(StateModel[TokenSettings]):
         by: Literal["series", "static"] = "series",
         best: int | None = None,
     ) -> Any:
-        """Retrieval: rank static features for each sequence, or sequences for each X.
+        """Retrieval: rank rows of static features for each sequence, or sequences for each row.
 
-        Every sequence is scored with every X. They are ranked by ``lift``: the log-likelihood of
-        the sequence given that X, less the logarithm of its mean likelihood over all of them. A
-        sequence that is probable given any X has no advantage by it.
+        Every sequence is scored given every row X of static features. The pairs are ranked by
+        ``lift``: the log-likelihood of the sequence given X, minus the logarithm of the mean of its
+        likelihoods given each of the rows. So a sequence that is probable given any X is not
+        favoured.
 
         Parameters
         ----------
         series : table, path or array
-            Whole sequences. Their ids need not be those of ``static``.
+            Complete sequences. Their ids may differ from those of ``static``.
         static : table, path or array
-            The static features to match them with.
+            The rows of static features.
         by : {"series", "static"}
-            Rank the X for each sequence, or the sequences for each X.
+            "series" ranks the rows of ``static`` for each sequence; "static" ranks the sequences
+            for each row of ``static``.
         best : int, optional
-            The length of each ranking; all by default.
+            The length of each ranking; by default all.
 
         Returns
         -------
-        A table of the kind that came in: the id (of the sequence, or of the X), ``rank`` from 1,
-        ``match`` (the id of the X, or of the sequence), ``log_likelihood`` and ``lift`` in nats.
+        A table of the input's kind: the id (of the sequence, or of the row of ``static``); ``rank``
+        from 1; ``match``, the id of what is ranked; ``log_likelihood`` and ``lift`` in nats.
 
         Raises
         ------
@@ -298,6 +310,8 @@ class TokenForecaster(StateModel[TokenSettings]):
             A model without static features; an argument outside its range.
         DataError
             Tables that cannot be used.
+        NotFittedError
+            The model is not fitted.
         """
         schema = self.schema
         check_choice("by", by, ("series", "static"))
@@ -324,7 +338,7 @@ class TokenForecaster(StateModel[TokenSettings]):
 
     @property
     def schema(self) -> Schema:
-        """What was learnt about the tables."""
+        """The schema of the training tables."""
         schema = super().schema
         assert isinstance(schema, Schema)  # of one target
         return schema
@@ -339,7 +353,10 @@ class TokenForecaster(StateModel[TokenSettings]):
 
     def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
         if future is not None:
-            raise ArgumentError("future: tokens take no covariates; received some.")
+            raise ArgumentError(
+                f"future: tokens take no covariates; received a {type(future).__name__}. Leave it "
+                "out."
+            )
         return learn(series, static, **self.settings.columns)
 
     def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
@@ -357,10 +374,10 @@ class TokenForecaster(StateModel[TokenSettings]):
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
         s, decoder = self.settings, network.decoder
         batch = s.batch_size or int(np.clip(panel.rows // 8, 16, 64))
-        own = training_rows(held)
-        out = [np.flatnonzero(rows)[:VALIDATION_ROWS] for rows in held]
-        training = TokenBatches(panel, own, decoder, ends=s.ends, batch=batch, seed=s.seed)
-        return training, TokenBatches(panel, out, decoder, ends=s.ends, batch=4 * batch)
+        trained = training_rows(held)
+        validated = [np.flatnonzero(rows)[:VALIDATION_ROWS] for rows in held]
+        training = TokenBatches(panel, trained, decoder, ends=s.ends, batch=batch, seed=s.seed)
+        return training, TokenBatches(panel, validated, decoder, ends=s.ends, batch=4 * batch)
 
     def _learn_after(
         self, network: Network, panel: Panel, held: np.ndarray, before: Companions
@@ -375,7 +392,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         return TokenDecoder(stack, head, s.embedding, s.tied, static, each), options
 
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = NOTHING
+        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
         process.check_backend()
         decoder, options = self._plan(schema)
@@ -395,14 +412,14 @@ class TokenForecaster(StateModel[TokenSettings]):
         if schema.vocabulary is None:
             raise ValueError("schema: expected a vocabulary, as the file holds a TokenForecaster")
         if schema.past.kinds or schema.future.kinds:
-            raise ValueError("schema: tokens take no covariates")
+            raise ValueError("schema: expected no covariates, as the file holds a TokenForecaster")
 
     def _read_companions(
         self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
     ) -> Companions:
         found = [part for part in Companions.parts() if arrays[part]]
         if found:
-            raise ValueError(f"{found[0]}: a TokenForecaster has none")
+            raise ValueError(f"{found[0]}: expected none, as the file holds a TokenForecaster")
         return Companions()
 
     # -- states ------------------------------------------------------------------------
@@ -437,8 +454,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         paths: int,
         state: State | None,
     ) -> Sequences:
-        """Sequences after each item's prefix: searched for by a beam, or ``paths`` of them
-        sampled."""
+        """Sequences after each item's prefix: found by a beam search, or ``paths`` samples."""
         schema, engine, kind = self.schema, self.engine, None
         horizon = Horizon.read(until, h, schema.id_col, schema.first)
         if state is None:
@@ -460,7 +476,8 @@ class TokenForecaster(StateModel[TokenSettings]):
                 found.append(engine.search(leaves, room, how, rules))
                 continue
             uniform = np.stack([self._stream(item).random((reach, paths)) for item in ids[rows]])
-            uniform = uniform.swapaxes(1, 2)  # by step first: a longer one begins with equal draws
+            # Drawn step by step, so that a longer sequence begins with the same draws.
+            uniform = uniform.swapaxes(1, 2)
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), reach - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(engine.sample(leaves, room, uniform, how, rules))
@@ -469,7 +486,7 @@ class TokenForecaster(StateModel[TokenSettings]):
 
 
 def load_model(path: str | os.PathLike[str] | bytes) -> Forecaster | TokenForecaster:
-    """Read a model file of either class.
+    """Read a model file of a ``Forecaster`` or a ``TokenForecaster``.
 
     Raises
     ------

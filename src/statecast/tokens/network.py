@@ -1,12 +1,12 @@
-"""The conditional recurrent network of tokens: embeddings in, a softmax out. It reads no tables.
+"""The conditional recurrent network of tokens, from embeddings to a softmax. It reads no tables.
 
-X sets the initial state, or is an input of the first step or of every step. The network takes in
-"start" and then the observed tokens. Its output after a step is the distribution of the next
-token, so that one pass over whole sequences (teacher forcing) trains and scores every prefix
-length at once.
+X sets the initial state, or is an input of the first step or of every step. The inputs of the
+network are "start" and then the observed tokens. The output after a step gives the distribution of
+the next token, so that one pass over complete sequences (teacher forcing) trains and scores all
+prefix lengths.
 
-Tokens are codes. Those from 0 to ``size - 1`` can be predicted, among them "unknown" and "end". Two
-more are inputs only: "start", and the gap for a token that was not observed.
+Tokens are codes. The codes from 0 to ``size - 1`` can be predicted; "unknown" and "end" are two of
+them. Two further codes are inputs only: "start", and the gap, for a token that was not observed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from statecast.recurrence.run import run
 
 @dataclass(frozen=True)
 class TokenDecoder:
-    """A stack of cells between an embedding of tokens and a softmax over them.
+    """A stack of cells with an embedding of tokens as input and a softmax over tokens as output.
 
-    The leaves of the state are those of the stack, and: ``step``, the number of steps taken; and
-    ``static``, the encoded X, where it is an input of every step.
+    The leaves of the state are those of the stack; ``step``, the number of steps taken; and
+    ``static``, the encoded X, if it is an input of every step.
 
     Parameters
     ----------
@@ -40,11 +40,12 @@ class TokenDecoder:
     embedding : int
         Width of a token's embedding.
     tied : bool
-        Whether the softmax takes the embeddings for its weights (Press and Wolf 2017).
+        Whether the embeddings are also the weights of the softmax (Press and Wolf 2017).
     static : int
-        Width of the encoded X among the inputs, 0 where it is no input.
+        Width of the encoded X among the inputs; 0 if X is no input.
     each : bool
-        Whether X is an input of every step, or of the first alone, with zeros after it.
+        True if X is an input of every step; False if it is an input of the first step, and zeros
+        are the inputs of the other steps.
     """
 
     stack: Stack
@@ -91,9 +92,9 @@ class TokenDecoder:
 class TokenNetwork(Network):
     """The trainable model of tokens.
 
-    The parameters are those of ``Network``, with a ``TokenDecoder`` for the decoder, a further
-    conditioning ``"first"``, and ``dropout``, the share of the embeddings and of the stack's
-    outputs that a training step drops.
+    The parameters are those of ``Network``. The decoder is a ``TokenDecoder``; ``conditioning`` may
+    also be "first"; and ``dropout`` is the share of the embeddings and of the stack's outputs that
+    are set to zero in a training step.
 
     Call
     ----
@@ -101,7 +102,7 @@ class TokenNetwork(Network):
         ``tokens`` int ``(rows, members or 1, steps)``; ``numeric`` float and ``codes`` int
         ``(rows, members or 1, n)``.
     returns : tensor, float32, ``(rows, members, steps + 1, head.size)``
-        The log-probabilities of every step's token, and of the token after the last step.
+        The log-probabilities of the token of every step, and of the one after the last step.
     """
 
     def __init__(self, decoder: TokenDecoder, *, dropout: float = 0.0, **options: Any) -> None:
@@ -113,7 +114,7 @@ class TokenNetwork(Network):
         tokens, numeric, codes = (
             ops.swapaxes(inputs[name], 0, 1) for name in ("tokens", "numeric", "codes")
         )
-        # The sum of no columns is a column of zeros, so the number of rows is known even then.
+        # The sum of zero columns is a column of zeros, which has the rows even without features.
         static = ops.cast(ops.sum(codes, axis=-1, keepdims=True), self.compute_dtype) * 0
         static = static + ops.zeros((self.members, 1, 1), self.compute_dtype)
         if self.featured:
@@ -122,7 +123,7 @@ class TokenNetwork(Network):
 
         start = ops.full_like(tokens[..., :1], decoder.start)
         code = ops.concatenate([start, tokens], axis=-1)
-        # One table for all members: a member's codes follow those of the member before it.
+        # The tables of the members are stacked to one: the codes of each member are offset.
         first = np.arange(self.members, dtype="int32")[:, None, None] * (decoder.gap + 1)
         table = ops.reshape(weights["embedding"], (-1, decoder.embedding))
         x = ops.take(table, code + first, axis=0)
@@ -151,7 +152,10 @@ class TokenNetwork(Network):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The members' mean negative log-likelihood over the tokens that count."""
+        """The mean over members of their mean negative log-likelihoods, over tokens with weight 1.
+
+        ``sample_weight``, ``(rows, members, steps + 1)``, is 1 for a token that counts, else 0.
+        """
         y, sample_weight = ops.convert_to_tensor(y), ops.convert_to_tensor(sample_weight)
         score = -ops.sum(self.decoder.head.log_likelihood(y_pred, y) * sample_weight, axis=(0, 2))
         weight = ops.sum(sample_weight, axis=(0, 2))

@@ -1,13 +1,13 @@
 """Baselines for tokens: interpolated n-grams, also with classes of X. NumPy alone.
 
-The probability of a token after a context is its relative frequency there, mixed with its
-probability after the context without the oldest token (Witten and Bell 1991). The fewer counts a
-context has, and the more different tokens followed it, the more weight the shorter context has. The
-empty context is mixed with the uniform distribution.
+The probability of a token after a context is a mixture of its relative frequency after this context
+and its probability after the context without the oldest token (Witten and Bell 1991). The shorter
+context has more weight if the longer one has few counts, or was followed by many different tokens.
+The empty context is mixed with the uniform distribution.
 
-With classes, the same is counted within each class of X (k-means of the static features), and the
-two distributions are mixed. Order, strength, number of classes and the weight of the mixture are
-chosen on training items held out.
+With classes, tokens are also counted within each class of X (k-means of the static features), and
+the two distributions are mixed. Order, strength, number of classes and the weight of the mixture
+are chosen on held-out training items.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _HELD_OUT = 0.1  # the share of the training items that all of these are chosen 
 
 @dataclass(frozen=True, eq=False)
 class CodedSequences:
-    """Sequences in codes, with the static features of their items.
+    """Sequences as codes, with the static features of their items.
 
     Attributes
     ----------
     codes : array of int, ``(items, steps + 1)``
-        The end stands after the last token. -1 stands after the end, and for missing tokens.
-    x : array, ``(items, n)``
+        The tokens, followed by the end. -1 after the end, and for missing tokens.
+    x : array, float64, ``(items, n)``
+        The static features as numbers.
     """
 
     codes: np.ndarray
@@ -41,7 +42,7 @@ class CodedSequences:
     __repr__ = outline
 
     def take(self, items: np.ndarray) -> CodedSequences:
-        """Some items."""
+        """The sequences of these items."""
         return CodedSequences(self.codes[items], self.x[items])
 
 
@@ -56,13 +57,13 @@ def log_likelihoods(
     tokens : int
         The number of codes.
     seed : int
-        For the choice of the items held out, and for the classes.
+        For the choice of the held-out items, and for k-means.
 
     Returns
     -------
     dict of str to array, float64, ``(items, steps + 1)``
-        In nats; NaN where there is no token. The keys are ``"unigram"`` and ``"n-gram"``; with
-        static features also ``"n-gram by classes of X"``.
+        In nats; NaN at -1. The keys are "unigram" and "n-gram", and with static features also
+        "n-gram by classes of X".
     """
     rng = np.random.default_rng([seed, 5])
     held_out = rng.random(len(train.codes)) < _HELD_OUT
@@ -142,14 +143,14 @@ def interpolated(
     order : int
         The highest order; the context is one token shorter.
     strength : float
-        The weight of the shorter context, in counts for each different token that followed.
+        The weight of the shorter context, in counts per different token that followed the context.
     classes : tuple of two arrays of int, ``(items,)``, optional
         The class of each item of ``train`` and of ``test``; tokens are counted within each class.
 
     Returns
     -------
     list of array, float64, ``(items, steps + 1)``
-        In nats, for the orders 1, 2, ..., ``order``; NaN where there is no token.
+        In nats, for the orders 1, 2, ..., ``order``; NaN at -1.
     """
     steps = max(train.codes.shape[1], test.codes.shape[1])
     codes = np.concatenate(
@@ -161,7 +162,7 @@ def interpolated(
     row, step = np.nonzero(codes >= 0)
     token, in_training = codes[row, step], row < len(train.codes)
     padded = np.pad(codes, [(0, 0), (order - 1, 0)], constant_values=-1)
-    context = np.zeros(len(row), np.int64)  # a number for each different context
+    context = np.zeros(len(row), np.int64)  # the index of the context
     if classes is not None:
         context = np.concatenate(classes)[row].astype(np.int64)
     probability, results = np.full(len(row), 1 / tokens), []
@@ -178,7 +179,7 @@ def interpolated(
         weight = strength * different[context]
         divisor = total[context] + weight
         mixed = (count[pair] + weight * probability) / np.maximum(divisor, 1e-300)
-        # A context that training does not have leaves the shorter one's probability.
+        # A context that training does not have: the probability of the shorter context.
         probability = np.where(divisor > 0, mixed, probability)
         nats = np.full(codes.shape, np.nan)
         nats[row, step] = np.log(probability)
@@ -187,14 +188,14 @@ def interpolated(
 
 
 def _mixture(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """The log-probability of a mixture of two; ``weight`` is that of the second."""
+    """The log-probability of a mixture of two distributions; the second one has ``weight``."""
     return np.log((1 - weight) * np.exp(first) + weight * np.exp(second))
 
 
 def _mixture_weight(first: np.ndarray, second: np.ndarray) -> float:
-    """The weight of the second that maximises the mixture's likelihood.
+    """The weight of the second distribution that maximises the likelihood of the mixture.
 
-    By expectation-maximisation.
+    It is found by expectation-maximisation.
     """
     present = ~np.isnan(first)
     odds, weight = second[present] - first[present], 0.5

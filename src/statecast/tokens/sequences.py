@@ -1,4 +1,4 @@
-"""``Sequences``: the forecasts of tokens, as arrays, texts and tables."""
+"""``Sequences``: decoded sequences of tokens, as arrays, texts and tables."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from statecast.tokens.decoding import Found
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of tokens after each item's prefix: sampled, or found by a search.
+    """Sequences of tokens after each item's prefix, sampled or found by a beam search.
 
     Attributes
     ----------
     ids : array, ``(items,)``
     known : array of int, ``(items,)``
-        Each item's prefix length; its sequences begin at the step after.
+        The prefix length of each item. Its sequences begin at the next step.
     values : array of objects, ``(items, n, until)``
-        Tokens; None on the prefix and after a sequence's last token.
+        Tokens; None on the prefix and after the last token of a sequence.
     log_likelihood : array, float64, ``(items, n)``
-        Of the sequence given X and the prefix, in nats, the end included where it ended; minus
-        infinity where a search found fewer than n.
+        Of the sequence given X and the prefix, in nats; with its end if it ended. Minus infinity
+        for a sequence that the search did not find.
     ended : array of bool, ``(items, n)``
-        Whether it ended before ``until``, and was not cut there.
+        Whether the sequence ended; otherwise it was cut at ``until``.
+    schema : Schema
+        Of the forecaster.
+    origin : array of datetime64, ``(items,)``, or None
+        The date of each item's step 1; None if steps are numbers.
+    kind : Kind or None
+        The library of the tables and the type of the ids; None if the sequences start from a state.
     """
 
     ids: np.ndarray
@@ -53,29 +59,32 @@ class Sequences:
         origin: np.ndarray | None,
         kind: Kind | None,
     ) -> Sequences:
-        """The sequences that decoding found, ``each`` of an item, put at their own steps.
+        """Collect decoded sequences, and place each after its item's prefix.
 
         Parameters
         ----------
         found : sequence of Found
-            In chunks of ``rows``.
+            Consecutive parts of ``rows``.
         rows : array of int
             The items that were decoded. The others have empty sequences.
-        each, until : int
+        each : int
+            The number of sequences of an item.
+        until : int
+            The last step.
         ids, known, schema, origin, kind
-            As the attributes.
+            The attributes of the result.
         """
         assert schema.vocabulary is not None  # of tokens
         codes = np.full((len(ids), each, until), -1)
         nats, ended = np.zeros((len(ids), each)), np.zeros((len(ids), each), bool)
         first = 0
         for part in found:
-            own = rows[first : first + len(part.codes)]
-            for row, some in zip(own, part.codes, strict=True):
+            decoded = rows[first : first + len(part.codes)]
+            for row, some in zip(decoded, part.codes, strict=True):
                 width = min(some.shape[1], until - known[row])
                 codes[row, :, known[row] : known[row] + width] = some[:, :width]
-            nats[own], ended[own] = part.nats, part.ended
-            first += len(own)
+            nats[decoded], ended[decoded] = part.nats, part.ended
+            first += len(decoded)
         return cls(ids, known, schema.vocabulary.decode(codes), nats, ended, schema, origin, kind)
 
     def __repr__(self) -> str:
@@ -86,19 +95,26 @@ class Sequences:
         )
 
     def text(self, between: str = "") -> list[list[str]]:
-        """The sequences as text, n of each item: the tokens joined by ``between``."""
+        """The sequences as text: for each item a list of n texts, tokens joined by ``between``."""
         return [
             [between.join(str(token) for token in row if token is not None) for row in sequences]
             for sequences in self.values
         ]
 
     def table(self, name: str = "path", *, scored: bool = False) -> Any:
-        """A long table: the id, the step, and a column a sequence, ``path-1``, ``path-2``, ...
+        """A long table: the id, the step, and a column for each sequence, ``path-1`` and so on.
 
-        An item's rows go on to the step at which its longest sequence ended. Null stands at a
-        sequence's end and after it, so a sequence without a null did not end. With ``scored`` each
-        column is followed by its log-probability, ``path-1-nats``, the same in all of an item's
-        rows.
+        A sequence that ended has null at the step of its end and at later steps; one without a null
+        did not end. The rows of an item go up to the end of its longest sequence, or to ``until``.
+
+        Parameters
+        ----------
+        name : str
+            The columns are ``name-1``, ``name-2``, ... With another name than "path", the first one
+            is ``name``.
+        scored : bool
+            Add the log-probability of each sequence in nats, in a column ``path-1-nats``, ..., the
+            same in all rows of an item.
         """
         _, n, until = self.values.shape
         named: dict[str, np.ndarray] = {}

@@ -31,7 +31,7 @@ class TokenSettings(Settings):
     tied: bool = setting(
         False,
         flag(),
-        "Whether the softmax takes the embeddings for its weights.",
+        "Whether the embeddings are also the weights of the softmax.",
         details="Press and Wolf (2017).",
     )
     dropout: float = setting(
@@ -43,14 +43,14 @@ class TokenSettings(Settings):
         True,
         flag(),
         "Whether sequences end after their last token; otherwise they are right-censored there.",
-        details="The end is one more token, whose probability is learnt.",
+        details="The end is a token, whose probability is learnt.",
     )
     units: int = with_default("units", 256)
     conditioning: TokenConditioningName = setting(
         "state",
         choice(TokenConditioningName),
-        "Where the static features enter: the initial state, the inputs of every step, both, or "
-        "the inputs of the first step alone.",
+        "Whether the static features set the initial state, are inputs of every step, or both, or "
+        "are inputs of the first step only.",
     )
     ensemble: int = with_default("ensemble", 1)
     encoding: int = with_default("encoding", 32)
