@@ -55,7 +55,7 @@ def _ask(analogues, table, known, **more):
     return analogues.forecast(x, np.where(seen, y, 0.0), seen, known, LEVELS, **more)
 
 
-# -- the linear path -----------------------------------------------------------------------------
+# -- the linear model -----------------------------------------------------------------------------
 
 
 @few

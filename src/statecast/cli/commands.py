@@ -1,8 +1,8 @@
-"""The commands. Each one calls the library and has no logic of its own.
+"""The commands. Each one calls the library.
 
-A command checks its outputs, then works, then writes. An error in data, arguments or files is one
-message on stderr and exit code 2. Slow imports are made inside the commands, so that ``--help``
-is fast.
+A command checks its options and outputs, then computes, then writes. An error in data, arguments or
+files is one message on stderr, with exit code 2. Slow imports are inside the commands, so that
+``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -69,9 +69,12 @@ from statecast.errors import ArgumentError, DataWarning, MissingExtraError, Stat
 from statecast.interrupt import noted
 from statecast.progress import trained_text
 
+if TYPE_CHECKING:
+    from statecast.forecast.forecaster import Forecaster
+
 
 def _check_backend() -> None:
-    """Check the backend before Keras is imported, as its own error is long."""
+    """Check the backend before Keras is imported, as the error of Keras is long."""
     backend = os.environ.get("KERAS_BACKEND") or "jax"
     if backend not in ("jax", "torch", "tensorflow"):
         raise ArgumentError(
@@ -136,7 +139,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    # TensorFlow writes many lines on import. Its errors are still written.
+    # Hide the many lines that TensorFlow writes on import, but not its errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGINT, leave_at_once)
     if sys.stdout is None:
@@ -152,9 +155,9 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()  # write the buffered text while an error can be reported
-    except OSError as error:  # of stdout: errors of named files are StatecastErrors
+    except OSError as error:  # of stdout: errors of files are StatecastErrors
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not write again at exit
-        if error.errno != errno.EPIPE:  # EPIPE: the reader has ended, such as `head`
+        if error.errno != errno.EPIPE:  # EPIPE: the reading program, such as `head`, has ended
             say(f"error: standard output cannot be written ({error.strerror}).")
         sys.exit(2)
 
@@ -177,7 +180,7 @@ def fit(
     """
     check_outputs({out: MODELS}, inputs=[series, static, future])
     forecaster = new_forecaster(tokens, settings)
-    # Ctrl-C is noted from the start of the training until the file is written.
+    # From the start of the training until the file is written, Ctrl-C is noted in a flag.
     with noted(replacing=leave_at_once, at_once=False) as interrupt:
         with show_progress() as (_, epochs):
             forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
@@ -222,10 +225,10 @@ def forecast(
     require: Require = None,
     out: Out = None,
 ) -> None:
-    """Forecast the rest of every item from its static features and its prefix.
+    """Forecast the steps after the prefix of every item, from its static features and its prefix.
 
-    An item of STATIC without a row in SERIES is forecast from its static features alone. With
-    `-` for SERIES, all items are.
+    An item of STATIC without a row in SERIES is forecast from its static features only. With `-`
+    for SERIES this holds for all items.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
@@ -284,7 +287,7 @@ def simulate(
     paths: Annotated[int, typer.Option(help="The number of paths of each item.")] = 200,
     total: Annotated[bool, typer.Option("--total", help="The total of each item.")] = False,
     peak: Annotated[
-        bool, typer.Option("--peak", help="The highest value of each item, and its step.")
+        bool, typer.Option("--peak", help="The largest value of each item, and its step.")
     ] = False,
     time_to: Annotated[
         float | None,
@@ -299,7 +302,8 @@ def simulate(
     since: Annotated[
         int | None,
         typer.Option(
-            metavar="STEP", help="The first step that these three count.  [the first of the rest]"
+            metavar="STEP",
+            help="The first step that these three count.  [the first after the prefix]",
         ),
     ] = None,
     target: Annotated[
@@ -324,20 +328,16 @@ def simulate(
     require: Require = None,
     out: Out = None,
 ) -> None:
-    """Draw joint sample paths of the rest of every item, one column per path.
+    """Draw joint sample paths of the steps after the prefix of every item, a column for each path.
 
-    `--total`, `--peak` and `--time-to` give a summary of the paths of numbers instead: one row
-    per item, with the median and an interval.
+    `--total`, `--peak` and `--time-to` write a summary of the paths instead: a row for each item,
+    with the median and an interval. They are for numbers.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
     asked = sum((total, peak, time_to is not None))
-    if asked > 1:
-        raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
-    if falling and time_to is None:
-        raise ArgumentError("--falling is for --time-to.")
-    if not asked and (since is not None or level or target is not None):
-        raise ArgumentError("--since, --level and --target are for --total, --peak and --time-to.")
+    others = since is not None or bool(level) or target is not None
+    _check_summary(asked, falling=falling, time_to=time_to, others=others)
     from statecast.tokens.decoding import Sampling
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
@@ -363,17 +363,10 @@ def simulate(
             "--require": require,
         }
     )
-    targets = list(forecaster.settings.targets)
-    if target is not None and target not in targets:
-        raise ArgumentError(f"--target: expected one of {targets}, received {target!r}.")
-    if asked and target is None and len(targets) > 1:
-        raise ArgumentError(
-            f"--total, --peak and --time-to are of one target; this model has {targets}. "
-            f"Name the target: --target {targets[0]}."
-        )
+    summarised = _target_of_summary(forecaster, target) if asked else None
     drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
-    if asked:
-        drawn = drawn.of(target or targets[0])
+    if summarised is not None:
+        drawn = drawn.of(summarised)
     counted: dict[str, Any] = {"since": since, "level": level or (80,)}
     if total:
         table = drawn.total(**counted)
@@ -386,6 +379,29 @@ def simulate(
     deliver(table, out)
 
 
+def _check_summary(summaries: int, *, falling: bool, time_to: float | None, others: bool) -> None:
+    """Raise ``ArgumentError`` for several summaries, or for options of a summary without one."""
+    if summaries > 1:
+        raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
+    if falling and time_to is None:
+        raise ArgumentError("--falling is for --time-to.")
+    if not summaries and others:
+        raise ArgumentError("--since, --level and --target are for --total, --peak and --time-to.")
+
+
+def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
+    """Return the target of --total, --peak or --time-to."""
+    targets = list(forecaster.settings.targets)
+    if target is not None and target not in targets:
+        raise ArgumentError(f"--target: expected one of {targets}, received {target!r}.")
+    if target is None and len(targets) > 1:
+        raise ArgumentError(
+            f"--total, --peak and --time-to are of one target; this model has {targets}. "
+            f"Name the target: --target {targets[0]}."
+        )
+    return target or targets[0]
+
+
 @app.command()
 def score(
     model: Model,
@@ -393,10 +409,11 @@ def score(
     static: Static = None,
     *,
     known: Annotated[
-        int, typer.Option(metavar="K", help="The number of given tokens; the rest is scored.")
+        int,
+        typer.Option(metavar="K", help="The number of given tokens; those after them are scored."),
     ] = 0,
     by_step: Annotated[
-        bool, typer.Option("--by-step", help="One row per item and step, not per item.")
+        bool, typer.Option("--by-step", help="Write a row for each item and step.")
     ] = False,
     unfinished: Annotated[
         bool,
@@ -461,8 +478,8 @@ def explain(
 ) -> None:
     """Explain each forecast by its observations, its static features and similar items.
 
-    Each observation and each static feature is masked in turn. `effect` is the forecast with it
-    minus the forecast without it, averaged over the steps of the rest. `strength` is the average
+    Each observation and each static feature is masked in turn. `effect` is the forecast minus the
+    forecast with it masked, as the mean over the steps after the prefix. `strength` is the mean
     absolute difference. With several targets, `target` is the target of the forecast.
     """
     if out is not None:
@@ -503,10 +520,10 @@ def evaluate(
     ] = None,
     settings: dict[str, Any],
 ) -> None:
-    """Score forecasts of items held out from training, and of simple baselines.
+    """Score forecasts of items held out from training, and those of simple baselines.
 
-    Each fold is forecast by a forecaster that is fitted on the other folds. Only the scores are
-    kept. The intervals of the scores are a bootstrap over items.
+    Each fold is forecast by a forecaster that is fitted on the other folds. No model is written.
+    The intervals of the scores are from a bootstrap over items.
     """
     steps = read_whole_numbers(known, "known")
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
@@ -517,10 +534,10 @@ def evaluate(
 
     forecaster: Any = new_forecaster(tokens, settings)
     if plot is not None and tokens:
-        raise ArgumentError("plot: scores of tokens have no chart. Leave --plot out.")
+        raise ArgumentError("--plot: scores of tokens have no chart. Leave --plot out.")
     if plot is not None and len(forecaster.settings.targets) > 1:
         raise ArgumentError(
-            "plot: a chart has the scores of one target. Leave --plot out, or evaluate one."
+            "--plot: a chart has the scores of one target. Leave --plot out, or evaluate one."
         )
     with show_progress() as (stage, epochs):
         scores: Any = cross_validation(
@@ -565,9 +582,9 @@ def plot(
     ] = None,
     settings: dict[str, Any],
 ) -> None:
-    """Draw forecasts as fans: the prefix, the median, the intervals and the truth.
+    """Draw fan charts of forecasts: the prefix, the median and the intervals.
 
-    Observations in SERIES after the prefix of an item are drawn as the truth.
+    Observations in SERIES after the prefix of an item are drawn too.
     """
     check_outputs({out: CHARTS}, inputs=[forecast, series])
     check_matplotlib()
@@ -600,9 +617,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("statecast-demo"),
     settings: dict[str, Any],
 ) -> None:
-    """Forecast the growth of children, on data that is part of Statecast.
+    """Forecast the growth of children, with data that is part of Statecast.
 
-    Trains on four fifths of the children of the Berkeley growth study, and forecasts the heights
+    It trains on four fifths of the children of the Berkeley growth study, and forecasts the heights
     of the others from their sex and their first three heights.
     """
     if out.exists() and not out.is_dir():

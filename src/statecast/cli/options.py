@@ -31,7 +31,7 @@ NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
 
 
 def _help_of(name: str) -> str:
-    """Return the help text of a setting: its meaning, its values if they are few, its defaults."""
+    """Return the help text of a setting: its meaning, its values if they are names, its default."""
     first, second = NUMBERS.get(name), TOKENS.get(name)
     main = first or second
     assert main is not None  # a setting of either class
@@ -57,8 +57,8 @@ def _shown(default: Any) -> str:
     return "" if default in (None, ()) else str(default)
 
 
-# The settings of both forecasters as options: type and help. A setting that is not given has the
-# default of the forecaster.
+# The type and the help text of the option of each setting of both forecasters. If an option is not
+# given, the forecaster's default is used.
 SETTINGS: Mapping[str, tuple[Any, str]] = {
     name: ((NUMBERS.get(name) or TOKENS[name]).allowed.option, _help_of(name))
     for name in dict.fromkeys((*COLUMNS, *FEATURES, *NUMBERS, *TOKENS))
@@ -94,9 +94,9 @@ def with_settings(
             command(**given, settings=settings)
 
         signature = inspect.signature(command, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name != "settings"]
-        extended.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        extended.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+        others = [each for each in signature.parameters.values() if each.name != "settings"]
+        extended.__signature__ = signature.replace(parameters=[*others, *added])  # type: ignore[attr-defined]
+        extended.__annotations__ = {each.name: each.annotation for each in [*others, *added]}
         return extended
 
     return extend
@@ -148,7 +148,7 @@ Forbid = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: the rest begins with it; may be repeated."),
+    typer.Option(metavar="TOKEN", help="Tokens: first after the prefix; may be repeated."),
 ]
 
 

@@ -1,6 +1,6 @@
 """The output of the commands: tables, charts and files, lines of text, and progress.
 
-Results go to stdout or to files; messages go to stderr. A file is written whole or not at all.
+Results go to stdout or to files; messages go to stderr. A file is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INTERRUPTED = "Interrupted; nothing was written."
 def check_outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
     """Raise ``ArgumentError`` unless every output can be written.
 
-    It is called before the work, so that no result is lost.
+    It is called before the computation, so that no result is lost.
     """
     inputs = [path for path in inputs if path is not None and path.exists()]
     for path, endings in kinds.items():
@@ -71,7 +71,7 @@ def check_folder(folder: Path, path: Path) -> None:
 
 
 def check_matplotlib() -> None:
-    """Raise ``MissingExtraError`` if matplotlib is not installed, before the work."""
+    """Raise ``MissingExtraError`` if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
             "Charts need matplotlib, which is not installed: pip install 'statecast[plots]'."
@@ -88,7 +88,7 @@ def deliver(table: pl.DataFrame, out: Path | None) -> None:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files from memory, each whole or not at all."""
+    """Write files from memory, each completely or not at all."""
     from statecast.files import write_whole
 
     for path, content in files.items():
@@ -96,7 +96,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def table_bytes(table: pl.DataFrame, path: Path) -> bytes:
-    """Return a table in the format that the name of ``path`` has."""
+    """Return a table in the format of the ending of ``path``."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -108,7 +108,7 @@ def table_bytes(table: pl.DataFrame, path: Path) -> bytes:
 
 
 def chart_bytes(figure: Figure, path: Path) -> bytes:
-    """Return a figure in the format that the name of ``path`` has."""
+    """Return a figure in the format of the ending of ``path``."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -130,7 +130,7 @@ def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def installation_pairs() -> Iterator[tuple[str, Any]]:
-    """Yield names and versions of what is installed, the backend and the kernel."""
+    """Yield the versions of the installed packages, the backend and the state of the kernel."""
     from importlib.metadata import PackageNotFoundError, version
 
     from statecast import __version__
@@ -239,9 +239,10 @@ def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]
 
 
 def leave_at_once(*_: Any) -> None:
-    """End the process: the handler of Ctrl-C. Outputs are written whole or not at all.
+    """End the process: the handler of Ctrl-C.
 
-    An exception that is raised during a compilation can end the process without a message.
+    It raises no exception, which could end the process without a message if it came during a
+    compilation. Nothing is lost, as outputs are written completely or not at all.
     """
     say(INTERRUPTED)
     sys.stdout.flush()

@@ -149,12 +149,7 @@ def cross_validation(
     fold = folds_of(items, folds, seed)
     tested = _checked_test_folds(test_folds, fold)
     scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
-    last = items.last[scored].max(initial=0)
-    if known[-1] >= last:
-        raise ArgumentError(
-            f"known: expected prefixes shorter than the longest item to forecast, which is "
-            f"observed up to step {last}; received {known[-1]}."
-        )
+    _check_shorter(known, items.last[scored])
     stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
     of_fits: Verbose = 2 if verbose == 2 else 0
     if isinstance(forecaster, TokenForecaster):
@@ -184,10 +179,7 @@ def cross_validation(
         where = f"fold {name} ({number} of {len(tested)})"
         stage(f"{where}: fit", done, stages)
         train, forecast = items.take(fold != name), (fold == name) & scored
-        fitted = forecaster.clone()
-        with noted() as interrupt:
-            fitted.fit(**train, callbacks=callbacks, verbose=of_fits)
-            interrupt.check()
+        fitted = _fitted(forecaster, train, callbacks, of_fits)
         learnt = _learn(methods, fitted.schema, train)
         test = fitted.schema.panel(**items.take(forecast))
         done += 1
@@ -197,6 +189,17 @@ def cross_validation(
             done += 1
     stage("done", done, stages)
     return totals.scores(methods, scored, len(tested), seed)
+
+
+def _fitted(
+    forecaster: Forecaster, train: dict[str, Any], callbacks: Sequence[Any], verbose: Verbose
+) -> Forecaster:
+    """Return a clone of the forecaster that is fitted to these tables. Ctrl-C is an error."""
+    fitted = forecaster.clone()
+    with noted() as interrupt:
+        fitted.fit(**train, callbacks=callbacks, verbose=verbose)
+        interrupt.check()
+    return fitted
 
 
 class _Totals:
@@ -334,6 +337,16 @@ def _checked_known(known: Any) -> tuple[int, ...]:
     if not values or not all(is_whole(k, 0) for k in values):
         raise ArgumentError(f"known: expected prefix lengths, 0 or more; received {known!r}.")
     return tuple(sorted({int(k) for k in values}))
+
+
+def _check_shorter(known: tuple[int, ...], last: np.ndarray) -> None:
+    """Raise ``ArgumentError`` unless an item is observed after the longest prefix."""
+    longest = last.max(initial=0)
+    if known[-1] >= longest:
+        raise ArgumentError(
+            f"known: expected prefixes shorter than the longest item to forecast, which is "
+            f"observed up to step {longest}; received {known[-1]}."
+        )
 
 
 def _checked_test_folds(test_folds: Sequence[Any] | None, fold: np.ndarray) -> list[Any]:

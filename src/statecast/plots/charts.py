@@ -1,7 +1,7 @@
-"""Charts: forecasts of items as fans, and scores against the prefix length.
+"""Charts: fan charts of forecasts, and scores against the prefix length.
 
 Each function returns a ``matplotlib.figure.Figure``; save it with ``figure.savefig(path)``.
-pyplot is not used, so that no global state changes and no figure has to be closed.
+pyplot is not used, so no global state changes, and no figure has to be closed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["fan", "scores"]
 
 _INK, _SOFT, _FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 _OURS = "#0b5c94"
-# The colours of Okabe and Ito, darkened so that text in them is legible
+# The colours of Okabe and Ito, darker, so that text in these colours is legible
 _OTHERS = ("#b85c00", "#00795a", "#a3497f", "#6b6b6b", "#8a6d00", "#4b4b9b")
 _MANY = 6  # items drawn by default
 
@@ -49,24 +49,25 @@ def fan(
     target_label: str | None = None,
     share_y: bool = False,
 ) -> Figure:
-    """Draw forecasts as fans: the prefix, the median, the intervals and the truth.
+    """Draw fan charts: the prefix, the median forecast, its intervals and the later observations.
 
     Parameters
     ----------
     forecast : table, path or dict of array
         As ``Forecaster.predict`` returns it.
     series : table, path or array, optional
-        The observations. Those before the first forecast step of an item are drawn as known
-        (filled points), the others as the truth (hollow points).
+        The observations. Those before an item's first forecast step are filled points, labelled
+        "known"; the later ones are hollow points, labelled "truth".
     items : id or sequence of ids, optional
-        The items to draw; default the first six of the forecast. For arrays: rows, from 0.
+        The items to draw; by default the first six of the forecast. For arrays their row numbers,
+        from 0.
     level : sequence of float, optional
-        The intervals to draw, in percent; default all intervals of the forecast.
+        The intervals to draw, in percent; by default all intervals of the forecast.
     id_col, step_col, target_col : str
         The names of the columns. For a forecast of several targets, ``target_col`` names the one
         to draw.
     step_label, target_label : str, optional
-        The labels of the axes; default ``step`` (``date`` for dates) and ``target_col``.
+        The labels of the axes; by default "step" ("date" for dates) and ``target_col``.
     share_y : bool
         Whether the y axes of all items have the same range.
 
@@ -114,13 +115,13 @@ def fan(
 
 @dataclass(frozen=True)
 class _Forecast:
-    """A forecast table: one entry per row."""
+    """A forecast table, with an entry for each row."""
 
     label: str
     table: Table | None
     ids: list[Any]
     when: np.ndarray  # steps (float64) or dates
-    step: np.ndarray  # the step, used where there is no date
+    step: np.ndarray  # the number of the step, which is used if the date is missing
     columns: dict[str, np.ndarray]
 
     def rows(self, item: Any) -> np.ndarray:
@@ -131,7 +132,7 @@ class _Forecast:
 
 @dataclass(frozen=True)
 class _Observed:
-    """The series: one entry per row."""
+    """The series, with an entry for each observation."""
 
     ids: list[Any]
     when: np.ndarray
@@ -185,7 +186,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     check_columns(table, (*names, "statecast"), ROLES[:2])
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
-    # An item of k = 0 has no dates. Its steps are in a separate column.
+    # An item with k = 0 may have no dates. The numbers of its steps are in a separate column.
     numbers = "step" if "step" not in names else "step_number"
     dated = ~table.frame[names[1]].is_null().to_numpy()
     if numbers in table.frame.columns:
@@ -215,20 +216,20 @@ def _check_numbers(columns: Collection[str]) -> None:
     if "statecast" in columns and "statecast-nats" in columns:
         raise DataError(
             "The forecast: expected a forecast of numbers; received one of tokens, which has no "
-            "fan chart. Read its table, or the text() of sampled sequences.",
+            "fan chart. Read its table, or call text() of sampled sequences.",
             column="statecast",
         )
 
 
 def _of_target(table: Table, target: str) -> Table:
-    """Return a forecast of several targets as one of ``target``, with its columns renamed."""
-    own = f"statecast-{target}"
-    if "statecast" in table.frame.columns or own not in table.frame.columns:
+    """Return the forecast of ``target`` from one of several targets, with its columns renamed."""
+    median = f"statecast-{target}"
+    if "statecast" in table.frame.columns or median not in table.frame.columns:
         return table
-    renamed = {own: "statecast"}
+    renamed = {median: "statecast"}
     for name in map(str, table.frame.columns):
-        if name.startswith((f"{own}-lo-", f"{own}-hi-")):
-            renamed[name] = name.replace(own, "statecast", 1)
+        if name.startswith((f"{median}-lo-", f"{median}-hi-")):
+            renamed[name] = name.replace(median, "statecast", 1)
     return Table(table.frame.rename(renamed), table.label, table.kind, table.text)
 
 
@@ -251,19 +252,20 @@ def _levels(forecast: _Forecast, level: Sequence[float] | None) -> list[float]:
 
 
 def _wanted(forecast: _Forecast, items: Any) -> list[Any]:
-    there = list(dict.fromkeys(forecast.ids))
+    """Return the ids of the items to draw."""
+    ids = list(dict.fromkeys(forecast.ids))
     if items is None:
-        return there[:_MANY]
+        return ids[:_MANY]
     single = isinstance(items, (str, bytes)) or not isinstance(items, Iterable)
     wanted = [items] if single else list(items)
     if not wanted:
         raise ArgumentError("items: expected at least one; received none.")
-    by_text = {str(item): item for item in there}  # ids from a command line are text
-    found = [item if item in there else by_text.get(str(item)) for item in wanted]
+    by_text = {str(item): item for item in ids}  # ids from the command line are text
+    found = [item if item in ids else by_text.get(str(item)) for item in wanted]
     for item, match in zip(wanted, found, strict=True):
         if match is None:
             raise DataError(
-                f"{forecast.label}: expected an item {quoted(item)}; received {listed(there, 5)}.",
+                f"{forecast.label}: expected an item {quoted(item)}; received {listed(ids, 5)}.",
                 item=item,
             )
     return found
@@ -274,7 +276,7 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
     if isinstance(table, np.ndarray):
         if forecast.table is not None:
             raise DataError(
-                "Expected a series table, as the forecast is a table; received an array."
+                "Expected a table of series, as the forecast is a table; received an array."
             )
         row, at = np.nonzero(~np.isnan(table.astype(np.float64)))
         return _Observed(row.tolist(), at + 1.0, table[row, at].astype(np.float64), {}, None)
@@ -297,14 +299,14 @@ def _observed(series: Any, forecast: _Forecast, names: tuple[str, str, str]) -> 
         spacing = learn_spacing(when, row, lambda: [(when, row)], len(place), None)
         first = dict(zip(place, first_dates([(when, row)], len(place)), strict=True))
     keep = ~np.isnan(y)
-    kept = [item for item, there in zip(ids, keep, strict=True) if there]
+    kept = [item for item, observed in zip(ids, keep, strict=True) if observed]
     return _Observed(kept, when[keep], y[keep], first, spacing)
 
 
 def _dated(forecast: _Forecast, observed: _Observed) -> _Forecast:
-    """Return the forecast with dates for items of k = 0, which have only steps.
+    """Return the forecast with dates for items with k = 0, which have only step numbers.
 
-    The dates are counted from the first date in the series.
+    They are counted from the item's first date in the series.
     """
     when = forecast.when
     if when.dtype.kind != "M" or observed.spacing is None or not np.isnat(when).any():
@@ -332,13 +334,13 @@ def _draw_fan(
         x = forecast.step[rows]
     known_x, known_y, true_x, true_y = x[:0], np.zeros(0), x[:0], np.zeros(0)
     if observed is not None and not undated:
-        own = np.array([i for i, each in enumerate(observed.ids) if each == item], np.int64)
-        own = own[np.argsort(observed.when[own], kind="stable")]
-        before = observed.when[own] < x[0]
-        known_x, known_y = observed.when[own[before]], observed.y[own[before]]
-        true_x, true_y = observed.when[own[~before]], observed.y[own[~before]]
+        of_item = np.array([i for i, each in enumerate(observed.ids) if each == item], np.int64)
+        of_item = of_item[np.argsort(observed.when[of_item], kind="stable")]
+        before = observed.when[of_item] < x[0]
+        known_x, known_y = observed.when[of_item[before]], observed.y[of_item[before]]
+        true_x, true_y = observed.when[of_item[~before]], observed.y[of_item[~before]]
 
-    # The fan begins at the last known point, which is certain.
+    # The fan begins at the last observation of the prefix, where its width is 0.
     fan_x = np.concatenate([known_x[-1:], x])
 
     def opened(name: str) -> np.ndarray:
@@ -391,7 +393,7 @@ def _draw_fan(
 
 
 def _tint(place: int, count: int) -> tuple[float, float, float]:
-    """Return the colour of an interval: the wider, the paler. Opaque, as the bands overlap."""
+    """Return the colour of an interval, opaque as the bands overlap. A wider one is paler."""
     from matplotlib.colors import to_rgb
 
     share = 0.16 + 0.24 * place / max(count - 1, 1) if count > 1 else 0.28
@@ -426,14 +428,15 @@ def _fan_legend(figure: Figure, axes: list[Axes], levels: list[float]) -> None:
 def scores(scores: Any) -> Figure:
     """Draw WAPE and CRPS of the forecaster and the baselines against the prefix length.
 
-    The band is the 95 % interval of the forecaster's score over items. In the panel of the CRPS, a
-    line marks the smallest k from which on the forecast is useful (``Scores.useful``). A method far
-    worse than the others is not drawn, but named with its range of scores.
+    The band is the 95 % interval of the forecaster's score. In the panel of the CRPS a line marks
+    the smallest k from which on the forecast is useful (``Scores.useful``). If all scores of a
+    method are above 2.5 times the forecaster's largest score, the method is not drawn; its name and
+    range of scores are written in the panel.
 
     Parameters
     ----------
     scores : Scores
-        As ``cross_validation`` returns them. For several targets, those of one: ``scores["lat"]``.
+        From ``cross_validation``. For several targets, the scores of one: ``scores["lat"]``.
 
     Returns
     -------
@@ -458,71 +461,116 @@ def scores(scores: Any) -> Figure:
 
 
 def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
-    lines: dict[str, tuple[list[int], list[float]]] = {}
-    for row in scores.rows:
-        value = getattr(row, measure)
-        if math.isfinite(value):
-            ks, values = lines.setdefault(row.method, ([], []))
-            ks.append(row.known)
-            values.append(value)
-    ours = scores.forecaster
-    limit = 2.5 * max(lines[ours][1]) if ours in lines else math.inf
-    far = {name: values for name, (_, values) in lines.items() if min(values) > limit}
-    near = {name: line for name, line in lines.items() if name not in far}
-    ends: list[tuple[float, float, str, str, bool]] = []
-    others = [name for name in dict.fromkeys(row.method for row in scores.rows) if name != ours]
-    colour = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
-    for name, (ks, values) in near.items():
-        own = name == ours
-        axis.plot(
-            ks,
-            values,
-            "o-",
-            color=_OURS if own else colour[name],
-            linewidth=2.8 if own else 1.1,
-            markersize=6 if own else 3.2,
-            label=name,
-            zorder=2 if own else 3,  # the thin line over the thick one, so that both are visible
-        )
-        if own:
-            spans = [scores.interval(name, k, measure) for k in ks]
-            if None not in spans:
-                low, high = zip(*spans, strict=True)
-                axis.fill_between(ks, low, high, color=_tint(0, 1), linewidth=0, zorder=1)
-        shown = [i for i, value in enumerate(values) if value <= limit]
-        ends.append((ks[shown[-1]], values[shown[-1]], name, _OURS if own else colour[name], own))
-    visible = [v for _, values in near.values() for v in values if v <= limit]
+    lines = _score_lines(scores, measure)
+    limit = max((2.5 * max(line.values) for line in lines if line.ours), default=math.inf)
+    far = [line for line in lines if min(line.values) > limit]
+    near = [line for line in lines if min(line.values) <= limit]
+    for line in near:
+        _draw_line(axis, line)
+        if line.ours:
+            _draw_band(axis, line, [scores.interval(line.name, k, measure) for k in line.known])
+    visible = [value for line in near for value in line.values if value <= limit]
     if visible:
         axis.set_ylim(0, 1.12 * max(visible))
     ks = list(scores.known)
     axis.set_xticks(ks)
     reach = max(ks[-1] - ks[0], 1)
     axis.set_xlim(ks[0] - 0.05 * reach, ks[-1] + 0.05 * reach)
-    _label_ends(axis, ends, ks[-1] + 0.08 * reach)
-    useful = scores.useful() if measure == "crps" and "mean curve" in lines else None
-    if useful is not None:
-        axis.axvline(useful, color=_SOFT, linewidth=0.8, dashes=(3, 3), zorder=0)
-        axis.annotate(
-            "useful from here",
-            xy=(useful, 0),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=_SOFT,
-            fontsize=8,
-        )
+    _label_ends(axis, near, limit, ks[-1] + 0.08 * reach)
+    if measure == "crps" and "mean curve" in (line.name for line in lines):
+        _mark_useful(axis, scores.useful())
     axis.set_title(measure.upper(), loc="left", fontsize=11, color=_INK, fontweight="bold")
     axis.set_xlabel("known steps, k", color=_SOFT)
-    if far:
-        notes = [f"{name}: {_span(values)}" for name, values in far.items()]
-        axis.text(
-            0.02,
-            0.03,
-            "Off the chart:\n" + "\n".join(notes),
-            transform=axis.transAxes,
-            fontsize=8,
-            color=_SOFT,
-            va="bottom",
+    _note_far(axis, far)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The finite scores of a method by prefix length, and the colour of its line."""
+
+    name: str
+    known: list[int]
+    values: list[float]
+    colour: str
+    ours: bool  # whether it is the forecaster
+
+    def end(self, limit: float) -> tuple[float, float]:
+        """Return the last point that is not above ``limit``."""
+        points = zip(self.known, self.values, strict=True)
+        return [(known, value) for known, value in points if value <= limit][-1]
+
+
+def _score_lines(scores: Any, measure: str) -> list[_Line]:
+    """Return the line of each method with a finite score. The baselines have different colours."""
+    methods = dict.fromkeys(row.method for row in scores.rows)
+    baselines = [name for name in methods if name != scores.forecaster]
+    colours = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(baselines)}
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in scores.rows:
+        value = getattr(row, measure)
+        if math.isfinite(value):
+            points.setdefault(row.method, []).append((row.known, value))
+    return [
+        _Line(
+            name,
+            [known for known, _ in found],
+            [value for _, value in found],
+            colours.get(name, _OURS),
+            name == scores.forecaster,
         )
+        for name, found in points.items()
+    ]
+
+
+def _draw_line(axis: Axes, line: _Line) -> None:
+    axis.plot(
+        line.known,
+        line.values,
+        "o-",
+        color=line.colour,
+        linewidth=2.8 if line.ours else 1.1,
+        markersize=6 if line.ours else 3.2,
+        label=line.name,
+        zorder=2 if line.ours else 3,  # thin lines above the thick one, so that all are visible
+    )
+
+
+def _draw_band(axis: Axes, line: _Line, intervals: list[Any]) -> None:
+    """Draw the intervals of a line's scores as a band, if all of them exist."""
+    if None not in intervals:
+        low, high = zip(*intervals, strict=True)
+        axis.fill_between(line.known, low, high, color=_tint(0, 1), linewidth=0, zorder=1)
+
+
+def _mark_useful(axis: Axes, useful: int | None) -> None:
+    """Mark the prefix length from which on the forecast is useful."""
+    if useful is None:
+        return
+    axis.axvline(useful, color=_SOFT, linewidth=0.8, dashes=(3, 3), zorder=0)
+    axis.annotate(
+        "useful from here",
+        xy=(useful, 0),
+        xytext=(4, 4),
+        textcoords="offset points",
+        color=_SOFT,
+        fontsize=8,
+    )
+
+
+def _note_far(axis: Axes, far: list[_Line]) -> None:
+    """Write the names and scores of the methods that are not drawn."""
+    if not far:
+        return
+    notes = [f"{line.name}: {_span(line.values)}" for line in far]
+    axis.text(
+        0.02,
+        0.03,
+        "Off the chart:\n" + "\n".join(notes),
+        transform=axis.transAxes,
+        fontsize=8,
+        color=_SOFT,
+        va="bottom",
+    )
 
 
 def _span(values: list[float]) -> str:
@@ -530,31 +578,34 @@ def _span(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _label_ends(axis: Axes, ends: list[tuple[float, float, str, str, bool]], x: float) -> None:
-    """Write the name of each line to the right of its end, without overlap, and join the two."""
-    if not ends:
+def _label_ends(axis: Axes, lines: list[_Line], limit: float, x: float) -> None:
+    """Write the name of each line to the right of its last visible point, and join the two.
+
+    The names do not overlap.
+    """
+    if not lines:
         return
     top = axis.get_ylim()[1]
     gap = 0.062 * top
-    ends = sorted(ends, key=lambda end: end[1])
+    ends = sorted(((*line.end(limit), line) for line in lines), key=lambda end: end[1])
     places: list[float] = []
-    for _, y, *_ in ends:
+    for _, y, _ in ends:
         places.append(max(y, places[-1] + gap) if places else y)
-    # So far names were moved up only. Centre each cluster of names on its lines.
-    places = _recentred(places, [end[1] for end in ends], gap)
-    for (end, y, name, colour, own), place in zip(ends, places, strict=True):
+    # These names were moved upwards only. Centre each group of adjacent names on its lines.
+    places = _recentred(places, [y for _, y, _ in ends], gap)
+    for (end, y, line), place in zip(ends, places, strict=True):
         axis.annotate(
-            name,
+            line.name,
             xy=(end, y),
             xytext=(x, place),
-            color=colour,
-            fontsize=9.5 if own else 8.5,
-            fontweight="bold" if own else "normal",
+            color=line.colour,
+            fontsize=9.5 if line.ours else 8.5,
+            fontweight="bold" if line.ours else "normal",
             va="center",
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
-                "color": colour,
+                "color": line.colour,
                 "linewidth": 0.5,
                 "relpos": (0, 0.5),
                 "shrinkB": 4,
