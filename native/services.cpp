@@ -300,3 +300,9 @@ int statecast_softmax(const statecast_softmax_args *a) {
     if (!a->packed || !a->outputs || !a->nats || !a->codes != !a->best) return STATECAST_BAD_ARGUMENT;
     return kernels().softmax->run(a);
 }
+
+int statecast_affine(const statecast_softmax_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    if (!a->packed || !a->outputs || !a->nats || a->codes || a->best) return STATECAST_BAD_ARGUMENT;
+    return kernels().softmax->affine(a);
+}

@@ -48,6 +48,7 @@ struct Softmax {
     int64_t (*bytes)(const statecast_softmax_args *);
     int (*pack)(const statecast_softmax_args *, void *packed);
     int (*run)(const statecast_softmax_args *);
+    int (*affine)(const statecast_softmax_args *);
 };
 
 struct Kernels {

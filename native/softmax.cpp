@@ -1,6 +1,6 @@
-/* The softmax over tokens: compiled once for each instruction set.
+/* Affine maps, and the softmax over tokens: compiled once for each instruction set.
  *
- * First the logits of all rows are computed, a block of columns at a time, so that the block's weights
+ * First the map of all rows is computed, a block of columns at a time, so that the block's weights
  * stay in the cache. Then everything else, row by row.
  */
 #include "services.h"
@@ -23,6 +23,7 @@ struct Tokens {
     int64_t first, rows; /* the rows in memory */
     int64_t height;      /* rows, padded to whole tiles */
     int64_t share;       /* rows of a block of columns in one task */
+    bool affine = false; /* whether the map itself is the result */
     T *raw;              /* (member, height, padded) */
     Half *left;          /* (member, tile of rows, chunk), on tiles */
 
@@ -164,7 +165,13 @@ struct Tokens {
 
     static void finish(void *self, int64_t item) {
         const Tokens &s = *static_cast<Tokens *>(self);
-        for (int64_t r = item * SOME; r < s.rows && r < (item + 1) * SOME; ++r) s.row(r);
+        for (int64_t r = item * SOME; r < s.rows && r < (item + 1) * SOME; ++r) s.affine ? s.copy(r) : s.row(r);
+    }
+
+    void copy(int64_t r) const {
+        for (int64_t m = 0; m < a.members; ++m)
+            memcpy(of<T>(a.nats) + (m * a.rows + first + r) * a.tokens, raw + (m * height + r) * padded,
+                   (size_t)a.tokens * sizeof(T));
     }
 
     void row(int64_t r) const {
@@ -234,9 +241,14 @@ struct Tokens {
 int64_t bytes(const statecast_softmax_args *a) { return Tokens(*a).bytes(); }
 int pack(const statecast_softmax_args *a, void *packed) { return Tokens(*a).pack(packed); }
 int softmax(const statecast_softmax_args *a) { return Tokens(*a).run(); }
+int affine(const statecast_softmax_args *a) {
+    Tokens map(*a);
+    map.affine = true;
+    return map.run();
+}
 
 } // namespace
 
-extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS) = {bytes, pack, softmax};
+extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS) = {bytes, pack, softmax, affine};
 
 } // namespace statecast

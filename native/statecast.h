@@ -54,7 +54,7 @@ extern "C" {
 /* The number of this interface. It is raised with every change of the declarations below and of what
  * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
  * call: a struct of another layout would be read wrongly. */
-enum { STATECAST_INTERFACE = 1 };
+enum { STATECAST_INTERFACE = 2 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
@@ -181,6 +181,10 @@ typedef struct {
 int64_t statecast_softmax_bytes(const statecast_softmax_args *);
 int statecast_softmax_pack(const statecast_softmax_args *, void *packed);
 int statecast_softmax(const statecast_softmax_args *);
+
+/* The affine map itself: nats is (M, N, C), outputs . kernel + bias. `best` is 0, `codes` and `allowed` are
+ * null. */
+int statecast_affine(const statecast_softmax_args *);
 
 /* The instruction sets of the build, comma-separated, and the one in use: "amx", "avx512", "avx2", "neon" or
  * "portable". statecast_use() chooses one by name, or the best with "". It returns STATECAST_BAD_ARGUMENT if
