@@ -223,7 +223,7 @@ def test_imports_go_downward() -> None:
         # the five that an earlier test of four pairs let pass
         ("tables.parse", "from statecast.tables.schema import Schema", "circle"),
         ("layers.current", "from statecast.control.models import get_state", "upward"),
-        ("recurrence.cells", "from statecast.tables.targets import Targets", "upward"),
+        ("recurrence.cells", "from statecast.tables.targets import Target", "upward"),
         ("evaluate.tokens", "from statecast.cli.commands import app", "upward"),
         ("networks.network", "from statecast.evaluate.tokens import token_scores", "upward"),
         # every place where an import can stand

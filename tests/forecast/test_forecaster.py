@@ -799,7 +799,9 @@ def test_a_step_that_nobody_observed_lies_between_those_around_it(gapped, seed):
     levels = [0.02, 0.1, 0.5, 0.8, 0.97]
     found = gapped.quantiles(panel, T + 1, levels)
     with pytest.MonkeyPatch.context() as without:
-        without.setattr(gapped, "_schema", replace(gapped.schema, observed=np.ones(T, bool)))
+        (target,) = gapped.schema.targets
+        everywhere = (replace(target, observed=np.ones(T, bool)),)
+        without.setattr(gapped, "_schema", replace(gapped.schema, targets=everywhere))
         own = gapped.quantiles(panel, T + 1, levels)
     assert (np.diff(found, axis=2) >= 0).all()
     moved, told = 0, gapped.schema.unscale(panel.y)
@@ -1608,8 +1610,9 @@ def test_a_model_file_that_is_not_right_is_refused(fitted, tmp_path):
         "a pickle": b"\x80\x04\x95" + bytes(100),
         "an oversized header": struct.pack("<Q", 2**40) + whole[8:],
         "a header over the cap": struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 100),
-        "another version": rewritten(version="3"),
+        "another version": rewritten(version="4"),
         "an earlier working copy's": rewritten(version="1"),
+        "a later working copy's": rewritten(version="2"),
         "another class": rewritten(kind="TokenForecaster"),
         "a class outside the list": rewritten(kind="os.system"),
         "a rate beyond floats": changed(learning_rate=10**400),

@@ -17,7 +17,6 @@ from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.plots import charts as plots
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets
 
 pytestmark = pytest.mark.backends
 
@@ -313,7 +312,7 @@ def test_an_item_of_null_rows_is_dated_and_nothing_to_learn_from():
     schema = Schema.fit(empty, static)
     alone = Schema.fit(empty.filter(unique_id="b"), static.filter(unique_id="b"))
     np.testing.assert_array_equal(schema.static.scaling, alone.static.scaling)
-    np.testing.assert_array_equal(schema.location, alone.location)
+    np.testing.assert_array_equal(schema.targets[0].location, alone.targets[0].location)
     panel: Any = schema.panel(empty, static)
     assert panel.known.tolist() == [0, 4]
     assert panel.origin[0] == panel.origin[1]
@@ -325,14 +324,14 @@ def test_an_item_of_null_rows_is_dated_and_nothing_to_learn_from():
 def test_several_targets_share_the_launch_dates():
     series, static = pair([DAYS[0] - dt.timedelta(2), DAYS[0]])
     series = series.with_columns(z=pl.col("y") * 2)
-    targets = Targets.fit(series, static, target_col=["y", "z"], start_col="launch")
-    panel: Any = targets.panel(series, static)
+    schema = Schema.fit(series, static, target_col=["y", "z"], start_col="launch")
+    panel: Any = schema.panel(series, static)
     assert panel.known.tolist() == [12, 8]
     assert panel.mask[0, :4].tolist() == [False] * 4
-    assert targets.each[0].observed.tolist() == [True] * 6
-    config, arrays = targets.to_config()
-    assert Targets.from_config(config, arrays).start_col == "launch"
-    new: Any = targets.panel(None, static)
+    assert schema.targets[0].observed.tolist() == [True] * 6
+    config, arrays = schema.to_config()
+    assert Schema.from_config(config, arrays).start_col == "launch"
+    new: Any = schema.panel(None, static)
     assert new.origin.tolist() == panel.origin.tolist()
 
 

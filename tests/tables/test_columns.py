@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from statecast.errors import DataError
 from statecast.tables.parse import parse
 from statecast.tables.schema import Schema
+from statecast.tables.steps import Names
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -272,14 +273,14 @@ def expected(cells: Cells) -> Cells:
 def test_a_table_of_any_dtypes_is_read_as_what_it_says(library: str, content, data) -> None:
     series, _ = built(data.draw, library, content.series)
     static, named = built(data.draw, library, content.static)
-    parsed = parse(series, static, NAMES, None)
+    parsed = parse(series, static, Names(*NAMES[:2], NAMES[2:]), None)
     assert parsed.ids == content.static["unique_id"]
     assert [type(item) for item in parsed.ids] == [type(i) for i in content.static["unique_id"]]
     assert parsed.series is not None
     (long,) = parsed.series
     assert [parsed.ids[row] for row in long.row] == content.series["unique_id"]
     assert long.when.tolist() == content.series["ds"]
-    np.testing.assert_array_equal(long.y, nans(content.series["y"]))
+    np.testing.assert_array_equal(long.y[:, 0], nans(content.series["y"]))
     for name, found in parsed.static.items():
         wanted = np.array(expected(content.static[name]), found.dtype)
         np.testing.assert_array_equal(found, wanted, err_msg=named[name])

@@ -42,12 +42,11 @@ def table(items: list[Any], **more: Any) -> Any:
 
 
 def forecast(schema: Schema, panel: Any, until: int) -> Any:
-    return schema.table(
+    return schema.output(panel.kind).table(
         {"statecast": np.zeros((panel.rows, until))},
         ids=panel.ids,
         known=panel.known,
         origin=panel.origin,
-        kind=panel.kind,
     )
 
 

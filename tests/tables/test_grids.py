@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from statecast.errors import DataError, ModelFileError
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets
 
 
 def table(steps, items: int = 2) -> pl.DataFrame:
@@ -116,7 +115,7 @@ def test_other_grids_are_accepted(steps) -> None:
 def test_where_a_grid_of_numbers_begins(steps, first: int) -> None:
     schema = quietly(table(steps))
     assert (schema.first, schema.steps) == (first, max(steps) - first + 1)
-    assert np.flatnonzero(schema.observed).tolist() == [step - first for step in steps]
+    assert np.flatnonzero(schema.targets[0].observed).tolist() == [step - first for step in steps]
 
 
 def test_a_row_without_a_value_begins_a_grid() -> None:
@@ -151,15 +150,14 @@ def test_targets_begin_where_their_steps_do(shift: int, late: str) -> None:
     steps = np.arange(1, 7) + shift
     series = pl.DataFrame({"unique_id": 0, "ds": steps, "a": np.arange(6.0), "b": np.arange(6.0)})
     series = series.with_columns(pl.when(pl.col("ds") > shift + 2).then(late).alias(late))
-    targets = Targets.fit(series, target_col=("a", "b"))
-    assert targets.first == shift + 1
-    assert {own.first for own in targets.each} == {shift + 1}
-    config, arrays = targets.to_config()
-    assert Targets.from_config(config, arrays).first == shift + 1
-    assert targets.panel(series).mask.shape == (1, 12)
+    schema = Schema.fit(series, target_col=("a", "b"))
+    assert schema.first == shift + 1
+    config, arrays = schema.to_config()
+    assert Schema.from_config(config, arrays).first == shift + 1
+    assert schema.panel(series).mask.shape == (1, 12)
     other = pl.col("ds") - shift
-    moved = Targets.fit(series.with_columns(other), target_col=("a", "b"))
-    assert (moved.panel(series.with_columns(other)).y == targets.panel(series).y).all()
+    moved = Schema.fit(series.with_columns(other), target_col=("a", "b"))
+    assert (moved.panel(series.with_columns(other)).y == schema.panel(series).y).all()
 
 
 @pytest.mark.parametrize("first", [0, 2.0, True, "2001", 1_000_000, None])
@@ -177,5 +175,5 @@ def test_a_target_that_is_rarely_observed_is_no_empty_grid() -> None:
     steps = np.arange(1, 3_201)
     rare = np.where(steps % 100 == 0, 1.0 * steps, np.nan)
     series = pl.DataFrame({"unique_id": 0, "ds": steps, "a": steps * 1.0, "b": rare}).fill_nan(None)
-    assert Targets.fit(series, target_col=("a", "b")).steps == 3_200
+    assert Schema.fit(series, target_col=("a", "b")).steps == 3_200
     assert quietly(series.select("unique_id", "ds", y="b")).steps == 3_200

@@ -18,7 +18,7 @@ from statecast.errors import ArgumentError, DataError
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
-from statecast.tables.targets import learn
+from statecast.tables.schema import Schema
 
 pytestmark = [
     pytest.mark.backends,
@@ -73,7 +73,7 @@ def test_a_network_sees_the_same_whatever_the_numbers(shift: int, several: bool)
     schemas, panels = [], []
     for by in (0, shift):
         own, plan = moved(series, by), None if future is None else moved(future, by)
-        schemas.append(learn(own, future=plan, target_col=target))
+        schemas.append(Schema.fit(own, future=plan, target_col=target))
         panels.append(schemas[-1].panel(own, future=plan))
     assert [schema.first for schema in schemas] == [1, shift + 1]
     (config, arrays), (other, others) = (schema.to_config() for schema in schemas)

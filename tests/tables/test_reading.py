@@ -808,11 +808,11 @@ def test_ids_come_back_as_they_came_from_every_table(kind: str) -> None:
     schema = Schema.fit(series, static)
     for tables in ((series, static), (None, static), (series[:2], static)):
         panel = schema.panel(*tables)
-        options = {"ids": panel.ids, "kind": panel.kind}
-        table = schema.table({"f": np.ones((3, 2))}, known=np.zeros(3, int), **options)
+        output = schema.output(panel.kind)
+        table = output.table({"f": np.ones((3, 2))}, ids=panel.ids, known=np.zeros(3, int))
         found = [ids_of(table)[1][row] for row in (0, 2, 4)]
         assert (ids_of(table)[0], found) == (dtype, ids)
-        assert ids_of(schema.summary({"f": np.ones(3)}, **options)) == (dtype, ids)
+        assert ids_of(output.summary({"f": np.ones(3)}, ids=panel.ids)) == (dtype, ids)
         effects = np.full((3, 2, 2), 1.0)
         why = ForecastExplanation(
             panel.ids, np.zeros(3, int), effects, {}, panel.ids[:, None], np.ones((3, 1)),
@@ -839,7 +839,7 @@ def test_ids_that_the_type_of_the_series_cannot_hold_come_back_all_the_same(few,
     static = frame_of(more, area=[1.0, 2.5, 4.0])
     schema = Schema.fit(series, static)
     panel = schema.panel(series, static)
-    table = schema.summary({"f": np.ones(3)}, ids=panel.ids, kind=panel.kind)
+    table = schema.output(panel.kind).summary({"f": np.ones(3)}, ids=panel.ids)
     assert ids_of(table)[1] == ids_of(static)[1]
 
 
@@ -852,7 +852,7 @@ def test_the_type_of_ids_survives_a_model_file(kind: str) -> None:
     back = Schema.from_config(json.loads(json.dumps(config, allow_nan=False)), arrays)
     panel = schema.panel(series)
     tables = [
-        each.table({"f": np.ones((3, 2))}, ids=panel.ids, known=np.zeros(3, int))
+        each.output().table({"f": np.ones((3, 2))}, ids=panel.ids, known=np.zeros(3, int))
         for each in (schema, back)
     ]
     assert ids_of(tables[1]) == ids_of(tables[0])
@@ -890,7 +890,7 @@ def test_ids_of_a_state_come_as_in_fit_while_they_fit() -> None:
         frame_of(pl.Series(["a", "a", "b"], dtype=pl.Enum(["a", "b"])), ds=[1, 2, 1], y=1.0)
     )
     for ids, dtype in ((["b", "a"], pl.Enum(["a", "b"])), (["z"], pl.String), ([7], pl.Int64)):
-        table = schema.summary({"f": np.ones(len(ids))}, ids=np.array(ids))
+        table = schema.output().summary({"f": np.ones(len(ids))}, ids=np.array(ids))
         assert ids_of(table) == (dtype, ids)
 
 
@@ -927,10 +927,9 @@ def test_dates_with_an_offset_are_instants_whatever_table_they_are_in(
     assert schema.steps == 6
     panel = schema.panel(table)
     assert panel.origin == np.datetime64("2024-03-30T22:00", "us")
-    out = schema.table(
-        {"f": np.ones((1, 6))}, ids=panel.ids, known=np.zeros(1, int), origin=panel.origin,
-        kind=panel.kind,
-    )  # fmt: skip
+    out = schema.output(panel.kind).table(
+        {"f": np.ones((1, 6))}, ids=panel.ids, known=np.zeros(1, int), origin=panel.origin
+    )
     found = pl.DataFrame(out) if to != "pandas" else pl.from_pandas(out)
     if to == "csv":
         assert found["ds"].dt.convert_time_zone("UTC").to_list() == HOURS

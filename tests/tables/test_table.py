@@ -271,7 +271,8 @@ def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -
     schema = Schema.fit(series, static, transform=transform)
     rng = np.random.default_rng(first)
     y = rng.normal(0, 50, (3, 2, 10))
-    y = _domain(np.abs(y) if schema.transform.bounds[0] == 0 else y, schema.transform.name)
+    chosen = schema.targets[0].transform
+    y = _domain(np.abs(y) if chosen.bounds[0] == 0 else y, chosen.name)
     y[0, 0, 0] = np.nan
     back = schema.unscale(schema.scale(y, first), first)
     assert back.dtype == np.float64
@@ -281,10 +282,10 @@ def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -
     assert np.isfinite(values).all()
     assert (np.diff(values, axis=0) >= 0).all()
     assert not np.signbit(values[values == 0]).any()
-    assert values.min() >= schema.transform.bounds[0]
-    assert values.max() <= schema.transform.bounds[1]
-    assert schema.transform.name != "positive" or values.min() > 0
-    assert schema.transform.name != "counts" or (values == np.rint(values)).all()
+    assert values.min() >= chosen.bounds[0]
+    assert values.max() <= chosen.bounds[1]
+    assert chosen.name != "positive" or values.min() > 0
+    assert chosen.name != "counts" or (values == np.rint(values)).all()
     # The panel is scaled by the same rule, whatever else is in it
     panel = schema.panel(series, static)
     dense = np.full(panel.y.shape, np.nan)
@@ -329,9 +330,8 @@ def test_the_table_holds_the_steps_after_the_prefix(tabs, until: int, kind: str)
     schema = Schema.fit(series, static)
     panel = schema.panel(series, static)
     values = np.arange(panel.rows * until, dtype=np.float64).reshape(panel.rows, until)
-    table = schema.table(
-        {"a": values, "b": -values}, ids=panel.ids, known=panel.known, kind=Kind(kind)
-    )
+    output = schema.output(Kind(kind))
+    table = output.table({"a": values, "b": -values}, ids=panel.ids, known=panel.known)
     expected = [
         (item, step, values[row, step - 1])
         for row, item in enumerate(panel.ids.tolist())
@@ -434,12 +434,8 @@ def test_dates_become_steps_and_come_back(tmp_path: Path, name: str, how: str) -
     np.testing.assert_array_equal(panel.origin, first)
     values = np.zeros((3, 9))
     kind = "polars" if how in ("text", "csv") else how.replace("objects", "pandas")
-    table = schema.table(
-        {"f": values},
-        ids=panel.ids,
-        known=np.array([7, 7, 0]),
-        origin=panel.origin,
-        kind=panel.kind,
+    table = schema.output(panel.kind).table(
+        {"f": values}, ids=panel.ids, known=np.array([7, 7, 0]), origin=panel.origin
     )
     frame = pl.from_pandas(table) if kind == "pandas" else pl.DataFrame(table)
     if how == "text":
@@ -634,8 +630,8 @@ def test_booleans_are_numbers_and_missing_numbers_are_gaps() -> None:
 def test_scaling_at_well_observed_steps_is_mean_and_deviation() -> None:
     Y = np.random.default_rng(0).normal(5, 2, (40, 6)) + 10 * np.arange(6)
     schema = Schema.fit(Y)
-    np.testing.assert_allclose(schema.location, Y.mean(0))
-    np.testing.assert_allclose(schema.scaling, Y.std(0))
+    np.testing.assert_allclose(schema.targets[0].location, Y.mean(0))
+    np.testing.assert_allclose(schema.targets[0].scaling, Y.std(0))
     long = schema.scale(np.zeros((1, 9)))[0]
     assert (long[5:] == long[5]).all()
 
@@ -671,11 +667,11 @@ def test_scaling_at_thin_and_empty_steps_is_sane() -> None:
     Y[0, 8] = 20.0  # and an odd one
     Y[:, 3] = 1.0  # all agree
     schema = Schema.fit(Y)
-    assert (schema.scaling > 0.1).all()
-    assert (schema.scaling < 5).all()
-    assert abs(schema.location[8]) < 4
-    middle = (schema.location[8] + schema.location[11]) / 2
-    assert schema.location[9:11].mean() == pytest.approx(middle)
+    assert (schema.targets[0].scaling > 0.1).all()
+    assert (schema.targets[0].scaling < 5).all()
+    assert abs(schema.targets[0].location[8]) < 4
+    middle = (schema.targets[0].location[8] + schema.targets[0].location[11]) / 2
+    assert schema.targets[0].location[9:11].mean() == pytest.approx(middle)
 
 
 @pytest.mark.parametrize(
@@ -694,7 +690,7 @@ def test_odd_training_data_scale_to_finite_numbers(Y: list[list[float]]) -> None
     schema = Schema.fit(np.array(Y))
     panel = schema.panel(np.array(Y))
     assert np.isfinite(panel.y).all()
-    assert (schema.scaling > 0).all()
+    assert (schema.targets[0].scaling > 0).all()
     back = schema.unscale(schema.scale(np.array(Y)))
     np.testing.assert_allclose(back, np.array(Y), rtol=1e-9, atol=1e-9 * np.nanmax(Y))
     assert np.isfinite(schema.panel(np.full((1, 2), 1e100)).y).all()
@@ -713,8 +709,9 @@ def test_a_spread_far_below_the_level_is_the_scale(level: float, shape: str) -> 
         far = level * np.arange(1, 9) + Y
     near, schema = Schema.fit(Y, transform="none"), Schema.fit(far, transform="none")
     rounding = 4 * np.finfo(float).eps * np.abs(far).max()
-    np.testing.assert_allclose(schema.scaling, near.scaling, atol=rounding, rtol=1e-9)
-    atol = 1e-6 + 2 * rounding / near.scaling.min()
+    scaling, own = near.targets[0].scaling, schema.targets[0].scaling
+    np.testing.assert_allclose(own, scaling, atol=rounding, rtol=1e-9)
+    atol = 1e-6 + 2 * rounding / scaling.min()
     np.testing.assert_allclose(schema.panel(far).y, near.panel(Y).y, atol=atol)
     assert np.abs(schema.unscale(schema.scale(far)) - far).max() <= rounding
 
@@ -723,7 +720,7 @@ def test_a_spread_that_float64_does_not_resolve_is_said() -> None:
     rng = np.random.default_rng(0)
     unresolved = 1e15 + rng.normal(0, 2.0, (40, 8))
     with pytest.warns(DataWarning, match=r"Y, column 'y': .* float64 does not resolve"):
-        assert (Schema.fit(unresolved).scaling > 1e11).all()
+        assert (Schema.fit(unresolved).targets[0].scaling > 1e11).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         Schema.fit(np.full((4, 3), 1e15))  # all equal: there is nothing to resolve
@@ -746,13 +743,13 @@ def test_a_static_feature_whose_spread_is_far_below_its_level_is_standardised(le
 def test_auto_takes_the_log_of_a_long_tail_only() -> None:
     rng = np.random.default_rng(0)
     tail = rng.lognormal(0, 1.5, (30, 5))
-    assert Schema.fit(tail).transform.name == "log"
-    assert Schema.fit(tail).transform.centre == pytest.approx(np.median(tail))
-    assert Schema.fit(tail - 0.001 - tail.min()).transform.name == "none"
-    assert Schema.fit(rng.normal(100, 10, (30, 5))).transform.name == "none"
+    assert Schema.fit(tail).targets[0].transform.name == "log"
+    assert Schema.fit(tail).targets[0].transform.centre == pytest.approx(np.median(tail))
+    assert Schema.fit(tail - 0.001 - tail.min()).targets[0].transform.name == "none"
+    assert Schema.fit(rng.normal(100, 10, (30, 5))).targets[0].transform.name == "none"
     one = rng.normal(100, 10, (30, 5))
     one[0, 0] = 1e5  # an outlier is not a tail
-    assert Schema.fit(one).transform.name == "none"
+    assert Schema.fit(one).targets[0].transform.name == "none"
     schema = Schema.fit(tail)
     with pytest.raises(DataError, match="no negative value") as error:
         schema.panel(np.array([[1.0, 2.0], [1.0, -2.0]]))
@@ -817,9 +814,8 @@ def test_a_prefix_beyond_the_training_length_widens_the_panel() -> None:
 def test_ids_of_any_array_come_out_as_text_or_numbers(kind: str) -> None:
     schema = Schema.fit(SERIES)
     for ids in (["b", "a"], np.array(["b", "a"]), np.array(["b", "a"], object), np.array([2, 1])):
-        table = schema.table(
-            {"f": np.ones((2, 1))}, ids=ids, known=np.zeros(2, int), kind=Kind(kind)
-        )
+        output = schema.output(Kind(kind))
+        table = output.table({"f": np.ones((2, 1))}, ids=ids, known=np.zeros(2, int))
         frame = pl.from_pandas(table) if kind == "pandas" else pl.DataFrame(table)
         assert frame["unique_id"].to_list() == list(ids)
         assert frame["unique_id"].dtype in (pl.String, pl.Int64)
@@ -827,14 +823,15 @@ def test_ids_of_any_array_come_out_as_text_or_numbers(kind: str) -> None:
 
 def test_the_table_checks_what_it_is_given() -> None:
     schema = Schema.fit(SERIES)
+    output = schema.output()
     with pytest.raises(ArgumentError, match=r"expected shape \(2, until\)"):
-        schema.table({"a": np.zeros((3, 2))}, ids=[1, 2], known=np.zeros(2))
+        output.table({"a": np.zeros((3, 2))}, ids=[1, 2], known=np.zeros(2))
     with pytest.raises(ArgumentError, match="known"):
-        schema.table({"a": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(3))
+        output.table({"a": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(3))
     with pytest.raises(ArgumentError, match="'ds'"):
-        schema.table({"ds": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(2))
+        output.table({"ds": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(2))
     with pytest.raises(ArgumentError, match="kind"):
-        schema.table({"a": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(2), kind=Kind("excel"))
+        schema.output(Kind("excel"))
 
 
 # -- bad input ---------------------------------------------------------------------------
@@ -1161,8 +1158,13 @@ def test_errors_of_files_name_the_file_and_the_value(tmp_path: Path) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ArgumentError, match="transform"):
         Schema.fit(SERIES, transform="sqrt")
-    with pytest.raises(ArgumentError, match="three names"):
-        Schema.fit(SERIES, id_col="ds")
+    wrong: Any
+    for wrong in ({"id_col": "ds"}, {"target_col": "ds"}, {"target_col": ["y", "y"]}):
+        with pytest.raises(ArgumentError, match="distinct names"):
+            Schema.fit(SERIES, **wrong)
+    for wrong in (3, [], ["y", 3], ""):
+        with pytest.raises(ArgumentError, match="distinct names"):
+            Schema.fit(SERIES, target_col=wrong)
     schema = Schema.fit(SERIES)
     with pytest.raises(ArgumentError, match="first_step"):
         schema.scale([1.0], 0)
@@ -1334,14 +1336,21 @@ def spoil_array(name: str, value: Any) -> Any:
         spoil("more", 1),
         spoil("id_col", 3),
         spoil("id_col", "ds"),
+        spoil("targets", []),
+        spoil("targets", {}),
+        spoil("targets", [None]),
+        spoil("targets.0.name", 3),
+        spoil("targets.0.name", "ds"),
+        spoil("targets.0.more", 1),
+        lambda config, _: config["targets"].append(config["targets"][0]),
         spoil("kind", "excel"),
-        spoil("transform", ["log"]),
-        spoil("centre", float("nan")),
-        spoil("centre", 0.0),
-        spoil("centre", "1"),
-        spoil("bounds", [0.0]),
-        spoil("bounds", [0.0, 1.0]),
-        spoil("bounds", [5.0, None]),
+        spoil("targets.0.transform", ["log"]),
+        spoil("targets.0.centre", float("nan")),
+        spoil("targets.0.centre", 0.0),
+        spoil("targets.0.centre", "1"),
+        spoil("targets.0.bounds", [0.0]),
+        spoil("targets.0.bounds", [0.0, 1.0]),
+        spoil("targets.0.bounds", [5.0, None]),
         spoil("steps", 3),
         spoil("steps", True),
         spoil("steps", 10**9),
@@ -1363,12 +1372,12 @@ def spoil_array(name: str, value: Any) -> Any:
         spoil("spacing", {"unit": "months", "count": 0, "day": None, "clock": "none"}),
         spoil("spacing", {"unit": "months", "count": 1, "day": 0, "clock": "none"}),
         spoil("spacing", {"unit": "months", "count": 1, "day": 31, "clock": []}),
-        spoil_array("location", np.zeros(3)),
-        spoil_array("location", np.zeros(2, np.float32)),
-        spoil_array("location", np.array([np.nan, 1])),
-        spoil_array("scaling", np.zeros(2)),
-        spoil_array("observed", np.full(2, 2.0)),
-        spoil_array("observed", np.ones(3)),
+        spoil_array("location", np.zeros((1, 3))),
+        spoil_array("location", np.zeros((1, 2), np.float32)),
+        spoil_array("location", np.array([[np.nan, 1]])),
+        spoil_array("scaling", np.zeros((1, 2))),
+        spoil_array("observed", np.full((1, 2), 2.0)),
+        spoil_array("observed", np.ones((1, 3))),
         spoil_array("static_scaling", np.full((2, 4), -1.0)),
         spoil_array("more", np.zeros(2)),
     ],
@@ -1384,10 +1393,10 @@ def test_a_spoilt_config_is_refused(change: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        spoil_array("location", np.array([-5.0, 0.0])),
-        spoil_array("scaling", np.array([1.0, 2.0])),
-        lambda config, _: config.update(transform="log", bounds=[0.0, None]),
-        spoil("bounds", [0.0, None]),
+        spoil_array("location", np.array([[-5.0, 0.0]])),
+        spoil_array("scaling", np.array([[1.0, 2.0]])),
+        lambda config, _: config["targets"][0].update(transform="log", bounds=[0.0, None]),
+        spoil("targets.0.bounds", [0.0, None]),
     ],
 )
 def test_a_scaling_of_tokens_is_refused(change: Any) -> None:

@@ -20,7 +20,8 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
 from statecast.forecast.stacking import Stacking
 from statecast.heads.quantiles import QUANTILE_LEVELS
-from statecast.tables.targets import Targets, learn
+from statecast.tables import source
+from statecast.tables.schema import Schema
 
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
 pytestmark = [
@@ -111,7 +112,7 @@ def test_saving_and_loading_is_the_identity(fitted, tmp_path):
     f.save(tmp_path / "m.safetensors")
     loaded = Forecaster.load(tmp_path / "m.safetensors")
     assert loaded.settings == f.settings
-    assert loaded.schema.targets == tuple(f.settings.target_col)
+    assert loaded.schema.target_cols == tuple(f.settings.target_col)
     assert loaded.fingerprint == f.fingerprint
     prefix = mixed(series)
     expected = f.predict(prefix, static, until=T, **more)
@@ -128,7 +129,7 @@ def test_tables_and_arrays_say_the_same():
     y, x = _arrays()
     series, static, _ = _tables(gaps=False)
     ways = (y, x), (series, static)
-    panels = [Targets.fit(*way, target_col=NAMES).panel(*way) for way in ways]
+    panels = [Schema.fit(*way, target_col=NAMES).panel(*way) for way in ways]
     for name in ("y", "mask", "numeric", "known"):
         np.testing.assert_array_equal(*(getattr(panel, name) for panel in panels))
     found = f.predict(y[:, :2], x, until=T, quantiles=[0.3])
@@ -241,7 +242,7 @@ def test_an_effect_is_of_one_target_at_a_step_on_the_forecast_of_each(seed):
     f, more = _fitted("covariates")
     series, static, _ = _tables()
     begun = mixed(series, seed)
-    found, targets = f.explain(begun, static, until=T, **more), f.schema.targets
+    found, targets = f.explain(begun, static, until=T, **more), f.schema.target_cols
     seen = found.observations.shape[1]
     assert found.observations.shape == (N, seen, 2, T, 2)
     item = int(np.random.default_rng(seed).choice(np.flatnonzero(found.known > 1)))
@@ -346,8 +347,8 @@ def dated(tmp_path_factory):
 
 def test_dates_files_and_transforms_of_each(dated):
     f, series, static = dated
-    assert f.schema.of("lat").transform.name == "none"
-    assert f.schema.of("lon").transform.name == "log"
+    assert f.schema.targets[0].transform.name == "none"
+    assert f.schema.targets[1].transform.name == "log"
     prefix = series.filter(pl.col("n") <= 3)
     found = f.predict(prefix, static, until=T, level=95)
     assert found.columns[:4] == ["unique_id", "ds", "step", "statecast-lat"]
@@ -383,22 +384,91 @@ def test_positions_go_out_as_they_came_in(count, rows, steps, seed):
     rng = np.random.default_rng(seed)
     y = rng.normal(size=(rows, steps, count)) * 10.0 ** rng.integers(-2, 4, count)
     names = [f"t{i}" for i in range(count)]
-    targets = Targets.fit(y, target_col=names)
+    schema = Schema.fit(y, target_col=names)
     hole = rng.random(y.shape) < 0.3
     holed = np.where(hole, np.nan, y)
-    panel = targets.panel(holed)
+    panel = schema.panel(holed)
     np.testing.assert_array_equal(panel.mask.reshape(y.shape), ~hole)
     there = (~hole).any(axis=2)
     last = np.where(there.any(axis=1), steps - there[:, ::-1].argmax(axis=1), 0)
     np.testing.assert_array_equal(panel.known, count * last)
-    back = targets.unscale(panel.y).reshape(y.shape)
+    back = schema.unscale(panel.y).reshape(y.shape)
     np.testing.assert_allclose(back[~hole], y[~hole], rtol=1e-5, atol=1e-5 * np.abs(y).max())
-    out = targets.table({"statecast": back.reshape(rows, -1)}, ids=panel.ids, known=0 * last)
+    columns = {"statecast": back.reshape(rows, -1)}
+    out = schema.output(panel.kind).table(columns, ids=panel.ids, known=0 * last)
     np.testing.assert_array_equal(out["statecast"], back)
-    config, arrays = targets.to_config()
-    again = Targets.from_config(config, arrays)
+    config, arrays = schema.to_config()
+    again = Schema.from_config(config, arrays)
     assert again.to_config()[0] == config
     np.testing.assert_array_equal(again.panel(holed).y, panel.y)
+
+
+@pytest.mark.parametrize("form", ["numbers", "dates", "arrays", "parquet in batches"])
+@settings(max_examples=10)
+@given(st.integers(0, 99))
+def test_a_target_is_learnt_and_scaled_as_if_it_were_alone(tmp_path_factory, form, seed):
+    """From the items that have it: one begins later than the others, and one is rare."""
+    rng = np.random.default_rng(seed)
+    y = np.exp(rng.normal(size=(12, T, 3)).cumsum(axis=1))
+    y[rng.random(y.shape) < 0.3] = np.nan
+    y[:, :2, 1], y[3:, :, 2], y[:, 4:, 2] = np.nan, np.nan, np.nan
+    y[:, 0, 0], y[:3, 0, 2] = 1.0, 2.0
+    names = ["a", "b", "c"]
+    given: Any = y
+    if form != "arrays":
+        row, step = (axis.ravel() for axis in np.indices(y.shape[:2]))
+        given = pl.DataFrame({"unique_id": row, "ds": step + 1})
+        if form == "dates":
+            given = given.with_columns(ds=pl.date(2024, 1, 1) + pl.duration(days="ds"))
+        cells = [pl.Series(name, y[..., i].ravel()).fill_nan(None) for i, name in enumerate(names)]
+        given = given.with_columns(cells)
+    frame = given
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "parquet in batches":
+            given = tmp_path_factory.mktemp("parquet") / "s.parquet"
+            frame.write_parquet(given, row_group_size=5)
+            patch.setattr(source, "BATCH", 7)
+        schema = Schema.fit(given, target_col=names)
+        panel = schema.panel(given)
+    for place, target in enumerate(schema.targets):
+        has = ~np.isnan(y[..., place]).all(axis=1)
+        own = y[has][..., place]
+        if form != "arrays":
+            own = frame.filter(pl.col("unique_id").is_in(np.flatnonzero(has).tolist()))
+        alone = Schema.fit(own, target_col=target.name)
+        assert target.transform == alone.targets[0].transform
+        for name in ("location", "scaling", "observed"):
+            mine, other = getattr(target, name), getattr(alone.targets[0], name)
+            np.testing.assert_array_equal(mine[: alone.steps], other)
+            after = np.zeros_like(mine) if name == "observed" else np.full_like(mine, other[-1])
+            np.testing.assert_array_equal(mine[alone.steps :], after[alone.steps :])
+        single = alone.panel(own)
+        ours = panel.of(place).take(has)
+        np.testing.assert_array_equal(ours.y[:, : alone.steps], single.y)
+        np.testing.assert_array_equal(ours.mask[:, : alone.steps], single.mask)
+        assert not ours.mask[:, alone.steps :].any()
+
+
+@pytest.mark.parametrize("names", ["lat", NAMES])
+def test_a_call_without_rows_has_an_empty_panel(names):
+    series, static, _ = _tables()
+    schema = Schema.fit(series, static, target_col=names)
+    count = len(schema.targets)
+    assert schema.new_rows(series.head(0), []).y.shape == (0, T * count)
+    none = schema.panel(series.head(0), static)
+    assert none.known.tolist() == [0] * N
+    assert none.take([]).latest.shape == (0, count, 2)
+
+
+def test_a_table_of_several_targets_is_read_once(tmp_path, monkeypatch):
+    series, static, _ = _tables()
+    series.write_csv(tmp_path / "s.csv")
+    schema = Schema.fit(tmp_path / "s.csv", static, target_col=NAMES)
+    read, calls = source._read_csv, []
+    monkeypatch.setattr(source, "_read_csv", lambda *given: calls.append(given) or read(*given))
+    panel = schema.panel(tmp_path / "s.csv", static)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(panel.y, schema.panel(series, static).y)
 
 
 def test_a_step_at_which_a_target_was_never_observed_is_told_by_its_own_others():
@@ -406,10 +476,10 @@ def test_a_step_at_which_a_target_was_never_observed_is_told_by_its_own_others()
     Y[:, 2, 0] = Y[:, 4:, 1] = np.nan  # the last two steps are known of the first alone
     said = "at 1 of 6 steps of 'lat': 3; 2 of 6 steps of 'lon': 5, 6. Their"
     with pytest.warns(DataWarning, match=said):
-        targets = learn(Y, target_col=NAMES)
+        schema = Schema.fit(Y, target_col=NAMES)
     z = np.random.default_rng(0).normal(size=(3, 5, 16))
     known = np.array([0, 4, 10])  # positions
-    found, own = targets.unscale_rest(z, known), targets.unscale(z)
+    found, own = schema.unscale_rest(z, known), schema.unscale(z)
     lat, lon = found[..., ::2], found[..., 1::2]
     np.testing.assert_array_equal(lat[..., 3:], own[..., 6::2])
     np.testing.assert_allclose(lat[:2, :, 2][1], lat[1, :, 3])  # none before: the prefix is told
@@ -419,10 +489,10 @@ def test_a_step_at_which_a_target_was_never_observed_is_told_by_its_own_others()
     np.testing.assert_array_equal(lon[2], own[2, :, 1::2])  # nothing observed is ahead of it
     # Each target goes on from its own last observation
     latest = np.array([[[0, 0], [0, 0]], [[0.5, 2], [0.7, 1]], [[0.1, 5], [0.2, 4]]], "float32")
-    found = targets.unscale_rest(z, known, latest)
-    begun = targets.of(NAMES[0]).unscale(np.full((1, 2), 0.5))[0, 1]
+    found = schema.unscale_rest(z, known, latest)
+    begun = schema.targets[0].unscale(np.full((1, 2), 0.5))[0, 1]
     np.testing.assert_allclose(found[1, :, 4], (begun + own[1, :, 6]) / 2, rtol=1e-6)
-    assert [targets.reach(2 * step) for step in (2, 3, 5, 6, 9)] == [4, 8, 10, 12, 18]
+    assert [schema.reach(2 * step) for step in (2, 3, 5, 6, 9)] == [4, 8, 10, 12, 18]
 
 
 def test_each_target_is_calibrated_by_itself():
@@ -453,7 +523,7 @@ class _Ready:
         return self
 
     def fit(self, series, static, **_):
-        self.schema = learn(series, static, target_col=self.settings.target_col)
+        self.schema = Schema.fit(series, static, target_col=self.settings.target_col)
 
 
 def test_scores_are_of_each_target_and_baselines_of_it_alone():
@@ -521,7 +591,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     for bad in ([], ["a", "a"], ["a", 3], 3, [""]):
         with pytest.raises(ArgumentError, match="target_col"):
             Forecaster(target_col=bad)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ArgumentError, match="distinct columns"):
+    with pytest.raises(ArgumentError, match="distinct names"):
         Forecaster(**SMALL, target_col=["ds", "lon"]).fit(series, static, verbose=0)
     for head in ("poisson", "negative_binomial"):
         with pytest.raises(ArgumentError, match="forecasts one target"):
@@ -532,4 +602,4 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(DataError, match=f"observed up to step {T}"):
         f.predict(series, static, until=T, strict=True)
     with pytest.raises(ModelFileError):
-        Targets.from_config({"frame": {}, "each": []}, {})
+        Schema.from_config({"targets": []}, {})

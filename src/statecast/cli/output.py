@@ -161,7 +161,7 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
 
     schema = forecaster.schema
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
-    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.targets)}"
+    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.target_cols)}"
     steps = str(schema.steps)
     if schema.spacing is not None:
         steps += f", {schema.spacing}"
@@ -178,7 +178,7 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
     for name, columns in (("future", schema.future), ("past", schema.past)):
         yield f"{name} covariates", ", ".join(columns.kinds) or "none"
     for target in schema.targets:
-        yield f"{target} is scaled", f"by step, transform {schema.of(target).transform.name}"
+        yield f"{target.name} is scaled", f"by step, transform {target.transform.name}"
     for name, value in asdict(forecaster.settings).items():
         if name not in (*COLUMNS, *FEATURES, "transform"):
             yield name, value

@@ -32,7 +32,6 @@ from statecast.interrupt import noted
 from statecast.progress import Verbose, check_verbose, say, stage_lines
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets
 from statecast.tokens.forecaster import TokenForecaster
 
 OURS = "statecast"  # the forecaster's name among the methods
@@ -210,7 +209,7 @@ class _Totals:
         self.group = np.unique(items.groups, return_inverse=True)[1].ravel()
         self.items = dict.fromkeys(known, 0)
         self.sums: dict[str, dict[tuple[str, int], np.ndarray]] = {
-            target: {} for target in self.schema.targets
+            target: {} for target in self.schema.target_cols
         }
 
     def add(
@@ -285,17 +284,17 @@ class _Totals:
 
 
 def _learn(
-    methods: Sequence[Baseline], schema: Schema | Targets, train: dict[str, Any]
+    methods: Sequence[Baseline], schema: Schema, train: dict[str, Any]
 ) -> dict[str, list[Baseline]]:
     """Return the baselines of each target, fitted to the training tables."""
     if not methods:
-        return {target: [] for target in schema.targets}
+        return {target: [] for target in schema.target_cols}
     with warnings.catch_warnings():  # the fit of the forecaster warned about the same tables
         warnings.simplefilter("ignore", DataWarning)
         panel = schema.panel(**train, for_fit=True)
     return {
         target: [method.fit(_only(panel, place), schema.of(target)) for method in methods]
-        for place, target in enumerate(schema.targets)
+        for place, target in enumerate(schema.target_cols)
     }
 
 
@@ -304,9 +303,7 @@ def _only(panel: Panel, place: int) -> Panel:
     return panel if panel.targets == 1 else panel.of(place)
 
 
-def _checked_baselines(
-    baselines: bool | Sequence[Baseline], schema: Schema | Targets
-) -> list[Baseline]:
+def _checked_baselines(baselines: bool | Sequence[Baseline], schema: Schema) -> list[Baseline]:
     """Return the list of baselines.
 
     Raises
@@ -317,7 +314,7 @@ def _checked_baselines(
         A baseline needs scikit-learn, which is not installed.
     """
     if baselines is True:
-        baselines = default_baselines(schema.of(schema.targets[0]))
+        baselines = default_baselines(schema.of(schema.target_cols[0]))
     methods, names = [] if baselines is False else list(baselines), {OURS}
     for method in methods:
         if method.name in names:

@@ -16,7 +16,6 @@ from statecast.tables.columns import read_column, read_floats, token_cells
 from statecast.tables.ids import agree, read_ids
 from statecast.tables.schema import Schema
 from statecast.tables.source import ROLES, Table, check_columns, open_table
-from statecast.tables.targets import Targets, learn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +30,7 @@ class Items:
     ids : ndarray, shape (n,)
     last : ndarray, shape (n,), int
         The last observed step of each item.
-    schema : Schema or Targets
+    schema : Schema
         Of all items. It is used for names and checks, but not for forecasts.
     tables : dict of str to narwhals DataFrame or ndarray
         ``series``, and ``static`` and ``future`` where they were given.
@@ -43,7 +42,7 @@ class Items:
 
     ids: np.ndarray
     last: np.ndarray
-    schema: Schema | Targets
+    schema: Schema
     tables: dict[str, Any]
     rows: dict[str, np.ndarray]
     groups: np.ndarray
@@ -65,7 +64,7 @@ class Items:
         }
         with warnings.catch_warnings():  # the fit of each fold warns about its data
             warnings.simplefilter("ignore", DataWarning)
-            schema = learn(
+            schema = Schema.fit(
                 series,
                 static,
                 future=future,
@@ -117,9 +116,7 @@ def _in_kind_of(ids: np.ndarray, found: list[Any]) -> list[Any]:
     return list(map(str, found)) if as_text else found
 
 
-def _typed(
-    table: Table, schema: Schema | Targets, ids: np.ndarray, kinds: Mapping[str, str]
-) -> Any:
+def _typed(table: Table, schema: Schema, ids: np.ndarray, kinds: Mapping[str, str]) -> Any:
     """Return a narwhals frame with typed columns, also for a CSV file, whose cells are text.
 
     The type of a column depends on all of its rows, so it is found before the table is divided.
@@ -132,7 +129,7 @@ def _typed(
 
     numbers: set[str] = set()
     if schema.vocabulary is None:
-        numbers.update(schema.targets)
+        numbers.update(schema.target_cols)
     if schema.spacing is None:
         numbers.add(schema.step_col)
     columns: dict[str, pl.Series] = {}
@@ -148,7 +145,7 @@ def _typed(
             )
         elif name in numbers:
             columns[name] = pl.Series(read_floats(frame[name], True)[0]).fill_nan(None)
-        elif schema.vocabulary is not None and name in schema.targets:
+        elif schema.vocabulary is not None and name in schema.target_cols:
             columns[name] = pl.Series(token_cells(table, name, schema.vocabulary))
         else:
             columns[name] = frame[name].to_native()

@@ -47,10 +47,9 @@ from statecast.tables.ids import items_of
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tables.steps import MAX_STEPS
-from statecast.tables.targets import Targets
 
 FORMAT = "statecast-model"
-VERSION = 2
+VERSION = 3
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
 _FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
 _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of float32
@@ -137,7 +136,7 @@ class StateModel(ABC, Generic[S]):
         self._given = dict(given)
         self.history: dict[str, list[float | None]] = {}
         self._one_at_a_time = process.Lock()
-        self._schema: Schema | Targets | None = None
+        self._schema: Schema | None = None
 
     def __repr__(self) -> str:
         s = self.settings
@@ -425,7 +424,7 @@ class StateModel(ABC, Generic[S]):
             if sum(map(len, split.values())) != len(tensors):
                 raise ValueError(f"expected tensors of {list(parts)}")
             tensors.clear()  # only `split` refers to them now, so that each can be freed after use
-            schema = model._read_schema(file.config["schema"], split["schema"])
+            schema = Schema.from_config(file.config["schema"], split["schema"])
             model._check_schema(schema)
             companions = model._read_companions(split, schema)
             weights = split["network"]
@@ -469,18 +468,18 @@ class StateModel(ABC, Generic[S]):
         tensors |= self._companions.arrays()
         return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors)
 
-    def _check_schema(self, schema: Schema | Targets) -> None:
+    def _check_schema(self, schema: Schema) -> None:
         """Raise ``ValueError`` unless a model file's schema agrees with the settings."""
         s = self.settings
-        columns = (schema.id_col, schema.step_col, schema.start_col, schema.targets)
+        columns = (schema.id_col, schema.step_col, schema.start_col, schema.target_cols)
         if columns != (s.id_col, s.step_col, s.start_col, s.targets):
             raise ValueError("the schema's columns are not those of the settings")
 
     # -- what was fitted ---------------------------------------------------------------
 
     @property
-    def schema(self) -> Schema | Targets:
-        """The schema of the training tables; for several targets a ``targets.Targets``."""
+    def schema(self) -> Schema:
+        """The schema of the training tables."""
         if self._schema is None:
             raise NotFittedError(
                 f"This {type(self).__name__} is not fitted: call fit or load first."
@@ -506,11 +505,11 @@ class StateModel(ABC, Generic[S]):
     # -- what a subclass defines -----------------------------------------------------------
 
     @abstractmethod
-    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
+    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema:
         """The schema of training tables."""
 
     @abstractmethod
-    def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
+    def _learn_before(self, schema: Schema, panel: Panel) -> Companions:
         """Check the training panel, and fit the models that are fitted before the network."""
 
     @abstractmethod
@@ -527,22 +526,18 @@ class StateModel(ABC, Generic[S]):
         """Fit the models that need the trained network; ``before`` are those fitted before it."""
 
     @abstractmethod
-    def _plan(self, schema: Schema | Targets) -> tuple[Any, dict[str, Any]]:
+    def _plan(self, schema: Schema) -> tuple[Any, dict[str, Any]]:
         """The decoder of the network and its other arguments, for tables of a schema."""
 
     @abstractmethod
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
         """The network for tables of a schema, with random initial weights or with ``weights``."""
 
     @abstractmethod
-    def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema | Targets:
-        """The schema of a model file; ``ValueError`` if it is damaged."""
-
-    @abstractmethod
     def _read_companions(
-        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema
     ) -> Companions:
         """The models beside the network, from a model file; ``ValueError`` if it is damaged."""
 
@@ -566,7 +561,7 @@ class StateModel(ABC, Generic[S]):
 
     # -- inside --------------------------------------------------------------------------
 
-    def _recurrent_options(self, schema: Schema | Targets) -> tuple[Stack, int, dict[str, Any]]:
+    def _recurrent_options(self, schema: Schema) -> tuple[Stack, int, dict[str, Any]]:
         """The stack of cells, the width of X among its inputs, and the network's arguments that
         both forecasters have."""
         s = self.settings
@@ -586,7 +581,7 @@ class StateModel(ABC, Generic[S]):
 
     def _adopt(
         self,
-        schema: Schema | Targets,
+        schema: Schema,
         network: Network | Mapping[str, np.ndarray],
         history: Mapping[str, Sequence[float | None]],
         companions: Companions,

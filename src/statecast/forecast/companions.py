@@ -24,7 +24,6 @@ from statecast.networks.network import Network, QuantileModel
 from statecast.networks.training import held_out_parameters
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +116,7 @@ class Companions:
     def from_arrays(
         cls,
         arrays: Mapping[str, Mapping[str, np.ndarray]],
-        schema: Schema | Targets,
+        schema: Schema,
         *,
         ends: bool,
     ) -> Companions:
@@ -148,7 +147,7 @@ class Companions:
 
     # -- leaves of a state --------------------------------------------------------------
 
-    def leaf_shapes(self, schema: Schema | Targets) -> dict[str, tuple[int, ...]]:
+    def leaf_shapes(self, schema: Schema) -> dict[str, tuple[int, ...]]:
         """The leaves by name: shapes without rows."""
         shapes: dict[str, tuple[int, ...]] = {}
         if self.analogues is not None:
@@ -161,7 +160,7 @@ class Companions:
                 shapes["endings/x"] = (features,)
         return shapes
 
-    def start(self, panel: Panel, schema: Schema | Targets) -> dict[str, np.ndarray]:
+    def start(self, panel: Panel, schema: Schema) -> dict[str, np.ndarray]:
         """The leaves before the first step, arrays with rows first.
 
         They hold the static features in the form that analogues and endings use, and whether
@@ -203,7 +202,7 @@ class Companions:
         leaves: Mapping[str, np.ndarray],
         known: np.ndarray,
         levels: Sequence[float],
-        schema: Schema | Targets,
+        schema: Schema,
         *,
         calibrated: bool,
     ) -> np.ndarray:
@@ -220,7 +219,7 @@ class Companions:
             The prefix lengths.
         levels : sequence of float
             Of the quantiles to return.
-        schema : Schema or Targets
+        schema : Schema
         calibrated : bool
             Whether the quantiles are calibrated on held-out items.
 
@@ -250,9 +249,7 @@ class Companions:
         rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(quantiles)
         return at_levels(np.where(rest, quantiles, network).astype("float32"), levels)
 
-    def nearest(
-        self, panel: Panel, schema: Schema | Targets, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, panel: Panel, schema: Schema, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The training items nearest to each row.
 
         Returns

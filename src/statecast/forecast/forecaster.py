@@ -36,7 +36,6 @@ from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Covariates, Panel
 from statecast.tables.schema import Schema
 from statecast.tables.steps import MAX_CELLS
-from statecast.tables.targets import Targets, learn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -213,7 +212,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         values[rows] = found
         self._warn_undated(ids, origin)
         named = {name: values[..., i] for i, name in enumerate(columns)}
-        return self.schema.table(named, ids=ids, known=known, origin=origin, kind=kind, last=last)
+        output = self.schema.output(kind)
+        return output.table(named, ids=ids, known=known, origin=origin, last=last)
 
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
@@ -339,7 +339,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         values = np.full((len(ids), paths, reach), np.nan)
         levels = ((np.arange(paths) + 0.5) / paths).tolist()
         count = len(self.settings.targets)
-        open_ = np.repeat(self.schema.open(origin, reach // count, kind), count, axis=1)
+        open_ = np.repeat(self.schema.output(kind).open(origin, reach // count), count, axis=1)
         open_ = np.broadcast_to(open_, (len(ids), reach))
         ahead = np.flatnonzero(known < last)
         for chunk in chunks(len(ahead), max(1, 8 * CHUNK // paths)):
@@ -426,7 +426,8 @@ class Forecaster(StateModel[ForecasterSettings]):
             len(schema.static.categories),
         )
         count = len(targets)
-        open_ = np.repeat(schema.open(panel.origin, reach // count, panel.kind), count, axis=1)
+        open_ = schema.output(panel.kind).open(panel.origin, reach // count)
+        open_ = np.repeat(open_, count, axis=1)
         forecast = open_ & (np.arange(reach) < last[:, None])
         for effect in (observations, statics):
             effect[np.broadcast_to(~forecast[:, None], effect.shape)] = np.nan
@@ -452,14 +453,14 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     # -- fitting -----------------------------------------------------------------------
 
-    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
+    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema:
         s = self.settings
         transform = s.transform if s.transform != "auto" else s.needed_transform or "auto"
-        return learn(
+        return Schema.fit(
             series, static, future=future, transform=transform, bounds=s.bounds, **s.columns
         )
 
-    def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
+    def _learn_before(self, schema: Schema, panel: Panel) -> Companions:
         return Companions(endings=self._learn_endings(schema, panel))
 
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
@@ -480,12 +481,12 @@ class Forecaster(StateModel[ForecasterSettings]):
             )
         return found
 
-    def _plan(self, schema: Schema | Targets) -> tuple[Decoder, dict[str, Any]]:
+    def _plan(self, schema: Schema) -> tuple[Decoder, dict[str, Any]]:
         s = self.settings
         stack, static, options = self._recurrent_options(schema)
         past = 1 + s.encoding if schema.past.kinds else 0
         future = 1 + s.encoding if schema.future.kinds else 0
-        one = schema.of(s.targets[0])  # a head that needs a scale has one target
+        one = schema.targets[0]  # a head that needs a scale has one target
         head = HEADS[s.head].on_scale(
             one.transform.centre, float(one.location[0]), float(one.scaling[0])
         )
@@ -493,7 +494,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         return decoder, options
 
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
         process.check_backend()
         decoder, options = self._plan(schema)
@@ -503,27 +504,23 @@ class Forecaster(StateModel[ForecasterSettings]):
         super()._use(decoder, weights)
         self._models: dict[tuple[Any, ...], keras.Model] = {}
 
-    def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema | Targets:
-        kind = Schema if len(self.settings.targets) == 1 else Targets
-        return kind.from_config(config, arrays)
-
-    def _check_schema(self, schema: Schema | Targets) -> None:
+    def _check_schema(self, schema: Schema) -> None:
         super()._check_schema(schema)
         s = self.settings
         if {*schema.past.kinds} != {*(s.past_cols or ())}:
             raise ValueError("the schema's columns are not those of the settings")
         asked = s.transform if s.transform != "auto" else s.needed_transform
-        if asked is not None and any(schema.of(t).transform.name != asked for t in s.targets):
+        if asked is not None and any(each.transform.name != asked for each in schema.targets):
             raise ValueError("the schema's transform is not that of the settings")
         if schema.vocabulary is not None:
             raise ValueError("schema: expected no vocabulary, as the file holds a Forecaster")
 
     def _read_companions(
-        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema
     ) -> Companions:
         return Companions.from_arrays(arrays, schema, ends=self.settings.ends)
 
-    def _learn_endings(self, schema: Schema | Targets, panel: Panel) -> Endings | None:
+    def _learn_endings(self, schema: Schema, panel: Panel) -> Endings | None:
         """The endings, with ``ends=True``. Otherwise None, with a warning if the items that stop
         being observed differ from the others."""
         s, count = self.settings, len(self.settings.targets)
@@ -541,12 +538,12 @@ class Forecaster(StateModel[ForecasterSettings]):
                         "last step. Fit with ends=True if these items ended."
                     )
             return None
-        one = schema.of(s.targets[0])
+        (one,) = schema.targets  # with ends=True
         line = panel.y * one.scaling + one.location
-        x = statics(panel.numeric, panel.codes, one.static.cardinalities)
-        censored = panel.known >= one.steps
-        if one.spacing is not None and panel.origin is not None:
-            last = one.spacing.dates(panel.origin, panel.known)
+        x = statics(panel.numeric, panel.codes, schema.static.cardinalities)
+        censored = panel.known >= schema.steps
+        if schema.spacing is not None and panel.origin is not None:
+            last = schema.spacing.dates(panel.origin, panel.known)
             censored |= last >= last.max()
         found = Endings.fit(line, panel.mask, x, censored, s.seed)
         if found is None:
@@ -796,7 +793,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         if plans is not None:
             covariates |= plans.take(rows).at(known[:, None] + np.arange(steps)).named("future")
         if self.schema.past.kinds:
-            covariates |= self.schema.nothing("past", len(rows), steps).named("past")
+            covariates |= Covariates.absent(self.schema.past, len(rows), steps).named("past")
         return covariates
 
     def _draw(
@@ -881,7 +878,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             In the units of y, NaN after the end of a path. At each step the paths that have not
             ended have quantiles of ``marginal``, in the order of ``drawn``.
         """
-        endings, one = self._companions.endings, self.schema.of(self.settings.targets[0])
+        endings, (one,) = self._companions.endings, self.schema.targets
         assert endings is not None  # with ends=True
         rows, paths, reach = drawn.shape
         leaves = state.at_rest()
@@ -897,7 +894,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         for step in range(int(known.min()), reach):  # from 0
             begun = known <= step
             if step:
-                before = one.line(values[:, :, step - 1])
+                before = one.transform.to_line(values[:, :, step - 1])
                 before = np.where((known == step)[:, None], seen[:, None], before)
                 taken = np.full(rows * paths, step)
                 chance = endings.chance(x, taken, before.ravel()).reshape(rows, paths)

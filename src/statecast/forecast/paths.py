@@ -12,7 +12,6 @@ from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted
 from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets
 
 _PATH_VALUES = 4_000_000  # the most values that are summarised at once: it bounds memory
 
@@ -30,7 +29,7 @@ class Paths:
         In the units of y; NaN on the prefix, at closed steps and after the end of a path. With
         several targets ``(items, paths, until, targets)``; path i of all targets is one joint
         sample.
-    schema : Schema or Targets
+    schema : Schema
         Of the forecaster.
     origin : array of datetime64, ``(items,)``, or None
         The date of each item's step 1; None if steps are numbers.
@@ -57,7 +56,7 @@ class Paths:
     ids: np.ndarray
     known: np.ndarray
     values: np.ndarray
-    schema: Schema | Targets
+    schema: Schema
     origin: np.ndarray | None = None
     kind: Kind | None = None
     observed: np.ndarray | None = None
@@ -65,7 +64,7 @@ class Paths:
 
     def __repr__(self) -> str:
         items, paths, until, *_ = self.values.shape
-        of = ", ".join(self.schema.targets)
+        of = ", ".join(self.schema.target_cols)
         return (
             f"<Paths of {of}: {items:,} items, {paths:,} paths each, up to step "
             f"{self.schema.number(until):,}>"
@@ -80,12 +79,11 @@ class Paths:
         items, paths = self.values.shape[:2]
         values, count = self.values.reshape(items, paths, -1), len(self.schema.targets)
         named = {f"path-{i + 1}": values[:, i] for i in range(paths)}
-        return self.schema.table(
+        return self.schema.output(self.kind).table(
             named,
             ids=self.ids,
             known=self.known * count,
             origin=self.origin,
-            kind=self.kind,
             last=None if self.last is None else self.last * count,
         )
 
@@ -98,9 +96,9 @@ class Paths:
             The forecaster has no such target.
         """
         schema = self.schema.of(target)
-        if isinstance(self.schema, Schema):
+        if len(self.schema.targets) == 1:
             return self
-        at = self.schema.targets.index(target)
+        at = self.schema.target_cols.index(target)
         observed = None if self.observed is None else self.observed[..., at]
         return replace(self, values=self.values[..., at], schema=schema, observed=observed)
 
@@ -113,14 +111,13 @@ class Paths:
         forecaster was fitted with ``ends=False``. For arrays, a dict of arrays ``(items, until)``.
         """
         values = self.values.reshape(*self.values.shape[:3], -1)[..., 0]
-        schema, last = self.schema.of(self.schema.targets[0]), self.last
-        return schema.table(
+        one = self.schema.of(self.schema.target_cols[0])
+        return one.output(self.kind).table(
             {"alive": (~np.isnan(values)).mean(axis=1)},
             ids=self.ids,
             known=self.known,
             origin=self.origin,
-            kind=self.kind,
-            last=last,
+            last=self.last,
         )
 
     def total(
@@ -246,11 +243,12 @@ class Paths:
         ``reduce`` takes float64 ``(rows, paths, until)``, NaN before ``since``, and returns arrays
         ``(rows, paths)``.
         """
-        if not isinstance(self.schema, Schema):
+        names = self.schema.target_cols
+        target = names[0]
+        if len(names) > 1:
             raise ArgumentError(
                 "Expected paths of one target, as several targets have no common unit; received "
-                f"paths of {list(self.schema.targets)}. Select one: "
-                f"paths.of({self.schema.targets[0]!r})."
+                f"paths of {list(names)}. Select one: paths.of({target!r})."
             )
         _, paths, until = self.values.shape
         least, most = self.schema.number(1), self.schema.number(until)
@@ -263,7 +261,7 @@ class Paths:
         counted = step >= first[:, None]
         past = counted & (step <= self.known[:, None])
         observed = np.full(past.shape, np.nan)
-        open_ = self.schema.open(self.origin, until, self.kind)
+        open_ = self.schema.output(self.kind).open(self.origin, until)
         if past.any():
             if self.observed is None:
                 raise ArgumentError(
@@ -281,7 +279,7 @@ class Paths:
                     f"since: expected no gap between step {since} and the end of the prefix; item "
                     f"{quoted(item)} was not observed at step {at + least}. Choose a later step, "
                     "or leave that item out.",
-                    column=self.schema.target_col,
+                    column=target,
                     item=item,
                 )
         found = []
@@ -295,7 +293,7 @@ class Paths:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _summary(self, columns: dict[str, np.ndarray]) -> Any:
-        return self.schema.of(self.schema.targets[0]).summary(columns, ids=self.ids, kind=self.kind)
+        return self.schema.output(self.kind).summary(columns, ids=self.ids)
 
 
 def _known_quantile(

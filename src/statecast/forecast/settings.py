@@ -376,7 +376,7 @@ class Settings:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The names of columns, as arguments of ``tables.targets.learn``."""
+        """The names of columns, as arguments of ``Schema.fit``."""
         names = ("id_col", "step_col", "target_col", "categorical", "start_col")
         return {name: getattr(self, name) for name in names}
 

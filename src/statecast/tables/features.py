@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.errors import DataError, listed, quoted
+from statecast.errors import DataError, listed, quoted, warn
 from statecast.state import outline
 from statecast.tables.columns import LARGEST, is_mark
 from statecast.tables.dates import closed, must
@@ -215,3 +215,10 @@ def _vocabulary(values: np.ndarray, name: str, what: str) -> tuple[str, ...]:
             column=name,
         )
     return tuple(known)
+
+
+def warn_of_features(what: str, notes: Sequence[str]) -> None:
+    """Warn of columns with missing or unseen cells, by the texts of ``Columns.encode``."""
+    if notes:
+        more = f"; and {len(notes) - 8} more" if len(notes) > 8 else ""
+        warn(f"{what} columns, taken as average or unknown: {'; '.join(notes[:8])}{more}.")

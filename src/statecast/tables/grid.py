@@ -14,7 +14,7 @@ from statecast.errors import DataError, quoted
 from statecast.tables.dates import Calendar, Spacing, first_dates, learn_calendar, learn_spacing
 from statecast.tables.parse import Parsed
 from statecast.tables.source import BATCH, fail
-from statecast.tables.steps import MAX_STEPS, Long, Series, Steps, check_cells
+from statecast.tables.steps import MAX_STEPS, Long, Names, Series, Steps, check_cells
 
 _SPARSE_STEPS, _FILLED = 3000, 0.1  # longer grids need rows at this share of their steps
 _LEAD = 10, 100  # see ``Schema.first``: numbers below the first one in the series
@@ -55,10 +55,9 @@ class PlacedRows:
 
     series: Series | None
     spacing: Spacing | None
-    origin: np.ndarray | None
+    origin: np.ndarray | None  # (items,): the place of step 1; None if steps are numbers
     ids: list[Any]
-    names: tuple[str, str, str]
-    start_col: str | None
+    names: Names
     launched: np.ndarray  # (items,) bool: those whose step 1 is at a launch date
     first: int  # the number of step 1, where steps are numbers
 
@@ -73,8 +72,9 @@ class PlacedRows:
             good = on_grid & (step >= 1) & (step <= MAX_STEPS)
             if not good.all():
                 at = int(np.argmin(good))
-                launch = self.start_col if self.launched[long.row[at]] else None
-                _fail_off_grid(long, at, origin, self.spacing, self.ids, self.names, launch)
+                launch = self.names.start_col if self.launched[long.row[at]] else None
+                step_col = self.names.step_col
+                _fail_off_grid(long, at, origin, self.spacing, self.ids, step_col, launch)
             yield long, step
 
     def _numbered(self, long: Long) -> np.ndarray:
@@ -84,18 +84,27 @@ class PlacedRows:
             at = int(np.argmin(step))
             fail(
                 long.label,
-                self.names[1],
+                self.names.step_col,
                 f"steps from {self.first}, the first step of the training items",
                 f"{long.when[at]:g}",
                 self.ids[long.row[at]],
                 "Leave such rows out; or fit with them, or with a row of that step and a missing "
-                f"{quoted(self.names[2])}.",
+                f"{quoted(self.names.y)}.",
             )
         return step
 
-    def observed(self) -> Iterator[np.ndarray]:
-        """Return the observed y, one array for each batch."""
-        return (long.y[~np.isnan(long.y)] for long in self.series or ())
+    def values(self, target: int) -> Iterator[np.ndarray]:
+        """Yield the observed values of a target, by its index, one array for each batch."""
+        for long in self.series or ():
+            y = long.y[:, target]
+            yield y[~np.isnan(y)]
+
+    def observed(self, target: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the observed values of a target and their steps, from 1, as ``values`` does."""
+        for long, step in self:
+            y = long.y[:, target]
+            there = ~np.isnan(y)
+            yield y[there], step[there]
 
 
 def calendar_of(placed: PlacedRows, seen: Survey) -> Calendar:
@@ -103,23 +112,24 @@ def calendar_of(placed: PlacedRows, seen: Survey) -> Calendar:
     if placed.spacing is None or placed.origin is None or placed.series is None:
         return Calendar()
     spacing, zone = placed.spacing, placed.series.form.zone
-    observed = (spacing.place(long.when[~np.isnan(long.y)], zone) for long in placed.series)
+    observed = (
+        spacing.place(long.when[~np.isnan(long.y).all(axis=1)], zone) for long in placed.series
+    )
     return learn_calendar(spacing, zone, observed, placed.origin, seen.known, seen.observed)
 
 
 def place_rows(
     parsed: Parsed,
     spacing: Spacing | None,
-    names: tuple[str, str, str],
-    start_col: str | None,
+    names: Names,
     zone: str | None,
     number: int,
     origin: np.ndarray | None = None,
-) -> tuple[PlacedRows, np.ndarray | None]:
-    """Return the rows of the series on the grid, and the place of each item's step 1.
+) -> PlacedRows:
+    """Return the rows of the series on the grid.
 
-    Step 1 is at ``origin`` (an earlier result of this function), else at the launch date, else at
-    the item's first row. The result is None if steps are numbers.
+    Step 1 is at ``origin`` (of an earlier result of this function), else at the launch date, else
+    at the item's first row.
 
     Parameters
     ----------
@@ -132,30 +142,29 @@ def place_rows(
     """
     series, rows = parsed.series, len(parsed.ids)
     if series is not None:
-        _check_form(series, spacing, names, parsed.ids)
+        _check_form(series, spacing, names.step_col, parsed.ids)
     launched = np.zeros(rows, bool)
     if spacing is None:
         origin = None
     else:
         given = np.full(rows, "NaT") if origin is None else np.asarray(origin)
         origin = given.astype("datetime64[us]")
-        if parsed.start is not None and start_col is not None:
-            start = parsed.start
-            _check_form(start, spacing, (names[0], start_col, names[2]), parsed.ids)
+        start = parsed.start
+        if start is not None and names.start_col is not None:
+            _check_form(start, spacing, names.start_col, parsed.ids)
             launched[start.row] = np.isnat(origin[start.row])
             at = spacing.place(start.when, zone)
             origin[start.row] = np.where(np.isnat(origin[start.row]), at, origin[start.row])
         places = ((spacing.place(long.when, long.form.zone), long.row) for long in series or ())
         first = first_dates(places, rows)
         origin = np.where(np.isnat(origin), first, origin)
-    placed = PlacedRows(series, spacing, origin, parsed.ids, names, start_col, launched, number)
-    return placed, origin
+    return PlacedRows(series, spacing, origin, parsed.ids, names, launched, number)
 
 
 def planned_steps(
     parsed: Parsed,
     spacing: Spacing | None,
-    names: tuple[str, str, str],
+    step_col: str,
     origin: np.ndarray | None,
     first: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -167,7 +176,7 @@ def planned_steps(
     table = parsed.future
     if table is None:
         return np.zeros(0, np.int64), origin
-    _check_form(table, spacing, names, parsed.ids)
+    _check_form(table, spacing, step_col, parsed.ids)
     if spacing is None or origin is None:
         return table.when.astype(np.int64) - (first - 1), None
     ours = np.flatnonzero(table.row >= 0)
@@ -177,12 +186,12 @@ def planned_steps(
     step[ours], on_grid = spacing.steps(place, origin[row])
     if not on_grid.all():
         at = int(ours[np.argmin(on_grid)])
-        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, names)
+        _fail_off_grid(table, at, origin[table.row], spacing, parsed.ids, step_col)
     return step, origin
 
 
 def _check_form(
-    table: Steps | Series, spacing: Spacing | None, names: tuple[str, str, str], ids: list[Any]
+    table: Steps | Series, spacing: Spacing | None, column: str, ids: list[Any]
 ) -> None:
     """Raise unless the steps are dates, with or without a time zone, or numbers, as in ``fit``."""
 
@@ -194,7 +203,7 @@ def _check_form(
     if received != expected:
         fail(
             table.label,
-            names[1],
+            column,
             f"{named(*expected, 'steps from 1')}, as in fit",
             named(*received, "numbers"),
             ids[0],
@@ -208,7 +217,7 @@ def _fail_off_grid(
     origin: np.ndarray,
     spacing: Spacing,
     ids: list[Any],
-    names: tuple[str, str, str],
+    step_col: str,
     start_col: str | None = None,
 ) -> NoReturn:
     """Raise for row ``at`` of a table, which is not on the grid.
@@ -223,7 +232,7 @@ def _fail_off_grid(
         advice = "Correct the date, or the launch date."
     fail(
         table.label,
-        names[1],
+        step_col,
         f"dates {spacing} apart from the {first}, {start}",
         table.form.say(table.when[at]),
         ids[table.row[at]],
@@ -236,29 +245,33 @@ class Survey:
     """Counts and extremes of the series, from one pass over its rows."""
 
     rows: np.ndarray  # (items,) int64: the rows of each item
-    observed: np.ndarray  # (items,) int64: its rows with y
-    known: np.ndarray  # (items,) int64: its last observed step
-    at: np.ndarray  # (MAX_STEPS,) bool: whether any item was observed at the step
+    observed: np.ndarray  # (items,) int64: its rows with a value of any target
+    known: np.ndarray  # (items,) int64: its last step at which any target was observed
+    at: np.ndarray  # (steps, targets) bool: whether any item has the target at the step
     last: int  # the largest step of all rows
-    least: float  # the smallest y
-    most: float  # the largest y
+    least: np.ndarray  # (targets,) float64: the smallest value of each target
+    most: np.ndarray  # (targets,) float64: the largest value
 
     @classmethod
     def of(cls, placed: PlacedRows) -> Survey:
         """Return the survey of a series."""
-        items = len(placed.ids)
+        items, targets = len(placed.ids), len(placed.names.targets)
         rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
-        at = np.zeros(MAX_STEPS, bool)
-        last, least, most = 0, math.inf, -math.inf
+        at = np.zeros((0, targets), bool)
+        last, least, most = 0, np.full(targets, math.inf), np.full(targets, -math.inf)
         for long, step in placed:
             there = ~np.isnan(long.y)
+            some = there.any(axis=1)
             rows += np.bincount(long.row, minlength=items)
-            observed += np.bincount(long.row[there], minlength=items)
-            np.maximum.at(known, long.row[there], step[there])
-            at[step[there] - 1] = True
+            observed += np.bincount(long.row[some], minlength=items)
+            np.maximum.at(known, long.row[some], step[some])
+            more = int(step[some].max(initial=0)) - len(at)
+            at = np.pad(at, ((0, max(0, more)), (0, 0)))
+            for target, own in enumerate(there.T):
+                at[step[own] - 1, target] = True
+                least[target] = long.y[own, target].min(initial=least[target])
+                most[target] = long.y[own, target].max(initial=most[target])
             last = int(step.max(initial=last))
-            least = float(long.y[there].min(initial=least))
-            most = float(long.y[there].max(initial=most))
         return cls(rows, observed, known, at, last, least, most)
 
 
@@ -273,7 +286,7 @@ def first_number(series: Series) -> int:
 
 def check_no_years(series: Series, seen: Survey, step_col: str, first: int) -> None:
     """Raise if every step is a year followed by a month, a week or a quarter, as in 202401."""
-    numbers = np.flatnonzero(seen.at) + first
+    numbers = np.flatnonzero(seen.at.any(axis=1)) + first
     for what, size, most in (("month", 100, 12), ("week", 100, 53), ("quarter", 10, 4)):
         year, part = np.divmod(numbers, size)
         if not len(numbers) or year[0] < 1900 or year[-1] > 2100:
@@ -300,7 +313,7 @@ def check_filled(placed: PlacedRows, seen: Survey) -> None:
     if steps <= _SPARSE_STEPS or share >= _FILLED:
         return
     assert placed.series is not None  # its rows have been counted
-    at = np.flatnonzero(seen.at) + 1
+    at = np.flatnonzero(seen.at.any(axis=1)) + 1
     apart = int(np.gcd.reduce(np.diff(at))) if len(at) > 1 else 1
     if placed.spacing is not None:
         advice = "Round the dates to a coarser grid, or number the rows of each item 1, 2, ..."
@@ -310,7 +323,7 @@ def check_filled(placed: PlacedRows, seen: Survey) -> None:
         advice = "Correct a step that is too large, or number the rows of each item 1, 2, ..."
     fail(
         placed.series.label,
-        placed.names[1],
+        placed.names.step_col,
         f"rows at {_FILLED:.0%} of the steps or more, in series of over {_SPARSE_STEPS:,} steps",
         f"{int(seen.rows.sum()):,} rows for {int(seen.known.sum()):,} steps, up to "
         f"{steps + placed.first - 1:,}",
@@ -322,7 +335,7 @@ def check_filled(placed: PlacedRows, seen: Survey) -> None:
 def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> None:
     """Raise for a repeated item and step; if ``all_missing``, also for an item without
     observations."""
-    series, (_, step_col, target_col) = placed.series, placed.names
+    series, step_col = placed.series, placed.names.step_col
     if series is None:
         return
     met = None
@@ -336,12 +349,31 @@ def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> 
     if all_missing and empty.any():
         fail(
             series.label,
-            target_col,
+            placed.names.y,
             "at least one observation an item",
             "missing values everywhere",
             placed.ids[int(np.argmax(empty))],
             "For a forecast from k = 0, leave the item out of the series table.",
         )
+
+
+def check_new(placed: PlacedRows, known: np.ndarray, *, arrays: bool) -> None:
+    """Raise for a row at a step up to which its item is known, ``known (items,)``."""
+    for long, step in placed:
+        stale = step <= known[long.row]
+        if stale.any():
+            at = int(np.argmax(stale))
+            last, number = int(known[long.row[at]]), placed.first - 1
+            fail(
+                long.label,
+                placed.names.step_col,
+                f"steps after {last + number}, up to which the item is known",
+                f"step {int(step[at]) + number}",
+                placed.ids[long.row[at]],
+                "An array begins at step 1: its steps that are known must be NaN."
+                if arrays
+                else "Hand in the new rows only.",
+            )
 
 
 def check_once(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from statecast.state import outline
-from statecast.tables.features import MISSING
+from statecast.tables.features import MISSING, Columns
 from statecast.tables.ids import Kind
 
 _CLASSES = (
@@ -35,6 +35,19 @@ class Covariates:
     there: np.ndarray
 
     __repr__ = outline
+
+    @classmethod
+    def absent(cls, columns: Columns, rows: int, steps: int) -> Covariates:
+        """Return covariates with these columns that are absent at every step."""
+        return cls(
+            np.zeros((rows, steps, columns.width), np.float32),
+            np.zeros((rows, steps, len(columns.categories)), np.int32),
+            np.zeros((rows, steps), bool),
+        )
+
+    def repeated(self, times: int) -> Covariates:
+        """Return the covariates with each step repeated, once for each target."""
+        return Covariates(*(np.repeat(array, times, axis=1) for array in vars(self).values()))
 
     def take(self, rows: Any) -> Covariates:
         """Return the covariates of some rows, by index, slice or boolean mask."""
@@ -101,7 +114,10 @@ class Panel:
         ``fit`` had none.
     targets : int
         The number of targets. With several, a step has one position for each of them, and
-        "steps" above are positions; see ``targets.Targets``.
+        "steps" above are positions: m targets of T steps are m * T positions, the first target at
+        step 1, the second at step 1, ..., the first at step 2. A network that takes the positions
+        one by one forecasts each value given the earlier targets of the same step. By the chain
+        rule of probability this is a joint distribution over targets and steps.
     """
 
     ids: np.ndarray
@@ -137,7 +153,7 @@ class Panel:
         """Each target's last observation, scaled, and its step from 1 (0 where there is none);
         shape (rows, targets, 2), float32."""
         rows, width = self.mask.shape
-        mask = self.mask.reshape(rows, -1, self.targets)
+        mask = self.mask.reshape(rows, width // self.targets, self.targets)
         at = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)  # (rows, targets), from 1
         at = np.where(mask.any(axis=1), at, 0)
         y = self.y.reshape(rows, width // self.targets, self.targets)

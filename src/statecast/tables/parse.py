@@ -26,6 +26,7 @@ from statecast.tables.dates import Form
 from statecast.tables.ids import Kind, agree, native_type, read_ids
 from statecast.tables.source import (
     MAX_COLUMNS,
+    ROLES,
     Table,
     check_columns,
     fail,
@@ -33,7 +34,15 @@ from statecast.tables.source import (
     no_rows,
     open_table,
 )
-from statecast.tables.steps import MAX_STEPS, Long, Series, Steps, read_start, read_when
+from statecast.tables.steps import (
+    MAX_STEPS,
+    Long,
+    Names,
+    Series,
+    Steps,
+    read_start,
+    read_when,
+)
 from statecast.tables.vocabulary import Vocabulary
 
 _Source = Table | np.ndarray | None
@@ -55,7 +64,7 @@ class Parsed:
 def parse(
     series: Any,
     static: Any,
-    names: tuple[str, str, str],
+    names: Names,
     wanted: Mapping[str, dict[str, str]] | None,
     items: list[Any] | None = None,
     tokens: Vocabulary | None = None,
@@ -63,7 +72,6 @@ def parse(
     future: Any = None,
     past: Iterable[str] = (),
     categorical: Iterable[str] = (),
-    start_col: str | None = None,
 ) -> Parsed:
     """Read and check the tables; at least one of them is given.
 
@@ -71,8 +79,9 @@ def parse(
     ----------
     series, static, future : table, path, array or None
         The tables, as in ``Schema.fit``.
-    names : tuple of str
-        The columns of the ids, the steps and y.
+    names : Names
+        The columns of the ids, the steps and y; and that of the launch dates, which is read if
+        there is a static table. It is not a feature.
     wanted : mapping or None
         The feature columns of ``fit`` and their kinds, under the keys "static", "future" and
         "past"; None in ``fit`` itself.
@@ -84,15 +93,13 @@ def parse(
         The past covariates among the columns of the series.
     categorical : iterable of str
         In ``fit``, the columns that are categorical even if they hold numbers.
-    start_col : str, optional
-        The column of the static table that holds launch dates. It is not a feature.
 
     Raises
     ------
     DataError
         A table that cannot be used.
     """
-    request = _Request(names, wanted, items, tokens, tuple(past), tuple(categorical), start_col)
+    request = _Request(names, wanted, items, tokens, tuple(past), tuple(categorical))
     sources = _open_all(series, static, future, request)
     y, x, f = (source if isinstance(source, np.ndarray) else None for source in sources)
     if y is not None or x is not None or f is not None:
@@ -105,18 +112,12 @@ def parse(
 class _Request:
     """What a call expects of its tables; see ``parse`` for the fields."""
 
-    names: tuple[str, str, str]
+    names: Names
     fit: Mapping[str, dict[str, str]] | None
     items: list[Any] | None
     tokens: Vocabulary | None
     past: tuple[str, ...]
     categorical: tuple[str, ...]
-    start_col: str | None
-
-    @property
-    def id_col(self) -> str:
-        """The column of the ids."""
-        return self.names[0]
 
     @property
     def learning(self) -> bool:
@@ -176,7 +177,7 @@ def _open_all(
     # A vocabulary and past covariates are learnt from all rows at once, not in batches.
     in_batches = not request.past and request.tokens is None
     if series is not None:
-        only = request.names if in_batches else None
+        only = request.names.series if in_batches else None
         series = open_table(series, "series", "Y", only, empty=empty)
     if static is not None:
         static = open_table(static, "static", "X")
@@ -224,8 +225,8 @@ def _parse_tables(
             future = None
     if future is not None:
         if items.open and series is None:
-            items = _Items(list(dict.fromkeys(future_ids)), None, request.id_col)
-        future_ids, _ = agree(future_ids, future, items.ids, None, request.id_col)
+            items = _Items(list(dict.fromkeys(future_ids)), None, request.names.id_col)
+        future_ids, _ = agree(future_ids, future, items.ids, None, request.names.id_col)
     start, columns = None, {}
     if static is not None:
         start, columns = _read_static(static, items, request)
@@ -234,7 +235,7 @@ def _parse_tables(
         planned = _read_future(future, future_ids, items, request)
     steps = planned if read is None else read
     form = None if steps is None else steps.form
-    id_type = None if first.text else native_type(first.frame[request.id_col])
+    id_type = None if first.text else native_type(first.frame[request.names.id_col])
     kind = Kind(first.kind, form, id_type)
     return Parsed(items.ids, kind, read, columns, planned, vocabulary, start)
 
@@ -243,7 +244,8 @@ def _series_has_rows(
     series: Table, static: Table | None, future: Table | None, request: _Request
 ) -> bool:
     """Check the columns of the series table; raise if it is empty and nothing else has items."""
-    check_columns(series, request.names)
+    roles = (*ROLES[:2], *ROLES[2:] * len(request.names.targets))
+    check_columns(series, request.names.series, roles)
     check_columns(series, request.past, ())
     if len(series.frame):
         return True
@@ -255,9 +257,9 @@ def _series_has_rows(
 def _items_of(static: Table | None, request: _Request) -> _Items:
     """Return the items of the static table; without it the known ones, or any."""
     if static is None:
-        return _Items(request.items, None, request.id_col)
-    check_columns(static, request.names[:1])
-    return _Items(read_ids(static, request.id_col), static, request.id_col)
+        return _Items(request.items, None, request.names.id_col)
+    check_columns(static, (request.names.id_col,))
+    return _Items(read_ids(static, request.names.id_col), static, request.names.id_col)
 
 
 class _Items:
@@ -330,14 +332,16 @@ def _read_batch(
     table: Table, items: _Items, request: _Request, vocabulary: Vocabulary | None
 ) -> tuple[Long, Vocabulary | None]:
     """Read a batch of rows of the series table, and the vocabulary of its tokens."""
-    _, step_col, target_col = request.names
+    targets = request.names.targets
     ids, row = items.find(table)
-    when, form = read_when(table, step_col, ids)
+    when, form = read_when(table, request.names.step_col, ids)
     if vocabulary is None:
-        y = read_y(table, target_col, ids)
+        y = np.stack([read_y(table, name, ids) for name in targets], axis=1)
     else:
-        cells = token_cells(table, target_col, vocabulary)
-        y, vocabulary = read_tokens(cells, table.label, target_col, ids, vocabulary)
+        (name,) = targets
+        cells = token_cells(table, name, vocabulary)
+        codes, vocabulary = read_tokens(cells, table.label, name, ids, vocabulary)
+        y = codes[:, None]
     columns = {
         name: read_column(table, name, ids, kind, request.learning)
         for name, kind in request.kinds("past", request.past).items()
@@ -345,27 +349,22 @@ def _read_batch(
     return Long(table.label, row, when, form, columns, y), vocabulary
 
 
-def check_no_targets(table: Table, targets: Iterable[str]) -> None:
-    """Raise if a future table has the column of a target."""
-    for name in targets:
+def _check_future(table: Table, request: _Request) -> list[Any]:
+    """Check the columns of the future table; return the id of each of its rows."""
+    keys = request.names.series[:2]
+    check_columns(table, keys)
+    for name in request.names.targets:
         if name in table.frame.columns:
             raise DataError(
                 f"{table.label}: expected what is known before {name!r} is; received the column "
                 f"{name!r} itself. Leave it out.",
                 column=name,
             )
-
-
-def _check_future(table: Table, request: _Request) -> list[Any]:
-    """Check the columns of the future table; return the id of each of its rows."""
-    keys = request.names[:2]
-    check_columns(table, keys)
-    check_no_targets(table, request.names[2:])
     if len(table.frame.columns) < 3:
         raise DataError(
             f"{table.label}: expected covariates beside {list(keys)}; received no others."
         )
-    ids = read_ids(table, request.id_col)
+    ids = read_ids(table, request.names.id_col)
     if not ids:  # its columns are not read later
         names = [name for name in table.frame.columns if name not in keys]
         request.check_features(table.label, names, "future")
@@ -376,17 +375,17 @@ def _read_static(
     table: Table, items: _Items, request: _Request
 ) -> tuple[Steps | None, dict[str, np.ndarray]]:
     """Return the launch dates of the static table, if it has any, and its features."""
-    if request.start_col is None:
-        return None, _read_features(table, (request.id_col,), items.ids, request, "static")
-    start = read_start(table, request.start_col, items.ids)
-    keys = (request.id_col, request.start_col)
+    if request.names.start_col is None:
+        return None, _read_features(table, (request.names.id_col,), items.ids, request, "static")
+    start = read_start(table, request.names.start_col, items.ids)
+    keys = (request.names.id_col, request.names.start_col)
     return start, _read_features(table, keys, items.ids, request, "static")
 
 
 def _read_future(table: Table, ids: list[Any], items: _Items, request: _Request) -> Steps:
     """Return the rows of the future table; ``ids`` has the id of each."""
-    when, form = read_when(table, request.names[1], ids)
-    columns = _read_features(table, request.names[:2], ids, request, "future")
+    when, form = read_when(table, request.names.step_col, ids)
+    columns = _read_features(table, request.names.series[:2], ids, request, "future")
     # It may have rows of other items: the calendar of all shops, for example.
     return Steps(table.label, items.rows(ids), when, form, columns)
 
@@ -418,13 +417,14 @@ def _parse_arrays(
     future: np.ndarray | None,
     request: _Request,
 ) -> Parsed:
-    """Read and check ``Y (n, T)``, ``X (n, f)`` and ``future (n, T, f)``; see ``parse``.
+    """Read and check ``Y (n, T)`` or ``(n, T, targets)``, ``X (n, f)`` and ``future (n, T, f)``.
 
-    Without known items the ids are 0 to n - 1.
+    See ``parse``. Without known items the ids are 0 to n - 1.
     """
-    if request.start_col is not None:
+    start_col = request.names.start_col
+    if start_col is not None and static is not None:
         raise DataError(
-            f"start_col: expected a static table with the column {quoted(request.start_col)}; "
+            f"start_col: expected a static table with the column {quoted(start_col)}; "
             "received arrays, whose steps have no dates. Hand in tables."
         )
     columns = {} if static is None else _read_x(static, request)
@@ -440,7 +440,7 @@ def _parse_arrays(
             )
         if y.shape[1] > MAX_STEPS:
             raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
-        row, at = np.nonzero(~np.isnan(y))
+        row, at = np.nonzero(~np.isnan(y).all(axis=2))
         read = Series([Long("Y", row, at + 1.0, Form(), {}, y[row, at])])
     return Parsed(ids, Kind("arrays", Form()), read, columns, planned, vocabulary)
 
@@ -488,19 +488,30 @@ def _read_future_array(future: np.ndarray, n: int, request: _Request) -> Steps:
 
 
 def _read_y_array(series: np.ndarray, request: _Request) -> tuple[np.ndarray, Vocabulary | None]:
-    """Return ``Y (n, T)``, float64 with NaN: its numbers, or the codes of its tokens and their
-    vocabulary."""
+    """Return the numbers of ``Y``, or the codes of its tokens and their vocabulary.
+
+    ``Y`` has the shape (n, T) for one target and (n, T, targets) for several. The result has the
+    shape (n, T, targets), float64 with NaN.
+    """
     if request.past:
         raise DataError(
             f"past_cols: expected a series table with the columns {list(request.past)}; received "
             "an array Y, which has none. Hand in a table.",
             column=request.past[0],
         )
+    targets = request.names.targets
+    if len(targets) > 1:
+        if series.ndim != 3 or series.shape[2] != len(targets):
+            raise DataError(
+                f"Y: expected shape (n, T, {len(targets)}), a number for each of the targets "
+                f"{list(targets)}; received {series.shape}."
+            )
+        return read_numbers(series, "Y", "", "(n, T, m)"), None
     if request.tokens is None:
-        return read_numbers(series, "Y", "", "(n, T)"), None
+        return read_numbers(series, "Y", "", "(n, T)")[..., None], None
     if series.ndim != 2:
         raise DataError(f"Y: expected shape (n, T); received {series.shape}.")
     n, steps = series.shape
     row = np.repeat(np.arange(n), steps).tolist()
     codes, vocabulary = read_tokens(series.ravel().tolist(), "Y", "Y", row, request.tokens)
-    return codes.reshape(n, -1), vocabulary
+    return codes.reshape(n, steps, 1), vocabulary

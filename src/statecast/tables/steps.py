@@ -36,6 +36,26 @@ _ISO = re.compile(
 
 
 @dataclass(frozen=True)
+class Names:
+    """The names of the columns of a series table, and of the launch dates in a static table."""
+
+    id_col: str
+    step_col: str
+    targets: tuple[str, ...]  # the columns of y
+    start_col: str | None = None
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The columns that every series table has."""
+        return self.id_col, self.step_col, *self.targets
+
+    @property
+    def y(self) -> str:
+        """The columns of y as one text, for messages."""
+        return ", ".join(self.targets)
+
+
+@dataclass(frozen=True)
 class Steps:
     """A table with a row for each item and step; its columns are arrays."""
 
@@ -50,20 +70,22 @@ class Steps:
 class Long(Steps):
     """Rows of the series table; the covariates are the past ones."""
 
-    y: np.ndarray  # (N,) float64, NaN where missing
+    y: np.ndarray  # (N, targets) float64, NaN where missing
 
 
 class Series:
     """The series table as batches of ``Long``, in the order of its rows; can be iterated again.
 
-    A single batch stays in memory. Several are written to a temporary file, 24 bytes for each row
-    and without covariates, and read from it one by one. The file is deleted with the object.
+    A single batch stays in memory. Several are written to a temporary file, without covariates, and
+    read from it one by one: 16 bytes for each row, and 8 for each target. The file is deleted with
+    the object.
     """
 
     def __init__(self, batches: Iterable[Long]) -> None:
         batches = iter(batches)
         self._first = next(batches)
         self._lengths: list[int] = []
+        self._targets = self._first.y.shape[1]
         forms = {self._first.form}
         second = next(batches, None)
         if second is not None:
@@ -77,8 +99,8 @@ class Series:
                 self._file.flush()
             except OSError as error:
                 raise DataError(
-                    f"{self._first.label}: expected room for 24 bytes a row in the folder for "
-                    f"temporary files; received: {error}. Name another in the environment "
+                    f"{self._first.label}: expected room for {self._row} bytes a row in the folder "
+                    f"for temporary files; received: {error}. Name another in the environment "
                     "variable TMPDIR."
                 ) from error
         self.label = self._first.label
@@ -89,18 +111,22 @@ class Series:
         """Whether there is more than one batch."""
         return bool(self._lengths)
 
+    @property
+    def _row(self) -> int:
+        """The bytes of a row in the file."""
+        return 16 + 8 * self._targets
+
     def __iter__(self) -> Iterator[Long]:
         if not self.several:
             yield self._first
         start = 0
         for length in self._lengths:
             self._file.seek(start)
-            row, when, y = (
-                np.fromfile(self._file, array.dtype, length)
-                for array in (self._first.row, self._first.when, self._first.y)
-            )
-            start += 24 * length
-            yield Long(self.label, row, when, self.form, {}, y)
+            row = np.fromfile(self._file, np.int64, length)
+            when = np.fromfile(self._file, self._first.when.dtype, length)
+            y = np.fromfile(self._file, np.float64, length * self._targets)
+            start += self._row * length
+            yield Long(self.label, row, when, self.form, {}, y.reshape(length, self._targets))
 
 
 def read_when(

@@ -22,7 +22,6 @@ from statecast.state import State
 from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
-from statecast.tables.targets import Targets, learn
 from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
 from statecast.tokens.decoding import Beam, Found, Sampling
 from statecast.tokens.engine import TokenEngine
@@ -253,12 +252,11 @@ class TokenForecaster(StateModel[TokenSettings]):
         nats = engine.panel_log_likelihoods(panel, ended=ended)
         nats[:, :known] = np.nan
         if by_step:
-            return schema.table(
+            return schema.output(panel.kind).table(
                 {"log_likelihood": nats},
                 ids=panel.ids,
                 known=np.full(panel.rows, known),
                 origin=panel.origin,
-                kind=panel.kind,
                 last=panel.known + bool(ended and engine.ends),
             )
         tokens = np.sum(~np.isnan(nats), axis=1)
@@ -270,7 +268,7 @@ class TokenForecaster(StateModel[TokenSettings]):
             "bits_per_token": mean / np.log(2),
             "perplexity": np.exp(mean),
         }
-        return schema.rows({schema.id_col: panel.ids} | columns, panel.kind)
+        return schema.output(panel.kind).rows({schema.id_col: panel.ids} | columns)
 
     def rank(
         self,
@@ -332,16 +330,9 @@ class TokenForecaster(StateModel[TokenSettings]):
             "log_likelihood": np.take_along_axis(nats, order, axis=1).ravel(),
             "lift": np.take_along_axis(lift, order, axis=1).ravel(),
         }
-        return schema.rows(columns, sequences.kind)
+        return schema.output(sequences.kind).rows(columns)
 
     # -- what was fitted ---------------------------------------------------------------
-
-    @property
-    def schema(self) -> Schema:
-        """The schema of the training tables."""
-        schema = super().schema
-        assert isinstance(schema, Schema)  # of one target
-        return schema
 
     @property
     def engine(self) -> TokenEngine:
@@ -351,15 +342,15 @@ class TokenForecaster(StateModel[TokenSettings]):
 
     # -- fitting -----------------------------------------------------------------------
 
-    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema | Targets:
+    def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema:
         if future is not None:
             raise ArgumentError(
                 f"future: tokens take no covariates; received a {type(future).__name__}. Leave it "
                 "out."
             )
-        return learn(series, static, **self.settings.columns)
+        return Schema.fit(series, static, **self.settings.columns)
 
-    def _learn_before(self, schema: Schema | Targets, panel: Panel) -> Companions:
+    def _learn_before(self, schema: Schema, panel: Panel) -> Companions:
         if schema.steps > MOST_STEPS:
             item = panel.ids[[panel.known.argmax()]].tolist()[0]
             raise DataError(
@@ -384,7 +375,7 @@ class TokenForecaster(StateModel[TokenSettings]):
     ) -> Companions:
         return before
 
-    def _plan(self, schema: Schema | Targets) -> tuple[TokenDecoder, dict[str, Any]]:
+    def _plan(self, schema: Schema) -> tuple[TokenDecoder, dict[str, Any]]:
         s = self.settings
         assert schema.vocabulary is not None  # of tokens
         stack, static, options = self._recurrent_options(schema)
@@ -392,7 +383,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         return TokenDecoder(stack, head, s.embedding, s.tied, static, each), options
 
     def _build(
-        self, schema: Schema | Targets, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
         process.check_backend()
         decoder, options = self._plan(schema)
@@ -404,10 +395,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         s = self.settings
         self._engine = TokenEngine(decoder, weights, s.conditioning, ends=s.ends)
 
-    def _read_schema(self, config: Any, arrays: Mapping[str, np.ndarray]) -> Schema:
-        return Schema.from_config(config, arrays)
-
-    def _check_schema(self, schema: Schema | Targets) -> None:
+    def _check_schema(self, schema: Schema) -> None:
         super()._check_schema(schema)
         if schema.vocabulary is None:
             raise ValueError("schema: expected a vocabulary, as the file holds a TokenForecaster")
@@ -415,7 +403,7 @@ class TokenForecaster(StateModel[TokenSettings]):
             raise ValueError("schema: expected no covariates, as the file holds a TokenForecaster")
 
     def _read_companions(
-        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema | Targets
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], schema: Schema
     ) -> Companions:
         found = [part for part in Companions.parts() if arrays[part]]
         if found:

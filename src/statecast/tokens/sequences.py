@@ -126,11 +126,10 @@ class Sequences:
                 named[f"{column}-nats"] = nats
         tokens = (self.values != None).sum(axis=2)  # noqa: E711  of each element
         last = self.known + (tokens + self.ended).max(axis=1, initial=0)
-        return self.schema.table(
+        return self.schema.output(self.kind).table(
             named,
             ids=self.ids,
             known=self.known,
             origin=self.origin,
-            kind=self.kind,
             last=np.minimum(last, until),
         )
