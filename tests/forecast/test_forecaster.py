@@ -530,7 +530,7 @@ def test_a_new_category_and_a_missing_static_are_forecast(fitted):
     static = pl.DataFrame({"unique_id": [1, 2], "level": [None, 0.5], "group": ["a", "new"]})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", errors.DataWarning)
-        found = forecast_of(fitted, None, static)
+        found = fitted.predict(None, static, until=T)
     ours = [w for w in caught if issubclass(w.category, errors.DataWarning)]
     assert len(ours) == 1
     assert "'new'" in str(ours[0].message)
