@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Keras. A backend chosen from outside is kept.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -88,3 +89,36 @@ def growth_folder(tmp_path: Path) -> Path:
     for name in ("series", "static", "folds"):
         (tmp_path / f"{name}.csv").write_bytes((GROWTH / f"{name}.csv").read_bytes())
     return tmp_path
+
+
+# -- forecasters for several files of tests. `curves` loads Keras, so it is imported late ---------
+
+
+@pytest.fixture(scope="session")
+def fitted() -> Any:
+    """A forecaster with the settings of ``curves.fit_curves``."""
+    from curves import fit_curves
+
+    return fit_curves()
+
+
+@pytest.fixture(scope="session")
+def too_long() -> Any:
+    """A forecaster of series that are too long for analogues, with another seed."""
+    from curves import T, fit_curves
+
+    with pytest.MonkeyPatch.context() as short:
+        short.setattr("statecast.forecast.companions.MOST_STEPS", T - 1)
+        return fit_curves(seed=1)
+
+
+@pytest.fixture(scope="session", params=["gru-normal-deep", "rnn-inputs"])
+def other(request: pytest.FixtureRequest) -> Any:
+    """Forecasters with settings that differ from those of ``fitted``."""
+    from curves import fit_curves
+
+    options: dict[str, dict[str, Any]] = {
+        "gru-normal-deep": {"cell": "gru", "head": "normal", "layers": 2, "depth": 2},
+        "rnn-inputs": {"cell": "simple_rnn", "conditioning": "inputs"},
+    }
+    return fit_curves(**options[request.param])

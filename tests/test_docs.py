@@ -1,13 +1,13 @@
-"""Every code block of the README and of docs/ runs.
+"""Every code block of README.md, CONTRIBUTING.md and docs/ runs.
 
 - ``python`` blocks of a file run in order and share their names;
 - in ``console`` and ``bash`` blocks the lines that start with ``statecast`` run, and ``make``
-  lines must name a target of the Makefile; what else may stand there is in ``UNTOUCHED``;
-- ``text`` and ``mermaid`` blocks are no code. A block of any other kind, or of none, fails.
+  lines must name a target of the Makefile; other allowed lines are in ``UNTOUCHED``;
+- ``text`` and ``mermaid`` blocks are not code. A block of any other kind, or without one, fails.
 
-A file's blocks run in a folder of their own, beside the growth study's series.csv,
-static.csv and folds.csv, the last of which has two folds, as each costs a fit and more.
-Forecasters are small there unless a block says otherwise.
+The blocks of a file run in a new folder with series.csv, static.csv and folds.csv of the growth
+study. folds.csv has only two folds, as each takes a fit. Forecasters are small, unless a block sets
+their size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NO_CODE = {"text", "mermaid"}
 UNTOUCHED = ("git clone ", "cd ", "pip install ")  # set-up, which the tests cannot repeat
 FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)

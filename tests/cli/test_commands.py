@@ -109,7 +109,7 @@ def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
 
 
 @backends
-def test_simulate_writes_paths_or_what_they_come_to(folder: Path) -> None:
+def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
     from statecast import Forecaster
 
     ask = ["simulate", *FORECAST[1:], "--paths", "5", "--out", "s.csv"]
@@ -155,7 +155,7 @@ def test_scores_and_rankings_are_of_tokens(folder: Path, verb: str) -> None:
     assert "expected a TokenForecaster" in refused(folder, *words)
 
 
-def test_explain_names_what_is_known_of_an_item(folder: Path) -> None:
+def test_explain_has_a_row_for_each_observation_and_feature(folder: Path) -> None:
     words = [*FORECAST, "--analogues", "2", "--out", "why.csv"]
     code, _, err = run("explain", *words[1:])
     assert code == 0, err
@@ -296,7 +296,7 @@ def test_a_backend_that_is_not_there_is_one_message(
 
 @backends
 @pytest.mark.parametrize("after", [2, 6])
-def test_ctrl_c_before_there_is_anything_to_keep_says_so(folder: Path, after: int) -> None:
+def test_ctrl_c_before_the_end_of_the_first_epoch_writes_nothing(folder: Path, after: int) -> None:
     """While modules load, and while the first step compiles, too."""
     command = [sys.executable, "-c", "from statecast.cli.commands import main; main()", *FIT]
     forever = ["--epochs", "2000", "--patience", "2000"]
@@ -578,7 +578,7 @@ def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["demo"], EVALUATE, [*PLOT, "--out", "fan.png"]])
-def test_without_matplotlib_it_says_so_before_the_work(
+def test_missing_matplotlib_is_an_error_before_the_computation(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     found = output.find_spec
@@ -638,7 +638,7 @@ def test_a_missing_model(folder: Path) -> None:
         ("series.csv", "not an input"),
     ],
 )
-def test_outputs_that_cannot_be(folder: Path, out: str, word: str) -> None:
+def test_outputs_that_cannot_be_written(folder: Path, out: str, word: str) -> None:
     Path("taken.csv").mkdir()
     assert word in refused(folder, *FORECAST, "--out", out)
 
@@ -655,9 +655,7 @@ def test_outputs_that_cannot_be(folder: Path, out: str, word: str) -> None:
         ("--past-cols", "week,height", "the option repeated"),
     ],
 )
-def test_settings_outside_what_they_may_be(
-    folder: Path, option: str, value: str, word: str
-) -> None:
+def test_settings_outside_their_range(folder: Path, option: str, value: str, word: str) -> None:
     assert word in refused(folder, *FIT, option, value)
 
 
@@ -675,7 +673,7 @@ def test_how_bounds_are_given_is_in_the_help() -> None:
 
 
 @pytest.mark.parametrize("level", ["0", "100", "nan"])
-def test_levels_outside_what_they_may_be(folder: Path, level: str) -> None:
+def test_levels_outside_their_range(folder: Path, level: str) -> None:
     assert "level" in refused(folder, *FORECAST, "--level", level)
 
 

@@ -153,7 +153,7 @@ def test_without_statics_and_prefix_all_items_have_one_forecast(baseline: Any) -
     assert np.array_equal(found, np.broadcast_to(found[:1], found.shape))
 
 
-def test_a_baseline_that_is_not_fitted_says_so(fitted: tuple[Schema, Panel, Panel]) -> None:
+def test_an_unfitted_baseline_is_refused(fitted: tuple[Schema, Panel, Panel]) -> None:
     with pytest.raises(ArgumentError, match="call fit first"):
         Ridge().quantiles(fitted[2], 3, 8, LEVELS)
 

@@ -139,7 +139,7 @@ def test_covariates_go_with_their_items_to_fit_and_forecast(tmp_path: Any) -> No
         np.testing.assert_array_equal(left.past.numeric, right.past.numeric)
 
 
-def test_no_method_ever_meets_the_items_it_forecasts() -> None:
+def test_no_method_is_fitted_on_the_items_it_forecasts() -> None:
     series, static = tables(*toy(30, gaps=0.1))
     fake, recorder = Fake(), Recorder()
     cross_validation(fake, series, static, folds=4, known=(0, 2), baselines=[recorder])
@@ -367,7 +367,7 @@ def test_growth(growth_tables: Growth) -> None:
     assert found["last value", 3].wape == pytest.approx(0.4262, abs=2e-4)
 
 
-def test_items_of_one_thing_are_drawn_together() -> None:
+def test_items_of_one_group_are_drawn_together() -> None:
     """As many copies of each item tell no more than one."""
     Y, X = toy(40, gaps=0.0)
     folds = np.arange(40) % 4

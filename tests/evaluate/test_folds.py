@@ -11,7 +11,7 @@ from statecast.forecast.settings import ForecasterSettings
 from statecast.tables.schema import Schema
 
 
-def test_folds_of_a_file_mean_what_the_file_does(tmp_path: Path) -> None:
+def test_parts_of_a_file_are_read_as_the_whole_file(tmp_path: Path) -> None:
     """Marks among numbers, codes and whole floats: parts of a file are read as the whole."""
     shop, area = ["7", "7.0", "NA", "12"], ["1.5", "-", "2.5", "8"]
     lines = [f"{i},{shop[i]},{area[i]},{'NA' if i else 'DE'}" for i in range(4)]

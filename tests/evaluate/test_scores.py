@@ -27,7 +27,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(scored())
-def test_scores_are_what_their_definitions_say(case: tuple[np.ndarray, np.ndarray]) -> None:
+def test_scores_agree_with_their_definitions(case: tuple[np.ndarray, np.ndarray]) -> None:
     y, quantiles = case
     size = error = loss = inside = width = count = 0.0
     for place in np.ndindex(y.shape):
@@ -110,7 +110,7 @@ def row(method: str, known: int, wape: float, crps: float) -> Row:
     return Row(wape, crps, *interval, 50, method, known, 10)
 
 
-def test_scores_say_plainly_who_is_better() -> None:
+def test_the_text_names_the_better_method() -> None:
     rows = (
         row("statecast", 0, 0.5, 0.4),
         row("ridge", 0, 0.4, 0.5),
@@ -212,7 +212,7 @@ def test_without_items_to_draw_there_is_no_interval() -> None:
     assert scores.useful() is None
 
 
-def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
+def test_useful_is_the_first_k_from_which_on_the_skill_is_significant() -> None:
     gains = {0: 0.2, 1: 0.0, 3: 0.2, 5: 0.2}
     rows, sums = [], {}
     for k, gain in gains.items():
@@ -242,13 +242,13 @@ def test_useful_is_where_the_skill_is_beyond_chance_from_there_on() -> None:
         found.useful(against="ridge")
 
 
-def test_nothing_is_said_to_be_less_than_nothing() -> None:
+def test_no_percentage_is_minus_zero() -> None:
     text = str(drawn_scores(60, 2, gain=-1e-6, noise=0.0))
     assert "+0.0 (+0.0 to +0.0)" in text
     assert "-0.0" not in text
 
 
-def test_it_is_said_plainly_that_no_model_beats_the_best_baseline() -> None:
+def test_the_text_states_that_the_best_baseline_is_not_beaten() -> None:
     text = str(drawn_scores(60, 2, gain=-0.2))
     assert "At no k does statecast beat the best baseline in CRPS beyond chance." in text
     assert "At k = 0 the best baseline is better beyond chance: use that baseline." in text

@@ -107,7 +107,7 @@ def test_a_covariance_is_found_through_gaps():
     assert np.linalg.eigvalsh(found).min() > 0
 
 
-def test_a_step_that_few_were_observed_at_is_told_by_the_steps_before_it():
+def test_a_step_with_few_observations_is_forecast_from_the_steps_before_it():
     """The regression there is nearer to the one without gaps than that of the few alone."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 20))
@@ -126,7 +126,7 @@ def test_a_step_that_few_were_observed_at_is_told_by_the_steps_before_it():
 
 @few
 @given(seed=st.integers(0, 99), same=st.booleans())
-def test_rows_do_not_meet_and_k_may_differ(fitted, seed, same):
+def test_rows_are_independent_and_k_may_differ(fitted, seed, same):
     """Also rows that are all alike, whose analogues are all equally near."""
     items = _items(12, seed + 1)
     if same:
@@ -143,7 +143,7 @@ def test_rows_do_not_meet_and_k_may_differ(fitted, seed, same):
 
 @few
 @given(k=st.integers(1, T - 1), seed=st.integers(0, 99))
-def test_what_comes_after_the_prefix_and_what_hides_in_a_gap_is_not_seen(fitted, k, seed):
+def test_values_after_the_prefix_and_in_gaps_have_no_effect(fitted, k, seed):
     numeric, codes, y, mask = _items(6, seed + 1)
     seen = mask & (np.arange(T) < k)
     x, known = fitted.features(numeric, codes), np.full(6, k)
@@ -153,7 +153,7 @@ def test_what_comes_after_the_prefix_and_what_hides_in_a_gap_is_not_seen(fitted,
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_a_training_items_held_out_forecast_does_not_see_its_group(k, monkeypatch):
+def test_a_held_out_forecast_does_not_use_the_items_group(k, monkeypatch):
     """Change what a group's items did later: no path fitted without them moves, and no forecast
     that looks for their analogues; other items' forecasts do."""
     monkeypatch.setattr("statecast.forecast.analogues._RIDGES", (3.0,))  # chosen on all items

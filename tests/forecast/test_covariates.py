@@ -212,7 +212,7 @@ def test_promotions_make_forecasts_better_at_every_k():
 # -- what is refused ---------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_said(both):
+def test_missing_covariates_are_named(both):
     f, more = both
     series, static, future = _asked()
     prefix = series.filter(pl.col("ds") <= 3)

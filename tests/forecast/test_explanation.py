@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from curves import CLOSE, ROWS, T, curve_tables, few, mixed_prefixes, prefixes_of
+from statecast import errors
 from statecast.forecast import explanation
 from statecast.forecast.explanation import effects
 from statecast.tables.panel import Panel
@@ -146,3 +152,69 @@ def test_no_items_have_no_effects():
     observations, statics = effects(_interacting, _panel().take(slice(0, 0)), NUMERIC, CATEGORICAL)
     assert observations.shape[0] == statics.shape[0] == 0
     assert statics.shape[1:] == (NUMERIC + CATEGORICAL, UNTIL)
+
+
+@pytest.mark.backends
+@few
+@given(seed=st.integers(0, 99))
+def test_an_effect_is_the_forecast_minus_the_forecast_without(fitted, seed):
+    """Against tables in which the row is missing, the group never met, the level average."""
+    series, static = curve_tables()
+    begun = mixed_prefixes(series, seed)
+    found = fitted.explain(begun, static, until=T)
+    median = lambda *tables: fitted.predict(*tables, until=T)  # noqa: E731
+    item = int(np.random.default_rng(seed).choice(np.flatnonzero(found.known)))
+    own = pl.col("unique_id") == item
+    k = int(found.known[item])
+    whole = median(begun, static).filter(own)["statecast"].to_numpy()
+    for step in range(1, k + 1):
+        effect = found.observations[item, step - 1]
+        assert np.isnan(effect[:k]).all()
+        if begun.filter(own & (pl.col("ds") == step)).is_empty():
+            assert np.isnan(effect).all()
+            continue
+        without = median(begun.filter(~(own & (pl.col("ds") == step))), static)
+        without = without.filter(own & (pl.col("ds") > k))["statecast"].to_numpy()
+        np.testing.assert_allclose(effect[k:], whole - without, atol=1e-3)
+    average = float(curve_tables(72)[1]["level"].to_numpy().mean())  # the training items'
+    level = pl.when(own).then(pl.lit(average)).otherwise("level").alias("level")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.DataWarning)
+        never = pl.when(own).then(pl.lit("never")).otherwise("group").alias("group")
+        for name, other in (("level", level), ("group", never)):
+            without = median(begun, static.with_columns(other)).filter(own)["statecast"]
+            effect = found.statics[name][item]
+            np.testing.assert_allclose(effect[k:], whole - without.to_numpy(), atol=1e-3)
+
+
+@pytest.mark.backends
+def test_an_explanation_does_not_depend_on_other_rows_and_names_training_items(fitted):
+    series, static = curve_tables()
+    begun = prefixes_of(series, dict.fromkeys(range(ROWS), 3))
+    together = fitted.explain(begun, static, until=T, analogues=4)
+    own = pl.col("unique_id") == 5
+    alone = fitted.explain(begun.filter(own), static.filter(own), until=T, analogues=4)
+    row = together.table().filter(own)
+    assert row.columns == ["unique_id", "what", "name", "effect", "strength", "weight"]
+    assert row.drop("effect", "strength", "weight").equals(
+        alone.table().drop("effect", "strength", "weight")
+    )
+    np.testing.assert_allclose(alone.weights[0], together.weights[5], rtol=CLOSE)
+    assert (np.diff(together.weights, axis=1) <= 1e-12).all()
+    assert (together.weights.sum(axis=1) <= 1 + 1e-9).all()
+    assert set(together.analogues.ravel()) <= set(range(72))
+    strength = row.filter(pl.col("what") != "analogue")["strength"].to_list()
+    assert strength == sorted(strength, reverse=True)
+    weights = together.weights * [1, 0, 1, 0]  # who has no part is not named
+    part = replace(together, weights=weights).table().filter(pl.col("what") == "analogue")
+    named = [str(i) for row in together.analogues[:, [0, 2]] for i in row]
+    assert part["name"].to_list() == named
+    nobody = fitted.explain(begun, static, until=T, analogues=0)
+    assert nobody.analogues.shape == (ROWS, 0)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("count", [-1, 1.5, True, None])
+def test_a_wrong_number_of_analogues_is_refused(fitted, count):
+    with pytest.raises(errors.ArgumentError, match="analogues: expected a whole number"):
+        fitted.explain(*curve_tables(), until=T + 1, analogues=count)

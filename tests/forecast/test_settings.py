@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
+from statecast import errors
 from statecast.errors import ArgumentError
+from statecast.forecast import settings as settings_module
 from statecast.forecast.forecaster import Forecaster
+from statecast.heads.by_name import HEADS
+from statecast.recurrence.cells import CELLS
+from statecast.tables.scaling import TRANSFORMS
 from statecast.tokens.forecaster import TokenForecaster
 
 KINDS: list[Any] = [Forecaster, TokenForecaster]
@@ -71,3 +76,76 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
     with pytest.raises(ArgumentError, match=r"clone\(\)\.set_params"):
         f.set_params(units=3)
     assert f.settings.units == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"units": 0}, "units: expected a whole number from 1 to 4096; received 0"),
+        ({"units": 10**9}, "units: expected a whole number from 1 to 4096"),
+        ({"epochs": 2.5}, "epochs"),
+        ({"cell": "rnn"}, "cell: expected one of"),
+        ({"head": "gaussian"}, "head: expected one of"),
+        ({"conditioning": "none"}, "conditioning: expected one of"),
+        ({"transform": "sqrt"}, "transform: expected one of"),
+        ({"head": "poisson", "transform": "log"}, "transform: expected 'counts' or 'auto'"),
+        ({"bounds": (0, 1), "transform": "log"}, "bounds: expected them with"),
+        ({"bounds": (0, 1), "head": "lognormal"}, "bounds: expected them with"),
+        ({"bounds": (1, 0)}, "bounds: expected two numbers, the lower one first"),
+        ({"bounds": (0, float("nan"))}, "bounds: expected two numbers"),
+        ({"seed": -1}, "seed: expected a whole number from 0"),
+        ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay: expected a number of 0 or above"),
+        ({"id_col": 3}, "id_col: expected text"),
+    ],
+)
+def test_settings_are_checked_at_once(settings, says):
+    with pytest.raises(errors.ArgumentError, match=says):
+        Forecaster(**settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (settings_module.CellName, CELLS),
+        (settings_module.HeadName, HEADS),
+        (settings_module.ConditioningName, ("state", "inputs", "both")),
+        (settings_module.TransformName, ("auto", *TRANSFORMS)),
+    ],
+)
+def test_the_literal_types_have_all_choices(kind, names):
+    assert sorted(get_args(kind)) == sorted(names)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    ("settings", "value", "remedy"),
+    [
+        ({"transform": "log"}, -1.0, {"transform": "none"}),
+        ({"head": "lognormal"}, 0.0, {"head": "quantiles", "transform": "log"}),
+        ({"head": "negative_binomial"}, 1.5, {"head": "quantiles", "transform": "none"}),
+        ({"bounds": (1.0, 4.0)}, 5.0, {"bounds": (1.0, 5.0)}),
+        ({"head": "logitnormal"}, 5.0, {"bounds": (0.0, 5.0)}),
+    ],
+)
+def test_the_remedy_in_a_message_works(untrained, settings, value, remedy):
+    values = np.tile([1.0, 2.0, 3.0, value], (12, 1))
+    small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
+    with pytest.raises(errors.DataError) as refused:
+        Forecaster(**settings, **small).fit(values, verbose=0)
+    for name, said in remedy.items():
+        assert f"{name}={'(low, high)' if name == 'bounds' else repr(said)}" in str(refused.value)
+    f = Forecaster(**settings | remedy, **small).fit(values, verbose=0)
+    assert np.isfinite(f.predict(values[:2, :2], until=4)["statecast"][:, 2:]).all()
+
+
+@pytest.mark.backends
+def test_a_fitted_forecaster_does_not_suggest_another_fit(untrained):
+    values = np.random.default_rng(0).integers(1, 9, (12, 4)).astype(float)
+    small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
+    f = Forecaster(head="poisson", **small).fit(values, verbose=0)
+    for ask in (f.state, lambda y: f.update(f.state(values[:, :1]), y)):
+        with pytest.raises(errors.DataError, match="whole numbers") as refused:
+            ask(np.where(np.arange(4) == 1, 1.5, np.nan) + 0 * values)
+        assert "leave it out" in str(refused.value)
+        assert "Fit" not in str(refused.value)

@@ -32,7 +32,9 @@ def ragged(draw: st.DrawFn) -> tuple[Panel, np.ndarray]:
 
 
 @given(ragged(), st.integers(1, 16))
-def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch: int) -> None:
+def test_batches_have_all_values_that_count_and_no_more_steps_than_needed(
+    drawn, batch: int
+) -> None:
     panel, held = drawn
     for rows in (TrainingBatches(panel, held, batch, 0), HeldOutBatches(panel, held, batch)):
         widths, longest = [], []
@@ -54,7 +56,7 @@ def test_what_counts_is_in_the_batches_and_long_rows_alone_are_long(drawn, batch
 
 
 @given(ragged())
-def test_every_member_meets_its_training_rows_and_is_stopped_by_the_others(drawn) -> None:
+def test_every_member_is_trained_on_its_rows_and_validated_on_the_others(drawn) -> None:
     panel, held = drawn
     training = TrainingBatches(panel, held, len(panel.ids), 0)
     stopping = HeldOutBatches(panel, held, len(panel.ids))

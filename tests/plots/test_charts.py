@@ -132,7 +132,7 @@ def test_each_item_has_a_prefix_of_its_own_and_rows_may_be_in_any_order() -> Non
         ]
 
 
-def test_the_first_six_items_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_first_six_items_by_default(tmp_path: Path) -> None:
     items = list(range(1, 10))
     assert len(plots.fan(forecast(items), series(items)).axes) == 6
     figure = plots.fan(forecast(items), items=["7", 2, 3, 4])  # the command line has text only
@@ -230,7 +230,7 @@ def test_a_dated_forecast_of_k_0_is_drawn_with_its_truth(tmp_path: Path) -> None
         ({"series": series(("a", "b")).with_columns(unique_id=pl.lit(3))}, "unique_id"),
     ],
 )
-def test_bad_input_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
+def test_bad_input_is_refused_with_a_message(options: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"forecast": forecast(), "series": series(), **options}
     with pytest.raises(DataError, match=message):
         plots.fan(**given)

@@ -67,7 +67,7 @@ def said(found: Any, item: int) -> list[tuple[int, ...]]:
 
 
 @given(seeds, rooms, st.sampled_from([0.0, 0.7, 1.0]), constraints)
-def test_a_beam_as_wide_as_there_are_sequences_is_exhaustive(seed, rooms, power, constraint):
+def test_a_beam_with_room_for_all_sequences_is_exhaustive(seed, rooms, power, constraint):
     model, how = Table(seed), rules(**constraint)
     state = np.random.default_rng(seed).integers(0, TOKENS, (len(rooms), 2))
     beam = Beam(TOKENS**4, best=5, length_power=power)
@@ -98,7 +98,7 @@ def test_a_beam_of_one_is_greedy(seed, rooms, power, constraint):
 
 
 @given(seeds, st.integers(2, 6))
-def test_an_item_is_searched_for_by_itself(seed, width):
+def test_the_search_of_an_item_does_not_depend_on_others(seed, width):
     model, rng = Table(seed), np.random.default_rng(seed)
     state, room = rng.integers(0, TOKENS, (5, 2)), rng.integers(1, 6, 5)
     beam = Beam(width, best=2)
@@ -110,7 +110,7 @@ def test_an_item_is_searched_for_by_itself(seed, width):
 
 
 @given(seeds)
-def test_a_wider_beam_keeps_what_it_promises(seed):
+def test_a_wider_beam_returns_its_best_hypotheses(seed):
     """As many as asked for, distinct, the best first, and scored as the model scores them."""
     model = Table(seed)
     found = search(model, np.array([[0, 2]]), np.array([6]), Beam(8, best=8), rules())

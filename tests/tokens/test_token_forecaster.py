@@ -1,110 +1,47 @@
-"""The forecaster's laws for tokens: any k, no neighbours, exact states, scores that add up."""
+"""Forecasters of tokens: states, sequences, kinds of tokens, files and refusals."""
 
 from __future__ import annotations
 
 import json
 import struct
 import warnings
-from functools import cache
-from itertools import product
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from statecast import errors
-from statecast.cli.commands import app
-from statecast.evaluate.cross_validation import cross_validation
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
 from statecast.tables.schema import Schema
-from statecast.tokens import engine
 from statecast.tokens.decoding import Beam, Sampling
 from statecast.tokens.forecaster import TokenForecaster, load_model
+from words import (
+    CLOSE,
+    ITEMS,
+    assert_same_state,
+    few,
+    fit_words,
+    word_prefixes,
+    word_tables,
+)
 
 pytestmark = pytest.mark.backends
 
-ITEMS = 40
-CLOSE = 1e-5  # of a log-probability: what float32 sums of another order may differ by
-few = settings(max_examples=6, deadline=None)
-WORDS = {"red": ["abba", "abc", "ab"], "blue": ["cab", "cc", "caaab"]}
-
-
-def _tables(items=ITEMS, seed=0):
-    """Words that a group says, as long tables."""
-    rng = np.random.default_rng(seed)
-    group = rng.choice(["red", "blue"], items)
-    rows = [
-        (item, step, letter)
-        for item in range(items)
-        for step, letter in enumerate(WORDS[group[item]][rng.integers(3)], 1)
-    ]
-    series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
-    static = {"unique_id": np.arange(items), "level": rng.normal(size=items), "group": group}
-    return series, pl.DataFrame(static)
-
-
-def _fit(*tables: Any, **settings: Any):
-    small = {"units": 8, "embedding": 4, "encoding": 4, "ensemble": 2, "epochs": 3}
-    tables = tables or _tables()
-    return TokenForecaster(**{**small, **settings}).fit(*tables, verbose=0)
-
-
-CORNERS: dict[str, dict[str, Any]] = {
-    "state": {},
-    "inputs-gru-tied": {"conditioning": "inputs", "cell": "gru", "tied": True, "layers": 2},
-    "first-rnn": {"conditioning": "first", "cell": "simple_rnn", "ensemble": 1, "ends": False},
-    # Fewer units than tokens: these are embedded at every step, not looked up.
-    "both": {"conditioning": "both", "depth": 1, "units": 6},
-}
-
-
-@cache
-def _corner(name: str) -> TokenForecaster:
-    return _fit(**CORNERS[name])
-
-
-@pytest.fixture(params=CORNERS)
-def fitted(request):
-    return _corner(request.param)
-
-
-@pytest.fixture
-def one():
-    return _corner("state")
-
-
-def _prefixes(series, seed):
-    """Prefixes of mixed lengths, some of them with a gap, some empty."""
-    rng = np.random.default_rng(seed)
-    k = pl.DataFrame({"unique_id": np.arange(ITEMS), "k": rng.integers(0, 4, ITEMS)})
-    cut = series.join(k, on="unique_id").filter(pl.col("ds") <= pl.col("k"))
-    gap = (pl.col("unique_id") % 3 == 0) & (pl.col("ds") == 1) & (pl.col("k") > 1)
-    return cut.filter(~gap).drop("k")
-
-
-def _same(found: State, expected: State):
-    assert found.names == expected.names
-    for name in found.names:
-        np.testing.assert_allclose(found[name], expected[name], rtol=CLOSE, atol=CLOSE)
-
 
 def test_no_constraints_are_empty_constraints(one):
-    _, static = _tables()
+    _, static = word_tables()
     expected = one.generate(None, static, until=3)
     found = one.generate(None, static, until=3, beam=Beam(forbidden=None, required=None))
     assert found.equals(expected)
 
 
-def test_a_sequence_goes_on_to_its_own_step(one):
-    series, static = _tables()
-    prefix = _prefixes(series, 1)
+def test_a_sequence_goes_up_to_its_until(one):
+    series, static = word_tables()
+    prefix = word_prefixes(series, 1)
     whole = one.sample(prefix, static, until=8, paths=3, sampling=Sampling())
     until = {int(i): 2 if i % 2 else 8 for i in whole.ids}
     found = one.sample(prefix, static, until=until, paths=3, sampling=Sampling())
@@ -119,33 +56,30 @@ def test_a_sequence_goes_on_to_its_own_step(one):
     assert not one.generate(series, static, until=1).height
 
 
-# -- states ---------------------------------------------------------------------------------------
-
-
 @few
 @given(seed=st.integers(0, 1000))
-def test_an_update_equals_a_run_from_the_start_and_spares_what_it_began_from(fitted, seed):
-    series, static = _tables()
-    prefix = _prefixes(series, seed)
+def test_an_update_equals_a_run_from_the_start_and_leaves_the_old_state(fitted, seed):
+    series, static = word_tables()
+    prefix = word_prefixes(series, seed)
     early = prefix.filter(pl.col("ds") <= seed % 3)
     state = fitted.state(early, static)  # without rows, k is 0
     before = {name: leaf.copy() for name, leaf in state.leaves.items()}
     late = prefix.filter(pl.col("ds") > seed % 3)
     if len(late):
-        _same(fitted.update(state, late), fitted.state(prefix, static))
+        assert_same_state(fitted.update(state, late), fitted.state(prefix, static))
     for name, leaf in before.items():
         np.testing.assert_array_equal(state[name], leaf)
 
 
 @few
 @given(seed=st.integers(0, 1000), item=st.integers(0, ITEMS - 1))
-def test_no_item_sees_its_neighbours_nor_their_k(fitted, seed, item):
-    series, static = _tables()
-    prefix, mine = _prefixes(series, seed), pl.col("unique_id") == item
+def test_items_do_not_depend_on_other_items_and_their_k(fitted, seed, item):
+    series, static = word_tables()
+    prefix, mine = word_prefixes(series, seed), pl.col("unique_id") == item
     alone = prefix.filter(mine)
     alone = alone if len(alone) else None
     state = fitted.state(prefix, static)
-    _same(state.take([item]), fitted.state(alone, static.filter(mine)))
+    assert_same_state(state.take([item]), fitted.state(alone, static.filter(mine)))
     beam = Beam(3, best=2)
     together = fitted.generate(prefix, static, until=7, beam=beam).filter(mine)
     by_itself = fitted.generate(alone, static.filter(mine), until=7, beam=beam)
@@ -161,9 +95,9 @@ def test_no_item_sees_its_neighbours_nor_their_k(fitted, seed, item):
     assert paths[0].equals(paths[1])
 
 
-def test_a_state_goes_on_as_the_tables_do_and_a_fork_spares_its_parent(fitted):
-    series, static = _tables()
-    prefix = _prefixes(series, 1)
+def test_a_state_continues_as_its_tables_and_a_fork_leaves_its_parent(fitted):
+    series, static = word_tables()
+    prefix = word_prefixes(series, 1)
     state = fitted.state(prefix, static)
     assert fitted.generate(state=state, until=7).equals(fitted.generate(prefix, static, until=7))
     fork = State(state.fork(2).leaves, range(2 * ITEMS), fitted.fingerprint)
@@ -174,7 +108,7 @@ def test_a_state_goes_on_as_the_tables_do_and_a_fork_spares_its_parent(fitted):
 
 
 def test_a_gap_is_not_a_token(fitted):
-    static = _tables()[1].head(1)
+    static = word_tables()[1].head(1)
 
     def h(*letters: str | None) -> np.ndarray:
         steps = range(1, len(letters) + 1)
@@ -193,42 +127,8 @@ def test_a_gap_is_not_a_token(fitted):
             assert np.abs(one - other).max() > 1e-4
 
 
-def test_arrays_give_what_the_network_gives(fitted):
-    """What runs on NumPy after the fit gives what the trained graph gives, all gaps included."""
-    series, static = _tables()
-    panel = fitted.schema.panel(_prefixes(series, 3), static)
-    engine, decoder = fitted.engine, fitted.network.decoder
-    code = engine.codes(panel.y, panel.mask)
-    inputs = {"tokens": code.astype("int32"), "numeric": panel.numeric, "codes": panel.codes}
-    found = fitted.network.predict_on_batch({n: v[:, None] for n, v in inputs.items()})
-    expected = np.log(np.exp(keras.ops.convert_to_numpy(found)).mean(axis=1))
-    nats = engine.log_likelihoods(engine.start(panel.numeric, panel.codes), code, panel.known, True)
-    for row, length in enumerate(panel.known):
-        for step in range(length + engine.ends):
-            token = 1 if step == length else code[row, step]
-            if token == decoder.gap:
-                assert np.isnan(nats[row, step])
-            else:
-                assert nats[row, step] == pytest.approx(expected[row, step, token], abs=CLOSE)
-        assert np.isnan(nats[row, length + engine.ends :]).all()
-
-
-def test_without_the_native_kernel_all_is_the_same(fitted, monkeypatch, tmp_path):
-    series, static = _tables()
-    fitted.save(tmp_path / "f.safetensors")
-    monkeypatch.setattr(engine, "refuses", lambda cell: "it is not there")
-    plain = TokenForecaster.load(tmp_path / "f.safetensors")
-    prefix = _prefixes(series, 2)
-    _same(plain.state(prefix, static), fitted.state(prefix, static))
-    nats = [f.log_likelihood(series, static)["log_likelihood"].to_numpy() for f in (plain, fitted)]
-    np.testing.assert_allclose(*nats, rtol=CLOSE)
-
-
-# -- scores and decoding --------------------------------------------------------------------------
-
-
 def test_scores_by_step_add_up_whatever_is_given(fitted):
-    series, static = _tables()
+    series, static = word_tables()
     steps = fitted.log_likelihood(series, static, by_step=True)
     length = series.group_by("unique_id").len()
     assert len(steps) == len(series) + ITEMS * fitted.settings.ends
@@ -249,48 +149,11 @@ def test_scores_by_step_add_up_whatever_is_given(fitted):
         np.testing.assert_allclose(table["perplexity"], 2.0**bits, rtol=CLOSE)
 
 
-def test_all_that_can_be_said_has_a_probability_of_one(one):
-    """Every sequence of up to three steps, and what of them the unknown token takes."""
-    _, static = _tables()
-    static = static.head(2)
-    found = one.generate(None, static, until=3, beam=Beam(100, best=40))
-    assert len(list(product("abc", repeat=3))) + 9 + 3 + 1 == 40
-    share = [
-        sum(np.exp(found.filter(pl.col("unique_id") == item)[column][0]) for column in
-            [c for c in found.columns if c.endswith("nats")])
-        for item in (0, 1)
-    ]  # fmt: skip
-    state = one.engine.start(
-        *(getattr(one.schema.panel(None, static), n) for n in ("numeric", "codes"))
-    )
-    unknown = np.exp(one.engine.log_probabilities(one.engine.members(state))[:, 0])
-    assert all(1 - 6 * unknown.max() < each <= 1 + CLOSE for each in share), (share, unknown)
-
-
-def test_a_search_is_scored_as_log_likelihood_scores_it(fitted):
-    series, static = _tables()
-    prefix = series.filter(pl.col("ds") == 1)
-    found = fitted.generate(prefix, static, until=6, beam=Beam(4))
-    best = found.select("unique_id", "ds", y="statecast").drop_nulls()
-    ended = found.group_by("unique_id").agg(pl.col("statecast").is_null().any())
-    whole = pl.concat([prefix, best]).sort("unique_id", "ds")
-    for end in (True, False):
-        ids = ended.filter(pl.col("statecast") == end)["unique_id"]
-        if len(ids):
-            inside = pl.col("unique_id").is_in(ids.implode())
-            scored = fitted.log_likelihood(
-                whole.filter(inside), static.filter(inside), known=1, ended=end
-            )
-            nats = found.filter(inside).group_by("unique_id").agg(pl.col("statecast-nats").first())
-            both = scored.join(nats, on="unique_id")
-            np.testing.assert_allclose(both["log_likelihood"], both["statecast-nats"], atol=CLOSE)
-
-
 @few
 @given(seed=st.integers(0, 1000), room=st.integers(1, 5))
-def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted, seed, room):
-    series, static = _tables()
-    prefix = _prefixes(series, seed)
+def test_a_null_marks_sequences_that_ended_and_the_others_reach_until(fitted, seed, room):
+    series, static = word_tables()
+    prefix = word_prefixes(series, seed)
     until = prefix["ds"].to_numpy().max() + room
     drawn = fitted.sample(prefix, static, until=until, paths=5, sampling=Sampling())
     table = drawn.table().group_by("unique_id", maintain_order=True)
@@ -302,7 +165,7 @@ def test_a_null_says_which_sequences_ended_and_the_others_reach_to_until(fitted,
 
 
 def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fitted):
-    _, static = _tables()
+    _, static = word_tables()
     short = fitted.sample(None, static, until=4, paths=6, sampling=Sampling())
     long = fitted.sample(None, static, until=9, paths=6, sampling=Sampling())
     assert (short.values[..., :3] == long.values[..., :3]).all()
@@ -315,7 +178,7 @@ def test_simulated_sequences_are_scored_and_begin_alike_whatever_is_asked_for(fi
 
 
 def test_constraints_hold(fitted):
-    _, static = _tables()
+    _, static = word_tables()
     for how in (
         Beam(3, best=3, forbidden="b", required="ca"),
         Sampling(forbidden="b", required="ca"),
@@ -334,9 +197,9 @@ def test_constraints_hold(fitted):
             assert all(word.startswith("ca") and "b" not in word for word in words)
 
 
-def test_a_ranking_is_by_what_is_said_with_an_x_over_what_is_said_anyway():
-    series, static = _tables(80)
-    f = _fit(series, static.drop("level"), units=16, epochs=8)
+def test_a_ranking_is_by_the_lift_of_the_likelihood():
+    series, static = word_tables(80)
+    f = fit_words(series, static.drop("level"), units=16, epochs=8)
     groups = pl.DataFrame({"unique_id": ["r", "b"], "group": ["red", "blue"]})
     said = pl.DataFrame({"unique_id": [7] * 3 + [8] * 2, "ds": [1, 2, 3, 1, 2], "y": [*"abccc"]})
     table = f.rank(said, groups)
@@ -354,13 +217,10 @@ def test_a_ranking_is_by_what_is_said_with_an_x_over_what_is_said_anyway():
     assert f.rank(said, groups, best=1).height == 2
 
 
-# -- kinds of tokens, files ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["text", "words", "numbers", "floats", "booleans"])
 @pytest.mark.parametrize("table", ["polars", "pandas", "pyarrow", "csv", "arrays"])
 def test_tokens_of_any_kind_are_read_from_any_table(kind, table, tmp_path):
-    series, _ = _tables()
+    series, _ = word_tables()
     if kind == "words":
         series = series.with_columns(y=pl.col("y") + "-word")
     elif kind in ("numbers", "floats"):
@@ -427,7 +287,7 @@ def test_files_of_a_table_hold_the_same_tokens(tmp_path, data, kind):
 
 
 @pytest.mark.parametrize("texts", [("True", "False"), ("TRUE", "FALSE"), ("true", "False")])
-def test_truths_of_a_file_are_booleans_in_any_case_and_only_if_all_are(tmp_path, texts):
+def test_true_and_false_in_a_file_are_booleans_if_all_cells_are(tmp_path, texts):
     rows = [f"{item},{step},{text}" for item in (0, 1) for step, text in enumerate(texts, 1)]
     path = tmp_path / "series.csv"
     path.write_text("\n".join(["unique_id,ds,y", *rows]))
@@ -442,7 +302,7 @@ def test_truths_of_a_file_are_booleans_in_any_case_and_only_if_all_are(tmp_path,
 
 def test_arrays_go_in_and_out():
     y = np.array([[3, 5, 5, np.nan], [5, 3, np.nan, np.nan], [3, np.nan, 5, 3]] * 8)
-    f = _fit(y, epochs=1)
+    f = fit_words(y, epochs=1)
     given: list[Any] = [np.array([5, 3]), np.int64(3), 3.5]
     found = f.generate(y[:2, :1], until=4, beam=Beam(required=given[0]))
     assert found["statecast"][:, 1:3].tolist() == [[5, 3], [5, 3]]
@@ -456,12 +316,12 @@ def test_arrays_go_in_and_out():
 
 
 def test_save_and_load_is_the_identity(fitted, tmp_path):
-    series, static = _tables()
+    series, static = word_tables()
     fitted.save(tmp_path / "f.safetensors")
     other = TokenForecaster.load(tmp_path / "f.safetensors")
     assert other.fingerprint == fitted.fingerprint
     assert other.settings == fitted.settings
-    prefix = _prefixes(series, 5)
+    prefix = word_prefixes(series, 5)
     assert other.state(prefix, static) == fitted.state(prefix, static)
     assert other.generate(prefix, static, until=8).equals(fitted.generate(prefix, static, until=8))
 
@@ -483,9 +343,6 @@ def test_a_file_with_another_vocabulary_is_refused(one, tmp_path, vocabulary):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
     with pytest.raises(errors.ModelFileError):
         TokenForecaster.load(path)
-
-
-# -- bad input ------------------------------------------------------------------------------------
 
 
 def _y(*values: Any) -> pl.DataFrame:
@@ -510,15 +367,15 @@ def _y(*values: Any) -> pl.DataFrame:
         (np.array(["a", "b"], object), r"expected shape \(n, T\)"),
     ],
 )  # fmt: skip
-def test_series_that_hold_no_tokens_are_told(series, message):
+def test_series_without_tokens_are_refused(series, message):
     with pytest.raises(errors.DataError, match=message):
-        _fit(series)
+        fit_words(series)
 
 
-def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
+def test_too_many_tokens_and_too_long_a_sequence_are_refused(monkeypatch):
     monkeypatch.setattr("statecast.tables.columns.MOST_TOKENS", 2)
     with pytest.raises(errors.DataError, match="at most 2 different tokens; received 3"):
-        _fit()
+        fit_words()
     monkeypatch.undo()
     steps = np.append(np.arange(1, 10_002), 1)
     far = pl.DataFrame({"unique_id": steps * 0, "ds": steps, "y": ["a", "b"] * 5_001})
@@ -526,17 +383,19 @@ def test_too_many_tokens_and_too_long_a_sequence_are_told(monkeypatch):
     with pytest.raises(
         errors.DataError, match=r"at most 10,000 tokens, received one of 10,001 \(item 0\)"
     ):
-        _fit(far)
+        fit_words(far)
 
 
-def test_text_without_the_head_of_tokens_is_told():
+def test_text_for_a_forecaster_of_numbers_is_refused():
     with pytest.raises(errors.DataError, match="TokenForecaster"):
-        Forecaster(epochs=1).fit(*_tables(), verbose=0)
+        Forecaster(epochs=1).fit(*word_tables(), verbose=0)
 
 
-def test_tokens_of_another_type_at_predict_are_told(one):
+def test_tokens_of_another_type_are_refused_in_a_forecast(one):
     with pytest.raises(errors.DataError, match=r"one type \(text, as in fit\); received 3"):
-        one.generate(pl.DataFrame({"unique_id": [0], "ds": [1], "y": [3]}), _tables()[1], until=5)
+        one.generate(
+            pl.DataFrame({"unique_id": [0], "ds": [1], "y": [3]}), word_tables()[1], until=5
+        )
 
 
 @pytest.mark.parametrize(
@@ -556,48 +415,32 @@ def test_tokens_of_another_type_at_predict_are_told(one):
         ),
         (lambda f, x: f.generate(None, x, until=3, beam=Beam(forbidden="abc")), "fewer than all"),
         (lambda f, x: f.generate(None, x, until=1, beam=Beam(required="ab")), "at most 1 tokens"),
-        (lambda f, x: f.log_likelihood(_tables()[0], x, known=-1), "known: expected"),
-        (lambda f, x: f.log_likelihood(_tables()[0], x, ended=0), "ended: expected True or False"),
-        (lambda f, x: f.log_likelihood(_tables()[0], x, by_step="no"), "by_step: expected True"),
-        (lambda f, x: f.rank(_tables()[0], x, by="both"), "by: expected"),
-        (lambda f, x: f.rank(_tables()[0], x, best=0), "best: expected"),
+        (lambda f, x: f.log_likelihood(word_tables()[0], x, known=-1), "known: expected"),
+        (
+            lambda f, x: f.log_likelihood(word_tables()[0], x, ended=0),
+            "ended: expected True or False",
+        ),
+        (
+            lambda f, x: f.log_likelihood(word_tables()[0], x, by_step="no"),
+            "by_step: expected True",
+        ),
+        (lambda f, x: f.rank(word_tables()[0], x, by="both"), "by: expected"),
+        (lambda f, x: f.rank(word_tables()[0], x, best=0), "best: expected"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused(one, call, message):
     with pytest.raises(errors.ArgumentError, match=message):
-        call(one, _tables()[1])
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1"),
-        ({"dropout": float("nan")}, "dropout: expected"),
-        ({"tied": 1}, "tied: expected True or False"),
-        ({"embedding": 0}, "embedding: expected a whole number from 1 to 4096"),
-        ({"conditioning": "last"}, r"conditioning: expected one of \['state'"),
-        ({"target_col": ["a", "b"]}, "target_col: expected text"),
-        # These would do nothing.
-        ({"depth": 3, "conditioning": "first"}, "depth: expected no depth with"),
-        ({"head": "normal"}, "TokenForecaster has no setting 'head'"),
-        ({"bounds": (0, 1)}, "TokenForecaster has no setting 'bounds'"),
-        ({"transform": "log"}, "TokenForecaster has no setting 'transform'"),
-        ({"past_cols": ["visits"]}, "TokenForecaster has no setting 'past_cols'"),
-    ],
-)
-def test_a_setting_that_does_not_fit_is_refused(given, message):
-    with pytest.raises(errors.ArgumentError, match=message):
-        TokenForecaster(**given)
+        call(one, word_tables()[1])
 
 
 def test_covariates_are_refused():
-    series, static = _tables()
+    series, static = word_tables()
     plan = series.select("unique_id", "ds", promo=1)
     with pytest.raises(errors.ArgumentError, match="tokens take no covariates"):
         TokenForecaster().fit(series, static, future=plan, verbose=0)
 
 
-def test_a_file_says_which_class_reads_it(one, tmp_path, untrained):
+def test_a_file_of_the_other_class_is_refused_by_name(one, tmp_path, untrained):
     y = np.random.default_rng(0).normal(size=(12, 4)).cumsum(axis=1)
     numbers = Forecaster(units=4, ensemble=2, epochs=1).fit(y, verbose=0)
     numbers.save(tmp_path / "numbers.safetensors")
@@ -612,100 +455,9 @@ def test_a_file_says_which_class_reads_it(one, tmp_path, untrained):
         assert found.fingerprint == model.fingerprint
 
 
-def test_nothing_is_warned_of_where_all_is_well(one):
-    series, static = _tables()
+def test_good_tables_give_no_warning(one):
+    series, static = word_tables()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one.log_likelihood(series, static)
-        one.generate(_prefixes(series, 0), static, until=6)
-
-
-# -- evaluation -----------------------------------------------------------------------------------
-
-
-def test_cross_validation_says_bits_a_token(tmp_path):
-    series, static = _tables(60)
-    series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
-    f = TokenForecaster(units=8, embedding=4, encoding=4, epochs=3)
-    folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
-    said: list[Any] = []
-    scores = cross_validation(
-        f, series, static, folds=folds, known=[0, 2], progress=lambda *each: said.append(each)
-    )
-    assert [each[1:] for each in said] == [(done, 4) for done in range(5)]
-    assert {row.method for row in scores.rows} == {
-        "statecast", "unigram", "n-gram", "n-gram by classes of X"
-    }  # fmt: skip
-    assert scores["statecast", 0].tokens == len(series) + 60
-    # The same from a file and by hand, of one fold.
-    series.write_csv(tmp_path / "series.csv")
-    one = cross_validation(
-        f, tmp_path / "series.csv", static, folds=folds, known=[2], test_folds=[0]
-    )
-    old, new = (folds.filter(pl.col("fold") == fold).select("unique_id") for fold in (1, 0))
-    tables = [t.join(old, on="unique_id", how="semi") for t in (series, static)]
-    fitted = f.clone().fit(*tables, verbose=0)
-    tables = [t.join(new, on="unique_id", how="semi") for t in (series, static)]
-    table = fitted.log_likelihood(*tables, known=2)
-    bits = -table["log_likelihood"].sum() / table["tokens"].sum() / np.log(2)
-    assert one["statecast", 2].bits == pytest.approx(bits, rel=CLOSE)
-    assert one["statecast", 2].tokens == table["tokens"].sum()
-    assert "bits per token" in str(scores)
-    assert scores.table().height == 8
-    assert repr(scores) == (
-        "<TokenScores of statecast, unigram, n-gram, n-gram by classes of X; k = 0, 2; folds: 2>"
-    )
-    assert "<table" in scores._repr_html_()
-
-
-def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, table in zip(("series", "static"), _tables(), strict=True):
-        table.write_csv(f"{name}.csv")
-    small = "--units 4 --encoding 4 --epochs 2 --tokens"
-    run = CliRunner().invoke
-    for line in (
-        f"fit series.csv static.csv --out m.safetensors {small}",
-        "forecast m.safetensors - static.csv --until 6 --beam 4 --best 2 --out f.csv",
-        "forecast m.safetensors - static.csv --until 6 --require ca --forbid b --out r.csv",
-        "simulate m.safetensors - static.csv --until 6 --paths 2 --top-k 1 --out drawn.csv",
-        "forecast m.safetensors - static.csv --until 6 --out greedy.csv",
-        "score m.safetensors series.csv static.csv --known 1 --out scored.csv",
-        "score m.safetensors series.csv static.csv --by-step --unfinished --out steps.csv",
-        "rank m.safetensors series.csv static.csv --by static --best 3 --out found.csv",
-        f"evaluate series.csv static.csv --folds 2 --known 0,1 --out scores.csv {small}",
-        "info m.safetensors",
-    ):
-        result = run(app, line.split())
-        assert result.exit_code == 0, result.output
-    assert {"statecast", "statecast-2", "statecast-nats"} <= set(pl.read_csv("f.csv").columns)
-    assert "bits" in pl.read_csv("scores.csv").columns
-    said = pl.read_csv("r.csv").group_by("unique_id").agg(pl.col("statecast").str.join(""))
-    assert all(text.startswith("ca") and "b" not in text for text in said["statecast"])
-    greedy, drawn = pl.read_csv("greedy.csv")["statecast"], pl.read_csv("drawn.csv")
-    assert greedy.equals(drawn["path-1"], check_names=False)
-    assert greedy.equals(drawn["path-2"], check_names=False)
-    f, (series, static) = TokenForecaster.load("m.safetensors"), _tables()
-    assert pl.read_csv("scored.csv").equals(f.log_likelihood(series, static, known=1))
-    steps = f.log_likelihood(series, static, ended=False, by_step=True)
-    assert pl.read_csv("steps.csv").equals(steps)
-    found = f.rank(series, static, by="static", best=3)
-    assert pl.read_csv("found.csv").equals(found)
-    for line, message in (
-        ("forecast m.safetensors - static.csv --until 6 --best 0", "width"),
-        ("forecast m.safetensors - static.csv --until 6 --forbid z", "met in training"),
-        ("forecast m.safetensors - static.csv --until 6 --require cb --forbid b", "both"),
-        ("simulate m.safetensors - static.csv --until 6 --temperature 0", "temperature"),
-        ("simulate m.safetensors - static.csv --until 6 --peak", "for numbers"),
-        ("forecast m.safetensors - static.csv --until 6 --no-calibrated", "for numbers"),
-        ("forecast m.safetensors - static.csv --until 6 --level 80", "for numbers"),
-        ("forecast m.safetensors - static.csv --until 6 --beam 1 --best 2", "best: expected"),
-        ("score m.safetensors series.csv static.csv --known -1", "known"),
-        ("rank m.safetensors series.csv static.csv --by item", "by: expected one of"),
-    ):
-        refused = run(app, [*line.split(), "--out", "none.csv"])
-        assert (refused.exit_code, message in refused.output) == (2, True), refused.output
-    assert not Path("none.csv").exists()
-    refused = run(app, f"evaluate series.csv --plot p.png {small}".split())
-    assert refused.exit_code == 2
-    assert "no chart" in refused.output
+        one.generate(word_prefixes(series, 0), static, until=6)

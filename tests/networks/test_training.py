@@ -1,0 +1,36 @@
+"""Training: an interrupted fit keeps the best epoch."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from curves import T, columns_of, curve_tables, forecast_of
+from statecast import errors
+from statecast.forecast.forecaster import Forecaster
+
+pytestmark = pytest.mark.backends
+
+
+def test_interrupted_it_keeps_the_best_epoch(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def __init__(self, epoch):
+            super().__init__()
+            self.epoch = epoch
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == self.epoch:
+                raise KeyboardInterrupt
+
+    series, static = curve_tables()
+    small: dict[str, Any] = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 5}
+    f = Forecaster(**small).fit(series, static, callbacks=[Interrupt(2)], verbose=0)
+    assert len(f.history["loss"]) == 2
+    assert np.isfinite(columns_of(forecast_of(f, None, static))).all()
+    f.save(tmp_path / "m.safetensors")
+    fresh = Forecaster(**small)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.fit(series, static, callbacks=[Interrupt(0)], verbose=0)
+    with pytest.raises(errors.NotFittedError, match="call fit or load first"):
+        fresh.predict(None, static, until=T)
