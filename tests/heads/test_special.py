@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from keras import ops
 
 from statecast.heads import special
+from statecast.heads.namespace import namespace
 
 pytestmark = pytest.mark.backends
 
+_convert: Any = None  # see form
 EPS = float(np.finfo("float32").eps)
 POSITIVE = np.geomspace(1e-3, 1e6, 200).astype("float32")
 MEANS = np.geomspace(1e-3, 1e5, 25).astype("float32")[:, None]
@@ -25,9 +27,15 @@ COUNTS = np.concatenate([np.arange(30), np.geomspace(30, 1e5, 40).round()]).asty
 BETWEEN = np.concatenate([np.linspace(-1, 20, 64), np.geomspace(20, 1e5, 30)]).astype("float32")
 
 
+@pytest.fixture(autouse=True, params=["tensors", "arrays"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every function is tested on tensors and on NumPy arrays."""
+    convert = ops.convert_to_tensor if request.param == "tensors" else np.asarray
+    monkeypatch.setitem(globals(), "_convert", convert)
+
+
 def _found(function: Any, *arguments: np.ndarray) -> np.ndarray:
-    tensors = [ops.convert_to_tensor(argument) for argument in arguments]
-    found = ops.convert_to_numpy(function(*tensors))
+    found = ops.convert_to_numpy(function(*map(_convert, arguments)))
     assert found.dtype == np.float32
     return found.astype("float64")
 
@@ -110,8 +118,12 @@ def test_the_root_of_an_increasing_function(high: float, target: float) -> None:
     ends = np.array([0, high], "float32")
     wanted = np.array([target], "float32")
     found = _found(
-        lambda target, low, high: special.increasing_root(ops.log1p, target, low, high),
-        wanted, ends[:1], ends[1:],
-    )  # fmt: skip
+        lambda power, target, high: special.increasing_root(
+            lambda power, x: namespace(x).log1p(x) * power, power, target, 0.0, high
+        ),
+        np.ones(1, "float32"),
+        wanted,
+        ends[1:],
+    )
     expected = min(float(np.expm1(_wide(wanted))[0]), float(ends[1]))
     assert abs(found[0] - expected) <= 1e-4 * (1 + expected)

@@ -2,7 +2,8 @@
 
 A head is a small frozen description without weights. It has the number of raw numbers that it needs
 (``size``), maps them to parameters, and computes everything else from those. All functions take
-tensors of the current Keras backend; the last axis is that of the parameters.
+tensors of the current Keras backend or NumPy arrays, and return the same; ``score`` takes tensors
+only. The last axis is that of the parameters.
 
 ``shift`` is added to the location. A forecaster passes the last value there, so that the network
 learns the change.
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+
+from statecast.heads.namespace import namespace
 
 SMALLEST = 1e-4  # the least scale or gap, in scaled units: keeps likelihoods finite
 
@@ -57,8 +60,7 @@ class Readout:
 
     def raw(self) -> tuple[Any, Any]:
         """The raw numbers ``(members, rows, steps, size)`` and shifts ``(..., 1)`` of all steps."""
-        from keras import ops
-
+        ops = namespace(self.outputs)
         outputs, taken = self.outputs, self.taken
         if self.first is not None:
             outputs = ops.concatenate([self.first[:, :, None], outputs], axis=2)[:, :, :-1]
@@ -132,8 +134,7 @@ class Head(ABC):
         ``y`` and ``weight`` are ``(members or 1, rows, steps)``; no gradient flows to them.
         ``explain`` says what computes the score.
         """
-        from keras import ops
-
+        ops = namespace(readout.outputs)
         if self._native_declines(readout) is None:
             return ops.cast(self._native_score(readout, y, weight), "float32")
         y, weight = (ops.stop_gradient(ops.convert_to_tensor(data)) for data in (y, weight))
@@ -142,8 +143,7 @@ class Head(ABC):
     def read(self, readout: Readout) -> Any:
         """The parameters of all steps, ``(members, rows, steps, size)``; float32, since counts and
         tails may exceed the range of half precision."""
-        from keras import ops
-
+        ops = namespace(readout.outputs)
         return self.parameters(*(ops.cast(each, "float32") for each in readout.raw()))
 
     def explain(self, readout: Readout) -> dict[str, str]:
@@ -166,7 +166,6 @@ def softplus_inverse(x: Any) -> Any:
 
 
 def constant(values: Any, like: Any) -> Any:
-    """NumPy values as a tensor of ``like``'s dtype, as PyTorch needs beside tensors."""
-    from keras import ops
-
-    return ops.convert_to_tensor(np.asarray(values, "float32"), dtype=like.dtype)
+    """NumPy values in the form and dtype of ``like``, as PyTorch needs beside tensors."""
+    values = np.asarray(values, "float32")
+    return namespace(like).convert_to_tensor(values, dtype=like.dtype)

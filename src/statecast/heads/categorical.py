@@ -8,6 +8,7 @@ from typing import Any
 from statecast.checks import check_whole
 from statecast.errors import ArgumentError
 from statecast.heads.base import Head
+from statecast.heads.namespace import namespace
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,12 @@ class Categorical(Head):
 
     def parameters(self, raw: Any, shift: Any = 0.0) -> Any:
         """Log-probabilities from logits ``(..., size)`` and a shift ``(..., 1 or size)``."""
-        from keras import ops
-
+        ops = namespace(raw)
         return ops.log_softmax(raw + shift, axis=-1)
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
         """The log-probability of the codes ``y``, ``(...)``, whole numbers."""
-        from keras import ops
-
+        ops = namespace(parameters)
         code = ops.cast(y, "int32")[..., None]
         return ops.take_along_axis(parameters, code, axis=-1)[..., 0]
 

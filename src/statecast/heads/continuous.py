@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from statecast.heads.base import SMALLEST, Head, softplus_inverse
+from statecast.heads.namespace import namespace
 from statecast.heads.special import (
     HALF_LOG_2PI,
     LEAST_LEVEL,
@@ -27,8 +28,7 @@ class Normal(Head):
         return 2
 
     def parameters(self, raw: Any, shift: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(raw)
         mean = raw[..., :1] + shift
         scale = ops.softplus(raw[..., 1:] + float(softplus_inverse(0.5))) + SMALLEST
         return ops.concatenate([mean, scale], axis=-1)
@@ -37,21 +37,18 @@ class Normal(Head):
         return parameters[..., 0]
 
     def quantile(self, parameters: Any, levels: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
         return parameters[..., :1] + parameters[..., 1:] * normal_quantile(levels)
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         mean, scale = parameters[..., 0], parameters[..., 1]
         return -0.5 * ops.square((y - mean) / scale) - ops.log(scale) - HALF_LOG_2PI
 
     def loss(self, parameters: Any, y: Any) -> Any:
         """The CRPS in closed form: Gneiting et al. (2005), Monthly Weather Review 133, eq. 5."""
-        from keras import ops
-
+        ops = namespace(parameters)
         mean, scale = parameters[..., 0], parameters[..., 1]
         w = (y - mean) / scale
         cdf = 0.5 * (1.0 + ops.erf(w / math.sqrt(2.0)))
@@ -86,8 +83,7 @@ class StudentT(Head):
         return 3
 
     def parameters(self, raw: Any, shift: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(raw)
         median = raw[..., :1] + shift
         scale = ops.softplus(raw[..., 1:2] + float(softplus_inverse(0.5))) + SMALLEST
         # Untrained 7.5; up to 744, where the distribution is all but normal.
@@ -98,16 +94,14 @@ class StudentT(Head):
         return parameters[..., 0]
 
     def quantile(self, parameters: Any, levels: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
         levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
         deviate = student_t_quantile(levels, parameters[..., 2:])
         return parameters[..., :1] + parameters[..., 1:2] * deviate
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         median, scale, n = (parameters[..., i] for i in range(3))
         w = (y - median) / scale
         return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from statecast.heads.base import Head, softplus_inverse
+from statecast.heads.namespace import namespace
 from statecast.heads.special import (
     LEAST_LEVEL,
     increasing_root,
@@ -42,14 +43,12 @@ class _Counts(Head):
 
     def counts(self, y: Any) -> Any:
         """Counts from scaled values: whole numbers, not below 0."""
-        from keras import ops
-
+        ops = namespace(y)
         return ops.maximum(ops.round(self._from_log(self.location + self.scaling * y)), 0.0)
 
     def scaled(self, counts: Any) -> Any:
         """Scaled values from ``counts``, which are above ``-centre``."""
-        from keras import ops
-
+        ops = namespace(counts)
         return (ops.log1p(counts / self.centre) - self.location) / self.scaling
 
     def observable(self, y: Any) -> Any:
@@ -59,27 +58,24 @@ class _Counts(Head):
         return self.scaled(parameters[..., 0])
 
     def quantile(self, parameters: Any, levels: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
         levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
         mean, inverse = parameters[..., :1], self.inverse_size(parameters)
         # By Bernstein's inequality no quantile up to the largest level is above `high`.
         ratio = 1.0 + inverse * mean  # of the variance to the mean
         high = mean + 6.0 * ops.sqrt(mean * ratio) + 30.0 * ratio
-        found = increasing_root(lambda x: self.cdf(parameters, x), levels, -1.0, high)
+        found = increasing_root(self.cdf, parameters, levels, -1.0, high)
         return self.scaled(found + 0.5)
 
     def _mean_of(self, located: Any) -> Any:
         """The mean from its scaled value."""
-        from keras import ops
-
+        ops = namespace(located)
         log = self.location + self.scaling * located
         return self._from_log(ops.softplus(self.sharpness * log) / self.sharpness) + 1e-6
 
     def _from_log(self, log: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(log)
         return self.centre * ops.expm1(ops.minimum(log, math.log1p(self.largest / self.centre)))
 
     @abstractmethod
@@ -109,7 +105,7 @@ class Poisson(_Counts):
         return poisson_cdf(x, parameters)
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        return poisson_log_pmf(self.counts(y), parameters[..., 0])
+        return poisson_log_pmf(self.counts(_like(parameters, y)), parameters[..., 0])
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,7 @@ class NegativeBinomial(_Counts):
         return 2
 
     def parameters(self, raw: Any, shift: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(raw)
         inverse = ops.softplus(raw[..., 1:] + float(softplus_inverse(0.5)))
         inverse = ops.clip(inverse, 1e-4, 30.0)
         return ops.concatenate([self._mean_of(raw[..., :1] + shift), 1.0 / inverse], axis=-1)
@@ -135,4 +130,10 @@ class NegativeBinomial(_Counts):
         return negative_binomial_cdf(x, parameters[..., :1], parameters[..., 1:])
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        return negative_binomial_log_pmf(self.counts(y), parameters[..., 0], parameters[..., 1])
+        counts = self.counts(_like(parameters, y))
+        return negative_binomial_log_pmf(counts, parameters[..., 0], parameters[..., 1])
+
+
+def _like(parameters: Any, y: Any) -> Any:
+    """``y`` as a tensor where ``parameters`` is one."""
+    return namespace(parameters).convert_to_tensor(y, dtype=parameters.dtype)

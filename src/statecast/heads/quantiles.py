@@ -13,6 +13,7 @@ import numpy as np
 
 from statecast.errors import ArgumentError
 from statecast.heads.base import SMALLEST, Head, Readout, constant, softplus_inverse
+from statecast.heads.namespace import namespace
 from statecast.recurrence.kernels.native import quantiles as native
 
 # The levels at which the forecaster keeps the quantiles of a distribution.
@@ -64,8 +65,7 @@ class Quantiles(Head):
         return len(self.levels) // 2
 
     def parameters(self, raw: Any, shift: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(raw)
         m, start = self.location_index, self._start
         below = ops.softplus(raw[..., :m] + constant(start[:m], raw)) + SMALLEST
         above = ops.softplus(raw[..., m + 1 :] + constant(start[m:], raw)) + SMALLEST
@@ -88,8 +88,7 @@ class Quantiles(Head):
         return native.run(spec, vars(readout) | {"target": y, "weight": weight})
 
     def mean(self, parameters: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         width = constant(np.diff(self.levels), parameters)
         centre = 0.5 * (parameters[..., 1:] + parameters[..., :-1])
         low, high = self._tails(parameters)
@@ -102,25 +101,23 @@ class Quantiles(Head):
         )
 
     def quantile(self, parameters: Any, levels: Any) -> Any:
-        from keras import ops
-
-        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)[..., None]
+        ops = namespace(parameters)
+        if isinstance(levels, tuple) and levels == self.levels:
+            return parameters
         given = self.levels
-        gaps = parameters[..., 1:] - parameters[..., :-1]
-        width = constant(np.diff(given), parameters)
-        share = ops.clip((levels - constant(given[:-1], parameters)) / width, 0.0, 1.0)
-        if len(share.shape) == 2:  # equal levels for all rows: no array of rows x k x gaps
-            inner = parameters[..., :1] + ops.matmul(gaps, ops.transpose(share))
-        else:
-            inner = parameters[..., :1] + ops.sum(gaps[..., None, :] * share, axis=-1)
+        levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
+        # In a loop: no array of rows x k x gaps, and a row has the same bits in any batch.
+        inner = parameters[..., :1]
+        for i, (start, end) in enumerate(pairwise(given)):
+            share = ops.clip((levels - start) / (end - start), 0.0, 1.0)
+            inner = inner + share * (parameters[..., i + 1 : i + 2] - parameters[..., i : i + 1])
         low, high = self._tails(parameters)
-        below = ops.log(ops.clip(levels[..., 0] / given[0], 1e-30, 1.0))
-        above = ops.log(ops.clip((1.0 - levels[..., 0]) / (1.0 - given[-1]), 1e-30, 1.0))
+        below = ops.log(ops.clip(levels / given[0], 1e-30, 1.0))
+        above = ops.log(ops.clip((1.0 - levels) / (1.0 - given[-1]), 1e-30, 1.0))
         return inner + low * below - high * above
 
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
-        from keras import ops
-
+        ops = namespace(parameters)
         y = y[..., None]
         gaps = parameters[..., 1:] - parameters[..., :-1]
         density = constant(np.diff(self.levels), parameters) / gaps
@@ -134,8 +131,7 @@ class Quantiles(Head):
 
     def loss(self, parameters: Any, y: Any) -> Any:
         """Twice the mean pinball loss over the levels: a sum in place of the CRPS's integral."""
-        from keras import ops
-
+        ops = namespace(parameters)
         levels = constant(self.levels, parameters)
         error = y[..., None] - parameters
         return 2.0 * ops.mean(ops.maximum(levels * error, (levels - 1.0) * error), axis=-1)

@@ -1,4 +1,4 @@
-"""Statistical functions that Keras does not have, on tensors of its current backend.
+"""Statistical functions that Keras does not have, on tensors of its current backend and on arrays.
 
 They are elementwise, compute in the dtype of their arguments, and broadcast. They are made for
 float32: formulas in which large terms cancel are rewritten.
@@ -7,7 +7,12 @@ float32: formulas in which large terms cancel are rewritten.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+
+from statecast.heads.namespace import Arrays, namespace
 
 LEAST_LEVEL = 1e-6  # heads clip the levels of quantiles to this and 1 minus this
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -17,29 +22,26 @@ _HALVINGS = 24  # of an interval; float32 has no more digits
 
 def normal_quantile(level: Any) -> Any:
     """The quantile function of the standard normal distribution."""
-    from keras import ops
-
+    ops = namespace(level)
     return math.sqrt(2.0) * ops.erfinv(2.0 * level - 1.0)
 
 
 def normal_cdf(x: Any) -> Any:
     """The distribution function of the standard normal distribution."""
-    from keras import ops
-
+    ops = namespace(x)
     return 0.5 * ops.erfc(-x / math.sqrt(2.0))
 
 
 def log_gamma(x: Any) -> Any:
     """The logarithm of the gamma function, x > 0: Stirling's series, for small x after the
     recurrence."""
-    from keras import ops
-
+    ops = namespace(x)
     return (x - 0.5) * ops.log(x) - x + HALF_LOG_2PI + stirling_error(x)
 
 
 def stirling_error(x: Any) -> Any:
     """The error of Stirling's formula for ``log_gamma``, x > 0 (Loader 2000)."""
-    from keras import ops
+    ops = namespace(x)
 
     def series(x: Any) -> Any:
         square = 1.0 / ops.square(x)
@@ -62,8 +64,7 @@ def stirling_error(x: Any) -> Any:
 
 def _deviance(d: Any) -> Any:
     """``(1 + d) log(1 + d) - d``, d >= -1, to full relative precision around 0."""
-    from keras import ops
-
+    ops = namespace(d)
     small = ops.clip(d, -0.1, 0.1)
     term, series = 0.5 * ops.square(small), 0.0
     for n in range(2, 9):  # d^n (-1)^n / (n (n - 1))
@@ -76,8 +77,7 @@ def _deviance(d: Any) -> Any:
 def poisson_log_pmf(n: Any, mean: Any) -> Any:
     """The Poisson distribution's log-probability of n >= 0, by the saddle-point form
     (Loader 2000)."""
-    from keras import ops
-
+    ops = namespace(mean)
     some = ops.maximum(n, 1e-6)
     positive = (
         -stirling_error(some)
@@ -91,8 +91,7 @@ def poisson_log_pmf(n: Any, mean: Any) -> Any:
 def negative_binomial_log_pmf(n: Any, mean: Any, size: Any) -> Any:
     """The negative binomial distribution's log-probability of n >= 0, by the saddle-point form
     (Loader 2000). The variance is ``mean + mean**2 / size``."""
-    from keras import ops
-
+    ops = namespace(mean)
     some = ops.maximum(n, 1e-6)
     whole = some + size
     p, q = size / (size + mean), mean / (size + mean)
@@ -111,8 +110,7 @@ def negative_binomial_log_pmf(n: Any, mean: Any, size: Any) -> Any:
 def poisson_cdf(x: Any, mean: Any) -> Any:
     """The Poisson distribution function, continued to real x >= -1 as the incomplete gamma
     function ``Q(x + 1, mean)``: Peizer and Pratt (1968), after the recurrence, to 1e-4."""
-    from keras import ops
-
+    ops = namespace(x)
     a = ops.maximum(x + 1.0, 1e-6)
     below, term = 0.0, ops.exp(poisson_log_pmf(a, mean))
     for _ in range(_SHIFT):
@@ -128,8 +126,7 @@ def negative_binomial_cdf(x: Any, mean: Any, size: Any) -> Any:
     """The negative binomial's distribution function, continued to real x >= -1 as the incomplete
     beta function ``I(size, x + 1)`` at ``size / (size + mean)``: Peizer and Pratt (1968), after
     the recurrences, to 1e-4."""
-    from keras import ops
-
+    ops = namespace(x)
     a, b = size, ops.maximum(x + 1.0, 1e-6)
     p, q = size / (size + mean), mean / (size + mean)
     more, term = 0.0, ops.exp(negative_binomial_log_pmf(b, mean, size))
@@ -152,8 +149,7 @@ def negative_binomial_cdf(x: Any, mean: Any, size: Any) -> Any:
 
 def _peizer_pratt(t: Any) -> Any:
     """``(1 - t^2 + 2 t log t) / (1 - t)^2``, t > 0."""
-    from keras import ops
-
+    ops = namespace(t)
     d = ops.where(ops.abs(t - 1.0) < 0.05, 1.0, t - 1.0)
     # With e = t - 1 this is twice the deviance of e, less e^2, over e^2; around 0 by its series.
     e = ops.clip(t - 1.0, -0.05, 0.05)
@@ -163,28 +159,98 @@ def _peizer_pratt(t: Any) -> Any:
     )
 
 
-def increasing_root(function: Any, target: Any, low: Any, high: Any) -> Any:
-    """Where an increasing function has the value ``target`` between ``low`` and ``high``; the
-    nearer end if nowhere. By bisection on the scale of ``log(x - low + 1)``."""
-    from keras import ops
+def increasing_root(
+    function: Callable[[Any, Any], Any], parameters: Any, target: Any, low: float, high: Any
+) -> Any:
+    """Where ``function(parameters, x)``, increasing in x, has the value ``target`` between ``low``
+    and ``high``; the nearer end if nowhere.
+
+    Parameters
+    ----------
+    function : callable
+        Of parameters ``(..., n)`` and x ``(..., k)``.
+    parameters : tensor or array, ``(..., n)``
+    target : tensor or array, ``(..., k)`` or ``(k,)``
+    low : float
+    high : tensor or array, ``(..., 1)``
+
+    Returns
+    -------
+    tensor or array, ``(..., k)``
+        By bisection on the scale of ``log(x - low + 1)``; of arrays by Chandrupatla's method.
+    """
+    ops = namespace(parameters)
+    if ops is Arrays:
+        return _arrays_root(function, parameters, target, low, high)
 
     def halve(_: Any, ends: Any) -> Any:
         left, right = ends
         middle = 0.5 * (left + right)
-        above = function(low + ops.expm1(middle)) >= target
+        above = function(parameters, low + ops.expm1(middle)) >= target
         return ops.where(above, left, middle), ops.where(above, middle, right)
 
-    nothing = ops.zeros_like(target + low + high)
+    nothing = ops.zeros_like(target + high)
     ends = (nothing, ops.log1p(high - low) + nothing)
     left, right = ops.fori_loop(0, _HALVINGS, halve, ends)
     return low + ops.expm1(0.5 * (left + right))
 
 
+def _arrays_root(
+    function: Callable[[Any, Any], Any],
+    parameters: np.ndarray,
+    target: np.ndarray,
+    low: float,
+    high: np.ndarray,
+) -> np.ndarray:
+    """``increasing_root`` of arrays: bisection or inverse quadratic interpolation, by the criterion
+    of Chandrupatla (1997), Advances in Engineering Software 28, pages 145 to 149. Each element is
+    evaluated until its own interval is as short as that of the bisection."""
+    shape = np.broadcast_shapes(target.shape, high.shape)
+    most = shape[-1]
+    width = np.log1p(high - low)
+    width, target = (np.broadcast_to(each, shape).reshape(-1, 1) for each in (width, target))
+    parameters = np.broadcast_to(parameters, (*shape[:-1], parameters.shape[-1]))
+    parameters = np.repeat(parameters.reshape(-1, parameters.shape[-1]), most, axis=0)
+
+    def value(at: np.ndarray, rows: Any) -> np.ndarray:
+        return function(parameters[rows], low + np.expm1(at)) - target[rows]
+
+    found, rows = np.empty_like(width), np.arange(len(width))
+    b, a = np.zeros_like(width), width
+    fb, fa = value(b, rows), value(a, rows)
+    c, fc = b, fb  # not used before the first evaluation
+    part = np.full_like(width, 0.5)
+    # An end that is no bracket is the root.
+    found[:] = np.where(fb >= 0, b, a)
+    inside = ((fb < 0) & (fa > 0))[:, 0]
+    rows, a, b, c, fa, fb, fc, part = (x[inside] for x in (rows, a, b, c, fa, fb, fc, part))
+    while len(rows):
+        at = a + part * (b - a)
+        f = value(at, rows)
+        same = (f > 0) == (fa > 0)
+        c, fc = np.where(same, a, b), np.where(same, fa, fb)
+        b, fb = np.where(same, b, a), np.where(same, fb, fa)
+        a, fa = at, f
+        best = np.where(np.abs(fa) < np.abs(fb), a, b)
+        least = width[rows] * 0.5**_HALVINGS / np.abs(b - a)
+        going = ((least < 0.5) & (fa != 0))[:, 0]
+        found[rows] = best
+        rows, a, b, c, fa, fb, fc, least = (x[going] for x in (rows, a, b, c, fa, fb, fc, least))
+        if not len(rows):
+            break
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        fits = (np.square(phi) < xi) & (np.square(1.0 - phi) < 1.0 - xi)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = fa / (fb - fa) * fc / (fb - fc)
+            inverse = inverse + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        part = np.clip(np.where(fits, inverse, 0.5), least, 1.0 - least)
+    return (low + np.expm1(found)).reshape(shape)
+
+
 def student_t_quantile(level: Any, freedom: Any) -> Any:
     """Student's t quantile, ``freedom`` >= 2.5, to a relative 1e-4 at levels from 1e-4 to its
     mirror image, and 1e-3 beyond: Hill (1970), Algorithm 396, Communications of the ACM 13."""
-    from keras import ops
-
+    ops = namespace(level)
     two_sided = 2.0 * ops.minimum(level, 1.0 - level)
     n = freedom
     a = 1.0 / (n - 0.5)

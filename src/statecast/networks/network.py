@@ -1,4 +1,5 @@
-"""The conditional recurrent network: from tensors to predictive distributions. It reads no tables.
+"""The conditional recurrent network as a Keras model, for training: from tensors to predictive
+distributions. It reads no tables. A trained network is used on arrays: ``forecast.engine``.
 
 X sets the initial state, is an input of every step, or both. The observations of the prefix advance
 the state. At a step without an observation the input is the median of the network's distribution: a
@@ -12,154 +13,20 @@ first, as in batched matrix products.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from statecast.heads.base import Head, Readout
-from statecast.heads.quantiles import QUANTILE_LEVELS
+from statecast.heads.base import Readout
 from statecast.layers.initial import InitialState, starts
-from statecast.recurrence.cells import Cell, ClosedLoop, Leaves, Stack, Weights, within
+from statecast.networks.decoder import EMPTY, IN_STATE, NO_FEATURES, STEP_FUNCTIONS, Features
+from statecast.recurrence.cells import ClosedLoop, Leaves, within
 from statecast.recurrence.run import run
-
-IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
-Features = tuple[int, Sequence[int]]  # the number of numeric features; the cardinalities of codes
-NO_FEATURES: Features = (0, ())
-EMPTY: Mapping[str, Any] = MappingProxyType({})
-_LEVELS = np.array(QUANTILE_LEVELS, "float32")
-STEP_FUNCTIONS = 8  # radial basis functions of the step, evenly spaced from 0 to the horizon
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A stack of cells in a closed loop with its head.
-
-    Without future covariates, the head computes the distribution of y_t from the stack's output
-    after step t - 1 (and from the encoded X, if X is an input). The inputs of step t are then y_t
-    and the encoded past covariates of step t. If y_t was not observed, the inputs are the median of
-    its distribution and a flag that y_t is missing.
-
-    With future covariates, the distribution of y_t depends on those of step t. The inputs of step t
-    are then y_{t-1}, the past covariates of step t - 1 and the future covariates of step t, and the
-    head uses the output after step t.
-
-    The leaves of the state are those of the stack, and:
-
-    - ``last``: the last value that was an input. The head's location is relative to it (the
-      residual path).
-    - ``step``: the number of steps taken.
-    - ``static``: the encoded X, if X is an input.
-    - ``pending``, with future covariates: the observation of the last step, which is an input of
-      the next one.
-
-    With several targets a step has a position for each target, and "step" above means a position;
-    ``step`` counts positions. The target of a position is a further input, as a one-hot code. The
-    radial basis functions are those of the step, and ``horizon`` is in steps.
-
-    Parameters
-    ----------
-    stack : Stack
-    head : Head
-    horizon : int
-        The length of the longest training item, in steps.
-    static : int
-        Width of the encoded X among the inputs; 0 if X is no input.
-    past, future : int
-        Widths of the encoded covariates; 0 without them.
-    targets : int
-    """
-
-    stack: Stack
-    head: Head
-    horizon: int
-    static: int = 0
-    past: int = 0
-    future: int = 0
-    targets: int = 1
-
-    @property
-    def units(self) -> int:
-        """Width of the stack's output."""
-        return self.stack.cells[-1].units
-
-    @property
-    def width(self) -> int:
-        """Width of the stack's input: the observation, the functions of the step, the target, the
-        future covariates and the encoded X."""
-        target = self.targets if self.targets > 1 else 0
-        return self.observation + STEP_FUNCTIONS + target + self.future + self.static
-
-    @property
-    def observation(self) -> int:
-        """Width of the observation of a step: the value, the flag, and the past covariates."""
-        return 2 + self.past
-
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {f"cell/{name}": shape for name, shape in self.stack.state_shapes.items()}
-        shapes |= {"last": (1,), "step": (1,)}
-        if self.static:
-            shapes["static"] = (self.static,)
-        if self.future:
-            shapes["pending"] = (self.observation,)
-        return shapes
-
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = self.stack.weight_shapes(self.width)
-        return {f"cell/{name}": shape for name, shape in shapes.items()} | {
-            "head/kernel": (self.units + self.static, self.head.size),
-            "head/bias": (self.head.size,),
-            "head/residual": (1,),
-        }
-
 
 # Leaves from which the inputs are computed; the recurrence does not change them.
 _NOT_RECURRENT = ("step", "static", "pending")
-
-
-@dataclass(frozen=True)
-class Sampler(Cell):
-    """A decoder whose next input is a draw of y_t: one step of a joint sample path.
-
-    The inputs are a uniform draw and the rest of the stack's input. The output is the value drawn,
-    before it is rounded to a value that can be observed (a whole number, for counts), so that no
-    two draws are equal.
-    """
-
-    decoder: Decoder
-
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = self.decoder.state_shapes
-        return {name: shape for name, shape in shapes.items() if name not in _NOT_RECURRENT}
-
-    def weight_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        return self.decoder.weight_shapes
-
-    def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
-        decoder, inner, last = self.decoder, within(state, "cell"), state["last"]
-        stack, head, cells = decoder.stack, decoder.head, within(weights, "cell")
-        before = stack.output(inner)
-        if decoder.future:
-            taken = xp.concatenate([last, x[..., 1:]], axis=-1)
-            before, inner = stack.step(cells, taken, inner, xp)
-        features = xp.concatenate([before, x[..., decoder.width - decoder.static :]], axis=-1)
-        raw = xp.matmul(features, weights["head/kernel"]) + weights["head/bias"][..., None, :]
-        shift = last * weights["head/residual"][..., None, :]
-        # Some parameters of counts and of heavy tails are beyond the range of half precision.
-        parameters = head.parameters(ops.cast(raw, "float32"), ops.cast(shift, "float32"))
-        drawn = head.quantile(parameters, x[..., :1])
-        value = ops.cast(head.observable(drawn), x.dtype)
-        if not decoder.future:
-            taken = xp.concatenate([value, x[..., 1:]], axis=-1)
-            _, inner = stack.step(cells, taken, inner, xp)
-        after = {f"cell/{name}": leaf for name, leaf in inner.items()}
-        return drawn, after | {"last": value}
 
 
 class Encoder(keras.layers.Layer):
@@ -280,8 +147,7 @@ class Network(keras.Model):
         ``(rows, members or 1, steps)``; with past ones likewise ``past_...``.
     returns : dict
         The fields of a ``Readout``, from which the head computes the distribution of every step
-        given X and the earlier observations. The loss is computed from them in one operation;
-        ``ParameterModel`` returns the parameters of the distributions.
+        given X and the earlier observations. The loss is computed from them in one operation.
     """
 
     def __init__(
@@ -335,44 +201,6 @@ class Network(keras.Model):
         self.score = MemberMean(members, decoder.head.measure)
         self.built = True
 
-    @staticmethod
-    def weight_shapes(
-        decoder: Any,
-        *,
-        numeric: int,
-        cardinalities: Sequence[int],
-        members: int,
-        encoding: int,
-        conditioning: str,
-        future: Features,
-        past: Features,
-        depth: int,
-    ) -> dict[str, tuple[int, ...]]:
-        """The name and shape of every weight, which a model file must have. Makes no weights."""
-        shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
-        featured = bool(numeric or cardinalities)
-        encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
-        for name, (width, cards) in encoders.items():
-            if width:
-                shapes[f"{name}/kernel"] = (width, encoding)
-            if width or cards:
-                shapes[f"{name}/bias"] = (encoding,)
-            for i, codes in enumerate(cards):
-                shapes[f"{name}/embedding_{i}"] = (codes, encoding)
-        leaves = decoder.stack.state_shapes
-        if featured and conditioning in IN_STATE:
-            width = max(shape[-1] for shape in leaves.values())
-            fans = [encoding, *[width] * (depth - 1)]
-            for i, fan in enumerate(fans[:-1]):
-                shapes[f"initial/trunk_{i}/kernel"] = (fan, width)
-                shapes[f"initial/trunk_{i}/bias"] = (width,)
-            for name, shape in leaves.items():
-                shapes[f"initial/{name}/kernel"] = (fans[-1], shape[-1])
-                shapes[f"initial/{name}/bias"] = shape
-        else:
-            shapes |= {f"initial/{name}": shape for name, shape in leaves.items()}
-        return {name: (members, *shape) for name, shape in shapes.items()}
-
     def weight_map(self) -> dict[str, Any]:
         """Every weight, by its name in a model file."""
         weights = {f"decoder/{name}": weight for name, weight in self.cell_weights.items()}
@@ -416,19 +244,6 @@ class Network(keras.Model):
             pending[1] = 1.0
             leaves["pending"] = rows + ops.convert_to_tensor(pending, dtype=self.compute_dtype)
         return leaves
-
-    def advance(
-        self,
-        leaves: Mapping[str, Any],
-        value: Any,
-        observed: Any,
-        mask: Any = None,
-        covariates: Mapping[str, Any] = EMPTY,
-    ) -> tuple[Any, Leaves]:
-        """As ``read``, but returns the parameters of every step's distribution in place of the
-        ``Readout``: float32, ``(members, rows, steps, head.size)``."""
-        readout, after = self.read(leaves, value, observed, mask, covariates)
-        return self.decoder.head.read(readout), after
 
     def read(
         self,
@@ -491,33 +306,6 @@ class Network(keras.Model):
             outputs = ops.where(began[..., None], outputs, first[:, :, None])
             taken = ops.where(began, taken, last[..., None])
         return Readout(outputs, taken, kernel, base, decay, first, last), after
-
-    def sample(
-        self, leaves: Mapping[str, Any], uniform: Any, covariates: Mapping[str, Any] = EMPTY
-    ) -> Any:
-        """Joint sample paths from ``leaves``, scaled.
-
-        Parameters
-        ----------
-        leaves : mapping of str to tensor, ``(members, rows, ...)``
-        uniform : tensor, ``(members, rows, steps)``
-            Uniform draws, strictly between 0 and 1.
-        covariates : mapping
-            Named as in a call.
-
-        Returns
-        -------
-        tensor, float32, ``(members, rows, steps)``
-        """
-        leaves = self._computed(leaves)
-        x, _ = self._inputs(leaves, uniform, ops.ones_like(uniform), None, covariates)
-        sampler = Sampler(self.decoder)
-        start = {name: leaves[name] for name in sampler.state_shapes}
-        if self.decoder.future:  # the uniform draw of step t is an input of step t, as y_{t-1} is
-            x = ops.concatenate([ops.cast(uniform, x.dtype)[..., None], x[..., 1:]], axis=-1)
-            start["last"] = leaves["pending"][..., :1]
-        drawn, _ = run(sampler, self._computed(self.cell_weights), x, start)
-        return ops.cast(drawn[..., 0], "float32")
 
     def _computed(self, named: Mapping[str, Any]) -> Leaves:
         return {name: ops.cast(value, self.compute_dtype) for name, value in named.items()}
@@ -603,103 +391,6 @@ class Network(keras.Model):
         weight = ops.sum(weight, axis=(1, 2))
         self.score.update_state(score, weight)
         return ops.mean(score / ops.maximum(weight, 1.0))
-
-
-class StartModel(keras.Model):
-    """``Network.start`` as a compiled model.
-
-    Takes ``numeric`` and ``codes``, ``(rows, n)``, and returns leaves ``(rows, members, ...)``.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.built = True
-
-    def call(self, inputs: Mapping[str, Any]) -> Leaves:
-        leaves = self.network.start(inputs["numeric"][None], inputs["codes"][None])
-        return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()}
-
-
-class ParameterModel(keras.Model):
-    """The parameters of every step's distribution, as a compiled model.
-
-    Takes the inputs of ``Network`` and returns float32 ``(rows, members, steps, head.size)``.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.built = True
-
-    def call(self, inputs: Mapping[str, Any]) -> Any:
-        parameters = self.network.decoder.head.read(Readout(**self.network(inputs)))
-        return ops.swapaxes(parameters, 0, 1)
-
-
-class AdvanceModel(keras.Model):
-    """``Network.advance`` as a compiled model.
-
-    Takes leaves ``(rows, members, ...)``; ``value`` and ``observed`` ``(rows, steps)``; ``active``
-    bool ``(rows, steps)``, False where a step leaves the state unchanged; and covariates
-    ``(rows, steps, ...)``.
-
-    Returns the leaves after the last step, and ``quantiles``
-    ``(rows, steps, len(QUANTILE_LEVELS))``: the means of the members' quantiles (Vincent 1912). The
-    mean of quantiles has about the shape and width of a member's distribution. A mixture of the
-    distributions would be wider, by the spread between the members.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.built = True
-
-    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        network, decoder = self.network, self.network.decoder
-        leaves = {name: ops.swapaxes(inputs[name], 0, 1) for name in decoder.state_shapes}
-        steps = {name: value[None] for name, value in inputs.items() if name not in leaves}
-        parameters, leaves = network.advance(
-            leaves, steps["value"], steps["observed"], steps["active"], steps
-        )
-        return {name: ops.swapaxes(leaf, 0, 1) for name, leaf in leaves.items()} | {
-            "quantiles": ops.mean(decoder.head.quantile(parameters, _LEVELS), axis=0)
-        }
-
-
-class QuantileModel(keras.Model):
-    """The quantiles of a head's distributions at ``QUANTILE_LEVELS``, as a compiled model.
-
-    Takes parameters ``(..., head.size)`` and returns ``(..., len(QUANTILE_LEVELS))``.
-    """
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-        self.built = True
-
-    def call(self, parameters: Any) -> Any:
-        return self.head.quantile(parameters, _LEVELS)
-
-
-class SampleModel(keras.Model):
-    """``Network.sample`` as a compiled model. Each member draws a path for each row.
-
-    Takes leaves ``(rows, members, ...)``; ``uniform`` ``(rows, members, steps)``, strictly between
-    0 and 1; and covariates ``(rows, steps, ...)``. Returns the paths, in the shape of ``uniform``.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.built = True
-
-    def call(self, inputs: Mapping[str, Any]) -> Any:
-        network = self.network
-        leaves = {n: ops.swapaxes(inputs[n], 0, 1) for n in network.decoder.state_shapes}
-        uniform = ops.swapaxes(inputs["uniform"], 0, 1)
-        covariates = {name: value[None] for name, value in inputs.items() if name not in leaves}
-        return ops.swapaxes(network.sample(leaves, uniform, covariates), 0, 1)
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:

@@ -1,0 +1,142 @@
+"""``Decoder``: what a network of numbers computes, without its weights. It needs no backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from statecast.heads.base import Head
+from statecast.recurrence.cells import Stack
+
+IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
+Features = tuple[int, Sequence[int]]  # the number of numeric features; the cardinalities of codes
+NO_FEATURES: Features = (0, ())
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+STEP_FUNCTIONS = 8  # radial basis functions of the step, evenly spaced from 0 to the horizon
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A stack of cells in a closed loop with its head.
+
+    Without future covariates, the head computes the distribution of y_t from the stack's output
+    after step t - 1 (and from the encoded X, if X is an input). The inputs of step t are then y_t
+    and the encoded past covariates of step t. If y_t was not observed, the inputs are the median of
+    its distribution and a flag that y_t is missing.
+
+    With future covariates, the distribution of y_t depends on those of step t. The inputs of step t
+    are then y_{t-1}, the past covariates of step t - 1 and the future covariates of step t, and the
+    head uses the output after step t.
+
+    The leaves of the state are those of the stack, and:
+
+    - ``last``: the last value that was an input. The head's location is relative to it (the
+      residual path).
+    - ``step``: the number of steps taken.
+    - ``static``: the encoded X, if X is an input.
+    - ``pending``, with future covariates: the observation of the last step, which is an input of
+      the next one.
+
+    With several targets a step has a position for each target, and "step" above means a position;
+    ``step`` counts positions. The target of a position is a further input, as a one-hot code. The
+    radial basis functions are those of the step, and ``horizon`` is in steps.
+
+    Parameters
+    ----------
+    stack : Stack
+    head : Head
+    horizon : int
+        The length of the longest training item, in steps.
+    static : int
+        Width of the encoded X among the inputs; 0 if X is no input.
+    past, future : int
+        Widths of the encoded covariates; 0 without them.
+    targets : int
+    """
+
+    stack: Stack
+    head: Head
+    horizon: int
+    static: int = 0
+    past: int = 0
+    future: int = 0
+    targets: int = 1
+
+    @property
+    def units(self) -> int:
+        """Width of the stack's output."""
+        return self.stack.cells[-1].units
+
+    @property
+    def width(self) -> int:
+        """Width of the stack's input: the observation, the functions of the step, the target, the
+        future covariates and the encoded X."""
+        target = self.targets if self.targets > 1 else 0
+        return self.observation + STEP_FUNCTIONS + target + self.future + self.static
+
+    @property
+    def observation(self) -> int:
+        """Width of the observation of a step: the value, the flag, and the past covariates."""
+        return 2 + self.past
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {f"cell/{name}": shape for name, shape in self.stack.state_shapes.items()}
+        shapes |= {"last": (1,), "step": (1,)}
+        if self.static:
+            shapes["static"] = (self.static,)
+        if self.future:
+            shapes["pending"] = (self.observation,)
+        return shapes
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.stack.weight_shapes(self.width)
+        return {f"cell/{name}": shape for name, shape in shapes.items()} | {
+            "head/kernel": (self.units + self.static, self.head.size),
+            "head/bias": (self.head.size,),
+            "head/residual": (1,),
+        }
+
+
+def weight_shapes(
+    decoder: Any,
+    *,
+    numeric: int,
+    cardinalities: Sequence[int],
+    members: int,
+    encoding: int,
+    conditioning: str,
+    future: Features,
+    past: Features,
+    depth: int,
+) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every weight of a ``Network``, which a model file must have.
+
+    The arguments are those of ``Network``.
+    """
+    shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
+    featured = bool(numeric or cardinalities)
+    encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
+    for name, (width, cards) in encoders.items():
+        if width:
+            shapes[f"{name}/kernel"] = (width, encoding)
+        if width or cards:
+            shapes[f"{name}/bias"] = (encoding,)
+        for i, codes in enumerate(cards):
+            shapes[f"{name}/embedding_{i}"] = (codes, encoding)
+    leaves = decoder.stack.state_shapes
+    if featured and conditioning in IN_STATE:
+        width = max(shape[-1] for shape in leaves.values())
+        fans = [encoding, *[width] * (depth - 1)]
+        for i, fan in enumerate(fans[:-1]):
+            shapes[f"initial/trunk_{i}/kernel"] = (fan, width)
+            shapes[f"initial/trunk_{i}/bias"] = (width,)
+        for name, shape in leaves.items():
+            shapes[f"initial/{name}/kernel"] = (fans[-1], shape[-1])
+            shapes[f"initial/{name}/bias"] = shape
+    else:
+        shapes |= {f"initial/{name}": shape for name, shape in leaves.items()}
+    return {name: (members, *shape) for name, shape in shapes.items()}

@@ -1,0 +1,286 @@
+"""The engine of numbers: equal to the Keras network, and the same bits in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statecast.forecast.engine import NumberEngine
+from statecast.heads.by_name import HEADS
+from statecast.heads.quantiles import QUANTILE_LEVELS
+from statecast.networks import arrays
+from statecast.networks.decoder import NO_FEATURES, Decoder, weight_shapes
+from statecast.networks.network import Network
+from statecast.recurrence.cells import CELLS, Stack
+from statecast.recurrence.kernels.native import library
+
+pytestmark = pytest.mark.backends
+
+STEPS, ENCODING = 7, 3
+BUILT = not isinstance(library.find(), str)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with random weights, and random inputs for it."""
+
+    head: str = "quantiles"
+    cell: str = "lstm"
+    layers: int = 1
+    conditioning: str = "both"
+    numeric: int = 2
+    codes: tuple[int, ...] = (3,)
+    future: bool = False
+    past: bool = False
+    targets: int = 1
+    members: int = 2
+    depth: int = 1
+    rows: int = 5
+    seed: int = 0
+
+    @property
+    def featured(self) -> bool:
+        return bool(self.numeric or self.codes)
+
+    def options(self) -> dict[str, Any]:
+        covariates = {name: (2, (3,)) if getattr(self, name) else NO_FEATURES for name in BESIDE}
+        return covariates | {
+            "numeric": self.numeric,
+            "cardinalities": self.codes,
+            "members": self.members,
+            "encoding": ENCODING,
+            "conditioning": self.conditioning,
+            "depth": self.depth,
+        }
+
+    def decoder(self) -> Decoder:
+        head = HEADS[self.head].on_scale(2.0, 1.0, 0.5)
+        static = ENCODING if self.featured and self.conditioning != "state" else 0
+        widths = [1 + ENCODING if getattr(self, name) else 0 for name in ("past", "future")]
+        stack = Stack([CELLS[self.cell](5)] * self.layers)
+        return Decoder(stack, head, STEPS - 2, static, *widths, self.targets)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(self.seed)
+        shapes = weight_shapes(self.decoder(), **self.options())
+        return {
+            name: rng.normal(0, 0.5 / max(1, shape[-2]) ** 0.5, shape).astype("float32")
+            for name, shape in shapes.items()
+        }
+
+    def engine(self) -> NumberEngine:
+        return NumberEngine(self.decoder(), self.weights())
+
+    def inputs(self, steps: int = STEPS) -> dict[str, Any]:
+        """Static features, observations and covariates."""
+        rng, rows = np.random.default_rng([self.seed, 1]), self.rows
+        skipped = rng.integers(0, steps, rows) if rng.random() < 0.7 else np.zeros(rows, int)
+        active = np.arange(steps) < steps - skipped[:, None]
+        if not self.future and rng.random() < 0.5:
+            active = rng.random((rows, steps)) < 0.7
+        covariates = {}
+        for name in (each for each in BESIDE if getattr(self, each)):
+            covariates |= {
+                f"{name}_numeric": rng.normal(size=(rows, steps, 2)).astype("float32"),
+                f"{name}_codes": rng.integers(0, 3, (rows, steps, 1)).astype("int32"),
+                f"{name}_there": rng.random((rows, steps)) < 0.7,
+            }
+        codes = [rng.integers(0, n, (rows, 1)) for n in self.codes]
+        return {
+            "numeric": rng.normal(size=(rows, self.numeric)).astype("float32"),
+            "codes": np.concatenate([np.zeros((rows, 0)), *codes], axis=1).astype("int32"),
+            "value": rng.normal(size=(rows, steps)).astype("float32"),
+            "observed": rng.random((rows, steps)) < 0.6,
+            "active": active,
+            "covariates": covariates,
+        }
+
+
+BESIDE = ("future", "past")
+
+
+def _cases(**chosen: Any) -> st.SearchStrategy[Case]:
+    drawn = {
+        "head": st.sampled_from(sorted(HEADS)),
+        "cell": st.sampled_from(sorted(CELLS)),
+        "layers": st.integers(1, 3),
+        "conditioning": st.sampled_from(["state", "inputs", "both"]),
+        "numeric": st.integers(0, 2),
+        "codes": st.sampled_from([(), (3,), (2, 4)]),
+        "future": st.booleans(),
+        "past": st.booleans(),
+        "targets": st.integers(1, 3),
+        "members": st.integers(1, 3),
+        "depth": st.integers(1, 2),
+        "rows": st.integers(0, 6),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+    return st.builds(Case, **(drawn | {n: st.just(value) for n, value in chosen.items()}))
+
+
+def _steps(inputs: Mapping[str, Any], at: Any = slice(None)) -> tuple[Any, ...]:
+    """The inputs of a run, at some steps."""
+    covariates = {name: each[:, at] for name, each in inputs["covariates"].items()}
+    return (*(inputs[name][:, at] for name in ("value", "observed", "active")), covariates)
+
+
+def _take(case: Any, rows: Any) -> Any:
+    """Some rows of nested mappings and tuples of arrays."""
+    if isinstance(case, tuple):
+        return tuple(_take(each, rows) for each in case)
+    if isinstance(case, Mapping):
+        return {name: _take(each, rows) for name, each in case.items()}
+    return case[rows]
+
+
+def _equal(one: Any, other: Any) -> None:
+    """To the bit."""
+    if isinstance(one, Mapping):
+        assert one.keys() == other.keys()
+        for name in one:
+            _equal(one[name], other[name])
+    else:
+        np.testing.assert_array_equal(one, other)
+
+
+def _near(one: Any, other: Any) -> None:
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@settings(max_examples=60)
+@given(_cases(rows=4))
+def test_it_is_equal_to_the_keras_network(case: Case) -> None:
+    decoder, engine, inputs = case.decoder(), case.engine(), case.inputs()
+    network = Network(decoder, **case.options(), weights=case.weights())
+
+    def plain(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {n: keras.ops.convert_to_numpy(leaf).swapaxes(0, 1) for n, leaf in leaves.items()}
+
+    statics = inputs["numeric"], inputs["codes"]
+    tensors = [keras.ops.convert_to_tensor(each[None]) for each in statics]
+    before = network.start(*tensors)
+    start = engine.start(*statics)
+    assert start.keys() == decoder.state_shapes.keys()
+    _near(start, plain(before))
+
+    value, observed, active, covariates = _steps(inputs)
+    readout, after = network.read(
+        before,
+        keras.ops.convert_to_tensor(value[None]),
+        keras.ops.convert_to_tensor(observed[None].astype("float32")),
+        keras.ops.convert_to_tensor(active[None]),
+        {name: keras.ops.convert_to_tensor(each[None]) for name, each in covariates.items()},
+    )
+    parameters = decoder.head.read(readout)
+    expected = decoder.head.quantile(parameters, np.array(QUANTILE_LEVELS, "float32"))
+    expected = keras.ops.convert_to_numpy(keras.ops.mean(expected, axis=0))
+    found, leaves = engine.quantiles(start, value, observed, active, covariates)
+    _near(leaves, plain(after))
+    size = 1 + np.abs(expected)
+    np.testing.assert_allclose((found / size)[active], (expected / size)[active], atol=3e-5)
+
+
+@settings(max_examples=40)
+@given(_cases(rows=6), st.integers(0, 5))
+@pytest.mark.skipif(not BUILT, reason="no native kernel")
+def test_a_row_alone_has_the_bits_it_has_among_others(case: Case, row: int) -> None:
+    engine, inputs = case.engine(), case.inputs()
+    own = _take(inputs, slice(row, row + 1))
+    start = engine.start(inputs["numeric"], inputs["codes"])
+    alone = engine.start(own["numeric"], own["codes"])
+    _equal(alone, _take(start, slice(row, row + 1)))
+    found, leaves = engine.quantiles(start, *_steps(inputs))
+    single, after = engine.quantiles(alone, *_steps(own))
+    _equal(single, found[row : row + 1])
+    _equal(after, _take(leaves, slice(row, row + 1)))
+    uniform = np.random.default_rng(0).uniform(0.01, 0.99, (6, case.members, 3)).astype("float32")
+    covariates = {name: each[:, :3] for name, each in inputs["covariates"].items()}
+    paths = engine.sample(start, uniform, covariates)
+    single = engine.sample(alone, uniform[row : row + 1], _take(covariates, slice(row, row + 1)))
+    _equal(single, paths[row : row + 1])
+
+
+@settings(max_examples=40)
+@given(_cases(), st.integers(0, STEPS))
+@pytest.mark.skipif(not BUILT, reason="no native kernel")
+def test_a_split_run_is_the_whole_run(case: Case, cut: int) -> None:
+    """And an update, which computes no forecast, has the same leaves."""
+    engine, inputs = case.engine(), case.inputs()
+    start = engine.start(inputs["numeric"], inputs["codes"])
+    whole, end = engine.quantiles(start, *_steps(inputs))
+    first, middle = engine.quantiles(start, *_steps(inputs, slice(cut)))
+    second, last = engine.quantiles(middle, *_steps(inputs, slice(cut, None)))
+    active = inputs["active"]
+    _equal(np.concatenate([first, second], axis=1)[active], whole[active])
+    _equal(last, end)
+    _equal(engine.advance(start, *_steps(inputs)), end)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.skipif(not BUILT, reason="no native kernel")
+def test_any_number_of_threads_gives_the_same_bits(head: str, layers: int) -> None:
+    case = Case(head, layers=layers, rows=300, members=3)
+    inputs, found = case.inputs(), []
+    try:
+        for threads in (1, 2, 5):
+            library.use(threads=threads)
+            engine = case.engine()
+            start = engine.start(inputs["numeric"], inputs["codes"])
+            found.append({"start": start, "quantiles": engine.quantiles(start, *_steps(inputs))[0]})
+    finally:
+        library.use()
+    for other in found[1:]:
+        _equal(other, found[0])
+
+
+@settings(max_examples=40)
+@given(_cases(members=1))
+def test_a_path_advances_by_its_draws(case: Case) -> None:
+    """Each draw is the quantile of the forecast after the draws before it."""
+    engine, inputs, head = case.engine(), case.inputs(), case.decoder().head
+    start = engine.start(inputs["numeric"], inputs["codes"])
+    prefix = _steps(inputs, slice(3))
+    prefix[2][:] = True
+    leaves = engine.advance(start, *prefix)
+    rest = {name: each[:, 3:] for name, each in inputs["covariates"].items()}
+    levels = np.array(QUANTILE_LEVELS, "float32")
+    rng = np.random.default_rng(case.seed)
+    level = rng.integers(0, len(levels), (case.rows, 1, STEPS - 3))
+    drawn = engine.sample(leaves, levels[level], rest)
+    for step in range(STEPS - 3):
+        now = {name: each[:, step : step + 1] for name, each in rest.items()}
+        each = np.ones((case.rows, 1), bool)
+        value = head.observable(drawn[:, 0, step, None])
+        quantiles, leaves = engine.quantiles(leaves, value, each, each, now)
+        expected = np.take_along_axis(quantiles[:, 0], level[:, :, step], axis=1)[:, 0]
+        np.testing.assert_allclose(drawn[:, 0, step], expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=40)
+@given(_cases())
+@pytest.mark.skipif(not BUILT, reason="no native kernel")
+def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:
+    engine, inputs = case.engine(), case.inputs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "native", lambda: False)
+        other = case.engine()
+    starts = [each.start(inputs["numeric"], inputs["codes"]) for each in (engine, other)]
+    _near(*starts)
+    ends = [e.quantiles(s, *_steps(inputs)) for e, s in zip((engine, other), starts, strict=True)]
+    _near(ends[0][1], ends[1][1])
+    size = 1 + np.abs(ends[0][0])
+    active = inputs["active"]
+    np.testing.assert_allclose((ends[0][0] / size)[active], (ends[1][0] / size)[active], atol=3e-5)
+    uniform = np.full((case.rows, case.members, 2), 0.3, "float32")
+    covariates = {name: each[:, :2] for name, each in inputs["covariates"].items()}
+    paths = [e.sample(s, uniform, covariates) for e, s in zip((engine, other), starts, strict=True)]
+    np.testing.assert_allclose(*paths, rtol=1e-4, atol=1e-4)
