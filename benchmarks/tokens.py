@@ -39,7 +39,7 @@ from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.decoding import Beam, Rules
 from statecast.tokens.engine import TokenEngine
 from statecast.tokens.forecaster import TokenForecaster
-from statecast.tokens.network import TokenDecoder
+from statecast.tokens.decoder import TokenDecoder
 
 COLOURS = Path(__file__).parents[2] / "shared" / "data" / "colours"
 

@@ -74,7 +74,7 @@ def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks keep the weights they began with: for tests of what no training has a part in."""
-    monkeypatch.setattr("statecast.forecast.base.train", lambda *_, **__: {})
+    monkeypatch.setattr("statecast.networks.training.train", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

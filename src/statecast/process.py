@@ -13,8 +13,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any
 
-import keras
-
 from statecast.errors import ForkError
 
 # Whether the backend had run in the parent. It is read before a fork, as JAX takes a lock to tell.
@@ -56,6 +54,8 @@ def check_backend() -> None:
     global _forked
     if not _forked:
         return
+    import keras
+
     backend = keras.backend.backend()
     if backend == "torch":
         import torch
@@ -74,6 +74,10 @@ def check_backend() -> None:
 
 def _before() -> None:
     global _ran
+    keras = sys.modules.get("keras")
+    if keras is None:  # a fitted model needs no backend
+        _ran = False
+        return
     backend, ran = keras.backend.backend(), True
     if backend == "jax":
         from jax._src import xla_bridge

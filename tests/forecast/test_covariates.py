@@ -10,7 +10,7 @@ import pytest
 from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.errors import ArgumentError, DataError
 from statecast.forecast.forecaster import Forecaster
-from statecast.networks.network import Decoder
+from statecast.networks.decoder import Decoder
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 

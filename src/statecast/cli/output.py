@@ -5,7 +5,6 @@ Results go to stdout or to files; messages go to stderr. A file is written compl
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -182,11 +181,8 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
     for name, value in asdict(forecaster.settings).items():
         if name not in (*COLUMNS, *FEATURES, "transform"):
             yield name, value
-    shapes = [variable.shape for variable in forecaster.network.weights]
-    yield (
-        "weights",
-        f"{sum(math.prod(shape) for shape in shapes):,} numbers in {len(shapes)} arrays",
-    )
+    weights = forecaster.weights.values()
+    yield "weights", f"{sum(w.size for w in weights):,} numbers in {len(weights)} arrays"
     yield "trained", trained_text(forecaster.history)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
 
-import keras
 import numpy as np
 
 from statecast import process
@@ -35,9 +35,7 @@ from statecast.files import (
 from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import noted
-from statecast.networks.batches import Batches, held_out
-from statecast.networks.network import EMPTY, Network
-from statecast.networks.training import train
+from statecast.networks.decoder import EMPTY, weight_shapes
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State
@@ -47,6 +45,12 @@ from statecast.tables.ids import items_of
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tables.steps import MAX_STEPS
+
+if TYPE_CHECKING:
+    import keras
+
+    from statecast.networks.batches import Batches
+    from statecast.networks.network import Network
 
 FORMAT = "statecast-model"
 VERSION = 3
@@ -259,6 +263,9 @@ class StateModel(ABC, Generic[S]):
             observed steps before and after. Weekdays, hours and months in which no item was ever
             observed, if steps are dates: forecasts leave them out.
         """
+        from statecast.networks.batches import held_out
+        from statecast.networks.training import train
+
         process.check_backend()
         check_verbose(verbose)
         s = self.settings
@@ -281,9 +288,10 @@ class StateModel(ABC, Generic[S]):
                 callbacks=callbacks or (),
                 verbose=verbose,
             )
-            _check_weights(_arrays_of(network))
-            companions = self._learn_after(network, panel, held, before)
-            self._adopt(schema, network, history, companions)
+            weights = _arrays_of(network)
+            _check_weights(weights)
+            companions = self._learn_after(schema, weights, panel, held, before)
+            self._adopt(schema, weights, history, companions, network)
         return self
 
     # -- states ------------------------------------------------------------------------
@@ -394,8 +402,7 @@ class StateModel(ABC, Generic[S]):
 
         Nothing in the file is executed: the model is rebuilt from a strict JSON header. Shapes are
         checked before memory is allocated. Numbers are checked: NaN, infinite and out-of-range
-        ones are refused. The Keras model is built on first use, so that the file's numbers are in
-        memory at most twice.
+        ones are refused. Neither Keras nor a backend is loaded.
 
         Raises
         ------
@@ -429,7 +436,7 @@ class StateModel(ABC, Generic[S]):
             companions = model._read_companions(split, schema)
             weights = split["network"]
             decoder, options = model._plan(schema)
-            shapes = Network.weight_shapes(decoder, **options)
+            shapes = weight_shapes(decoder, **options)
             if set(weights) != set(shapes):
                 raise ValueError("the weights are not those of the settings")
             for name, shape in shapes.items():
@@ -461,9 +468,7 @@ class StateModel(ABC, Generic[S]):
         }
         text = json.dumps(config, allow_nan=False, ensure_ascii=False)
         metadata = {"kind": type(self).__name__, "config": text}
-        weights = self._weights()
-        _check_weights(weights)
-        tensors = {f"network/{name}": value for name, value in weights.items()}
+        tensors = {f"network/{name}": value for name, value in self._trained.items()}
         tensors |= {f"schema/{name}": array for name, array in arrays.items()}
         tensors |= self._companions.arrays()
         return packed(FORMAT, VERSION, _HEADER_CAP, metadata, tensors)
@@ -488,13 +493,23 @@ class StateModel(ABC, Generic[S]):
 
     @property
     def network(self) -> Network:
-        """The Keras model. After ``load`` it is built on first use."""
+        """The Keras model with the trained weights.
+
+        After ``load`` it is built on first use. Forecasts do not use it.
+        """
         schema = self.schema
         with self._one_at_a_time:
             if self._network is None:
-                self._network = self._build(schema, 0, self._loaded)
-                self._loaded = {}
+                process.check_backend()
+                self._network = self._build(schema, 0, self._trained)
         return self._network
+
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The trained weights of the network, float32 ``(members, ...)``, by their names in a model
+        file; read-only."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return MappingProxyType(self._trained)
 
     @property
     def fingerprint(self) -> str:
@@ -521,9 +536,14 @@ class StateModel(ABC, Generic[S]):
 
     @abstractmethod
     def _learn_after(
-        self, network: Network, panel: Panel, held: np.ndarray, before: Companions
+        self,
+        schema: Schema,
+        weights: Mapping[str, np.ndarray],
+        panel: Panel,
+        held: np.ndarray,
+        before: Companions,
     ) -> Companions:
-        """Fit the models that need the trained network; ``before`` are those fitted before it."""
+        """Fit the models that need the network's weights; ``before`` are those fitted before it."""
 
     @abstractmethod
     def _plan(self, schema: Schema) -> tuple[Any, dict[str, Any]]:
@@ -582,31 +602,25 @@ class StateModel(ABC, Generic[S]):
     def _adopt(
         self,
         schema: Schema,
-        network: Network | Mapping[str, np.ndarray],
+        weights: Mapping[str, np.ndarray],
         history: Mapping[str, Sequence[float | None]],
         companions: Companions,
+        network: Network | None = None,
     ) -> None:
-        """Set what was fitted or read. ``network`` is the weights by name if it was read."""
-        built = isinstance(network, Network)
+        """Set what was fitted or read. ``network`` is the Keras model after a fit."""
         self._schema, self._companions = schema, companions
-        self._network = network if built else None
-        self._loaded: Mapping[str, np.ndarray] = {} if built else network
+        self._network, self._trained = network, dict(weights)
         # Strict JSON has no NaN, so the score of an epoch that diverged is None.
         self.history = {
             name: [None if v is None or not math.isfinite(v) else float(v) for v in values]
             for name, values in history.items()
         }
-        weights, digest = self._weights(), hashlib.blake2b(digest_size=16)
-        for name, value in sorted((weights | companions.arrays()).items()):
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in sorted((self._trained | companions.arrays()).items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(value).data)
         self._fingerprint = digest.hexdigest()
-        self._use(self._plan(schema)[0], weights)
-
-    def _weights(self) -> dict[str, np.ndarray]:
-        if self._loaded:
-            return dict(self._loaded)
-        return _arrays_of(self.network)
+        self._use(self._plan(schema)[0], self._trained)
 
     def _state_of(self, panel: Panel) -> State:
         leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
@@ -740,6 +754,8 @@ class StateModel(ABC, Generic[S]):
 
 def _arrays_of(network: Network) -> dict[str, np.ndarray]:
     """A network's weights as float32 arrays, by their names in a model file."""
+    import keras
+
     return {
         name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
         for name, weight in network.weight_map().items()

@@ -2,26 +2,23 @@
 
 Analogues are a second forecast from similar training items. Stacking averages the quantiles of the
 network and of the analogues, and calibrates them on held-out items. Endings give the probability
-that a path ends. All of them work on arrays. Only the network's forecasts of held-out items, which
-the stacking is fitted on, need a backend.
+that a path ends. All of them work on arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-import keras
 import numpy as np
 
 from statecast.forecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.forecast.analogues import MOST_STEPS, NEAREST, Analogues, prefixes
 from statecast.forecast.endings import Endings, statics, width
+from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.stacking import FEWEST, Stacking
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.heads.quantiles import QUANTILE_LEVELS, Quantiles
-from statecast.networks.network import Network, QuantileModel
-from statecast.networks.training import held_out_parameters
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
@@ -48,13 +45,13 @@ class Companions:
         return tuple(each.name for each in fields(cls))
 
     def fit(
-        self, network: Network, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
+        self, engine: NumberEngine, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
     ) -> Companions:
         """Fit the analogues and the stacking; with fewer than ``FEWEST`` held-out items, neither.
 
         Parameters
         ----------
-        network : Network
+        engine : NumberEngine
             The trained network.
         panel : Panel
             The training items.
@@ -88,11 +85,10 @@ class Companions:
                 seed=seed,
                 targets=panel.targets,
             )
-        quantiles, some = QuantileModel(network.decoder.head), panel.take(rows)
-        ours, theirs = {}, {}
+        some, ours, theirs = panel.take(rows), {}, {}
         known = prefixes(panel.y.shape[1], panel.targets)
-        for k, parameters in held_out_parameters(network, panel, held, rows, known):
-            ours[k] = keras.ops.convert_to_numpy(quantiles.predict_on_batch(parameters))
+        for k, quantiles in _held_out(engine, some, held[:, rows], known):
+            ours[k] = quantiles
             if found is not None:
                 seen = some.mask & (np.arange(some.mask.shape[1]) < k)
                 x, all_k = found.features(some.numeric, some.codes), np.full(len(rows), k)
@@ -289,12 +285,40 @@ def at_levels(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     -------
     array, float32, ``(rows, steps, len(levels))``
     """
-    found = Quantiles(QUANTILE_LEVELS).quantile(
-        keras.ops.convert_to_tensor(quantiles), np.asarray(levels, "float32")
-    )
-    return keras.ops.convert_to_numpy(found)
+    return Quantiles(QUANTILE_LEVELS).quantile(quantiles.astype("float32", copy=False), levels)
 
 
-def first_steps(array: np.ndarray, until: int) -> np.ndarray:
-    """The first ``until`` columns of a matrix; missing columns are zeros."""
-    return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))
+def _held_out(
+    engine: NumberEngine, panel: Panel, held: np.ndarray, known: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Forecasts of rows from their first k steps, each by a member that holds the row out.
+
+    Parameters
+    ----------
+    engine : NumberEngine
+    panel : Panel
+        Each row is held out by a member.
+    held : array of bool, ``(members, rows)``
+    known : sequence of int
+        The prefix lengths k.
+
+    Yields
+    ------
+    k : int
+    quantiles : array, float32, ``(rows, steps, len(QUANTILE_LEVELS))``
+    """
+    steps = panel.y.shape[1]
+    by_member = []
+    for member, out in enumerate(held):
+        rows = np.flatnonzero(out)
+        if len(rows):
+            own, part = engine.member(member), panel.take(rows)
+            by_member.append((rows, own, part, own.start(part.numeric, part.codes)))
+    for k in known:
+        found = np.empty((panel.rows, steps, len(QUANTILE_LEVELS)), np.float32)
+        for rows, own, part, start in by_member:
+            covariates = panel_covariates(part, np.arange(steps)[None], np.full(part.rows, k))
+            observed = part.mask & (np.arange(steps) < k)
+            every = np.ones_like(observed)
+            found[rows], _ = own.quantiles(start, part.y, observed, every, covariates)
+        yield k, found

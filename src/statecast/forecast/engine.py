@@ -20,6 +20,7 @@ from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks.arrays import ArrayEncoder, ArrayInitialState, affine, closed_loop
 from statecast.networks.decoder import EMPTY, STEP_FUNCTIONS, Decoder
 from statecast.recurrence.cells import within
+from statecast.tables.panel import Panel
 
 Leaves = dict[str, np.ndarray]
 _CELLS = 1 << 20  # the numbers of an array within a call, about: they stay in the CPU's caches
@@ -346,6 +347,24 @@ class NumberEngine:
                 now[..., 0] = last
                 output, cell = self._loop.step(now, cell)
         return drawn
+
+
+def first_steps(array: np.ndarray, until: int) -> np.ndarray:
+    """The first ``until`` columns of a matrix; missing columns are zeros."""
+    return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))
+
+
+def panel_covariates(panel: Panel, steps: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """The panel's covariates at ``steps``, ``(rows or 1, n)``, from 0, as the engine takes them.
+
+    Past covariates are inputs at the first ``known``, ``(rows,)``, steps only.
+    """
+    steps = np.broadcast_to(steps, (panel.rows, steps.shape[1]))
+    found = {} if panel.future is None else panel.future.at(steps).named("future")
+    if panel.past is not None:
+        past = panel.past.at(steps)
+        found |= past.named("past") | {"past_there": past.there & (steps < known[:, None])}
+    return found
 
 
 def _of(steps: Any, rows: slice) -> Any:

@@ -7,30 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import keras
 import numpy as np
 
-from statecast import process
 from statecast.checks import check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, chunks
-from statecast.forecast.companions import Companions, first_steps
+from statecast.forecast.companions import Companions
 from statecast.forecast.endings import Endings, statics, stop_difference
+from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.explanation import ForecastExplanation, effects
 from statecast.forecast.paths import Paths, quantile_columns
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST
 from statecast.heads.by_name import HEADS
-from statecast.heads.quantiles import QUANTILE_LEVELS
-from statecast.networks.batches import Batches, HeldOutBatches, TrainingBatches
-from statecast.networks.network import (
-    EMPTY,
-    AdvanceModel,
-    Decoder,
-    Network,
-    SampleModel,
-    StartModel,
-)
+from statecast.networks.decoder import EMPTY, Decoder
 from statecast.state import State
 from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Covariates, Panel
@@ -39,6 +29,9 @@ from statecast.tables.steps import MAX_CELLS
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from statecast.networks.batches import Batches
+    from statecast.networks.network import Network
 
 _MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths: 2 GB of float64
 
@@ -61,7 +54,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     prefix lengths are trained at once, and the members of the ensemble are trained as one batch.
     ``TokenForecaster`` is the class for tokens.
 
-    Several threads may use a fitted forecaster at once; its network runs for one thread at a time.
+    Several threads may use a fitted forecaster at once.
 
     Parameters
     ----------
@@ -261,9 +254,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         for rows in chunks(len(panel.ids)):
             part = panel.take(rows)
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)
-            covariates = _covariates(part, np.arange(reach)[None])
+            covariates = panel_covariates(part, np.arange(reach)[None], part.known)
             leaves = self._start(part)
-            network, _ = self._run(leaves, value, observed, np.ones_like(observed), covariates)
+            every = np.ones_like(observed)
+            network, _ = self._engine.quantiles(leaves, value, observed, every, covariates)
             leaves |= self._companions.advance(leaves, part)
             parts.append(self._combine(network, leaves, part.known, levels, calibrated))
         scaled = _joined(parts, (reach, len(levels)))
@@ -464,15 +458,22 @@ class Forecaster(StateModel[ForecasterSettings]):
         return Companions(endings=self._learn_endings(schema, panel))
 
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+        from statecast.networks.batches import HeldOutBatches, TrainingBatches
+
         batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, 512))
         training = TrainingBatches(panel, held, batch, self.settings.seed)
         return training, HeldOutBatches(panel, held, batch)
 
     def _learn_after(
-        self, network: Network, panel: Panel, held: np.ndarray, before: Companions
+        self,
+        schema: Schema,
+        weights: Mapping[str, np.ndarray],
+        panel: Panel,
+        held: np.ndarray,
+        before: Companions,
     ) -> Companions:
-        s = self.settings
-        found = before.fit(network, panel, held, analogues=s.analogues, seed=s.seed)
+        s, engine = self.settings, NumberEngine(self._plan(schema)[0], weights)
+        found = before.fit(engine, panel, held, analogues=s.analogues, seed=s.seed)
         if found.stacking is None:
             warn(
                 f"Expected at least {FEWEST} held-out items to calibrate intervals on; received "
@@ -496,13 +497,14 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _build(
         self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
-        process.check_backend()
+        from statecast.networks.network import Network
+
         decoder, options = self._plan(schema)
         return Network(decoder, **options, seed=seed, weights=weights)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)
-        self._models: dict[tuple[Any, ...], keras.Model] = {}
+        self._engine = NumberEngine(decoder, weights)
 
     def _check_schema(self, schema: Schema) -> None:
         super()._check_schema(schema)
@@ -557,7 +559,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     # -- states ------------------------------------------------------------------------
 
     def _start(self, panel: Panel) -> dict[str, np.ndarray]:
-        leaves = self._batched(StartModel, {"numeric": panel.numeric, "codes": panel.codes})
+        leaves = self._engine.start(panel.numeric, panel.codes)
         leaves |= self._companions.start(panel, self.schema)
         if self.schema.bridges:
             leaves["latest"] = np.zeros((panel.rows, panel.targets, 2), "float32")
@@ -570,43 +572,17 @@ class Forecaster(StateModel[ForecasterSettings]):
         more = (panel.known - known)[:, None]
         ahead = np.arange(more.max(initial=0))
         at = known[:, None] + ahead
-        covariates = _covariates(panel, at)
+        covariates = panel_covariates(panel, at, panel.known)
         at = np.minimum(at, panel.y.shape[1] - 1)
         row = np.arange(panel.rows)[:, None]
         value, observed = panel.y[row, at], panel.mask[row, at]
-        _, after = self._run(leaves, value, observed, ahead < more, covariates)
+        after = leaves | self._engine.advance(leaves, value, observed, ahead < more, covariates)
         self._check_leaves(after, panel.ids)
         after |= self._companions.advance(after, panel)
         if "latest" in after:
             latest = panel.latest
             after["latest"] = np.where(latest[..., 1:] > 0, latest, after["latest"])
         return after
-
-    def _run(
-        self,
-        leaves: dict[str, np.ndarray],
-        value: np.ndarray,
-        observed: np.ndarray,
-        active: np.ndarray,
-        covariates: Mapping[str, np.ndarray],
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Run the network from ``leaves``.
-
-        Returns its quantiles ``(rows, steps, len(QUANTILE_LEVELS))``, and the leaves after the
-        ``active`` steps.
-        """
-        steps = value.shape[1]
-        if not steps:
-            return np.zeros((len(value), 0, len(QUANTILE_LEVELS)), "float32"), leaves
-        inputs = {name: leaves[name] for name in self._decoder.state_shapes}
-        inputs |= {
-            "value": _few_lengths(value.astype("float32")),
-            "observed": _few_lengths(observed.astype("float32")),
-            "active": _few_lengths(active.astype(bool)),
-        }
-        inputs |= {name: _few_lengths(each, axis=1) for name, each in covariates.items()}
-        after = self._batched(AdvanceModel, inputs)
-        return after.pop("quantiles")[:, :steps], leaves | after
 
     def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
         s, shapes = self.settings, self._decoder.state_shapes
@@ -712,7 +688,7 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     def _growth(self) -> str:
         """The weight that makes the values of this model leave float32, for messages."""
-        weights = {n: float(np.abs(w).max(initial=0.0)) for n, w in self._weights().items()}
+        weights = {n: float(np.abs(w).max(initial=0.0)) for n, w in self._trained.items()}
         factor, largest = weights["decoder/head/residual"], max(weights, key=weights.__getitem__)
         if factor > 1:
             return (
@@ -720,31 +696,6 @@ class Forecaster(StateModel[ForecasterSettings]):
                 "decoder/head/residual), so that values grow at every step."
             )
         return f"The largest of the model's weights, {largest}, is {weights[largest]:.3g}."
-
-    def _batched(self, kind: type[keras.Model], inputs: dict[str, np.ndarray]) -> Any:
-        """Run a compiled model on chunks of rows.
-
-        A chunk is padded to a power of two, so that few shapes are compiled.
-        """
-        process.check_backend()
-        parts = []
-        for chunk in chunks(len(next(iter(inputs.values())))):
-            rows = len(chunk)
-            size = max(16, 1 << (rows - 1).bit_length())
-            padded = np.pad(chunk, (0, size - rows), mode="edge")
-            given = {name: value[padded] for name, value in inputs.items()}
-            # A model for each shape: with several shapes TensorFlow would compile one for unknown
-            # shapes, whose results are rounded differently.
-            key = (kind, *(value.shape for value in given.values()))
-            # On JAX, Keras takes the weights out of the model during a call, so that a second
-            # thread would not find them.
-            network = self.network
-            with self._one_at_a_time:
-                if key not in self._models:
-                    self._models[key] = kind(network)
-                answer = self._models[key].predict_on_batch(given)
-            parts.append(keras.tree.map_structure(lambda leaf, rows=rows: leaf[:rows], answer))
-        return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
     def _unscale(
         self, scaled: np.ndarray, known: np.ndarray, latest: np.ndarray | None
@@ -773,10 +724,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(state.rows):
             first = int(known[rows].min())
-            nothing = np.zeros((len(rows), reach - first), "float32")
+            nothing = np.zeros((len(rows), reach - first), bool)
             leaves = dict(state.take(rows).leaves)
             covariates = self._covariates_ahead(plans, rows, known[rows], reach)
-            network, _ = self._run(leaves, nothing, nothing, np.ones_like(nothing), covariates)
+            network, _ = self._engine.quantiles(leaves, nothing, nothing, ~nothing, covariates)
             network = _aligned(network, known[rows], reach)
             parts.append(self._combine(network, leaves, known[rows], levels, calibrated))
         scaled, ids = _joined(parts, (reach, len(levels))), state.ids
@@ -811,13 +762,12 @@ class Forecaster(StateModel[ForecasterSettings]):
         steps = np.minimum(known[:, None] + np.arange(until - first), until - 1)
         uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
         uniform = uniform.reshape(rows, until - first, share, members).transpose(0, 2, 3, 1)
-        forks = state.fork(share)
-        inputs = {name: forks[name] for name in self._decoder.state_shapes}
-        inputs["uniform"] = _few_lengths(uniform.reshape(rows * share, members, until - first), 0.5)
         covariates = self._covariates_ahead(plans, np.arange(rows), known, until)
-        for name, value in covariates.items():
-            inputs[name] = _few_lengths(np.repeat(value, share, axis=0), axis=1)
-        drawn = self._batched(SampleModel, inputs)[..., : until - first]
+        drawn = self._engine.sample(
+            state.fork(share).leaves,
+            uniform.reshape(rows * share, members, until - first),
+            {name: np.repeat(value, share, axis=0) for name, value in covariates.items()},
+        )
         drawn = drawn.reshape(rows, share * members, until - first)[:, :paths]
         return _aligned(drawn.swapaxes(1, 2), known, until).swapaxes(1, 2)
 
@@ -919,30 +869,6 @@ class Forecaster(StateModel[ForecasterSettings]):
 
 def _joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, *shape), "float32")
-
-
-def _few_lengths(array: np.ndarray, value: Any = 0, axis: int = -1) -> np.ndarray:
-    """Pad the axis of steps to a multiple of eight, so that few lengths are compiled.
-
-    A single step is not padded.
-    """
-    steps = array.shape[axis]
-    more = np.zeros((array.ndim, 2), int)
-    more[axis, 1] = 0 if steps == 1 else -steps % 8
-    return np.pad(array, more, constant_values=value)
-
-
-def _covariates(panel: Panel, steps: np.ndarray) -> dict[str, np.ndarray]:
-    """The panel's covariates at ``steps``, ``(rows or 1, n)``, from 0.
-
-    Past covariates are known at the steps of the prefix only.
-    """
-    steps = np.broadcast_to(steps, (panel.rows, steps.shape[1]))
-    found = {} if panel.future is None else panel.future.at(steps).named("future")
-    if panel.past is not None:
-        past = panel.past.at(steps)
-        found |= past.named("past") | {"past_there": past.there & (steps < panel.known[:, None])}
-    return found
 
 
 def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from statecast.interrupt import Interrupt
-from statecast.networks.batches import Batches, ObservationBatches
-from statecast.networks.network import Network, ParameterModel
+from statecast.networks.batches import Batches
+from statecast.networks.network import Network
 from statecast.progress import Verbose, say, scores_text, trained_text
-from statecast.tables.panel import Panel
 
 LINES = 5  # of progress, of a training with all epochs
 
@@ -94,42 +93,6 @@ def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.opti
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "residual"])
     return optimizer
-
-
-def held_out_parameters(
-    network: Network, panel: Panel, held: np.ndarray, rows: np.ndarray, known: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Forecasts of held-out rows from their first k steps, by members that hold them out.
-
-    Parameters
-    ----------
-    network : Network
-    panel : Panel
-    held : array of bool, ``(members, rows)``
-    rows : array of int
-        The rows to forecast; each is held out by a member.
-    known : sequence of int
-        The prefix lengths k.
-
-    Yields
-    ------
-    k : int
-    parameters : array, float32, ``(len(rows), steps, head.size)``
-        Of the distribution of every step.
-    """
-    by_member = [np.flatnonzero(out[rows]) for out in held]
-    most = max(map(len, by_member))
-    at = np.stack([np.pad(which, (0, most - len(which))) for which in by_member], axis=1)
-    batch, model = ObservationBatches(panel, most, 1), ParameterModel(network)  # compiled once
-    for k in known:
-        observed = np.arange(panel.y.shape[1]) < k
-        observed = np.broadcast_to(observed, (*at.shape, panel.y.shape[1]))
-        inputs, _, _ = batch.pack(rows[at], observed, observed)
-        found = model.predict_on_batch(inputs)
-        out = np.empty((len(rows), *found.shape[2:]), found.dtype)
-        for member, which in enumerate(by_member):
-            out[which] = found[: len(which), member]
-        yield k, out
 
 
 def train(

@@ -11,7 +11,7 @@ import numpy as np
 from statecast.networks.batches import GAPS, STEPS, Batches, padded_width
 from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN
-from statecast.tokens.network import TokenDecoder
+from statecast.tokens.decoder import TokenDecoder
 
 GAPPED = 0.05  # the share of sequences with gaps; less than for numbers, as each token matters
 VALIDATION_ROWS = 2000  # the most held-out sequences of a member

@@ -16,15 +16,15 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from statecast.errors import ArgumentError
-from statecast.networks.network import IN_STATE
+from statecast.networks.arrays import ArrayEncoder, ArrayInitialState
 from statecast.recurrence.cells import within
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
 from statecast.recurrence.kernels.native.softmax import Softmax
 from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN, Vocabulary
 from statecast.tokens import decoding
+from statecast.tokens.decoder import TokenDecoder
 from statecast.tokens.decoding import Beam, Found, Rules, Sampling
-from statecast.tokens.network import TokenDecoder
 
 _CELLS = 1 << 24  # the most log-probabilities in memory: 64 MB of float32
 
@@ -43,8 +43,6 @@ class TokenEngine:
     decoder : TokenDecoder
     weights : mapping of str to array
         By their names in a model file, float32 ``(members, ...)``.
-    conditioning : {"state", "inputs", "both", "first"}
-        Whether X sets the initial state or is an input.
     ends : bool
         Whether the end of a sequence is a token.
     """
@@ -53,15 +51,15 @@ class TokenEngine:
         self,
         decoder: TokenDecoder,
         weights: Mapping[str, np.ndarray],
-        conditioning: str,
         *,
         ends: bool,
     ) -> None:
-        self.decoder, self.ends, self._conditioning = decoder, ends, conditioning
+        self.decoder, self.ends = decoder, ends
         self._members = len(weights["decoder/embedding"])
         own = [{n: w[m] for n, w in weights.items()} for m in range(self._members)]
-        self._encoder = [within(w, "encoder") for w in own]
-        self._initial = [within(w, "initial") for w in own]
+        encoder = within(weights, "encoder")
+        self._encoder = ArrayEncoder(encoder) if encoder else None
+        self._initial = ArrayInitialState(within(weights, "initial"), decoder.stack.state_shapes)
         inside = [within(w, "decoder") for w in own]
         self._embedding = [w["embedding"] for w in inside]
         kernel = [w["head/kernel"] for w in inside]
@@ -100,15 +98,18 @@ class TokenEngine:
         """
         decoder, rows = self.decoder, len(codes)
         first = np.full(rows, decoder.start)
+        x = np.zeros((self._members, rows, 0), np.float32)
+        if self._encoder is not None:
+            x = self._encoder.encode(numeric, codes)
+        starts = self._initial.start(x)
         members: Members = []
         for m in range(self._members):
-            x = self._encoded(m, numeric, codes)
-            before = {n: np.asarray(leaf) for n, leaf in self._begin(m, x, rows).items()}
+            before = {name: leaf[m] for name, leaf in starts.items()}
             if decoder.static:
-                before["static"] = x
+                before["static"] = x[m]
             _, after = self._step(m, before, first)
             if decoder.static and decoder.each:
-                after["static"] = x
+                after["static"] = x[m]
             members.append(after)
         return self._leaves(members, np.zeros((rows, self._members, 1), np.float32))
 
@@ -291,28 +292,6 @@ class TokenEngine:
         return Rules(allowed, tuple(required), END)
 
     # -- inside ----------------------------------------------------------------------------
-
-    def _encoded(self, m: int, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        weights = self._encoder[m]
-        if not weights:
-            return np.zeros((len(codes), 0), np.float32)
-        x = np.broadcast_to(weights["bias"], (len(codes), len(weights["bias"])))
-        if "kernel" in weights:
-            x = x + numeric @ weights["kernel"]
-        for i in range(codes.shape[1]):
-            x = x + weights[f"embedding_{i}"][codes[:, i]]
-        return np.tanh(x)
-
-    def _begin(self, m: int, x: np.ndarray, rows: int) -> dict[str, np.ndarray]:
-        """The stack's initial state."""
-        weights, leaves = self._initial[m], self.decoder.stack.state_shapes
-        if x.shape[1] and self._conditioning in IN_STATE:
-            depth = 0
-            while f"trunk_{depth}/kernel" in weights:
-                trunk = within(weights, f"trunk_{depth}")
-                x, depth = np.tanh(x @ trunk["kernel"] + trunk["bias"]), depth + 1
-            return {n: x @ weights[f"{n}/kernel"] + weights[f"{n}/bias"] for n in leaves}
-        return {n: np.repeat(weights[n][None], rows, axis=0) for n in leaves}
 
     def _step(
         self,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
-from statecast import process
 from statecast.checks import check_choice, check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, ModelFileError, quoted
 from statecast.forecast.base import CHUNK, MOST_STEPS, Ahead, Frame, ModelFile, StateModel, chunks
@@ -16,21 +15,22 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import takes
 from statecast.heads.categorical import Categorical
-from statecast.networks.batches import Batches, training_rows
-from statecast.networks.network import EMPTY, Network
+from statecast.networks.decoder import EMPTY
 from statecast.state import State
 from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
-from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
+from statecast.tokens.decoder import TokenDecoder
 from statecast.tokens.decoding import Beam, Found, Sampling
 from statecast.tokens.engine import TokenEngine
-from statecast.tokens.network import TokenDecoder, TokenNetwork
 from statecast.tokens.sequences import Sequences
 from statecast.tokens.settings import TokenSettings
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from statecast.networks.batches import Batches
+    from statecast.networks.network import Network
 
 
 class _Generate(Ahead, total=False):
@@ -363,6 +363,9 @@ class TokenForecaster(StateModel[TokenSettings]):
         return Companions()
 
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+        from statecast.networks.batches import training_rows
+        from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
+
         s, decoder = self.settings, network.decoder
         batch = s.batch_size or int(np.clip(panel.rows // 8, 16, 64))
         trained = training_rows(held)
@@ -371,7 +374,12 @@ class TokenForecaster(StateModel[TokenSettings]):
         return training, TokenBatches(panel, validated, decoder, ends=s.ends, batch=4 * batch)
 
     def _learn_after(
-        self, network: Network, panel: Panel, held: np.ndarray, before: Companions
+        self,
+        schema: Schema,
+        weights: Mapping[str, np.ndarray],
+        panel: Panel,
+        held: np.ndarray,
+        before: Companions,
     ) -> Companions:
         return before
 
@@ -385,15 +393,15 @@ class TokenForecaster(StateModel[TokenSettings]):
     def _build(
         self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
     ) -> Network:
-        process.check_backend()
+        from statecast.tokens.network import TokenNetwork
+
         decoder, options = self._plan(schema)
         dropout = self.settings.dropout
         return TokenNetwork(decoder, **options, seed=seed, weights=weights, dropout=dropout)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)
-        s = self.settings
-        self._engine = TokenEngine(decoder, weights, s.conditioning, ends=s.ends)
+        self._engine = TokenEngine(decoder, weights, ends=self.settings.ends)
 
     def _check_schema(self, schema: Schema) -> None:
         super()._check_schema(schema)
