@@ -119,7 +119,7 @@ def test_the_root_of_an_increasing_function(high: float, target: float) -> None:
     wanted = np.array([target], "float32")
     found = _found(
         lambda power, target, high: special.increasing_root(
-            lambda power, x: namespace(x).log1p(x) * power, power, target, 0.0, high
+            lambda power, x: namespace(x).log1p(x) * power, power, target, 0.0, high, 0.5 * target
         ),
         np.ones(1, "float32"),
         wanted,

@@ -14,6 +14,7 @@ from statecast.heads.special import (
     increasing_root,
     negative_binomial_cdf,
     negative_binomial_log_pmf,
+    normal_quantile,
     poisson_cdf,
     poisson_log_pmf,
 )
@@ -65,7 +66,9 @@ class _Counts(Head):
         # By Bernstein's inequality no quantile up to the largest level is above `high`.
         ratio = 1.0 + inverse * mean  # of the variance to the mean
         high = mean + 6.0 * ops.sqrt(mean * ratio) + 30.0 * ratio
-        found = increasing_root(self.cdf, parameters, levels, -1.0, high)
+        deviate = normal_quantile(levels)
+        guess = (mean + 1.0) * ops.exp(deviate * ops.sqrt(ops.log1p(ratio / mean))) - 1.0
+        found = increasing_root(self.cdf, parameters, levels, -1.0, high, guess)
         return self.scaled(found + 0.5)
 
     def _mean_of(self, located: Any) -> Any:
