@@ -80,11 +80,15 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
     """Return the cells of a column of tokens.
 
     A CSV file has no types. Its cells are whole numbers or booleans if all of them can be read so
-    and the vocabulary has that type or is empty. Else they are text.
+    and the vocabulary has that type or is empty. Else they are text, white space too. Among the
+    numbers and booleans of a vocabulary a cell of white space is missing.
     """
     column = table.frame[name]
     if table.text:
         kind = vocabulary.type if vocabulary.tokens else None
+        if kind in (int, bool):
+            cells = column.to_native()
+            column = nw.from_native(cells.set(is_blank(cells), None), series_only=True)
         truth = column.str.to_lowercase()
         if kind in (int, None) and column.str.contains(WHOLE_NUMBER).all():
             column = column.cast(nw.Int64)
@@ -161,7 +165,9 @@ def read_column(
     column = table.frame[name]
     values, bad = read_floats(column, table.text)
     if kind is None:
-        kind = "categorical" if bad.any() else "numeric"
+        no_number = table.text and bool(np.isnan(values).all())
+        text = bad.any() or (no_number and is_blank(column.to_native()).any())
+        kind = "categorical" if text else "numeric"
         if kind == "categorical":
             _warn_of_numbers(table, name, column, ids)
     advice = "Convert the column, or leave it out of fit and predict."
@@ -252,6 +258,11 @@ def coded_columns(
 def is_mark(cell: Any) -> bool:
     """Return whether a cell is one of ``NA_MARKS``, in upper or lower case."""
     return isinstance(cell, str) and cell.strip().lower() in NA_MARKS
+
+
+def is_blank(cells: Any) -> Any:
+    """Return which cells of a polars series are white space; null where they are null."""
+    return cells.str.strip_chars() == ""
 
 
 def are_marks(cells: Any) -> Any:
