@@ -80,7 +80,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     Raises
     ------
     ArgumentError
-        A value outside its range, an unknown name, or a setting that would have no effect.
+        A value outside its range, an unknown name, or a setting without an effect.
 
     Examples
     --------
