@@ -526,8 +526,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         s, count = self.settings, len(self.settings.targets)
         if not s.ends:
             for place, target in enumerate(s.targets):
-                own = panel.of(place) if count > 1 else panel
-                difference, stops = stop_difference(own.y, own.mask)
+                alone = panel.of(place) if count > 1 else panel
+                difference, stops = stop_difference(alone.y, alone.mask)
                 if difference:
                     side = "below" if difference < 0 else "above"
                     warn(

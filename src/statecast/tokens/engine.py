@@ -59,10 +59,10 @@ class TokenEngine:
     ) -> None:
         self.decoder, self.ends, self._conditioning = decoder, ends, conditioning
         self._members = len(weights["decoder/embedding"])
-        own = [{n: w[m] for n, w in weights.items()} for m in range(self._members)]
-        self._encoder = [within(w, "encoder") for w in own]
-        self._initial = [within(w, "initial") for w in own]
-        inside = [within(w, "decoder") for w in own]
+        members = [{n: w[m] for n, w in weights.items()} for m in range(self._members)]
+        self._encoder = [within(w, "encoder") for w in members]
+        self._initial = [within(w, "initial") for w in members]
+        inside = [within(w, "decoder") for w in members]
         self._embedding = [w["embedding"] for w in inside]
         kernel = [w["head/kernel"] for w in inside]
         if decoder.tied:  # one product a step in place of two
