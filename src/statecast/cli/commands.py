@@ -366,18 +366,15 @@ def simulate(
     )
     summarised = _target_of_summary(forecaster, target) if asked else None
     drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
-    if summarised is not None:
-        drawn = drawn.of(summarised)
-    counted: dict[str, Any] = {"since": since, "level": level or (80,)}
-    if total:
-        table = drawn.total(**counted)
-    elif peak:
-        table = drawn.peak(**counted)
-    elif time_to is not None:
-        table = drawn.time_to(time_to, falling=falling, **counted)
+    if summarised is None:
+        deliver(drawn.table(), out)
+        return
+    drawn = drawn.of(summarised)
+    options: dict[str, Any] = {"since": since, "level": level or (80,)}
+    if time_to is not None:
+        deliver(drawn.time_to(time_to, falling=falling, **options), out)
     else:
-        table = drawn.table()
-    deliver(table, out)
+        deliver(drawn.total(**options) if total else drawn.peak(**options), out)
 
 
 def _check_summary(summaries: int, *, falling: bool, time_to: float | None, others: bool) -> None:
