@@ -101,7 +101,7 @@ class _ParquetFile:
                     note.decode()
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             # Arrow keeps in memory all row groups that it is asked for, so it is asked for few.
-            # Its threads do not exist after a fork.
+            # Its threads are not used, because they do not exist in a forked process.
             for groups in _runs(sizes, rows):
                 for batch in file.iter_batches(
                     rows, row_groups=groups, columns=columns, use_threads=False
@@ -365,12 +365,12 @@ _ARRAY_LIBRARIES = ("numpy", "jax", "jaxlib", "torch", "tensorflow", "keras")
 
 def _array(source: Any, role: str, letter: str) -> np.ndarray:
     """Return an argument as a NumPy array of numbers, tokens or objects; raise for others."""
-    stranger = source if _is_scalar(source) else _stranger(source)
-    if stranger is not None:
-        within = "" if stranger is source else f"a {type(source).__name__} of "
+    unsupported = source if _is_scalar(source) else _unsupported(source)
+    if unsupported is not None:
+        within = "" if unsupported is source else f"a {type(source).__name__} of "
         raise DataError(
             f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
-            f"received {within}{_type_name(stranger)}.{_remedy(stranger)}"
+            f"received {within}{_type_name(unsupported)}.{_remedy(unsupported)}"
         )
     try:
         if np.ma.isMaskedArray(source):
@@ -402,12 +402,12 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
-def _stranger(source: Any) -> Any:
+def _unsupported(source: Any) -> Any:
     """Return the first object in a source that is not an array, number or text; None if none is."""
     if isinstance(source, (list, tuple)):
         some = {type(each): each for each in source}.values()
         nested = any(isinstance(each, (list, tuple)) for each in some)
-        found = map(_stranger, source if nested else some)
+        found = map(_unsupported, source if nested else some)
         return next((each for each in found if each is not None), None)
     library = type(source).__module__.partition(".")[0]
     known = library in _ARRAY_LIBRARIES and hasattr(source, "__array__")
@@ -418,26 +418,26 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, (numbers.Number, str, bytes, datetime.date)) or is_missing(value)
 
 
-def _remedy(stranger: Any) -> str:
+def _remedy(unsupported: Any) -> str:
     """Return what to do about an object that is neither a table nor an array."""
-    if hasattr(stranger, "to_dataframe"):  # xarray
+    if hasattr(unsupported, "to_dataframe"):  # xarray
         return (
             " Make a table of it, .to_dataframe().reset_index(), or an array, items first: "
             "numpy.asarray(...)."
         )
-    if isinstance(stranger, Mapping):
+    if isinstance(unsupported, Mapping):
         return " Make a table of it: polars.DataFrame(...) or pandas.DataFrame(...)."
     if hasattr(
-        stranger, "read_all"
+        unsupported, "read_all"
     ):  # an Arrow reader can be read only once, and a fit reads twice
         return " Read it into a table: .read_all()."
-    if hasattr(stranger, "to_table"):
+    if hasattr(unsupported, "to_table"):
         return " Read it into a table: .to_table()."
-    if isinstance(stranger, Iterator):
+    if isinstance(unsupported, Iterator):
         return " It can be read only once: make a list or a table of it."
-    if hasattr(stranger, "to_frame"):
+    if hasattr(unsupported, "to_frame"):
         return " It is one column: hand in the table."
-    if hasattr(stranger, "__array__"):
+    if hasattr(unsupported, "__array__"):
         return " Make an array of it, items first, numpy.asarray(...), or a table."
     return ""
 
