@@ -734,3 +734,27 @@ def test_feedback_of_several_targets_that_grows_is_an_error():
         pytest.raises(errors.ArgumentError, match="item 0 leaves the range of float32 at step"),
     ):
         grows.predict(Y[:2, :3], until=60)
+
+
+def test_a_number_that_is_missing_in_a_fifth_of_the_cells_of_a_csv_is_used_as_a_number(tmp_path):
+    """y is near the static feature. Read as categories, new values are unknown, and the forecasts
+    are far from the truth."""
+    rng = np.random.default_rng(0)
+    level, new = rng.uniform(10, 90, 120), np.array([20.35, 40.35, 60.35, 80.35])
+    y = level[:, None] + rng.normal(size=(120, 3)) * 0.5
+    cells = [f"{a:.3f}" if rng.random() > 0.2 else "NA" for a in level]
+    rows = [f"{i},{t + 1},{y[i, t]:.4f}\n" for i in range(120) for t in range(3)]
+    for name, lines in (
+        ("series", ["unique_id,ds,y\n", *rows]),
+        ("static", ["unique_id,a\n", *(f"{i},{a}\n" for i, a in enumerate(cells))]),
+        ("new", ["unique_id,a\n", *(f"{1000 + i},{a}\n" for i, a in enumerate(new))]),
+    ):
+        (tmp_path / f"{name}.csv").write_text("".join(lines))
+    error = {}
+    for categorical in ([], ["a"]):
+        f = Forecaster(seed=0, epochs=30, ensemble=1, units=16, categorical=categorical)
+        f.fit(tmp_path / "series.csv", tmp_path / "static.csv", verbose=0)
+        last = f.predict(static=tmp_path / "new.csv", until=3).filter(pl.col("ds") == 3)
+        error[bool(categorical)] = np.abs(last["statecast"].to_numpy() - new).mean()
+    assert error[False] < 2.0
+    assert error[True] > 10.0
