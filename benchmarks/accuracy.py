@@ -1,4 +1,4 @@
-"""The forecaster's accuracy beside its peers, and what each of its parts buys.
+"""The forecaster's accuracy beside its peers, and the effect of each of its parts.
 
 Run it from the root of the repository (hours, if everything is to be measured)::
 
@@ -623,7 +623,7 @@ def verdicts(store: Store, data: str) -> Iterator[str]:
             f"{near[name]:.0f} CPU seconds beside our {own:.0f}."
         )
     elif any(runs(store, data, name) for name in PEERS) and runs(store, data, "Statecast"):
-        yield "No neural peer comes within 5 % of our CRPS, over all k."
+        yield "The CRPS of every neural peer, over all k, is more than 5 % above ours."
     yield ""
 
 
@@ -656,28 +656,30 @@ def page(store: Store, missing: Mapping[str, str]) -> str:
     lines = [
         "# How accurate",
         "",
-        "Items that no model met in training, forecast from X and their first k observations:",
-        "**WAPE of the median / CRPS / coverage of the 80 % interval in %**, as",
-        "`statecast.evaluate` defines them, at the default settings. Trained on folds 1 to 4 and",
-        "tested on fold 0, but for the five folds of growth, each forecast by a fit on the others.",
-        "Means over seeds; after ± half the range of CRPS between them. A dash: the method cannot",
-        "be asked. pt: a point forecast. Written by `benchmarks/accuracy.py`.",
+        "Forecasts of items outside the training data, from X and their first k observations:",
+        "**WAPE of the median / CRPS / coverage of the 80 % interval in %**, as defined in",
+        "`statecast.evaluate`, with the default settings. The models are trained on folds 1 to 4",
+        "and tested on fold 0. In *growth, five folds*, each fold is forecast by a fit on the",
+        "others. The values are means over seeds; after ± is half the range of CRPS over seeds.",
+        "A dash means that the method cannot forecast; pt is a point forecast. Written by",
+        "`benchmarks/accuracy.py`.",
         "",
-        "Statecast and DeepAR are one model for all k. The others are fitted for each k, and their",
-        f"seconds are of all four. A neural peer is trained on at most {MOST:,} items (of the",
-        "12,535 of streamflow), all others on all. The seconds are those of the processor, taken",
-        "beside other work; ours runs on all cores and the peers on one, so on an idle machine we",
-        "wait for less than is said here, and they for as much.",
+        "Statecast and DeepAR have one model for all k. The others are fitted for each k, and",
+        f"their seconds are the sum of the four fits. A neural peer is trained on at most {MOST:,}",
+        "items (of the 12,535 of streamflow), every other method on all. The seconds are CPU time,",
+        "measured on a busy machine. Statecast uses all cores and the peers one, so on an idle",
+        "machine a fit of Statecast takes less time than its CPU time, and one of a peer about the",
+        "same.",
         "",
         *(f"- {name}: {text}." for name, (_, _, text) in PEERS.items()),
         "- Boosted trees: scikit-learn's, a model per k and level, on all training values.",
         "",
-        "None of them was tuned here, so they are not at their best. An earlier measurement, with",
-        "two or three settings for each data set tried on fold 1, found on growth DeepAR at a CRPS",
-        "of .035 to .029 and NeuralForecast's TFT at .028 to .022, and on streamflow DeepAR at",
-        ".535 to .512. The peers see y standardised over all training values, of its logarithm on",
-        "broadway and streamflow, and a step 0 of value 0 before step 1, without which they could",
-        "not be asked at k = 0.",
+        "The peers were not tuned, and may be better if they are. In an earlier measurement, with",
+        "two or three settings for each data set tried on fold 1, the CRPS on growth was .035 to",
+        ".029 for DeepAR and .028 to .022 for NeuralForecast's TFT, and on streamflow .535 to .512",
+        "for DeepAR. For the peers y is standardised over all training values; on broadway and",
+        "streamflow its logarithm is. A step 0 with the value 0 is put before step 1, because they",
+        "cannot forecast without an observation.",
         "",
         "![CRPS against k](accuracy.svg)",
         "",
@@ -688,17 +690,17 @@ def page(store: Store, missing: Mapping[str, str]) -> str:
     for title, text, methods in (
         (
             "One model for all k, or one for each",
-            "The price of the any-k law. Four models, each trained and stopped by its own k alone.",
+            "Four models, each trained and stopped at a single k, in place of one model for all k.",
             (ALONE,),
         ),
         (
-            "What conditioning buys",
-            "X sets the initial state by default; or enters with the inputs, both ways, or not.",
+            "The effect of conditioning",
+            "By default X sets the initial state. Here it is an input, or both, or is not used.",
             tuple(VARIANTS)[:3],
         ),
         (
-            "What the ensemble, the analogues and the calibration buy",
-            "One part left out at a time.",
+            "The effect of the ensemble, the analogues and the calibration",
+            "Each row leaves out one part.",
             tuple(VARIANTS)[3:],
         ),
     ):

@@ -175,13 +175,13 @@ def page(found: dict[str, list[Any]]) -> str:
         lines += ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
         lines += [""]
     lines += [
-        "A number that stays as it is down a column says that the cost is linear. In the units it",
-        "grows linearly by itself, since the recurrent weights are units by units. Memory is what",
-        "the pass adds to the process: inputs, outputs, their gradients, and five numbers for each",
-        "item, step and unit that the backward pass needs.",
+        "If the nanoseconds in a column are constant, the cost is linear. They grow linearly with",
+        "the units, since there are units x units recurrent weights. Memory is what the call adds",
+        "to the process: inputs, outputs, their gradients, and five numbers for each item, step",
+        "and unit, which the backward pass needs.",
         "",
-        f"A series in a Parquet file, {STEPS} steps an item, on its way to the forecaster: what is",
-        "learnt of it, the panel, and what the process holds beyond that at its most.",
+        f"A series in a Parquet file, with {STEPS} steps an item: the time of `Schema.fit` and",
+        "`Schema.panel`, the memory of the panel, and the largest further memory of the process.",
         "",
         "| rows | `Schema.fit` | `Schema.panel` | panel | memory beyond it |",
         "| --- | --- | --- | --- | --- |",

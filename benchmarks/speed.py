@@ -665,8 +665,8 @@ def page(found: Mapping[str, Any]) -> str:
         f"`benchmarks/speed.py`, which `make bench` runs{ended}",
         f"Within a row both sides took turns in one process, on {THREADS} threads; medians of "
         f"{REPEATS}, of 5 for `fit` and `predict`.",
-        "A turn is one call that is not counted, and then calls for 5 ms. *2x* says that the",
-        "native kernel takes half the peer's time. OpenMP waits as it does by default.",
+        "A turn is one call that is not counted, and then calls for 5 ms. *2x* means that the",
+        "native kernel takes half the peer's time. OpenMP has its default wait policy.",
         "",
     ]
     for sections, part in PARTS:
@@ -675,7 +675,7 @@ def page(found: Mapping[str, Any]) -> str:
     lines += [
         "## Not measured",
         "",
-        "No GPU was at hand. There the backend's own recurrence runs (cuDNN), not this kernel.",
+        "No GPU was available. On a GPU the backend's recurrence (cuDNN) runs, not this kernel.",
         "",
     ]
     return "\n".join(lines)
@@ -685,7 +685,7 @@ def operation_part(wide: Mapping[str, Any], avx2: Mapping[str, Any]) -> list[str
     lines = [
         "## Forward and backward in PyTorch, against its own layers",
         "",
-        "The operation by itself, without a head. The share is that of the rate of PyTorch's",
+        "The operation alone, without a head. The share is relative to the rate of PyTorch's",
         "matrix product (2048 by 2048), in the same process and on as many threads: "
         + " and ".join(f"{rate:.0f}" for rate in wide["product"])
         + " GF/s.",
@@ -776,7 +776,7 @@ def forecaster_part(wall: Mapping[str, Any], alone: Mapping[str, Any]) -> list[s
         "",
         "The whole step in `fit` on JAX: X to the state, the prefix, the closed loop, eleven",
         "quantiles, their loss, AdamW. The peer is the same network on `nn.LSTM` in PyTorch. It is",
-        "shown all values, so it is spared the loop. On one thread it is the CPU's time.",
+        "given all values, so it has no closed loop. The columns of one thread are CPU time.",
         "",
         *table(columns, rows),
     ]

@@ -5,9 +5,9 @@ Run it from the root of the repository, without arguments::
     .venv/bin/python benchmarks/state_control.py
 
 It starts itself once for each backend, runs every behaviour on a fresh model of stock Keras and
-on one of Statecast, and writes ``docs/state_control.md``. A behaviour works where what came out
-equals a reference: a stateless layer of Keras around the same cell, started from the state that
-ought to count.
+on one of Statecast, and writes ``docs/state_control.md``. A behaviour works if its results equal
+those of a reference: a stateless layer of Keras around the same cell that starts from the expected
+state.
 """
 
 from __future__ import annotations
@@ -608,22 +608,23 @@ def measured(backend: str) -> dict[str, Any]:
 INTRO = """\
 # State control: stock Keras and Statecast, measured
 
-What happens when the state of a recurrent layer is set, read, reset and trained with. Every cell
-was run, on a fresh model, and says what came out. This page is written by
-`benchmarks/state_control.py`; `make bench` runs it, or by itself
+This page shows what happens when the state of a recurrent layer is set, read, reset and used in
+training. Every cell is the result of a run with a new model. The page is written by
+`benchmarks/state_control.py`, which `make bench` runs; to run it alone:
 `.venv/bin/python benchmarks/state_control.py`.
 
 Measured with {versions}.
 
 - *works*: outputs and states equal, to {tolerance:.5f}, those of a stateless Keras layer
-  around the same cell that starts from the state that ought to count. Where training is the
-  point, every weight has changed.
-- *refused*: the call raises, and the state is as it was before; *state not kept*: it raises, and
-  the state is another or can no longer be read. Where refusing is right, the behaviour says so.
-- *no such call*, *no such argument*: there is nothing of the kind to call. Stock Keras's one way
-  to set a state is to assign each variable in `layer.states`, and so it is set here; what else
-  could be built on that by hand is not counted.
-- An error by itself was raised by a call that ought to work.
+  around the same cell that starts from the expected state. In rows on training, every weight
+  has also changed.
+- *refused*: the call raises an error and the state is unchanged; *state not kept*: the call raises
+  an error, and the state has changed or cannot be read any more. If an error is right, the name of
+  the behaviour says so.
+- *no such call*, *no such argument*: the function or the argument does not exist. In stock Keras
+  the only way to set a state is to assign each variable in `layer.states`, so it is set in this way
+  here. What a user could build from this is not counted.
+- The name of an error: it was raised by a call that should work.
 """
 
 
@@ -636,7 +637,7 @@ def page(found: Mapping[str, dict[str, Any]]) -> str:
     table = [
         ["Behaviour", *columns],
         ["---"] * (1 + len(columns)),
-        [f"**As it should be, of {len(cells)}**", *map(str, held)],
+        [f"**Correct, of {len(cells)}**", *map(str, held)],
     ]
     group = ""
     for ((name, text, *_), *_), row in zip(parts, cells, strict=True):

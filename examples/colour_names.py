@@ -1,13 +1,13 @@
-"""Colour names: say what a colour is called, from its red, green and blue.
+"""Colour names: generate names for a colour, from its red, green and blue.
 
     python examples/colour_names.py [--data ../shared/data/colours] [--picture names.png]
                                     [--model colours.safetensors] [--quick]
 
-Trains on the names that people gave to four fifths of some 32,000 colours, character by character
-(minutes on two cores), and then, for colours it never met: gives names, completes "dark g", finds
-the swatch for a name, and says how many bits a character costs with and without having seen the
-colour. ``--model`` keeps the forecaster, or takes it where the file is there; ``--quick`` trains
-on a few hundred names for two epochs, to see that all of it runs.
+It trains on the names that people gave to four fifths of some 32,000 colours, as characters
+(minutes on two cores). Then it generates names for eight colours, completes "dark g" for each of
+them, ranks the colours for a name, and computes the bits per character of the names that are not
+in training. ``--model`` reads the forecaster from a file if it exists, and writes it otherwise.
+``--quick`` trains on a few hundred names for two epochs, to try the script.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SWATCHES = {
 
 
 def tables(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """The names, a row a character ("_" is a blank); the colours; the folds."""
+    """The names, with a row for each character ("_" is a blank); the colours; the folds."""
     series = pl.read_csv(folder / "series.csv")
     static = pl.read_csv(folder / "static.csv").select("unique_id", "red", "green", "blue")
     return series, static, pl.read_csv(folder / "folds.csv")
@@ -45,7 +45,7 @@ def swatches() -> pl.DataFrame:
 
 
 def spelt(text: str, ids: list[str]) -> pl.DataFrame:
-    """A beginning, for each of some items."""
+    """The characters of a text, for each of these items, as a long table."""
     letters = text.replace(" ", "_")
     rows = [(item, step, letter) for item in ids for step, letter in enumerate(letters, 1)]
     return pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
@@ -56,7 +56,7 @@ def words(text: str) -> str:
 
 
 def picture(path: Path, names: list[list[str]]) -> None:
-    """The swatches, with names on them."""
+    """Draw the colours, with the generated names on them."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -100,7 +100,7 @@ def main() -> int:
 
     these = swatches()
     drawn = f.sample(None, these, until=30, paths=3, sampling=Sampling(0.7, top_p=0.9))
-    print("Names, drawn:")
+    print("Sampled names:")
     for item, some in zip(drawn.ids, drawn.text(), strict=True):
         print(f"  {item}: {', '.join(map(words, some))}")
 
@@ -109,22 +109,21 @@ def main() -> int:
     rest = rest.group_by("unique_id", maintain_order=True).agg(
         pl.col("statecast").drop_nulls().str.join(""), pl.col("statecast-nats").first()
     )
-    print('"dark g" goes on:')
+    print('Completions of "dark g":')
     for item, text, nats in rest.rows():
         print(f"  {item}: dark g{words(text)} (probability {np.exp(nats):.2f})")
 
-    asked = ["fire truck", "lemon", "moss", "deep sea"]
-    said = pl.concat([spelt(name, [name]) for name in asked])
-    found = f.rank(said, these, best=3)
-    print("Swatches for a name, the best first:")
-    for name in asked:
+    names = ["fire truck", "lemon", "moss", "deep sea"]
+    found = f.rank(pl.concat([spelt(name, [name]) for name in names]), these, best=3)
+    print("Colours for a name, the best first:")
+    for name in names:
         print(f"  {name}: {', '.join(found.filter(pl.col('unique_id') == name)['match'])}")
 
     truth, seen = series.join(new, on="unique_id"), static.join(new, on="unique_id")
     for k in (0, 1, 3):
         table = f.log_likelihood(truth, seen, known=k)
         bits = -table["log_likelihood"].sum() / table["tokens"].sum() / np.log(2)
-        print(f"Bits a character of {len(new):,} names never met, from k = {k}: {bits:.3f}")
+        print(f"Bits per character of {len(new):,} new names, from k = {k}: {bits:.3f}")
     if given.picture is not None:
         picture(given.picture, drawn.text())
         print(f"Wrote {given.picture}.")

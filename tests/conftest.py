@@ -1,4 +1,4 @@
-"""What all tests share: the backend, slow tests, small settings, the growth data."""
+"""Shared by all tests: the backend, slow tests, small settings, growth data and forecasters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
 if os.environ["KERAS_BACKEND"] == "jax":
-    # What one test has compiled no other compiles again, of a like model either: most of the
-    # time goes there. Of one run alone, so that every run compiles all of it once.
+    # A program is compiled once for all tests, as compilation takes most of the time. The cache is
+    # for one run, so that every run compiles everything once.
     _compiled = tempfile.TemporaryDirectory(prefix="statecast-tests-", ignore_cleanup_errors=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -26,8 +26,8 @@ from statecast.data import GROWTH, Growth, growth
 
 CI = os.environ.get("CI") == "true"
 
-# No deadline: the first example compiles, so its time says nothing. In CI the examples are
-# the same in every run, so that a red run is the change's doing.
+# No deadline, because the first example compiles. In CI the examples are the same in every run, so
+# that a failure is caused by the change.
 settings.register_profile(
     "statecast",
     deadline=None,
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boosted trees grow on few values: of all baselines they take by far the most time."""
+    """Boosted trees are fitted to few values, as they are by far the slowest baseline."""
     from statecast.evaluate.baselines import Trees
 
     monkeypatch.setattr(Trees.__init__, "__defaults__", (100, 0))
@@ -63,7 +63,7 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
-    """Forecasters are small unless told otherwise, so that documented code runs in seconds."""
+    """Forecasters are small by default, so that the code in the documentation runs in seconds."""
     from statecast.forecast.base import StateModel
 
     take_over = StateModel._set
@@ -73,7 +73,7 @@ def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks keep the weights they began with: for tests of what no training has a part in."""
+    """Networks keep their initial weights: for tests that do not depend on the training."""
     monkeypatch.setattr("statecast.networks.training.train", lambda *_, **__: {})
 
 
@@ -85,7 +85,7 @@ def growth_tables() -> Growth:
 
 @pytest.fixture
 def growth_folder(tmp_path: Path) -> Path:
-    """A folder of its own with series.csv, static.csv and folds.csv of the growth study."""
+    """A new folder with series.csv, static.csv and folds.csv of the growth study."""
     for name in ("series", "static", "folds"):
         (tmp_path / f"{name}.csv").write_bytes((GROWTH / f"{name}.csv").read_bytes())
     return tmp_path

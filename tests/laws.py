@@ -45,7 +45,7 @@ def every_k_alone_among_others_and_from_updates(
     """One call with mixed k is a call an item (at k = 0 with a table without rows), and the
     states that updates left, one by one.
 
-    ``more`` are the keywords that hand over the future table, and ``items`` are asked alone.
+    ``more`` are the keywords with the future table; each of ``items`` is also forecast alone.
     """
     prefix = mixed(series)
     together = f.predict(prefix, static, until=until, **more)

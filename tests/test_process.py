@@ -19,13 +19,14 @@ pytestmark = [
 BACKEND = keras.backend.backend()
 
 # A child forecasts, and answers what the parent did; "other" forecasts all the time beside it.
+# With "fit" it fits before.
 CHILD = """
 import os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from statecast import Forecaster, TokenForecaster
 tokens, other, rows = "tokens" in sys.argv, "other" in sys.argv, 400 if "many" in sys.argv else 20
-rng = np.random.default_rng(0)
+parent, rng = os.getpid(), np.random.default_rng(0)
 options = dict(units=4, ensemble=1, epochs=1, encoding=4)
 if tokens:
     Y = rng.choice(list("abc"), (rows, 6))
@@ -34,6 +35,8 @@ else:
     Y = rng.normal(size=(rows, 6))
     f = Forecaster(**options).fit(Y, verbose=0)
 def forecast():
+    if "fit" in sys.argv and os.getpid() != parent:
+        f.clone().fit(Y, verbose=0)
     ahead = f.generate if tokens else f.predict
     found = ahead(Y[:, :3], until=6)  # as text: NaN is not NaN
     return repr({n: np.asarray(v).tolist() for n, v in found.items()})
@@ -65,10 +68,14 @@ def _children(*words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
 @pytest.mark.parametrize("words", [(), ("many",), ("other",)], ids=str)
 def test_a_forked_process_forecasts(words: tuple[str, ...]) -> None:
     assert set(_children(*words).split()) == {"0"}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
+def test_a_forked_process_fits() -> None:
+    assert set(_children("fit").split()) == {"0"}
 
 
 def test_a_forked_process_decodes_tokens() -> None:
@@ -76,8 +83,8 @@ def test_a_forked_process_decodes_tokens() -> None:
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="of JAX and TensorFlow")
-def test_a_forked_process_is_told_to_be_spawned() -> None:
-    said = _children()
+def test_a_fit_in_a_forked_process_is_refused() -> None:
+    said = _children("fit")
     told = [line for line in said.splitlines() if line.startswith("ForkError This process is a")]
     assert len(told) == 2
     assert all('Start it with "spawn"' in line for line in told)

@@ -293,3 +293,11 @@ def test_what_is_no_file_is_not_written(tmp_path, monkeypatch, path, says):
             State.load(path)
     state.save("s")
     assert State.load("s") == state
+
+
+def test_the_numbers_of_a_file_are_read_into_aligned_memory(tmp_path):
+    """TensorFlow reads large arrays in place only there, see ``layers.initial.starts``."""
+    state = State({"h": np.ones((3, 5), "float32"), "n": np.arange(3)}, ids=["a", "b", "c"])
+    state.save(tmp_path / "s")
+    for leaf in State.load(tmp_path / "s").leaves.values():
+        assert leaf.ctypes.data % 64 == 0

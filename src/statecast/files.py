@@ -30,6 +30,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+ALIGNMENT = 64  # bytes: where the numbers of a tensor begin in memory
 MOST_ZERO_WIDTH = 2**20  # rows of a file without any number, whose size does not bound them
 _MOST_VALUES = 500_000  # in the JSON of a header: each takes up to 80 bytes of memory
 _MOST_AXES = 32  # of a tensor; NumPy allows 64
@@ -387,7 +388,11 @@ def _sizes(numbers: Any, most: int) -> bool:
 
 def _tensor(file: Any, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """Read the next tensor of an open file."""
-    out = np.empty(shape, dtype)
+    # Aligned, so that TensorFlow can read it without a copy, see ``layers.initial.starts``.
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    out = memory[begin : begin + size].view(dtype).reshape(shape)
     flat = out.reshape(-1).view(np.uint8)
     if file.readinto(flat) != flat.nbytes:
         raise ValueError("the file became shorter while it was read")

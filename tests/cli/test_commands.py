@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and what it refuses."""
+"""The commands: their results, their messages, and what they refuse."""
 
 from __future__ import annotations
 
@@ -15,82 +15,25 @@ from typing import Any
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from typer.testing import CliRunner
 
 import statecast
-from statecast.cli import commands, output
-from statecast.cli.commands import app
-from statecast.cli.options import SETTINGS
-
-# A translator behaves alike on every backend; what trains or forecasts is tried on each.
-backends = pytest.mark.backends
-
-SMALL = ["--units", "4", "--encoding", "4", "--ensemble", "2", "--epochs", "2"]
-STEPS = 6
-
-Tables = dict[str, list[list[str]]]
-
-
-def tables() -> Tables:
-    """Ten plants, a to j, six heights each; a row a list of cells, the header first."""
-    series, static, folds = [["plant", "week", "height"]], [["plant", "soil", "light"]], []
-    folds.append(["plant", "fold"])
-    for i, plant in enumerate("abcdefghij"):
-        static.append([plant, "sand" if i % 2 else "clay", str(i / 10)])
-        folds.append([plant, str(i % 2)])
-        for week in range(1, STEPS + 1):
-            series.append([plant, str(week), f"{10 + i + week * (1 + i % 2) + 0.1 * week**2:.2f}"])
-    return {"series": series, "static": static, "folds": folds}
-
-
-def prefix(series: list[list[str]], steps: int = 3) -> list[list[str]]:
-    return [row for row in series if not row[1].isdigit() or int(row[1]) <= steps]
-
-
-def write(folder: Path, given: Tables) -> None:
-    for name, rows in given.items():
-        (folder / f"{name}.csv").write_text("".join(",".join(row) + "\n" for row in rows))
-
-
-COLUMNS = ["--id-col", "plant", "--step-col", "week", "--target-col", "height"]
-FIT = ["fit", "series.csv", "static.csv", *COLUMNS, *SMALL, "--out", "new.safetensors"]
-FORECAST = ["forecast", "model.safetensors", "series.csv", "static.csv", "--until", "6"]
-EVALUATE = ["evaluate", "series.csv", "static.csv", *COLUMNS, *SMALL, "--known", "0,2"]
-EVALUATE += ["--folds", "folds.csv", "--out", "scores.csv", "--plot", "scores.png"]
-PLOT = ["plot", "forecast.csv", "whole.csv", *COLUMNS]
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A model file, fitted on all plants."""
-    folder = tmp_path_factory.mktemp("model")
-    write(folder, tables())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        code, _, err = run(*FIT)
-    assert code == 0, err
-    return (folder / "new.safetensors").read_bytes()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bytes, few_trees: None) -> Path:
-    """The current folder: the model, the first three weeks, the static features, the folds."""
-    given = tables()
-    write(tmp_path, given | {"series": prefix(given["series"]), "whole": given["series"]})
-    (tmp_path / "model.safetensors").write_bytes(model)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-# -- what works -----------------------------------------------------------------------------
+from plants import (
+    COLUMNS,
+    EVALUATE,
+    FIT,
+    FORECAST,
+    PLOT,
+    SMALL,
+    STEPS,
+    Tables,
+    backends,
+    first_weeks,
+    plant_tables,
+    refused,
+    run,
+    write_tables,
+)
+from statecast.cli import commands
 
 
 @backends
@@ -129,26 +72,6 @@ def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
         assert_frame_equal(found, expected, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("simulate --total --peak", "several"),
-        ("simulate --since 2", "--total"),
-        ("simulate --peak --falling", "--time-to"),
-        ("simulate --target height", "--peak"),
-        ("simulate --time-to nan", "threshold"),
-        ("simulate --paths 0", "paths"),
-        ("simulate --top-k 2", "for tokens"),
-        ("simulate --forbid a", "for tokens"),
-        ("forecast --best 0", "for tokens"),
-        ("forecast --length-power 1", "for tokens"),
-    ],
-)
-def test_what_is_for_tokens_or_for_paths_is_refused(folder: Path, words: str, message: str) -> None:
-    verb, *options = words.split()
-    assert message in refused(folder, verb, *FORECAST[1:], *options, "--out", "s.csv")
-
-
 @pytest.mark.parametrize("verb", ["score", "rank"])
 def test_scores_and_rankings_are_of_tokens(folder: Path, verb: str) -> None:
     words = [verb, "model.safetensors", "series.csv", "static.csv", "--out", "s.csv"]
@@ -176,8 +99,8 @@ def test_parquet_in_and_out(folder: Path) -> None:
 
 
 def test_an_item_without_a_row_in_the_series_is_forecast_from_the_start(folder: Path) -> None:
-    static = [*tables()["static"], ["k", "clay", "0.5"]]
-    write(folder, {"static": static})
+    static = [*plant_tables()["static"], ["k", "clay", "0.5"]]
+    write_tables(folder, {"static": static})
     code, out, _ = run(*FORECAST)
     assert code == 0
     assert sum(line.startswith("k,") for line in out.splitlines()) == STEPS
@@ -196,36 +119,16 @@ def test_the_settings_reach_the_forecaster_and_an_output_may_be_overwritten(fold
     assert found["units"] == "4"
 
 
-def test_info(folder: Path) -> None:
-    code, out, _ = run("info", "model.safetensors")
-    assert code == 0
-    for word in ("plant, week, height", "light", "clay, sand", "lstm", "Trained for 2 epochs"):
-        assert word in out
-    code, out, _ = run("info")
-    assert code == 0
-    for word in ("statecast", "keras", "backend"):
-        assert word in out
-
-
 def test_a_category_never_seen_is_a_warning_in_one_line(folder: Path) -> None:
-    static = tables()["static"]
+    static = plant_tables()["static"]
     static[1][1] = "peat"
-    write(folder, {"static": static})
+    write_tables(folder, {"static": static})
     code, _, err = run(*FORECAST, "--out", "f.csv")
     assert code == 0
     warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
     assert "peat" in warnings[0]
     assert "soil" in warnings[0]
-
-
-def test_the_options_are_the_arguments_of_the_forecaster() -> None:
-    import inspect
-
-    from statecast import Forecaster, TokenForecaster
-
-    parameters = [inspect.signature(kind).parameters for kind in (Forecaster, TokenForecaster)]
-    assert set(SETTINGS) == {*parameters[0], *parameters[1]}
 
 
 @backends
@@ -258,11 +161,11 @@ def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: 
 
 @backends
 def test_covariates_from_files(folder: Path) -> None:
-    given = tables()
+    given = plant_tables()
     header, *rows = given["series"]
     seen = [[*header, "visits"], *([*row, str(len(row[2]))] for row in rows)]
     plan = [["plant", "week", "water"], *([*row[:2], str(int(row[1]) % 2)] for row in rows)]
-    write(folder, {"whole": seen, "begun": prefix(seen), "plan": plan})
+    write_tables(folder, {"whole": seen, "begun": first_weeks(seen), "plan": plan})
     covered = ["--future", "plan.csv", "--past-cols", "visits", "--categorical", "water"]
     fit = ["fit", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--out", "covered.safetensors"]
     assert run(*fit, *covered)[0] == 0
@@ -371,22 +274,6 @@ def test_demo(folder: Path) -> None:
     assert not set(known) & set(pl.read_csv(where / "train/series.csv")["unique_id"])
 
 
-# -- what is refused ------------------------------------------------------------------------
-
-
-def refused(folder: Path, *command: str) -> str:
-    """Run a command that must fail: exit code 2, one message, nothing written. The message."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    code, out, err = run(*command)
-    assert code == 2, out + err
-    assert out == ""
-    assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, err
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    return lines[0]
-
-
 def cell(table: str, row: int, column: int, value: str) -> Callable[[Tables], None]:
     def change(given: Tables) -> None:
         given[table][row][column] = value
@@ -432,19 +319,19 @@ BAD_TABLES = {
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_tables(folder: Path, case: str, command: list[str]) -> None:
     change, words = BAD_TABLES[case]
-    given = tables()
-    given["series"] = prefix(given["series"])
+    given = plant_tables()
+    given["series"] = first_weeks(given["series"])
     change(given)
-    write(folder, given)
+    write_tables(folder, given)
     message = refused(folder, *command)
     for word in words.split():
         assert word in message
 
 
 def test_a_series_without_rows_is_k_0_and_nothing_to_learn_from(folder: Path) -> None:
-    given = tables()
+    given = plant_tables()
     given["series"] = given["series"][:1]
-    write(folder, given)
+    write_tables(folder, given)
     for command in (FIT, EVALUATE):
         assert "series" in refused(folder, *command)
     static_alone = ["-" if word == "series.csv" else word for word in FORECAST]
@@ -489,7 +376,7 @@ BAD_STATICS = {
 @pytest.mark.parametrize("case", BAD_STATICS)
 def test_statics_that_differ_from_the_fit(folder: Path, case: str) -> None:
     change, words = BAD_STATICS[case]
-    write(folder, {"static": change(tables()["static"])})
+    write_tables(folder, {"static": change(plant_tables()["static"])})
     message = refused(folder, *FORECAST, "--out", "f.csv")
     for word in words.split():
         assert word in message
@@ -516,11 +403,14 @@ def test_a_table_of_another_kind(folder: Path) -> None:
 
 
 BAD_FOLDS: dict[str, tuple[list[list[str]], str]] = {
-    "an item without a fold": (tables()["folds"][:-1], "'j'"),
-    "a fold missing": ([*tables()["folds"][:-1], ["j", ""]], "'fold'"),
-    "an item twice": ([*tables()["folds"], ["b", "1"]], "'plant' 'b'"),
-    "no fold column": ([["plant", "part"], *tables()["folds"][1:]], "'fold'"),
-    "one fold": ([["plant", "fold"], *([row[0], "0"] for row in tables()["folds"][1:])], "fold"),
+    "an item without a fold": (plant_tables()["folds"][:-1], "'j'"),
+    "a fold missing": ([*plant_tables()["folds"][:-1], ["j", ""]], "'fold'"),
+    "an item twice": ([*plant_tables()["folds"], ["b", "1"]], "'plant' 'b'"),
+    "no fold column": ([["plant", "part"], *plant_tables()["folds"][1:]], "'fold'"),
+    "one fold": (
+        [["plant", "fold"], *([row[0], "0"] for row in plant_tables()["folds"][1:])],
+        "fold",
+    ),
     "no row": ([["plant", "fold"]], "folds"),
 }
 
@@ -528,7 +418,7 @@ BAD_FOLDS: dict[str, tuple[list[list[str]], str]] = {
 @pytest.mark.parametrize("case", BAD_FOLDS)
 def test_bad_folds(folder: Path, case: str) -> None:
     rows, words = BAD_FOLDS[case]
-    write(folder, {"folds": rows})
+    write_tables(folder, {"folds": rows})
     message = refused(folder, *EVALUATE)
     for word in words.split():
         assert word in message
@@ -562,30 +452,14 @@ def test_evaluate_refuses(folder: Path, option: str, value: str, word: str) -> N
 )
 def test_plot_refuses(folder: Path, words: list[str], word: str) -> None:
     rows = [["plant", "week", "statecast"], ["a", "4", "1.5"], ["b", "4", "2.5"]]
-    write(folder, {"forecast": rows})
+    write_tables(folder, {"forecast": rows})
     assert word in refused(folder, *PLOT, *words)
     assert "none.csv" in refused(folder, "plot", "none.csv", "--out", "fan.png")
     rows[0][2] = "statecast-height,statecast-nats"  # several targets
     rows[1][2], rows[2][2] = "1.5,1", "2.5,1"
-    write(folder, {"forecast": rows})
+    write_tables(folder, {"forecast": rows})
     message = refused(folder, "plot", "forecast.csv", *COLUMNS[:4], "--out", "fan.png")
     assert "--target-col height" in message
-
-
-def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
-    assert "static.csv" in refused(folder, "demo", "--out", "static.csv")
-    assert "no folder" in refused(folder, "demo", "--out", "nowhere/demo")
-
-
-@pytest.mark.parametrize("words", [["demo"], EVALUATE, [*PLOT, "--out", "fan.png"]])
-def test_missing_matplotlib_is_an_error_before_the_computation(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
-    found = output.find_spec
-    monkeypatch.setattr(
-        output, "find_spec", lambda name: None if name == "matplotlib" else found(name)
-    )
-    assert "statecast[plots]" in refused(folder, *words)
 
 
 def header(model: bytes, change: Callable[[dict[str, str]], object]) -> bytes:
@@ -628,37 +502,6 @@ def test_a_missing_model(folder: Path) -> None:
     assert "none.safetensors" in refused(folder, "info", "none.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("out", "word"),
-    [
-        ("nowhere/f.csv", "no folder"),
-        ("f.txt", ".csv or .parquet"),
-        ("f", ".csv or .parquet"),
-        ("taken.csv", "a folder"),
-        ("series.csv", "not an input"),
-    ],
-)
-def test_outputs_that_cannot_be_written(folder: Path, out: str, word: str) -> None:
-    Path("taken.csv").mkdir()
-    assert word in refused(folder, *FORECAST, "--out", out)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "word"),
-    [
-        ("--head", "cauchy", "quantiles"),
-        ("--cell", "mamba", "lstm"),
-        ("--units", "0", "units"),
-        ("--conditioning", "none", "both"),
-        ("--learning-rate", "-1", "learning_rate"),
-        ("--id-col", "week", "step_col"),
-        ("--past-cols", "week,height", "the option repeated"),
-    ],
-)
-def test_settings_outside_their_range(folder: Path, option: str, value: str, word: str) -> None:
-    assert word in refused(folder, *FIT, option, value)
-
-
 def test_a_table_of_no_rows_is_nothing_to_fit_to(folder: Path) -> None:
     Path("series.csv").write_text("plant,week,height\n")
     assert "A fit needs some" in refused(folder, *FIT)
@@ -666,15 +509,6 @@ def test_a_table_of_no_rows_is_nothing_to_fit_to(folder: Path) -> None:
 
 def test_the_version() -> None:
     assert run("--version")[:2] == (0, f"statecast {statecast.__version__}\n")
-
-
-def test_how_bounds_are_given_is_in_the_help() -> None:
-    assert "--bounds LOW HIGH" in run("fit", "--help")[1]
-
-
-@pytest.mark.parametrize("level", ["0", "100", "nan"])
-def test_levels_outside_their_range(folder: Path, level: str) -> None:
-    assert "level" in refused(folder, *FORECAST, "--level", level)
 
 
 @pytest.mark.parametrize(
@@ -685,35 +519,3 @@ def test_usage_errors_are_exit_code_2(folder: Path, words: list[str]) -> None:
     assert code == 2
     assert "Usage:" in err
     assert "Traceback" not in err
-
-
-def test_a_write_that_fails_leaves_the_old_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    Path("f.csv").write_text("old")
-
-    def fail(*paths: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    assert "No space left" in refused(folder, *FORECAST, "--out", "f.csv")
-
-
-@pytest.mark.parametrize(
-    ("redirection", "code", "lines"),
-    [
-        ("> /dev/full", 2, ["error: standard output cannot be written (No space left on device)."]),
-        (">&-", 2, ["error: standard output is closed. Redirect it to a file, or to /dev/null."]),
-        ("> /dev/full 2>&-", 2, []),
-        (">&- 2>&-", 2, []),
-        ("<&- > /dev/null", 0, []),
-        ("| true", 0, []),
-    ],
-)
-@pytest.mark.parametrize("command", ["info --help", "--version"])
-def test_output_that_cannot_be_written_is_one_line_and_a_code(command, redirection, code, lines):
-    run = f"{sys.executable} -m statecast.cli {command} {redirection}"
-    done = subprocess.run(run, shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.splitlines(), done.stdout) == (code, lines, "")

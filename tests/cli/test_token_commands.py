@@ -39,8 +39,8 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
     assert {"statecast", "statecast-2", "statecast-nats"} <= set(pl.read_csv("f.csv").columns)
     assert "bits" in pl.read_csv("scores.csv").columns
-    said = pl.read_csv("r.csv").group_by("unique_id").agg(pl.col("statecast").str.join(""))
-    assert all(text.startswith("ca") and "b" not in text for text in said["statecast"])
+    texts = pl.read_csv("r.csv").group_by("unique_id").agg(pl.col("statecast").str.join(""))
+    assert all(text.startswith("ca") and "b" not in text for text in texts["statecast"])
     greedy, drawn = pl.read_csv("greedy.csv")["statecast"], pl.read_csv("drawn.csv")
     assert greedy.equals(drawn["path-1"], check_names=False)
     assert greedy.equals(drawn["path-2"], check_names=False)

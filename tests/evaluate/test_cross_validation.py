@@ -281,7 +281,7 @@ def test_dates_and_columns_of_other_names() -> None:
 
 def test_test_folds_and_progress() -> None:
     Y, X = toy(24)
-    said: list[tuple[str, int, int]] = []
+    stages: list[tuple[str, int, int]] = []
     fake = Fake()
     folds = np.array(["a", "b", "c"])[np.arange(24) % 3]
     found = cross_validation(
@@ -292,14 +292,14 @@ def test_test_folds_and_progress() -> None:
         test_folds=["b"],
         known=(3, 0),
         baselines=False,
-        progress=lambda *what: said.append(what),
+        progress=lambda *what: stages.append(what),
     )
     assert found.known == (0, 3)
     assert (found.folds, len(fake.log), found.rows[0].items) == (1, 1, 8)
     assert found.best(0) is None
     assert found.skill(0) is None
-    assert [what[1] for what in said] == [0, 1, 2, 3]
-    assert {what[2] for what in said} == {3}
+    assert [what[1] for what in stages] == [0, 1, 2, 3]
+    assert {what[2] for what in stages} == {3}
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ def test_cross_validation_scores_bits_per_token(tmp_path):
     series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
     f = TokenForecaster(units=8, embedding=4, encoding=4, epochs=3)
     folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
-    said: list[Any] = []
+    stages: list[Any] = []
     scores = cross_validation(
-        f, series, static, folds=folds, known=[0, 2], progress=lambda *each: said.append(each)
+        f, series, static, folds=folds, known=[0, 2], progress=lambda *each: stages.append(each)
     )
-    assert [each[1:] for each in said] == [(done, 4) for done in range(5)]
+    assert [each[1:] for each in stages] == [(done, 4) for done in range(5)]
     assert {row.method for row in scores.rows} == {
         "statecast", "unigram", "n-gram", "n-gram by classes of X"
     }  # fmt: skip

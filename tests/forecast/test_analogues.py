@@ -1,4 +1,4 @@
-"""Analogues: the Gaussian is the textbook's, rows do not meet, nothing sees its own rest."""
+"""Analogues: the Gaussian model against formulas, rows are independent, no future is used."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -116,8 +116,8 @@ def test_a_step_with_few_observations_is_forecast_from_the_steps_before_it():
     mask[25:, T - 3 :] = False
     few = Linear.regress(x, y, mask, 10.0)
     whole = Linear.regress(x, y, np.ones_like(mask), 10.0)
-    told = Linear.fit(x, y, mask, 10.0)
-    off = [np.abs(path.of_x(x) - whole.of_x(x))[:, T - 3 :].mean() for path in (told, few)]
+    sequential = Linear.fit(x, y, mask, 10.0)
+    off = [np.abs(path.of_x(x) - whole.of_x(x))[:, T - 3 :].mean() for path in (sequential, few)]
     assert off[0] < 0.75 * off[1]
 
 

@@ -186,8 +186,8 @@ def test_large_objects_have_a_short_repr(fitted):
     assert repr(Forecaster()) == "<Forecaster(), not fitted>"
     several = Forecaster(target_col=["a", "b"], units=3)
     assert repr(several) == "<Forecaster(units=3, target_col=('a', 'b')), not fitted>"
-    said = "<Forecaster(units=6, ensemble=3, encoding=4, epochs=3), fitted on 8 steps>"
-    assert repr(fitted) == said
+    expected = "<Forecaster(units=6, ensemble=3, encoding=4, epochs=3), fitted on 8 steps>"
+    assert repr(fitted) == expected
     paths = fitted.simulate(None, curve_tables()[1], until=T, paths=5)
     assert repr(paths) == f"<Paths of y: {ROWS} items, 5 paths each, up to step 8>"
     series, static = curve_tables()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statecast.forecast.engine import NumberEngine
+from statecast.forecast.forecaster import Forecaster
 from statecast.heads.by_name import HEADS
 from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks import arrays
@@ -20,6 +24,7 @@ from statecast.networks.decoder import NO_FEATURES, Decoder, weight_shapes
 from statecast.networks.network import Network
 from statecast.recurrence.cells import CELLS, Stack
 from statecast.recurrence.kernels.native import library
+from statecast.tokens.forecaster import TokenForecaster
 
 pytestmark = pytest.mark.backends
 
@@ -104,6 +109,32 @@ class Case:
 
 
 BESIDE = ("future", "past")
+
+# What a fitted model does, as the source of a function for this process and for another one.
+USE = """
+import numpy as np
+
+def use(f):
+    if type(f).__name__ == "TokenForecaster":
+        Y = np.array([list("abca"), list("bcab"), list("cabc")])
+        sequences = f.generate(Y[:, :2], until=6)
+        return {"text": np.array(repr({n: np.asarray(v).tolist() for n, v in sequences.items()}))}
+    Y = np.arange(24.0).reshape(3, 8) % 7 + 1
+    new = np.concatenate([np.full((3, 3), np.nan), Y[:, 3:5]], axis=1)
+    return {
+        "forecast": f.predict(Y[:, :3], until=8)["statecast-lo-80"],
+        "updated": f.predict(state=f.update(f.state(Y[:, :3]), new), until=8)["statecast"],
+        "paths": f.simulate(Y[:, :3], until=8, paths=7).values,
+        "effects": f.explain(Y[:, :3], until=8).observations,
+    }
+"""
+WITHOUT_A_BACKEND = """
+import sys
+for name in ("keras", "jax", "jaxlib", "torch", "tensorflow"):
+    sys.modules[name] = None  # an import of it fails
+from statecast.tokens.forecaster import load_model
+np.savez(sys.argv[2], **use(load_model(sys.argv[1])))
+"""
 
 
 def _cases(**chosen: Any) -> st.SearchStrategy[Case]:
@@ -284,3 +315,26 @@ def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:
     covariates = {name: each[:, :2] for name, each in inputs["covariates"].items()}
     paths = [e.sample(s, uniform, covariates) for e, s in zip((engine, other), starts, strict=True)]
     np.testing.assert_allclose(*paths, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["quantiles", "negative_binomial", "tokens"])
+def test_a_fitted_model_needs_no_backend(kind: str, tmp_path: Path) -> None:
+    """A process in which none can be imported gives the results of this one."""
+    options = {"units": 4, "ensemble": 2, "epochs": 1, "encoding": 4}
+    rng = np.random.default_rng(0)
+    if kind == "tokens":
+        f = TokenForecaster(**options).fit(rng.choice(list("abc"), (20, 6)), verbose=0)
+    else:
+        f = Forecaster(**options, head=kind).fit(rng.integers(1, 9, (60, 8)) * 1.0, verbose=0)
+    model, out = tmp_path / "m.safetensors", tmp_path / "out.npz"
+    f.save(model)
+    command = [sys.executable, "-c", USE + WITHOUT_A_BACKEND, str(model), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    here: dict[str, Any] = {}
+    exec(USE, here)
+    expected = here["use"](f)
+    with np.load(out) as found:
+        assert set(found.files) == set(expected)
+        for name, values in expected.items():
+            _equal(found[name], values)

@@ -158,7 +158,7 @@ def test_no_items_have_no_effects():
 @few
 @given(seed=st.integers(0, 99))
 def test_an_effect_is_the_forecast_minus_the_forecast_without(fitted, seed):
-    """Against tables in which the row is missing, the group never met, the level average."""
+    """Compared with tables with the row missing, a new group, or the mean level."""
     series, static = curve_tables()
     begun = mixed_prefixes(series, seed)
     found = fitted.explain(begun, static, until=T)

@@ -146,8 +146,8 @@ def test_each_item_is_forecast_up_to_its_until(fitted, seed):
     whole = forecast_of(fitted, prefix, static).join(table, on="unique_id").sort("unique_id", "ds")
     expected = whole.filter(pl.col("ds") <= pl.col("until")).drop("until")
     each = dict(enumerate(until.tolist()))
-    for said in (until, until.tolist(), each, table, table.to_pandas()):
-        assert_same(forecast_of(fitted, prefix, static, until=said), expected)
+    for given_until in (until, until.tolist(), each, table, table.to_pandas()):
+        assert_same(forecast_of(fitted, prefix, static, until=given_until), expected)
     assert_same(fitted.predict(state=state, until=each, level=[80, 95]), expected)
     steps = pl.Series(known).gather(whole["unique_id"]) + 2
     ahead = forecast_of(fitted, prefix, static, until=None, h=2)
@@ -191,7 +191,7 @@ def test_paths_and_explanations_go_up_to_each_items_until(fitted):
 
 
 @pytest.mark.parametrize(
-    ("said", "says"),
+    ("given_until", "message"),
     [
         ({}, "either until or h; received neither"),
         ({"until": T, "h": 1}, "either until or h; received both"),
@@ -208,11 +208,11 @@ def test_paths_and_explanations_go_up_to_each_items_until(fitted):
         ({"until": T, "strict": 1}, "strict: expected True or False"),
     ],
 )
-def test_a_wrong_until_is_refused(fitted, said, says):
+def test_a_wrong_until_is_refused(fitted, given_until, message):
     _, static = curve_tables()
     for verb in (fitted.predict, fitted.simulate, fitted.explain):
-        with pytest.raises((errors.ArgumentError, errors.DataError), match=says):
-            verb(None, static, **said)
+        with pytest.raises((errors.ArgumentError, errors.DataError), match=message):
+            verb(None, static, **given_until)
 
 
 @pytest.mark.parametrize("given", ["no", 0, None])
@@ -272,9 +272,9 @@ def test_beyond_the_longest_training_item_there_is_one_warning_per_call(fitted):
         warnings.simplefilter("error", errors.DataWarning)
         within = fitted.predict(None, static, until=T)
     for verb in (fitted.predict, fitted.simulate, fitted.explain):
-        with pytest.warns(errors.DataWarning) as said:
+        with pytest.warns(errors.DataWarning) as caught:
             beyond = verb(None, static, until=T + 2)
-        ours = [each for each in said if each.category is errors.DataWarning]
+        ours = [each for each in caught if each.category is errors.DataWarning]
         assert [f"which had {T} steps. Nothing was learnt" in str(w.message) for w in ours] == [
             True
         ]
@@ -374,14 +374,14 @@ def test_series_too_long_for_a_covariance_have_no_analogues(too_long):
     assert np.isfinite(columns_of(too_long.predict(begun, static, until=T))).all()
 
 
-NOBODY = (1, 4, 6, 7)
+NEVER_OBSERVED = (1, 4, 6, 7)
 
 
 @pytest.fixture(scope="module", params=["quantiles", "poisson"])
 def gapped(request):
     """Fitted on items of which none was observed at some steps."""
     series, static = curve_tables(72)
-    series = series.filter(~pl.col("ds").is_in(NOBODY)).with_columns(pl.col("y").round())
+    series = series.filter(~pl.col("ds").is_in(NEVER_OBSERVED)).with_columns(pl.col("y").round())
     f = Forecaster(units=6, encoding=4, ensemble=2, epochs=1, head=request.param)
     with pytest.warns(errors.DataWarning, match="at 4 of 8 steps: 1, 4, 6, 7. Their") as caught:
         f.fit(series, static, verbose=0)
@@ -407,17 +407,17 @@ def test_a_step_never_observed_is_between_its_neighbours(gapped, seed):
         without.setattr(gapped, "_schema", replace(gapped.schema, targets=everywhere))
         own = gapped.quantiles(panel, T + 1, levels)
     assert (np.diff(found, axis=2) >= 0).all()
-    moved, told = 0, gapped.schema.unscale(panel.y)
+    moved, values = 0, gapped.schema.unscale(panel.y)
     for row, k in enumerate(panel.known):
         for step in range(1, T + 2):
-            if step not in NOBODY or step <= k:
+            if step not in NEVER_OBSERVED or step <= k:
                 np.testing.assert_array_equal(found[row, step - 1], own[row, step - 1])
                 continue
-            before = [s for s in range(k + 1, step) if s not in NOBODY][-1:]
-            after = [s for s in range(step, T + 1) if s not in NOBODY][:1]
+            before = [s for s in range(k + 1, step) if s not in NEVER_OBSERVED][-1:]
+            after = [s for s in range(step, T + 1) if s not in NEVER_OBSERVED][:1]
             around = found[row, np.array(before + after) - 1]
             if k and not before:
-                around = np.vstack([np.full(len(levels), told[row, k - 1]), around])
+                around = np.vstack([np.full(len(levels), values[row, k - 1]), around])
             assert (found[row, step - 1] >= around.min(axis=0) - 1e-9).all()
             assert (found[row, step - 1] <= around.max(axis=0) + 1e-9).all()
             moved += not np.array_equal(found[row, step - 1], own[row, step - 1])
@@ -734,3 +734,27 @@ def test_feedback_of_several_targets_that_grows_is_an_error():
         pytest.raises(errors.ArgumentError, match="item 0 leaves the range of float32 at step"),
     ):
         grows.predict(Y[:2, :3], until=60)
+
+
+def test_a_number_that_is_missing_in_a_fifth_of_the_cells_of_a_csv_is_used_as_a_number(tmp_path):
+    """y is near the static feature. Read as categories, new values are unknown, and the forecasts
+    are far from the truth."""
+    rng = np.random.default_rng(0)
+    level, new = rng.uniform(10, 90, 120), np.array([20.35, 40.35, 60.35, 80.35])
+    y = level[:, None] + rng.normal(size=(120, 3)) * 0.5
+    cells = [f"{a:.3f}" if rng.random() > 0.2 else "NA" for a in level]
+    rows = [f"{i},{t + 1},{y[i, t]:.4f}\n" for i in range(120) for t in range(3)]
+    for name, lines in (
+        ("series", ["unique_id,ds,y\n", *rows]),
+        ("static", ["unique_id,a\n", *(f"{i},{a}\n" for i, a in enumerate(cells))]),
+        ("new", ["unique_id,a\n", *(f"{1000 + i},{a}\n" for i, a in enumerate(new))]),
+    ):
+        (tmp_path / f"{name}.csv").write_text("".join(lines))
+    error = {}
+    for categorical in ([], ["a"]):
+        f = Forecaster(seed=0, epochs=30, ensemble=1, units=16, categorical=categorical)
+        f.fit(tmp_path / "series.csv", tmp_path / "static.csv", verbose=0)
+        last = f.predict(static=tmp_path / "new.csv", until=3).filter(pl.col("ds") == 3)
+        error[bool(categorical)] = np.abs(last["statecast"].to_numpy() - new).mean()
+    assert error[False] < 2.0
+    assert error[True] > 10.0

@@ -79,7 +79,7 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"units": 0}, "units: expected a whole number from 1 to 4096; received 0"),
         ({"units": 10**9}, "units: expected a whole number from 1 to 4096"),
@@ -99,8 +99,8 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
         ({"id_col": 3}, "id_col: expected text"),
     ],
 )
-def test_settings_are_checked_at_once(settings, says):
-    with pytest.raises(errors.ArgumentError, match=says):
+def test_settings_are_checked_at_once(settings, message):
+    with pytest.raises(errors.ArgumentError, match=message):
         Forecaster(**settings)
 
 
@@ -133,8 +133,10 @@ def test_the_remedy_in_a_message_works(untrained, settings, value, remedy):
     small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}
     with pytest.raises(errors.DataError) as refused:
         Forecaster(**settings, **small).fit(values, verbose=0)
-    for name, said in remedy.items():
-        assert f"{name}={'(low, high)' if name == 'bounds' else repr(said)}" in str(refused.value)
+    for name, remedied in remedy.items():
+        assert f"{name}={'(low, high)' if name == 'bounds' else repr(remedied)}" in str(
+            refused.value
+        )
     f = Forecaster(**settings | remedy, **small).fit(values, verbose=0)
     assert np.isfinite(f.predict(values[:2, :2], until=4)["statecast"][:, 2:]).all()
 

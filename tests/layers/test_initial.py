@@ -7,7 +7,7 @@ from keras import ops
 
 from gradients import gradients
 from statecast.errors import ArgumentError, DataError, StateError
-from statecast.layers.initial import InitialState
+from statecast.layers.initial import InitialState, starts
 from statecast.recurrence.cells import GRU, LSTM, SimpleRNN, Stack
 
 pytestmark = pytest.mark.backends
@@ -99,3 +99,20 @@ def test_learned_is_trained():
 def test_wrong_arguments_are_named(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+@pytest.mark.parametrize("offset", [0, 16])
+def test_a_weight_starts_as_a_copy_of_a_large_array(offset):
+    """On TensorFlow aligned memory is read in place; the variable still has its own numbers."""
+    size = 512 * 1024
+    memory = np.empty(size * 4 + 128, np.uint8)
+    begin = -memory.ctypes.data % 64 + offset
+    array = memory[begin : begin + size * 4].view("float32").reshape(2, -1)
+    array[:] = np.random.default_rng(0).normal(size=array.shape)
+    expected = array.copy()
+    initializer = starts({"kernel": array}, "kernel", "zeros")
+    variable = keras.Variable(initializer, shape=array.shape, dtype="float32")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), expected)
+    if keras.backend.backend() == "tensorflow":
+        array[:] = 0.0
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), expected)

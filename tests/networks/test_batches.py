@@ -61,8 +61,8 @@ def test_every_member_is_trained_on_its_rows_and_validated_on_the_others(drawn) 
     training = TrainingBatches(panel, held, len(panel.ids), 0)
     stopping = HeldOutBatches(panel, held, len(panel.ids))
     for member, own in enumerate(training_rows(held)):
-        met = np.unique(training.order[..., member])
-        np.testing.assert_array_equal(met, own)
+        trained = np.unique(training.order[..., member])
+        np.testing.assert_array_equal(trained, own)
         left = np.unique(stopping.order[..., member])
         np.testing.assert_array_equal(left[left >= 0], np.flatnonzero(held[member]))
 

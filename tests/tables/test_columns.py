@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from statecast.errors import DataError
+from small_tables import EXPECTED, SERIES, Y, seen
+from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.tables.parse import parse
 from statecast.tables.schema import Schema
 from statecast.tables.steps import Names
@@ -426,3 +429,349 @@ def test_a_column_of_anything_is_read_or_refused_by_its_name(library: str, data)
             assert len(str(refused)) < 1000
             assert refused.column in (None, name, *NAMES)
     fitted.panel(**fine)  # and the next good call works
+
+
+AS_ARROW, AS_PANDAS = SERIES.to_arrow(), SERIES.to_pandas()
+
+
+# -- nothing there ---------------------------------------------------------------------------
+
+NOTHING = {
+    "None": None,
+    "NaN": float("nan"),
+    "NumPy's NaN": np.float32("nan"),
+    "pandas's NA": pd.NA,
+    "NaT": pd.NaT,
+    "NumPy's NaT": np.datetime64("NaT"),
+    "a duration's NaT": np.timedelta64("NaT"),
+    "decimal NaN": Decimal("NaN"),
+    "signalling decimal NaN": Decimal("sNaN"),
+}
+
+
+def objects(library: str, **columns: list[Any]) -> Any:
+    if library == "pandas":
+        return pd.DataFrame({name: pd.Series(each, dtype=object) for name, each in columns.items()})
+    return pl.DataFrame([pl.Series(name, each, dtype=pl.Object) for name, each in columns.items()])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("name", NOTHING)
+def test_nothing_is_nothing_in_every_column(library: str, name: str) -> None:
+    nothing = NOTHING[name]
+    good = {"unique_id": [1, 1, 2, 2, 3], "ds": [1, 2, 1, 2, 1], "y": [1.0, 2, 3, 5, 4]}
+    for column in ("unique_id", "ds"):
+        bad = good | {column: [*good[column][:4], nothing]}
+        with pytest.raises(DataError, match=r"has none|received nothing") as error:
+            Schema.fit(objects(library, **bad))
+        assert error.value.column == column
+    table = objects(library, **good | {"y": [1.0, 2, 3, nothing, 4]})
+    schema = Schema.fit(table)
+    assert seen(schema, table) == [[1, 2], [3, None], [4, None]]
+    tokens = objects(library, **good | {"y": ["a", "b", "a", nothing, "c"]})
+    assert Schema.fit(tokens, tokens=True).panel(tokens).mask.sum() == 4
+    static = {"unique_id": [1, 2, 3], "area": [1, nothing, 3], "sex": ["M", "F", nothing]}
+    future = {**{n: good[n] for n in ("unique_id", "ds")}, "sky": ["wet", nothing, *"abc"]}
+    table = objects(library, **good | {"seen": [nothing, 1, 2, 3, nothing]})
+    static, future = objects(library, **static), objects(library, **future)
+    schema = Schema.fit(table, static, future=future, past_cols=["seen"])
+    assert schema.static.categories == {"sex": ("F", "M")}
+    with pytest.warns(DataWarning, match="is missing"):
+        panel = schema.panel(table, static, future=future)
+    assert panel.numeric[:, 1].tolist() == [0, 1, 0]
+    assert panel.codes[:, 0].tolist() == [3, 2, 1]
+    assert panel.future is not None
+    assert panel.future.codes[0, :, 0].tolist() == [5, 1]
+    assert panel.past is not None
+    assert panel.past.there.tolist() == [[False, True], [True, True], [False, False]]
+
+
+@pytest.mark.parametrize("dtype", ["string", "string[pyarrow]", "string[python]", "str"])
+def test_nothing_among_texts_of_pandas(dtype: str) -> None:
+    ids = pd.array(["a", "a", "b", "b", "c"], dtype=dtype)
+    series = AS_PANDAS.assign(unique_id=ids)
+    static = pd.DataFrame({"unique_id": ["a", "b", "c"]})
+    static["sex"] = pd.array(["M", None, "F"], dtype=dtype)
+    schema = Schema.fit(series, static)
+    with pytest.warns(DataWarning, match="'sex' is missing .item 'b'"):
+        assert schema.panel(series, static).codes[:, 0].tolist() == [3, 1, 2]
+    tokens = series.assign(y=pd.array(["x", None, "x", "z", "x"], dtype=dtype))
+    assert Schema.fit(tokens, tokens=True).panel(tokens).mask.sum() == 4
+    with pytest.raises(DataError, match="has none"):
+        Schema.fit(series.assign(unique_id=pd.array(["a", None, "b", "b", "c"], dtype=dtype)))
+    days = pd.array(["2026-01-01", "2026-01-02", "2026-01-01", None, "2026-01-01"], dtype=dtype)
+    with pytest.raises(DataError, match=r"received nothing .item 'b'"):
+        Schema.fit(series.assign(ds=days))
+
+
+# -- numbers of every type -------------------------------------------------------------------
+
+WHOLE: dict[str, Callable[[list[int]], Any]] = {
+    "objects": lambda v: pd.Series(v, dtype=object),
+    "float objects": lambda v: pd.Series(list(map(float, v)), dtype=object),
+    "NumPy's among objects": lambda v: pd.Series([np.int8(v[0]), *v[1:]], dtype=object),
+    "decimal objects": lambda v: pd.Series(list(map(Decimal, v)), dtype=object),
+    "fraction objects": lambda v: pd.Series(list(map(Fraction, v)), dtype=object),
+    "sparse": lambda v: pd.Series(pd.arrays.SparseArray(v)),
+    "masked": lambda v: pd.Series(v, dtype="Int16"),
+    "pandas by Arrow": lambda v: pd.Series(v, dtype=pd.ArrowDtype(pa.decimal128(30, 2))),
+    "polars objects": lambda v: pl.Series(v, dtype=pl.Object),
+    "polars decimal": lambda v: pl.Series(v).cast(pl.Decimal(20, 3)),
+    "polars 128 bits": lambda v: pl.Series(v, dtype=pl.Int128),
+    "Arrow decimal": lambda v: pa.array(list(map(Decimal, v)), pa.decimal128(30, 0)),
+    "Arrow decimal of 256 bits": lambda v: pa.array(list(map(Decimal, v)), pa.decimal256(60, 0)),
+    "Arrow of 16 bits": lambda v: pa.array(v, pa.uint16()),
+    "Arrow half floats": lambda v: pa.array(np.array(v, np.float16)),
+}
+
+
+def with_column(name: str, column: Any) -> Any:
+    if isinstance(column, pl.Series):
+        return SERIES.with_columns(column.alias(name))
+    if isinstance(column, pd.Series):
+        return AS_PANDAS.assign(**{name: column})
+    return AS_ARROW.set_column(AS_ARROW.column_names.index(name), name, column)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("name", ["unique_id", "ds", "y"])
+def test_whole_numbers_of_every_type(kind: str, name: str) -> None:
+    table = with_column(name, WHOLE[kind](SERIES[name].cast(int).to_list()))
+    schema = Schema.fit(table)
+    assert seen(schema, table) == EXPECTED
+    assert schema.panel(table).ids.tolist() == [1, 2, 3]
+
+
+def test_numbers_beyond_float64_are_near_or_refused() -> None:
+    big = pa.array([2**60 + 1, 2, 3, 5, 4])
+    assert seen(Schema.fit(with_column("y", big)), AS_ARROW)[1:] == EXPECTED[1:]
+    static = pa.table({"unique_id": [1, 2, 3], "area": [2**63 - 1, -(2**62) - 1, None]})
+    assert Schema.fit(AS_ARROW, static).static.numeric == ("area",)
+    for value in (10**400, -(10**400), Decimal("1e400")):
+        with pytest.raises(DataError, match=r"expected a finite number.*\.\.\. \(item 1\)|1E\+400"):
+            Schema.fit(with_column("y", pd.Series([value, 2, 3, 5, 4], dtype=object)))
+    far = pd.Series([Decimal(10**40), Decimal(10**40), 2, 2, 3], dtype=object)
+    assert Schema.fit(AS_ARROW).panel(with_column("unique_id", far)).ids.tolist() == [
+        10**40,
+        2,
+        3,
+    ]
+    for value in (Decimal("Infinity"), float("inf"), Fraction(1, 3), Decimal("1.5")):
+        bad = pd.Series([value, 1, 2, 2, 3], dtype=object)
+        with pytest.raises(DataError, match="column 'unique_id': expected whole numbers or text"):
+            Schema.fit(with_column("unique_id", bad))
+    ids = pa.array([2**64 - 1, 2**64 - 1, 2, 2, 3], pa.uint64())
+    assert Schema.fit(AS_ARROW).panel(with_column("unique_id", ids)).ids.tolist() == [
+        2**64 - 1,
+        2,
+        3,
+    ]
+
+
+NO_NUMBERS = {
+    "list": [1],
+    "dict": {"a": 1},
+    "set": {1},
+    "array": np.ones(2),
+    "duration": np.timedelta64(1, "s"),
+    "Python's duration": dt.timedelta(1),
+    "pandas's duration": pd.Timedelta(1, "s"),
+    "complex": 1j,
+    "class": object(),
+}
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_objects_that_are_no_numbers_are_refused_with_column_and_item(
+    library: str, name: str
+) -> None:
+    good = {"unique_id": [1, 1, 2, 2, 3], "ds": [1, 2, 1, 2, 1], "y": [1.0, 2, 3, 5, 4]}
+
+    def refused(column: str, item: Any, *tables: Any, **options: Any) -> None:
+        with pytest.raises(DataError, match=f"column '{column}'") as error:
+            Schema.fit(*tables, **options)
+        assert error.value.column == column
+        assert item is None or error.value.item == item
+
+    bad = [NO_NUMBERS[name]] * 2
+    for column in ("ds", "y"):
+        refused(column, 2, objects(library, **good | {column: [*good[column][:2], *bad, 1]}))
+    refused("y", 2, objects(library, **good | {"y": [*"ab", *bad, "a"]}), tokens=True)
+    refused("unique_id", None, objects(library, **good | {"unique_id": [1, 1, *bad, 1]}))
+    if name in ("list", "dict", "set", "array"):
+        refused("unique_id", None, objects(library, **good | {"unique_id": bad * 2 + bad[:1]}))
+    for cells in ([1, 2, bad[0]], ["a", "b", bad[0]]):
+        static = objects(library, unique_id=[1, 2, 3], area=cells)
+        refused("area", None, objects(library, **good), static)
+        refused("area", None, objects(library, **good), static, categorical=["area"])
+    Schema.fit(objects(library, **good))
+
+
+# -- numbers, marks and codes ----------------------------------------------------------------
+
+
+def files(folder: Path, **columns: list[str]) -> tuple[Path, Path]:
+    """A series and a static CSV file of as many items as the columns are long."""
+    n = len(next(iter(columns.values())))
+    pl.DataFrame({"unique_id": range(n), "ds": 1, "y": 1.0}).write_csv(folder / "series.csv")
+    lines = [",".join(["unique_id", *columns])]
+    lines += [",".join([str(i), *(each[i] for each in columns.values())]) for i in range(n)]
+    (folder / "static.csv").write_text("\n".join(lines) + "\n")
+    return folder / "series.csv", folder / "static.csv"
+
+
+MARKS = ["NA", "N/A", "#N/A", "<NA>", "null", "None", "nan", "-", ".", "", "NULL", " NA ", "n/a"]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_marks_among_the_numbers_of_a_file_are_missing(tmp_path: Path, mark: str) -> None:
+    series, static = files(
+        tmp_path, area=["1.5", mark, "2.5", mark, "9"], open=["true", mark] * 2 + ["false"]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schema = Schema.fit(series, static)
+    assert schema.static.numeric == ("area", "open")
+    with pytest.warns(DataWarning, match="'area' is missing .items 1, 3.; 'open' is missing"):
+        panel = schema.panel(series, static)
+    assert panel.numeric[:, 2].tolist() == [0, 1, 0, 1, 0]
+    (tmp_path / "series.csv").write_text(f"unique_id,ds,y\n1,1,2\n1,2,{mark}\n1,3,4\n")
+    assert seen(Schema.fit(series), series) == [[2, None, 4]]
+    (tmp_path / "series.csv").write_text(f"unique_id,ds,y\n1,1,2\n{mark},2,2\n")
+    with pytest.raises(DataError, match="expected an id in every row; row 2 has none"):
+        Schema.fit(series)
+    (tmp_path / "series.csv").write_text(f"unique_id,ds,y\n1,1,2\n1,{mark},2\n")
+    with pytest.raises(DataError, match="column 'ds'"):
+        Schema.fit(series)
+
+
+def test_marks_among_texts_are_texts_and_one_never_met_is_missing(tmp_path: Path) -> None:
+    series, static = files(tmp_path, land=["NA", "DE", "FR", "NA", "DE"])
+    schema = Schema.fit(series, static)
+    assert schema.static.categories == {"land": ("DE", "FR", "NA")}
+    _, static = files(tmp_path, land=["none", "XX", "NA"])
+    with pytest.warns(DataWarning, match="'land' is missing .item 0.; 'land' has 'XX', never seen"):
+        assert schema.panel(None, static).codes[:, 0].tolist() == [1, 0, 4]
+
+
+def test_a_file_of_numbers_and_a_few_texts_says_which(tmp_path: Path) -> None:
+    area = [*map(str, range(20)), "big", "?", "12 km", "NA"]
+    series, static = files(tmp_path, area=area)
+    with pytest.warns(DataWarning, match="column 'area' is taken as categories") as caught:
+        schema = Schema.fit(series, static)
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    for part in ("'big', '?', '12 km'", "(item 20)", "categorical=[...]", "Leave a cell empty"):
+        assert part in message
+    assert "NA" not in schema.static.categories["area"]  # as it is missing beside numbers
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Schema.fit(series, static, categorical=["area"])
+        Schema.fit(*files(tmp_path, size=["S", "M", "L", "40", "42"]))  # mostly text: categories
+
+
+@pytest.mark.parametrize("to", [lambda t: t, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow])
+def test_numbers_as_text_in_memory_say_so(to: Callable[[pl.DataFrame], Any]) -> None:
+    """As polars reads a file of numbers with marks; codes as text are text, though."""
+    static = pl.DataFrame({"unique_id": [1, 2, 3], "area": ["1.5", "NA", "2.5"]})
+    with pytest.warns(DataWarning, match="numbers, but 'NA' .item 2.. Convert the column to num"):
+        assert Schema.fit(to(SERIES), to(static)).static.categories == {"area": ("1.5", "2.5")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Schema.fit(to(SERIES), to(static.with_columns(area=pl.Series(["01", "17", "3"]))))
+
+
+CODES: dict[str, Any] = {
+    "whole numbers": [7, 7, 12],
+    "floats": [7.0, 7.0, 12.0],
+    "objects": pd.Series([7, "7", 12.0], dtype=object),
+    "small": np.array([7, 7, 12], np.int8),
+    "masked": pd.array([7, 7, 12], "Int64"),
+    "category of numbers": pd.Series([7, 7, 12], dtype="category"),
+    "category of floats": pd.Series([7.0, 7.0, 12.0], dtype="category"),
+    "text": ["7", "7", "12"],
+    "text of floats": ["7.0", "7.0", "12.0"],
+    "decimals": pd.Series([Decimal("7.0"), Decimal(7), Decimal(12)], dtype=object),
+}
+
+
+@pytest.mark.parametrize("fitted", CODES)
+@pytest.mark.parametrize("given", CODES)
+def test_codes_are_the_same_categories_whatever_their_type(fitted: str, given: str) -> None:
+    """One gap makes floats of pandas's whole numbers: '7.0' is the 7 of the fit."""
+    schema = Schema.fit(
+        AS_PANDAS,
+        pd.DataFrame({"unique_id": [1, 2, 3], "shop": CODES[fitted]}),
+        categorical=["shop"],
+    )
+    assert schema.static.categories == {"shop": ("12", "7")}
+    static = pd.DataFrame({"unique_id": [1, 2, 3], "shop": CODES[given]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert schema.panel(AS_PANDAS, static).codes[:, 0].tolist() == [3, 3, 2]
+    again = Schema.from_config(*schema.to_config())
+    assert again.panel(AS_PANDAS, static).codes[:, 0].tolist() == [3, 3, 2]
+
+
+def test_codes_of_files_arrays_covariates_and_booleans(tmp_path: Path) -> None:
+    series, static = files(tmp_path, shop=["7", "12.0", "NA", "7.0"])
+    schema = Schema.fit(series, static, categorical=["shop"])
+    assert schema.static.categories == {"shop": ("12", "7")}
+    with pytest.warns(DataWarning, match="'shop' is missing"):
+        assert schema.panel(series, static).codes[:, 0].tolist() == [3, 2, 1, 3]
+    X = np.array([[7.0, 1.5], [12.0, 2.5], [np.nan, 3.5]])
+    schema = Schema.fit(Y, X, categorical=["x1"])
+    assert schema.static.kinds == {"x2": "numeric", "x1": "codes"}
+    with pytest.warns(DataWarning, match="'x1' is missing"):
+        assert schema.panel(Y, X).codes[:, 0].tolist() == [3, 2, 1]
+    with pytest.raises(
+        DataError, match=r"'x1': expected whole numbers, .*; received 1\.5"
+    ) as error:
+        schema.panel(Y, np.where(X == 12, 1.5, X))
+    assert (error.value.column, error.value.item) == ("x1", 1)
+    F = np.array([[[3.0], [4.0]]] * 3)
+    assert Schema.fit(Y, future=F, categorical=["f1"]).future.categories == {"f1": ("3", "4")}
+    table = SERIES.with_columns(
+        sky=pl.Series([1, 2, None, 1, 2]), wet=pl.Series([True, False] * 2 + [None])
+    )
+    schema = Schema.fit(table, past_cols=["sky", "wet"], categorical=["sky", "wet"])
+    assert schema.past.categories == {"sky": ("1", "2"), "wet": ("false", "true")}
+
+
+def test_what_cannot_be_categorical_is_refused() -> None:
+    static = pl.DataFrame({"unique_id": [1, 2, 3], "area": [1.0, 2.5, 3.0]})
+    with pytest.raises(
+        DataError, match=r"categories: text, whole numbers or booleans; received 2\.5"
+    ):
+        Schema.fit(SERIES, static, categorical=["area"])
+    for name in ("aera", "y", "ds"):
+        with pytest.raises(ArgumentError, match=f"categorical: expected .*'area'.*'{name}'"):
+            Schema.fit(SERIES, static, categorical=[name])
+    schema = Schema.fit(SERIES, static.with_columns(area=pl.Series(["a", "b", "c"])))
+    with pytest.raises(DataError, match="expected text, as in fit"):
+        schema.panel(SERIES, static)
+
+
+def test_whole_numbers_that_may_be_codes_are_named_once_and_only_in_the_fit() -> None:
+    n = 40
+    series = pl.DataFrame({"unique_id": range(n), "ds": 1, "y": 1.0})
+    static = pl.DataFrame(
+        {
+            "unique_id": range(n),
+            "shop": [i % 5 for i in range(n)],
+            "area": [i / 3 for i in range(n)],
+            "open": [i % 2 for i in range(n)],
+            "visits": [i * i for i in range(n)],
+        }
+    )
+    with pytest.warns(
+        DataWarning, match="used as numbers: 'shop' .5 different ones.. If"
+    ) as caught:
+        schema = Schema.fit(series, static)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schema.panel(series, static)
+        Schema.fit(series, static, categorical=["shop"])
+        Schema.fit(series, static.drop("shop"))

@@ -65,7 +65,7 @@ def begun(several: bool, shift: int, last: int = K) -> tuple[pl.DataFrame, dict[
     return moved(series, shift), {} if future is None else {"future": moved(future, shift)}
 
 
-# Numbers such as 200001 are refused, as years and months in one: see test_grids.py.
+# Numbers such as 200001 are refused, as years and months in one: see test_grid.py.
 @given(st.integers(100, 100_000) | st.integers(400_000, 900_000), st.booleans())
 def test_a_network_sees_the_same_whatever_the_numbers(shift: int, several: bool) -> None:
     series, future = tables(several)

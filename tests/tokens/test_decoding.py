@@ -62,7 +62,7 @@ rooms = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 constraints = st.sampled_from([{}, {"forbidden": [0]}, {"required": [2]}, {"required": [3, 0]}])
 
 
-def said(found: Any, item: int) -> list[tuple[int, ...]]:
+def sequences_of(found: Any, item: int) -> list[tuple[int, ...]]:
     return [tuple(codes[codes >= 0].tolist()) for codes in found.codes[item]]
 
 
@@ -75,7 +75,7 @@ def test_a_beam_with_room_for_all_sequences_is_exhaustive(seed, rooms, power, co
     for item, room in enumerate(rooms):
         expected = exhaustive(model, state[item], room, beam, how)[:5]
         count = len(expected)
-        assert said(found, item)[:count] == [codes for _, codes, _, _ in expected]
+        assert sequences_of(found, item)[:count] == [codes for _, codes, _, _ in expected]
         assert found.ended[item, :count].tolist() == [ended for _, _, ended, _ in expected]
         nats = [nats for *_, nats in expected]
         np.testing.assert_allclose(found.nats[item, :count], nats)
@@ -93,7 +93,7 @@ def test_a_beam_of_one_is_greedy(seed, rooms, power, constraint):
             nats = how.apply(model.log_probabilities(at), len(codes))
             codes.append(int(nats.argmax()))
             at = model.step(at, np.array([0]), np.array(codes[-1:]))
-        assert said(found, item) == [tuple(code for code in codes if code != END)]
+        assert sequences_of(found, item) == [tuple(code for code in codes if code != END)]
         assert found.ended[item, 0] == (END in codes)
 
 
@@ -105,7 +105,7 @@ def test_the_search_of_an_item_does_not_depend_on_others(seed, width):
     together = search(model, state, room, beam, rules())
     for item in range(5):
         alone = search(model, state[[item]], room[[item]], beam, rules())
-        assert said(alone, 0) == said(together, item)
+        assert sequences_of(alone, 0) == sequences_of(together, item)
         np.testing.assert_array_equal(alone.nats[0], together.nats[item])
 
 
@@ -114,7 +114,7 @@ def test_a_wider_beam_returns_its_best_hypotheses(seed):
     """As many as asked for, distinct, the best first, and scored as the model scores them."""
     model = Table(seed)
     found = search(model, np.array([[0, 2]]), np.array([6]), Beam(8, best=8), rules())
-    codes = said(found, 0)
+    codes = sequences_of(found, 0)
     assert len(set(zip(codes, found.ended[0].tolist(), strict=True))) == 8
     assert (np.diff(found.nats[0]) <= 0).all()
     for each, nats, ended in zip(codes, found.nats[0], found.ended[0], strict=True):
@@ -144,7 +144,7 @@ def test_cold_or_narrow_sampling_is_greedy(seed, sampling):
     drawn = sample(model, state, room, uniform, sampling, rules())
     greedy = search(model, state, room, Beam(), rules())
     for item in range(2):
-        assert said(drawn, item) == said(greedy, item) * 3
+        assert sequences_of(drawn, item) == sequences_of(greedy, item) * 3
         np.testing.assert_allclose(drawn.nats[item], greedy.nats[item, 0])
 
 

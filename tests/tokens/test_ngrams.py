@@ -1,4 +1,4 @@
-"""N-grams: they are distributions, equal to a count by hand, and count what they should."""
+"""N-grams: probabilities add up to one, equal a count by hand, and use training items only."""
 
 from __future__ import annotations
 

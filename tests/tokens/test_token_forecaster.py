@@ -201,20 +201,20 @@ def test_a_ranking_is_by_the_lift_of_the_likelihood():
     series, static = word_tables(80)
     f = fit_words(series, static.drop("level"), units=16, epochs=8)
     groups = pl.DataFrame({"unique_id": ["r", "b"], "group": ["red", "blue"]})
-    said = pl.DataFrame({"unique_id": [7] * 3 + [8] * 2, "ds": [1, 2, 3, 1, 2], "y": [*"abccc"]})
-    table = f.rank(said, groups)
+    spelled = pl.DataFrame({"unique_id": [7] * 3 + [8] * 2, "ds": [1, 2, 3, 1, 2], "y": [*"abccc"]})
+    table = f.rank(spelled, groups)
     assert table.filter(pl.col("rank") == 1)["match"].to_list() == ["r", "b"]
-    back = f.rank(said, groups, by="static")
+    back = f.rank(spelled, groups, by="static")
     assert back.filter(pl.col("rank") == 1).select("unique_id", "match").rows() == [
         ("r", 7),
         ("b", 8),
     ]
     known = pl.DataFrame({"unique_id": [7, 8], "group": ["red", "blue"]})
-    nats = f.log_likelihood(said, known)["log_likelihood"]
+    nats = f.log_likelihood(spelled, known)["log_likelihood"]
     np.testing.assert_allclose(
         table.filter(pl.col("rank") == 1)["log_likelihood"], nats, rtol=CLOSE
     )
-    assert f.rank(said, groups, best=1).height == 2
+    assert f.rank(spelled, groups, best=1).height == 2
 
 
 @pytest.mark.parametrize("kind", ["text", "words", "numbers", "floats", "booleans"])
@@ -280,8 +280,8 @@ def test_files_of_a_table_hold_the_same_tokens(tmp_path, data, kind):
         assert schema is not None
         assert schema.vocabulary is not None
         assert schema.vocabulary.type is kind
-        said = [schema.vocabulary.decode(p.y[p.mask].astype(int)).tolist() for p in panels]
-        assert said == [[v for v in values if v is not None] for values in (learnt, later)]
+        spelled = [schema.vocabulary.decode(p.y[p.mask].astype(int)).tolist() for p in panels]
+        assert spelled == [[v for v in values if v is not None] for values in (learnt, later)]
         found.append(schema.vocabulary)
     assert found[0] == found[1]
 

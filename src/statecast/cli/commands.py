@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,6 +71,7 @@ from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
+    from statecast.forecast.settings import ForecasterSettings
 
 
 def _check_backend() -> None:
@@ -365,18 +366,15 @@ def simulate(
     )
     summarised = _target_of_summary(forecaster, target) if asked else None
     drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
-    if summarised is not None:
-        drawn = drawn.of(summarised)
-    counted: dict[str, Any] = {"since": since, "level": level or (80,)}
-    if total:
-        table = drawn.total(**counted)
-    elif peak:
-        table = drawn.peak(**counted)
-    elif time_to is not None:
-        table = drawn.time_to(time_to, falling=falling, **counted)
+    if summarised is None:
+        deliver(drawn.table(), out)
+        return
+    drawn = drawn.of(summarised)
+    options: dict[str, Any] = {"since": since, "level": level or (80,)}
+    if time_to is not None:
+        deliver(drawn.time_to(time_to, falling=falling, **options), out)
     else:
-        table = drawn.table()
-    deliver(table, out)
+        deliver(drawn.total(**options) if total else drawn.peak(**options), out)
 
 
 def _check_summary(summaries: int, *, falling: bool, time_to: float | None, others: bool) -> None:
@@ -610,6 +608,20 @@ def info(
     print_pairs(model_pairs(load_model(model), model))
 
 
+@dataclass(frozen=True)
+class _OneFold:
+    """The forecaster of a cross-validation that forecasts one fold. It stays fitted after it."""
+
+    forecaster: Forecaster
+
+    @property
+    def settings(self) -> ForecasterSettings:
+        return self.forecaster.settings
+
+    def clone(self) -> Forecaster:
+        return self.forecaster
+
+
 @app.command()
 @with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
@@ -630,6 +642,7 @@ def demo(
 
     from statecast.data import growth
     from statecast.evaluate.cross_validation import cross_validation
+    from statecast.evaluate.scores import Scores
     from statecast.forecast.forecaster import Forecaster
     from statecast.plots import charts as plots
 
@@ -646,13 +659,10 @@ def demo(
         "at 12, 15 and 18 months.\n"
     )
 
-    # Each fold is forecast by a clone. Here there is one fold, and its forecaster is kept.
     forecaster = Forecaster(**settings)
     with show_progress() as (stage, epochs):
-        scores: Any = cross_validation(
-            SimpleNamespace(  # type: ignore[call-overload]
-                settings=forecaster.settings, clone=lambda: forecaster
-            ),
+        scores = cross_validation(
+            _OneFold(forecaster),
             series,
             static,
             folds=folds,
@@ -663,6 +673,7 @@ def demo(
         )
     forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
 
+    assert isinstance(scores, Scores)  # of one target
     typer.echo(scores.text(known=[3]))
     off = forecast.join(truth, on=["unique_id", "ds"]).select(
         "ds", cm=(pl.col("y") - pl.col("statecast")).abs()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from statecast.errors import ArgumentError, MissingExtraError
+from statecast.tables.features import every_category, one_hot
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
@@ -369,10 +370,8 @@ def _around_mean(targets: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 def _features(panel: Panel, schema: Schema, known: int) -> np.ndarray:
     """Return [X, prefix], float64: categories one-hot encoded, and gaps as 0, the mean."""
     prefix = np.where(panel.mask, panel.y, 0)[:, :known]
-    parts = [panel.numeric]
-    for column, codes in enumerate(schema.static.cardinalities):
-        parts.append(panel.codes[:, column, None] == np.arange(1, codes))
-    return np.concatenate([*parts, prefix], axis=1).astype(np.float64)
+    categories = every_category(schema.static.cardinalities, first=1)
+    return np.concatenate([one_hot(panel.numeric, panel.codes, categories), prefix], axis=1)
 
 
 def _ridge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from statecast.evaluate.scores import (
 )
 from statecast.evaluate.tokens import TokenScores, token_scores
 from statecast.forecast.forecaster import Forecaster
+from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.progress import Verbose, check_verbose, say, stage_lines
 from statecast.tables.panel import Panel
@@ -35,6 +36,19 @@ from statecast.tables.schema import Schema
 from statecast.tokens.forecaster import TokenForecaster
 
 OURS = "statecast"  # the forecaster's name among the methods
+
+
+class Forecasters(Protocol):
+    """What makes the forecaster of each fold: a ``Forecaster``, or an object with these two."""
+
+    @property
+    def settings(self) -> ForecasterSettings:
+        """The settings of all of them."""
+        ...
+
+    def clone(self) -> Forecaster:
+        """Return the forecaster that is fitted for the next fold."""
+        ...
 
 
 @overload
@@ -54,7 +68,7 @@ def cross_validation(
 ) -> TokenScores: ...
 @overload
 def cross_validation(
-    forecaster: Forecaster,
+    forecaster: Forecasters,
     series: Any,
     static: Any = None,
     *,
@@ -70,7 +84,7 @@ def cross_validation(
     verbose: Verbose = "auto",
 ) -> Scores | TargetScores: ...
 def cross_validation(
-    forecaster: Forecaster | TokenForecaster,
+    forecaster: Forecasters | TokenForecaster,
     series: Any,
     static: Any = None,
     *,
@@ -191,7 +205,7 @@ def cross_validation(
 
 
 def _fitted(
-    forecaster: Forecaster, train: dict[str, Any], callbacks: Sequence[Any], verbose: Verbose
+    forecaster: Forecasters, train: dict[str, Any], callbacks: Sequence[Any], verbose: Verbose
 ) -> Forecaster:
     """Return a clone of the forecaster that is fitted to these tables. Ctrl-C is an error."""
     fitted = forecaster.clone()

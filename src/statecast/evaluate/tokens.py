@@ -16,6 +16,7 @@ import numpy as np
 
 from statecast.interrupt import noted
 from statecast.progress import Verbose
+from statecast.tables.features import every_category, one_hot
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tables.vocabulary import END
@@ -198,7 +199,5 @@ def _coded(schema: Schema, panel: Panel, ends: bool) -> CodedSequences:
     codes[:, :-1][panel.mask] = panel.y[panel.mask]
     if ends:
         codes[np.arange(panel.rows), panel.known] = END
-    parts = [panel.numeric]
-    for column, count in enumerate(schema.static.cardinalities):
-        parts.append(panel.codes[:, column, None] == np.arange(1, count))
-    return CodedSequences(codes, np.concatenate(parts, axis=1).astype(np.float64))
+    categories = every_category(schema.static.cardinalities, first=1)
+    return CodedSequences(codes, one_hot(panel.numeric, panel.codes, categories))

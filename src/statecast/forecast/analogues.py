@@ -22,6 +22,7 @@ import numpy as np
 
 from statecast.files import check_finite, packed_ids, read_ids
 from statecast.state import outline
+from statecast.tables.features import one_hot
 
 MOST_ITEMS = 50_000  # the most training items that a model keeps
 NEAREST = 100  # the number of training items with a weight in a forecast
@@ -334,7 +335,7 @@ class Analogues:
         rng = np.random.default_rng([seed, 3])
         y = y.astype(np.float64)
         categories = _frequent(codes)
-        raw = _indicators(numeric, codes, categories)
+        raw = one_hot(numeric, codes, categories)
         basis = _components(raw)
         x = raw @ basis
         # All items of a group are in the same fold.
@@ -373,7 +374,7 @@ class Analogues:
 
     def features(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """The static features of a panel in the form of ``x``, float32 ``(rows, features)``."""
-        x = _indicators(numeric, codes, self.categories) @ self.basis
+        x = one_hot(numeric, codes, self.categories) @ self.basis
         return x.astype(np.float32)
 
     def usable(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -651,12 +652,6 @@ def _frequent(codes: np.ndarray) -> np.ndarray:
         often = np.argsort(-counts, kind="stable")[:_MOST_CATEGORIES]
         found += [(column, values[i]) for i in sorted(often) if counts[i] >= 3]
     return np.array(found, np.int64).reshape(-1, 2)
-
-
-def _indicators(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """The numeric features, and the categories one-hot encoded; float64."""
-    indicators = codes[:, categories[:, 0]] == categories[:, 1]
-    return np.concatenate([numeric, indicators], axis=1, dtype=np.float64)
 
 
 def _gaps(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:

@@ -235,9 +235,9 @@ class StateModel(ABC, Generic[S]):
             Further callbacks of the training.
         verbose : "auto", 0, 1 or 2
             0 shows nothing, 1 Keras's progress bar, and 2 a line for each epoch. "auto" is 1 on a
-            terminal and in a notebook; elsewhere it shows five lines, at equal distances. Lines go
-            to the logger "statecast" (``logging``) at level INFO, or to standard error if no
-            logging is set up.
+            terminal and in a notebook; elsewhere it shows a line after each fifth of the epochs.
+            Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error if
+            no logging is set up.
 
         Returns
         -------
@@ -326,9 +326,9 @@ class StateModel(ABC, Generic[S]):
     def update(self, state: State, new_rows: Any, *, future: Any = None) -> State:
         """Advance items by their new observations.
 
-        The result equals the state of the whole prefixes. The cost depends on the number of new
-        rows, not on the number of rows of the state: the new state shares the unchanged rows with
-        the old one (see ``State``).
+        The result equals the state that is computed from the complete prefixes. The cost depends on
+        the number of new rows, not on the number of rows of the state: the new state shares the
+        unchanged rows with the old one (see ``State``).
 
         Parameters
         ----------

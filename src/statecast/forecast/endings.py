@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from statecast.tables.features import every_category, one_hot
+
 _STEP_FUNCTIONS = 8  # radial basis functions of the step, as in the network
 _KNOTS = (0.02, 0.1, 0.3, 0.6)  # of a linear spline of the value: levels of its quantiles
 _FEWEST = 8  # with fewer items that end, nothing is fitted
@@ -128,16 +130,13 @@ def statics(numeric: np.ndarray, codes: np.ndarray, cardinalities: Sequence[int]
 
     A categorical feature is one-hot encoded.
     """
-    parts = [numeric]
-    for column, count in zip(codes.T, cardinalities, strict=True):
-        if count <= _CATEGORIES:
-            parts.append(column[:, None] == np.arange(count))
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    categories = every_category(cardinalities, most=_CATEGORIES)
+    return one_hot(numeric, codes, categories).astype(np.float32)
 
 
 def width(numeric: int, cardinalities: Sequence[int]) -> int:
     """Return the number of features of ``statics``."""
-    return numeric + sum(count for count in cardinalities if count <= _CATEGORIES)
+    return numeric + len(every_category(cardinalities, most=_CATEGORIES))
 
 
 def stop_difference(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:

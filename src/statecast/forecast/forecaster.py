@@ -73,7 +73,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     Raises
     ------
     ArgumentError
-        A value outside its range, an unknown name, or a setting that would have no effect.
+        A value outside its range, an unknown name, or a setting without an effect.
 
     Examples
     --------
@@ -528,8 +528,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         s, count = self.settings, len(self.settings.targets)
         if not s.ends:
             for place, target in enumerate(s.targets):
-                own = panel.of(place) if count > 1 else panel
-                difference, stops = stop_difference(own.y, own.mask)
+                alone = panel.of(place) if count > 1 else panel
+                difference, stops = stop_difference(alone.y, alone.mask)
                 if difference:
                     side = "below" if difference < 0 else "above"
                     warn(

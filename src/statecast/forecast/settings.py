@@ -277,7 +277,7 @@ class Settings:
     Raises
     ------
     ArgumentError
-        A value outside its range, or a setting that would have no effect.
+        A value outside its range, or a setting without an effect.
     """
 
     # If only the defaults of the two differ, `TokenSettings` redeclares the field `with_default`.

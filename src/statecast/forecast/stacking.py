@@ -105,7 +105,7 @@ class Stacking:
     def calibrate(self, quantiles: np.ndarray, known: np.ndarray) -> np.ndarray:
         """The calibrated quantiles of a forecast, ``(rows, steps, len(QUANTILE_LEVELS))``.
 
-        The median is not changed.
+        The median has no offset. It changes only if quantiles cross by the offsets and are sorted.
         """
         ahead = np.arange(quantiles.shape[1]) - known[:, None]
         # The last position of the same target: longer horizons have its offset.

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from statecast.errors import ArgumentError, DataError, StateError
+from statecast.files import ALIGNMENT
 from statecast.recurrence.cells import within
 from statecast.state import refuse_without_numbers
 
@@ -20,7 +21,22 @@ def starts(known: Mapping[str, np.ndarray], name: str, drawn: Any) -> Any:
     """The initializer of a weight: its value where that is known, else ``drawn``."""
     if name not in known:
         return drawn
-    return lambda shape, dtype=None: ops.convert_to_tensor(known[name], dtype=dtype)
+    return lambda shape, dtype=None: ops.convert_to_tensor(_copied_once(known[name]), dtype=dtype)
+
+
+def _copied_once(array: np.ndarray) -> Any:
+    """An array for ``convert_to_tensor``; on TensorFlow, which would copy it twice, a tensor that
+    is one copy."""
+    # TensorFlow ends the process for memory that is not aligned.
+    aligned = array.nbytes >= 2**20 and array.ctypes.data % ALIGNMENT == 0
+    plain = array.flags.c_contiguous and array.flags.writeable and array.dtype == np.float32
+    if keras.backend.backend() != "tensorflow" or not aligned or not plain:
+        return array
+    import tensorflow as tf
+
+    raw: Any = tf.raw_ops
+    with tf.device("cpu:0"):
+        return raw.DeepCopy(x=tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
 
 
 @keras.saving.register_keras_serializable("statecast")

@@ -113,7 +113,7 @@ class Batches(keras.utils.PyDataset):
         self.panel, self.batch, self.steps = panel, batch, steps
         self.length = panel.known
         self.feature_rng: np.random.Generator | None = None  # None: no feature dropout
-        # TensorFlow requires that all batches have the same shape.
+        # On TensorFlow, Keras assumes that all batches have the shape of the first one.
         self.one_width = keras.backend.backend() == "tensorflow"
 
     def by_length(

@@ -6,6 +6,7 @@ import numbers
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -80,11 +81,15 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
     """Return the cells of a column of tokens.
 
     A CSV file has no types. Its cells are whole numbers or booleans if all of them can be read so
-    and the vocabulary has that type or is empty. Else they are text.
+    and the vocabulary has that type or is empty. Else they are text, white space too. Among the
+    numbers and booleans of a vocabulary a cell of white space is missing.
     """
     column = table.frame[name]
     if table.text:
         kind = vocabulary.type if vocabulary.tokens else None
+        if kind in (int, bool):
+            cells = column.to_native()
+            column = nw.from_native(cells.set(is_blank(cells), None), series_only=True)
         truth = column.str.to_lowercase()
         if kind in (int, None) and column.str.contains(WHOLE_NUMBER).all():
             column = column.cast(nw.Int64)
@@ -154,42 +159,80 @@ def read_column(
     ids : sequence
         The item of each row, for messages.
     kind : {"numeric", "categorical", "codes"} or None
-        "categorical" is text. "codes" is text or whole numbers. None: the type decides.
+        "categorical" is text. "codes" is text or whole numbers. None: the cells decide.
     learning : bool
         Whether the call is ``fit``.
     """
-    column = table.frame[name]
-    values, bad = read_floats(column, table.text)
+    feature = _Feature(table, name, table.frame[name], ids)
+    values, bad = read_floats(feature.column, table.text)
     if kind is None:
-        kind = "categorical" if bad.any() else "numeric"
-        if kind == "categorical":
-            _warn_of_numbers(table, name, column, ids)
-    advice = "Convert the column, or leave it out of fit and predict."
-
-    def refuse(at: int, expected: str) -> NoReturn:
-        received = f"{quoted(column.to_list()[at])} ({cut(str(column.dtype))})"
-        fail(table.label, name, expected, received, ids[at], advice)
-
+        kind = _kind_of(feature, values, bad)
     if kind == "numeric":
-        if bad.any():
-            refuse(int(np.argmax(bad)), "a number, as in fit")
-        infinite = np.abs(values) > LARGEST
-        if infinite.any():
-            refuse(int(np.argmax(infinite)), "a finite number")
-        return values
-    cells = read_cells(column)
-    out = np.full(len(cells), None, object)
-    if all(cell is None for cell in cells):
-        return out
-    dtype, codes = column.dtype, kind == "codes"
-    named = isinstance(dtype, (nw.Categorical, nw.Enum))
-    known = named or isinstance(dtype, nw.String)
-    if not (codes or bad.any() or table.text or known):
-        refuse(next(i for i, cell in enumerate(cells) if cell is not None), "text, as in fit")
-    known |= isinstance(dtype, nw.Object)
-    known |= codes and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
+        return _numbers_of(feature, values, bad)
+    cells = read_cells(feature.column)
+    if any(cell is not None for cell in cells):
+        _check_text(feature, cells, bad, codes=kind == "codes")
     # "NA" and the like are missing values only if most other cells are numbers.
     marks = learning and _mostly_numbers(cells)
+    return _categories_of(feature, cells, codes=kind == "codes", marks=marks)
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """A feature column that is read; ``ids`` has the item of each row."""
+
+    table: Table
+    name: str
+    column: Any
+    ids: Sequence[Any]
+
+    def refuse(self, at: int, expected: str) -> NoReturn:
+        """Raise for the cell of row ``at``."""
+        received = f"{quoted(self.column.to_list()[at])} ({cut(str(self.column.dtype))})"
+        advice = "Convert the column, or leave it out of fit and predict."
+        fail(self.table.label, self.name, expected, received, self.ids[at], advice)
+
+    @property
+    def named(self) -> bool:
+        """Whether the type of the column names its categories."""
+        return isinstance(self.column.dtype, (nw.Categorical, nw.Enum))
+
+
+def _kind_of(feature: _Feature, values: np.ndarray, bad: np.ndarray) -> str:
+    """Return "numeric" or "categorical", by the cells; ``values, bad`` are of ``read_floats``."""
+    table, column = feature.table, feature.column
+    if bad.any():
+        _warn_of_numbers(table, feature.name, column, feature.ids)
+        return "categorical"
+    # In a CSV file white space is missing beside numbers, and text where there are none.
+    no_number = table.text and bool(np.isnan(values).all())
+    return "categorical" if no_number and is_blank(column.to_native()).any() else "numeric"
+
+
+def _numbers_of(feature: _Feature, values: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Return the values of a numeric column, which ``read_floats`` has read."""
+    if bad.any():
+        feature.refuse(int(np.argmax(bad)), "a number, as in fit")
+    infinite = np.abs(values) > LARGEST
+    if infinite.any():
+        feature.refuse(int(np.argmax(infinite)), "a finite number")
+    return values
+
+
+def _check_text(feature: _Feature, cells: list[Any], bad: np.ndarray, *, codes: bool) -> None:
+    """Raise for a column of numbers where ``fit`` had text."""
+    text = feature.table.text or feature.named or isinstance(feature.column.dtype, nw.String)
+    if not (codes or bad.any() or text):
+        at = next(i for i, cell in enumerate(cells) if cell is not None)
+        feature.refuse(at, "text, as in fit")
+
+
+def _categories_of(feature: _Feature, cells: list[Any], *, codes: bool, marks: bool) -> np.ndarray:
+    """Return the category of each cell, text or None; ``marks``: those of ``NA_MARKS`` are None."""
+    dtype, named = feature.column.dtype, feature.named
+    known = named or isinstance(dtype, (nw.String, nw.Object))
+    known |= codes and (dtype.is_numeric() or isinstance(dtype, (nw.Boolean, nw.Unknown)))
+    out = np.full(len(cells), None, object)
     for i, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
             continue
@@ -200,7 +243,7 @@ def read_column(
             expected = "numbers, text, categories or booleans"
             if codes:
                 expected = "categories: text, whole numbers or booleans"
-            refuse(i, expected + (", of one type" if isinstance(dtype, nw.Object) else ""))
+            feature.refuse(i, expected + (", of one type" if isinstance(dtype, nw.Object) else ""))
         out[i] = text
     return out
 
@@ -252,6 +295,11 @@ def coded_columns(
 def is_mark(cell: Any) -> bool:
     """Return whether a cell is one of ``NA_MARKS``, in upper or lower case."""
     return isinstance(cell, str) and cell.strip().lower() in NA_MARKS
+
+
+def is_blank(cells: Any) -> Any:
+    """Return which cells of a polars series are white space; null where they are null."""
+    return cells.str.strip_chars() == ""
 
 
 def are_marks(cells: Any) -> Any:

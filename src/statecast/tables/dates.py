@@ -1,8 +1,8 @@
-"""Steps that are dates: time zones, the spacing of a grid, the hours, weekdays and months at which
-nothing is ever observed, and how a column of steps is written.
+"""Steps that are dates: time zones, the spacing of a grid, closed calendar slots, and the format of
+a column of steps.
 
-Inside the library a date is a ``datetime64[us]``: of a column with a time zone the instant in
-UTC, of one without a zone the clock it shows. A grid may count either; see ``Spacing``.
+Inside the library a date is a ``datetime64[us]``. For a column with a time zone it is the instant
+in UTC. For a column without one it is the date and time as written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PRECISIONS = ("M", "D", "m", "s", "ms", "us")  # of a text
 
 
 def _fixed(zone: str) -> np.timedelta64 | None:
-    """Return the offset that a name such as +02:00 or UTC-03:30 means; None for other names."""
+    """Return the offset of a time zone named +02:00 or UTC-03:30, for example; else None."""
     found = _OFFSET.fullmatch(zone)
     if found is None:
         return None
@@ -44,7 +44,7 @@ def _fixed(zone: str) -> np.timedelta64 | None:
 
 @lru_cache
 def known_zone(zone: str) -> bool:
-    """Return whether a time zone can be computed with: a fixed offset, or an IANA name."""
+    """Return whether a time zone is supported: a fixed offset, or an IANA name."""
     import polars as pl
 
     try:
@@ -55,7 +55,7 @@ def known_zone(zone: str) -> bool:
 
 
 def wall(when: np.ndarray, zone: str | None) -> np.ndarray:
-    """Return the clock of a time zone at instants in UTC; both datetime64[us], NaT stays."""
+    """Return instants in UTC as local time of a zone; both datetime64[us], NaT stays NaT."""
     if zone is None:
         return when
     fixed = _fixed(zone)
@@ -69,10 +69,11 @@ def wall(when: np.ndarray, zone: str | None) -> np.ndarray:
 
 
 def instant(clock: np.ndarray, zone: str | None) -> np.ndarray:
-    """Return the instants in UTC at which a time zone's clock shows some times.
+    """Return local times of a zone as instants in UTC: the inverse of ``wall``.
 
-    Of a time that comes twice, as the clock is set back, it is the first. A time that is left out,
-    as the clock is set forward, is as long after the change as it would have been.
+    A local time that occurs twice, because the clock is set back, is taken as the first of the two.
+    For a local time that does not occur, because the clock is set forward, the offset before the
+    change is used.
     """
     if zone is None:
         return clock
@@ -89,40 +90,40 @@ def instant(clock: np.ndarray, zone: str | None) -> np.ndarray:
 
     found = convert(clock)
     left_out = np.isnat(found) & ~np.isnat(clock)
-    if left_out.any():  # counted on from the day before
+    if left_out.any():  # the same time on the day before, plus 24 hours
         day = np.timedelta64(_DAY, "us")
         found[left_out] = convert(clock[left_out] - day) + day
     return found
 
 
 def in_utc(column: Any) -> Any:
-    """Return a column of dates with a time zone as one without, in UTC."""
+    """Return a column of dates with a time zone as a column in UTC without a time zone."""
     native = column.to_native()
     if getattr(getattr(native, "dtype", None), "tz", None) is not None:  # see Form.of
         return nw.from_native(native.dt.tz_convert(None), series_only=True)
     return column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
 
-# -- how steps are written -------------------------------------------------------------
+# -- the format of steps ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a column of steps is written, so that those of a forecast are written alike.
+    """The format of a column of steps. The steps of a forecast are written in the same format.
 
     Attributes
     ----------
     type : str
         ``"Date"``, ``"Datetime"``, or a type of numbers: ``"Int64"``, ``"Float32"``, ...
     unit : {"s", "ms", "us", "ns"}
-        Of a datetime; of a text its precision, ``"M"`` to ``"us"``.
+        The time unit of a datetime. For text its precision, from ``"M"`` to ``"us"``.
     zone : str or None
         The time zone.
     cells : {"typed", "arrow", "objects", "text"}
-        Whether the column has that type, is one of pandas that Arrow stores, or holds Python's
-        dates, or ISO text.
+        How the column is stored: with the type above, as a pandas column backed by Arrow, as
+        Python's dates, or as ISO text.
     separator : {"T", " "}
-        Between the date and the time of a text.
+        What separates date and time in a text.
     """
 
     type: str = "Int64"
@@ -133,12 +134,12 @@ class Form:
 
     @classmethod
     def of(cls, column: Any) -> Form:
-        """Return the form of a column that has a type, of numbers or of dates."""
+        """Return the form of a column whose dtype is numeric or a date."""
         dtype = column.dtype
         native: Any = getattr(column.to_native(), "dtype", None)
         cells = "arrow" if str(native).endswith("[pyarrow]") else "typed"
         zone = getattr(native, "tz", None)
-        if zone is not None:  # narwhals reads no zone such as America/New_York in pandas's name
+        if zone is not None:  # narwhals cannot read a zone such as America/New_York from pandas
             return cls("Datetime", native.unit, str(zone), cells)
         if isinstance(dtype, nw.Datetime):
             return cls("Datetime", dtype.time_unit, dtype.time_zone, cells)
@@ -148,7 +149,7 @@ class Form:
 
     @classmethod
     def of_text(cls, text: str, zone: str | None = None) -> Form:
-        """Return the form of ISO texts like this one."""
+        """Return the form of ISO texts with the format of this one."""
         time = re.sub(r" ?(Z|[+-]\d\d:?\d\d)$", "", text[11:])
         units = {7: "M", 10: "D", 16: "m", 19: "s"}
         unit = units.get(len(text[:11] + time[:8]), "s")
@@ -159,18 +160,18 @@ class Form:
 
     @property
     def dated(self) -> bool:
-        """Whether steps are dates; else they are numbers."""
+        """Whether steps are dates. Otherwise they are numbers."""
         return self.type in _DATES
 
     def say(self, when: Any) -> str:
-        """Return a date in words, on the clock of its zone."""
+        """Return a date as text, in the local time of its zone."""
         text = np.datetime_as_string(wall(np.array([when], "datetime64[us]"), self.zone)[0], "auto")
         return text if self.zone is None else f"{text} ({self.zone})"
 
     def column(self, name: str, steps: np.ndarray, library: str) -> Any:
-        """Return steps as a column of narwhals of this form, as far as the library has it.
+        """Return steps as a narwhals column of this form, if the library has such columns.
 
-        ``steps`` are whole numbers, or dates as the library computes with them.
+        ``steps`` are whole numbers, or dates as the module's docstring describes them.
         """
         backend: Any = library
         if not self.dated:
@@ -248,23 +249,24 @@ def _offset(minutes: int) -> str:
 
 @dataclass(frozen=True)
 class Spacing:
-    """The distance between two steps, where steps are dates.
+    """The distance between two steps, if steps are dates.
 
-    Dates become places on a grid (``place``) and places dates (``date``): the clock that the
-    distance is counted on. ``steps`` and ``dates`` work on places, datetime64[us].
+    A place is a date on the time scale on which the distance is counted, datetime64[us]: see
+    ``clock``. ``place`` converts dates to places, and ``date`` converts them back. ``steps`` and
+    ``dates`` convert between places and step numbers.
 
     Attributes
     ----------
     unit : {"microseconds", "months"}
-        A fixed distance, or one by the calendar (a quarter is 3 months, a year is 12).
+        A fixed distance, or a number of calendar months (3 for a quarter, 12 for a year).
     count : int
-        How many of the unit.
+        The number of units between two steps.
     day : int or None
-        The day of the month that all dates have, 29 to 31, or the month's last one where it is
-        shorter (31: month ends). None: each item keeps the day of its first date.
+        The day of the month of all dates, 29 to 31. In a shorter month it is the last day; 31 means
+        month ends. None: each item keeps the day of its first date.
     clock : {"none", "wall", "absolute"}
-        What is counted: dates have no zone; the clock of their zone, on which a day may have 23
-        or 25 hours; or absolute time.
+        The time scale. "none": dates have no zone. "wall": local time of the zone, in which a day
+        may have 23 or 25 hours. "absolute": time in UTC.
     """
 
     unit: str
@@ -279,8 +281,8 @@ class Spacing:
         return str(datetime.timedelta(microseconds=self.count))
 
     def place(self, when: np.ndarray, zone: str | None) -> np.ndarray:
-        """Return the places of dates. The first moment of a day whose midnight the clock leaves
-        out stands for that midnight."""
+        """Return the places of dates. If a day has no midnight, because the clock is set forward
+        then, its first moment has the place of midnight."""
         if self.clock != "wall":
             return when
         clock = wall(when, zone)
@@ -292,11 +294,11 @@ class Spacing:
         return instant(place, zone) if self.clock == "wall" else place
 
     def clock_of(self, place: np.ndarray, zone: str | None) -> np.ndarray:
-        """Return what the clock of the zone shows at places."""
+        """Return the local time of the zone at places."""
         return wall(place, zone) if self.clock == "absolute" else place
 
     def dates(self, origin: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Return the places of steps, given those of step 1; shape (n,), datetime64[us]."""
+        """Return the places of steps, shape (n,), datetime64[us]; ``origin`` is that of step 1."""
         if self.unit == "microseconds":
             return origin + (step - 1) * np.timedelta64(self.count, "us")
         first = origin.astype("datetime64[D]")
@@ -306,12 +308,12 @@ class Spacing:
             last = (_last_of(month) - month.astype("datetime64[D]")).astype(np.int64)
             day = np.where(day == np.minimum(self.day - 1, last), self.day - 1, day)
         month = month + (step - 1) * np.timedelta64(self.count, "M")
-        # 31 January + 1 month is the last of February
+        # One month after 31 January is the last day of February.
         date = np.minimum(month.astype("datetime64[D]") + day, _last_of(month))
         return date.astype("datetime64[us]") + (origin - first)
 
     def steps(self, place: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps of places (int64) and whether each is on the grid (bool)."""
+        """Return the step of each place (int64) and whether the place is on the grid (bool)."""
         if self.unit == "microseconds":
             passed = (place - origin).astype("timedelta64[us]").astype(np.int64)
         else:
@@ -330,7 +332,7 @@ class Spacing:
         config = closed(config, tuple(cls.__dataclass_fields__), "spacing")
         unit, count, day = config["unit"], config["count"], config["day"]
         must(unit in ("microseconds", "months"), "spacing unit", "a known one", unit)
-        most = 12_000 if unit == "months" else 10**17  # either is more than a thousand years
+        most = 12_000 if unit == "months" else 10**17  # a thousand years, and 3,000 years
         must(is_whole(count, 1, most), "spacing count", f"1 to {most}", count)
         must(day is None or is_whole(day, 29, 31), "spacing day", "29 to 31, or null", day)
         clock = config["clock"]
@@ -338,16 +340,17 @@ class Spacing:
         return cls(**config)
 
 
-Dated = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # dates and their rows, in batches
+Dated = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # dates and their items, in batches
 
 
 def learn_spacing(
     when: np.ndarray, row: np.ndarray, dated: Dated, rows: int, zone: str | None
 ) -> Spacing | None:
-    """Return the grid that most dates are on; None where no item has two dates.
+    """Return the grid that most dates are on; None if no item has two dates.
 
-    Its distance is the most common one between an item's dates. Below a day it is one of
-    absolute time, from a day on one of the clock, by the calendar if that fits.
+    The distance is the most common one between consecutive dates of an item. It is counted in
+    calendar months, in local time and in absolute time, and the first of these that fits the most
+    dates is taken. A distance of less than a day is counted in absolute time first.
 
     Parameters
     ----------
@@ -394,7 +397,7 @@ def learn_spacing(
 def _by_month(
     fixed: Spacing, when: np.ndarray, apart: np.ndarray, dated: Dated, zone: str | None
 ) -> list[Spacing]:
-    """Return the grids by the calendar that dates may be on, the likelier ones first."""
+    """Return the grids of calendar months that dates may be on, the more likely ones first."""
     if fixed.count < 28 * _DAY:
         return []
     places = fixed.place(when, zone)
@@ -418,13 +421,16 @@ def _last_of(month: np.ndarray) -> np.ndarray:
 
 
 def _most_common(values: np.ndarray) -> int:
-    """Return the most frequent value, the smallest of equals."""
+    """Return the most frequent value; of several equally frequent ones the smallest."""
     distinct, count = np.unique(values, return_counts=True)
     return int(distinct[np.argmax(count)])
 
 
 def first_dates(parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int) -> np.ndarray:
-    """Return the earliest place of each row, NaT where it has none, from places and their rows."""
+    """Return the earliest place of each item, NaT for an item without one.
+
+    ``parts`` are batches of places and their items; ``rows`` is the number of items.
+    """
     latest = np.iinfo(np.int64).max
     first = np.full(rows, latest)
     for place, row in parts:
@@ -438,14 +444,15 @@ _SLOTS = {"weekdays": 7, "hours": 24, "week_hours": 168, "months": 12}
 _WEEKDAYS = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
            "October", "November", "December")  # fmt: skip
-_CHANCE = 1e-6  # that gaps at random hit every date of a slot: below it the slot is closed
-_SAMPLE = 2**18  # steps of items that are looked at
+# A slot is closed if gaps at random would hit all of its dates with less than this probability.
+_CHANCE = 1e-6
+_SAMPLE = 2**18  # the most steps of items from which the number of dates in a slot is counted
 
 
 @dataclass(frozen=True)
 class Calendar:
-    """The slots of the calendar at which no training item was ever observed, though many passed
-    them: closed weekdays, hours, hours of a week and months.
+    """The closed slots: weekdays, hours, hours of the week and months at which no training item was
+    ever observed, although the items have many steps there.
 
     Attributes
     ----------
@@ -454,7 +461,8 @@ class Calendar:
     hours : tuple of int
         0 to 23.
     week_hours : tuple of int
-        24 times the weekday and the hour; those that neither of the two above says.
+        24 times the weekday, plus the hour. Hours of a closed weekday, and closed hours, are not
+        among them.
     months : tuple of int
         0 is January.
     """
@@ -476,7 +484,7 @@ class Calendar:
         return ", ".join(said)
 
     def closed(self, clock: np.ndarray) -> np.ndarray:
-        """Return whether dates, as their clock shows them, lie in a closed slot; not for NaT."""
+        """Return whether local times lie in a closed slot; False for NaT."""
         found = np.zeros(clock.shape, bool)
         for name, at in _slots(clock).items():
             if getattr(self, name):
@@ -500,7 +508,7 @@ class Calendar:
 
 
 def _hours(hours: tuple[int, ...]) -> str:
-    """In words, some hours of a day: "0:00 to 7:59, 18:00 to 23:59"."""
+    """Return hours of a day as text: "0:00 to 7:59, 18:00 to 23:59"."""
     parts, start = [], 0
     for i, hour in enumerate(hours):
         if i + 1 == len(hours) or hours[i + 1] > hour + 1:
@@ -510,6 +518,7 @@ def _hours(hours: tuple[int, ...]) -> str:
 
 
 def _slots(clock: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the slots of local times, for each kind of slot."""
     weekday = (clock.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970 began on a Thursday
     hour = clock.astype("datetime64[h]").astype(np.int64) % 24
     month = clock.astype("datetime64[M]").astype(np.int64) % 12
@@ -526,8 +535,11 @@ def learn_calendar(
     known: np.ndarray,
     seen: np.ndarray,
 ) -> Calendar:
-    """Return the slots that are closed: those at which nothing was observed, which items passed
-    on two days at least (months: in two years), so often that gaps at random would not do it.
+    """Return the closed slots.
+
+    A slot is closed if nothing was observed in it, if the items have steps in it on at least two
+    days (for months, in two years), and if there are so many such steps that gaps at random are
+    unlikely to hit all of them.
 
     Parameters
     ----------
@@ -570,10 +582,11 @@ def learn_calendar(
     return Calendar(**found)
 
 
-# -- what a file says ------------------------------------------------------------------
+# -- checks of model files -------------------------------------------------------------
 
 
 def must(good: bool, what: str, expected: str, received: Any) -> None:
+    """Raise ``ModelFileError`` unless ``good``: ``what`` is not as ``expected``."""
     if not good:
         text = repr(received)
         text = text if len(text) <= 80 else text[:77] + "..."
@@ -581,7 +594,7 @@ def must(good: bool, what: str, expected: str, received: Any) -> None:
 
 
 def closed(config: Any, keys: tuple[str, ...], what: str) -> dict[str, Any]:
-    """Return the mapping if it has these keys and no others."""
+    """Return a config if it is an object with exactly these keys; else ``ModelFileError``."""
     must(isinstance(config, dict), what, "an object", type(config).__name__)
     must(set(config) == set(keys), what, f"the keys {sorted(keys)}", sorted(map(str, config)))
     return config

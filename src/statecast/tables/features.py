@@ -180,6 +180,50 @@ class Columns:
         return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
 
 
+def one_hot(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Return encoded features as numbers only, with categories one-hot encoded.
+
+    Parameters
+    ----------
+    numeric : ndarray, shape (rows, width)
+        As ``Panel.numeric``.
+    codes : ndarray, shape (rows, m), int
+        As ``Panel.codes``.
+    categories : ndarray, shape (n, 2), int
+        The categories that get a column: the index of the feature, and the code.
+
+    Returns
+    -------
+    ndarray, shape (rows, width + n), float64
+        The numeric features, and then 1 where a row has the category and 0 elsewhere.
+    """
+    indicators = codes[:, categories[:, 0]] == categories[:, 1]
+    return np.concatenate([numeric, indicators], axis=1, dtype=np.float64)
+
+
+def every_category(
+    cardinalities: Sequence[int], *, first: int = 0, most: int | None = None
+) -> np.ndarray:
+    """Return the categories of features for ``one_hot``, shape (n, 2), int64.
+
+    Parameters
+    ----------
+    cardinalities : sequence of int
+        As ``Columns.cardinalities``.
+    first : int
+        The first code that gets a column; with 1, a category never seen in training has none.
+    most : int, optional
+        Features with more codes are left out.
+    """
+    pairs = [
+        (feature, code)
+        for feature, count in enumerate(cardinalities)
+        if most is None or count <= most
+        for code in range(first, count)
+    ]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
 def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
     """Return the row of ``Columns.scaling`` for a numeric column.
 

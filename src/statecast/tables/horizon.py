@@ -1,4 +1,4 @@
-"""``Horizon``: up to which step each item is forecast, from what ``until`` and ``h`` say."""
+"""``Horizon``: the last step of each item's forecast, from the arguments ``until`` and ``h``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Horizon:
     Attributes
     ----------
     step : int or None
-        The same for all.
+        The last step of all items.
     ahead : int or None
-        So many steps after each prefix.
+        The number of steps after each prefix.
     each : mapping of ids to steps, ndarray of shape (items,), or None
     table : Table or None
-        Where ``each`` came from: in a CSV file a number may stand for a text.
+        The table of ``each``. In a CSV file the id '7' of a text column is read as a number.
     """
 
     step: int | None = None
@@ -46,7 +46,7 @@ class Horizon:
         Raises
         ------
         ArgumentError
-            Neither or both of them, or what says no step.
+            Neither or both of them, or a value that is no step.
         DataError
             A table that cannot be used.
         """
@@ -104,9 +104,9 @@ class Horizon:
         Raises
         ------
         DataError
-            An item that nothing is said of.
+            An item without a last step.
         ArgumentError
-            Another number of items.
+            An array with another number of items.
         """
         if self.ahead is not None:
             return known + self.ahead

@@ -11,9 +11,7 @@ from statecast.state import outline
 from statecast.tables.features import MISSING, Columns
 from statecast.tables.ids import Kind
 
-_CLASSES = (
-    30  # with fewer different statics they are classes of items, not items seen several times
-)
+_CLASSES = 30  # with fewer different rows of static features, these are classes of items
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +162,9 @@ class Panel:
     def groups(self) -> np.ndarray:
         """The group of each row, shape (rows,), int64; rows of a group are held out together.
 
-        Rows with equal statics are taken as one thing observed several times, such as the years
-        of a river basin, since a new item would have other statics. With fewer than 30 different
-        statics they are classes of items (a sex, a make), and every row is a group by itself.
+        Rows with equal static features are one item that was observed several times, such as the
+        years of a river basin: a new item would have other features. With fewer than 30 different
+        rows of features these are classes of items (a sex, a make), and each row is its own group.
         """
         static = np.concatenate([self.numeric, self.codes], axis=1)
         _, group = np.unique(static, axis=0, return_inverse=True)

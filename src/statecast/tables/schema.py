@@ -161,8 +161,8 @@ class Schema:
         static : table, path or array of shape (n, f), optional
             One row for each item. Numbers and booleans are numeric. Text, categorical and enum
             columns are categorical; an empty text is missing. In a CSV file a column whose cells
-            are all numbers is numeric, and "NA", "N/A", "#N/A", "null", "None", "nan", "-" and
-            "." in it are missing. In a column of text they are text.
+            are all numbers is numeric, and "NA", "N/A", "#N/A", "null", "None", "nan", "-", "."
+            and white space in it are missing. In a column of text they are text.
         future : table, path or array of shape (n, T, f), optional
             Long table of future covariates, which are known before their step: the id, the step,
             and numeric or categorical columns, as in the static table. It needs a row for every

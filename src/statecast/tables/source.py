@@ -6,6 +6,7 @@ a Parquet file is read in batches of rows, so that it need not fit into memory.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import difflib
@@ -100,7 +101,7 @@ class _ParquetFile:
                     note.decode()
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             # Arrow keeps in memory all row groups that it is asked for, so it is asked for few.
-            # Its threads do not exist after a fork.
+            # Its threads are not used, because they do not exist in a forked process.
             for groups in _runs(sizes, rows):
                 for batch in file.iter_batches(
                     rows, row_groups=groups, columns=columns, use_threads=False
@@ -243,7 +244,8 @@ def _check_header(label: str, names: list[Any]) -> None:
 def _read_csv(content: bytes, label: str) -> pl.DataFrame:
     """Return the cells of a CSV file as text, null where empty, without blank lines.
 
-    The type of a column is decided when it is used, from all of its rows.
+    The type of a column is decided when it is used, from all of its rows. Therefore a cell of white
+    space stays here: it is a text, but a missing value in a column of numbers or dates.
     """
     import polars as pl
 
@@ -251,37 +253,58 @@ def _read_csv(content: bytes, label: str) -> pl.DataFrame:
     header = next(csv.reader(io.StringIO(start)), [])
     _check_header(label, header)
     if content.strip():
-        _check_fields(content, len(header), label)
+        content = _check_fields(content, len(header), label)
     frame = pl.read_csv(content, infer_schema=False)
-    frame = frame.select(pl.when(pl.all().str.strip_chars() != "").then(pl.all()))
+    frame = frame.select(pl.when(pl.all() != "").then(pl.all()))
     return frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
-def _check_fields(content: bytes, fields: int, label: str) -> None:
+def _check_fields(content: bytes, fields: int, label: str) -> bytes:
     """Raise for a line of a CSV file with fewer or more fields than the first.
 
-    polars fills a short line with nulls, but it may be the end of a truncated file.
+    polars fills a short line with nulls, but it may be the end of a truncated file. Returns the
+    content without the lines of white space alone: they have no field, and polars would take them
+    for a first cell.
     """
-    for line, (found, text) in _unlike(content, fields):
-        last = not content.endswith(b"\n") and content.endswith(text.encode())
+    blank: list[_Line] = []
+    for line in _unlike(content, fields):
+        if line.blank:
+            blank.append(line)
+            continue
+        last = line.end >= len(content)
         raise DataError(
-            f"{label}: expected {fields} fields in every line, as in the first; line {line:,} has "
-            f"{found}: {quoted(text)}." + " It is the last: is the file complete?" * last
+            f"{label}: expected {fields} fields in every line, as in the first; line "
+            f"{line.number:,} has {line.fields}: {quoted(line.text)}."
+            + " It is the last: is the file complete?"
+            * last
         )
     if content.endswith(b","):
         warn(
             f"{label} ends without a line break and with an empty cell, which is taken as missing: "
             "is the file complete?"
         )
+    if not blank:
+        return content
+    begins, ends = [0, *(line.end for line in blank)], [*(line.begin for line in blank), None]
+    return b"".join(content[begin:end] for begin, end in zip(begins, ends, strict=True))
 
 
-def _unlike(content: bytes, fields: int) -> Iterator[tuple[int, tuple[int, str]]]:
-    """Yield the lines, from 1, that are not blank and have more or fewer fields than expected."""
+@dataclass(frozen=True)
+class _Line:
+    """A line of a CSV file with more or fewer fields than the first."""
+
+    number: int  # from 1
+    begin: int  # the bytes of the file that it takes, without the line break
+    end: int
+    fields: int
+    text: str
+    blank: bool  # whether it has no field
+
+
+def _unlike(content: bytes, fields: int) -> Iterator[_Line]:
+    """Yield the lines that have more or fewer fields than expected."""
     if b'"' in content:  # a quoted cell may hold commas and line breaks
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
-        for row in reader:
-            if len(row) != fields and "".join(row).strip():
-                yield reader.line_num, (len(row), ",".join(row))
+        yield from _unlike_of_quoted(content, fields)
         return
     start = line = 0
     while start < len(content):
@@ -291,10 +314,32 @@ def _unlike(content: bytes, fields: int) -> Iterator[tuple[int, tuple[int, str]]
         counts = np.diff(np.searchsorted(np.flatnonzero(part == ord(",")), breaks), prepend=0)
         for at in np.flatnonzero(counts != fields - 1):
             begin = start + (int(breaks[at - 1]) + 1 if at else 0)
-            text = content[begin : start + int(breaks[at])].decode("utf-8", "replace").strip()
-            if text:
-                yield line + int(at) + 1, (int(counts[at]) + 1, text)
+            stop = start + int(breaks[at])
+            text = content[begin:stop].decode("utf-8", "replace").strip()
+            yield _Line(line + int(at) + 1, begin, stop, int(counts[at]) + 1, text, not text)
         start, line = end, line + len(breaks) - 1
+
+
+def _unlike_of_quoted(content: bytes, fields: int) -> Iterator[_Line]:
+    """Do as ``_unlike`` for a file with quoted cells: a row may take several lines."""
+    begin = len(content) - len(content.removeprefix(codecs.BOM_UTF8))
+    text, taken = content[begin:].decode("utf-8", "surrogateescape"), []
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            taken.append(line)
+            yield line
+
+    reader = csv.reader(lines())
+    for row in reader:
+        whole = "".join(taken).encode("utf-8", "surrogateescape")
+        taken.clear()
+        if len(row) != fields:
+            blank = not whole.decode("utf-8", "replace").strip()
+            cells = ",".join(row).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            stop = begin + len(whole.rstrip(b"\r\n"))
+            yield _Line(reader.line_num, begin, stop, len(row), cells, blank)
+        begin += len(whole)
 
 
 @contextmanager
@@ -320,12 +365,12 @@ _ARRAY_LIBRARIES = ("numpy", "jax", "jaxlib", "torch", "tensorflow", "keras")
 
 def _array(source: Any, role: str, letter: str) -> np.ndarray:
     """Return an argument as a NumPy array of numbers, tokens or objects; raise for others."""
-    stranger = source if _is_scalar(source) else _stranger(source)
-    if stranger is not None:
-        within = "" if stranger is source else f"a {type(source).__name__} of "
+    unsupported = source if _is_scalar(source) else _unsupported(source)
+    if unsupported is not None:
+        within = "" if unsupported is source else f"a {type(source).__name__} of "
         raise DataError(
             f"The {role} table: expected a pandas, polars or Arrow table, a path, or an array; "
-            f"received {within}{_type_name(stranger)}.{_remedy(stranger)}"
+            f"received {within}{_type_name(unsupported)}.{_remedy(unsupported)}"
         )
     try:
         if np.ma.isMaskedArray(source):
@@ -357,12 +402,12 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
-def _stranger(source: Any) -> Any:
+def _unsupported(source: Any) -> Any:
     """Return the first object in a source that is not an array, number or text; None if none is."""
     if isinstance(source, (list, tuple)):
         some = {type(each): each for each in source}.values()
         nested = any(isinstance(each, (list, tuple)) for each in some)
-        found = map(_stranger, source if nested else some)
+        found = map(_unsupported, source if nested else some)
         return next((each for each in found if each is not None), None)
     library = type(source).__module__.partition(".")[0]
     known = library in _ARRAY_LIBRARIES and hasattr(source, "__array__")
@@ -373,26 +418,26 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, (numbers.Number, str, bytes, datetime.date)) or is_missing(value)
 
 
-def _remedy(stranger: Any) -> str:
+def _remedy(unsupported: Any) -> str:
     """Return what to do about an object that is neither a table nor an array."""
-    if hasattr(stranger, "to_dataframe"):  # xarray
+    if hasattr(unsupported, "to_dataframe"):  # xarray
         return (
             " Make a table of it, .to_dataframe().reset_index(), or an array, items first: "
             "numpy.asarray(...)."
         )
-    if isinstance(stranger, Mapping):
+    if isinstance(unsupported, Mapping):
         return " Make a table of it: polars.DataFrame(...) or pandas.DataFrame(...)."
     if hasattr(
-        stranger, "read_all"
+        unsupported, "read_all"
     ):  # an Arrow reader can be read only once, and a fit reads twice
         return " Read it into a table: .read_all()."
-    if hasattr(stranger, "to_table"):
+    if hasattr(unsupported, "to_table"):
         return " Read it into a table: .to_table()."
-    if isinstance(stranger, Iterator):
+    if isinstance(unsupported, Iterator):
         return " It can be read only once: make a list or a table of it."
-    if hasattr(stranger, "to_frame"):
+    if hasattr(unsupported, "to_frame"):
         return " It is one column: hand in the table."
-    if hasattr(stranger, "__array__"):
+    if hasattr(unsupported, "__array__"):
         return " Make an array of it, items first, numpy.asarray(...), or a table."
     return ""
 

@@ -22,7 +22,7 @@ class TokenBatches(Batches):
 
     One pass scores every prefix length, so no prefix is drawn. If sequences end, the end is a
     token. With a seed, each epoch draws new rows; some tokens are masked at random; and a token
-    that occurs only once in training is replaced by "unknown" with probability 1/2, which trains
+    that occurs only once in the panel is replaced by "unknown" with probability 1/2, which trains
     "unknown".
 
     Parameters

@@ -56,11 +56,11 @@ class TokenEngine:
     ) -> None:
         self.decoder, self.ends = decoder, ends
         self._members = len(weights["decoder/embedding"])
-        own = [{n: w[m] for n, w in weights.items()} for m in range(self._members)]
+        members = [{n: w[m] for n, w in weights.items()} for m in range(self._members)]
         encoder = within(weights, "encoder")
         self._encoder = ArrayEncoder(encoder) if encoder else None
         self._initial = ArrayInitialState(within(weights, "initial"), decoder.stack.state_shapes)
-        inside = [within(w, "decoder") for w in own]
+        inside = [within(w, "decoder") for w in members]
         self._embedding = [w["embedding"] for w in inside]
         kernel = [w["head/kernel"] for w in inside]
         if decoder.tied:  # one product a step in place of two

@@ -64,7 +64,7 @@ class TokenForecaster(StateModel[TokenSettings]):
     Raises
     ------
     ArgumentError
-        A value outside its range, an unknown name, or a setting that would have no effect.
+        A value outside its range, an unknown name, or a setting without an effect.
 
     Examples
     --------

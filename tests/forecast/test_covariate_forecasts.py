@@ -1,4 +1,4 @@
-"""Covariates: heard in time and never too early, used, and every law of the forecaster kept."""
+"""Covariates: used at their step and never earlier, with every law of the forecaster."""
 
 from functools import cache
 from typing import Any
@@ -57,7 +57,7 @@ CORNERS: dict[str, dict[str, Any]] = {
 
 @cache
 def _fitted(corner):
-    """A forecaster, and the keywords that hand it its future table."""
+    """A forecaster, and the keywords with its future table."""
     series, static, future = _tables()
     more: dict[str, Any] = {} if corner == "past" else {"future": future}
     return Forecaster(**SMALL, **CORNERS[corner]).fit(series, static, **more, verbose=0), more
@@ -121,7 +121,7 @@ def test_save_then_load_is_the_identity(fitted, tmp_path):
     assert f.predict(state=back, until=T, **more).equals(f.predict(state=state, until=T, **more))
 
 
-# -- heard in time, and never too early ------------------------------------------------------------
+# -- used at their step, and never earlier ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [0, 3])

@@ -97,7 +97,7 @@ def _read_damaged(folder: Path, seeds: range) -> None:
 
 def test_no_damaged_file_ends_the_process_or_is_an_error_but_ours(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    code = "import sys, pathlib, test_parquet as t; "
+    code = "import sys, pathlib, test_source_parquet as t; "
     code += "t._read_damaged(pathlib.Path(sys.argv[1]), range(700))"
     ran = subprocess.run(
         [sys.executable, "-c", code, tmp_path],

@@ -1,0 +1,92 @@
+"""Output: files that are written completely or not at all, descriptions, and errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plants import (
+    EVALUATE,
+    FORECAST,
+    PLOT,
+    refused,
+    run,
+)
+from statecast.cli import output
+
+
+def test_info(folder: Path) -> None:
+    code, out, _ = run("info", "model.safetensors")
+    assert code == 0
+    for word in ("plant, week, height", "light", "clay, sand", "lstm", "Trained for 2 epochs"):
+        assert word in out
+    code, out, _ = run("info")
+    assert code == 0
+    for word in ("statecast", "keras", "backend"):
+        assert word in out
+
+
+def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
+    assert "static.csv" in refused(folder, "demo", "--out", "static.csv")
+    assert "no folder" in refused(folder, "demo", "--out", "nowhere/demo")
+
+
+@pytest.mark.parametrize("words", [["demo"], EVALUATE, [*PLOT, "--out", "fan.png"]])
+def test_missing_matplotlib_is_an_error_before_the_computation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    found = output.find_spec
+    monkeypatch.setattr(
+        output, "find_spec", lambda name: None if name == "matplotlib" else found(name)
+    )
+    assert "statecast[plots]" in refused(folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("out", "word"),
+    [
+        ("nowhere/f.csv", "no folder"),
+        ("f.txt", ".csv or .parquet"),
+        ("f", ".csv or .parquet"),
+        ("taken.csv", "a folder"),
+        ("series.csv", "not an input"),
+    ],
+)
+def test_outputs_that_cannot_be_written(folder: Path, out: str, word: str) -> None:
+    Path("taken.csv").mkdir()
+    assert word in refused(folder, *FORECAST, "--out", out)
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    Path("f.csv").write_text("old")
+
+    def fail(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert "No space left" in refused(folder, *FORECAST, "--out", "f.csv")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "lines"),
+    [
+        ("> /dev/full", 2, ["error: standard output cannot be written (No space left on device)."]),
+        (">&-", 2, ["error: standard output is closed. Redirect it to a file, or to /dev/null."]),
+        ("> /dev/full 2>&-", 2, []),
+        (">&- 2>&-", 2, []),
+        ("<&- > /dev/null", 0, []),
+        ("| true", 0, []),
+    ],
+)
+@pytest.mark.parametrize("command", ["info --help", "--version"])
+def test_output_that_cannot_be_written_is_one_line_and_a_code(command, redirection, code, lines):
+    run = f"{sys.executable} -m statecast.cli {command} {redirection}"
+    done = subprocess.run(run, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines(), done.stdout) == (code, lines, "")
