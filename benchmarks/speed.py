@@ -510,7 +510,8 @@ def forecaster_section(
     import torch
 
     from statecast import cells, heads
-    from statecast.networks.network import AGES, Decoder, Network
+    from statecast.networks.decoder import STEP_FUNCTIONS, Decoder
+    from statecast.networks.network import Network
     from statecast.networks.training import adamw
 
     torch.set_num_threads(threads)
@@ -546,7 +547,7 @@ def forecaster_section(
                 self.encoder = torch.nn.Linear(features, encoding)
                 self.h = torch.nn.Linear(encoding, units)
                 self.c = torch.nn.Linear(encoding, units)
-                self.lstm = torch.nn.LSTM(2 + AGES, units, batch_first=True)
+                self.lstm = torch.nn.LSTM(2 + STEP_FUNCTIONS, units, batch_first=True)
                 self.head = torch.nn.Linear(units, len(levels))
                 self.decay = torch.nn.Parameter(torch.tensor(0.9))
 
@@ -565,11 +566,11 @@ def forecaster_section(
 
         peer = Peer(units)
         optimizer = torch.optim.AdamW(peer.parameters(), 1e-3, weight_decay=1e-4, fused=True)
-        age = np.arange(1, steps + 1)[:, None] / steps * (AGES - 1)
-        bumps = np.exp(-((age - np.arange(AGES)) ** 2)).astype("float32")
+        age = np.arange(1, steps + 1)[:, None] / steps * (STEP_FUNCTIONS - 1)
+        bumps = np.exp(-((age - np.arange(STEP_FUNCTIONS)) ** 2)).astype("float32")
         channels = np.concatenate(
             [value[:, 0, :, None], np.ones((len(value), steps, 1), "float32"),
-             np.broadcast_to(bumps, (len(value), steps, AGES))], axis=-1
+             np.broadcast_to(bumps, (len(value), steps, STEP_FUNCTIONS))], axis=-1
         )  # fmt: skip
         x, all_channels = torch.tensor(inputs["numeric"][:, 0]), torch.tensor(channels)
 

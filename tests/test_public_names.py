@@ -146,6 +146,7 @@ VERBS = {
         "simulate",
         "state",
         "update",
+        "weights",
     },
     "TokenForecaster": {
         "clone",
@@ -165,6 +166,7 @@ VERBS = {
         "settings_class",
         "state",
         "update",
+        "weights",
     },
     "State": {
         "at_rest",

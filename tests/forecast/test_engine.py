@@ -320,12 +320,13 @@ def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:
 @pytest.mark.parametrize("kind", ["quantiles", "negative_binomial", "tokens"])
 def test_a_fitted_model_needs_no_backend(kind: str, tmp_path: Path) -> None:
     """A process in which none can be imported gives the results of this one."""
-    options = {"units": 4, "ensemble": 2, "epochs": 1, "encoding": 4}
+    options: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 1, "encoding": 4}
     rng = np.random.default_rng(0)
     if kind == "tokens":
         f = TokenForecaster(**options).fit(rng.choice(list("abc"), (20, 6)), verbose=0)
     else:
-        f = Forecaster(**options, head=kind).fit(rng.integers(1, 9, (60, 8)) * 1.0, verbose=0)
+        options["head"] = kind
+        f = Forecaster(**options).fit(rng.integers(1, 9, (60, 8)) * 1.0, verbose=0)
     model, out = tmp_path / "m.safetensors", tmp_path / "out.npz"
     f.save(model)
     command = [sys.executable, "-c", USE + WITHOUT_A_BACKEND, str(model), str(out)]
