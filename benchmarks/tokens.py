@@ -36,10 +36,10 @@ from statecast.heads.categorical import Categorical
 from statecast.networks.network import Network
 from statecast.recurrence.cells import LSTM, Stack, within
 from statecast.tables.vocabulary import END, UNKNOWN
+from statecast.tokens.decoder import TokenDecoder
 from statecast.tokens.decoding import Beam, Rules
 from statecast.tokens.engine import TokenEngine
 from statecast.tokens.forecaster import TokenForecaster
-from statecast.tokens.decoder import TokenDecoder
 
 COLOURS = Path(__file__).parents[2] / "shared" / "data" / "colours"
 
@@ -63,7 +63,7 @@ def model_of(tokens: int, units: int, embedding: int) -> tuple[TokenEngine, dict
         scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
         weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
     own = {name: weight[0] for name, weight in weights.items()}
-    return TokenEngine(decoder, weights, "state", ends=False), own
+    return TokenEngine(decoder, weights, ends=False), own
 
 
 def ours(model: TokenEngine, items: int, width: int, steps: int) -> np.ndarray:

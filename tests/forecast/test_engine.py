@@ -68,9 +68,9 @@ class Case:
     def decoder(self) -> Decoder:
         head = HEADS[self.head].on_scale(2.0, 1.0, 0.5)
         static = ENCODING if self.featured and self.conditioning != "state" else 0
-        widths = [1 + ENCODING if getattr(self, name) else 0 for name in ("past", "future")]
+        past, future = (1 + ENCODING if has else 0 for has in (self.past, self.future))
         stack = Stack([CELLS[self.cell](5)] * self.layers)
-        return Decoder(stack, head, STEPS - 2, static, *widths, self.targets)
+        return Decoder(stack, head, STEPS - 2, static, past, future, self.targets)
 
     def weights(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(self.seed)

@@ -136,7 +136,7 @@ class _PlainLoop:
     def __init__(
         self, stack: Stack, weights: Mapping[str, np.ndarray], feed: np.ndarray, decay: np.ndarray
     ) -> None:
-        self._cell, self._own = ClosedLoop(stack), dict(weights)
+        self._stack, self._cell, self._own = stack, ClosedLoop(stack), dict(weights)
         self._weights = {f"cell/{name}": weight for name, weight in weights.items()}
         self._weights |= {"feed": feed[..., None], "decay": decay[..., None]}
 
@@ -151,7 +151,7 @@ class _PlainLoop:
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         leaves = {f"cell/{name}": leaf for name, leaf in state.items()}
         leaves |= {"base": base[..., None], "last": last[..., None]}
-        y = np.zeros((*x.shape[:3], self._cell.cell.cells[-1].units + 1), np.float32)
+        y = np.zeros((*x.shape[:3], self._stack.cells[-1].units + 1), np.float32)
         x = np.concatenate([x[..., :1], observed[..., None], x[..., 2:]], axis=-1)
         with _one_thread():
             for step in range(x.shape[2]):
@@ -171,4 +171,4 @@ class _PlainLoop:
         self, x: np.ndarray, state: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         with _one_thread():
-            return self._cell.cell.step(self._own, x, dict(state), np)
+            return self._stack.step(self._own, x, dict(state), np)
