@@ -671,6 +671,13 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     assert forecast_of(fitted, None, static).equals(good)
 
 
+@pytest.fixture(scope="module")
+def counts():
+    """A forecaster of counts: the head's scale and transform bound what is forecast."""
+    series, static = curve_tables(72)
+    return fit_curves(series.with_columns(pl.col("y").round()), static, head="poisson")
+
+
 def _with_feedback(f, share):
     """The forecaster, with a model file whose network takes ``share`` times the last value."""
     whole = f._packed()

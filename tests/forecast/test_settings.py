@@ -26,7 +26,7 @@ def test_the_signature_and_the_docstring_have_every_setting(kind) -> None:
     names = list(kind.settings_class.declared())
     assert sorted(inspect.signature(kind).parameters) == sorted(names)
     for name, declared in kind.settings_class.declared().items():
-        assert f"\n    {name} : " in kind.__doc__
+        assert f"\n{name} : " in kind.__doc__
         assert declared.meaning.split()[0] in kind.__doc__
 
 

@@ -8,6 +8,7 @@ the network.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -128,7 +129,9 @@ class StateModel(ABC, Generic[S]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.__doc__ is not None:  # None under `python -OO`
-            cls.__doc__ = cls.__doc__.replace("{parameters}", cls.settings_class.document().strip())
+            # Without the indentation, which Python 3.13 removes from docstrings and 3.11 keeps.
+            text = inspect.cleandoc(cls.__doc__)
+            cls.__doc__ = text.replace("{parameters}", cls.settings_class.document())
 
     def _set(self, given: Mapping[str, Any]) -> None:
         """Set the settings from the arguments of the constructor, and forget any fit."""

@@ -107,7 +107,7 @@ class Setting:
         if self.several is not None:
             default += f" (several targets {self.several!r})"
         text = " ".join([self.meaning, *filter(None, [self.details, self.unset])])
-        return f"    {name} : {self.allowed.type}, {default}\n" + _wrapped(text, 8)
+        return f"{name} : {self.allowed.type}, {default}\n" + _wrapped(text, 4)
 
 
 def setting(
