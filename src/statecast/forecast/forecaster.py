@@ -111,10 +111,13 @@ class Forecaster(StateModel[ForecasterSettings]):
     ) -> pl.DataFrame: ...
     @overload
     def predict(
-        self, series: None = None, static: None = None, *, state: State, **options: Unpack[_Predict]
+        self,
+        series: None = None,
+        static: Any = None,
+        *,
+        state: State | None = None,
+        **options: Unpack[_Predict],
     ) -> Any: ...
-    @overload
-    def predict(self, series: None, static: Any, **options: Unpack[_Predict]) -> Any: ...
     @overload
     def predict(self, series: Frame, static: Any = None, **options: Unpack[_Predict]) -> Frame: ...
     def predict(
