@@ -22,7 +22,12 @@ from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST
 from statecast.heads.by_name import HEADS
 from statecast.heads.quantiles import QUANTILE_LEVELS
-from statecast.networks.batches import Batches, HeldOutBatches, TrainingBatches
+from statecast.networks.batches import (
+    LARGEST_BATCH,
+    Batches,
+    HeldOutBatches,
+    TrainingBatches,
+)
 from statecast.networks.network import (
     EMPTY,
     AdvanceModel,
@@ -467,7 +472,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         return Companions(endings=self._learn_endings(schema, panel))
 
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
-        batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, 512))
+        batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, LARGEST_BATCH))
         training = TrainingBatches(panel, held, batch, self.settings.seed)
         return training, HeldOutBatches(panel, held, batch)
 

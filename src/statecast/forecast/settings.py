@@ -176,7 +176,7 @@ def choice(names: Any) -> Range:
         f"one of {list(allowed)}",
         f"{{{listed}}}",
         str,
-        lambda value: value in allowed,
+        lambda value: isinstance(value, str) and value in allowed,
         names=allowed,
     )
 
@@ -519,7 +519,8 @@ class ForecasterSettings(Settings):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        if given.get("head") == "categorical":
+        head = given.get("head")
+        if isinstance(head, str) and head == "categorical":
             raise ArgumentError(
                 "head: expected a head for numbers, received 'categorical'. Use TokenForecaster "
                 "for tokens."
