@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -112,6 +113,13 @@ def test_the_lines_of_a_cross_validation(kind, no_logging, capfd):
     told: list[tuple[str, int, int]] = []
     assert said(progress=lambda *stage: told.append(stage)) == []
     assert told[-1] == ("done", 4, 4)
+
+
+@backends
+@pytest.mark.parametrize("callbacks", [3, [3], "x", [lambda: None], keras.callbacks.Callback()])
+def test_other_callbacks_are_refused_before_any_work(callbacks):
+    with pytest.raises(errors.ArgumentError, match=r"callbacks: expected a list of keras"):
+        Forecaster(**SMALL).fit(None, callbacks=callbacks, verbose=0)
 
 
 @backends

@@ -176,6 +176,9 @@ def test_equality_sees_every_difference():
         (lambda: _state().take([0.5]), "whole numbers"),
         (lambda: _state().put([0], _state()), "nothing broadcasts"),
         (lambda: _state().put([0, 0], _state()), "twice"),
+        (lambda: _made_by("a").put([0, 1], _made_by("b")), "one of another fit"),
+        (lambda: _made_by("a").reset(_made_by("b")), "one of another fit"),
+        (lambda: _made_by("a").take([0]).put([0], _made_by("b").take([1])), "one of another fit"),
         (
             lambda: _state().put([0, 1], State({"h": np.ones((2, 4))})),
             r"expected shape \(rows, 3\)",
@@ -187,6 +190,10 @@ def test_equality_sees_every_difference():
 def test_a_wrong_use_says_what_was_expected(make, says):
     with pytest.raises(StateError, match=says):
         make()
+
+
+def _made_by(fingerprint: str) -> State:
+    return State(_state().leaves, ids=["x", "y"], fingerprint=fingerprint)
 
 
 def _state() -> State:

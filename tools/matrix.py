@@ -67,7 +67,7 @@ def tested(python: str, dependencies: str, wheel: Path, arguments: list[str]) ->
     place = FOLDER / f"{python}-{dependencies}"
     run(interpreter(python), "-m", "venv", place)
     own = place / "bin" / "python"
-    wanted = [*PIP, f"{wheel}[test]"]
+    wanted = [*PIP, f"{wheel}[dev]"]
     if dependencies == "oldest":
         constraints = FOLDER / "oldest.txt"
         constraints.write_text("\n".join(lower_bounds()) + "\n", encoding="utf-8")

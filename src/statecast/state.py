@@ -401,10 +401,16 @@ class State:
         Raises
         ------
         StateError
-            Other leaves, shapes or another number of rows (nothing broadcasts), or a row twice.
+            Other leaves, shapes or another number of rows (nothing broadcasts), a row twice, or a
+            state that other weights made.
         """
         index = row_index(rows, self.rows)
         self.check(state.spec)
+        if None not in (prints := (self.fingerprint, state.fingerprint)) and len({*prints}) > 1:
+            raise StateError(
+                "Expected a state that the same weights made, received one of another fit. Make "
+                "it again with the forecaster that made this state."
+            )
         if state.rows != len(index):
             raise StateError(
                 f"Expected a state of {len(index)} rows, received {state.rows}; nothing broadcasts."

@@ -151,6 +151,8 @@ def test_a_state_of_other_weights_is_refused(fitted, other):
         other.predict(state=state, until=T)
     with pytest.raises(errors.StateError, match="one of another fit"):
         fitted.predict(state=State(state.leaves, state.ids, "0" * 32), until=T)
+    with pytest.raises(errors.StateError, match="one of another fit"):
+        state.put([0], State(state.leaves, state.ids, "0" * 32).take([1]))
     with pytest.raises(errors.ArgumentError, match="received both"):
         fitted.predict(None, static, until=T, state=state)
     with pytest.raises(errors.StateError, match="expected a State, received dict"):

@@ -26,7 +26,7 @@ def test_the_signature_and_the_docstring_have_every_setting(kind) -> None:
     names = list(kind.settings_class.declared())
     assert sorted(inspect.signature(kind).parameters) == sorted(names)
     for name, declared in kind.settings_class.declared().items():
-        assert f"\n    {name} : " in kind.__doc__
+        assert f"\n{name} : " in kind.__doc__
         assert declared.meaning.split()[0] in kind.__doc__
 
 
@@ -85,6 +85,10 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
         ({"units": 10**9}, "units: expected a whole number from 1 to 4096"),
         ({"epochs": 2.5}, "epochs"),
         ({"cell": "rnn"}, "cell: expected one of"),
+        ({"cell": np.array([1, 2])}, "cell: expected one of"),
+        ({"head": np.array([1, 2])}, "head: expected one of"),
+        ({"conditioning": np.array(["state", "both"])}, "conditioning: expected one of"),
+        ({"transform": np.array([1, 2])}, "transform: expected one of"),
         ({"head": "gaussian"}, "head: expected one of"),
         ({"conditioning": "none"}, "conditioning: expected one of"),
         ({"transform": "sqrt"}, "transform: expected one of"),

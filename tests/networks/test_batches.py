@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statecast.networks.batches import (
+    LARGEST_BATCH,
     HeldOutBatches,
     TrainingBatches,
     drop_features,
@@ -53,6 +54,14 @@ def test_batches_have_all_values_that_count_and_no_more_steps_than_needed(
         if keras.backend.backend() == "tensorflow":
             longest = [panel.mask.shape[1]] * len(longest)  # one shape for all
         assert widths == [min(padded_width(most), panel.mask.shape[1]) for most in longest]
+
+
+@pytest.mark.parametrize("batch", [LARGEST_BATCH + 1, 10**6, 10**30])
+def test_a_batch_larger_than_the_table_is_no_larger_than_the_largest_default(batch: int) -> None:
+    panel = Schema.fit(np.ones((9, 3)) * np.arange(9)[:, None]).panel(np.ones((9, 3)))
+    held = held_out(panel.groups, 2, 0)
+    for rows in (TrainingBatches(panel, held, batch, 0), HeldOutBatches(panel, held, batch)):
+        assert rows.order.shape[1] <= LARGEST_BATCH
 
 
 @given(ragged())

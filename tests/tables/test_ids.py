@@ -13,6 +13,8 @@ import pytest
 
 from statecast import errors
 from statecast.forecast.explanation import ForecastExplanation
+from statecast.forecast.forecaster import Forecaster
+from statecast.state import State
 from statecast.tables.id_types import IdType
 from statecast.tables.schema import Schema
 
@@ -182,3 +184,29 @@ def test_ids_of_a_state_come_as_in_fit_while_they_fit() -> None:
     for ids, dtype in ((["b", "a"], pl.Enum(["a", "b"])), (["z"], pl.String), ([7], pl.Int64)):
         table = schema.output().summary({"f": np.ones(len(ids))}, ids=np.array(ids))
         assert ids_of(table) == (dtype, ids)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("targets", [["y"], ["y", "z"]])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        lambda: pd.date_range("2020-01-01", periods=8, unit="ns"),
+        lambda: pd.date_range("2020-01-01", periods=8, tz="Asia/Tokyo"),
+        lambda: pd.to_timedelta(range(8), unit="D"),
+    ],
+    ids=["dates", "dates of a zone", "durations"],
+)
+def test_a_state_from_a_file_takes_rows_of_ids_of_pandas(ids, targets, tmp_path) -> None:
+    """The file holds them as datetime and timedelta, which equal those of pandas."""
+    each = pd.Series(ids())
+    series = pd.DataFrame({"unique_id": each.repeat(4).reset_index(drop=True)})
+    series["ds"] = [1, 2, 3, 4] * 8
+    series["y"] = np.random.default_rng(0).normal(size=32)
+    series["z"] = -series["y"]
+    f = Forecaster(units=2, ensemble=1, epochs=1, target_col=targets).fit(series, verbose=0)
+    state = f.state(series[series.ds <= 2])
+    state.save(tmp_path / "s")
+    third = series[series.ds == 3]
+    found = f.predict(state=f.update(State.load(tmp_path / "s"), third), until=4)
+    pd.testing.assert_frame_equal(found, f.predict(state=f.update(state, third), until=4))

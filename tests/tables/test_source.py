@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -243,18 +242,22 @@ def test_lines_are_counted_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_hundred_thousand_columns_are_refused_before_they_are_read(
-    tmp_path: Path, ending: str
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("rows were read")
+
     path = tmp_path / f"series.{ending}"
     names = [f"step{i}" for i in range(100_000)]
     if ending == "csv":
         path.write_text(",".join(names) + "\n" + ",".join(["1"] * 100_000) + "\n")
     else:
         pl.DataFrame(np.ones((1, 20_000)), schema=names[:20_000]).write_parquet(path)
-    start = time.process_time()
+    monkeypatch.setattr(pl, "read_csv", read)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", read)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", read)
     with pytest.raises(DataError, match=r"at most 10,000 columns; received \d+,000. Is it a wide"):
         Schema.fit(path)
-    assert time.process_time() - start < 1
     with pytest.raises(DataError, match="at most 10,000 columns"):
         Schema.fit(pl.DataFrame(np.ones((1, 20_000))))
 

@@ -8,6 +8,7 @@ the network.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -132,7 +133,9 @@ class StateModel(ABC, Generic[S]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.__doc__ is not None:  # None under `python -OO`
-            cls.__doc__ = cls.__doc__.replace("{parameters}", cls.settings_class.document().strip())
+            # Without the indentation, which Python 3.13 removes from docstrings and 3.11 keeps.
+            text = inspect.cleandoc(cls.__doc__)
+            cls.__doc__ = text.replace("{parameters}", cls.settings_class.document())
 
     def _set(self, given: Mapping[str, Any]) -> None:
         """Set the settings from the arguments of the constructor, and forget any fit."""
@@ -254,7 +257,8 @@ class StateModel(ABC, Generic[S]):
         DataError
             A table that cannot be used; the message names the column and the first item.
         ArgumentError
-            ``verbose`` that is none of the above; ``future`` for tokens; training that diverged.
+            ``verbose`` or ``callbacks`` other than the above; ``future`` for tokens; training that
+            diverged.
 
         Warns
         -----
@@ -268,6 +272,7 @@ class StateModel(ABC, Generic[S]):
 
         process.check_backend()
         check_verbose(verbose)
+        callbacks = _checked_callbacks(callbacks)
         s = self.settings
         schema = self._learn_schema(series, static, future)
         panel = schema.panel(series, static, future=future, for_fit=True)
@@ -285,7 +290,7 @@ class StateModel(ABC, Generic[S]):
                 weight_decay=s.weight_decay,
                 patience=s.patience,
                 interrupt=interrupt,
-                callbacks=callbacks or (),
+                callbacks=callbacks,
                 verbose=verbose,
             )
             weights = _arrays_of(network)
@@ -771,6 +776,19 @@ def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
         raise ArgumentError(
             f"learning_rate: training diverged ({error}). Fit with a lower learning rate."
         ) from None
+
+
+def _checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Keras callbacks as a list; ``ArgumentError`` for anything else."""
+    given = () if callbacks is None else callbacks
+    alone = not isinstance(given, (list, tuple))
+    for each in [given] if alone else given:
+        if alone or not isinstance(each, keras.callbacks.Callback):
+            raise ArgumentError(
+                "callbacks: expected a list of keras.callbacks.Callback objects; received "
+                f"{each!r:.80}."
+            )
+    return list(given)
 
 
 def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:

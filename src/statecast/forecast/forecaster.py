@@ -104,10 +104,13 @@ class Forecaster(StateModel[ForecasterSettings]):
     ) -> pl.DataFrame: ...
     @overload
     def predict(
-        self, series: None = None, static: None = None, *, state: State, **options: Unpack[_Predict]
+        self,
+        series: None = None,
+        static: Any = None,
+        *,
+        state: State | None = None,
+        **options: Unpack[_Predict],
     ) -> Any: ...
-    @overload
-    def predict(self, series: None, static: Any, **options: Unpack[_Predict]) -> Any: ...
     @overload
     def predict(self, series: Frame, static: Any = None, **options: Unpack[_Predict]) -> Frame: ...
     def predict(
@@ -458,9 +461,9 @@ class Forecaster(StateModel[ForecasterSettings]):
         return Companions(endings=self._learn_endings(schema, panel))
 
     def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
-        from statecast.networks.batches import HeldOutBatches, TrainingBatches
+        from statecast.networks.batches import LARGEST_BATCH, HeldOutBatches, TrainingBatches
 
-        batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, 512))
+        batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, LARGEST_BATCH))
         training = TrainingBatches(panel, held, batch, self.settings.seed)
         return training, HeldOutBatches(panel, held, batch)
 

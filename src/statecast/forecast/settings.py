@@ -107,7 +107,7 @@ class Setting:
         if self.several is not None:
             default += f" (several targets {self.several!r})"
         text = " ".join([self.meaning, *filter(None, [self.details, self.unset])])
-        return f"    {name} : {self.allowed.type}, {default}\n" + _wrapped(text, 8)
+        return f"{name} : {self.allowed.type}, {default}\n" + _wrapped(text, 4)
 
 
 def setting(
@@ -176,7 +176,7 @@ def choice(names: Any) -> Range:
         f"one of {list(allowed)}",
         f"{{{listed}}}",
         str,
-        lambda value: value in allowed,
+        lambda value: isinstance(value, str) and value in allowed,
         names=allowed,
     )
 
@@ -519,7 +519,8 @@ class ForecasterSettings(Settings):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        if given.get("head") == "categorical":
+        head = given.get("head")
+        if isinstance(head, str) and head == "categorical":
             raise ArgumentError(
                 "head: expected a head for numbers, received 'categorical'. Use TokenForecaster "
                 "for tokens."

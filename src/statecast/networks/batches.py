@@ -24,6 +24,7 @@ FEATURE_DROPOUT = 0.3
 SHORT = 1.5  # the prefix is length * u**SHORT, with u uniform: short prefixes are more frequent
 FOLDS = 8  # a member holds out one item in FOLDS, or one in `members` if there are more members
 STEPS = 24  # the fewest updates of an epoch; with few data an epoch has several passes
+LARGEST_BATCH = 512  # the largest default; a larger batch holds no row twice
 PREFIXES = (0, 1, 2, 3, 5, 8)  # the prefix lengths of held-out items, in steps
 VALIDATION_ROWS = 1000  # of a member, about: each held-out item at one or several prefixes
 
@@ -231,7 +232,10 @@ class TrainingBatches(ObservationBatches):
 
     def __init__(self, panel: Panel, held: np.ndarray, batch: int, seed: int) -> None:
         self.rows = training_rows(held)
-        super().__init__(panel, batch, max(STEPS, math.ceil(max(map(len, self.rows)) / batch)))
+        most = max(map(len, self.rows))
+        # A batch holds a row several times if there are few; a huge one would not end.
+        batch = min(batch, max(most, LARGEST_BATCH))
+        super().__init__(panel, batch, max(STEPS, math.ceil(most / batch)))
         self.rng, self.feature_rng = (np.random.default_rng([seed, use]) for use in (2, 5))
         self.on_epoch_end()
 

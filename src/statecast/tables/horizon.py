@@ -59,10 +59,17 @@ class Horizon:
         )
 
         def step(value: Any, least: int = 0) -> int:
-            return check_whole("until", value, first - 1 + least, expected=expected) - (first - 1)
+            last = check_whole("until", value, first - 1 + least, expected=expected)
+            if last - (first - 1) > MAX_STEPS:  # int64 would overflow
+                raise ArgumentError(
+                    f"until: expected at most {first - 1 + MAX_STEPS:,}, received {last:,}."
+                )
+            return last - (first - 1)
 
         if h is not None:
-            return cls(ahead=check_whole("h", h))
+            return cls(ahead=check_whole("h", h, 1, MAX_STEPS))
+        if isinstance(until, np.ndarray) and until.ndim == 0:
+            until = until[()]
         if isinstance(until, (int, np.integer)):
             return cls(step=step(until, least=1))
         if isinstance(until, Mapping):

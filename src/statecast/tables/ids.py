@@ -13,6 +13,7 @@ import numpy as np
 
 from statecast.checks import is_flag
 from statecast.errors import DataError, cut, quoted
+from statecast.files import plain_id
 from statecast.tables.columns import (
     WHOLE_NUMBER,
     are_marks,
@@ -138,7 +139,8 @@ def _id_kind(item: Any) -> str:
     whole = isinstance(item, numbers.Integral) and is_real_number(item)
     if whole and not is_flag(item):
         return "a whole number"
-    return "text" if isinstance(item, str) else type(item).__name__
+    # A state's file holds a date of pandas as one of the standard library.
+    return "text" if isinstance(item, str) else type(plain_id(item)).__name__
 
 
 def id_array(ids: list[Any]) -> np.ndarray:

@@ -1,0 +1,34 @@
+"""The arguments ``until`` and ``h``: values that are no steps are refused, whatever their size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from statecast.errors import ArgumentError
+from statecast.tables.horizon import Horizon
+from statecast.tables.steps import MAX_STEPS
+
+_HUGE = [MAX_STEPS + 1, 2**63 - 1, 2**64, 10**30]
+
+
+@pytest.mark.parametrize("huge", _HUGE)
+def test_a_huge_step_is_refused_and_does_not_overflow(huge: int) -> None:
+    with pytest.raises(ArgumentError, match="h: expected a whole number from 1 to"):
+        Horizon.read(None, huge, "unique_id", 1)
+    for until in (huge, [huge, 3], {"a": huge}, np.array([huge], object)):
+        with pytest.raises(ArgumentError, match="until: expected at most 1,000,000, received"):
+            Horizon.read(until, None, "unique_id", 1)
+
+
+def test_the_largest_step_is_counted_from_the_first_one() -> None:
+    years = Horizon.read(2000 + MAX_STEPS, None, "unique_id", 2001)
+    assert years.last(np.arange(2), np.zeros(2, int)).tolist() == [MAX_STEPS] * 2
+    ahead = Horizon.read(None, MAX_STEPS, "unique_id", 1)
+    assert ahead.last(np.arange(2), np.array([0, 3])).tolist() == [MAX_STEPS, MAX_STEPS + 3]
+
+
+def test_an_array_without_axes_is_one_number() -> None:
+    assert Horizon.read(np.array(6), None, "unique_id", 1) == Horizon(step=6)
+    with pytest.raises(ArgumentError, match="until: expected a whole number from 1"):
+        Horizon.read(np.array(6.5), None, "unique_id", 1)
