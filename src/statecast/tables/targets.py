@@ -309,19 +309,17 @@ def _fit_transform(
     if asked == "auto":
         skewed = nonnegative and long_upper_tail(lambda: placed.values(index))
         name = "logit" if bounds is not None else "log" if skewed else "none"
-    limits = (0.0, math.inf)
-    if name == "none" and not (asked == "auto" and nonnegative):
-        limits = _EVERYTHING
-    elif name == "logit":
-        if bounds is None and not (nonnegative and most <= 1):
-            assert placed.series is not None  # values came from there
-            column = placed.names.targets[index]
-            raise DataError(
-                f"{placed.series.label}, column {column!r}: expected values from 0 to 1, as no "
-                f"bounds are given; received {least:g} to {most:g}. Give bounds=(low, high).",
-                column=column,
-            )
-        limits = bounds or (0.0, 1.0)
+    limits = bounds or TRANSFORMS[name].natural
+    if asked == "auto" and name == "none" and nonnegative:
+        limits = (0.0, math.inf)
+    if name == "logit" and bounds is None and not (nonnegative and most <= 1):
+        assert placed.series is not None  # values came from there
+        column = placed.names.targets[index]
+        raise DataError(
+            f"{placed.series.label}, column {column!r}: expected values from 0 to 1, as no "
+            f"bounds are given; received {least:g} to {most:g}. Give bounds=(low, high).",
+            column=column,
+        )
     return TRANSFORMS[name].fit(limits, lambda: placed.values(index))
 
 
