@@ -434,7 +434,9 @@ def plain_id(item: Any) -> Any:
         plain = item.to_pydatetime(warn=False)
     elif hasattr(item, "to_pytimedelta"):
         plain = item.to_pytimedelta()
-    return plain if plain is not item and plain == item else item  # an array has no truth value
+    if plain is item:  # it need not be comparable: an array is not
+        return item
+    return plain if plain == item else item
 
 
 def _whole_number(text: str) -> int:
