@@ -434,6 +434,8 @@ def plain_id(item: Any) -> Any:
         plain = item.to_pydatetime(warn=False)
     elif hasattr(item, "to_pytimedelta"):
         plain = item.to_pytimedelta()
+    if plain is item:  # it need not be comparable: an array is not
+        return item
     return plain if plain == item else item
 
 

@@ -25,6 +25,7 @@ from statecast.tables.scaling import (
     positive_median,
     quantiles,
 )
+from statecast.tables.schema import Schema
 
 EACH = pytest.mark.parametrize("name", list(TRANSFORMS))
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30).map(np.array)
@@ -175,3 +176,30 @@ def test_a_long_upper_tail_is_not_one_outlier() -> None:
     assert not long_upper_tail(lambda: [np.append(plain, 1e9)])
     skewed = np.exp(rng.normal(size=200) * 2)
     assert long_upper_tail(lambda: [skewed])
+
+
+class Asinh(Identity):
+    """A transform with a domain and bounds of its own."""
+
+    name = "asinh"
+
+    @classmethod
+    def takes(cls, low: float, high: float) -> bool:
+        return (low, high) == cls.natural
+
+    def to_line(self, y: np.ndarray) -> np.ndarray:
+        return np.arcsinh(y)
+
+    def _inverse(self, u: np.ndarray) -> np.ndarray:
+        return np.sinh(u)
+
+
+def test_a_new_transform_has_bounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRANSFORMS, "asinh", Asinh)  # type: ignore[arg-type]
+    y = np.random.default_rng(0).normal(size=(20, 4)) * 10
+    schema = Schema.fit(y, transform="asinh")
+    target = schema.targets[0]
+    assert target.transform.bounds == (-math.inf, math.inf)
+    np.testing.assert_allclose(target.unscale(target.scale(y)), y)
+    again = Schema.from_config(*schema.to_config()).targets[0]
+    assert again.transform == target.transform

@@ -1067,7 +1067,7 @@ def test_bad_new_rows() -> None:
     with pytest.raises(DataError, match="steps after 2") as error:
         schema.new_rows(row, [1, 2], known=np.array([1, 2]))
     assert (error.value.column, error.value.item) == ("ds", 2)
-    with pytest.raises(DataError, match="items of the known items") as error:
+    with pytest.raises(DataError, match="items of the state") as error:
         schema.new_rows(row, [1, 3])
     assert error.value.item == 2
     with pytest.raises(DataError, match="of the known items"):

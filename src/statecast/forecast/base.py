@@ -780,15 +780,16 @@ def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
 
 def _checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     """Keras callbacks as a list; ``ArgumentError`` for anything else."""
-    given = () if callbacks is None else callbacks
-    alone = not isinstance(given, (list, tuple))
-    for each in [given] if alone else given:
-        if alone or not isinstance(each, keras.callbacks.Callback):
+    if callbacks is None:
+        return []
+    several = isinstance(callbacks, (list, tuple))
+    for each in callbacks if several else [callbacks]:
+        if not (several and isinstance(each, keras.callbacks.Callback)):
             raise ArgumentError(
                 "callbacks: expected a list of keras.callbacks.Callback objects; received "
                 f"{each!r:.80}."
             )
-    return list(given)
+    return list(callbacks)
 
 
 def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:

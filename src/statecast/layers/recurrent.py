@@ -37,6 +37,7 @@ from statecast.layers.replay import (
     outermost_layer,
     recomputed,
     refuse_second_run,
+    rematerialize_stateful_layers_alone,
     rematerializes,
 )
 from statecast.layers.user_states import flatten_states, leaf_name
@@ -605,6 +606,7 @@ class RNN(Controlled, keras.layers.RNN):
         return layer_call
 
     def _refuse_unknown_rows_in_xla(self) -> None:
+        """Refuse a batch of unknown size in a step that XLA compiles."""
         model = outermost_layer() or self
         if (
             keras.backend.backend() == "tensorflow"
@@ -702,6 +704,9 @@ class RNN(Controlled, keras.layers.RNN):
         assert self._recorded is not None
         self._recorded.append(dict(zip(self.state_shapes, leaves, strict=True)))
         return y, after
+
+
+rematerialize_stateful_layers_alone(Controlled)
 
 
 @keras.saving.register_keras_serializable("statecast")

@@ -67,24 +67,19 @@ def recomputed(run: Any) -> Any:
     return run_again
 
 
-def _rematerialize_stateful_layers_alone() -> None:
-    """Keep ``keras.RematScope`` from running a model twice that contains a stateful layer. The
-    layers within compute their own steps again."""
+def rematerialize_stateful_layers_alone(kind: type) -> None:
+    """Keep ``keras.RematScope`` from running a model twice that contains a stateful layer of this
+    kind. The layers within compute their own steps again."""
     again = keras.layers.Layer.rematerialized_call
 
     @wraps(again)
     def rematerialized_call(layer: Any, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
         inner = layer._flatten_layers()
-        if any(
-            hasattr(part, "current_state") and getattr(part, "stateful", False) for part in inner
-        ):
+        if any(isinstance(part, kind) and part.stateful for part in inner):
             return layer_call
         return again(layer, layer_call, *args, **kwargs)
 
     keras.layers.Layer.rematerialized_call = rematerialized_call
-
-
-_rematerialize_stateful_layers_alone()
 
 
 # -- any other second run ------------------------------------------------------------------

@@ -170,6 +170,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
         )
     columns = list(map(str, table.frame.columns))
     _check_numbers(columns)
+    check_columns(table, names, ROLES[:2])
     table = _of_target(table, target)
     targets = [
         name.removeprefix("statecast-")
@@ -183,7 +184,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
             f"--target-col {targets[0]}.",
             column=f"statecast-{target}",
         )
-    check_columns(table, (*names, "statecast"), ROLES[:2])
+    check_columns(table, ("statecast",), ())
     ids = read_ids(table, names[0])
     step = np.full(len(ids), np.nan)
     # An item with k = 0 may have no dates. The numbers of its steps are in a separate column.

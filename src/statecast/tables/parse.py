@@ -302,14 +302,16 @@ class _Items:
             self._row = self._numbered()
         row = self.rows(ids)
         if (row < 0).any():
-            where = "the known items" if self._static is None else "the static table"
+            where, remedy = "the static table", "Add it to the static table"
+            if self._static is None:
+                where, remedy = "the state", "Make a state of it too"
             fail(
                 series.label,
                 self._id_col,
                 f"items of {where}",
                 "one that is not there",
                 ids[int(np.argmax(row < 0))],
-                f"Add it to {where}, or take it out of the series.",
+                f"{remedy}, or take it out of the series.",
             )
         return ids, row
 

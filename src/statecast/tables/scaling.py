@@ -49,6 +49,7 @@ class Transform(ABC):
     name: ClassVar[str]
     domain: ClassVar[str]  # in words; it may name the bounds
     remedy: ClassVar[str]  # what to do about values that are not in the domain
+    natural: ClassVar[tuple[float, float]]  # the bounds where none are given
     limits: ClassVar[tuple[float, float]] = (1e-30, 1e3)  # of scalings, and of locations, in files
     by_step: ClassVar[bool] = True  # whether each step has a location and a scaling of its own
 
@@ -63,7 +64,7 @@ class Transform(ABC):
     @classmethod
     def takes(cls, low: float, high: float) -> bool:
         """Return whether a transform of this kind may have such bounds."""
-        return (low, high) == (0.0, math.inf)
+        return (low, high) == cls.natural
 
     @property
     def expected(self) -> str:
@@ -93,6 +94,7 @@ class Identity(Transform):
     remedy = ""
     limits = (1e-20 / LARGEST, LARGEST)
     domain = "numbers"
+    natural = (-math.inf, math.inf)
 
     @classmethod
     def fit(cls, bounds: tuple[float, float], y: Batches) -> Self:
@@ -116,6 +118,7 @@ class Log(Transform):
     """``log1p(y / c)``, c the median of the positive y."""
 
     name = "log"
+    natural = (0.0, math.inf)
     remedy = "Fit with transform='none' if such values are right."
     domain = "no negative value (y is scaled by log1p)"
 
@@ -148,6 +151,7 @@ class Positive(Transform):
     """``log(y / c)``, c the median of the positive y."""
 
     name = "positive"
+    natural = (0.0, math.inf)
     remedy = (
         "Fit with head='quantiles' and transform='log' (0 and above) or 'none' if such values are "
         "right."
@@ -172,6 +176,7 @@ class Logit(Transform):
     """
 
     name = "logit"
+    natural = (0.0, 1.0)
     domain = "values from {:g} to {:g}"
     remedy = "Fit with bounds=(low, high) that hold all values if such values are right."
 

@@ -253,18 +253,18 @@ def _read_csv(content: bytes, label: str) -> pl.DataFrame:
     header = next(csv.reader(io.StringIO(start)), [])
     _check_header(label, header)
     if content.strip():
-        content = _check_fields(content, len(header), label)
+        content = _without_blank_lines(content, len(header), label)
     frame = pl.read_csv(content, infer_schema=False)
     frame = frame.select(pl.when(pl.all() != "").then(pl.all()))
     return frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
-def _check_fields(content: bytes, fields: int, label: str) -> bytes:
-    """Raise for a line of a CSV file with fewer or more fields than the first.
+def _without_blank_lines(content: bytes, fields: int, label: str) -> bytes:
+    """Return a CSV file without its lines of white space; raise if another line has fewer or more
+    fields than the first.
 
-    polars fills a short line with nulls, but it may be the end of a truncated file. Returns the
-    content without the lines of white space alone: they have no field, and polars would take them
-    for a first cell.
+    polars takes white space as the first cell of its line. It fills a short line with nulls, but
+    such a line may be the end of a truncated file.
     """
     blank: list[_Line] = []
     for line in _unlike(content, fields):
@@ -272,11 +272,10 @@ def _check_fields(content: bytes, fields: int, label: str) -> bytes:
             blank.append(line)
             continue
         last = line.end >= len(content)
+        remedy = " It is the last: is the file complete?" if last else ""
         raise DataError(
             f"{label}: expected {fields} fields in every line, as in the first; line "
-            f"{line.number:,} has {line.fields}: {quoted(line.text)}."
-            + " It is the last: is the file complete?"
-            * last
+            f"{line.number:,} has {line.fields}: {quoted(line.text)}.{remedy}"
         )
     if content.endswith(b","):
         warn(

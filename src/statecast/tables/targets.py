@@ -1,4 +1,4 @@
-"""``Target``: what training data taught about one target, that is its transform and its scaling."""
+"""``Target``: the transform and the scaling of one target, learnt from training data."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Target:
                 column=name,
             )
         fitted = _fit_transform(transform, bounds, placed, seen, index)
-        _check_values(placed, index, fitted, fitted.remedy)
+        _check_values(placed, {index: fitted}, fitted.remedy)
         location, scaling = _fit_scaling(placed, fitted, index, len(observed))
         return cls(name, fitted, location, scaling, observed)
 
@@ -253,21 +253,25 @@ class Target:
         must(plain and identity, "scaling of tokens", "none", received)
 
 
-def _check_values(placed: PlacedRows, index: int, transform: Transform, remedy: str) -> None:
-    """Raise for the first value of a target, by its index, outside the domain of its transform."""
+def _check_values(placed: PlacedRows, transforms: Mapping[int, Transform], remedy: str) -> None:
+    """Raise for a value outside the domain of the transform of its target.
+
+    ``transforms`` are by the index of the target. The series is read once for all of them.
+    """
     for long in placed.series or ():
-        y = long.y[:, index]
-        wrong = transform.outside(y)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            fail(
-                long.label,
-                placed.names.targets[index],
-                transform.expected,
-                f"{y[at]:g}",
-                placed.ids[long.row[at]],
-                remedy,
-            )
+        for index, transform in transforms.items():
+            y = long.y[:, index]
+            wrong = transform.outside(y)
+            if wrong.any():
+                at = int(np.argmax(wrong))
+                fail(
+                    long.label,
+                    placed.names.targets[index],
+                    transform.expected,
+                    f"{y[at]:g}",
+                    placed.ids[long.row[at]],
+                    remedy,
+                )
 
 
 def scaled_grid(
@@ -280,8 +284,8 @@ def scaled_grid(
     DataError
         A value outside the domain of its target's transform.
     """
-    for index, target in enumerate(targets):
-        _check_values(placed, index, target.transform, _LEFT_OUT)
+    transforms = {index: target.transform for index, target in enumerate(targets)}
+    _check_values(placed, transforms, _LEFT_OUT)
     rows, count = len(placed.ids), len(targets)
     width = max(targets[0].steps, int(seen.known.max(initial=0)))
     check_cells(rows, width * count, "the panel")
@@ -309,19 +313,17 @@ def _fit_transform(
     if asked == "auto":
         skewed = nonnegative and long_upper_tail(lambda: placed.values(index))
         name = "logit" if bounds is not None else "log" if skewed else "none"
-    limits = (0.0, math.inf)
-    if name == "none" and not (asked == "auto" and nonnegative):
-        limits = _EVERYTHING
-    elif name == "logit":
-        if bounds is None and not (nonnegative and most <= 1):
-            assert placed.series is not None  # values came from there
-            column = placed.names.targets[index]
-            raise DataError(
-                f"{placed.series.label}, column {column!r}: expected values from 0 to 1, as no "
-                f"bounds are given; received {least:g} to {most:g}. Give bounds=(low, high).",
-                column=column,
-            )
-        limits = bounds or (0.0, 1.0)
+    limits = bounds or TRANSFORMS[name].natural
+    if asked == "auto" and name == "none" and nonnegative:
+        limits = (0.0, math.inf)
+    if name == "logit" and bounds is None and not (nonnegative and most <= 1):
+        assert placed.series is not None  # values came from there
+        column = placed.names.targets[index]
+        raise DataError(
+            f"{placed.series.label}, column {column!r}: expected values from 0 to 1, as no "
+            f"bounds are given; received {least:g} to {most:g}. Give bounds=(low, high).",
+            column=column,
+        )
     return TRANSFORMS[name].fit(limits, lambda: placed.values(index))
 
 
