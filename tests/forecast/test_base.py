@@ -259,7 +259,7 @@ def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
     monkeypatch.setattr("statecast.networks.network._normal", lambda *_: drawn)
     monkeypatch.setattr("statecast.networks.network._decoder_initializer", lambda *_: drawn)
     back = Forecaster.load(whole)
-    found = {n: keras.ops.convert_to_numpy(w) for n, w in back.network.weight_map().items()}
+    found = back.network.weight_arrays()
     assert set(found) == set(expected)
     for name, weight in expected.items():
         np.testing.assert_array_equal(found[name], weight)

@@ -14,13 +14,13 @@ from numpy._core import _multiarray_umath  # pyright: ignore[reportAttributeAcce
 
 from statecast.errors import KernelError
 from statecast.recurrence.cells import SimpleRNN
-from statecast.recurrence.kernels.native import library, quantiles, softmax
+from statecast.recurrence.kernels.native import affine, library, quantiles
 from statecast.recurrence.kernels.native.arrays import Recurrence
 
 NATIVE = Path(__file__).parents[2] / "native"
 
 # By the number of the interface: a hash of its declarations.
-HASHES = {1: "8230dfb43459f94023b6"}
+HASHES = {1: "8230dfb43459f94023b6", 2: "f64a6f8c473b03b74c42"}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_changed_interface_has_a_new_number() -> None:
         ("backward", library.Backward),
         ("score", quantiles._Score),
         ("score_gradients", quantiles._Gradients),
-        ("softmax", softmax._Arguments),
+        ("softmax", affine._Arguments),
     ],
 )
 def test_structures_have_the_fields_of_the_header(

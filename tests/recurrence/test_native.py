@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from statecast import cells
 from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.recurrence.kernels.native import calls, library, quantiles, softmax
+from statecast.recurrence.kernels.native import affine, calls, library, quantiles, softmax
 from statecast.recurrence.kernels.native.arrays import Recurrence
 from statecast.tokens.engine import _PlainSoftmax
 
@@ -567,7 +567,7 @@ def test_a_softmax_of_wrong_buffers_or_sizes_is_refused() -> None:
     good |= {"members": 1, "rows": 2, "units": 3, "tokens": 5, "best": 2}
 
     def status(**changed: Any) -> int:
-        arguments = softmax._Arguments(**good | changed)
+        arguments = affine._Arguments(**good | changed)
         return LIBRARY.statecast_softmax(ctypes.byref(arguments))
 
     assert status() == 0

@@ -268,11 +268,11 @@ class StateModel(ABC, Generic[S]):
             observed, if steps are dates: forecasts leave them out.
         """
         from statecast.networks.batches import held_out
-        from statecast.networks.training import train
+        from statecast.networks.training import checked_callbacks, train
 
         process.check_backend()
         check_verbose(verbose)
-        callbacks = _checked_callbacks(callbacks)
+        callbacks = checked_callbacks(callbacks)
         s = self.settings
         schema = self._learn_schema(series, static, future)
         panel = schema.panel(series, static, future=future, for_fit=True)
@@ -293,7 +293,7 @@ class StateModel(ABC, Generic[S]):
                 callbacks=callbacks,
                 verbose=verbose,
             )
-            weights = _arrays_of(network)
+            weights = network.weight_arrays()
             _check_weights(weights)
             companions = self._learn_after(schema, weights, panel, held, before)
             self._adopt(schema, weights, history, companions, network)
@@ -757,16 +757,6 @@ class StateModel(ABC, Generic[S]):
         return np.random.Generator(np.random.Philox(key=key))
 
 
-def _arrays_of(network: Network) -> dict[str, np.ndarray]:
-    """A network's weights as float32 arrays, by their names in a model file."""
-    import keras
-
-    return {
-        name: np.ascontiguousarray(keras.ops.convert_to_numpy(weight), "float32")
-        for name, weight in network.weight_map().items()
-    }
-
-
 def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
     """Raise ``ArgumentError`` for trained weights that are not finite or too large."""
     try:
@@ -776,20 +766,6 @@ def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
         raise ArgumentError(
             f"learning_rate: training diverged ({error}). Fit with a lower learning rate."
         ) from None
-
-
-def _checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Keras callbacks as a list; ``ArgumentError`` for anything else."""
-    if callbacks is None:
-        return []
-    several = isinstance(callbacks, (list, tuple))
-    for each in callbacks if several else [callbacks]:
-        if not (several and isinstance(each, keras.callbacks.Callback)):
-            raise ArgumentError(
-                "callbacks: expected a list of keras.callbacks.Callback objects; received "
-                f"{each!r:.80}."
-            )
-    return list(callbacks)
 
 
 def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:

@@ -221,6 +221,13 @@ class Network(keras.Model):
             weights |= {f"initial/{name}": leaf for name, leaf in initial.leaves.items()}
         return weights
 
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """The values of ``weight_map``, float32."""
+        return {
+            name: np.ascontiguousarray(ops.convert_to_numpy(weight), "float32")
+            for name, weight in self.weight_map().items()
+        }
+
     # -- the initial state, and runs from a state -----------------------------------------
 
     def start(self, numeric: Any, codes: Any) -> Leaves:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from statecast.errors import ArgumentError
 from statecast.interrupt import Interrupt
 from statecast.networks.batches import Batches
 from statecast.networks.network import Network
@@ -93,6 +94,20 @@ def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.opti
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "residual"])
     return optimizer
+
+
+def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Keras callbacks as a list; ``ArgumentError`` for anything else."""
+    if callbacks is None:
+        return []
+    several = isinstance(callbacks, (list, tuple))
+    for each in callbacks if several else [callbacks]:
+        if not (several and isinstance(each, keras.callbacks.Callback)):
+            raise ArgumentError(
+                "callbacks: expected a list of keras.callbacks.Callback objects; received "
+                f"{each!r:.80}."
+            )
+    return list(callbacks)
 
 
 def train(
