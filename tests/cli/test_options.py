@@ -9,10 +9,12 @@ import pytest
 from plants import (
     FIT,
     FORECAST,
+    PLOT,
     refused,
     run,
 )
-from statecast.cli.options import SETTINGS
+from statecast.cli.options import SETTINGS, SEVERAL, read_constraints, read_list
+from statecast.errors import ArgumentError
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,7 @@ from statecast.cli.options import SETTINGS
         ("simulate --total --peak", "several"),
         ("simulate --since 2", "--total"),
         ("simulate --peak --falling", "--time-to"),
-        ("simulate --target height", "--peak"),
+        ("simulate --target-col height", "--peak"),
         ("simulate --time-to nan", "threshold"),
         ("simulate --paths 0", "paths"),
         ("simulate --top-k 2", "for tokens"),
@@ -53,7 +55,7 @@ def test_the_options_are_the_arguments_of_the_forecaster() -> None:
         ("--conditioning", "none", "both"),
         ("--learning-rate", "-1", "learning_rate"),
         ("--id-col", "week", "step_col"),
-        ("--past-cols", "week,height", "the option repeated"),
+        ("--past-cols", "visits,,rain", "separated by commas"),
     ],
 )
 def test_settings_outside_their_range(folder: Path, option: str, value: str, word: str) -> None:
@@ -62,6 +64,77 @@ def test_settings_outside_their_range(folder: Path, option: str, value: str, wor
 
 def test_how_bounds_are_given_is_in_the_help() -> None:
     assert "--bounds LOW HIGH" in run("fit", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "convert", "values"),
+    [
+        (None, str, []),
+        (["80,95"], float, [80.0, 95.0]),
+        (["80", "95"], float, [80.0, 95.0]),
+        (["0, 1", "3"], int, [0, 1, 3]),
+        (['"Smith, J",b'], str, ["Smith, J", "b"]),
+        (['",",a', '"', " "], str, [",", "a", '"', " "]),
+    ],
+)
+def test_the_values_of_a_list_are_separated_by_commas_or_the_option_is_repeated(
+    texts: list[str] | None, convert: type, values: list[object]
+) -> None:
+    assert read_list("name", texts, convert) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "convert", "message"),
+    [
+        ("80,,95", float, "separated by commas"),
+        (",", str, "double quotes"),
+        ("", str, "separated by commas"),
+        ('"a,b', str, "double quotes"),
+        ("80,wide", float, "80,95"),
+        ("0,1.5", int, "whole numbers"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused(text: str, convert: type, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        read_list("name", [text], convert)
+
+
+def test_tokens_are_separated_by_commas_but_characters_are_not() -> None:
+    from statecast.tables.vocabulary import Vocabulary
+
+    words, characters = Vocabulary(("red", "sky, blue")), Vocabulary(("a", ",", " "))
+    found = read_constraints(words, ["red", 'red,"sky, blue"'], None)
+    assert found == {"forbidden": ["red", "red", "sky, blue"], "required": []}
+    found = read_constraints(characters, None, ["a, a"])
+    assert found == {"forbidden": [], "required": ["a", ",", " ", "a"]}
+
+
+def test_every_option_with_a_list_takes_commas(folder: Path) -> None:
+    both = run(*FORECAST, "--level", "80,95", "--quantile", "0.1,0.25")
+    parts = ["--level", "80", "--level", "95", "--quantile", "0.1", "--quantile", "0.25"]
+    assert both[0] == 0, both
+    assert both == run(*FORECAST, *parts)
+    assert "statecast-q-0.25" in both[1]
+    # Each of these reaches the library as two names: the error names the one that is not there.
+    assert "'rain'" in refused(folder, *FIT, "--past-cols", "rain,snow")
+    assert "'rain'" in refused(folder, *FIT, "--categorical", "soil,rain")
+    assert "'rain'" in refused(folder, *FIT, "--target-col", "rain,snow")
+    assert run(*PLOT, "--item", "a,c", "--out", "fan.png")[0] == 2  # no forecast.csv yet
+    assert run(*FORECAST, "--out", "forecast.csv")[0] == 0
+    assert run(*PLOT, "--item", "a,c", "--out", "fan.png")[0] == 0
+    assert "'z'" in refused(folder, *PLOT, "--item", "a,z", "--out", "fan.png")
+
+
+def test_the_help_says_that_a_list_may_be_given_in_two_ways() -> None:
+    """For every option with a list, and for no other."""
+    import typer
+
+    from statecast.cli.commands import app
+
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert option.multiple == (SEVERAL in option.help), (name, option.name)
 
 
 @pytest.mark.parametrize("level", ["0", "100", "nan"])

@@ -313,10 +313,10 @@ def test_an_explanation_names_the_targets_and_does_not_depend_on_the_neighbours(
     assert pl.read_csv(said.stdout.encode()).select(shared).equals(table.select(shared))
     ask = ["simulate", *words, "--until", str(T), "--paths", "9", "--peak"]
     said = CliRunner().invoke(app, ask)
-    assert (said.exit_code, "--target lat" in said.output) == (2, True)
-    said = CliRunner().invoke(app, [*ask, "--target", "speed"])
+    assert (said.exit_code, "--target-col lat" in said.output) == (2, True)
+    said = CliRunner().invoke(app, [*ask, "--target-col", "speed"])
     assert (said.exit_code, "'speed'" in said.output) == (2, True)
-    said = CliRunner().invoke(app, [*ask, "--target", "lon"], catch_exceptions=False)
+    said = CliRunner().invoke(app, [*ask, "--target-col", "lon"], catch_exceptions=False)
     drawn: Any = f.simulate(begun.filter(own), static.filter(own), until=T, paths=9)
     highest = pl.read_csv(said.stdout.encode())["statecast"]
     np.testing.assert_allclose(highest, drawn.of("lon").peak()["statecast"], rtol=1e-3)

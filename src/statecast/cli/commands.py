@@ -25,6 +25,7 @@ from statecast.cli.options import (
     FEATURES,
     NONE,
     NUMBERS,
+    SEVERAL,
     Ahead,
     Forbid,
     Future,
@@ -40,8 +41,8 @@ from statecast.cli.options import (
     given_only,
     new_forecaster,
     read_constraints,
+    read_list,
     read_until,
-    read_whole_numbers,
     refuse_for_numbers,
     refuse_for_tokens,
     with_settings,
@@ -66,12 +67,12 @@ from statecast.cli.output import (
     write_files,
 )
 from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
+from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
-    from statecast.forecast.settings import ForecasterSettings
 
 
 def _check_backend() -> None:
@@ -202,8 +203,8 @@ def forecast(
     future: Future = None,
     level: Level = None,
     quantile: Annotated[
-        list[float] | None,
-        typer.Option(metavar="Q", help="A further quantile, 0 to 1; may be repeated."),
+        list[str] | None,
+        typer.Option(metavar="Q", help=f"A further quantile, 0 to 1. {SEVERAL}"),
     ] = None,
     calibrated: Annotated[
         bool, typer.Option(help="Quantiles calibrated on held-out items, or those of the model.")
@@ -268,8 +269,8 @@ def forecast(
             static,
             **ahead,
             future=future,
-            level=level or (80,),
-            quantiles=quantile or (),
+            level=read_list("level", level, float) or (80,),
+            quantiles=read_list("quantile", quantile, float),
             calibrated=calibrated,
         )
     deliver(table, out)
@@ -307,7 +308,7 @@ def simulate(
             help="The first step that these three count.  [the first after the prefix]",
         ),
     ] = None,
-    target: Annotated[
+    target_col: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="With several targets: the target of these three."),
     ] = None,
@@ -337,7 +338,7 @@ def simulate(
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
     asked = sum((total, peak, time_to is not None))
-    others = since is not None or bool(level) or target is not None
+    others = since is not None or bool(level) or target_col is not None
     _check_summary(asked, falling=falling, time_to=time_to, others=others)
     from statecast.tokens.decoding import Sampling
     from statecast.tokens.forecaster import TokenForecaster, load_model
@@ -364,13 +365,13 @@ def simulate(
             "--require": require,
         }
     )
-    summarised = _target_of_summary(forecaster, target) if asked else None
+    summarised = _target_of_summary(forecaster, target_col) if asked else None
     drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
     if summarised is None:
         deliver(drawn.table(), out)
         return
     drawn = drawn.of(summarised)
-    options: dict[str, Any] = {"since": since, "level": level or (80,)}
+    options: dict[str, Any] = {"since": since, "level": read_list("level", level, float) or (80,)}
     if time_to is not None:
         deliver(drawn.time_to(time_to, falling=falling, **options), out)
     else:
@@ -384,18 +385,20 @@ def _check_summary(summaries: int, *, falling: bool, time_to: float | None, othe
     if falling and time_to is None:
         raise ArgumentError("--falling is for --time-to.")
     if not summaries and others:
-        raise ArgumentError("--since, --level and --target are for --total, --peak and --time-to.")
+        raise ArgumentError(
+            "--since, --level and --target-col are for --total, --peak and --time-to."
+        )
 
 
 def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
     """Return the target of --total, --peak or --time-to."""
     targets = list(forecaster.settings.targets)
     if target is not None and target not in targets:
-        raise ArgumentError(f"--target: expected one of {targets}, received {target!r}.")
+        raise ArgumentError(f"--target-col: expected one of {targets}, received {target!r}.")
     if target is None and len(targets) > 1:
         raise ArgumentError(
             f"--total, --peak and --time-to are of one target; this model has {targets}. "
-            f"Name the target: --target {targets[0]}."
+            f"Name the target: --target-col {targets[0]}."
         )
     return target or targets[0]
 
@@ -508,8 +511,9 @@ def evaluate(
         str, typer.Option(help="A table of ids and folds, or a number of random folds.")
     ] = "5",
     known: Annotated[
-        str, typer.Option(metavar="K,K,...", help="Prefix lengths to forecast from.")
-    ] = "0,1,3,5",
+        list[str] | None,
+        typer.Option(metavar="K", help=f"Prefix lengths to forecast from. {SEVERAL}  [0,1,3,5]"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file for the scores.", show_default=False)
     ] = None,
@@ -523,7 +527,7 @@ def evaluate(
     Each fold is forecast by a forecaster that is fitted on the other folds. No model is written.
     The intervals of the scores are from a bootstrap over items.
     """
-    steps = read_whole_numbers(known, "known")
+    steps = read_list("known", known, int) or [0, 1, 3, 5]
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
     check_outputs(kinds, inputs=[series, static, future, Path(folds)])
     if plot is not None:
@@ -563,7 +567,7 @@ def evaluate(
 
 
 @app.command()
-@with_settings(COLUMNS)
+@with_settings(["id_col", "step_col"])
 def plot(
     forecast: Annotated[
         Path, typer.Argument(metavar="FORECAST", help="A file that `forecast` wrote.")
@@ -576,8 +580,15 @@ def plot(
     out: Annotated[Path, typer.Option(help="The chart: png, pdf or svg.")],
     item: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="An item to draw; may be repeated.  [the first six]"),
+        typer.Option(metavar="ID", help=f"An item to draw. {SEVERAL}  [the first six]"),
     ] = None,
+    target_col: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of the observations; of several targets, the one to draw.",
+        ),
+    ] = str(ForecasterSettings.default("target_col")),
     settings: dict[str, Any],
 ) -> None:
     """Draw fan charts of forecasts: the prefix, the median and the intervals.
@@ -588,7 +599,9 @@ def plot(
     check_matplotlib()
     from statecast.plots import charts as plots
 
-    figure = plots.fan(forecast, series, items=item or None, **settings)
+    figure = plots.fan(
+        forecast, series, items=read_list("item", item) or None, target_col=target_col, **settings
+    )
     write_files({out: chart_bytes(figure, out)})
     say(f"Wrote {out}.")
 

@@ -6,11 +6,12 @@ the constructor, its docstring and the command line agree.
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -28,6 +29,10 @@ COLUMNS = ("id_col", "step_col", "target_col")
 FEATURES = ("past_cols", "categorical", "start_col")
 METAVARS = {"bounds": "LOW HIGH"}
 NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
+SEVERAL = "Several: with commas, or the option again."  # in the help of every option with a list
+_TOKENS = f"{SEVERAL} Of characters: a text of them."
+
+_Value = TypeVar("_Value")
 
 
 def _help_of(name: str) -> str:
@@ -41,7 +46,7 @@ def _help_of(name: str) -> str:
         text = f"{text[:-1]}: {', '.join(main.allowed.names)}"
         text += "".join(f"; tokens also {name}" for name in more) + "."
     if main.allowed.option == list[str]:
-        text += " May be repeated."
+        text += f" {SEVERAL}"
     text = f"{text} {main.unset}" if main.unset else text
     defaults = [_shown(main.default)]
     if first and second and second.default != first.default:
@@ -90,7 +95,11 @@ def with_settings(
         @functools.wraps(command)
         def extended(**given: Any) -> None:
             chosen = {option.name: given.pop(option.name) for option in added}
-            settings = {name: value for name, value in chosen.items() if value not in (None, [])}
+            settings = {
+                name: read_list(name, value) if isinstance(value, list) else value
+                for name, value in chosen.items()
+                if value not in (None, [])
+            }
             command(**given, settings=settings)
 
         signature = inspect.signature(command, eval_str=True)
@@ -136,19 +145,19 @@ Future = Annotated[
     ),
 ]
 Level = Annotated[
-    list[float] | None,
-    typer.Option(metavar="PERCENT", help="Coverage of a central interval; may be repeated.  [80]"),
+    list[str] | None,
+    typer.Option(metavar="PERCENT", help=f"Coverage of a central interval. {SEVERAL}  [80]"),
 ]
 OfTokens = Annotated[
     bool, typer.Option("--tokens", help="The values are tokens (fits a TokenForecaster).")
 ]
 Forbid = Annotated[
     list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: never generate it; may be repeated."),
+    typer.Option(metavar="TOKEN", help=f"Tokens: never generate it. {_TOKENS}"),
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(metavar="TOKEN", help="Tokens: first after the prefix; may be repeated."),
+    typer.Option(metavar="TOKEN", help=f"Tokens: first after the prefix. {_TOKENS}"),
 ]
 
 
@@ -164,22 +173,54 @@ def read_until(given: str | None) -> int | Path | None:
         ) from None
 
 
-def read_whole_numbers(text: str, name: str) -> list[int]:
-    """Return whole numbers from text such as ``0,1,3``; ``name`` is that of the option."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ArgumentError(f"{name}: expected whole numbers such as 0,1,3,5; received {text!r}.")
-    return [int(part) for part in parts]
+def read_list(
+    name: str, texts: Sequence[str] | None, convert: Callable[[str], _Value] = str
+) -> list[_Value]:
+    """Return the values of an option that takes a list; ``name`` is the option's, for errors.
+
+    Values are separated by commas, or the option is repeated. In a text with a comma, double quotes
+    enclose a value that contains one, as in a CSV file.
+
+    Raises
+    ------
+    ArgumentError
+        An empty value, unpaired quotes, or a value that ``convert`` refuses by ``ValueError``.
+    """
+    values = []
+    for text in texts or ():
+        parts = [text]
+        if "," in text:
+            try:
+                parts = next(csv.reader([text], skipinitialspace=True, strict=True))
+            except csv.Error:
+                parts = [""]
+        if not all(parts):
+            raise ArgumentError(
+                f"{name}: expected values separated by commas, received {text!r}. Enclose a value "
+                """that contains a comma in double quotes: '"a,b",c'."""
+            )
+        try:
+            values += map(convert, parts)
+        except ValueError:
+            expected = "whole numbers such as 0,3,5" if convert is int else "numbers such as 80,95"
+            raise ArgumentError(f"{name}: expected {expected}; received {text!r}.") from None
+    return values
 
 
 def read_constraints(
     vocabulary: Vocabulary | None, forbid: list[str] | None, require: list[str] | None
 ) -> dict[str, Any]:
-    """Return the forbidden and required tokens, from their texts."""
+    """Return the forbidden and required tokens, from their texts.
+
+    If all tokens are characters, a text stands for its characters, of which a comma may be one.
+    """
     assert vocabulary is not None  # a model of tokens has one
+    texts = {"forbid": forbid or [], "require": require or []}
+    if not vocabulary.characters:
+        texts = {name: read_list(name, given) for name, given in texts.items()}
     return {
-        "forbidden": vocabulary.read("forbid", forbid or []),
-        "required": vocabulary.read("require", require or []),
+        "forbidden": vocabulary.read("forbid", texts["forbid"]),
+        "required": vocabulary.read("require", texts["require"]),
     }
 
 

@@ -497,7 +497,7 @@ def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
     if table.text and len(table.frame.columns) == 1:
         return " Columns are separated by commas."
     if str(name).partition(",")[0].strip() in table.frame.columns:
-        return " Name several columns one by one: a list, or the option repeated."
+        return " Several columns are a list of their names."
     if role in ("step_col", "target_col"):
         absent = [each for each in roles if each not in table.frame.columns]
         step = next((each for each, its in roles.items() if its == "step_col"), "ds")

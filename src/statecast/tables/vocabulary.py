@@ -60,7 +60,8 @@ class Vocabulary:
         return {token: code for code, token in enumerate(self.tokens, FIRST_TOKEN)}
 
     @cached_property
-    def _characters(self) -> bool:
+    def characters(self) -> bool:
+        """Whether every token is one character; a text then stands for its characters."""
         return all(isinstance(each, str) and len(each) == 1 for each in self.tokens)
 
     def codes(self, tokens: Iterable[Any]) -> np.ndarray:
@@ -86,7 +87,7 @@ class Vocabulary:
         """
         if tokens is None:
             several = []
-        elif not np.iterable(tokens) or (isinstance(tokens, str) and not self._characters):
+        elif not np.iterable(tokens) or (isinstance(tokens, str) and not self.characters):
             several = [tokens] if tokens != "" else []
         else:
             several = list(tokens)
@@ -110,7 +111,7 @@ class Vocabulary:
         ArgumentError
             A text that is not a token of this vocabulary.
         """
-        if self._characters:
+        if self.characters:
             return list("".join(texts))
         of = {str(each).lower() if self.type is bool else str(each): each for each in self.tokens}
         tokens = [of.get(text.lower() if self.type is bool else text, text) for text in texts]
