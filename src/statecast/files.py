@@ -265,6 +265,40 @@ def strict_json(text: str | bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
+def check_keys(what: str, config: Any, keys: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless an object of a file has exactly these keys.
+
+    Another version of Statecast may have written keys that this one does not know, or not written
+    keys that this one needs. The message names them, and says whether that version is older or
+    newer.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{what}: expected an object, received {type(config).__name__}")
+    absent, unknown = sorted({*keys} - {*config}), sorted({*config} - {*keys})
+    if absent or unknown:
+        which = "another" if absent and unknown else "an older" if absent else "a newer"
+        named = (("without", absent), ("with", unknown))
+        parts = [f"{label} {str(names)[:200]}" for label, names in named if names]
+        raise ValueError(
+            f"{what}: expected the keys of this version of Statecast, received an object "
+            f"{' and '.join(parts)}. It may be from {which} version: fit the model again, "
+            "or read it with the version that wrote it"
+        )
+
+
+def age(version: str, own: str) -> str:
+    """Return "an older", "a newer" or "another": a version compared with this one, ``own``."""
+    found, mine = (
+        [int(part) for part in text.split(".")]
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})*", text)
+        else []
+        for text in (version, own)
+    )
+    if not found or not mine or found == mine:
+        return "another"
+    return "an older" if found < mine else "a newer"
+
+
 def _values(text: str) -> int:
     """Return an upper bound of the number of values in JSON, without parsing it."""
     return 1 + text.count(",") + text.count("[") + text.count("{")
@@ -320,7 +354,8 @@ def read_safetensors(
             if metadata.get("version") != str(version):
                 received = str(metadata.get("version"))[:80]
                 raise ModelFileError(
-                    f"{path}: expected format version {version}, received {received}. Files of "
+                    f"{path}: expected format version {version}, received {received}: "
+                    f"{age(received, str(version))} version of Statecast wrote the file. Files of "
                     "other versions are not read: fit the model, or make the state, again."
                 )
             plan = _plan(header, size, size - 8 - length)

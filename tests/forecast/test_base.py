@@ -519,3 +519,24 @@ def test_a_damaged_model_file_is_refused(fitted, tmp_path):
         Forecaster.load(tmp_path / "missing.safetensors")
     path.write_bytes(whole)
     assert Forecaster.load(path).fingerprint == fitted.fingerprint
+
+    # A file of another version says so, and which: by its keys, by its format, by its version.
+    settings, schema = config["settings"], config["schema"]
+    fewer = {name: value for name, value in settings.items() if name != "ends"}
+    younger = {name: value for name, value in schema.items() if name != "first"}
+    of_other = {
+        r"settings: .* without \['ends'\]\. It may be from an older": {"settings": fewer},
+        r"settings: .* with \['shape'\]\. .* a newer": {"settings": settings | {"shape": 1}},
+        r"without \['ends'\] and with \['end'\]\. .* another": {"settings": fewer | {"end": 1}},
+        r"schema: .* without \['first'\]\. .* an older": {"schema": younger},
+        r"config: .* with \['notes'\]\. .* a newer": {"notes": ""},
+        r"Statecast 0\.0\.9 wrote the file, an older": {"settings": fewer, "statecast": "0.0.9"},
+        r"Statecast 99\.1 wrote the file, a newer": {"schema": younger, "statecast": "99.1"},
+        r"Statecast 1\.x wrote the file, another": {"schema": younger, "statecast": "1.x"},
+    }
+    for message, changes in of_other.items():
+        with pytest.raises(errors.ModelFileError, match=message):
+            Forecaster.load(rewritten(config | changes))
+    for format_version, which in (("1", "an older"), ("99", "a newer"), ("x", "another")):
+        with pytest.raises(errors.ModelFileError, match=f"{which} version of Statecast wrote"):
+            Forecaster.load(rewritten(version=format_version))

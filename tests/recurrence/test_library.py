@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from numpy._core import _multiarray_umath  # pyright: ignore[reportAttributeAccessIssue]
 
 from statecast.errors import KernelError
+from statecast.networks import arrays
 from statecast.recurrence.cells import SimpleRNN
 from statecast.recurrence.kernels.native import affine, library, quantiles
-from statecast.recurrence.kernels.native.arrays import Recurrence
+from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
+from statecast.recurrence.run import explain
 
 NATIVE = Path(__file__).parents[2] / "native"
 
@@ -27,8 +30,10 @@ HASHES = {1: "8230dfb43459f94023b6", 2: "f64a6f8c473b03b74c42"}
 def fresh() -> Iterator[None]:
     """The library is looked for anew, and again afterwards."""
     library.find.cache_clear()
+    library.report_missing.cache_clear()
     yield
     library.find.cache_clear()
+    library.report_missing.cache_clear()
 
 
 def _code(name: str) -> str:
@@ -108,3 +113,52 @@ def test_a_library_of_another_interface_is_refused(
     weights = {name: np.zeros(shape) for name, shape in SimpleRNN(1).weight_shapes(1).items()}
     with pytest.raises(KernelError, match="built from other sources"):
         Recurrence(SimpleRNN(1), weights)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: arrays.affine(np.zeros((1, 2, 3), "float32"), np.zeros((1, 3), "float32")),
+        lambda: refuses(SimpleRNN(1)),
+        lambda: explain_run(),
+    ],
+    ids=["a forecaster", "tokens", "a layer"],
+)
+def test_the_first_use_without_a_library_says_so_once(
+    fresh: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    use: Callable[[], object],
+    found: bool,
+) -> None:
+    if not found:
+        monkeypatch.setenv("STATECAST_LIBRARY", "/nowhere/libstatecast.so")
+        assert "no file /nowhere/libstatecast.so" in library.status()
+        assert not caplog.records  # asking is no use
+    use()
+    use()
+    said = [record.getMessage() for record in caplog.records if record.name == "statecast"]
+    assert len(said) == (isinstance(library.find(), str))
+    assert all("The native kernel is missing: " in text for text in said)
+
+
+def explain_run() -> None:
+    cell = SimpleRNN(1)
+    weights = {name: np.zeros(shape, "float32") for name, shape in cell.weight_shapes(1).items()}
+    answer = explain(cell, weights, np.zeros((1, 1, 1), "float32"), {"h": np.zeros((1, 1))})
+    reason = library.find()
+    if isinstance(reason, str) and keras.backend.backend() != "tensorflow":
+        assert answer["native"] == f"declines: {reason}"
+
+
+def test_without_a_compiler_the_reason_says_what_to_do(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATECAST_LIBRARY", raising=False)
+    monkeypatch.setattr(library.Path, "exists", lambda path: False)
+    assert "no C++ compiler" in library.status()
+    assert "pip install ." in library.status()
+    with pytest.raises(KernelError, match=r"cannot run: it was not built.* pip install \."):
+        library.loaded()

@@ -26,7 +26,9 @@ from statecast import process
 from statecast.checks import check_flag, is_number
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
 from statecast.files import (
+    age,
     check_finite,
+    check_keys,
     packed,
     plain_id,
     read_safetensors,
@@ -114,14 +116,23 @@ class ModelFile:
             if set(metadata) != {"format", "version", "kind", "config"}:
                 raise ValueError(f"unexpected entries {str(sorted(metadata))[:200]}")
             config = strict_json(metadata["config"])
-            expected = {"settings", "schema", "history", "statecast"}
-            if not isinstance(config, dict) or set(config) != expected:
-                raise ValueError(f"expected the entries {sorted(expected)}")
+            check_keys("config", config, ("settings", "schema", "history", "statecast"))
             if not isinstance(config["statecast"], str):
                 raise ValueError("statecast: expected a version")
         except ValueError as error:
             raise ModelFileError(f"{where}: {error}") from None
         return cls(where, metadata["kind"][:80], config, tensors)
+
+    def written_by(self) -> str:
+        """The version of Statecast that wrote the file, as the end of a message about an error in
+        it; empty if it is this version."""
+        found, own = self.config["statecast"][:40], version("statecast")
+        if found == own:
+            return ""
+        return (
+            f" Statecast {found} wrote the file, {age(found, own)} version than this one ({own}), "
+            "whose files may differ."
+        )
 
 
 class StateModel(ABC, Generic[S]):
@@ -452,7 +463,9 @@ class StateModel(ABC, Generic[S]):
                     )
                 check_finite(f"weight {name}", weights[name], _LARGEST_WEIGHT)
         except ValueError as error:
-            raise ModelFileError(f"{file.where}: {error}") from None
+            raise ModelFileError(
+                f"{file.where}: {str(error).rstrip('.')}.{file.written_by()}"
+            ) from None
         model._adopt(schema, weights, history, companions)
         return model
 

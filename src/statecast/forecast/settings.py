@@ -414,11 +414,9 @@ class Settings:
     @classmethod
     def from_config(cls, config: Any) -> Self:
         """The settings of a model file; ``ValueError`` unless they are as ``save`` writes them."""
-        from statecast.files import strict_json  # with it NumPy
+        from statecast.files import check_keys, strict_json  # with it NumPy
 
-        names = set(cls.declared())
-        if not isinstance(config, dict) or set(config) != names:
-            raise ValueError(f"settings: expected {sorted(names)}")
+        check_keys("settings", config, cls.declared())
         settings = cls(**config)
         # `save` writes every setting, and in one form only.
         written = strict_json(json.dumps(asdict(settings)))

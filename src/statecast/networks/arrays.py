@@ -16,7 +16,7 @@ import numpy as np
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native.affine import Affine
 from statecast.recurrence.kernels.native.arrays import EnsembleLoop
-from statecast.recurrence.kernels.native.library import find
+from statecast.recurrence.kernels.native.library import find, report_missing
 
 
 def affine(kernel: np.ndarray, bias: np.ndarray) -> Any:
@@ -36,6 +36,7 @@ def closed_loop(
 
 def native() -> bool:
     """Whether there is a native library."""
+    report_missing()
     return not isinstance(find(), str)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from statecast.checks import is_whole
 from statecast.errors import ModelFileError
+from statecast.files import check_keys
 
 _DAY = 86_400_000_000  # microseconds
 _OFFSET = re.compile(r"(?:UTC)?([+-])(\d\d):?(\d\d)")
@@ -595,6 +596,8 @@ def must(good: bool, what: str, expected: str, received: Any) -> None:
 
 def closed(config: Any, keys: tuple[str, ...], what: str) -> dict[str, Any]:
     """Return a config if it is an object with exactly these keys; else ``ModelFileError``."""
-    must(isinstance(config, dict), what, "an object", type(config).__name__)
-    must(set(config) == set(keys), what, f"the keys {sorted(keys)}", sorted(map(str, config)))
+    try:
+        check_keys(what, config, keys)
+    except ValueError as error:
+        raise ModelFileError(f"Not a schema of ours: {error}.") from None
     return config

@@ -21,11 +21,13 @@ from statecast.recurrence.kernels.native.library import (
     checked_size,
     find,
     loaded,
+    report_missing,
 )
 
 
 def refuses(cell: Any) -> str | None:
     """Why ``Recurrence`` cannot run a cell; None where it can."""
+    report_missing()
     library = find()
     return library if isinstance(library, str) else cell_declines(cell)
 

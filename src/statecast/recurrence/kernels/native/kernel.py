@@ -13,7 +13,7 @@ from typing import Any
 from statecast.recurrence.cells import ClosedLoop, Gated, Stack, within
 from statecast.recurrence.kernels.native import in_jax, in_torch
 from statecast.recurrence.kernels.native.calls import cell_declines
-from statecast.recurrence.kernels.native.library import DTYPES, find
+from statecast.recurrence.kernels.native.library import DTYPES, find, report_missing
 from statecast.recurrence.problem import Problem
 
 name = "native"
@@ -27,6 +27,7 @@ def declines(problem: Problem) -> str | None:
         return "on TensorFlow its own recurrence is used"
     library = find()
     if isinstance(library, str):
+        report_missing()
         return library
     cell: Any = problem.cell
     if isinstance(cell, ClosedLoop):

@@ -10,6 +10,7 @@ from typing import Any
 
 from statecast.checks import check_whole
 from statecast.errors import ArgumentError, KernelError
+from statecast.progress import LOG
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.threads import MOST
 
@@ -72,8 +73,13 @@ def find() -> Any:
     if "STATECAST_LIBRARY" in os.environ:  # another build, for measuring and checking
         places = [Path(os.environ["STATECAST_LIBRARY"])]
     path = next((path for path in places if path.exists()), None)
+    if path is None and "STATECAST_LIBRARY" in os.environ:
+        return f"there is no file {places[0]}, which STATECAST_LIBRARY names"
     if path is None:
-        return "it was not built, for want of a C++ compiler when Statecast was installed"
+        return (
+            "it was not built, as there was no C++ compiler when Statecast was installed. To get "
+            "it, install one (g++) and then Statecast again: pip install ."
+        )
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -102,6 +108,18 @@ def _check_interface(library: Any, path: Path) -> None:
             f"The native kernel's library {path} was built from other sources than this package: "
             f"expected interface {INTERFACE}, received {found}. Build it again, in the folder of "
             "Statecast's sources: pip install ."
+        )
+
+
+@cache
+def report_missing() -> None:
+    """Log a warning if there is no library, so that slower computations are not a surprise; once
+    for a process."""
+    library = find()
+    if isinstance(library, str):
+        LOG.warning(
+            f"The native kernel is missing: {library.rstrip('.')}. Everything is computed without "
+            "it, more slowly."
         )
 
 
@@ -153,7 +171,7 @@ def loaded() -> Any:
     """
     library = find()
     if isinstance(library, str):
-        raise KernelError(f"The native kernel cannot run: {library}.")
+        raise KernelError(f"The native kernel cannot run: {library.rstrip('.')}.")
     return library
 
 
