@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from plants import (
     EVALUATE,
     FORECAST,
     PLOT,
+    SMALL,
     refused,
     run,
 )
@@ -21,12 +24,45 @@ from statecast.cli import output
 def test_info(folder: Path) -> None:
     code, out, _ = run("info", "model.safetensors")
     assert code == 0
-    for word in ("plant, week, height", "light", "clay, sand", "lstm", "Trained for 2 epochs"):
+    found = [line.split(maxsplit=1) for line in out.replace(" column", "-column").splitlines()]
+    for line in (
+        ["id-column", "plant"],
+        ["step-column", "week: whole numbers from 1 to 6"],
+        ["static-column", "light: numeric"],
+        ["static-column", "soil: categorical: clay, sand"],
+        ["future-columns", "none"],
+        ["head", "quantiles"],
+        ["units", "4"],
+        ["epochs", "2"],
+    ):
+        assert line in found, line
+    for word in ("height: numbers from 0", "Trained for 2 epochs", "fitted on tables of polars"):
         assert word in out
+    assert "cell" not in dict(found)  # it has its default
     code, out, _ = run("info")
     assert code == 0
     for word in ("statecast", "keras", "backend"):
         assert word in out
+
+
+def test_info_names_the_dates_the_targets_and_the_covariates(folder: Path) -> None:
+    """Everything that a user needs in order to make tables for a model file."""
+    lines = ["plant,day,height,width,rain"]
+    for plant, week in itertools.product(range(60), range(6)):
+        day = date(2024, 1, 1) + timedelta(weeks=week)
+        lines.append(f"{plant},{day},{plant + week},{week - plant},{week / 7}")
+    Path("dated.csv").write_text("\n".join(lines))
+    columns = ["--id-col", "plant", "--step-col", "day", "--target-col", "height,width"]
+    fit = ["fit", "dated.csv", *columns, "--past-cols", "rain", "--head", "normal"]
+    code, _, err = run(*fit, *SMALL, "--out", "dated.safetensors")
+    assert code == 0, err
+    out = " ".join(run("info", "dated.safetensors")[1].split())
+    assert "day: Date, one step every 7 days, up to 6 steps" in out
+    assert "height: numbers from 0 to inf, transform none" in out
+    assert "width: numbers from -inf to inf, transform none" in out
+    assert "rain: numeric" in out
+    assert "head normal" in out
+    assert "training items 60, whose values are in the file" in out
 
 
 def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from statecast.forecast.forecaster import Forecaster
+    from statecast.tables.schema import Schema
+    from statecast.tables.targets import Target
     from statecast.tokens.forecaster import TokenForecaster
 
 
@@ -155,35 +157,62 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
 
 
 def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield names and values that describe a model and its file."""
-    from dataclasses import asdict
-
+    """Yield names and values that describe a model, its file and the tables that it needs."""
     schema = forecaster.schema
     yield "file", f"{path} ({path.stat().st_size:,} bytes)"
-    yield "columns", f"{schema.id_col}, {schema.step_col}, {', '.join(schema.target_cols)}"
-    steps = str(schema.steps)
-    if schema.spacing is not None:
-        steps += f", {schema.spacing}"
-    elif schema.first > 1:
-        steps += f", from {schema.first} to {schema.number(schema.steps)}"
-    yield "steps", steps
+    yield "model", f"{type(forecaster).__name__}, fitted on {_tables_of(schema.kind.library)}"
+    ids = getattr(schema.kind.ids, "name", None)
+    yield "id column", schema.id_col + (f": {ids}" if ids else "")
+    yield "step column", f"{schema.step_col}: {_steps_of(schema)}"
     if schema.start_col is not None:
-        yield "launch dates", schema.start_col
+        yield "launch date column", schema.start_col
     if schema.calendar:
         yield "closed", str(schema.calendar)
-    yield "numeric statics", ", ".join(schema.static.numeric) or "none"
-    for name, values in schema.static.categories.items():
-        yield f"static {name}", _shortened(values)
-    for name, columns in (("future", schema.future), ("past", schema.past)):
-        yield f"{name} covariates", ", ".join(columns.kinds) or "none"
     for target in schema.targets:
-        yield f"{target.name} is scaled", f"by step, transform {target.transform.name}"
-    for name, value in asdict(forecaster.settings).items():
-        if name not in (*COLUMNS, *FEATURES, "transform"):
-            yield name, value
+        yield "target column", f"{target.name}: {_values(schema, target)}"
+    for table in ("static", "future", "past"):
+        columns = getattr(schema, table)
+        for name, kind in columns.kinds.items():
+            known = columns.categories.get(name)
+            values = "" if known is None else f": {_shortened(known)}"
+            yield f"{table} column", f"{name}: {kind}{values}"
+        if not columns.kinds and (table == "static" or schema.vocabulary is None):
+            yield f"{table} columns", "none"
+    items = forecaster.training_items
+    if items is not None:
+        yield "training items", f"{items:,}, whose values are in the file"
+    yield "trained", trained_text(forecaster.history)
     weights = forecaster.weights.values()
     yield "weights", f"{sum(w.size for w in weights):,} numbers in {len(weights)} arrays"
-    yield "trained", trained_text(forecaster.history)
+    settings = {"head": getattr(forecaster.settings, "head", "categorical")}
+    settings |= forecaster.settings.changed
+    for name, value in settings.items():
+        if name not in (*COLUMNS, *FEATURES, "transform", "bounds"):
+            yield name, value
+    yield "other settings", "the defaults: `statecast fit --help`"
+
+
+def _tables_of(library: str) -> str:
+    return "arrays" if library == "arrays" else f"tables of {library}"
+
+
+def _steps_of(schema: Schema) -> str:
+    """Return what the steps are: numbers or dates, how far apart, and how many there are."""
+    if schema.spacing is None:
+        return f"whole numbers from {schema.first} to {schema.number(schema.steps)}"
+    form = schema.kind.steps
+    kind = f"{form.type} of {form.zone}" if form.zone else form.type
+    every = str(schema.spacing).removesuffix(", 0:00:00")
+    return f"{kind}, one step every {every}, up to {schema.steps} steps"
+
+
+def _values(schema: Schema, target: Target) -> str:
+    """Return what the values of a target are, and how they are transformed."""
+    if schema.vocabulary is not None:
+        tokens = schema.vocabulary.tokens
+        return f"{len(tokens)} tokens: {_shortened([repr(token) for token in tokens])}"
+    low, high = target.transform.bounds
+    return f"numbers from {low:g} to {high:g}, transform {target.transform.name}"
 
 
 def _shortened(values: Sequence[str], most: int = 8) -> str:

@@ -157,9 +157,7 @@ class StateModel(ABC, Generic[S]):
         self._schema: Schema | None = None
 
     def __repr__(self) -> str:
-        s = self.settings
-        usual = asdict(type(s).of({"target_col": s.target_col})) | {"target_col": "y"}
-        shown = ", ".join(f"{n}={v!r}" for n, v in asdict(s).items() if v != usual[n])
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.changed.items())
         schema = self._schema
         fitted = "not fitted" if schema is None else f"fitted on {schema.steps} steps"
         return f"<{type(self).__name__}({shown}), {fitted}>"
@@ -528,6 +526,14 @@ class StateModel(ABC, Generic[S]):
         file; read-only."""
         self.schema  # noqa: B018  raises if nothing is fitted
         return MappingProxyType(self._trained)
+
+    @property
+    def training_items(self) -> int | None:
+        """The number of training items, where the model holds their values as analogues (at most
+        50,000 of them); else None."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        analogues = self._companions.analogues
+        return None if analogues is None else len(analogues.ids)
 
     @property
     def fingerprint(self) -> str:

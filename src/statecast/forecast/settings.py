@@ -380,6 +380,13 @@ class Settings:
         names = ("id_col", "step_col", "target_col", "categorical", "start_col")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings whose values are not the defaults for this number of targets."""
+        usual = asdict(type(self).of({"target_col": self.target_col}))
+        usual["target_col"] = self.default("target_col")
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
     @classmethod
     def declared(cls) -> dict[str, Setting]:
         """The declarations by name. Those of this forecaster only come first."""
