@@ -29,7 +29,7 @@ help:
 	@echo '             under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
 	@echo 'make matrix  the tests on the oldest and newest dependencies, on Python 3.11 and 3.13'
-	@echo 'make package  dist/: source archive and wheel, tried in a bare environment'
+	@echo 'make package  dist/: source archive and wheel, tried in new environments'
 	@echo 'make clean   remove what the targets above wrote (not $(VENV))'
 
 demo: $(VENV)/.demo

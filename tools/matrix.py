@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,8 @@ def lower_bounds() -> Iterator[str]:
     """A constraint to the oldest version allowed, for each requirement that names one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = project["optional-dependencies"]
-    for each in [*project["dependencies"], *groups["evaluate"], *groups["plots"], *groups["test"]]:
+    extras = ("jax", "parquet", "evaluate", "plots", "test")
+    for each in chain(project["dependencies"], *(groups[extra] for extra in extras)):
         if bound := re.fullmatch(r"([\w-]+)>=([\d.]+)", each):
             yield f"{bound[1]}=={bound[2]}"
 

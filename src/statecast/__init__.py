@@ -1,7 +1,9 @@
 """Forecast the rest of a sequence from what an item is and how it began.
 
-The names below load on first use: ``import statecast`` by itself loads no backend. Keras
-runs on JAX unless ``KERAS_BACKEND`` says otherwise or Keras was imported before.
+The names below load on first use: ``import statecast`` by itself loads no backend. ``fit``,
+``layers`` and ``control`` need Keras; a fitted model does not. Keras runs on the first of JAX,
+PyTorch and TensorFlow that is installed, unless ``KERAS_BACKEND`` says otherwise or Keras was
+imported before.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from statecast.process import default_backend
 
 if TYPE_CHECKING:
     from statecast import control, data, evaluate, heads, layers, plots
@@ -50,8 +54,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-if "keras" not in sys.modules:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
+if sys.modules.get("keras") is None and "KERAS_BACKEND" not in os.environ:
+    os.environ["KERAS_BACKEND"] = default_backend()
 
 # Where each public name lives. A name equal to the last part of its home is the module itself.
 _HOMES = {

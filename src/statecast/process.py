@@ -1,4 +1,6 @@
-"""What a forked process may use of its parent's locks and backend.
+"""Whether Keras and its backend can compute in this process.
+
+They must be installed, and the process must not be a fork of one in which they ran.
 
 ``os.fork`` copies only the thread that calls it. In the child the other threads are missing, and a
 lock that one of them held stays held. The native library starts its own threads again.
@@ -10,10 +12,13 @@ import os
 import sys
 import threading
 from functools import cached_property
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
-from statecast.errors import ForkError
+from statecast.errors import ArgumentError, ForkError, MissingExtraError
+
+BACKENDS = ("jax", "torch", "tensorflow")
 
 # Whether the backend had run in the parent. It is read before a fork, as JAX takes a lock to tell.
 _ran = False
@@ -41,17 +46,54 @@ class Lock:
         self._own().release()
 
 
+def default_backend() -> str:
+    """The first backend that is installed, or JAX if there is none."""
+    return next((backend for backend in BACKENDS if find_spec(backend)), "jax")
+
+
+def check_installed() -> None:
+    """Check that Keras and the backend that ``KERAS_BACKEND`` names are installed.
+
+    Raises
+    ------
+    ArgumentError
+        ``KERAS_BACKEND`` names no backend that Statecast supports.
+    MissingExtraError
+        Keras or the backend is not installed.
+    """
+    if sys.modules.get("keras") is not None:
+        return
+    backend = os.environ.get("KERAS_BACKEND") or "jax"
+    if backend not in BACKENDS:
+        raise ArgumentError(
+            f"KERAS_BACKEND: expected jax, torch or tensorflow, received {backend!r}."
+        )
+    missing = [name for name in ("keras", backend) if find_spec(name) is None]
+    if not missing:
+        return
+    others = [name for name in BACKENDS if name != backend and find_spec(name)]
+    choice = f" Or set KERAS_BACKEND to {others[0]}, which is installed." if others else ""
+    raise MissingExtraError(
+        "Training and Keras layers need Keras with a backend. KERAS_BACKEND is "
+        f"{backend}; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed. "
+        f"Run: pip install 'statecast[{backend}]'.{choice if 'keras' not in missing else ''}"
+    )
+
+
 def check_backend() -> None:
-    """Check that Keras's backend can compute in this process.
+    """Check that Keras's backend is installed and can compute in this process.
 
     In a forked child PyTorch then computes on one thread, as in the workers of its data loaders.
 
     Raises
     ------
+    ArgumentError, MissingExtraError
+        As ``check_installed``.
     ForkError
         The process is a fork of one in which JAX or TensorFlow has run.
     """
     global _forked
+    check_installed()
     if not _forked:
         return
     import keras

@@ -33,7 +33,6 @@ from plants import (
     run,
     write_tables,
 )
-from statecast.cli import commands
 
 
 @backends
@@ -181,20 +180,6 @@ def test_covariates_from_files(folder: Path) -> None:
     words = ["evaluate", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--epochs", "1"]
     code, out, err = run(*words, *covered, "--known", "0", "--folds", "2")
     assert code == 0, err
-
-
-@pytest.mark.parametrize(
-    ("backend", "message"),
-    [("foo", "expected jax, torch or tensorflow, received 'foo'"), ("torch", "is not installed")],
-)
-def test_a_backend_that_is_not_there_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, backend: str, message: str
-) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", backend)
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
-    code, _, err = run("info")
-    assert code == 2
-    assert message in err
 
 
 @backends

@@ -13,7 +13,6 @@ import signal
 import sys
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,27 +65,13 @@ from statecast.cli.output import (
     table_bytes,
     write_files,
 )
-from statecast.errors import ArgumentError, DataWarning, MissingExtraError, StatecastError
+from statecast.errors import ArgumentError, DataWarning, StatecastError
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
-
-
-def _check_backend() -> None:
-    """Check the backend before Keras is imported, as the error of Keras is long."""
-    backend = os.environ.get("KERAS_BACKEND") or "jax"
-    if backend not in ("jax", "torch", "tensorflow"):
-        raise ArgumentError(
-            f"KERAS_BACKEND: expected jax, torch or tensorflow, received {backend!r}."
-        )
-    if find_spec(backend) is None:
-        raise MissingExtraError(
-            f"KERAS_BACKEND is {backend!r}, which is not installed: "
-            f"pip install 'statecast[{backend}]'."
-        )
 
 
 class _Commands(TyperGroup):
@@ -98,7 +83,6 @@ class _Commands(TyperGroup):
             warnings.simplefilter("always", DataWarning)
             warnings.showwarning = lambda message, *rest: say(f"warning: {message}")
             try:
-                _check_backend()
                 return super().invoke(ctx)
             except KeyboardInterrupt:
                 say(INTERRUPTED)

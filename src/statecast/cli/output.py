@@ -18,6 +18,7 @@ import typer
 
 from statecast.cli.options import COLUMNS, FEATURES
 from statecast.errors import ArgumentError, MissingExtraError
+from statecast.process import check_backend
 from statecast.progress import scores_text, stage_lines, trained_text
 
 if TYPE_CHECKING:
@@ -139,13 +140,14 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
 
     yield "statecast", __version__
     yield "python", sys.version.split()[0]
-    yield "backend", os.environ.get("KERAS_BACKEND", "jax")
+    yield "backend", os.environ["KERAS_BACKEND"]
     yield "native kernel", library.status()
     packages = {
-        "keras": None,
-        "jax": None,
+        "keras": "jax",
+        "jax": "jax",
         "torch": "torch",
         "tensorflow-cpu": "tensorflow",
+        "pyarrow": "parquet",
         "scikit-learn": "evaluate",
         "matplotlib": "plots",
     }
@@ -225,7 +227,9 @@ def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]
     """Show progress as bars on a terminal, and as lines elsewhere.
 
     Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
+    Raises as ``process.check_backend``.
     """
+    check_backend()  # before Keras is imported, as the error of Keras is long
     import keras
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,17 +1,23 @@
 """The state of whole Keras models: read, set, reset, record, explain."""
 
-from statecast.control.models import (
-    Explanation,
-    LayerStart,
-    explain_state,
-    get_state,
-    peek,
-    reset_states,
-    set_state,
-    take_control,
-    trajectory,
-)
-from statecast.control.windows import ResetStates, Windows
+from statecast.process import check_installed
+
+try:
+    from statecast.control.models import (
+        Explanation,
+        LayerStart,
+        explain_state,
+        get_state,
+        peek,
+        reset_states,
+        set_state,
+        take_control,
+        trajectory,
+    )
+    from statecast.control.windows import ResetStates, Windows
+except ModuleNotFoundError:
+    check_installed()
+    raise
 
 __all__ = [
     "Explanation",

@@ -13,6 +13,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from statecast import process
 from statecast.checks import is_whole
 from statecast.errors import ArgumentError, DataWarning
 from statecast.evaluate.baselines import Baseline, default_baselines, need_sklearn
@@ -149,11 +150,12 @@ def cross_validation(
     ArgumentError
         An argument outside its range; a k after which no item was observed.
     MissingExtraError
-        scikit-learn is needed and not installed.
+        Keras and a backend, or scikit-learn for a baseline, are not installed.
 
     Errors that can be found in the whole data are raised before the first fit. Ctrl-C raises
     ``KeyboardInterrupt``, because scores of only some of the folds would be misleading.
     """
+    process.check_backend()
     check_verbose(verbose)
     levels, callbacks = check_levels(levels), callbacks or ()
     baselines = False if baselines is None else baselines

@@ -268,6 +268,10 @@ class StateModel(ABC, Generic[S]):
         ArgumentError
             ``verbose`` or ``callbacks`` other than the above; ``future`` for tokens; training that
             diverged.
+        MissingExtraError
+            Keras and a backend are not installed: ``pip install 'statecast[jax]'``.
+        ForkError
+            The process is a fork of one in which JAX or TensorFlow has run.
 
         Warns
         -----
@@ -276,10 +280,10 @@ class StateModel(ABC, Generic[S]):
             observed steps before and after. Weekdays, hours and months in which no item was ever
             observed, if steps are dates: forecasts leave them out.
         """
+        process.check_backend()
         from statecast.networks.batches import held_out
         from statecast.networks.training import checked_callbacks, train
 
-        process.check_backend()
         check_verbose(verbose)
         callbacks = checked_callbacks(callbacks)
         s = self.settings

@@ -1,15 +1,21 @@
 """Keras layers whose state is under control."""
 
-from statecast.layers.initial import Affine, InitialState
-from statecast.layers.recurrent import (
-    GRU,
-    LSTM,
-    RNN,
-    Bidirectional,
-    Controlled,
-    SimpleRNN,
-    controlled,
-)
+from statecast.process import check_installed
+
+try:
+    from statecast.layers.initial import Affine, InitialState
+    from statecast.layers.recurrent import (
+        GRU,
+        LSTM,
+        RNN,
+        Bidirectional,
+        Controlled,
+        SimpleRNN,
+        controlled,
+    )
+except ModuleNotFoundError:
+    check_installed()
+    raise
 
 __all__ = [
     "GRU",

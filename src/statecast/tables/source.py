@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import DataError, listed, quoted, warn
+from statecast.errors import DataError, MissingExtraError, listed, quoted, warn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -201,6 +202,7 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
     if ending == ".csv":
         with _reading(label, "csv"):
             return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
+    _check_pyarrow(label)
     file = _ParquetFile(name, label)
     names = file.names()
     if only is None:
@@ -224,10 +226,20 @@ def columns_of(source: Any) -> list[str]:
         path = Path(os.fsdecode(source))
         if path.suffix.lower() == ".csv":
             return pl.read_csv(path, n_rows=1, infer_schema=False).columns
-        return _ParquetFile(path, "The table").names()
+        _check_pyarrow(label := f"The table {quoted(str(path), 200)}")
+        return _ParquetFile(path, label).names()
     frame = nw.from_native(source, pass_through=True)
     known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
     return list(frame.collect_schema().names()) if known else []
+
+
+def _check_pyarrow(label: str) -> None:
+    """Raise ``MissingExtraError`` if pyarrow, which reads Parquet, is not installed."""
+    if find_spec("pyarrow") is None:
+        raise MissingExtraError(
+            f"{label}: Parquet files are read by pyarrow, which is not installed. "
+            "Run: pip install 'statecast[parquet]'; or write the table as CSV."
+        )
 
 
 def _check_header(label: str, names: list[Any]) -> None:
