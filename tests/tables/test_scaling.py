@@ -161,12 +161,14 @@ def test_location_and_scaling_are_mean_and_deviation_however_values_are_cut(seed
     def batches():
         return zip(np.split(values, sorted(cut)), np.split(steps, sorted(cut)), strict=True)
 
-    location, scaling = location_and_scaling(batches, 6)
+    location, scaling, largest = location_and_scaling(batches, 6)
     np.testing.assert_allclose(location, y.mean(0), rtol=1e-12)
     np.testing.assert_allclose(scaling, y.std(0), rtol=1e-12)
+    np.testing.assert_allclose(largest, np.abs((y - location) / scaling).max(), rtol=1e-12)
     whole = location_and_scaling(lambda: [(values, steps)], 6)
     assert (location == whole[0]).all()
     assert (scaling == whole[1]).all()
+    assert largest == whole[2]
 
 
 def test_a_long_upper_tail_is_not_one_outlier() -> None:

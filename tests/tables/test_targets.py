@@ -376,6 +376,91 @@ def test_a_constant_target_stays_what_it_is(dated):
     assert np.abs(found[:, -3] - 7.0).max() < 0.1 * 7.0
 
 
+# -- values far outside those of training --------------------------------------------------------
+
+
+def _beside(b: Any, transform="none", first="a"):
+    """A forecaster of a, a random walk, and of ``b``, fitted on arrays; and prefixes of 4 items."""
+    rng = np.random.default_rng(0)
+    walk = 10 + rng.normal(size=(40, 1)) + 0.3 * rng.normal(size=(40, T)).cumsum(axis=1)
+    values: Any = b(rng) if callable(b) else b
+    b = np.broadcast_to(values, walk.shape)
+    names = ["a", "b"] if first == "a" else ["b", "a"]
+    y = np.stack([walk, b] if first == "a" else [b, walk], axis=-1)
+    small: dict[str, Any] = {**SMALL, "ensemble": 2, "epochs": 6, "transform": transform}
+    return Forecaster(**small, target_col=names).fit(y, verbose=0), y[:4, :4], names.index("b")
+
+
+@pytest.mark.parametrize(
+    ("b", "transform", "first"),
+    [(3.0, "none", "a"), (3.0, "none", "b"), (3.0, "log", "a"), (0.0, "none", "a")],
+)
+@pytest.mark.filterwarnings("default::statecast.errors.DataWarning")
+def test_a_target_that_did_not_vary_says_nothing_of_another(b, transform, first):
+    f, known, at = _beside(b, transform, first)
+    usual = f.predict(known, until=T)["statecast"]
+    other = known.copy()
+    other[1:, 1:, at] = 10.0
+    with pytest.warns(DataWarning, match=f"'b', item 1, step 2: 10 is taken as {b:g} .and 8 more"):
+        found = f.predict(other, until=T)["statecast"]
+    np.testing.assert_allclose(found, usual, rtol=1e-5)
+    np.testing.assert_allclose(found[:, 4:, at], b, atol=0.1)
+    with pytest.warns(DataWarning, match="is taken as"):
+        after = f.update(f.state(other[:, :2]), np.where(np.arange(4)[:, None] < 2, np.nan, other))
+    again = f.predict(state=after, until=T)["statecast"]
+    np.testing.assert_allclose(again[:, 4:], found[:, 4:], rtol=1e-5)
+    total = f.simulate(other, until=T, paths=9).of("b").total(since=1)["statecast"]
+    np.testing.assert_allclose(total[1:], b + 30.0 + 2 * b, atol=0.5)  # as observed
+
+
+@pytest.mark.parametrize(
+    "b",
+    [
+        lambda rng: 3.0 + 3e-7 * rng.normal(size=(40, T)),
+        lambda rng: 1e9 + 0.7 * rng.normal(size=(40, T)),
+        lambda rng: rng.normal(size=(40, T)).cumsum(axis=1),
+        lambda rng: np.where(np.arange(T) < 3, 5.0, rng.normal(size=(40, T))),  # equal at first
+    ],
+)
+@pytest.mark.parametrize("far", [1e6, -1e50])
+def test_a_value_far_outside_training_leaves_the_other_target_plausible(b, far):
+    f, known, _ = _beside(b)
+    other = known.copy()
+    other[:, 1:, 1] = far
+    with pytest.warns(DataWarning, match="'b', item 0, step 2: .* .and 11 more"):
+        found = f.predict(other, until=T, level=None)["statecast"][:, 4:, 0]
+    assert (np.abs(found - 10.0) < 10.0).all()  # a has a deviation of 1
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 99), count=st.integers(1, 3))
+def test_inputs_are_those_of_training_and_limited_beyond_it(seed, count):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(12, 4, count)) * 10.0 ** rng.integers(-3, 6, count)
+    y[..., -1] = 2.0
+    y = y[..., 0] if count == 1 else y
+    schema = Schema.fit(y, target_col=[f"t{i}" for i in range(count)])
+    again = Schema.from_config(*schema.to_config())
+    panel, far = schema.panel(y), schema.panel(y * 1e5)
+    np.testing.assert_allclose(schema.inputs(panel).y, panel.y, atol=1e-6)
+    limited = again.inputs(far).y.reshape(y.shape)
+    if count == 1:
+        np.testing.assert_array_equal(limited, far.y)
+        return
+    largest = np.abs(panel.y.reshape(y.shape)).max(axis=(0, 1))
+    largest[-1] = 0.0  # the rounding of a constant
+    np.testing.assert_allclose(np.abs(limited).max(axis=(0, 1)), 2 * largest, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["quantiles", "student_t", "poisson", "negative_binomial"])
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_one_target_that_did_not_vary_has_plausible_forecasts(head, level):
+    f = Forecaster(**{**SMALL, "ensemble": 2}, head=head)
+    f.fit(np.full((24, T), level), verbose=0)
+    for found in f.predict(np.full((2, 3), 10.0), until=T).values():
+        assert ((found[:, 3:] >= -1) & (found[:, 3:] <= 99)).all()
+
+
 @settings(max_examples=10)
 @given(
     count=st.integers(2, 4), rows=st.integers(2, 5), steps=st.integers(1, 4), seed=st.integers(0, 9)

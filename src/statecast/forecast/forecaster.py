@@ -255,7 +255,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         """``quantiles``, which must be finite up to each row's ``last`` position."""
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(len(panel.ids)):
-            part = panel.take(rows)
+            part = self.schema.inputs(panel.take(rows))
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)
             covariates = panel_covariates(part, np.arange(reach)[None], part.known)
             leaves = self._start(part)
@@ -433,7 +433,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             observations = observations.reshape(panel.rows, -1, count, steps, count)
             statics = statics.reshape(panel.rows, statics.shape[1], steps, count)
         names = list(schema.static.kinds)
-        near, weights = self._companions.nearest(panel, schema, analogues)
+        near, weights = self._companions.nearest(schema.inputs(panel), schema, analogues)
         return ForecastExplanation(
             panel.ids,
             panel.known // count,
@@ -571,6 +571,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _advance(
         self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
     ) -> dict[str, np.ndarray]:
+        latest, panel = panel.latest, self.schema.inputs(panel)
         # The panel's steps from each row's `known + 1` on, moved to begin at column 0.
         more = (panel.known - known)[:, None]
         ahead = np.arange(more.max(initial=0))
@@ -583,7 +584,6 @@ class Forecaster(StateModel[ForecasterSettings]):
         self._check_leaves(after, panel.ids)
         after |= self._companions.advance(after, panel)
         if "latest" in after:
-            latest = panel.latest
             after["latest"] = np.where(latest[..., 1:] > 0, latest, after["latest"])
         return after
 

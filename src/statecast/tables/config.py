@@ -20,7 +20,7 @@ from statecast.tables.targets import Target
 from statecast.tables.vocabulary import Vocabulary
 
 TABLES = ("static", "future", "past")  # the features by where they come from
-_SCALED = ("location", "scaling", "observed")  # the arrays of the targets
+_SCALED = ("location", "scaling", "observed", "largest")  # the arrays of the targets
 _KEYS = (
     *("id_col", "step_col", "start_col", "kind", "ids", "form", "targets", "first", "steps"),
     *(*TABLES, "spacing", "calendar", "vocabulary"),
@@ -127,6 +127,7 @@ def _read_arrays(
     """
     shapes = {
         **dict.fromkeys(_SCALED, size),
+        "largest": (size[0], 1),
         **{f"{name}_scaling": each.scaling.shape for name, each in columns.items()},
     }
     must(set(arrays) == set(shapes), "arrays", str(sorted(shapes)), sorted(arrays))

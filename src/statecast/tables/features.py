@@ -92,7 +92,8 @@ class Columns:
         numeric : ndarray, shape (rows, width), float32
         codes : ndarray, shape (rows, m), int32
         missing, unseen : list of str
-            Which columns have missing values, and which have categories not seen in training.
+            Which columns have missing values, and which have what training did not have:
+            categories, or another number than the only one of a column.
         """
         rows = len(ids)
         numeric = np.zeros((rows, self.width), np.float32)
@@ -114,6 +115,11 @@ class Columns:
             z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
             numeric[:, j] = np.where(empty, 0.0, z)
             numeric[:, len(self.numeric) + j] = empty
+            other = np.zeros(rows, bool) if gain > 0 else ~empty & _differ(values, mean)
+            if other.any():
+                at = np.flatnonzero(other)
+                note_of = f"has {values[at[0]]:g} and did not vary in training"
+                unseen.append(note(name, note_of, at))
             if empty.any():
                 missing.append(note(name, "is missing", np.flatnonzero(empty)))
         for j, (name, known) in enumerate(self.categories.items()):
@@ -241,6 +247,11 @@ def _numeric_rule(values: np.ndarray) -> tuple[float, float, float]:
     mean, spread = float(seen.mean()), float(seen.std())
     varies = spread > max(ROUNDING * float(np.abs(seen).max()), 1 / LARGEST)
     return centre, mean, 1 / spread if varies else 0.0
+
+
+def _differ(values: np.ndarray, constant: float) -> np.ndarray:
+    """Return which values differ from a constant by more than rounding."""
+    return np.abs(values - constant) > 1e-6 * abs(constant)
 
 
 def _kind_of(categories: Iterable[str]) -> str:

@@ -342,8 +342,9 @@ def positive_median(y: Batches) -> float:
 
 def location_and_scaling(
     batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], steps: int, what: str = "y"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the standard deviation at each step, float64, shape (steps,).
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the mean and the standard deviation at each step, float64, shape (steps,), and the
+    largest distance of a value from the mean of its step, in standard deviations.
 
     Batches are values and their steps, from 0; ``what`` names the values in a warning. For a step
     with fewer than ten observations, the mean and variance are weighted with those of the steps
@@ -352,7 +353,8 @@ def location_and_scaling(
     ``DataWarning``.
     """
 
-    def moments(places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    def moments(places: int) -> tuple[np.ndarray, ...]:
+        """Count, mean, sum of squared deviations, least and largest value of each place."""
         least, most = np.full(places, np.inf), np.full(places, -np.inf)
         for z, at in batches():
             np.minimum.at(least, at % places, z)
@@ -370,12 +372,13 @@ def location_and_scaling(
         mean = total / np.maximum(count, 1.0)
         for z, at in batches():
             np.add.at(within, at % places, (z - base[at % places] - mean[at % places]) ** 2)
-        return count, base + mean, within, float(size.max(initial=0.0))
+        return count, base + mean, within, least, most
 
     def around(values: np.ndarray) -> np.ndarray:
         return np.convolve(values, _NEIGHBOURS)[3:-3]
 
-    count, means, squares, largest = moments(steps)
+    count, means, squares, least, most = moments(steps)
+    largest = float(np.maximum(np.abs(least), np.abs(most)).max(initial=0.0))
     there = np.flatnonzero(count)
     n, mean, within = count[there], means[there], squares[there]
     freedom = np.maximum(n - 1, 0)
@@ -384,7 +387,7 @@ def location_and_scaling(
     # the variance of all values, and if all are equal, their square.
     negligible = max(ROUNDING * largest, 1 / LARGEST) ** 2
     if pooled <= negligible:
-        (total,), _, (spread,), _ = moments(1)
+        (total,), _, (spread,), *_ = moments(1)
         pooled = spread / total
         if 0 < pooled <= negligible and largest > 1 / LARGEST:
             warn(
@@ -405,7 +408,9 @@ def location_and_scaling(
     # Where all training items are equal, a new item that differs must not be scaled to a huge value
     deviation = np.sqrt(np.maximum(variance, np.maximum(0.01 * borrowed, 1e-6 * pooled)))
     every = np.arange(steps)
+    distance = np.maximum(location - least[there], most[there] - location) / deviation
     return (
         np.interp(every, there, location),
         np.exp(np.interp(every, there, np.log(deviation))),
+        float(distance.max(initial=0.0)),
     )

@@ -472,6 +472,20 @@ class Schema:
         """Return z in original units, shape (..., positions), as ``Target.unscale`` does."""
         return self._of_each(z, lambda target, own, _: target.unscale(own, first_step))
 
+    def inputs(self, panel: Panel) -> Panel:
+        """Return the panel with y as the models take it in.
+
+        With several targets the forecast of one depends on the values of the others. So scaled
+        values are limited to twice the largest one in training, and those of a target that did not
+        vary in training to 0: what such a value means for the other targets was not learnt. With
+        one target y is unchanged, so that a forecast follows an item to any level.
+        """
+        if len(self.targets) == 1:
+            return panel
+        each = np.array([target.limit for target in self.targets], np.float32)
+        limit = np.tile(each, panel.y.shape[1] // len(each))
+        return replace(panel, y=np.clip(panel.y, -limit, limit))
+
     @property
     def bridges(self) -> bool:
         """Whether no training item was observed at some steps of any target."""
@@ -561,6 +575,7 @@ class Schema:
             "location": np.stack([target.location for target in self.targets]),
             "scaling": np.stack([target.scaling for target in self.targets]),
             "observed": np.stack([target.observed.astype(np.float64) for target in self.targets]),
+            "largest": np.array([[target.largest] for target in self.targets]),
             **{f"{name}_scaling": each.scaling.copy() for name, each in self._columns.items()},
         }
         return config, arrays

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from statecast.checks import check_whole
-from statecast.errors import ArgumentError, DataError
+from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.state import outline
 from statecast.tables.columns import LARGEST
 from statecast.tables.dates import closed, must
@@ -30,6 +30,7 @@ _Y_LIMIT = 1e6  # scaled y is clipped here; the gates saturate far below
 _LEFT_OUT = "Correct it, or leave it out as a missing value."
 _EVERYTHING = (-math.inf, math.inf)
 _KEYS = ("name", "transform", "centre", "bounds")  # of a model file
+_EQUAL = 1e-6  # a scaled distance below which values count as equal; rounding is far below it
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,8 @@ class Target:
     observed : ndarray, shape (steps,), bool
         Whether any training item has the target at each step. Nothing can be learnt about the other
         steps, such as weekends in data of working days; see ``unscale_rest``.
+    largest : float
+        The largest absolute scaled value in training; 0 if the target did not vary.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Target:
     location: np.ndarray
     scaling: np.ndarray
     observed: np.ndarray
+    largest: float
 
     __repr__ = outline
 
@@ -83,19 +87,27 @@ class Target:
             )
         fitted = _fit_transform(transform, bounds, placed, seen, index)
         _check_values(placed, {index: fitted}, fitted.remedy)
-        location, scaling = _fit_scaling(placed, fitted, index, len(observed))
-        return cls(name, fitted, location, scaling, observed)
+        location, scaling, largest = _fit_scaling(placed, fitted, index, len(observed))
+        largest = min(largest, _Y_LIMIT) if largest > _EQUAL else 0.0
+        return cls(name, fitted, location, scaling, observed, largest)
 
     @classmethod
     def of_tokens(cls, name: str, observed: np.ndarray) -> Target:
         """Return the target of tokens, which are not scaled."""
         steps = len(observed)
-        return cls(name, Identity(1.0, _EVERYTHING), np.zeros(steps), np.ones(steps), observed)
+        plain = Identity(1.0, _EVERYTHING)
+        return cls(name, plain, np.zeros(steps), np.ones(steps), observed, 0.0)
 
     @property
     def steps(self) -> int:
         """The length of the longest training item."""
         return len(self.location)
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute scaled value that is an input where there are several targets; see
+        ``Schema.inputs``."""
+        return min(2.0 * self.largest, _Y_LIMIT)
 
     # -- scaling -----------------------------------------------------------------------
 
@@ -223,9 +235,15 @@ class Target:
 
     @classmethod
     def from_config(
-        cls, config: Any, location: np.ndarray, scaling: np.ndarray, observed: np.ndarray
+        cls,
+        config: Any,
+        location: np.ndarray,
+        scaling: np.ndarray,
+        observed: np.ndarray,
+        largest: np.ndarray,
     ) -> Target:
-        """Rebuild a target from its config and its arrays, float64 of shape (steps,).
+        """Rebuild a target from its config and its arrays, float64 of shape (steps,); ``largest``
+        has shape (1,).
 
         Raises
         ------
@@ -243,7 +261,9 @@ class Target:
         inside = bool(((scaling >= least) & (scaling <= most)).all())
         must(inside, "scaling", f"numbers from {least:g} to {most:g}", "others")
         must(bool(np.isin(observed, (0, 1)).all()), "observed", "flags 0 or 1", "others")
-        return cls(name, transform, location, scaling, observed > 0)
+        inside = bool(((largest >= 0) & (largest <= _Y_LIMIT)).all())
+        must(inside, "largest", f"numbers from 0 to {_Y_LIMIT:g}", "others")
+        return cls(name, transform, location, scaling, observed > 0, float(largest[0]))
 
     def check_tokens(self) -> None:
         """Raise ``ModelFileError`` if y is scaled: its codes of tokens would become others."""
@@ -283,6 +303,11 @@ def scaled_grid(
     ------
     DataError
         A value outside the domain of its target's transform.
+
+    Warns
+    -----
+    DataWarning
+        Values of several targets that are limited as inputs; see ``Schema.inputs``.
     """
     transforms = {index: target.transform for index, target in enumerate(targets)}
     _check_values(placed, transforms, _LEFT_OUT)
@@ -291,12 +316,32 @@ def scaled_grid(
     check_cells(rows, width * count, "the panel")
     y = np.zeros((rows, width, count), np.float32)
     mask = np.zeros((rows, width, count), bool)
+    limited: dict[str, tuple[int, str]] = {}  # by target: how many values, and the first of them
     for long, step in placed:
         for index, target in enumerate(targets):
             there = ~np.isnan(long.y[:, index])
             row, at = long.row[there], step[there]
-            y[row, at - 1, index] = target.cells(long.y[there, index], at)
-            mask[row, at - 1, index] = True
+            values = long.y[there, index]
+            z = target.cells(values, at)
+            y[row, at - 1, index], mask[row, at - 1, index] = z, True
+            far = np.flatnonzero(np.abs(z) > max(target.limit, _EQUAL))
+            if count > 1 and len(far):
+                first = int(far[0])
+                limit = np.clip(z[first], -target.limit, target.limit)
+                (taken,) = target.unscale([limit], int(at[first]))
+                text = f"item {quoted(placed.ids[row[first]])}, step {placed.first + at[first] - 1}"
+                text += f": {values[first]:g} is taken as {taken:g}"
+                before, text = limited.get(target.name, (0, text))
+                limited[target.name] = before + len(far), text
+    if limited:
+        each = [
+            f"column {quoted(name)}, {first}" + (f" (and {found - 1} more)" if found > 1 else "")
+            for name, (found, first) in limited.items()
+        ]
+        warn(
+            "Values far outside those of training are limited, so that they do not ruin the "
+            f"forecasts of the other targets: {'; '.join(each)}."
+        )
     return y.reshape(rows, width * count), mask.reshape(rows, width * count)
 
 
@@ -329,8 +374,9 @@ def _fit_transform(
 
 def _fit_scaling(
     placed: PlacedRows, transform: Transform, index: int, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the location and the scaling of each step, shape (steps,), float64."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the location and the scaling of each step, shape (steps,), float64, and the largest
+    absolute scaled value."""
     assert placed.series is not None  # the series is given
     where = f"{placed.series.label}, column {placed.names.targets[index]!r}"
 
@@ -340,9 +386,10 @@ def _fit_scaling(
 
     if transform.by_step:
         return location_and_scaling(transformed, steps, where)
-    of_all = location_and_scaling(lambda: ((z, 0 * at) for z, at in transformed()), 1, where)
-    location, scaling = (np.repeat(array, steps) for array in of_all)
-    return location, scaling
+    location, scaling, largest = location_and_scaling(
+        lambda: ((z, 0 * at) for z, at in transformed()), 1, where
+    )
+    return np.repeat(location, steps), np.repeat(scaling, steps), largest
 
 
 def _read_transform(config: Mapping[str, Any]) -> Transform:
