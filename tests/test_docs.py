@@ -135,6 +135,31 @@ def test_a_right_command_is_fine(command: str) -> None:
     assert run_command(command) is None
 
 
+def test_the_index_of_decisions_lists_every_page_by_its_title() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(
+        r"^\| (\d+) \| \[(.*)\]\((.*)\) \| .+ \|$", (folder / "README.md").read_text(), re.M
+    )
+    pages = []
+    for path in sorted(folder.glob("[0-9]*.md")):
+        title = re.match(r"# (\d+)\. (.*)", path.read_text(encoding="utf-8"))
+        assert title is not None, path
+        assert path.name.startswith(f"{int(title[1]):04d}-")
+        pages.append((title[1], title[2], path.name))
+    assert listed == pages
+
+
+@pytest.mark.parametrize("path", [*FILES, ROOT / "ARCHITECTURE.md"], ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path) -> None:
+    text = re.sub(
+        r"^( *)`{3,}.*?^\1`{3,} *$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    for link in links:
+        if link and "://" not in link and not link.startswith("mailto:"):
+            assert (path.parent / link).exists(), link
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)

@@ -22,7 +22,7 @@ from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks import arrays
 from statecast.networks.decoder import NO_FEATURES, Decoder, weight_shapes
 from statecast.networks.network import Network
-from statecast.recurrence.cells import CELLS, Stack
+from statecast.recurrence.cells import CELLS, Gated, Stack
 from statecast.recurrence.kernels.native import library
 from statecast.tokens.forecaster import TokenForecaster
 
@@ -189,6 +189,33 @@ def _near(one: Any, other: Any) -> None:
 @settings(max_examples=60)
 @given(_cases(rows=4))
 def test_it_is_equal_to_the_keras_network(case: Case) -> None:
+    _check_equal_to_the_network(case)
+
+
+@dataclass(frozen=True)
+class Minimal(Gated):
+    """A cell that no kernel knows: a minimal gated unit (Zhou et al. 2016)."""
+
+    gates = 2
+
+    def step(self, weights: Any, x: Any, state: Any, xp: Any) -> Any:
+        kernel, h = weights["recurrent_kernel"], state["h"]
+        x = self._affine(x, weights["kernel"], weights.get("bias"), xp)
+        x_forget, x_new = xp.split(x, 2, axis=-1)
+        forget = xp.exp(-xp.logaddexp(0.0, -(x_forget + xp.matmul(h, kernel[..., : self.units]))))
+        new = xp.tanh(x_new + xp.matmul(forget * h, kernel[..., self.units :]))
+        h = (1.0 - forget) * h + forget * new
+        return h, {"h": h}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_new_cell_needs_its_step_only(monkeypatch: pytest.MonkeyPatch, layers: int) -> None:
+    """As CONTRIBUTING.md says: the kernels that do not know it decline, and the others run it."""
+    monkeypatch.setitem(CELLS, "minimal", Minimal)  # pyright: ignore[reportArgumentType]
+    _check_equal_to_the_network(Case(cell="minimal", layers=layers, rows=4))
+
+
+def _check_equal_to_the_network(case: Case) -> None:
     decoder, engine, inputs = case.decoder(), case.engine(), case.inputs()
     network = Network(decoder, **case.options(), weights=case.weights())
 

@@ -203,6 +203,7 @@ def _steps_of(schema: Schema) -> str:
     if schema.spacing is None:
         return f"whole numbers from {schema.first} to {schema.number(schema.steps)}"
     form = schema.kind.steps
+    assert form is not None  # a fitted schema has one
     kind = f"{form.type} of {form.zone}" if form.zone else form.type
     every = str(schema.spacing).removesuffix(", 0:00:00")
     return f"{kind}, one step every {every}, up to {schema.steps} steps"

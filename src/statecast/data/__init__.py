@@ -1,7 +1,7 @@
 """The data that travels in the package: the Berkeley growth study.
 
-Heights of 93 children at 31 ages from 1 to 18 years. Where it comes from, and its
-licence, stand in ``growth/SOURCE.md`` beside this file.
+Heights of 93 children at 31 ages from 1 to 18 years. ``growth/SOURCE.md`` has its source and its
+licence.
 """
 
 from __future__ import annotations

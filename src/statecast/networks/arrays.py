@@ -16,6 +16,7 @@ import numpy as np
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native.affine import Affine
 from statecast.recurrence.kernels.native.arrays import EnsembleLoop
+from statecast.recurrence.kernels.native.calls import cell_declines
 from statecast.recurrence.kernels.native.library import find, report_missing
 
 
@@ -30,8 +31,10 @@ def affine(kernel: np.ndarray, bias: np.ndarray) -> Any:
 def closed_loop(
     stack: Stack, weights: Mapping[str, np.ndarray], feed: np.ndarray, decay: np.ndarray
 ) -> Any:
-    """The closed loop of each member: an ``EnsembleLoop``, or the same in NumPy."""
-    return (EnsembleLoop if native() else _PlainLoop)(stack, weights, feed, decay)
+    """The closed loop of each member: an ``EnsembleLoop``, or the same in NumPy if there is no
+    library, or if it does not run these cells."""
+    runs = native() and cell_declines(stack) is None
+    return (EnsembleLoop if runs else _PlainLoop)(stack, weights, feed, decay)
 
 
 def native() -> bool:

@@ -8,6 +8,8 @@ All arrays may have additional first axes (an ensemble's members, say): weights
 ``(..., in, gates * units)``, inputs ``(..., rows, in)``, leaves ``(..., rows, units)``.
 
 Weights, the order of gates, and equations are Keras's, so weights are interchangeable.
+
+To add a cell, see "How to add a part" in ``CONTRIBUTING.md``.
 """
 
 from __future__ import annotations
