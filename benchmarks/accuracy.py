@@ -4,7 +4,7 @@ Run it from the root of the repository (hours, if everything is to be measured):
 
     .venv/bin/python benchmarks/accuracy.py
 
-Data are read from ``../shared/data`` (``--folder`` names another place); growth travels in the
+Data are read from ``../shared/data`` (``--folder`` names another place); growth is part of the
 package. The peers, ``pip install 'statecast[peers]'``, may live in a virtual environment of their
 own: ``--python`` names its interpreter. What is measured is kept in ``build/accuracy.json``, and
 what is there already is not measured again but with ``--again``; so a run may be broken off, and

@@ -1,14 +1,13 @@
-"""The layout: which wing may import which. Read with ``ast``, so nothing is imported here.
+"""The layout: which subpackage may import which. The sources are read with ``ast``, not imported.
 
-Every import counts, wherever it stands: at the top of a module, inside a function, under
-``TYPE_CHECKING``. The rules:
+Every import counts: at the top of a module, inside a function, under ``TYPE_CHECKING``. The rules:
 
-- a wing imports from the wings below it and from itself; wings side by side do not import each
-  other;
-- the modules within a wing have no circle;
-- Keras, a backend, and what an extra installs are imported in the places of ``HEAVY`` alone, and
-  the latter never when a module loads;
-- an import names the module that defines a name: the door of a wing (``__init__``) is for users.
+- a subpackage imports from those on lower levels and from itself, and not from another one on its
+  level;
+- imports among the modules of a subpackage are not circular;
+- Keras, the backends and the packages of extras are imported only where ``HEAVY`` allows it, and
+  those in ``NOT_AT_LOAD`` never when a module loads;
+- an import names the module that defines a name: the ``__init__`` of a subpackage is for users.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ import statecast
 SOURCE = Path(statecast.__file__).parent
 ROOT = Path(__file__).parents[1]
 
-# From the bottom to the top. A module that is in no folder belongs to the ground.
-WINGS = (
-    {"ground"},
+# From the lowest to the highest. A module that is in no subpackage is in "common".
+LEVELS = (
+    {"common"},
     {"recurrence", "data"},
     {"heads", "layers", "tables"},
     {"networks", "control"},
@@ -38,8 +37,8 @@ WINGS = (
     {"cli"},
 )
 
-# The doors of wings, whose names are defined elsewhere.
-RE_EXPORTING = set().union(*WINGS) - {"data"}
+# The `__init__` of these is for users; their names are defined elsewhere.
+RE_EXPORTING = set().union(*LEVELS) - {"data"}
 
 # Where each heavy package may be imported: prefixes of module names.
 _TRAINING = (
@@ -109,14 +108,14 @@ def imports(source: str, module: str, *, package: bool = False) -> Iterator[Impo
     yield from visit(ast.parse(source), True)
 
 
-def wing_of(module: str, modules: set[str]) -> str:
-    """The folder of ``module``; the ground where it is in none."""
+def subpackage_of(module: str, modules: set[str]) -> str:
+    """The subpackage of ``module``, or "common"."""
     top = module.split(".")[0]
-    return top if any(each.startswith(f"{top}.") for each in modules) or _level(top) else "ground"
+    return top if any(each.startswith(f"{top}.") for each in modules) or _level(top) else "common"
 
 
-def _level(wing: str) -> int | None:
-    return next((i for i, wings in enumerate(WINGS) if wing in wings), None)
+def _level(subpackage: str) -> int | None:
+    return next((i for i, level in enumerate(LEVELS) if subpackage in level), None)
 
 
 def _within(module: str, places: tuple[str, ...]) -> bool:
@@ -133,45 +132,45 @@ def _module_of(target: str, modules: set[str]) -> str | None:
     return None
 
 
-def violations(sources: Mapping[str, str], doors: frozenset[str] = frozenset()) -> list[str]:
+def violations(sources: Mapping[str, str], inits: frozenset[str] = frozenset()) -> list[str]:
     """What is wrong with the imports of ``sources``, dotted module name to text.
 
-    ``doors`` are the modules that are an ``__init__``.
+    ``inits`` are the modules that are an ``__init__``.
     """
     wrong: list[str] = []
     modules = set(sources) | set(REAL)
     arrows: dict[str, set[str]] = {module: set() for module in sources}
     for module, text in sources.items():
-        own = wing_of(module, modules)
+        own = subpackage_of(module, modules)
         level = _level(own)
         if level is None:
-            wrong.append(f"{module}: {own} has no place; give it one in WINGS")
+            wrong.append(f"{module}: {own} is not in LEVELS; add it there")
             continue
-        for found in imports(text, module, package=module in doors):
+        for found in imports(text, module, package=module in inits):
             where = f"{module}:{found.line}: imports {found.target}"
             if found.target == "<computed>":
                 wrong.append(f"{where}: name the module, so that this test can read it")
             root, _, target = found.target.partition(".")
             if root in HEAVY and not _within(module, HEAVY[root]):
-                wrong.append(f"{where}: {root} has no place here; see HEAVY")
+                wrong.append(f"{where}: {root} is not allowed here; see HEAVY")
             if root in NOT_AT_LOAD and found.at_load:
-                wrong.append(f"{where}: {root} is imported inside the function that uses it")
+                wrong.append(f"{where}: {root} must be imported inside the function that uses it")
             if root != "statecast" or target == "__version__":
                 continue
             defines = _module_of(target, modules)
             if defines is None or defines in RE_EXPORTING:
                 wrong.append(f"{where}: import from the module that defines the name")
                 continue
-            other = wing_of(defines, modules)
+            other = subpackage_of(defines, modules)
             below = _level(other)
             if below is None:
-                wrong.append(f"{where}: {other} has no place; give it one in WINGS")
+                wrong.append(f"{where}: {other} is not in LEVELS; add it there")
             elif other == own:
                 arrows[module].add(defines)
             elif below > level:
                 wrong.append(f"{where}: upward, from {own} to {other}")
             elif below == level:
-                wrong.append(f"{where}: {own} and {other} stand side by side")
+                wrong.append(f"{where}: {own} and {other} are on one level")
     return wrong + [f"{' -> '.join(circle)}: a circle" for circle in circles(arrows)]
 
 
@@ -194,25 +193,25 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def read() -> tuple[dict[str, str], frozenset[str]]:
-    """The text of every module, and which modules are doors."""
-    sources, doors = {}, set()
+    """The text of every module, and which modules are an ``__init__``."""
+    sources, inits = {}, set()
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         if parts == ("__init__",):
             continue  # the public names, loaded when they are first used
         if parts[-1] == "__init__":
             parts = parts[:-1]
-            doors.add(".".join(parts))
+            inits.add(".".join(parts))
         sources[".".join(parts)] = path.read_text(encoding="utf-8")
-    return sources, frozenset(doors)
+    return sources, frozenset(inits)
 
 
-REAL, DOORS = read()
+REAL, INITS = read()
 
 
 def test_imports_go_downward() -> None:
     assert len(REAL) > 30, "the sources were not found"
-    assert violations(REAL, DOORS) == []
+    assert violations(REAL, INITS) == []
 
 
 @pytest.mark.parametrize(
@@ -232,22 +231,22 @@ def test_imports_go_downward() -> None:
         ("heads.special", "import importlib\nimportlib.import_module(name)", "name the module"),
         ("recurrence.problem", "from statecast.recurrence.run import run", "circle"),
         ("errors", "from statecast.files import write_whole", "circle"),
-        ("tables.dates", "from statecast.layers.current import within", "side by side"),
-        ("evaluate.tokens", "def f():\n    from statecast.plots.charts import fan", "side by side"),
-        ("tables.schema", "def f():\n    import keras", "no place here"),
-        ("state", "if TYPE_CHECKING:\n    import jax.numpy as jnp", "no place here"),
-        ("forecast.analogues", "def f():\n    import sklearn", "no place here"),
+        ("tables.dates", "from statecast.layers.current import within", "on one level"),
+        ("evaluate.tokens", "def f():\n    from statecast.plots.charts import fan", "on one level"),
+        ("tables.schema", "def f():\n    import keras", "not allowed here"),
+        ("state", "if TYPE_CHECKING:\n    import jax.numpy as jnp", "not allowed here"),
+        ("forecast.analogues", "def f():\n    import sklearn", "not allowed here"),
         ("plots.charts", "import matplotlib.pyplot as plt", "inside the function"),
         ("tables.source", "import pyarrow", "inside the function"),
         ("cli.commands", "from statecast import Forecaster", "defines the name"),
         ("cli.commands", "from statecast.layers import LSTM", "defines the name"),
         ("cli.commands", "import statecast", "defines the name"),
-        ("novelty.first", "", "has no place"),
+        ("novelty.first", "", "not in LEVELS"),
     ],
 )
 def test_a_planted_fault_is_found(module: str, text: str, reason: str) -> None:
     planted = REAL | {module: f"{REAL.get(module, '')}\n{text}"}
-    found = violations(planted, DOORS)
+    found = violations(planted, INITS)
     assert found
     assert all(reason in each for each in found)
 
@@ -268,21 +267,21 @@ def test_a_planted_fault_is_found(module: str, text: str, reason: str) -> None:
     ],
 )
 def test_an_import_downward_is_fine(module: str, text: str) -> None:
-    assert violations(REAL | {module: f"{REAL[module]}\n{text}"}, DOORS) == []
+    assert violations(REAL | {module: f"{REAL[module]}\n{text}"}, INITS) == []
 
 
 def test_the_drawing_is_the_layout() -> None:
-    """The lines that ``ARCHITECTURE.md`` draws are those of ``WINGS``."""
+    """The drawing in ``ARCHITECTURE.md`` has the levels of ``LEVELS``."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     drawing = re.search(r"```text\n(.*?)```", page, re.S)
     assert drawing is not None
     drawn = [set(line.split()[1:]) for line in drawing[1].splitlines()[::-1]]
-    assert drawn == list(WINGS)
-    assert set().union(*WINGS) == {wing_of(module, set(REAL)) for module in REAL}
+    assert drawn == list(LEVELS)
+    assert set().union(*LEVELS) == {subpackage_of(module, set(REAL)) for module in REAL}
 
 
 def test_the_table_has_a_row_for_each_module() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w/]+)` \|", page, re.M)
-    modules = {module.replace(".", "/") for module in REAL if module not in DOORS} | {"data"}
+    modules = {module.replace(".", "/") for module in REAL if module not in INITS} | {"data"}
     assert sorted(rows) == sorted(modules - {"cli/__main__"})

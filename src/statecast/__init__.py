@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 if sys.modules.get("keras") is None and "KERAS_BACKEND" not in os.environ:
     os.environ["KERAS_BACKEND"] = default_backend()
 
-# Where each public name lives. A name equal to the last part of its home is the module itself.
-_HOMES = {
+# The module that defines each public name. A name equal to the last part of it is that module.
+_MODULES = {
     "ArgumentError": "errors",
     "DataError": "errors",
     "DataWarning": "errors",
@@ -145,9 +145,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("statecast")
-    elif name in _HOMES:
-        module = importlib.import_module(f"statecast.{_HOMES[name]}")
-        value = module if name == _HOMES[name].rpartition(".")[2] else getattr(module, name)
+    elif name in _MODULES:
+        module = importlib.import_module(f"statecast.{_MODULES[name]}")
+        value = module if name == _MODULES[name].rpartition(".")[2] else getattr(module, name)
     else:
         raise AttributeError(f"module 'statecast' has no attribute {name!r}")
     globals()[name] = value

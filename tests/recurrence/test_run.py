@@ -1,4 +1,4 @@
-"""The seam and its kernels, held to ``cells.py`` in float64."""
+"""``run`` and its kernels, compared with ``cells.py`` in float64."""
 
 import re
 from functools import partial

@@ -1,4 +1,4 @@
-"""The data that travels in the package: the Berkeley growth study.
+"""The data that is part of the package: the Berkeley growth study.
 
 Heights of 93 children at 31 ages from 1 to 18 years. ``growth/SOURCE.md`` has its source and its
 licence.

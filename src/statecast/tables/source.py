@@ -1,6 +1,6 @@
 """Open the sources of tables: pandas, polars and Arrow tables, files and arrays.
 
-``open_table`` returns a ``Table`` or an array. The rest of the wing works on these two. A series in
+``open_table`` returns a ``Table`` or an array. The rest of `tables` works on these two. A series in
 a Parquet file is read in batches of rows, so that it need not fit into memory.
 """
 

@@ -1,12 +1,12 @@
-"""A small call on the native kernel beside other work, against ``nn.LSTM``.
+"""The time of a small call on the native kernel and of ``nn.LSTM``, beside busy processes.
 
 Run it from the root of the repository, without arguments, on a machine that does nothing else
 (five minutes)::
 
-    .venv/bin/python benchmarks/company.py
+    .venv/bin/python benchmarks/shared_cpus.py
 
-Forward and backward of an LSTM, ours and PyTorch's in turn in one process, while other processes
-keep the CPUs busy. The page ``docs/company.md`` is written anew as each section ends.
+It measures forward and backward of an LSTM, ours and PyTorch's in turn in one process, while other
+processes keep the CPUs busy. ``docs/shared_cpus.md`` is written again after each section.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-PAGE = Path(__file__).parents[1] / "docs" / "company.md"
+PAGE = Path(__file__).parents[1] / "docs" / "shared_cpus.md"
 SHAPE = 32, 30, 4, 32  # rows, steps, inputs, units
-SECONDS = 7.0  # of measuring, a section
+SECONDS = 7.0  # of measurement for each section
 TURN = 0.02  # seconds
-# The other processes end with the one that started them, however that ends.
+# The other processes end when the process that started them ends, even if it is killed.
 BUSY = """
 import os
 parent = os.getppid()
@@ -44,14 +44,14 @@ parent = os.getppid()
 while os.getppid() == parent:
     square @ square
 """
-# Name, other processes, and how the measured one is held: to CPUs, or to CPUs' worth of time.
+# The name, the other processes, and the limit of the measured one: CPUs, or CPU time.
 SECTIONS: list[tuple[str, list[list[str]], dict[str, float]]] = [
     ("alone", [], {}),
     ("1 busy process", [["-c", BUSY]], {}),
     ("2 busy processes", [["-c", BUSY]] * 2, {}),
     ("4 busy processes", [["-c", BUSY]] * 4, {}),
     ("1 that computes on two threads", [["-c", COMPUTING]], {}),
-    ("a second process of our own", [[__file__, "--neighbour"]], {}),
+    ("a second process of our own", [[__file__, "--run"]], {}),
     ("alone, held to one CPU", [], {"cpus": 1}),
     ("alone, a quota of 1 CPU", [], {"quota": 1.0}),
     ("alone, a quota of 1.5 CPUs", [], {"quota": 1.5}),
@@ -90,7 +90,7 @@ def sides(threads: int) -> tuple[Callable[[], None], Callable[[], None]]:
 
 
 def settle() -> None:
-    """Wait until no thread of this process works: OpenMP's wait busily for what comes next."""
+    """Wait until no thread of this process is busy. OpenMP's wait busily after a call."""
     for _ in range(100):
         before = time.process_time()
         time.sleep(2e-3)
@@ -99,7 +99,7 @@ def settle() -> None:
 
 
 def measure(threads: int) -> dict[str, Any]:
-    """Milliseconds a call of each side, on the clock and on CPUs."""
+    """The milliseconds of a call of each side: elapsed time and CPU time."""
     from statecast.recurrence.kernels.native import library
 
     calls = dict(zip(("ours", "theirs"), sides(threads), strict=True))
@@ -131,7 +131,8 @@ def measure(threads: int) -> dict[str, Any]:
     return found
 
 
-def neighbour() -> None:
+def run_forever() -> None:
+    """Run the kernel until the parent process ends."""
     ours, _ = sides(2)
     parent = os.getppid()
     while os.getppid() == parent:
@@ -142,8 +143,9 @@ def neighbour() -> None:
 
 
 @contextmanager
-def company(commands: list[list[str]]) -> Iterator[None]:
-    running = [
+def running(commands: list[list[str]]) -> Iterator[None]:
+    """Run other Python processes with these arguments."""
+    processes = [
         subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
         for command in commands
     ]
@@ -151,17 +153,17 @@ def company(commands: list[list[str]]) -> Iterator[None]:
         time.sleep(8 if any("-c" not in c or COMPUTING in c for c in commands) else 0.5)
         yield
     finally:
-        for process in running:
+        for process in processes:
             process.kill()
             process.wait()
 
 
 @contextmanager
 def quota(cpus: float) -> Iterator[Path]:
-    """A control group with so many CPUs' worth of time; an OSError where none can be made."""
+    """A control group with a limit of CPU time; ``OSError`` if it cannot be made."""
     places = [Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")]
     place = next(p for p in places if (p / "cgroup.procs").exists())
-    group = place / "statecast-company"
+    group = place / "statecast-benchmark"
     group.mkdir()
     try:
         if (group / "cpu.cfs_quota_us").exists():
@@ -179,7 +181,7 @@ def quota(cpus: float) -> Iterator[Path]:
 
 def section(others: list[list[str]], held: dict[str, float], threads: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", str(threads)]
-    with company(others):
+    with running(others):
         if "quota" in held:
             with quota(held["quota"]) as group:
                 done = run([*command, str(group / "cgroup.procs")])
@@ -200,10 +202,10 @@ def page(rows: list[str], whole: bool) -> str:
 
     return "\n".join(
         [
-            "# A small call beside other work, measured",
+            "# A small call beside busy processes, measured",
             "",
             f"On {os.cpu_count()} CPUs, {platform.system()}; {date.today()}; torch "
-            f"{version('torch')}. Written by `benchmarks/company.py`"
+            f"{version('torch')}. Written by `benchmarks/shared_cpus.py`"
             + ("." if whole else ", which has not ended yet."),
             "",
             "Forward and backward of an LSTM with 32 units on 32 rows of 30 steps and 4 inputs, in",
@@ -230,7 +232,7 @@ def main() -> None:
             print(f"{threads} threads, {name} ...", flush=True)
             try:
                 found = section(others, held, threads)
-            except (OSError, StopIteration) as error:  # no control group can be made here
+            except (OSError, StopIteration) as error:  # a control group cannot be made here
                 print(f"  not measured: {error}")
                 rows.append(f"| {threads} | {name} | not measured here |" + " |" * 7)
                 continue
@@ -249,8 +251,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["--neighbour"]:
-            neighbour()
+        case ["--run"]:
+            run_forever()
         case ["--measure", threads, *groups]:
             for each in groups:
                 Path(each).write_text(str(os.getpid()))
