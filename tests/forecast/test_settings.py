@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
+import pickle
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from sklearn.base import clone
 
 from statecast import errors
@@ -37,13 +42,79 @@ def test_parameters_are_those_of_scikit_learn(kind) -> None:
     params = model.get_params()
     assert set(params) == set(inspect.signature(kind).parameters)
     assert {name: params[name] for name in given} == given
-    for copy in (clone(model), model.clone(), kind(**params)):
-        assert copy.settings == model.settings
+    for again in (clone(model), model.clone(), kind(**params)):
+        assert again.settings == model.settings
     assert model.set_params(seed=4) is model
     assert (model.settings.seed, model.settings.units) == (4, 3)
     with pytest.raises(ArgumentError, match="units"):
         model.set_params(units=0)
     assert (model.settings.seed, model.settings.units) == (4, 3)
+
+
+_WAYS: dict[str, Any] = {
+    "units": st.sampled_from([3, np.int64(3)]),
+    "weight_decay": st.sampled_from([0, 0.01, np.float64(0.5)]),
+    "batch_size": st.sampled_from([None, 8]),
+    "categorical": st.sampled_from([None, (), [], ["shop"], ("shop", "make")]),
+    "start_col": st.sampled_from([None, "launch"]),
+    "id_col": st.just("item"),
+    "seed": st.integers(0, 2**40),
+}
+_NUMBERS: dict[str, Any] = _WAYS | {
+    "learning_rate": st.sampled_from([None, 4e-3, 0.01, 1]),
+    "epochs": st.sampled_from([None, 1, 30, 60]),
+    "target_col": st.sampled_from(["y", ["y"], ("y",), "z", ["a", "b"], ("a", "b")]),
+    "past_cols": st.sampled_from([None, (), [], ["visits"], ("visits",)]),
+    "bounds": st.sampled_from([None, (0, 1), [0, 5], (0.5, 2.5)]),
+    "analogues": st.sampled_from([True, np.bool_(False)]),
+}
+_TOKENS: dict[str, Any] = _WAYS | {"target_col": st.sampled_from(["y", "words"])}
+
+
+def _same_arguments(found: Any, expected: Any) -> None:
+    """Equal, and a list or a tuple as before."""
+    assert found == expected
+    for name, value in expected.items():
+        assert isinstance(found[name], list) == isinstance(value, list), name
+
+
+@pytest.mark.parametrize(("kind", "ways"), [(Forecaster, _NUMBERS), (TokenForecaster, _TOKENS)])
+@drawn(data=st.data())
+def test_parameters_are_as_they_were_given_after_a_clone_and_a_file(kind, ways, data) -> None:
+    given = data.draw(st.fixed_dictionaries({}, optional=ways))
+    model = kind(**given)
+    header = json.dumps([dict(vars(model.settings)), model.settings.forms(given)])
+    settings, forms = json.loads(header)
+    read = kind.settings_class.from_config(settings)
+    loaded = kind(**read.as_given(forms))
+    for again in (model.clone(), clone(model), loaded, loaded.clone(), copy.deepcopy(model)):
+        assert again.settings == model.settings
+        _same_arguments(again.get_params(), model.get_params())
+        assert repr(again) == repr(model)
+    # So the defaults of two targets still give way.
+    if kind is Forecaster and "bounds" not in given:
+        changed, expected = (each.set_params(target_col="c") for each in (loaded, model))
+        assert changed.settings == expected.settings
+
+
+def test_a_file_of_other_defaults_keeps_its_settings() -> None:
+    file = Forecaster(units=5).settings
+    given = file.as_given({"epochs": "none"})  # as if 5 units had been the default then
+    assert given == {"units": 5, "epochs": None}
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_has_the_parameters_it_was_given(untrained, tmp_path, kind) -> None:
+    given: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1, "categorical": ["x1"]}
+    if kind is Forecaster:
+        given |= {"learning_rate": None, "target_col": ("y",)}
+    y = np.random.default_rng(0).integers(0, 5, (12, 4)).astype(float)
+    f = kind(**given).fit(y, np.arange(12.0)[:, None] // 4, verbose=0)
+    f.save(tmp_path / "m")
+    for back in (kind.load(tmp_path / "m"), pickle.loads(pickle.dumps(f)), f.clone()):
+        _same_arguments(back.get_params(), f.get_params())
+        assert back.get_params()["categorical"] == ["x1"]
 
 
 def test_defaults_for_several_targets_give_way_to_what_is_given() -> None:

@@ -91,7 +91,8 @@ class ModelFile:
     kind : str
         The name of the class that wrote it.
     config : dict
-        The JSON header: ``settings``, ``schema``, ``history`` and the version ``statecast``.
+        The JSON header: ``settings``, ``given`` (how the arguments of the constructor were
+        written), ``schema``, ``history`` and the version ``statecast``.
     tensors : dict of str to array
         The tensors by name.
     """
@@ -116,7 +117,7 @@ class ModelFile:
             if set(metadata) != {"format", "version", "kind", "config"}:
                 raise ValueError(f"unexpected entries {str(sorted(metadata))[:200]}")
             config = strict_json(metadata["config"])
-            check_keys("config", config, ("settings", "schema", "history", "statecast"))
+            check_keys("config", config, ("settings", "given", "schema", "history", "statecast"))
             if not isinstance(config["statecast"], str):
                 raise ValueError("statecast: expected a version")
         except ValueError as error:
@@ -442,7 +443,7 @@ class StateModel(ABC, Generic[S]):
                     f"{file.kind}.load reads"
                 )
             settings = cls.settings_class.from_config(file.config["settings"])
-            model = cls(**asdict(settings))
+            model = cls(**settings.as_given(file.config["given"]))
             history = _checked_history(file.config["history"])
             parts = ("network", "schema", *Companions.parts())
             split = {part: within(tensors, part) for part in parts}
@@ -482,6 +483,7 @@ class StateModel(ABC, Generic[S]):
         schema, arrays = self.schema.to_config()
         config = {
             "settings": asdict(self.settings),
+            "given": self.settings.forms(self._given),
             "schema": schema,
             "history": self.history,
             "statecast": version("statecast"),

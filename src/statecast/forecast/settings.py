@@ -432,6 +432,53 @@ class Settings:
                 raise ValueError(f"settings: {name}: expected {written[name]!r:.80}")
         return settings
 
+    @staticmethod
+    def forms(given: Mapping[str, Any]) -> dict[str, str]:
+        """How each argument of a constructor was written, for a model file; see ``as_given``."""
+
+        def form(value: Any) -> str:
+            if isinstance(value, (list, tuple)):
+                return "list" if isinstance(value, list) else "tuple"
+            return "none" if value is None else "value"
+
+        return {name: form(value) for name, value in given.items()}
+
+    def as_given(self, forms: Any) -> dict[str, Any]:
+        """The arguments of the constructor with these settings, as they were written.
+
+        A setting that is not in ``forms`` was left out. If it is not the default of this version of
+        Statecast, it is an argument all the same, so that the settings stay as they are.
+
+        Raises
+        ------
+        ValueError
+            Forms other than those of ``forms``.
+        """
+        written: dict[str, Callable[[Any], Any]] = {
+            "value": lambda value: value,
+            "none": lambda value: None,
+            "list": lambda value: [value] if isinstance(value, str) else list(value),
+            "tuple": lambda value: (value,) if isinstance(value, str) else tuple(value),
+        }
+        names = self.declared()
+        known = isinstance(forms, dict) and all(
+            name in names and isinstance(form, str) and form in written
+            for name, form in forms.items()
+        )
+        if not known:
+            raise ValueError(f"given: expected names of settings, each with one of {[*written]}")
+        usual, given = self.of({"target_col": self.target_col}), {}
+        for name, value in ((name, getattr(self, name)) for name in names):
+            form, default = forms.get(name, "none"), value == getattr(usual, name)
+            sequence = isinstance(value, tuple) or names[name].allowed is TARGETS
+            if form in ("list", "tuple") and not sequence:
+                raise ValueError(f"given: {name}: expected another form than {form!r}")
+            if name in forms or not default:
+                given[name] = written["value" if form == "none" and not default else form](value)
+        if self.of(given) != self:
+            raise ValueError("given: expected arguments that give the settings of the file")
+        return given
+
     @classmethod
     def document(cls) -> str:
         """The list of parameters for a docstring."""
