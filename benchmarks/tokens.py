@@ -16,7 +16,6 @@ a second are those of the best sequences.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import numpy as np
 
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.heads.categorical import Categorical
-from statecast.networks.network import Network
+from statecast.networks.decoder import weight_shapes
 from statecast.recurrence.cells import LSTM, Stack, within
 from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.decoder import TokenDecoder
@@ -58,7 +57,7 @@ def model_of(tokens: int, units: int, embedding: int) -> tuple[TokenEngine, dict
     options = {"numeric": 0, "cardinalities": [], "members": 1, "encoding": 1, "depth": 1}
     rng, weights = np.random.default_rng(0), {}
     none = (0, ())  # covariates
-    shapes = Network.weight_shapes(decoder, **options, conditioning="state", future=none, past=none)
+    shapes = weight_shapes(decoder, **options, conditioning="state", future=none, past=none)
     for name, shape in shapes.items():
         scale = 1.5 / shape[-2] ** 0.5 if len(shape) > 2 else 0.1
         weights[name] = rng.normal(size=shape, scale=scale).astype("float32")
@@ -287,7 +286,7 @@ def talk(conditioning: Any) -> None:
         took.append(time.perf_counter() - begun)
     state = f.state(None, images[:1])
     leaves = " + ".join(str(leaf.shape[-1]) for n, leaf in state.leaves.items() if n != "step")
-    weights = sum(math.prod(weight.shape) for weight in f.network.weights) / 1e6
+    weights = sum(weight.size for weight in f.weights.values()) / 1e6
     status = Path("/proc/self/status").read_text()  # ``resource`` begins with the parent's peak
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024**2
     print(
