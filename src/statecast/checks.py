@@ -1,7 +1,8 @@
 """Checks of arguments, one for each kind of value.
 
-Each names the argument, says what was expected and what came, and raises an ``ArgumentError``, or
-the error that is asked for. NumPy's numbers count as Python's; booleans are no numbers.
+A value that fails a check raises an ``ArgumentError``, or the error that the caller names. The
+message has the name of the argument, what was expected and what was received. NumPy's numbers are
+accepted like Python's. Booleans are not numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def is_whole(value: Any, least: float = -math.inf, most: float = math.inf) -> bo
 
 
 def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Return whether a value is a real number from ``least`` to ``most``; NaN is none."""
+    """Return whether a value is a real number from ``least`` to ``most``; NaN is not."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return real and bool(least <= value <= most)
 
@@ -47,12 +48,12 @@ def check_whole(
     Parameters
     ----------
     name : str
-        What the message calls the argument.
+        The name of the argument, for the message.
     value : object
     least, most : int
-        Its range; without ``most`` it is open above.
+        The range. Without ``most`` there is no upper limit.
     expected : str, optional
-        What the message says was expected, in place of a whole number in this range.
+        What was expected, for the message; by default a whole number in this range.
     error : type of exception
 
     Raises
@@ -108,7 +109,7 @@ def check_flag(name: str, value: Any) -> bool:
     Raises
     ------
     ArgumentError
-        Anything else, 0 and 1 among it.
+        Anything else, also 0 and 1.
     """
     if not is_flag(value):
         raise ArgumentError(f"{name}: expected True or False; received {value!r}.")

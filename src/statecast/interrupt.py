@@ -1,7 +1,7 @@
-"""Ctrl-C as a flag, for work that must not be interrupted at any place.
+"""Ctrl-C as a flag, for work that may be interrupted between two steps only.
 
-An exception raised within a training step loses what the step holds: on JAX the arrays of a model
-are passed from step to step, and are in the model only between steps.
+An exception within a training step loses the arrays of the step. On JAX these are the arrays of the
+model, which are in the model only between two steps.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ Handler = Callable[[int, Any], Any]
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed, and how often.
+    """How often Ctrl-C was pressed.
 
     Attributes
     ----------
     count : int
-        How often.
     noted : bool
         Whether Ctrl-C is counted here. If not, the previous handler is called.
     """

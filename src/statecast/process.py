@@ -20,7 +20,8 @@ from statecast.errors import ArgumentError, ForkError, MissingExtraError
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
-# Whether the backend had run in the parent. It is read before a fork, as JAX takes a lock to tell.
+# Whether the backend had run in the parent. It is read before the fork, as JAX
+# needs a lock for it.
 _ran = False
 _forked = False
 

@@ -1,4 +1,4 @@
-"""Lines that report the progress of a long run, and where they are written."""
+"""Lines with the progress of a long run, and where they are written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LOG = logging.getLogger("statecast")
 
 
 def say(line: str) -> None:
-    """Log a line of progress: logger "statecast" of ``logging``, level INFO. Where no logging is
-    set up, the line is written to standard error, as it would not be seen otherwise."""
+    """Log a line of progress: logger "statecast" of ``logging``, level INFO. If logging is not
+    set up, the line would not be seen, so it is written to standard error."""
     if LOG.hasHandlers():
         LOG.info(line)
     elif LOG.level <= logging.INFO:

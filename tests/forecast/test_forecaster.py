@@ -202,7 +202,7 @@ def test_paths_and_explanations_go_up_to_each_items_until(fitted):
         ({"until": {0: 3}}, "there is none for item 1"),
         ({"until": object()}, "received object"),
         ({"until": pl.DataFrame({"unique_id": [0], "until": ["a"]})}, "item 0 has 'a'"),
-        ({"until": pl.DataFrame({"unique_id": [0, 0], "until": [1, 2]})}, "one row an item"),
+        ({"until": pl.DataFrame({"unique_id": [0, 0], "until": [1, 2]})}, "one row for each item"),
         ({"until": pl.DataFrame({"unique_id": [0]})}, "expected a column 'until'"),
         ({"until": T, "strict": 1}, "strict: expected True or False"),
     ],
@@ -490,7 +490,7 @@ def test_arrays_in_arrays_out_and_no_features():
     assert (np.isnan(out["statecast"]).sum(axis=1) == [0, 2, 3]).all()
     assert (out["statecast"] >= out["statecast-q-0.25"])[~np.isnan(out["statecast"])].all()
     state = f.state(Y[:3, :2])
-    with pytest.raises(errors.DataError, match="steps that are known must be NaN"):
+    with pytest.raises(errors.DataError, match="steps that were taken before must be NaN"):
         f.update(state, Y[:3, 2:3])
     new = np.where(np.arange(3) < 2, np.nan, Y[:3, :3])
     after, whole = f.update(state, new), f.state(Y[:3, :3])

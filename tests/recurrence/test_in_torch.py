@@ -296,8 +296,8 @@ def test_a_fit_within_a_remat_scope_is_the_fit_without() -> None:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def _spare(memory: torch.Tensor) -> int:
-    return len(in_torch._spare.get((memory.numel(), memory.dtype), ()))
+def _unused(memory: torch.Tensor) -> int:
+    return len(in_torch._unused.get((memory.numel(), memory.dtype), ()))
 
 
 def _saved(found: torch.Tensor) -> torch.Tensor:
@@ -311,14 +311,14 @@ def _saved(found: torch.Tensor) -> torch.Tensor:
 def test_a_checkpoint_keeps_nothing_until_the_backward_pass() -> None:
     function, x, others = _problem("lstm")
     saved = _saved(function(_leaf(x), others))
-    in_torch._spare.clear()
+    in_torch._unused.clear()
     y = checkpoint(lambda x: function(x, others), _leaf(x), use_reentrant=False)
-    assert _spare(saved) == 1
+    assert _unused(saved) == 1
     held = function(_leaf(x), others)
-    assert _spare(saved) == 0
+    assert _unused(saved) == 0
     del held, y
     gc.collect()
-    assert _spare(saved) == 1
+    assert _unused(saved) == 1
 
 
 def test_saved_memory_that_a_hook_holds_is_not_used_again() -> None:
@@ -346,7 +346,7 @@ def test_graphs_that_live_at_once_do_not_meet() -> None:
         torch.testing.assert_close(leaf.grad, 2 * right, rtol=1e-6, atol=1e-6)
 
 
-def test_threads_share_the_spare_memory() -> None:
+def test_threads_share_the_unused_memory() -> None:
     function, x, others = _problem("lstm")
     jobs = [torch.cat([x] * (1 + i % 3), dim=-2) * (1 + i) for i in range(6)]
     expected = [_gradient(lambda x: function(x, others), job) for job in jobs]

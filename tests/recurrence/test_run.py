@@ -400,10 +400,10 @@ def test_the_native_kernel_uses_its_memory_again_and_keeps_what_a_graph_holds():
         assert torch.equal(a, b)
         assert torch.equal(a, c)
     del first, second
-    held = sum(len(spare) for spare in in_torch._spare.values())
+    held = sum(len(part) for part in in_torch._unused.values())
     for _ in range(5):
         loss(named).backward()
-    assert sum(len(spare) for spare in in_torch._spare.values()) <= max(held, 1)
+    assert sum(len(part) for part in in_torch._unused.values()) <= max(held, 1)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")

@@ -199,7 +199,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     steps = pl.read_csv(names["out.csv"])["ds"].unique().sort().to_list()
     assert steps == list(range(YEARS + K + 1, YEARS + T + 1))
     result = CliRunner().invoke(app, ["info", model])
-    assert f"{T}, from {YEARS + 1} to {YEARS + T}" in result.output
+    assert f"whole numbers from {YEARS + 1} to {YEARS + T}" in result.output
     result = CliRunner().invoke(app, ["forecast", model, names["begun.csv"], "--until", "9"])
     assert result.exit_code == 2
     assert f"a whole number from {YEARS + 1}" in result.output

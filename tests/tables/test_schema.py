@@ -975,7 +975,7 @@ def static_with(**columns: Any) -> pl.DataFrame:
 BAD_STATIC: dict[str, tuple[Any, str, str | None, Any]] = {
     "no id": (STATIC.drop("unique_id"), "expected a column 'unique_id'", "unique_id", None),
     "no rows": (STATIC[:0], "at least one row", None, None),
-    "twice": (pl.concat([STATIC, STATIC[1:2]]), "one row an item", "unique_id", 2),
+    "twice": (pl.concat([STATIC, STATIC[1:2]]), "one row for each item", "unique_id", 2),
     "infinite": (static_with(area=[1.0, np.inf, 2.0]), "a finite number", "area", 2),
     "dates": (static_with(area=[dt.date(2026, 1, 1)] * 3), "numbers, text", "area", 1),
     "lists": (static_with(sex=[[1]] * 3), "numbers, text", "sex", 1),

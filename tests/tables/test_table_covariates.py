@@ -108,7 +108,7 @@ def test_future_arrays_mean_the_same_as_tables() -> None:
     [
         (PLAN.drop("ds"), "expected a column 'ds'", "ds", None),
         (PLAN.drop("event", "promo"), "received no others", None, None),
-        (PLAN.with_columns(y=pl.lit(1.0)), "the column 'y' itself", "y", None),
+        (PLAN.with_columns(y=pl.lit(1.0)), "received the target 'y'", "y", None),
         (PLAN.drop("promo"), "a future column 'promo', as in fit", "promo", None),
         (PLAN.with_columns(more=pl.lit(1.0)), "received 'more' too", "more", None),
         (PLAN.with_columns(promo=pl.lit("x")), "expected a number, as in fit", "promo", 1),

@@ -665,13 +665,13 @@ def test_what_cannot_be_is_refused(tmp_path):
     for table, message in cases:
         with pytest.raises(DataError, match=message):
             f.fit(table, None, verbose=0)
-    with pytest.raises(DataError, match="'lat' itself"):
+    with pytest.raises(DataError, match="received the target 'lat'"):
         f.fit(series, static, future=future.with_columns(lat=pl.lit(1.0)), verbose=0)
     empty = series.with_columns(
         pl.when(pl.col("unique_id") == 3).then(None).otherwise(pl.col(name)).alias(name)
         for name in NAMES
     )
-    with pytest.raises(DataError, match="at least one observation an item"):
+    with pytest.raises(DataError, match="at least one observation for each item"):
         f.fit(empty, static, verbose=0)
     for bad in ([], ["a", "a"], ["a", 3], 3, [""]):
         with pytest.raises(ArgumentError, match="target_col"):

@@ -1,8 +1,8 @@
 """``NumberEngine``: a trained network of numbers on NumPy arrays.
 
-Nothing here uses a backend, and nothing is compiled: the native kernel computes a whole call, so
-that a forecast has the same speed and the same bits whatever the backend that trained the network.
-What it computes is defined by ``networks.network.Network``, to which it is equal to 1e-5.
+No backend is used, and nothing is compiled: the native kernel computes a whole call. So a forecast
+has the same speed and the same bits, whichever backend trained the network. The results equal those
+of ``networks.network.Network``, which defines them, to 1e-5.
 
 With the native library the results of a row do not depend on the other rows of the call, to the
 bit.
@@ -23,7 +23,7 @@ from statecast.recurrence.cells import within
 from statecast.tables.panel import Panel
 
 Leaves = dict[str, np.ndarray]
-_CELLS = 1 << 20  # the numbers of an array within a call, about: they stay in the CPU's caches
+_CELLS = 1 << 20  # the approximate size of an array within a call: it fits into the CPU's caches
 
 # Forecasts far from the data may leave the range of float32. The forecaster checks its results.
 _RANGE = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")

@@ -112,7 +112,7 @@ class Head(ABC):
         """The quantiles ``(..., k)``, which never cross. At random uniform levels, a sample."""
 
     def observable(self, y: Any) -> Any:
-        """The nearest value that can be observed, which a path takes in for a sample."""
+        """The nearest value that can be observed: the input of a path's next step, for a sample."""
         return y
 
     @abstractmethod
@@ -166,6 +166,6 @@ def softplus_inverse(x: Any) -> Any:
 
 
 def constant(values: Any, like: Any) -> Any:
-    """NumPy values in the form and dtype of ``like``, as PyTorch needs beside tensors."""
+    """NumPy values as a tensor if ``like`` is one, else as an array, of the dtype of ``like``."""
     values = np.asarray(values, "float32")
     return namespace(like).convert_to_tensor(values, dtype=like.dtype)

@@ -1,4 +1,4 @@
-"""The functions that heads compute with: those of ``keras.ops`` on tensors, NumPy's on arrays.
+"""The functions that heads use: those of ``keras.ops`` on tensors, and of NumPy on arrays.
 
 Training computes on tensors of the current Keras backend, and a fitted model on NumPy arrays, which
 need no backend. Both use the same code: ``ops = namespace(x)``, then ``ops.exp(x)``.

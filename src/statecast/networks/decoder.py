@@ -50,7 +50,7 @@ class Decoder:
     horizon : int
         The length of the longest training item, in steps.
     static : int
-        Width of the encoded X among the inputs; 0 if X is no input.
+        Width of the encoded X among the inputs; 0 if X is not an input.
     past, future : int
         Widths of the encoded covariates; 0 without them.
     targets : int

@@ -23,7 +23,7 @@ _LEAD = 10, 100  # see ``Schema.first``: numbers below the first one in the seri
 def spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
     """Return the grid of the dates.
 
-    The distance is learnt from the first items: as many as have ``BATCH`` rows together.
+    The distance is learnt from the first items, which have about ``BATCH`` rows together.
     """
     rows = np.zeros(len(ids), np.int64)
     for long in series:
@@ -39,7 +39,8 @@ def spacing_of(series: Series, ids: list[Any], step_col: str) -> Spacing:
     if spacing is None:
         raise DataError(
             f"{series.label}, column {step_col!r}: expected an item with two dates, to learn how "
-            "far apart steps are; received one date an item. Number the steps 1, 2, ... instead.",
+            "far apart steps are; received one date for each item. Number the steps 1, 2, ... "
+            "instead.",
             column=step_col,
             item=ids[0],
         )
@@ -339,7 +340,7 @@ def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> 
     if series is None:
         return
     met = None
-    if series.several:  # a row may repeat one of an earlier batch
+    if series.several:  # a row may repeat a row of an earlier batch
         check_cells(len(placed.ids), seen.last, "the table")
         met = np.zeros((len(placed.ids), seen.last), bool)
     for long, step in placed:
@@ -350,7 +351,7 @@ def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> 
         fail(
             series.label,
             placed.names.y,
-            "at least one observation an item",
+            "at least one observation for each item",
             "missing values everywhere",
             placed.ids[int(np.argmax(empty))],
             "For a forecast from k = 0, leave the item out of the series table.",
@@ -358,7 +359,7 @@ def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> 
 
 
 def check_new(placed: PlacedRows, known: np.ndarray, *, arrays: bool) -> None:
-    """Raise for a row at a step up to which its item is known, ``known (items,)``."""
+    """Raise for a row at a step that its item has taken; ``known (items,)`` are the last ones."""
     for long, step in placed:
         stale = step <= known[long.row]
         if stale.any():
@@ -367,12 +368,12 @@ def check_new(placed: PlacedRows, known: np.ndarray, *, arrays: bool) -> None:
             fail(
                 long.label,
                 placed.names.step_col,
-                f"steps after {last + number}, up to which the item is known",
+                f"steps after {last + number}, the last step that the item has taken",
                 f"step {int(step[at]) + number}",
                 placed.ids[long.row[at]],
-                "An array begins at step 1: its steps that are known must be NaN."
+                "An array begins at step 1: the steps that were taken before must be NaN."
                 if arrays
-                else "Hand in the new rows only.",
+                else "Pass the new rows only.",
             )
 
 
@@ -407,6 +408,6 @@ def check_once(
             else f"step {step[which] + first - 1} again",
             ids[row[which]],
             "Keep one row of them."
-            + " If they are two hours of a clock that was set back, hand in dates with their "
+            + " If the clock was set back between them, pass dates with their "
             "time zone, or in UTC." * (table.form.type == "Datetime" and table.form.zone is None),
         )

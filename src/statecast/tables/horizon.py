@@ -96,7 +96,9 @@ class Horizon:
             )
         each = dict(zip(ids, (values.astype(np.int64) - (first - 1)).tolist(), strict=True))
         if len(each) < len(ids):
-            raise DataError(f"{table.label}: expected one row an item; received several of one.")
+            raise DataError(
+                f"{table.label}: expected one row for each item; received several of one."
+            )
         return cls(each=each, table=table)
 
     def last(self, ids: np.ndarray, known: np.ndarray) -> np.ndarray:

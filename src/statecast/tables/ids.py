@@ -1,5 +1,4 @@
-"""Ids of items: read them from a column, compare them between tables, and write them in the type
-that they had."""
+"""Ids of items: read from a column, compared between tables, and returned in their own type."""
 
 from __future__ import annotations
 
@@ -35,10 +34,10 @@ class Kind:
     library : str
         One of ``KINDS``.
     steps : Form or None
-        How the column of steps is written; None: as in ``fit``.
+        The format of the column of steps; None: that of ``fit``.
     ids : Any
         The type of the column of ids in that library, such as polars.Categorical, or an
-        ``IdType``; None: the ids decide.
+        ``IdType``. If it is None, the type follows from the ids.
     """
 
     library: str

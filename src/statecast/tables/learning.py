@@ -78,7 +78,7 @@ def check_launches_are_dated(label: str, names: Names) -> None:
     if names.start_col is not None:
         raise DataError(
             f"{label}, column {names.step_col!r}: expected dates, as start_col="
-            f"{names.start_col!r} is given; received numbers. Hand in dates; or leave start_col "
+            f"{names.start_col!r} is given; received numbers. Pass dates; or leave start_col "
             "out, as the launch is step 1.",
             column=names.step_col,
         )
@@ -96,7 +96,7 @@ def check_training_rows(placed: PlacedRows, seen: Survey, *, arrays: bool) -> No
     elif not seen.observed.all():
         item = int(np.argmin(seen.observed > 0))
         raise DataError(
-            f"Y, row {item}: expected at least one observation an item to fit; "
+            f"Y, row {item}: expected at least one observation for each item to fit; "
             "received NaN everywhere. Leave the row out of Y and X.",
             column="Y",
             item=item,
@@ -181,8 +181,8 @@ def warn_of_unused(series: Any, used: Iterable[str], *, tokens: bool) -> None:
     if unused:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         advice = (
-            "Name those that are observed with y in past_cols; hand in what is known of a step "
-            "beforehand as a table future."
+            "Name those that are observed together with y in past_cols; pass covariates that are "
+            "known beforehand as the table future."
         )
         warn(
             f"Columns of the series table that are not used: {unused[:5]}{more}. "

@@ -73,7 +73,7 @@ def parse(
     past: Iterable[str] = (),
     categorical: Iterable[str] = (),
 ) -> Parsed:
-    """Read and check the tables; at least one of them is given.
+    """Read and check the tables. At least one of them is given.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def _open_all(
 
 
 def _check_alike(series: _Source, static: _Source, future: _Source) -> None:
-    """Raise unless all sources are tables or all are arrays."""
+    """Raise ``DataError`` unless all sources are tables or all are arrays."""
     if series is not None and static is not None:
         of_arrays = isinstance(series, np.ndarray)
         if of_arrays != isinstance(static, np.ndarray):
@@ -277,7 +277,7 @@ class _Items:
         if len(self._row) < len(self.ids):
             item = first_repeated(self.ids)
             label = "The known items" if static is None else static.label
-            fail(label, id_col, "one row an item", "another row", item, "Keep one of them.")
+            fail(label, id_col, "one row for each item", "another row", item, "Keep one of them.")
 
     def _numbered(self) -> dict[Any, int]:
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
@@ -304,7 +304,7 @@ class _Items:
         if (row < 0).any():
             where, remedy = "the static table", "Add it to the static table"
             if self._static is None:
-                where, remedy = "the state", "Make a state of it too"
+                where, remedy = "the state", "Make a state for it"
             fail(
                 series.label,
                 self._id_col,
@@ -358,8 +358,8 @@ def _check_future(table: Table, request: _Request) -> list[Any]:
     for name in request.names.targets:
         if name in table.frame.columns:
             raise DataError(
-                f"{table.label}: expected what is known before {name!r} is; received the column "
-                f"{name!r} itself. Leave it out.",
+                f"{table.label}: expected covariates, which are known before the target; received "
+                f"the target {name!r}. Leave it out.",
                 column=name,
             )
     if len(table.frame.columns) < 3:
@@ -427,7 +427,7 @@ def _parse_arrays(
     if start_col is not None and static is not None:
         raise DataError(
             f"start_col: expected a static table with the column {quoted(start_col)}; "
-            "received arrays, whose steps have no dates. Hand in tables."
+            "received arrays, whose steps have no dates. Pass tables."
         )
     columns = {} if static is None else _read_x(static, request)
     ids = _ids_of_arrays(series, static, future, request)
@@ -437,7 +437,7 @@ def _parse_arrays(
         y, vocabulary = _read_y_array(series, request)
         if static is not None and len(static) != len(ids):
             raise DataError(
-                f"Expected a row an item in Y and in X; received {len(ids)} rows in Y and "
+                f"Expected a row for each item in Y and in X; received {len(ids)} rows in Y and "
                 f"{len(static)} in X."
             )
         if y.shape[1] > MAX_STEPS:
@@ -477,7 +477,8 @@ def _ids_of_arrays(
 
 
 def _read_future_array(future: np.ndarray, n: int, request: _Request) -> Steps:
-    """Return the covariates of ``future (n, T, f)`` under the names f1, f2, ..., a row a step."""
+    """Return the covariates of ``future (n, T, f)`` under the names f1, f2, ..., one row
+    for each item and step."""
     values = read_numbers(future, "future", "f", "(n, T, f)")
     if len(values) != n:
         raise DataError(f"future: expected a row for each of {n} items; received {len(values)}.")
@@ -498,7 +499,7 @@ def _read_y_array(series: np.ndarray, request: _Request) -> tuple[np.ndarray, Vo
     if request.past:
         raise DataError(
             f"past_cols: expected a series table with the columns {list(request.past)}; received "
-            "an array Y, which has none. Hand in a table.",
+            "an array Y, which has none. Pass a table.",
             column=request.past[0],
         )
     targets = request.names.targets

@@ -178,7 +178,7 @@ def no_rows(table: Table, role: str) -> DataError:
     return DataError(
         f"{table.label}: expected at least one row; received none"
         + (f" (columns {listed(columns, 5)})." if columns else ".")
-        + " A fit needs some; to forecast from k = 0, hand in a static table." * (role == "series")
+        + " A fit needs some; to forecast from k = 0, pass a static table." * (role == "series")
     )
 
 
@@ -246,7 +246,7 @@ def _check_header(label: str, names: list[Any]) -> None:
     if len(names) > MAX_COLUMNS:
         raise DataError(
             f"{label}: expected at most {MAX_COLUMNS:,} columns; received {len(names):,}. Is it a "
-            "wide table, with a column a step? A series has a row an item and step."
+            "wide table, with a column for each step? A series has a row for each item and step."
         )
     if len(set(names)) < len(names):
         name = quoted(first_repeated(names))
@@ -447,7 +447,7 @@ def _remedy(unsupported: Any) -> str:
     if isinstance(unsupported, Iterator):
         return " It can be read only once: make a list or a table of it."
     if hasattr(unsupported, "to_frame"):
-        return " It is one column: hand in the table."
+        return " It is one column: pass the table."
     if hasattr(unsupported, "__array__"):
         return " Make an array of it, items first, numpy.asarray(...), or a table."
     return ""
@@ -505,7 +505,7 @@ def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
     others = [str(each) for each in table.frame.columns if each not in roles]
     index = list(getattr(getattr(table.frame.to_native(), "index", None), "names", ()))
     if name in index or len(index) > 1:  # in pandas the index is not a column
-        return " The index is no column: table.reset_index() makes columns of it."
+        return " The index is not a column: table.reset_index() makes columns of it."
     if table.text and len(table.frame.columns) == 1:
         return " Columns are separated by commas."
     if str(name).partition(",")[0].strip() in table.frame.columns:
@@ -516,7 +516,8 @@ def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
         numbered = [each for each in others if re.fullmatch(r"\D{0,12}\d[\d\W]*", each)]
         if len(numbered) > max(2, len(others) // 2):
             return (
-                " It looks wide, a column a step; a series has a row an item and step. Melt it: "
+                " It looks wide, with a column for each step; a series has a row for each item and "
+                "step. Melt it: "
                 f"table.melt({quoted(first)}, var_name={quoted(step)}, "
                 f"value_name={quoted([*roles][-1])}) with pandas, unpivot with polars."
             )

@@ -1,4 +1,4 @@
-"""Read the column of steps: numbers, dates, or dates as text. Tables by item and step."""
+"""The column of steps, which holds numbers, dates or dates as text; tables by item and step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from statecast.tables.columns import (
 from statecast.tables.dates import Form, in_utc, known_zone
 from statecast.tables.source import Table, fail
 
-# A table with more is a mistake, such as a date taken for a step. A model file with more was not
-# written by this library.
+# More steps in a table are a mistake: a date that was read as a number, for example. A model file
+# with more was not written by this library.
 MAX_STEPS = 1_000_000
 MAX_CELLS = 500_000_000  # rows x steps of one panel: 2 GB of float32
 _ISO = re.compile(
@@ -60,7 +60,7 @@ class Steps:
     """A table with a row for each item and step; its columns are arrays."""
 
     label: str
-    row: np.ndarray  # (N,) int64: the number of the item; -1: not one of the items of the call
+    row: np.ndarray  # (N,) int64: the row of the item in the panel; -1: not an item of the call
     when: np.ndarray  # (N,) float64 steps, or datetime64[us], in UTC if there is a time zone
     form: Form
     columns: dict[str, np.ndarray]  # the covariates, (N,): float64, or objects: text or None
@@ -90,7 +90,7 @@ class Series:
         second = next(batches, None)
         if second is not None:
             try:
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
                 for batch in chain((self._first, second), batches):
                     forms.add(batch.form)
                     self._lengths.append(len(batch.row))
@@ -194,7 +194,7 @@ def read_when(
 
 
 def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
-    """Return the launch dates of a static table, a row for each item with one; None if none has."""
+    """Return the launch dates of a static table: a row for each item with one; None without any."""
     if name not in table.frame.columns:
         raise DataError(
             f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col "
@@ -211,7 +211,7 @@ def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     given = replace(table, frame=table.frame[row])
     own = [ids[i] for i in row]
     column, expected = given.frame[name], "a launch date, or nothing"
-    cell, advice = column.to_list()[0], "Take a date type, or ISO text such as 2026-01-31."
+    cell, advice = column.to_list()[0], "Use a date type, or ISO text such as 2026-01-31."
     if not (column.dtype.is_numeric() or (table.text and is_number(str(cell)))):
         when, form = read_when(given, name, own, expected, advice)
         if form.dated:
@@ -234,7 +234,7 @@ def _python_dates(
         refuse(aware != aware[0])
     named = {getattr(value.tzinfo, "key", None) for value in values}
     zone = named.pop() if len(named) == 1 else None
-    if zone is None:  # different offsets: UTC is the only zone they share
+    if zone is None:  # different offsets: UTC is the only time zone for all
         same = len(set(offsets)) == 1
         zone = values[0].strftime("%z") if same and not offsets[0].seconds % 60 else "+0000"
         zone = f"{zone[:3]}:{zone[3:]}" if zone != "+0000" else "UTC"
@@ -281,7 +281,7 @@ def _text_dates(
     zone = None
     if aware.any():
         offsets = {read[1] for read in distinct.values() if read is not None}
-        zone = offsets.pop() if len(offsets) == 1 else "Z"  # UTC is the only zone they share
+        zone = offsets.pop() if len(offsets) == 1 else "Z"  # UTC for all
         hours = re.fullmatch(r"([+-])(\d\d):00", zone or "")
         if zone in ("Z", "+00:00", "-00:00"):
             zone = "UTC" if of_file or zone == "Z" else "+00:00"

@@ -204,10 +204,10 @@ class EnsembleLoop:
     """The stacks of an ensemble's members, each in a closed loop (``cells.ClosedLoop``), on NumPy
     arrays; float32.
 
-    All members run in one call of the library for a single layer. Several layers go step by step,
-    one call for each, as the feedback of a step needs the output of the last layer. A row has the
-    same bits in any batch and with any number of threads. Several threads may use one object at
-    once.
+    With a single layer, all members and steps run in one call of the library. With several layers,
+    each step and layer is one call, as the feedback of a step needs the output of the last layer.
+    A row has the same bits in any batch and with any number of threads. Several threads may use
+    one object at once.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def _whole(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class _Packed:
-    """One cell with its packed weights; ``prefix`` goes before its leaves' names.
+    """One cell with its packed weights; ``prefix`` is put before the names of its leaves.
 
     The weights may have a first axis of members, which ``loop`` needs.
     """

@@ -1,4 +1,4 @@
-"""A call of the library: the cells that it has, and the buffers by its names, with their shapes."""
+"""A call of the library: which cells it runs, and the names and shapes of its buffers."""
 
 from __future__ import annotations
 

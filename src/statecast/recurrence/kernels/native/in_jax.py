@@ -78,7 +78,7 @@ def _compiled() -> Callable[..., Any]:
 
 @cache
 def refusal() -> str | None:
-    """Why XLA refuses the library's functions; None where it has taken their addresses.
+    """Why XLA refuses the library's functions; None where it accepts them.
 
     XLA refuses functions that were built with the headers of another version of its interface.
     """
@@ -165,8 +165,9 @@ def _differentiable() -> Callable[..., Any]:
     """``recurrence(cell, values) -> results``, which can be differentiated any number of times.
 
     Three operations, each with its derivative. ``recurrence`` is the forward pass, ``saving`` the
-    forward pass that also saves what ``gradients``, the backward pass, needs. A second derivative
-    goes through ``saving`` by the kernel, and through ``gradients``, which is rare, by the loop.
+    forward pass that also saves what ``gradients``, the backward pass, needs. For a second
+    derivative, that of ``saving`` is computed by the kernel, and that of ``gradients``, which is
+    rarely needed, by the loop kernel.
     """
     import jax
 

@@ -149,43 +149,43 @@ def _have_memory(tensors: Any) -> bool:
 
 
 # Memory that no tensor uses now, for the numbers that a forward pass saves, by size and dtype. New
-# pages from the system take longer than the kernel. Operations of a deque are atomic, so there is
-# no lock, which a fork could leave held.
-_spare: dict[tuple[int, Any], deque[Any]] = {}
+# pages from the system take longer than the kernel. There is no lock, which a fork could leave
+# held: operations of a deque are atomic.
+_unused: dict[tuple[int, Any], deque[Any]] = {}
 
 
-class _Loan(np.ndarray):
-    """Memory lent to a tensor, whose storage refers to this array.
+class _Reused(np.ndarray):
+    """The memory of a tensor, whose storage refers to this array.
 
-    When the last tensor on the memory is deleted, autograd's, a hook's or a user's, this array is
-    deleted too, and the memory is spare again.
+    When the last tensor on the memory is deleted, by autograd, a hook or a user, this array is
+    deleted too, and the memory can be used again.
     """
 
-    lent: Any = None  # the tensor that owns the memory
+    owner: Any = None  # the tensor that owns the memory
 
     def __del__(self) -> None:
-        if self.lent is None:  # a view of another loan
+        if self.owner is None:  # a view of another array of this class
             return
-        key = len(self), self.lent.dtype
-        _spare.setdefault(key, deque(maxlen=4)).append(self.lent)
-        for old in list(_spare)[:-8]:  # sizes no longer in use
-            _spare.pop(old, None)
+        key = len(self), self.owner.dtype
+        _unused.setdefault(key, deque(maxlen=4)).append(self.owner)
+        for old in list(_unused)[:-8]:  # sizes no longer in use
+            _unused.pop(old, None)
 
 
-def _spare_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An uninitialized tensor, in spare memory where there is some."""
+def _reused_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialized tensor, in unused memory if there is some."""
     import torch
 
     size = math.prod(shape)
     if not size:
         return torch.empty(shape, dtype=dtype)
     try:
-        memory = _spare[size, dtype].pop()
+        memory = _unused[size, dtype].pop()
     except (KeyError, IndexError):
         memory = torch.empty(size, dtype=dtype)
-    loan = memory.numpy().view(_Loan)
-    loan.lent = memory
-    return torch.from_numpy(loan).view(shape)
+    array = memory.numpy().view(_Reused)
+    array.owner = memory
+    return torch.from_numpy(array).view(shape)
 
 
 # The results of a call, those that the backward pass reads, and those whose gradients it receives.
@@ -219,7 +219,7 @@ def _forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any
     outputs = {n: x.new_empty(shapes[n]) for n in outputs_of(cell, values)}
     call = _call_of(cell, {**values, **outputs})
     if saves:
-        outputs["saved"] = _spare_tensor(_saved_shape(call, x), x.dtype)
+        outputs["saved"] = _reused_tensor(_saved_shape(call, x), x.dtype)
         call.saved = address_of(outputs["saved"])
     check(loaded().statecast_forward(ctypes.byref(call)))
     return outputs

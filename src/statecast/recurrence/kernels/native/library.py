@@ -24,7 +24,7 @@ _STATUS = {
     3: "out of memory",
 }
 
-# The last fields of every structure: how many threads, and whose.
+# The last fields of every structure: the number of threads, and OpenMP's function to run on them.
 HOST = (("threads", ctypes.c_int64), ("openmp", ctypes.c_void_p))
 
 

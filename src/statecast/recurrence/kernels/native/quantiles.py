@@ -1,6 +1,6 @@
 """The score of a head of quantiles in the native library, and its gradients, in JAX and PyTorch.
 
-It goes from the recurrence's outputs to one number for each row, and never stores an array of
+It computes one number for each row from the recurrence's outputs, without an array of all
 quantiles. The reference is ``statecast.heads``. It can be differentiated once.
 """
 
