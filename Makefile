@@ -63,7 +63,8 @@ sanitize: $(VENV)/.all
 	export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	    STATECAST_LIBRARY=build/sanitize/libstatecast.so; \
-	SLOW=1 $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_native.py && \
+	SLOW=1 $(RUN) -m pytest -q -p no:cacheprovider \
+	    $(addprefix tests/recurrence/test_,native.py arrays.py quantiles.py softmax.py) && \
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
 bench: $(VENV)/.all

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy._core import _multiarray_umath  # pyright: ignore[reportAttributeAccessIssue]
 
-from statecast.errors import KernelError
+from native_library import BUILT
+from statecast.errors import ArgumentError, KernelError
 from statecast.networks import arrays
 from statecast.recurrence.cells import SimpleRNN
 from statecast.recurrence.kernels.native import affine, library, quantiles
@@ -101,7 +102,7 @@ def test_a_library_of_an_earlier_build_is_refused(
             ask()
 
 
-@pytest.mark.skipif(isinstance(library.find(), str), reason="the library is not built")
+@pytest.mark.skipif(not BUILT, reason="the library is not built")
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_library_of_another_interface_is_refused(
     fresh: None, monkeypatch: pytest.MonkeyPatch, change: int
@@ -162,3 +163,19 @@ def test_without_a_compiler_the_reason_says_what_to_do(
     assert "pip install ." in library.status()
     with pytest.raises(KernelError, match=r"cannot run: it was not built.* pip install \."):
         library.loaded()
+
+
+@pytest.mark.skipif(not BUILT, reason="the library is not built")
+def test_unknown_instructions_are_refused() -> None:
+    used = library.status()
+    with pytest.raises(ArgumentError, match="received 'mmx'"):
+        library.use("mmx")
+    assert library.status() == used
+
+
+def test_without_the_library_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find", lambda: "it was not built")
+    assert library.status() == "it was not built"
+    cell = SimpleRNN(1)
+    with pytest.raises(KernelError, match="cannot run: it was not built"):
+        Recurrence(cell, {n: np.zeros(s) for n, s in cell.weight_shapes(1).items()})

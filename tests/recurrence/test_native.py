@@ -1,4 +1,4 @@
-"""The native kernel, called by its C interface and held to ``cells.py`` in float64."""
+"""The native library, called by its C interface and compared with ``cells.py`` in float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,41 +14,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from native_library import BUILT, INSTRUCTIONS, KINDS, LIBRARY, Values, close
 from statecast import cells
-from statecast.errors import ArgumentError, KernelError, StateError
-from statecast.recurrence.kernels.native import affine, calls, library, quantiles, softmax
-from statecast.recurrence.kernels.native.arrays import Recurrence
-from statecast.tokens.engine import _PlainSoftmax
+from statecast.errors import KernelError
+from statecast.recurrence.kernels.native import calls, library
 
-LIBRARY = library.find()
-pytestmark = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"native: {LIBRARY}")
+pytestmark = pytest.mark.skipif(not BUILT, reason=f"native: {LIBRARY}")
 
-KINDS = {"lstm": cells.LSTM, "gru": cells.GRU, "rnn": cells.SimpleRNN}
 FLAGS = ("mask", "resets", "observed")
 SHARED = ("w", "u", "bias", "feed", "decay")  # by all rows
 WEIGHTS = {"kernel": "w", "recurrent_kernel": "u", "bias": "bias"}
-
-
-def _instructions() -> list[str]:
-    """Those built that this machine has."""
-    if isinstance(LIBRARY, str):
-        return []
-    names = LIBRARY.statecast_built().decode().split(",")
-    found = [name for name in names if not LIBRARY.statecast_use(name.encode())]
-    library.use()
-    return found
-
-
-INSTRUCTIONS = _instructions()
-
-
-@pytest.fixture(autouse=True)
-def _defaults() -> Iterator[None]:
-    yield
-    library.use()
-
-
-Values = dict[str, np.ndarray]
 
 
 def _values(
@@ -187,14 +162,6 @@ def _slope(
 EPSILONS = 40
 
 
-def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    """Equal, relative to the largest of the array; sums of terms near 1 may cancel."""
-    assert found.shape == expected.shape
-    scale = np.abs(expected).max(initial=0.1)
-    assert np.isfinite(found).all()
-    assert np.abs(found - expected).max(initial=0) <= tolerance * scale
-
-
 problems = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(sorted(KINDS)),
@@ -250,7 +217,7 @@ def test_outputs_and_gradients_are_the_references(
     wide = {n: v if v.dtype == bool else v.astype("float64") for n, v in values.items()}
     outputs = _forward(cell, values)
     for name, expected in _reference(cell, wide).items():
-        _close(outputs[name], expected, tolerance)
+        close(outputs[name], expected, tolerance)
     saving = _forward(cell, values, save=True)
     assert all(saving[name].tobytes() == found.tobytes() for name, found in outputs.items())
     given = _given(cell, values, problem["seed"])
@@ -266,13 +233,13 @@ def test_outputs_and_gradients_are_the_references(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_thousand_steps_stay_close(kind: str) -> None:
+def test_a_thousand_steps_stayclose(kind: str) -> None:
     """Float32 rounding compounds over the steps; on these weights to no more than this."""
     cell = KINDS[kind](24)
     values = _values(cell, (1, 7, 1000, 3), seed=1)
     wide = {n: v.astype("float64") for n, v in values.items()}
     for name, expected in _reference(cell, wide).items():
-        _close(_forward(cell, values)[name], expected, 2e-6)
+        close(_forward(cell, values)[name], expected, 2e-6)
     given = _given(cell, values, 2)
     way = np.random.default_rng(3).choice([-1.0, 1.0], values["u"].shape)
     gradient = _backward(cell, values, given)["u"]
@@ -309,272 +276,6 @@ def test_threads_change_no_bit(problem: dict[str, Any]) -> None:
         found.append(_forward(cell, values) | _backward(cell, values, given))
     for name, first in found[0].items():
         assert all(first.tobytes() == other[name].tobytes() for other in found[1:]), name
-
-
-# -- the score of quantiles --------------------------------------------------------------------
-
-scores = st.fixed_dictionaries(
-    {
-        "sizes": st.tuples(
-            st.integers(1, 3), st.integers(0, 40), st.integers(0, 20), st.integers(1, 70)
-        ),
-        "quantiles": st.sampled_from([3, 5, 11, 17, 33]),
-        "before": st.booleans(),
-        "seed": st.integers(0, 2**32),
-    }
-)
-
-
-def _score_values(problem: dict[str, Any], dtype: str) -> tuple[quantiles.Spec, Values]:
-    rng = np.random.default_rng(problem["seed"])
-    size = problem["quantiles"]
-    spec = quantiles.Spec(
-        tuple(np.linspace(0.02, 0.98, size)), tuple(rng.normal(size=size - 1)), 1e-3
-    )
-    values = {
-        n: (2 * rng.standard_normal(shape)).astype(dtype)
-        for n, shape in quantiles._shapes(problem["sizes"], size).items()
-        if n != "score" and (problem["before"] or n not in ("first", "last"))
-    }
-    values["weight"] = np.abs(values["weight"]) * (rng.random(values["weight"].shape) < 0.8)
-    values["kernel"] /= np.asarray(problem["sizes"][-1] ** 0.5, dtype)
-    return spec, {n: np.ascontiguousarray(v, dtype) for n, v in values.items()}
-
-
-def _score(spec: quantiles.Spec, values: Values, given: np.ndarray) -> tuple[np.ndarray, Values]:
-    """The score, and the gradients of ``sum(given * score)``."""
-    outputs = values["outputs"]
-    score = np.full(outputs.shape[:2], np.nan, outputs.dtype)
-    pointers = {n: library.address(v) for n, v in (values | {"score": score}).items()}
-    arguments = quantiles._Score(
-        library.DTYPES[outputs.dtype.name], *outputs.shape, len(spec.levels),
-        smallest=spec.smallest, levels=quantiles._doubles(spec.levels),
-        gaps=quantiles._doubles(spec.gaps), **pointers,
-    )  # fmt: skip
-    assert LIBRARY.statecast_score(ctypes.byref(arguments)) == 0
-    found = {n: np.full_like(v, np.nan) for n, v in values.items() if n not in quantiles.DATA}
-    pointers = {f"d{n}": library.address(v) for n, v in (found | {"score": given}).items()}
-    gradients = quantiles._Gradients(arguments, **pointers)
-    assert LIBRARY.statecast_score_gradients(ctypes.byref(gradients)) == 0
-    return score, found
-
-
-def _score_reference(spec: quantiles.Spec, values: Mapping[str, Any]) -> np.ndarray:
-    outputs, taken = values["outputs"], values["taken"]
-    if "first" in values:
-        outputs = np.concatenate([values["first"][:, :, None], outputs], axis=2)[:, :, :-1]
-        taken = np.concatenate([values["last"][..., None], taken], axis=2)[..., :-1]
-    raw = np.einsum("mntu,muq->mntq", outputs, values["kernel"]) + values["base"][:, :, None]
-    m = len(spec.gaps) // 2
-    median = raw[..., m : m + 1] + (values["decay"][:, None, None] * taken)[..., None]
-    x = np.delete(raw, m, axis=-1) + np.array(spec.gaps)
-    # By its smaller exponential, so that the imaginary axis keeps its digits.
-    gaps = np.where(x.real > 0, x, 0) + np.log(1 + np.exp(np.where(x.real > 0, -x, x)))
-    gaps = gaps + spec.smallest
-    below = np.cumsum(gaps[..., :m][..., ::-1], axis=-1)[..., ::-1]
-    curve = np.concatenate(
-        [median - below, median, median + np.cumsum(gaps[..., m:], axis=-1)], axis=-1
-    )
-    error: Any = values["target"][..., None] - curve
-    levels = np.array(spec.levels)
-    loss = np.where(error.real > 0, levels, levels - 1) * error
-    return (values["weight"] * 2 * loss.mean(axis=-1)).sum(axis=-1)
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-12)])
-@settings(max_examples=30, deadline=None)
-@given(problem=scores)
-def test_scores_and_their_gradients_are_the_references(
-    instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
-) -> None:
-    library.use(instructions)
-    spec, values = _score_values(problem, dtype)
-    wide = {n: v.astype("float64") for n, v in values.items()}
-    rng = np.random.default_rng(problem["seed"])
-    given = rng.standard_normal(values["outputs"].shape[:2]).astype(dtype)
-    score, gradients = _score(spec, values, given)
-    steps = values["outputs"].shape[2]
-    _close(score, _score_reference(spec, wide), tolerance * (1 + steps))
-    for name, gradient in gradients.items():
-        assert np.isfinite(gradient).all(), name
-        if gradient.size:
-            way = rng.choice([-1.0, 1.0], gradient.shape)
-            moved = {n: v.astype("complex128") for n, v in wide.items()}
-            moved[name] = moved[name] + 1e-40j * way
-            slopes: Any = _score_reference(spec, moved)
-            expected = float((given * slopes.imag).sum()) / 1e-40
-            # Terms that cancel: of every row and step in a weight's, of every quantile in all.
-            size = np.abs(gradient).sum() + (0.1 * (1 + values["taken"].size))
-            error = abs(float((gradient.astype("float64") * way).sum()) - expected)
-            assert error <= tolerance * size, name
-
-
-@settings(max_examples=30, deadline=None)
-@given(problem=scores, start=st.integers(0, 39))
-def test_a_score_has_the_same_bits_in_any_batch_and_on_any_threads(
-    problem: dict[str, Any], start: int
-) -> None:
-    spec, values = _score_values(problem, "float32")
-    shape = values["outputs"].shape[:2]
-    given = np.random.default_rng(1).standard_normal(shape).astype("float32")
-    library.use(threads=1)
-    score, gradients = _score(spec, values, given)
-    library.use(threads=3)
-    again, others = _score(spec, values, given)
-    assert score.tobytes() == again.tobytes()
-    assert all(found.tobytes() == others[n].tobytes() for n, found in gradients.items())
-    if start < shape[1]:
-        shared = ("kernel", "decay")
-        some = slice(start, start + 1 + problem["seed"] % 3)
-        alone = {n: v if n in shared else v[:, some].copy() for n, v in values.items()}
-        apart, found = _score(spec, alone, given[:, some].copy())
-        assert apart.tobytes() == score[:, some].tobytes()
-        for n in set(found) - set(shared):
-            assert found[n].tobytes() == gradients[n][:, some].tobytes(), n
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize("name", quantiles.ORDER)
-def test_a_score_of_nan_is_nan_and_of_no_other_row(instructions: str, name: str) -> None:
-    library.use(instructions)
-    problem = {"sizes": (1, 4, 5, 6), "quantiles": 5, "before": True, "seed": 0}
-    spec, values = _score_values(problem, "float32")
-    given = np.ones((1, 4), "float32")
-    clean, _ = _score(spec, values, given)
-    hit = values[name].reshape(-1)
-    hit[0] = np.nan
-    score, gradients = _score(spec, values, given)
-    assert np.isnan(score[0, 0])
-    assert np.isnan(gradients["kernel"]).any()
-    assert np.isnan(gradients["base"][0, 0]).any()
-    if name not in ("kernel", "decay"):
-        assert score[0, 1:].tobytes() == clean[0, 1:].tobytes()
-
-
-def test_a_score_of_buffers_that_do_not_go_together_is_refused() -> None:
-    problem = {"sizes": (1, 4, 5, 6), "quantiles": 5, "before": True, "seed": 0}
-    spec, values = _score_values(problem, "float32")
-    score = np.empty((1, 4), "float32")
-    good = {n: library.address(v) for n, v in (values | {"score": score}).items()}
-    good |= {n: quantiles._doubles(getattr(spec, n)) for n in ("levels", "gaps")}
-
-    def status(**changed: Any) -> int:
-        sizes = [changed.pop(n, default) for n, default in (("units", 6), ("quantiles", 5))]
-        arguments = quantiles._Score(0, 1, 4, 5, *sizes, **good | changed)
-        return LIBRARY.statecast_score(ctypes.byref(arguments))
-
-    assert status() == 0
-    wrong = ({"first": None}, {"last": None}, {"target": None}, {"levels": None})
-    assert all(status(**changed) == 1 for changed in (*wrong, {"quantiles": 4}, {"units": 0}))
-    assert status(units=1 << 40) == 2
-
-
-# -- the softmax over tokens -------------------------------------------------------------------
-
-softmaxes = st.fixed_dictionaries(
-    {
-        "members": st.integers(1, 3),
-        "rows": st.one_of(st.integers(0, 15), st.integers(40, 110)),
-        "units": st.integers(1, 40),
-        "tokens": st.integers(1, 150),
-        "best": st.integers(1, 12),
-        "seed": st.integers(0, 10_000),
-    }
-)
-
-
-def _softmax_values(problem: dict[str, int]) -> tuple[Any, Any, Any, Any, int]:
-    """Kernel, bias, outputs, which tokens are allowed, and how many are asked for."""
-    members, rows, units, tokens = (problem[n] for n in ("members", "rows", "units", "tokens"))
-    rng = np.random.default_rng(problem["seed"])
-    kernel = rng.standard_normal((members, units, tokens)).astype("float32") * 4 / units**0.5
-    bias = rng.standard_normal((members, tokens)).astype("float32")
-    outputs = rng.standard_normal((members, rows, units)).astype("float32")
-    if problem["seed"] % 2:  # whole numbers, so that tokens are equally likely
-        kernel, bias, outputs = (np.rint(array) for array in (kernel, bias, outputs))
-    return kernel, bias, outputs, rng.random(tokens) < 0.7, min(problem["best"], tokens)
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@settings(max_examples=60, deadline=None)
-@given(problem=softmaxes)
-def test_the_softmax_and_its_likeliest_are_the_references(
-    instructions: str, problem: dict[str, int]
-) -> None:
-    library.use(instructions)
-    kernel, bias, outputs, allowed, best = _softmax_values(problem)
-    wide = _PlainSoftmax(kernel.astype("float64"), bias.astype("float64"))
-    one = softmax.Softmax(kernel, bias)
-    nats = one.log_probabilities(outputs)
-    _close(nats, wide.log_probabilities(outputs), 2e-5)
-    codes, found = one.likeliest(outputs, best, allowed)
-    # Among its own numbers, to the last bit: the likeliest first, of equals the least code.
-    masked = np.where(allowed, nats, -np.inf)
-    order = np.argsort(-masked, axis=1, kind="stable")[:, :best]
-    expected = np.take_along_axis(masked, order, axis=1)
-    assert found.tobytes() == expected.astype("float32").tobytes()
-    assert (codes == np.where(expected > -np.inf, order, -1)).all()
-
-
-def test_a_softmax_too_large_to_be_held_at_once_is_the_reference() -> None:
-    problem = {"members": 2, "rows": 40, "units": 3, "tokens": 60_000, "best": 3, "seed": 0}
-    kernel, bias, outputs, *_ = _softmax_values(problem)
-    wide = _PlainSoftmax(kernel.astype("float64"), bias.astype("float64"))
-    nats = softmax.Softmax(kernel, bias).log_probabilities(outputs)
-    _close(nats, wide.log_probabilities(outputs), 2e-5)
-
-
-@settings(max_examples=40, deadline=None)
-@given(problem=softmaxes, start=st.integers(0, 14))
-def test_a_row_of_the_softmax_has_the_same_bits_in_any_batch_and_on_any_threads(
-    problem: dict[str, int], start: int
-) -> None:
-    kernel, bias, outputs, allowed, best = _softmax_values(problem)
-    one = softmax.Softmax(kernel, bias)
-    library.use(threads=1)
-    nats, (codes, found) = one.log_probabilities(outputs), one.likeliest(outputs, best, allowed)
-    library.use(threads=3)
-    some = slice(start, start + 1 + problem["seed"] % 3)
-    assert one.log_probabilities(outputs).tobytes() == nats.tobytes()
-    alone = outputs[:, some]
-    assert one.log_probabilities(alone).tobytes() == nats[some].tobytes()
-    for left, right in zip(one.likeliest(alone, best, allowed), (codes, found), strict=True):
-        assert left.tobytes() == right[some].tobytes()
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-def test_the_softmax_of_nan_is_nan_and_of_no_other_row(instructions: str) -> None:
-    library.use(instructions)
-    problem = {"members": 2, "rows": 7, "units": 5, "tokens": 40, "best": 3, "seed": 0}
-    kernel, bias, outputs, allowed, best = _softmax_values(problem)
-    one = softmax.Softmax(kernel, bias)
-    clean = one.log_probabilities(outputs)
-    outputs[1, 4, 2] = np.nan
-    nats, (_, found) = one.log_probabilities(outputs), one.likeliest(outputs, best, allowed)
-    assert np.isnan(nats[4]).all()
-    others = np.arange(7) != 4
-    assert nats[others].tobytes() == clean[others].tobytes()
-    assert np.isfinite(found[others]).all()
-
-
-def test_a_softmax_of_wrong_buffers_or_sizes_is_refused() -> None:
-    kernel, bias = np.zeros((1, 3, 5), "float32"), np.zeros((1, 5), "float32")
-    outputs, packed = np.zeros((1, 2, 3), "float32"), np.zeros(4096, np.uint8)
-    nats, codes = np.zeros((2, 5), "float32"), np.zeros((2, 5), "int32")
-    given = {"kernel": kernel, "bias": bias, "packed": packed, "outputs": outputs}
-    good = {n: library.address(v) for n, v in (given | {"nats": nats, "codes": codes}).items()}
-    good |= {"members": 1, "rows": 2, "units": 3, "tokens": 5, "best": 2}
-
-    def status(**changed: Any) -> int:
-        arguments = affine._Arguments(**good | changed)
-        return LIBRARY.statecast_softmax(ctypes.byref(arguments))
-
-    assert status() == 0
-    wrong = ({"packed": None}, {"outputs": None}, {"nats": None}, {"codes": None}, {"best": 0})
-    sizes = ({"members": 0}, {"units": 0}, {"tokens": 0}, {"rows": -1})
-    assert all(status(**changed) == 1 for changed in (*wrong, *sizes))
-    assert all(status(**changed) == 2 for changed in ({"best": 6}, {"units": 1 << 40}))
 
 
 # -- the rest ----------------------------------------------------------------------------------
@@ -618,7 +319,7 @@ def test_nan_and_infinity_go_where_arithmetic_sends_them(
             assert (nan == np.isnan(right)).all() or (np.isinf(bad) and (kind == "gru" or tiles))
             assert np.isnan(right[nan]).all() or (np.isinf(bad) and tiles)
             both = np.isfinite(outputs[output]) & np.isfinite(right)
-            _close(outputs[output][both], right[both], 1e-5)
+            close(outputs[output][both], right[both], 1e-5)
         assert outputs["y"].tobytes() != clean["y"].tobytes(), name
         if name in ("x", "h0", "c0"):  # the other rows do not know
             row = 4
@@ -749,190 +450,3 @@ def test_nothing_leaks_over_a_hundred_thousand_calls() -> None:
             LIBRARY.statecast_forward(ctypes.byref(arguments))
         most.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert most[1] - most[0] < 1024  # kilobytes
-
-
-# -- on NumPy arrays, and where it is not there ----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [cells.LSTM(5), cells.GRU(3, use_bias=False), cells.Stack([cells.LSTM(4), cells.SimpleRNN(2)])],
-    ids=repr,
-)
-def test_a_recurrence_on_arrays_is_the_reference(cell: Any) -> None:
-    rng = np.random.default_rng(0)
-    weights = {name: rng.normal(size=s) for name, s in cell.weight_shapes(3).items()}
-    state = {leaf: rng.normal(size=(4, *s)) for leaf, s in cell.state_shapes.items()}
-    x = rng.normal(size=(4, 6, 3))
-    recurrence = Recurrence(cell, weights, dtype="float64")
-    y, after = recurrence.run(x, state)
-    one = state
-    for t in range(6):
-        expected, state = cell.step(weights, x[:, t], state, np)
-        np.testing.assert_allclose(y[:, t], expected, rtol=1e-12, atol=1e-13)
-        stepped, one = recurrence.step(x[:, t], one)
-        assert stepped.tobytes() == y[:, t].tobytes()
-    for leaf, value in state.items():
-        np.testing.assert_allclose(after[leaf], value, rtol=1e-12, atol=1e-13)
-        assert one[leaf].tobytes() == after[leaf].tobytes()
-
-
-forks = st.fixed_dictionaries(
-    {
-        "kinds": st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=2),
-        "units": st.one_of(st.integers(1, 40), st.sampled_from([64, 96, 130, 210, 250])),
-        "width": st.one_of(st.integers(0, 20), st.just(33)),
-        "codes": st.integers(0, 20),
-        "rows": st.integers(0, 60),
-        "sources": st.integers(1, 50),
-        "seed": st.integers(0, 10_000),
-    }
-)
-
-
-# Few rows and wide enough for a step to be shared among threads.
-WIDE: dict[str, Any] = {
-    "kinds": ["lstm", "gru"], "units": 250, "width": 3, "codes": 4, "rows": 5, "sources": 3,
-    "seed": 0,
-}  # fmt: skip
-
-
-def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Values, Values, Any]:
-    """A recurrence, its cell and weights, a state, and what a step is given."""
-    rng = np.random.default_rng(problem["seed"])
-    layers = [KINDS[kind](problem["units"]) for kind in problem["kinds"]]
-    cell, width, codes = cells.Stack(layers), problem["width"], problem["codes"]
-    shapes = cell.weight_shapes(width + codes).items()
-    weights = {n: rng.normal(size=s) / max(s[0], 1) ** 0.5 for n, s in shapes}
-    leaves = cell.state_shapes.items()
-    state = {n: rng.normal(size=(problem["sources"], *s)).astype(dtype) for n, s in leaves}
-    rows = problem["rows"]
-    given = {
-        "x": rng.normal(size=(rows, width)),
-        "code": rng.integers(0, codes, rows) if codes else None,
-        "source": rng.integers(0, problem["sources"], rows),
-    }
-    return Recurrence(cell, weights, dtype=dtype, codes=codes), cell, weights, state, given
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=15)
-@example(problem=WIDE, threads=2)
-@given(problem=forks, threads=st.integers(1, 3))
-def test_rows_that_go_on_from_one_have_the_bits_of_copies(
-    instructions: str, dtype: str, problem: dict[str, Any], threads: int
-) -> None:
-    library.use(instructions, threads)
-    recurrence, _, _, state, given = _forked(problem, dtype)
-    y, after = recurrence.step(given["x"], state, given["code"], given["source"])
-    copies = {n: leaf[given["source"]] for n, leaf in state.items()}
-    stepped, left = recurrence.step(given["x"], copies, given["code"])
-    library.use(instructions, 1)  # and a single thread takes whole rows, not parts of them
-    expected, alone = recurrence.step(given["x"], copies, given["code"])
-    assert y.tobytes() == stepped.tobytes() == expected.tobytes()
-    for n, leaf in after.items():
-        assert leaf.tobytes() == left[n].tobytes() == alone[n].tobytes()
-    twice = None if given["code"] is None else np.stack([given["code"]] * 2, axis=1)
-    ran, _ = recurrence.run(np.stack([given["x"]] * 2, axis=1), copies, twice)
-    assert ran[:, 0].tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-12)])
-@settings(max_examples=15)
-@given(problem=forks)
-def test_codes_are_the_one_hot_vectors_they_stand_for(
-    instructions: str, dtype: str, tolerance: float, problem: dict[str, Any]
-) -> None:
-    library.use(instructions)
-    recurrence, cell, weights, state, given = _forked(problem, dtype)
-    y, after = recurrence.step(given["x"], state, given["code"], given["source"])
-    ones = np.eye(recurrence.codes)[given["code"]] if recurrence.codes else given["x"][:, :0]
-    rounded = {n: w.astype(dtype).astype("float64") for n, w in weights.items()}
-    x = np.concatenate([given["x"].astype(dtype), ones], axis=1)
-    before = {n: leaf[given["source"]].astype("float64") for n, leaf in state.items()}
-    expected, left = cell.step(rounded, x, before, np)
-    _close(y, expected, tolerance)
-    for n, leaf in left.items():
-        _close(after[n], leaf, tolerance)
-
-
-def test_codes_and_sources_that_do_not_fit_are_refused() -> None:
-    cell = cells.GRU(2)
-    weights = {name: np.ones(shape) for name, shape in cell.weight_shapes(5).items()}
-    with pytest.raises(ArgumentError, match=r"codes: expected .* from 0 to 5; received 6"):
-        Recurrence(cell, weights, codes=6)
-    recurrence, plain = Recurrence(cell, weights, codes=3), Recurrence(cell, weights)
-    x, state, code = np.ones((4, 2)), {"h": np.ones((2, 2))}, np.array([0, 1, 2, 2])
-    source = np.array([0, 1, 1, 0])
-    with pytest.raises(ArgumentError, match="code: expected one of 3 at each step"):
-        recurrence.step(x, state, source=source)
-    with pytest.raises(ArgumentError, match="code: expected none"):
-        plain.step(np.ones((4, 5)), state, code, source)
-    with pytest.raises(ArgumentError, match=r"code: expected numbers from 0 to 2; received 0 to 3"):
-        recurrence.step(x, state, np.array([0, 1, 2, 3]), source)
-    with pytest.raises(ArgumentError, match=r"source: .* from 0 to 1; received -1 to 1"):
-        recurrence.step(x, state, code, np.array([0, 1, 1, -1]))
-    with pytest.raises(ArgumentError, match=r"source: .* shape \(4,\), received int64 of .*\(3,\)"):
-        recurrence.step(x, state, code, source[:3])
-    with pytest.raises(ArgumentError, match=r"code: expected whole numbers .* received float64"):
-        recurrence.step(x, state, code * 1.0, source)
-    with pytest.raises(StateError, match=r"leaf 'h': expected \(4, 2\), received \(2, 2\)"):
-        recurrence.step(x, state, code)
-    with pytest.raises(ArgumentError, match=r"source: .* the state has no rows; received 0 to 1"):
-        recurrence.step(x, {"h": np.ones((0, 2))}, code, source)
-    with pytest.raises(ArgumentError, match=r"x: expected \(rows, 2\) beside code for the other 3"):
-        recurrence.step(np.ones((4, 5)), state, code, source)
-    with pytest.raises(StateError, match=r"mapping of the leaves \['h'\], received tuple"):
-        recurrence.step(x, (np.ones((2, 2)),), code, source)  # type: ignore[arg-type]
-    wrong: Any
-    for wrong in (np.array([["a", "b"]] * 4), [[1.0], [2.0, 3.0]], x * 1j, None):
-        with pytest.raises(ArgumentError, match="x: expected an array of numbers"):
-            recurrence.step(wrong, state, code, source)
-        with pytest.raises(ArgumentError, match="leaf 'h': expected an array of numbers"):
-            recurrence.step(x, {"h": wrong}, code, source)
-    y, _ = recurrence.step(x, state, code, source)
-    assert y.shape == (4, 2)
-    y, _ = recurrence.step(x[:0], state, [], [])  # type: ignore[arg-type]
-    assert y.shape == (0, 2)
-
-
-def test_a_recurrence_says_what_does_not_fit() -> None:
-    cell = cells.LSTM(2)
-    weights = {name: np.zeros(shape) for name, shape in cell.weight_shapes(3).items()}
-    state = {leaf: np.zeros((4, 2)) for leaf in "hc"}
-    recurrence = Recurrence(cell, weights)
-    with pytest.raises(
-        ArgumentError, match=r"x: expected \(rows, steps, 3\), received \(4, 5, 2\)"
-    ):
-        recurrence.run(np.zeros((4, 5, 2)), state)
-    with pytest.raises(StateError, match=r"leaf 'c': expected \(4, 2\), received \(1, 2\)"):
-        recurrence.run(np.zeros((4, 5, 3)), state | {"c": np.zeros((1, 2))})
-    with pytest.raises(StateError, match=r"leaf 'c': expected \(4, 2\), received none"):
-        recurrence.run(np.zeros((4, 5, 3)), {"h": state["h"]})
-    with pytest.raises(StateError, match=r"expected the leaves \['h', 'c'\]"):
-        recurrence.run(np.zeros((4, 5, 3)), state | {"x": state["h"]})
-    with pytest.raises(ArgumentError, match="weights: expected the shapes"):
-        Recurrence(cell, {"kernel": weights["kernel"]})
-    with pytest.raises(ArgumentError, match="the activation is 'relu'"):
-        Recurrence(cells.LSTM(2, activation="relu"), weights)
-    with pytest.raises(ArgumentError, match="expected float32 or float64"):
-        Recurrence(cell, weights, dtype="float16")
-    y, _ = recurrence.run(np.zeros((4, 5, 3)), state)
-    assert y.shape == (4, 5, 2)
-
-
-def test_unknown_instructions_are_refused() -> None:
-    used = library.status()
-    with pytest.raises(ArgumentError, match="received 'mmx'"):
-        library.use("mmx")
-    assert library.status() == used
-
-
-def test_without_the_library_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "find", lambda: "it was not built")
-    assert library.status() == "it was not built"
-    cell = cells.SimpleRNN(1)
-    with pytest.raises(KernelError, match="cannot run: it was not built"):
-        Recurrence(cell, {n: np.zeros(s) for n, s in cell.weight_shapes(1).items()})
