@@ -1,12 +1,28 @@
-"""Small data for the tests of evaluation: arrays, and the same as tables."""
+"""Small data for tests: arrays, and the same as tables; values in the domain of a transform."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from statecast.tables.scaling import Transform
+
+
+def in_domain(values: np.ndarray, transform: Transform) -> np.ndarray:
+    """Values of the domain of a transform, made from any values; NaN stays NaN."""
+    low, high = transform.bounds
+    if math.isfinite(high):
+        values = low + (high - low) * (np.abs(values) % 1)
+    elif math.isfinite(low):
+        values = low + np.abs(values)
+    for known in (values, values + 1e-3, np.rint(values)):  # without the bound; whole numbers
+        if not transform.outside(known).any():
+            return known
+    raise AssertionError(f"no values of the domain of {transform}")
 
 
 def toy(rows: int = 30, steps: int = 8, seed: int = 0, gaps: float = 0.2) -> tuple[Any, Any]:

@@ -37,6 +37,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # it compiles nothing
 
 import numpy as np
 
+from statecast.heads.by_name import HEADS
+
 CONSTANT = 64 * 2**20  # bytes of memory that a load may take beside 2.5 times the file
 SECOND = 1.0  # of processor time for a load
 ROOM = 2**30  # bytes of address space that a load may take: beyond it, a MemoryError
@@ -82,13 +84,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "covariates": {"past_cols": ["visits"], "cell": "gru", "depth": 2},
     "dates": {"conditioning": "both"},
     "tokens": {"tied": True, "embedding": 4},
-    **{
-        head: {"head": head}
-        for head in (
-            "normal", "student_t", "lognormal", "logitnormal", "poisson", "negative_binomial"
-        )
-    },
-}  # fmt: skip
+    **{head: {"head": head} for head in HEADS if head != "quantiles"},
+}
 SMALL: dict[str, Any] = {"units": 3, "encoding": 2, "ensemble": 2, "epochs": 1}
 
 

@@ -26,28 +26,27 @@ from statecast.tables.scaling import (
     quantiles,
 )
 from statecast.tables.schema import Schema
+from toy_data import in_domain
 
 EACH = pytest.mark.parametrize("name", list(TRANSFORMS))
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30).map(np.array)
 cuts = st.lists(st.integers(0, 30), max_size=4)
 
 
+def bounds_of(name: str) -> tuple[float, float]:
+    """The bounds of a transform; others than its own, if it takes any."""
+    return (-2.0, 3.0) if TRANSFORMS[name].takes(-2.0, 3.0) else TRANSFORMS[name].natural
+
+
 def domain(name: str, values: np.ndarray) -> np.ndarray:
-    """Values of the domain of a transform, its bounds included."""
-    size = np.abs(values)
-    return {
-        "none": values,
-        "log": size,
-        "positive": size + 1e-3,
-        "logit": np.concatenate([[-2.0, 3.0], -2 + 5 * (size / 1e6)]),
-        "counts": np.rint(size),
-    }[name]
+    """Values of the domain of a transform, finite bounds included."""
+    low, high = bounds_of(name)
+    y = in_domain(values, TRANSFORMS[name](1.0, (low, high)))
+    return np.concatenate([[low, high], y]) if math.isfinite(high) else y
 
 
 def fitted(name: str, y: np.ndarray) -> Transform:
-    bounds = {"none": (-math.inf, math.inf), "logit": (-2.0, 3.0)}.get(name, (0.0, math.inf))
-    assert TRANSFORMS[name].takes(*bounds)
-    return TRANSFORMS[name].fit(bounds, lambda: [y])
+    return TRANSFORMS[name].fit(bounds_of(name), lambda: [y])
 
 
 @EACH

@@ -30,6 +30,13 @@ def leaf_names(cell: Any) -> Any:
     return name(cell.state_size, "")
 
 
+def flat_shapes(shapes: Any) -> list[tuple[int | None, ...]]:
+    """The shapes in nested tuples or lists, in order."""
+    if all(size is None or isinstance(size, int) for size in shapes):
+        return [tuple(shapes)]
+    return [shape for inner in shapes for shape in flat_shapes(inner)]
+
+
 def _prefixed(names: Any, layer: int) -> Any:
     return tree.map_structure(lambda name: f"{layer}/{name}", names)
 

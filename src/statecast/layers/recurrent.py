@@ -28,6 +28,7 @@ from statecast.layers.initial import InitialState, check_source
 from statecast.layers.keras_cells import (
     KerasCell,
     TracedCell,
+    flat_shapes,
     leaf_names,
     state_shapes,
     stock_cell,
@@ -909,9 +910,7 @@ def _nested_shapes(shapes: Any) -> Any:
         return None
     if isinstance(shapes, Mapping):
         return {name: _Shape(shape) for name, shape in shapes.items()}
-    if all(size is None or isinstance(size, int) for size in shapes):
-        return [_Shape(shapes)]
-    return [leaf for inner in shapes for leaf in _nested_shapes(inner)]
+    return list(map(_Shape, flat_shapes(shapes)))
 
 
 class _Shape:

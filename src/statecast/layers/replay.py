@@ -19,6 +19,7 @@ from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from statecast.errors import StateError
+from statecast.layers.keras_cells import flat_shapes
 
 # -- within keras.RematScope ------------------------------------------------------------------
 
@@ -32,16 +33,11 @@ def rematerializes(layer: Any, shape: Any) -> bool:
     if scope.mode == "list_of_layers":
         return layer.name in scope.layer_names
     if scope.mode == "larger_than":
-        size = _size(layer.compute_output_shape(tuple(shape)))
-        return size > scope.output_size_threshold
+        # An unknown axis counts as 1.
+        shapes = flat_shapes(layer.compute_output_shape(tuple(shape)))
+        values = sum(math.prod(size or 1 for size in shape) for shape in shapes)
+        return values > scope.output_size_threshold
     return scope.mode == "full"
-
-
-def _size(shapes: Any) -> int:
-    """The number of values in nested tuples of shapes; an unknown axis counts as 1."""
-    if all(size is None or isinstance(size, int) for size in shapes):
-        return math.prod(size or 1 for size in shapes)
-    return sum(map(_size, shapes))
 
 
 def recomputed(run: Any) -> Any:

@@ -128,7 +128,7 @@ class Target:
             A value outside the domain of the transform, such as a negative one for ``"log"``.
         """
         y = np.asarray(y, np.float64)
-        location, scaling = self._at(y, first_step)
+        at = self._at(y, first_step)
         wrong = self.transform.outside(y)
         if wrong.any():
             raise DataError(
@@ -136,7 +136,7 @@ class Target:
                 f"received {y[wrong][0]:g}.",
                 column=self.name,
             )
-        return (self.transform.to_line(y) - location) / scaling
+        return self._scaled(y, at)
 
     def unscale(self, z: Any, first_step: int = 1) -> np.ndarray:
         """Return z in original units: the inverse of ``scale``, increasing at every step.
@@ -154,17 +154,23 @@ class Target:
             Within the bounds; whole numbers for the transform ``"counts"``.
         """
         z = np.asarray(z, np.float64)
-        location, scaling = self._at(z, first_step)
-        return self.transform.from_line(z * scaling + location)
+        return self.transform.from_line(self._on_line(z, self._at(z, first_step)))
 
     def cells(self, y: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Return observed values of the domain at their steps, from 1, on the network's scale.
 
         They are limited to a size that the network can take in.
         """
-        at = np.minimum(step - 1, self.steps - 1)
-        z = (self.transform.to_line(y) - self.location[at]) / self.scaling[at]
+        z = self._scaled(y, np.minimum(step - 1, self.steps - 1))
         return np.clip(z, -_Y_LIMIT, _Y_LIMIT)
+
+    def _scaled(self, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Return scaled y; ``at`` are the indexes of the steps in ``location`` and ``scaling``."""
+        return (self.transform.to_line(y) - self.location[at]) / self.scaling[at]
+
+    def _on_line(self, z: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Return transformed y from scaled y."""
+        return z * self.scaling[at] + self.location[at]
 
     @property
     def bridges(self) -> bool:
@@ -197,28 +203,26 @@ class Target:
         ndarray, shape (rows, ..., T), float64
         """
         z = np.asarray(z, np.float64)
-        location, scaling = self._at(z, 1)
-        observed = self.observed[np.minimum(np.arange(z.shape[-1]), self.steps - 1)]
+        at = self._at(z, 1)
         found = None
         if latest is not None:
             value, step = latest[:, 0].astype(np.float64), latest[:, 1].astype(np.int64)
-            at = np.clip(step - 1, 0, self.steps - 1)
-            found = (value * self.scaling[at] + self.location[at], step)
-        return self.transform.from_line(bridged(z * scaling + location, observed, known, found))
+            found = (self._on_line(value, np.clip(step - 1, 0, self.steps - 1)), step)
+        line = bridged(self._on_line(z, at), self.observed[at], known, found)
+        return self.transform.from_line(line)
 
     def reach(self, until: int) -> int:
         """Return the last step that a forecast up to ``until`` needs: the first step from ``until``
         on at which a training item was observed, or ``until`` if there is none."""
         return until + int(np.argmax(np.append(self.observed[until - 1 :], False)))
 
-    def _at(self, values: np.ndarray, first_step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return location and scaling of the steps along the last axis."""
+    def _at(self, values: np.ndarray, first_step: int) -> np.ndarray:
+        """Return the indexes, in ``location`` and ``scaling``, of the steps along the last axis."""
         first_step = check_whole("first_step", first_step)
         if not values.ndim:
             raise ArgumentError("Expected steps along the last axis; received a single number.")
         at = np.arange(first_step - 1, first_step - 1 + values.shape[-1])
-        at = np.minimum(at, self.steps - 1)
-        return self.location[at], self.scaling[at]
+        return np.minimum(at, self.steps - 1)
 
     # -- files -------------------------------------------------------------------------
 
