@@ -37,7 +37,7 @@ settings.register_profile(
 )
 settings.load_profile("statecast")
 
-SMALL = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 2}
+SMALL = {"units": 4, "ensemble": 2, "epochs": 2}
 
 
 def pytest_report_header() -> str:

@@ -33,7 +33,9 @@ def curve_tables(rows=ROWS, seed=0, scale=1.0):
 
 
 def fit_curves(*tables: Any, **settings: Any):
-    small: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 3, "epochs": 3, "seed": 0}
+    small: dict[str, Any] = {"units": 6, "ensemble": 3, "epochs": 3, "seed": 0}
+    if len(tables) != 1:  # with static features
+        small["encoding"] = 4
     # Rows enough for analogues and for the intervals' calibration.
     return Forecaster(**{**small, **settings}).fit(*(tables or curve_tables(72)), verbose=0)
 

@@ -12,7 +12,7 @@ from statecast.cli.commands import app
 # The command line behaves alike on every backend. Commands that train or forecast run on each.
 backends = pytest.mark.backends
 
-SMALL = ["--units", "4", "--encoding", "4", "--ensemble", "2", "--epochs", "2"]
+SMALL = ["--units", "4", "--ensemble", "2", "--epochs", "2"]
 
 STEPS = 6
 

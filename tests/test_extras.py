@@ -44,7 +44,7 @@ def run(code: str, names: tuple[str, ...] = ALL, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    Forecaster(units=4, ensemble=1, epochs=1, encoding=4).fit(Y, verbose=0).save(path)
+    Forecaster(units=4, ensemble=1, epochs=1).fit(Y, verbose=0).save(path)
     return path
 
 

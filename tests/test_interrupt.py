@@ -29,7 +29,7 @@ backends = pytest.mark.backends
 
 RNG = np.random.default_rng(0)
 Y = RNG.normal(size=(8, 6)).cumsum(axis=1)
-SMALL: dict[str, Any] = {"units": 2, "encoding": 2, "ensemble": 1, "epochs": 4}
+SMALL: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 4}
 
 
 def press() -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from statecast import Forecaster, TokenForecaster
 tokens, other, rows = "tokens" in sys.argv, "other" in sys.argv, 400 if "many" in sys.argv else 20
 parent, rng = os.getpid(), np.random.default_rng(0)
-options = dict(units=4, ensemble=1, epochs=1, encoding=4)
+options = dict(units=4, ensemble=1, epochs=1)
 if tokens:
     Y = rng.choice(list("abc"), (rows, 6))
     f = TokenForecaster(**options).fit(Y, verbose=0)

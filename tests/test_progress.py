@@ -17,7 +17,7 @@ from statecast.progress import LOG, say, stage_lines, trained_text
 backends = pytest.mark.backends
 
 Y = np.random.default_rng(0).normal(size=(6, 4)).cumsum(axis=1)
-SMALL: dict[str, Any] = {"units": 2, "encoding": 2, "ensemble": 1, "epochs": 10, "patience": 10}
+SMALL: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 10, "patience": 10}
 
 
 @pytest.fixture

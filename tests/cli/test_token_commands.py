@@ -21,7 +21,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, table in zip(("series", "static"), word_tables(), strict=True):
         table.write_csv(f"{name}.csv")
-    small = "--units 4 --encoding 4 --epochs 2 --tokens"
+    small = "--units 4 --epochs 2 --tokens"
     run = CliRunner().invoke
     for line in (
         f"fit series.csv static.csv --out m.safetensors {small}",

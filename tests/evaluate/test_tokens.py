@@ -21,7 +21,7 @@ pytestmark = pytest.mark.backends
 def test_cross_validation_scores_bits_per_token(tmp_path):
     series, static = word_tables(60)
     series = series.with_columns(y=pl.col("y").replace_strict({"a": 7, "b": -1, "c": 40}))
-    f = TokenForecaster(units=8, embedding=4, encoding=4, epochs=3)
+    f = TokenForecaster(units=8, embedding=4, epochs=3)
     folds = pl.DataFrame({"unique_id": np.arange(60), "fold": np.arange(60) % 2})
     stages: list[Any] = []
     scores = cross_validation(

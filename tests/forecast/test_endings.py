@@ -112,7 +112,7 @@ def _tables(rows: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     return series, pl.DataFrame({"unique_id": np.arange(rows), "flag": flag})
 
 
-SMALL: dict[str, Any] = {"units": 6, "encoding": 4, "ensemble": 2, "epochs": 3}
+SMALL: dict[str, Any] = {"units": 6, "ensemble": 2, "epochs": 3}
 EIGHT: dict[str, Any] = SMALL | {"ensemble": 8}  # members, which hold out all items
 
 

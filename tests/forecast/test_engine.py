@@ -347,7 +347,7 @@ def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:
 @pytest.mark.parametrize("kind", ["quantiles", "negative_binomial", "tokens"])
 def test_a_fitted_model_needs_no_backend(kind: str, tmp_path: Path) -> None:
     """A process in which none can be imported gives the results of this one."""
-    options: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 1, "encoding": 4}
+    options: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 1}
     rng = np.random.default_rng(0)
     if kind == "tokens":
         f = TokenForecaster(**options).fit(rng.choice(list("abc"), (20, 6)), verbose=0)

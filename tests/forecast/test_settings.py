@@ -140,6 +140,44 @@ def test_a_setting_that_would_do_nothing_is_refused(given, message) -> None:
         Forecaster(**given)
 
 
+_Y = np.random.default_rng(0).normal(size=(12, 4))
+_X = np.arange(12.0)[:, None] % 3
+_PLAN = np.random.default_rng(1).normal(size=(12, 4, 1))
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    ("kind", "given", "static", "future", "refused"),
+    [
+        (Forecaster, {"encoding": 8}, None, None, "encoding: .* received 8"),
+        (Forecaster, {"encoding": 8}, _X, None, ""),
+        (Forecaster, {"encoding": 8}, None, _PLAN, ""),
+        (Forecaster, {"encoding": 16}, None, None, ""),  # the default
+        (Forecaster, {"depth": 2}, None, None, "depth: expected static features"),
+        (Forecaster, {"depth": 2}, None, _PLAN, "depth: expected static features"),
+        (Forecaster, {"depth": 2}, _X, None, ""),
+        (Forecaster, {"conditioning": "both"}, None, None, "conditioning: .* received 'both'"),
+        (Forecaster, {"conditioning": "inputs"}, _X, None, ""),
+        (TokenForecaster, {"conditioning": "first"}, None, None, "conditioning: .* 'first'"),
+        (TokenForecaster, {"encoding": 8}, None, None, "encoding: .* received 8"),
+        (TokenForecaster, {"depth": 1}, None, None, "depth: .* received 1"),
+        (TokenForecaster, {"depth": 1, "conditioning": "both"}, _X, None, ""),
+    ],
+)
+def test_a_setting_that_does_nothing_on_these_tables_is_refused(
+    untrained, kind, given, static, future, refused
+) -> None:
+    f = kind(units=2, ensemble=1, epochs=1, **given)
+    y = np.rint(_Y) if kind is TokenForecaster else _Y
+    if not refused:
+        f.fit(y, static, future=future, verbose=0)
+        return
+    with pytest.raises(ArgumentError, match=refused):
+        f.fit(y, static, future=future, verbose=0)
+    with pytest.raises(errors.NotFittedError):
+        f.schema  # noqa: B018
+
+
 @pytest.mark.backends
 def test_a_fitted_model_keeps_its_settings(untrained) -> None:
     f = Forecaster(units=2, ensemble=1, epochs=1)
@@ -171,7 +209,17 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
         ({"seed": -1}, "seed: expected a whole number from 0"),
         ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
         ({"weight_decay": float("nan")}, "weight_decay: expected a number of 0 or above"),
-        ({"id_col": 3}, "id_col: expected text"),
+        ({"id_col": 3}, "id_col: expected the name of a column"),
+        ({"id_col": ""}, "id_col: expected the name of a column, as text that is not empty"),
+        ({"step_col": ""}, "step_col: expected the name of a column"),
+        ({"start_col": ""}, "start_col: expected the name of a column"),
+        ({"target_col": ""}, "target_col: expected the name of a column"),
+        ({"target_col": ["a", ""]}, "target_col: expected the name of a column"),
+        ({"categorical": ["b", "b"]}, "categorical: expected a list of distinct names"),
+        ({"categorical": [""]}, "categorical: expected a list of distinct names"),
+        ({"categorical": "b"}, "categorical: expected a list of distinct names"),
+        ({"past_cols": ("b", "b")}, "past_cols: expected a list of distinct names"),
+        ({"past_cols": [""]}, "past_cols: expected a list of distinct names"),
     ],
 )
 def test_settings_are_checked_at_once(settings, message):

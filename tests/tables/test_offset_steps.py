@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 N, T, K, YEARS = 24, 8, 3, 2000
-SMALL: dict[str, Any] = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 2, "seed": 0}
+SMALL: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 2, "seed": 0}
 SEVERAL = pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
 
 

@@ -267,8 +267,8 @@ class StateModel(ABC, Generic[S]):
         DataError
             A table that cannot be used; the message names the column and the first item.
         ArgumentError
-            ``verbose`` or ``callbacks`` other than the above; ``future`` for tokens; training that
-            diverged.
+            ``verbose`` or ``callbacks`` other than the above; ``future`` for tokens; a setting
+            without an effect on these tables; training that diverged.
         MissingExtraError
             Keras and a backend are not installed: ``pip install 'statecast[jax]'``.
         ForkError
@@ -289,6 +289,8 @@ class StateModel(ABC, Generic[S]):
         callbacks = checked_callbacks(callbacks)
         s = self.settings
         schema = self._learn_schema(series, static, future)
+        covariates = bool(schema.future.kinds or schema.past.kinds)
+        s.check_features(bool(schema.static.kinds), covariates)
         panel = schema.panel(series, static, future=future, for_fit=True)
         before = self._learn_before(schema, panel)
         with noted() as interrupt:

@@ -194,13 +194,14 @@ def flag() -> Range:
 
 def text() -> Range:
     """The name of a column."""
-    return Range("text", "str", str, lambda value: isinstance(value, str))
+    expected = "the name of a column, as text that is not empty"
+    return Range(expected, "str", str, lambda value: isinstance(value, str) and value != "")
 
 
 def columns() -> Range:
     """A list or tuple of column names, stored as a tuple. None means no column."""
     return Range(
-        "a list of column names",
+        "a list of distinct names of columns that are not empty",
         "sequence of str",
         list[str],
         lambda value: value is None or _are_names(value),
@@ -209,17 +210,18 @@ def columns() -> Range:
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    text = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    return text and all(value) and len(set(value)) == len(value)
 
 
 def _are_targets(value: Any) -> bool:
     if isinstance(value, str):
-        return True
-    return _are_names(value) and all(value) and 0 < len(set(value)) == len(value)
+        return value != ""
+    return _are_names(value) and len(value) > 0
 
 
 TARGETS = Range(
-    "text, or a list of distinct ones",
+    "the name of a column, as text that is not empty, or a list of distinct ones",
     "str or sequence of str",
     list[str],
     _are_targets,
@@ -367,6 +369,25 @@ class Settings:
                 f"the initial state; received {self.depth}. Leave depth out, or use "
                 "conditioning='both'."
             )
+
+    def check_features(self, static: bool, covariates: bool) -> None:
+        """Raise ``ArgumentError`` for settings without an effect on these training tables.
+
+        Parameters
+        ----------
+        static, covariates : bool
+            Whether there are static features, and whether there are covariates.
+        """
+        needed = {"encoding": (static or covariates, "static features or covariates")}
+        needed |= dict.fromkeys(("conditioning", "depth"), (static, "static features"))
+        for name, (there, features) in needed.items():
+            value = getattr(self, name)
+            if not there and value != self.default(name):
+                raise ArgumentError(
+                    f"{name}: expected {features} in the tables, without which it has no effect; "
+                    f"received {value!r}, and no such columns. Leave {name} out, or hand in a "
+                    "table of them."
+                )
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ _FEWEST_CODES, _MOST_CODES = 3, 30  # distinct whole numbers that may be codes; 
 def check_settings(
     names: Names,
     past_cols: Sequence[str],
+    categorical: Sequence[str],
     transform: str,
     bounds: tuple[float, float] | None,
 ) -> None:
@@ -44,13 +45,24 @@ def check_settings(
         raise ArgumentError(
             f"bounds: expected them with the transform 'logit'; received {transform!r}."
         )
+    single = {"id_col": names.id_col, "step_col": names.step_col, "start_col": names.start_col}
+    several = {"target_col": names.targets, "past_cols": past_cols, "categorical": categorical}
+    for setting, given in (single | several).items():
+        for name in given if setting in several else (given,):
+            optional = setting == "start_col" and name is None
+            if not optional and not (isinstance(name, str) and name):
+                raise ArgumentError(
+                    f"{setting}: expected names of columns, as text that is not empty; received "
+                    f"{name!r}."
+                )
+        if setting in several and len(set(given)) < len(given):
+            raise ArgumentError(f"{setting}: expected distinct names; received {list(given)}.")
     series = list(names.series)
-    text = all(isinstance(name, str) and name for name in series)
-    if not text or len(set(series)) < max(3, len(series)):
+    if len(set(series)) < max(3, len(series)):
         raise ArgumentError(
             f"id_col, step_col, target_col: expected distinct names; received {series}."
         )
-    if names.start_col is not None and names.start_col in (names.id_col, ""):
+    if names.start_col is not None and names.start_col == names.id_col:
         raise ArgumentError(
             f"start_col: expected a column of the static table beside {quoted(names.id_col)}; "
             f"received {names.start_col!r}."
@@ -64,7 +76,7 @@ def check_settings(
 def check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[str]) -> None:
     """Raise for a column in ``categorical`` that is not a feature."""
     future = {} if parsed.future is None else parsed.future.columns
-    features = {*parsed.static, *future, *past}
+    features = list(dict.fromkeys([*parsed.static, *future, *past]))
     for name in categorical:
         if name not in features:
             raise ArgumentError(

@@ -217,7 +217,7 @@ class Schema:
         if isinstance(target_col, str) or not isinstance(target_col, Sequence):
             target_col = [target_col]
         names = Names(id_col, step_col, tuple(target_col), start_col)
-        check_settings(names, past_cols, transform, bounds)
+        check_settings(names, past_cols, categorical, transform, bounds)
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
         if start_col is not None and static is None:
