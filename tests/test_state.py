@@ -133,6 +133,30 @@ def test_a_put_copies_16_rows_for_each_given_row_at_most(given):
         assert after["h"].sum() == (rows - given) * units
 
 
+def test_a_put_costs_the_same_however_many_rows_were_put_before():
+    rows = 400_000
+    state = State({"h": np.zeros((rows, 1), "float32")})
+    one = State({"h": np.ones((1, 1), "float32")})
+
+    def peak(start):
+        tracemalloc.start()
+        try:
+            after = start.put([123_456], one)
+            return after, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    changed = state
+    for first in range(8):  # in the end every block has changed
+        part = np.arange(16 * first, rows, 128)
+        changed = changed.put(part, State({"h": np.full((len(part), 1), 2.0, "float32")}))
+    _, fresh = peak(state)
+    after, late = peak(changed)
+    assert late < fresh + 100_000  # the references of all blocks take 1.3 MB
+    assert after["h"].sum() == 2 * rows / 16 + 1
+    assert changed["h"].sum() == 2 * rows / 16
+
+
 @given(states(), st.integers(1, 4))
 def test_fork_repeats_each_row_and_spares_its_parent(state, n):
     before = {name: state[name].copy() for name in state}

@@ -139,22 +139,26 @@ class _Block(NamedTuple):
     own: np.ndarray
 
 
+_Groups = Mapping[int, dict[int, np.ndarray]]  # blocks by group, and within it by number
+
+
 class _Blocks:
     """A leaf as an array and the blocks of rows that differ from it.
 
-    States that differ in a few rows share the array, and all blocks that are equal.
+    States that differ in a few rows share the array, and all blocks that are equal. The blocks are
+    in groups by their numbers, so that a change copies the references of a few groups only, however
+    many rows have changed before.
     """
 
     ROWS = 16  # rows of a block, which are copied if one of them changes
+    GROUP = 256  # blocks of a group
 
-    def __init__(
-        self, base: np.ndarray, changed: Mapping[int, np.ndarray] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, base: np.ndarray, changed: _Groups = MappingProxyType({})) -> None:
         self._base, self._changed = base, changed
 
     @classmethod
     def touched(cls, index: np.ndarray) -> list[_Block]:
-        """Return the blocks that have the rows ``index``."""
+        """Return the blocks that have the rows ``index``, in the order of their numbers."""
         order = np.argsort(index, kind="stable")
         number = index[order] // cls.ROWS
         starts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
@@ -166,26 +170,31 @@ class _Blocks:
 
     def put(self, touched: list[_Block], values: np.ndarray) -> _Blocks:
         changed = dict(self._changed)
-        for block in touched:
+        number, group = -1, {}
+        for block in touched:  # in the order of their numbers
+            if block.number // self.GROUP != number:
+                number = block.number // self.GROUP
+                group = changed[number] = dict(changed.get(number, {}))
             first = block.number * self.ROWS
-            old = changed.get(block.number, self._base[first : first + self.ROWS])
-            new = changed[block.number] = old.copy()
+            old = group.get(block.number, self._base[first : first + self.ROWS])
+            new = group[block.number] = old.copy()
             new[block.own] = values[block.at]
         return _Blocks(self._base, changed)
 
     def take(self, touched: list[_Block], index: np.ndarray) -> np.ndarray:
         out = self._base[index]
         for block in touched:
-            new = self._changed.get(block.number)
+            new = self._changed.get(block.number // self.GROUP, {}).get(block.number)
             if new is not None:
                 out[block.at] = new[block.own]
         return out
 
     def whole(self) -> np.ndarray:
         out = self._base.copy()
-        for number, new in self._changed.items():
-            first = number * self.ROWS
-            out[first : first + self.ROWS] = new
+        for group in self._changed.values():
+            for number, new in group.items():
+                first = number * self.ROWS
+                out[first : first + self.ROWS] = new
         return out
 
 
