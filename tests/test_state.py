@@ -141,7 +141,7 @@ def test_a_put_costs_the_same_however_many_rows_were_put_before():
     def peak(start):
         tracemalloc.start()
         try:
-            after = start.put([123_456], one)
+            after = start.put([123_457], one)
             return after, tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
