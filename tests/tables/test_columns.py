@@ -30,11 +30,16 @@ from statecast.tables.schema import Schema
 from statecast.tables.steps import Names
 
 pd = pytest.importorskip("pandas")
+
 pa = pytest.importorskip("pyarrow")
 
+
 pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
+
 NAMES = ("unique_id", "ds", "y")
+
 KEYS = NAMES[:2]
+
 Cells = list[Any]
 
 
@@ -111,6 +116,7 @@ def decimals(cells: Cells) -> Cells:
 # -- the dtypes of each library --------------------------------------------------------------
 
 SIZES = (8, 16, 32, 64)
+
 POLARS = [
     *(
         Dtype(
@@ -140,6 +146,7 @@ POLARS = [
     Dtype("Object of text", text, lambda c: pl.Series(c, dtype=pl.Object)),
     Dtype("Null", lambda c: not there(c), lambda c: pl.Series(c, dtype=pl.Null)),
 ]
+
 PANDAS = [
     *(
         Dtype(
@@ -180,6 +187,7 @@ PANDAS = [
     Dtype("Arrow's text", text, lambda c: pd.Series(c, dtype=pd.ArrowDtype(pa.large_string()))),
     Dtype("object of text", text, lambda c: pd.Series(c, dtype=object)),
 ]
+
 ARROW = [
     *(
         Dtype(
@@ -207,6 +215,7 @@ ARROW = [
     ),
     Dtype("null", lambda c: not there(c), lambda c: pa.nulls(len(c))),
 ]
+
 LIBRARIES: dict[str, tuple[list[Dtype], Callable[[dict[str, Any]], Any]]] = {
     "polars": (POLARS, lambda columns: pl.DataFrame(columns)),
     "pandas": (PANDAS, lambda columns: pd.DataFrame(columns)),
@@ -218,8 +227,11 @@ LIBRARIES: dict[str, tuple[list[Dtype], Callable[[dict[str, Any]], Any]]] = {
 
 # Each is exactly a number of 16 bits, or of three decimals
 Numbers = st.sampled_from([0.0, 1.0, -1.0, 0.5, -2.5, 100.0, 255.0, 7.25, None])
+
 Wholes = st.sampled_from([0.0, 1.0, 2.0, 5.0, 127.0, None])
+
 Truths = st.sampled_from([0.0, 1.0, None])
+
 Texts = st.sampled_from(["a", "b", "é ü", "NA", "-", "", None])
 
 
@@ -751,27 +763,3 @@ def test_what_cannot_be_categorical_is_refused() -> None:
     schema = Schema.fit(SERIES, static.with_columns(area=pl.Series(["a", "b", "c"])))
     with pytest.raises(DataError, match="expected text, as in fit"):
         schema.panel(SERIES, static)
-
-
-def test_whole_numbers_that_may_be_codes_are_named_once_and_only_in_the_fit() -> None:
-    n = 40
-    series = pl.DataFrame({"unique_id": range(n), "ds": 1, "y": 1.0})
-    static = pl.DataFrame(
-        {
-            "unique_id": range(n),
-            "shop": [i % 5 for i in range(n)],
-            "area": [i / 3 for i in range(n)],
-            "open": [i % 2 for i in range(n)],
-            "visits": [i * i for i in range(n)],
-        }
-    )
-    with pytest.warns(
-        DataWarning, match="used as numbers: 'shop' .5 different ones.. If"
-    ) as caught:
-        schema = Schema.fit(series, static)
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        schema.panel(series, static)
-        Schema.fit(series, static, categorical=["shop"])
-        Schema.fit(series, static.drop("shop"))

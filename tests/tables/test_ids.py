@@ -11,20 +11,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from statecast import errors
 from statecast.forecast.explanation import ForecastExplanation
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
-from statecast.tables.id_types import IdType
 from statecast.tables.schema import Schema
 
 pd = pytest.importorskip("pandas")
+
 pa = pytest.importorskip("pyarrow")
 
 
 # -- ids come back as they came --------------------------------------------------------------
 
 TEXT, TIMES = ["a", "b", "c"], [dt.datetime(2024, 1, day) for day in (1, 2, 3)]
+
 IDS: dict[str, Callable[[], Any]] = {
     **{
         f"polars {dtype}": lambda dtype=dtype: pl.Series([1, 2, 3]).cast(dtype)
@@ -149,31 +149,6 @@ def test_the_type_of_ids_survives_a_model_file(kind: str) -> None:
     ]
     assert ids_of(tables[1]) == ids_of(tables[0])
     assert back.to_config()[0] == config
-
-
-@pytest.mark.parametrize(
-    ("library", "name", "categories"),
-    [
-        ("polars", "os.system", None),
-        ("polars", "Enum", None),
-        ("polars", "Enum", ["a", "a"]),
-        ("polars", "Enum", [1.5]),
-        ("polars", "Int32", ["a"]),
-        ("polars", "Datetime(time_unit='us', time_zone='Middle/Earth')", None),
-        ("pandas", "int32; import os", None),
-        ("pandas", "datetime64[ns, Middle/Earth]", None),
-        ("pandas", "category", [None]),
-        ("pyarrow", "extension<x>", None),
-        ("pyarrow", "timestamp[us, tz=Middle/Earth]", None),
-        ("arrays", "Int32", None),
-    ],
-)
-def test_a_type_of_ids_that_no_file_of_ours_names_is_refused(library, name, categories) -> None:
-    config = {"name": name, "categories": categories, "ordered": False}
-    with pytest.raises(errors.ModelFileError, match="ids: expected the type"):
-        IdType.from_config(config, library)
-    with pytest.raises(errors.ModelFileError, match="ids: expected the type"):
-        IdType.from_config(name, library)
 
 
 def test_ids_of_a_state_come_as_in_fit_while_they_fit() -> None:

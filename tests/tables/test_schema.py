@@ -17,76 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from small_tables import SERIES, STATIC, same_schema
+from small_tables import SERIES, STATIC, drawn_tables, same_panel, same_schema, series_with
 from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.tables import scaling, source, steps
 from statecast.tables.dates import Form
-from statecast.tables.ids import Kind
 from statecast.tables.panel import Panel
 from statecast.tables.scaling import TRANSFORMS
 from statecast.tables.schema import Schema
 from toy_data import in_domain
 
 pd = pytest.importorskip("pandas")
-pa = pytest.importorskip("pyarrow")
+
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-# -- what the laws range over ------------------------------------------------------------
-
-
-@st.composite
-def tables(draw: st.DrawFn, with_static: bool = True) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """A series and a static table: ragged, with gaps, missing statics, any order of rows."""
-    n = draw(st.integers(2, 7))
-    text = draw(st.booleans())
-    ids = [f"item {i}" if text else 10 * i for i in range(n)]
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    positive = draw(st.booleans())
-    rows = []
-    for item in ids:
-        last = int(rng.integers(1, 9))
-        kept = np.flatnonzero(rng.random(last) < 0.8) + 1
-        kept = kept if len(kept) else np.array([last])
-        y = rng.normal(0, 3, len(kept))
-        y = np.exp(y) if positive else y
-        missing = rng.random(len(kept)) < 0.2
-        missing[int(rng.integers(len(kept)))] = False
-        rows += [
-            (item, int(s), None if m else float(v))
-            for s, v, m in zip(kept, y, missing, strict=True)
-        ]
-    order = rng.permutation(len(rows))
-    series = pl.DataFrame(
-        [rows[i] for i in order], schema=["unique_id", "ds", "y"], orient="row"
-    ).cast({"y": pl.Float64})
-    if not with_static:
-        return series, None
-    colours = np.array(["red", "green", "NA", "bleu é", None], object)
-    static = pl.DataFrame(
-        {
-            "unique_id": ids,
-            "colour": colours[rng.integers(0, 5, n)].tolist(),
-            "size": [None if rng.random() < 0.2 else float(v) for v in rng.lognormal(0, 2, n)],
-            "whole": rng.integers(-3, 3, n).tolist(),
-        },
-        schema_overrides={"colour": pl.String, "size": pl.Float64},
-    )
-    # Otherwise a CSV file cannot tell that the column is text
-    static[0, "colour"] = "red"
-    return series, static
-
-
-def same(left: Panel, right: Panel) -> None:
-    assert left.ids.tolist() == right.ids.tolist()
-    for name in ("y", "mask", "numeric", "codes"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
-        assert getattr(left, name).dtype == getattr(right, name).dtype
-    if left.origin is None or right.origin is None:
-        assert left.origin is right.origin
-    else:
-        np.testing.assert_array_equal(left.origin, right.origin)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
@@ -95,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
 # -- laws --------------------------------------------------------------------------------
 
 
-@given(tables(), st.randoms(use_true_random=False))
+@given(drawn_tables(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(tabs, random) -> None:
     series, static = tabs
     order = list(range(len(series)))
@@ -105,15 +48,15 @@ def test_the_order_of_rows_does_not_matter(tabs, random) -> None:
     assert config == other
     for name, values in arrays.items():  # sums in another order differ in the last bit
         np.testing.assert_allclose(values, others[name], rtol=1e-12, atol=1e-12)
-    same(schema.panel(series, static), schema.panel(series[order], static))
+    same_panel(schema.panel(series, static), schema.panel(series[order], static))
     items = list(range(len(static)))
     random.shuffle(items)
     back = schema.panel(series, static[items]).take(np.argsort(items))
-    same(schema.panel(series, static), back)
+    same_panel(schema.panel(series, static), back)
 
 
 @given(
-    tables(),
+    drawn_tables(),
     st.integers(1, 9),
     st.sampled_from(["numbers", "days", "month ends", "hours as text"]),
     st.sampled_from(["auto", "none", "log"]),
@@ -152,7 +95,7 @@ def test_a_file_read_in_batches_is_the_table_to_the_last_bit(
         if isinstance(left, Schema):
             same_schema(left, right)
         elif isinstance(left, Panel):
-            same(left, right)
+            same_panel(left, right)
         else:
             assert left == right
 
@@ -174,77 +117,7 @@ def test_quantiles_of_batches_are_those_of_all_values(batches, levels) -> None:
     assert (np.abs(found - np.quantile(values, levels)) <= 1e-9 * size).all()
 
 
-@given(tables())
-def test_every_kind_of_table_means_the_same(tmp_path_factory: pytest.TempPathFactory, tabs) -> None:
-    series, static = tabs
-    tmp_path = tmp_path_factory.mktemp("tables")
-    paths = {}
-    for name, table in (("series", series), ("static", static)):
-        table.write_csv(tmp_path / f"{name}.csv")
-        table.write_parquet(tmp_path / f"{name}.parquet")
-        paths[name] = (tmp_path / f"{name}.csv", str(tmp_path / f"{name}.parquet"))
-    schema = Schema.fit(series, static)
-    panel = schema.panel(series, static)
-    others = {
-        "pandas": [(series.to_pandas(), static.to_pandas())],
-        "pyarrow": [(series.to_arrow(), static.to_arrow())],
-        "polars": [
-            (series.lazy(), static.lazy()),
-            (paths["series"][0], paths["static"][0]),
-            (paths["series"][1], paths["static"][1]),
-            (paths["series"][0], static),
-        ],
-    }
-    for kind, pairs in others.items():
-        for other_series, other_static in pairs:
-            other = Schema.fit(other_series, other_static)
-            same_schema(schema, other, but=("kind", "ids"))
-            assert other.kind.library == kind
-            seen = schema.panel(other_series, other_static)
-            same(panel, seen)
-            assert seen.kind.library == kind
-
-
-@given(tables(with_static=False), st.booleans())
-def test_arrays_mean_the_same_as_tables(tabs, with_static: bool) -> None:
-    series, _ = tabs
-    ids = series["unique_id"].unique(maintain_order=True).to_list()
-    row = [ids.index(item) for item in series["unique_id"]]
-    table = series.with_columns(unique_id=pl.Series(row))
-    Y = np.full((len(ids), int(series["ds"].max())), np.nan)  # type: ignore[arg-type]
-    Y[row, series["ds"].to_numpy() - 1] = series["y"].to_numpy()
-    X = static = None
-    if with_static:
-        X = np.arange(2.0 * len(ids)).reshape(-1, 2) ** 2
-        X[0, 1] = np.nan
-        static = pl.DataFrame({"unique_id": range(len(ids)), "x1": X[:, 0], "x2": X[:, 1]})
-    schema, other = Schema.fit(table, static), Schema.fit(Y, X)
-    (config, arrays), (config2, arrays2) = schema.to_config(), other.to_config()
-    assert config | {"kind": "arrays", "ids": None} == config2
-    for name, values in arrays.items():
-        np.testing.assert_allclose(values, arrays2[name], rtol=1e-12, atol=1e-12)
-    order = np.argsort(schema.panel(table, static).ids)
-    same(schema.panel(table, static).take(order), schema.panel(Y, X))
-    same(other.panel(Y, X), other.panel(Y.tolist(), X))
-
-
-@given(tables(), st.data())
-def test_an_item_does_not_depend_on_its_neighbours(tabs, data) -> None:
-    series, static = tabs
-    schema = Schema.fit(series, static)
-    panel = schema.panel(series, static)
-    rows = data.draw(st.lists(st.integers(0, panel.rows - 1), min_size=1, unique=True))
-    some = static[rows]["unique_id"].to_list()
-    alone = schema.panel(series.filter(pl.col("unique_id").is_in(some)), static[rows])
-    same(panel.take(rows), alone)
-    # ... nor on one that is a hundred times larger
-    loud = series.with_columns(
-        y=pl.when(pl.col("unique_id").is_in(some)).then("y").otherwise(pl.col("y") * 100)
-    )
-    same(panel.take(rows), schema.panel(loud, static).take(rows))
-
-
-@given(tables(), st.sampled_from(["auto", *TRANSFORMS]), st.integers(1, 12))
+@given(drawn_tables(), st.sampled_from(["auto", *TRANSFORMS]), st.integers(1, 12))
 def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -> None:
     series, static = tabs
     known = series["y"].to_numpy()
@@ -279,76 +152,14 @@ def test_unscale_inverts_scale_and_increases(tabs, transform: str, first: int) -
     np.testing.assert_array_equal(panel.y, np.where(panel.mask, z, 0))
 
 
-@given(tables(), st.sampled_from(["auto", "none"]))
+@given(drawn_tables(), st.sampled_from(["auto", "none"]))
 def test_a_schema_survives_its_config(tabs, transform: str) -> None:
     series, static = tabs
     schema = Schema.fit(series, static, transform=transform)
     config, arrays = schema.to_config()
     again = Schema.from_config(json.loads(json.dumps(config, allow_nan=False)), arrays)
     same_schema(schema, again)
-    same(schema.panel(series, static), again.panel(series, static))
-
-
-@given(tables(), st.data())
-def test_fit_learns_from_items_with_rows_alone(tabs, data) -> None:
-    series, static = tabs
-    ids = static["unique_id"].to_list()
-    out = data.draw(st.sets(st.sampled_from(ids), max_size=len(ids) - 1))
-    kept = [item for item in ids if item not in out]
-    series = series.filter(pl.col("unique_id").is_in(kept))
-    trained = static.filter(pl.col("unique_id").is_in(kept))
-    schema = Schema.fit(series, static)
-    if not trained["colour"].is_null().all():
-        same_schema(schema, Schema.fit(series, trained))
-        same(schema.panel(series, static, for_fit=True), schema.panel(series, trained))
-    assert schema.panel(series, static).known.tolist() == [
-        (series.filter((pl.col("unique_id") == item) & pl.col("y").is_not_null()))["ds"].max() or 0
-        for item in ids
-    ]
-
-
-@given(tables(), st.integers(1, 12), st.sampled_from(["polars", "pandas", "pyarrow", "arrays"]))
-def test_the_table_holds_the_steps_after_the_prefix(tabs, until: int, kind: str) -> None:
-    series, static = tabs
-    schema = Schema.fit(series, static)
-    panel = schema.panel(series, static)
-    values = np.arange(panel.rows * until, dtype=np.float64).reshape(panel.rows, until)
-    output = schema.output(Kind(kind))
-    table = output.table({"a": values, "b": -values}, ids=panel.ids, known=panel.known)
-    expected = [
-        (item, step, values[row, step - 1])
-        for row, item in enumerate(panel.ids.tolist())
-        for step in range(panel.known[row] + 1, until + 1)
-    ]
-    if kind == "arrays":
-        assert table["a"].shape == values.shape
-        after = np.arange(1, until + 1) > panel.known[:, None]
-        np.testing.assert_array_equal(table["a"], np.where(after, values, np.nan))
-        return
-    assert type(table).__module__.startswith(kind if kind != "pyarrow" else "pyarrow.lib")
-    frame = pl.from_pandas(table) if kind == "pandas" else pl.DataFrame(table)
-    assert frame.columns == ["unique_id", "ds", "a", "b"]
-    assert frame.select("unique_id", "ds", "a").rows() == expected
-    assert (frame["a"] == -frame["b"]).all()
-
-
-@given(tables(), st.integers(0, 8))
-def test_prefix_and_new_rows_make_the_whole(tabs, k: int) -> None:
-    series, static = tabs
-    schema = Schema.fit(series, static)
-    whole = schema.panel(series, static)
-    prefix = series.filter(pl.col("ds") <= k)
-    rest = series.filter(pl.col("ds") > k)
-    some = prefix.filter(pl.col("y").is_not_null())["unique_id"].unique().to_list()
-    prefix = prefix.filter(pl.col("unique_id").is_in(some))
-    before = schema.panel(prefix if len(prefix) else None, static)
-    if not len(rest):
-        return
-    new = schema.new_rows(rest, before.ids, known=before.known)
-    assert new.numeric.shape == new.codes.shape == (whole.rows, 0)
-    np.testing.assert_array_equal(before.mask | new.mask, whole.mask)
-    np.testing.assert_array_equal(before.y + new.y, whole.y)
-    assert new.ids.tolist() == before.ids.tolist()
+    same_panel(schema.panel(series, static), again.panel(series, static))
 
 
 # -- dates -------------------------------------------------------------------------------
@@ -771,161 +582,7 @@ def test_a_count_just_below_nothing_is_nothing() -> None:
     assert not np.signbit(least).any()
 
 
-def test_a_prefix_beyond_the_training_length_widens_the_panel() -> None:
-    schema = Schema.fit(SERIES)
-    longer = pl.DataFrame({"unique_id": [5], "ds": [7], "y": [1.0]})
-    panel = schema.panel(longer)
-    assert panel.y.shape == (1, 7)
-    assert panel.known.tolist() == [7]
-    assert panel.y[0, 6] == np.float32(schema.scale([1.0], 7)[0])
-
-
-@pytest.mark.parametrize("kind", ["polars", "pandas", "pyarrow"])
-def test_ids_of_any_array_come_out_as_text_or_numbers(kind: str) -> None:
-    schema = Schema.fit(SERIES)
-    for ids in (["b", "a"], np.array(["b", "a"]), np.array(["b", "a"], object), np.array([2, 1])):
-        output = schema.output(Kind(kind))
-        table = output.table({"f": np.ones((2, 1))}, ids=ids, known=np.zeros(2, int))
-        frame = pl.from_pandas(table) if kind == "pandas" else pl.DataFrame(table)
-        assert frame["unique_id"].to_list() == list(ids)
-        assert frame["unique_id"].dtype in (pl.String, pl.Int64)
-
-
-def test_the_table_checks_what_it_is_given() -> None:
-    schema = Schema.fit(SERIES)
-    output = schema.output()
-    with pytest.raises(ArgumentError, match=r"expected shape \(2, until\)"):
-        output.table({"a": np.zeros((3, 2))}, ids=[1, 2], known=np.zeros(2))
-    with pytest.raises(ArgumentError, match="known"):
-        output.table({"a": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(3))
-    with pytest.raises(ArgumentError, match="'ds'"):
-        output.table({"ds": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(2))
-    with pytest.raises(ArgumentError, match="kind"):
-        schema.output(Kind("excel"))
-
-
 # -- bad input ---------------------------------------------------------------------------
-
-
-def series_with(**columns: Any) -> pl.DataFrame:
-    return SERIES.with_columns(
-        **{k: pl.Series(v, strict=False) if isinstance(v, list) else v for k, v in columns.items()}
-    )
-
-
-class Unreadable:
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise ValueError("no")
-
-
-BAD_SERIES: dict[str, tuple[Any, str, str | None, Any]] = {
-    # case: (series, pattern, column, first offending item)
-    "missing column": (SERIES.drop("y"), "expected a column 'y'", "y", None),
-    "no rows": (SERIES[:0], "at least one row", None, None),
-    "twice": (series_with(ds=[1, 2, 1, 1, 1]), "each step of an item once", "ds", 2),
-    "step 0": (series_with(ds=[1, 2, 1, 0, 1]), "received 0", "ds", 2),
-    "step 1.5": (series_with(ds=[1, 2, 1, 1.5, 1]), "received 1.5", "ds", 2),
-    "step null": (series_with(ds=[1, 2, 1, 2, None]), "received nothing", "ds", 3),
-    "step nan": (series_with(ds=[1, 2, 1, np.nan, 3.0]), "received nan", "ds", 2),
-    "step text": (series_with(ds=["1", "2", "1", "2", "1"]), "received '1'", "ds", 1),
-    "step bool": (series_with(ds=[True] * 5), "received True", "ds", 1),
-    "step huge": (series_with(ds=[1, 20260131, 1, 2, 1]), "received 20260131", "ds", 1),
-    "no such day": (series_with(ds=["2026-01-01"] * 4 + ["2026-02-30"]), "2026-02-30", "ds", 3),
-    "text y": (series_with(y=["1", "2", "x", "3", "4"]), "received '1'", "y", 1),
-    "date y": (series_with(y=[dt.date(2026, 1, 1)] * 5), "expected a number", "y", 1),
-    "list y": (series_with(y=[[1.0]] * 5), "expected a number", "y", 1),
-    "infinite y": (series_with(y=[1, 2, 3, -np.inf, 4]), "received -inf", "y", 2),
-    "object y": (SERIES.to_pandas().assign(y=[1, 2, "x", 3, 4]), "received 'x'", "y", 2),
-    "all missing": (series_with(y=[1, 2, None, np.nan, 4]), "missing values everywhere", "y", 2),
-    "id null": (series_with(unique_id=[1, 1, None, 2, 3]), "row 3 has none", "unique_id", None),
-    "ids mixed": (
-        SERIES.to_pandas().assign(unique_id=[1, "1", 2, 2, 3]),
-        "one type",
-        "unique_id",
-        "1",
-    ),
-    "id 1.5": (series_with(unique_id=[1, 1, 1.5, 2, 3]), "whole numbers", "unique_id", 1.5),
-    "id list": (series_with(unique_id=[[1]] * 5), "numbers or text", "unique_id", [1]),
-    "text ids": (
-        series_with(unique_id=list("11223")),
-        "a whole number, as in the",
-        "unique_id",
-        "1",
-    ),
-    "not in static": (series_with(unique_id=[1, 1, 2, 2, 9]), "not there", "unique_id", 9),
-    "off the grid": (
-        series_with(ds=[dt.date(2026, 1, d) for d in (1, 3, 1, 3, 1)]).vstack(
-            pl.DataFrame({"unique_id": [3], "ds": [dt.date(2026, 1, 4)], "y": [1.0]})
-        ),
-        "received 2026-01-04",
-        "ds",
-        3,
-    ),
-    "one date an item": (
-        series_with(unique_id=[1, 2, 3, 3, 3], ds=[dt.date(2026, 1, 1)] * 5),
-        "two dates",
-        "ds",
-        None,
-    ),
-    "same name twice": (
-        pd.DataFrame([[1, 1, 1, 1]], columns=["unique_id", "ds", "y", "y"]),
-        "unique",
-        None,
-        None,
-    ),
-    "same name twice in Arrow": (
-        pa.table([[1], [1], [1.0], [1.0]], names=["unique_id", "ds", "y", "y"]),
-        "unique",
-        None,
-        None,
-    ),
-    "a number": (3, "received int", None, None),
-    "a mapping": ({"unique_id": [1]}, "received dict", None, None),
-    "one array": (np.ones((3, 2)), "two tables or two arrays", None, None),
-    "no array": (Unreadable(), "received test_schema.Unreadable", None, None),
-    "rows of unlike length": ([[1.0, 2.0], [1.0]], "rectangular", None, None),
-}
-
-
-FOR_FIT_ALONE = ("off the grid", "one date an item", "no such day", "no rows")
-
-
-@pytest.mark.parametrize("case", BAD_SERIES)
-def test_bad_series(case: str) -> None:
-    series, pattern, column, item = BAD_SERIES[case]
-    kind = type(series).__module__
-    static = STATIC.to_pandas() if kind.startswith("pandas") else STATIC
-    with pytest.raises(DataError, match=pattern) as error:
-        Schema.fit(series, static)
-    assert error.value.column == column
-    if item is not None:
-        assert error.value.item == item
-        assert f"item {item!r}" in str(error.value)
-    if case not in FOR_FIT_ALONE:
-        schema = Schema.fit(SERIES, STATIC)
-        with pytest.raises(DataError, match=pattern):
-            schema.panel(series, static)
-
-
-# A file has no columns of mixed types
-IN_FILES = [case for case, bad in BAD_SERIES.items() if isinstance(bad[0], pl.DataFrame)]
-
-
-@pytest.mark.parametrize("case", IN_FILES)
-def test_bad_series_in_a_file_read_in_batches(case: str, tmp_path: Path, monkeypatch) -> None:
-    series, pattern, column, item = BAD_SERIES[case]
-    series.write_parquet(tmp_path / "series.parquet")
-    monkeypatch.setattr(source, "BATCH", 2)
-    with pytest.raises(DataError, match=pattern) as error:
-        Schema.fit(tmp_path / "series.parquet", STATIC)
-    assert error.value.column == column
-    assert item is None or error.value.item == item
-    schema = Schema.fit(SERIES, STATIC)
-    if case not in FOR_FIT_ALONE:
-        with pytest.raises(DataError, match=pattern):
-            schema.panel(tmp_path / "series.parquet", STATIC)
-    SERIES.write_parquet(tmp_path / "series.parquet")  # and the next good call works
-    same(schema.panel(tmp_path / "series.parquet", STATIC), schema.panel(SERIES, STATIC))
 
 
 @given(st.integers(1, 6), st.integers(0, 4))
@@ -958,129 +615,6 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(steps.tempfile, "TemporaryFile", lambda: full)
     with full, pytest.raises(DataError, match="TMPDIR"):
         Schema.fit(tmp_path / "series.parquet", STATIC)
-
-
-def static_with(**columns: Any) -> pl.DataFrame:
-    return STATIC.with_columns(
-        **{k: pl.Series(v, strict=False) if isinstance(v, list) else v for k, v in columns.items()}
-    )
-
-
-BAD_STATIC: dict[str, tuple[Any, str, str | None, Any]] = {
-    "no id": (STATIC.drop("unique_id"), "expected a column 'unique_id'", "unique_id", None),
-    "no rows": (STATIC[:0], "at least one row", None, None),
-    "twice": (pl.concat([STATIC, STATIC[1:2]]), "one row for each item", "unique_id", 2),
-    "infinite": (static_with(area=[1.0, np.inf, 2.0]), "a finite number", "area", 2),
-    "dates": (static_with(area=[dt.date(2026, 1, 1)] * 3), "numbers, text", "area", 1),
-    "lists": (static_with(sex=[[1]] * 3), "numbers, text", "sex", 1),
-    "text ids": (static_with(unique_id=list("123")), "text, as in the static", "unique_id", 1),
-    "id null": (static_with(unique_id=[1, None, 3]), "row 2 has none", "unique_id", None),
-    "mixed": (STATIC.to_pandas().assign(sex=["M", 1, "F"]), "received 1", "sex", 2),
-}
-
-
-@pytest.mark.parametrize("case", BAD_STATIC)
-def test_bad_static(case: str) -> None:
-    static, pattern, column, item = BAD_STATIC[case]
-    with pytest.raises(DataError, match=pattern) as error:
-        Schema.fit(SERIES, static)
-    assert error.value.column == column
-    if item is not None:
-        assert error.value.item == item
-    with pytest.raises(DataError) as error:
-        Schema.fit(SERIES, STATIC).panel(SERIES, static)
-    assert error.value.column == column
-
-
-@pytest.mark.parametrize(
-    ("static", "column"),
-    [
-        (STATIC.drop("area"), "area"),
-        (static_with(extra=[1, 2, 3]), "extra"),
-        (static_with(sex=[1, 2, 3]), "sex"),
-        (static_with(area=["1", "2", "3"]), "area"),
-        (None, None),
-    ],
-)
-def test_the_static_columns_are_those_of_fit(static: Any, column: str | None) -> None:
-    schema = Schema.fit(SERIES, STATIC)
-    with pytest.raises(DataError, match=r"as in fit|of fit") as error:
-        schema.panel(SERIES, static)
-    assert error.value.column == column
-    with pytest.raises(DataError, match="received neither"):
-        schema.panel()
-    with pytest.raises(DataError, match="'sex' too"):
-        Schema.fit(SERIES).panel(SERIES, STATIC)
-
-
-@pytest.mark.parametrize(
-    ("Y", "X", "pattern", "column", "item"),
-    [
-        (np.ones(3), None, r"shape \(n, T\); received \(3,\)", None, None),
-        (np.ones((0, 3)), None, "at least one item", None, None),
-        ([[1.0], [1.0, 2.0]], None, "rectangular", None, None),
-        (np.array([["a"]]), None, "expected a number", "Y", 0),
-        (np.array([[1, 2], [3, "x"]], object), None, "received 'x'", "Y", 1),
-        (np.array([[1, 2], [3, np.inf]]), None, "received .*inf", "Y", 1),
-        (np.array([[1.0], [np.nan]]), None, "NaN everywhere", "Y", 1),
-        (np.ones((2, 2)), np.ones((3, 1)), "2 rows in Y and 3 in X", None, None),
-        (np.ones((2, 2)), np.ones(2), r"shape \(n, f\)", None, None),
-        (np.ones((2, 2)), np.array([[1.0], [-np.inf]]), "received .*-inf", "x1", 1),
-        (np.ones((2, 2)), STATIC, "two tables or two arrays", None, None),
-    ],
-)
-def test_bad_arrays(Y: Any, X: Any, pattern: str, column: str | None, item: Any) -> None:
-    with pytest.raises(DataError, match=pattern) as error:
-        Schema.fit(Y, X)
-    assert (error.value.column, error.value.item) == (column, item)
-
-
-def test_an_array_row_of_nan_is_k_zero() -> None:
-    schema = Schema.fit(np.ones((2, 3)), np.arange(2.0)[:, None])
-    X = np.ones((2, 1))
-    assert schema.panel(np.full((2, 3), np.nan), X).known.tolist() == [0, 0]
-    assert schema.panel(np.ones((2, 0)), X).known.tolist() == [0, 0]
-    assert schema.panel(None, X).ids.tolist() == [0, 1]
-    with pytest.raises(DataError, match="'x2' too"):
-        schema.panel(None, np.ones((2, 2)))
-
-
-def test_dates_and_numbers_are_not_mixed() -> None:
-    dates = series_with(ds=[dt.date(2026, 1, d) for d in (1, 2, 1, 2, 1)])
-    with pytest.raises(DataError, match="dates without a time zone, as in fit; received numbers"):
-        Schema.fit(dates).panel(SERIES)
-    with pytest.raises(DataError, match="steps from 1, as in fit"):
-        Schema.fit(SERIES).panel(dates)
-    with pytest.raises(DataError, match="dates without a time zone, as in fit; received numbers"):
-        Schema.fit(dates).panel(np.full((2, 2), np.nan))
-
-
-def test_bad_new_rows() -> None:
-    schema = Schema.fit(SERIES)
-    row = pl.DataFrame({"unique_id": [2], "ds": [2], "y": [1.0]})
-    with pytest.raises(DataError, match="steps after 2") as error:
-        schema.new_rows(row, [1, 2], known=np.array([1, 2]))
-    assert (error.value.column, error.value.item) == ("ds", 2)
-    with pytest.raises(DataError, match="items of the state") as error:
-        schema.new_rows(row, [1, 3])
-    assert error.value.item == 2
-    with pytest.raises(DataError, match="of the known items"):
-        schema.new_rows(row, ["1", "2"])
-    with pytest.raises(DataError, match="None"):
-        schema.new_rows(None, [1])
-    with pytest.raises(ArgumentError, match="known"):
-        schema.new_rows(row, [1, 2], known=np.array([1]))
-    with pytest.raises(DataError, match="each of 2 known"):
-        schema.new_rows(np.ones((3, 2)), [1, 2])
-    Y = np.array([[np.nan, np.nan], [np.nan, 2.0]])
-    assert schema.new_rows(Y, [7, 5], known=np.array([2, 1])).known.tolist() == [0, 2]
-
-
-def test_a_panel_too_large_is_refused_before_it_is_made() -> None:
-    schema = Schema.fit(SERIES)
-    many = pl.DataFrame({"unique_id": range(1000), "ds": 1_000_000, "y": 1.0})
-    with pytest.raises(DataError, match="at most 500,000,000 cells"):
-        schema.panel(many)
 
 
 def test_a_column_of_too_many_categories() -> None:
@@ -1123,23 +657,6 @@ def test_errors_of_files_name_the_file_and_the_value(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"s\.csv") as error:
             Schema.fit(path)
         assert (error.value.column, error.value.item) == (column, item)
-
-
-def test_bad_arguments() -> None:
-    with pytest.raises(ArgumentError, match="transform"):
-        Schema.fit(SERIES, transform="sqrt")
-    wrong: Any
-    for wrong in ({"id_col": "ds"}, {"target_col": "ds"}, {"target_col": ["y", "y"]}):
-        with pytest.raises(ArgumentError, match="distinct names"):
-            Schema.fit(SERIES, **wrong)
-    for wrong in (3, [], ["y", 3], ""):
-        with pytest.raises(ArgumentError, match=r"target_col: expected (names|distinct)"):
-            Schema.fit(SERIES, target_col=wrong)
-    schema = Schema.fit(SERIES)
-    with pytest.raises(ArgumentError, match="first_step"):
-        schema.scale([1.0], 0)
-    with pytest.raises(DataError, match="received None"):
-        Schema.fit(None)
 
 
 # -- what is imported --------------------------------------------------------------------

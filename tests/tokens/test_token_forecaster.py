@@ -358,7 +358,7 @@ def _y(*values: Any) -> pl.DataFrame:
         (_y(None, None), "expected tokens; every cell is empty"),
         (_y("", ""), "expected tokens; every cell is empty"),
         (_y(1.5, 2.0), "expected tokens: text, whole numbers or booleans; received 1.5"),
-        (_y("a" * 257, "b"), "expected a token of at most 256 characters"),
+        (_y("a" * 257, "b"), "expected one token in each row, of at most 256 characters"),
         (_y(["a"], ["b"]), "expected text or a number; received"),
         (
             np.array([["a", 3]], object),

@@ -154,7 +154,7 @@ def token(value: Any) -> Any:
     if value is None or isinstance(value, str):
         text = str(value) if value else None
         if text is not None and len(text) > LONGEST_TOKEN:
-            raise ValueError(f"a token of at most {LONGEST_TOKEN} characters, a row a token")
+            raise ValueError(f"one token in each row, of at most {LONGEST_TOKEN} characters")
         return text
     if is_flag(value):
         return bool(value)
