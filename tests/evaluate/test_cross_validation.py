@@ -356,7 +356,7 @@ def test_the_missing_extra_is_named_before_any_fit(monkeypatch: pytest.MonkeyPat
 
 
 def test_growth(growth_tables: Growth) -> None:
-    """The bars that forecasts of the growth study are held to, as published in the README."""
+    """The scores of the baselines on the growth study are those in the README."""
     series, static, folds = growth_tables
     quick = [MeanCurve("sex"), Ridge(), Neighbours(), LastValue()]
     found = cross_validation(Fake(), series, static, folds=folds, known=(0, 3), baselines=quick)

@@ -1,4 +1,4 @@
-"""Covariates: used at their step and never earlier, with every law of the forecaster."""
+"""Covariates: used at their step and never earlier, with every property of the forecaster."""
 
 from functools import cache
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
+from properties import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.errors import ArgumentError, DataError
 from statecast.forecast.forecaster import Forecaster
 from statecast.networks.decoder import Decoder
@@ -82,7 +82,7 @@ def _planned(future, item, step, **cells):
     )
 
 
-# -- the forecaster's laws ----------------------------------------------------------------------
+# -- properties of the forecaster ---------------------------------------------------------------
 
 
 def test_every_k_alone_among_others_and_from_updates(fitted):

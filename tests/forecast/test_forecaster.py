@@ -1,4 +1,4 @@
-"""The forecaster's laws: any k, no effect of other rows, gaps are not zeros, heads and feedback."""
+"""The forecaster: any k, no effect of other rows, gaps are not zeros, heads and feedback."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Laws of the batches that a network learns from and stops by."""
+"""Properties of the batches for training and validation."""
 
 from __future__ import annotations
 

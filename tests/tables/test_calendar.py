@@ -162,7 +162,7 @@ def dated(untrained):
 
 
 def test_an_item_with_a_launch_date_has_the_dates_of_its_first_observation(dated, tmp_path):
-    """The law, in every verb: after its launch date alone a forecast has the dates that it has
+    """In every method: after its launch date alone a forecast has the dates that it has
     when the first observation, on that date, is known."""
     begun = shops(6, 20).filter(pl.col("ds") == pl.col("ds").min().over("unique_id"))
     begun = begun.filter(pl.col("ds").dt.weekday() < 7)
@@ -299,7 +299,7 @@ def test_launch_dates_that_cannot_be_are_refused():
         schema.panel(series)
     wrong: Any
     for wrong in (3, ["launch"]):
-        with pytest.raises(ArgumentError, match="start_col: expected text or None"):
+        with pytest.raises(ArgumentError, match="start_col: expected the name of a column"):
             Forecaster(start_col=wrong)
     with pytest.raises(ArgumentError, match="beside 'unique_id'"):
         Schema.fit(series, static, start_col="unique_id")

@@ -1,4 +1,4 @@
-"""Laws of steps that are dates: calendars, time zones, and columns that come back as they came."""
+"""Steps that are dates: calendars, time zones, and columns that come back as they came."""
 
 from __future__ import annotations
 

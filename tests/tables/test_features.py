@@ -1,4 +1,4 @@
-"""``Columns`` and one-hot columns: laws of the encoding of features."""
+"""``Columns`` and one-hot columns: properties of the encoding of features."""
 
 from __future__ import annotations
 

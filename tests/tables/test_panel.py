@@ -1,4 +1,4 @@
-"""Laws of ``Panel``: rows are independent, and a prefix with its new rows is the whole."""
+"""``Panel``: rows are independent, and a prefix with its new rows is the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the schema and the panel, and every kind of bad input. Without Keras."""
+"""Properties of the schema, and bad input. Without Keras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
 
 
-# -- laws --------------------------------------------------------------------------------
+# -- properties --------------------------------------------------------------------------------
 
 
 @given(drawn_tables(), st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""Several targets at once: joint over targets and steps, and every law of the forecaster kept."""
+"""Several targets: joint over targets and steps, with every property of the forecaster."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from laws import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
+from properties import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
 from statecast.evaluate.baselines import LastValue, MeanCurve, Ridge
@@ -89,7 +89,7 @@ def fitted(request):
     return _fitted(request.param)
 
 
-# -- the forecaster's laws ----------------------------------------------------------------------
+# -- properties of the forecaster ---------------------------------------------------------------
 
 
 def test_every_k_alone_among_others_and_from_updates(fitted):

@@ -1,4 +1,4 @@
-"""Laws that hold of a forecaster of numbers, whatever it was given to learn from."""
+"""Properties of a forecaster of numbers that hold for any training data."""
 
 from __future__ import annotations
 
