@@ -210,7 +210,7 @@ def test_a_fitted_model_keeps_its_settings(untrained) -> None:
         ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
         ({"weight_decay": float("nan")}, "weight_decay: expected a number of 0 or above"),
         ({"id_col": 3}, "id_col: expected the name of a column"),
-        ({"id_col": ""}, "id_col: expected the name of a column, as text that is not empty"),
+        ({"id_col": ""}, r"id_col: expected the name of a column \(text, not empty\); received ''"),
         ({"step_col": ""}, "step_col: expected the name of a column"),
         ({"start_col": ""}, "start_col: expected the name of a column"),
         ({"target_col": ""}, "target_col: expected the name of a column"),
@@ -262,6 +262,29 @@ def test_the_remedy_in_a_message_works(untrained, settings, value, remedy):
         )
     f = Forecaster(**settings | remedy, **small).fit(values, verbose=0)
     assert np.isfinite(f.predict(values[:2, :2], until=4)["statecast"][:, 2:]).all()
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"weight_decay": 1e12},
+            r"weight_decay: training diverged .* = -4e\+09\. Fit with a weight",
+        ),
+        ({"weight_decay": 1e100}, "weight_decay: training diverged"),
+        ({"weight_decay": 1e12, "learning_rate": 1e-3}, "weight_decay .* far below 1000"),
+        (
+            {"learning_rate": 1e7, "weight_decay": 0},
+            "learning_rate: .* a learning_rate below 1e.07",
+        ),
+        ({"learning_rate": 1e7, "weight_decay": 1e-9}, "learning_rate: training diverged"),
+    ],
+)
+def test_a_training_that_diverges_names_the_setting_at_fault(settings, message) -> None:
+    f = Forecaster(units=2, ensemble=1, epochs=2, **settings)
+    with pytest.raises(ArgumentError, match=message):
+        f.fit(np.random.default_rng(0).normal(size=(40, 6)), verbose=0)
 
 
 @pytest.mark.backends

@@ -406,3 +406,66 @@ def test_tokens_have_launch_dates_too(untrained):
     made = f.generate(None, static.with_columns(launch=pl.lit(MONDAY)), until=3)
     assert made.filter(step=1)["ds"].to_list() == [MONDAY] * 2
     assert f.schema.panel(series, static).known.tolist() == [5, 4]
+
+
+# -- future covariates on closed days -------------------------------------------------------------
+
+
+def _planned(kind: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A series that is observed in open slots only, and a plan of the same rows."""
+    rng = np.random.default_rng(0)
+    start, every = dt.datetime(2024, 1, 1), {"hours": "1h", "months": "1mo"}.get(kind, "1d")
+    steps = {"hours": 120, "months": 36}.get(kind, 40)
+    parts = []
+    for item in range(12):
+        begin = start + dt.timedelta(days=item % 5 if every == "1d" else 0)
+        begin += dt.timedelta(hours=9) if kind == "hours" else dt.timedelta(0)
+        when = pl.datetime_range(begin, begin + dt.timedelta(days=1200), every, eager=True)[:steps]
+        if kind == "a zone":
+            when = when.dt.replace_time_zone("America/New_York")
+        parts.append(pl.DataFrame({"ds": when}).with_columns(unique_id=item))
+    grid = pl.concat(parts)
+    open_ = {
+        "weekdays": pl.col("ds").dt.weekday() < 6,
+        "a zone": pl.col("ds").dt.weekday() < 6,
+        "hours": pl.col("ds").dt.hour().is_between(8, 17),
+        "months": pl.col("ds").dt.month() != 8,
+    }[kind]
+    grid = grid.filter(open_).select("unique_id", "ds")
+    series = grid.with_columns(y=pl.Series(rng.normal(size=len(grid))))
+    return series, grid.with_columns(promo=pl.Series(rng.normal(size=len(grid))))
+
+
+@pytest.mark.parametrize("kind", ["weekdays", "hours", "months", "a zone"])
+@pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
+def test_a_plan_needs_no_rows_for_closed_steps(kind):
+    series, plan = _planned(kind)
+    schema = Schema.fit(series, future=plan)
+    assert schema.calendar
+    panel = schema.panel(series, future=plan, for_fit=True)
+    assert panel.future is not None
+    assert panel.future.there[:, :20].all()  # closed steps have missing values
+    flags = panel.future.numeric[:, :20, 1]
+    assert set(np.unique(flags)) == {0.0, 1.0}
+    assert not (flags[panel.mask[:, :20]] > 0).any()
+    lost = series["ds"].unique().sort()[7]
+    with pytest.raises(DataError, match=r"without closed ones .*received none for step"):
+        schema.panel(series, future=plan.filter(pl.col("ds") != lost))
+
+
+@pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
+def test_forecasts_and_updates_need_no_plan_of_closed_days(untrained):
+    series, plan = _planned("weekdays")
+    f = Forecaster(units=3, ensemble=2, epochs=1).fit(series, future=plan, verbose=0)
+    early = series.filter(pl.col("ds") < dt.datetime(2024, 1, 16))
+    whole = f.predict(early, until=25, future=plan)
+    assert whole["statecast"].is_finite().all()
+    assert (whole["ds"].dt.weekday() < 6).all()
+    first = early.filter(pl.col("ds") < dt.datetime(2024, 1, 9))
+    state = f.update(
+        f.state(first, future=plan),
+        early.join(first, on=["unique_id", "ds"], how="anti"),
+        future=plan,
+    )
+    again = f.predict(state=state, until=25, future=plan)
+    np.testing.assert_allclose(again["statecast"], whole["statecast"], rtol=1e-4, atol=1e-5)

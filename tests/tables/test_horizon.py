@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
-from statecast.errors import ArgumentError
+from statecast.errors import ArgumentError, DataError
 from statecast.tables.horizon import Horizon
 from statecast.tables.steps import MAX_STEPS
 
@@ -32,3 +33,24 @@ def test_an_array_without_axes_is_one_number() -> None:
     assert Horizon.read(np.array(6), None, "unique_id", 1) == Horizon(step=6)
     with pytest.raises(ArgumentError, match="until: expected a whole number from 1"):
         Horizon.read(np.array(6.5), None, "unique_id", 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"item": [1], "last": [5]}, "expected a column 'unique_id'.*pass id_col='item'"),
+        (
+            {"unique_id": [1], "last": [5]},
+            r"expected a column 'until'; received 'unique_id', 'last'\.$",
+        ),
+        (
+            {"unique_id": [1], "ds": [5]},
+            r"expected a column 'until'; received 'unique_id', 'ds'\.$",
+        ),
+        ({"unique_id": [1], "Until": [5]}, r"column 'until'; received 'unique_id', 'Until'\.$"),
+    ],
+)
+def test_a_table_of_last_steps_without_its_columns_names_no_other_option(table, message) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        Horizon.read(pl.DataFrame(table), None, "unique_id", 1)
+    assert "step_col" not in str(error.value)

@@ -598,6 +598,23 @@ def test_each_target_is_calibrated_by_itself():
 # -- scores -------------------------------------------------------------------------------------
 
 
+def test_messages_name_each_target_by_itself():
+    series, static, _ = _tables(gaps=False)
+    years = series.with_columns(ds=pl.col("ds") + 2000)
+    schema = Schema.fit(years, static, target_col=NAMES)
+    with pytest.raises(DataError, match=r"without a value of 'lat', 'lon'\.$"):
+        schema.panel(years.with_columns(ds=pl.col("ds") - 5), static)
+    one = Schema.fit(years, static, target_col="lat")
+    with pytest.raises(DataError, match=r"without a value of 'lat'\.$"):
+        one.panel(years.with_columns(ds=pl.col("ds") - 5), static)
+    empty = [
+        pl.when(pl.col("unique_id") == 3).then(None).otherwise(name).alias(name) for name in NAMES
+    ]
+    with pytest.raises(DataError, match=r"'lat': .* in this column or in 'lon'") as error:
+        schema.panel(years.with_columns(empty), static)
+    assert (error.value.column, error.value.item) == ("lat", 3)
+
+
 class _Ready:
     """A forecaster that needs no fit: the baselines are what is fitted here."""
 

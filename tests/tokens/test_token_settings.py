@@ -18,7 +18,7 @@ pytestmark = pytest.mark.backends
         ({"tied": 1}, "tied: expected True or False"),
         ({"embedding": 0}, "embedding: expected a whole number from 1 to 4096"),
         ({"conditioning": "last"}, r"conditioning: expected one of \['state'"),
-        ({"target_col": ["a", "b"]}, "target_col: expected text"),
+        ({"target_col": ["a", "b"]}, "target_col: expected the name of a column"),
         # These would do nothing.
         ({"depth": 3, "conditioning": "first"}, "depth: expected no depth with"),
         ({"head": "normal"}, "TokenForecaster has no setting 'head'"),

@@ -243,7 +243,8 @@ class StateModel(ABC, Generic[S]):
             columns ``unique_id, ds`` and the covariates, numbers or text, and a row for every step
             of an item; or an array ``(items, steps, features)``. An empty cell is unknown, not
             zero. A model that is fitted with future covariates needs them for every step that it
-            takes or forecasts. Further rows and items are ignored. Tokens have no covariates.
+            takes or forecasts, except closed days. Further rows and items are ignored. Tokens have
+            no covariates.
         callbacks : sequence of keras.callbacks.Callback
             Further callbacks of the training.
         verbose : "auto", 0, 1 or 2
@@ -310,7 +311,7 @@ class StateModel(ABC, Generic[S]):
                 verbose=verbose,
             )
             weights = network.weight_arrays()
-            _check_weights(weights)
+            _check_weights(weights, s)
             companions = self._learn_after(schema, weights, panel, held, before)
             self._adopt(schema, weights, history, companions, network)
         return self
@@ -784,15 +785,22 @@ class StateModel(ABC, Generic[S]):
         return np.random.Generator(np.random.Philox(key=key))
 
 
-def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
+def _check_weights(weights: Mapping[str, np.ndarray], settings: Settings) -> None:
     """Raise ``ArgumentError`` for trained weights that are not finite or too large."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    cause, advice = "learning_rate", f"Fit with a learning_rate below {rate:g}."
+    if rate * decay > 1.0:  # each update of AdamW multiplies a weight by 1 minus this product
+        cause = "weight_decay"
+        advice = (
+            f"Each update multiplies the weights by 1 - learning_rate x weight_decay = "
+            f"{1.0 - rate * decay:.3g}. Fit with a weight_decay far below {1.0 / rate:g}, or with "
+            "a lower learning_rate."
+        )
     try:
         for name, weight in weights.items():
             check_finite(f"weight {name}", weight, _LARGEST_WEIGHT)
     except ValueError as error:
-        raise ArgumentError(
-            f"learning_rate: training diverged ({error}). Fit with a lower learning rate."
-        ) from None
+        raise ArgumentError(f"{cause}: training diverged ({error}). {advice}") from None
 
 
 def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:

@@ -194,14 +194,14 @@ def flag() -> Range:
 
 def text() -> Range:
     """The name of a column."""
-    expected = "the name of a column, as text that is not empty"
+    expected = "the name of a column (text, not empty)"
     return Range(expected, "str", str, lambda value: isinstance(value, str) and value != "")
 
 
 def columns() -> Range:
     """A list or tuple of column names, stored as a tuple. None means no column."""
     return Range(
-        "a list of distinct names of columns that are not empty",
+        "a list of distinct names of columns (text, not empty)",
         "sequence of str",
         list[str],
         lambda value: value is None or _are_names(value),
@@ -221,7 +221,7 @@ def _are_targets(value: Any) -> bool:
 
 
 TARGETS = Range(
-    "the name of a column, as text that is not empty, or a list of distinct ones",
+    "the name of a column (text, not empty), or a list of distinct ones",
     "str or sequence of str",
     list[str],
     _are_targets,

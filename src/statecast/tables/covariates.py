@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from statecast.errors import DataError
+from statecast.tables.dates import Calendar
 from statecast.tables.features import Columns, warn_of_features
 from statecast.tables.grid import PlacedRows, check_once, planned_steps
 from statecast.tables.panel import Covariates
@@ -32,6 +33,7 @@ def read_future(
     first: np.ndarray,
     need: np.ndarray,
     steps: int,
+    calendar: Calendar,
 ) -> tuple[Covariates, np.ndarray | None]:
     """Return the future covariates, encoded, and the place of each item's step 1.
 
@@ -42,9 +44,11 @@ def read_future(
     parsed, placed
         The tables of the call.
     first, need : ndarray, shape (items,), int
-        Each item needs a row for every step after ``first`` up to ``need``.
+        Each item needs a row for every step after ``first`` up to ``need`` that is not closed.
     steps : int
         The result has at least so many steps.
+    calendar : Calendar
+        At closed steps without a row the covariates are missing values.
 
     Raises
     ------
@@ -66,9 +70,16 @@ def read_future(
     every = np.arange(future.there.shape[1])
     future.there[row, planned - 1] = True
     lacking = ~future.there & (every >= first[:, None]) & (every < need[:, None])
+    closed = np.zeros_like(lacking)
+    spacing = placed.spacing
+    if spacing is not None and origin is not None and calendar:
+        of, late = np.nonzero(lacking)
+        clock = spacing.clock_of(spacing.dates(origin[of], late + 1), table.form.zone)
+        closed[of, late] = calendar.closed(clock)
+        lacking &= ~closed
     if lacking.any():
         which, late = (int(i) for i in np.argwhere(lacking)[0])
-        when, spacing = f"step {placed.first + late}", placed.spacing
+        when = f"step {placed.first + late}"
         if spacing is not None and origin is not None and not np.isnat(origin[which]):
             place = spacing.dates(origin[which : which + 1], np.array([late + 1]))
             when += f" ({table.form.say(spacing.date(place, table.form.zone)[0])})"
@@ -76,7 +87,8 @@ def read_future(
             table.label,
             step_col,
             f"a row for every step from {placed.first + first[which]} to "
-            f"{placed.first + need[which] - 1}",
+            f"{placed.first + need[which] - 1}"
+            + (f", without closed ones ({calendar})" if calendar else ""),
             f"none for {when}",
             placed.ids[which],
             "Add it; leave a cell empty where its value is not known.",
@@ -86,7 +98,7 @@ def read_future(
     numeric, codes, missing, unseen = columns.encode(cells, ids)
     future.put(row, planned, numeric, codes)
     warn_of_features("Future", missing + unseen)
-    return future, origin
+    return future.filled(closed), origin
 
 
 def without_future(columns: Columns) -> DataError:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from statecast.errors import DataError, quoted
+from statecast.errors import DataError, listed, quoted
 from statecast.tables.dates import Calendar, Spacing, first_dates, learn_calendar, learn_spacing
 from statecast.tables.parse import Parsed
 from statecast.tables.source import BATCH, fail
@@ -89,8 +89,8 @@ class PlacedRows:
                 f"steps from {self.first}, the first step of the training items",
                 f"{long.when[at]:g}",
                 self.ids[long.row[at]],
-                "Leave such rows out; or fit with them, or with a row of that step and a missing "
-                f"{quoted(self.names.y)}.",
+                "Leave such rows out; or fit with them, or with a row of that step without a value "
+                f"of {listed(self.names.targets)}.",
             )
         return step
 
@@ -348,10 +348,12 @@ def check_points(placed: PlacedRows, seen: Survey, all_missing: bool = True) -> 
         check_once(long, every, long.row, step, placed.ids, step_col, placed.first, met)
     empty = (seen.rows > 0) & (seen.observed == 0)
     if all_missing and empty.any():
+        column, *others = placed.names.targets
         fail(
             series.label,
-            placed.names.y,
-            "at least one observation for each item",
+            column,
+            "at least one observation for each item"
+            + (f", in this column or in {listed(others)}" if others else ""),
             "missing values everywhere",
             placed.ids[int(np.argmax(empty))],
             "For a forecast from k = 0, leave the item out of the series table.",

@@ -14,7 +14,7 @@ from statecast.checks import check_whole
 from statecast.errors import ArgumentError, DataError
 from statecast.tables.columns import read_floats
 from statecast.tables.ids import agree, read_ids
-from statecast.tables.source import Table, check_columns, open_table
+from statecast.tables.source import ROLES, Table, check_columns, open_table
 from statecast.tables.steps import MAX_STEPS
 
 
@@ -81,7 +81,7 @@ class Horizon:
             raise ArgumentError(f"until: expected {expected}; received {type(until).__name__}.")
         table = open_table(until, "until", "until")
         assert isinstance(table, Table)  # arrays were read above
-        check_columns(table, (id_col, "until"))
+        check_columns(table, (id_col, "until"), ROLES[:1])
         ids = read_ids(table, id_col)
         values, bad = read_floats(table.frame["until"], table.text)
         bad = bad | ~(values >= first - 1) | (values > MAX_STEPS) | (values != np.floor(values))

@@ -52,8 +52,7 @@ def check_settings(
             optional = setting == "start_col" and name is None
             if not optional and not (isinstance(name, str) and name):
                 raise ArgumentError(
-                    f"{setting}: expected names of columns, as text that is not empty; received "
-                    f"{name!r}."
+                    f"{setting}: expected names of columns (text, not empty); received {name!r}."
                 )
         if setting in several and len(set(given)) < len(given):
             raise ArgumentError(f"{setting}: expected distinct names; received {list(given)}.")

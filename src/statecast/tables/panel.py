@@ -62,8 +62,13 @@ class Covariates:
 
         Each row's steps from ``since (rows,)`` on are filled in, counted from 0.
         """
+        return self.filled(np.arange(self.there.shape[1]) >= since[:, None])
+
+    def filled(self, steps: np.ndarray) -> Covariates:
+        """Return the covariates with absent steps, among ``steps (rows, T)``, bool, filled in as
+        missing values."""
         n = self.numeric.shape[2] // 2
-        add = ~self.there & (np.arange(self.there.shape[1]) >= since[:, None])
+        add = ~self.there & steps
         flags = np.arange(2 * n) >= n
         return Covariates(
             np.where(add[..., None], flags, self.numeric).astype(np.float32),

@@ -166,7 +166,8 @@ class Schema:
         future : table, path or array of shape (n, T, f), optional
             Long table of future covariates, which are known before their step: the id, the step,
             and numeric or categorical columns, as in the static table. It needs a row for every
-            step up to an item's last observation; other rows are ignored.
+            step up to an item's last observation that is not closed (``calendar``); other rows are
+            ignored.
         past_cols : sequence of str
             Columns of the series that are observed together with y.
         categorical : sequence of str
@@ -337,8 +338,8 @@ class Schema:
             without both they are those of ``future``.
         future : table, path or array of shape (n, T, f), optional
             Needed if the schema has future covariates: a row for every step up to ``until``, or
-            up to the last observation if that is later. With dates, an item without rows in the
-            series has step 1 at its first row here.
+            up to the last observation if that is later; closed steps need none. With dates, an item
+            without rows in the series has step 1 at its first row here.
         until : int or callable
             The last step for which future covariates are needed. A callable takes the ids and
             the prefix lengths in steps and returns the last step of each item (``Horizon.last``).
@@ -652,7 +653,9 @@ class Schema:
             if callable(until):
                 last = until(panel.ids, np.maximum(seen.known, first))
             need = np.maximum(seen.known, np.asarray(last))
-            future, origin = read_future(self.future, parsed, placed, first, need, steps)
+            future, origin = read_future(
+                self.future, parsed, placed, first, need, steps, self.calendar
+            )
             panel = replace(panel, future=future.repeated(count), origin=origin)
         return panel
 

@@ -49,11 +49,6 @@ class Names:
         """The columns that every series table has."""
         return self.id_col, self.step_col, *self.targets
 
-    @property
-    def y(self) -> str:
-        """The columns of y as one text, for messages."""
-        return ", ".join(self.targets)
-
 
 @dataclass(frozen=True)
 class Steps:
