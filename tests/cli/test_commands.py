@@ -169,7 +169,7 @@ def test_covariates_from_files(folder: Path) -> None:
     fit = ["fit", "whole.csv", "static.csv", *COLUMNS, *SMALL, "--out", "covered.safetensors"]
     assert run(*fit, *covered)[0] == 0
     _, out, _ = run("info", "covered.safetensors")
-    assert "future covariates  water" in " ".join(out.split(" "))
+    assert "future column water: codes: 0, 1" in " ".join(out.split())
     ask = ["forecast", "covered.safetensors", "begun.csv", "static.csv", "--until", "6"]
     code, out, err = run(*ask, "--future", "plan.csv")
     assert code == 0, err

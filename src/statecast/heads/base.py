@@ -33,7 +33,7 @@ SMALLEST = 1e-4  # the least scale or gap, in scaled units: keeps likelihoods fi
 class Readout:
     """The affine map from a recurrence's outputs to a head's raw numbers, for all steps at once.
 
-    The raw numbers of step t come from the output and the value taken in at step t - 1, those of
+    The raw numbers of step t come from the output and the input value of step t - 1, those of
     the first step from ``first`` and ``last``. Where these are None, they come from the output and
     the value of step t itself. The first axis is that of an ensemble's members.
 
@@ -41,7 +41,7 @@ class Readout:
     ----------
     outputs : tensor, ``(members, rows, steps, units)``
     taken : tensor, ``(members, rows, steps)``
-        The values taken in.
+        The values that were inputs.
     kernel : tensor, ``(members, units, size)``
     base : tensor, ``(members, rows, size)``
         Added to the raw numbers of each step: the bias, and what else depends on the row.

@@ -223,7 +223,7 @@ class ClosedLoop(Cell):
     The inputs are a value, whether it was observed (1) or not (0), and any others. A value that was
     not observed is replaced by the feedback ``h feed + base + decay last``, with the output ``h``
     before the step and ``last``, the value of the step before. The output is the cell's, followed
-    by the value taken in.
+    by the value that was its input.
 
     The state is the cell's, ``last``, and ``base``, a constant of the row.
     """

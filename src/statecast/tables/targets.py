@@ -159,7 +159,7 @@ class Target:
     def cells(self, y: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Return observed values of the domain at their steps, from 1, on the network's scale.
 
-        They are limited to a size that the network can take in.
+        They are limited to a size that the network can use.
         """
         z = self._scaled(y, np.minimum(step - 1, self.steps - 1))
         return np.clip(z, -_Y_LIMIT, _Y_LIMIT)

@@ -408,7 +408,7 @@ class _Packed:
         mask: np.ndarray | None,
         **others: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The outputs of all members, the values taken in (of a closed loop), and the next leaves.
+        """The outputs of all members, the input values (of a closed loop), and the next leaves.
 
         ``others`` are further arguments of the library by name: those of a closed loop.
         """

@@ -125,7 +125,7 @@ def _values(problem: Problem) -> dict[str, Any]:
 
 
 def _call(cell: Gated, values: dict[str, Any]) -> Any:
-    """y, the values taken in (of a closed loop), and the leaves after the last step."""
+    """y, the input values (of a closed loop), and the leaves after the last step."""
     import keras
 
     backend = in_jax if keras.backend.backend() == "jax" else in_torch
