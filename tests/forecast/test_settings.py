@@ -278,6 +278,7 @@ def test_the_remedy_in_a_message_works(untrained, settings, value, remedy):
             {"learning_rate": 1e7, "weight_decay": 0},
             "learning_rate: .* a learning_rate below 1e.07",
         ),
+        ({"learning_rate": 1e7}, "learning_rate: training diverged"),
         ({"learning_rate": 1e7, "weight_decay": 1e-9}, "learning_rate: training diverged"),
     ],
 )

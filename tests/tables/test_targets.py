@@ -388,7 +388,7 @@ def _beside(b: Any, transform="none", first="a"):
     b = np.broadcast_to(values, walk.shape)
     names = ["a", "b"] if first == "a" else ["b", "a"]
     y = np.stack([walk, b] if first == "a" else [b, walk], axis=-1)
-    small = BARE | {"ensemble": 2, "epochs": 6, "transform": transform}
+    small: dict[str, Any] = BARE | {"ensemble": 2, "epochs": 6, "transform": transform}
     return Forecaster(**small, target_col=names).fit(y, verbose=0), y[:4, :4], names.index("b")
 
 
@@ -456,7 +456,7 @@ def test_inputs_are_those_of_training_and_limited_beyond_it(seed, count):
 @pytest.mark.parametrize("head", ["quantiles", "student_t", "poisson", "negative_binomial"])
 @pytest.mark.parametrize("level", [0.0, 3.0])
 def test_one_target_that_did_not_vary_has_plausible_forecasts(head, level):
-    f = Forecaster(**BARE | {"ensemble": 2}, head=head)
+    f = Forecaster(**{**BARE, "ensemble": 2}, head=head)
     f.fit(np.full((24, T), level), verbose=0)
     for found in f.predict(np.full((2, 3), 10.0), until=T).values():
         assert ((found[:, 3:] >= -1) & (found[:, 3:] <= 99)).all()

@@ -789,7 +789,8 @@ def _check_weights(weights: Mapping[str, np.ndarray], settings: Settings) -> Non
     """Raise ``ArgumentError`` for trained weights that are not finite or too large."""
     rate, decay = settings.learning_rate, settings.weight_decay
     cause, advice = "learning_rate", f"Fit with a learning_rate below {rate:g}."
-    if rate * decay > 1.0:  # each update of AdamW multiplies a weight by 1 minus this product
+    # Each update of AdamW multiplies a weight by 1 minus the product of the two.
+    if decay * min(rate, settings.default("learning_rate")) > 1.0:
         cause = "weight_decay"
         advice = (
             f"Each update multiplies the weights by 1 - learning_rate x weight_decay = "
