@@ -7,7 +7,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 # One process a backend, since Keras chooses its backend once: see tools/run_tests.py.
-BACKENDS := jax tensorflow torch
+# The first one runs all tests: PyTorch compiles nothing, so it takes the least time.
+BACKENDS := torch jax tensorflow
 
 # Tests marked `slow` run where CI=true, or with `make test SLOW=1`.
 ifeq ($(CI),true)

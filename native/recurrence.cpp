@@ -47,6 +47,7 @@ int backward_of(const statecast_backward_args *b){BY_CELL(b -> forward.cell, bac
 
 extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS);
 extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS);
+extern const Counts JOIN(counts_, STATECAST_INSTRUCTIONS);
 extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     NAME(STATECAST_INSTRUCTIONS),
     {saved_bytes<float>, saved_bytes<double>},
@@ -56,6 +57,7 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {backward_of<float>, backward_of<double>},
     &JOIN(quantiles_, STATECAST_INSTRUCTIONS),
     &JOIN(softmax_, STATECAST_INSTRUCTIONS),
+    &JOIN(counts_, STATECAST_INSTRUCTIONS),
 };
 
 } // namespace statecast

@@ -173,6 +173,16 @@ int check(const statecast_softmax_args &a) {
     return STATECAST_OK;
 }
 
+int check(const statecast_counts_args &a) {
+    int64_t n;
+    if (a.cases < 0 || a.levels < 0) return STATECAST_BAD_ARGUMENT;
+    if (a.levels > (1 << 30) || __builtin_mul_overflow(a.cases, a.levels + 64, &n) || n > (INT64_MAX >> 4))
+        return STATECAST_TOO_LARGE;
+    if (a.cases > 0 && a.levels > 0 && (!a.mean || !a.level || !a.deviate || !a.count))
+        return STATECAST_BAD_ARGUMENT;
+    return STATECAST_OK;
+}
+
 } // namespace
 } // namespace statecast
 
@@ -305,4 +315,9 @@ int statecast_affine(const statecast_softmax_args *a) {
     if (const int wrong = check(*a)) return wrong;
     if (!a->packed || !a->outputs || !a->nats || a->codes || a->best) return STATECAST_BAD_ARGUMENT;
     return kernels().softmax->affine(a);
+}
+
+int statecast_counts(const statecast_counts_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    return kernels().counts->quantiles(a);
 }

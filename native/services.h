@@ -51,6 +51,10 @@ struct Softmax {
     int (*affine)(const statecast_softmax_args *);
 };
 
+struct Counts {
+    int (*quantiles)(const statecast_counts_args *);
+};
+
 struct Kernels {
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);
@@ -60,6 +64,7 @@ struct Kernels {
     int (*backward[2])(const statecast_backward_args *);
     const Quantiles *quantiles;
     const Softmax *softmax;
+    const Counts *counts;
 };
 
 } // namespace statecast

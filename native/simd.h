@@ -91,6 +91,7 @@ INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one Newton step */
     V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
 }
+INLINE V<float> root_of(V<float> x) { return _mm512_maskz_sqrt_ps((__mmask16)-1, x); }
 #elif defined(__AVX2__)
 INLINE V<float> all(float s) { return _mm256_set1_ps(s); }
 INLINE V<double> all(double s) { return _mm256_set1_pd(s); }
@@ -99,6 +100,7 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm256_fmad
 INLINE V<float> least(V<float> edge, V<float> x) { return _mm256_min_ps(edge, x); }
 INLINE V<float> most(V<float> edge, V<float> x) { return _mm256_max_ps(edge, x); }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> root_of(V<float> x) { return _mm256_sqrt_ps(x); }
 #elif defined(STATECAST_NEON)
 INLINE V<float> all(float s) { return vdupq_n_f32(s); }
 INLINE V<double> all(double s) { return vdupq_n_f64(s); }
@@ -107,6 +109,7 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return vfmaq_f64(c
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> root_of(V<float> x) { return vsqrtq_f32(x); }
 #else
 INLINE V<float> all(float s) { return V<float>{s, s, s, s}; }
 INLINE V<double> all(double s) { return V<double>{s, s}; }
@@ -115,6 +118,10 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return a * b + c; 
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> root_of(V<float> x) {
+    for (int i = 0; i < LANES<float>; ++i) x[i] = ::sqrtf(x[i]);
+    return x;
+}
 #endif
 
 /* Whether a comparison holds in any lane. */

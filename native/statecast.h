@@ -54,7 +54,7 @@ extern "C" {
 /* The number of this interface. It is raised with every change of the declarations below and of what
  * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
  * call: a struct of another layout would be read wrongly. */
-enum { STATECAST_INTERFACE = 2 };
+enum { STATECAST_INTERFACE = 3 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
@@ -185,6 +185,26 @@ int statecast_softmax(const statecast_softmax_args *);
 /* The affine map itself: nats is (M, N, C), outputs . kernel + bias. `best` is 0, `codes` and `allowed` are
  * null. */
 int statecast_affine(const statecast_softmax_args *);
+
+/* Quantiles of counts, continued between the counts (src/statecast/heads/counts.py is the reference): of N
+ * distributions at K levels each.
+ *
+ *   mean      (N)
+ *   size      (N) or null           of the negative binomial distribution; null for Poisson's
+ *   level     (K), or (N, K) if `apart` is 1
+ *   deviate   as level              the standard normal quantile at the level: where the search begins
+ *   count     (N, K)
+ *
+ * All numbers are float32. A distribution's quantiles have the same bits in any batch. */
+typedef struct {
+    int64_t cases, levels, apart;
+    const void *mean, *size, *level, *deviate;
+    void *count;
+    int64_t threads;
+    statecast_openmp *openmp;
+} statecast_counts_args;
+
+int statecast_counts(const statecast_counts_args *);
 
 /* The instruction sets of the build, comma-separated, and the one in use: "amx", "avx512", "avx2", "neon" or
  * "portable". statecast_use() chooses one by name, or the best with "". It returns STATECAST_BAD_ARGUMENT if

@@ -75,8 +75,17 @@ def run_command(command: str) -> str | None:
     return "not a command that this test knows how to run"
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=str(path.relative_to(ROOT)),
+            marks=[pytest.mark.backends] * (path.name in ("README.md", "reset_states.md")),
+        )
+        for path in FILES
+    ],
+)
 def test_every_block_runs(
     path: Path, growth_folder: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, int]
 ) -> None:

@@ -54,8 +54,15 @@ def run(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("script", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            path, id=path.name, marks=[pytest.mark.backends] * (path.name == "reset_states.py")
+        )
+        for path in FILES
+    ],
+)
 def test_an_example_runs_and_says_what_it_shows(script: Path, tmp_path: Path) -> None:
     import keras
 

@@ -14,8 +14,6 @@ from statecast import Forecaster, TokenForecaster, errors
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.progress import LOG, say, stage_lines, trained_text
 
-backends = pytest.mark.backends
-
 Y = np.random.default_rng(0).normal(size=(6, 4)).cumsum(axis=1)
 SMALL: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 10, "patience": 10}
 
@@ -68,7 +66,7 @@ def test_what_a_training_came_to(history, text):
     assert trained_text(history) == text
 
 
-@backends
+@pytest.mark.backends
 def test_what_a_fit_says(no_logging, capfd):
     def said(verbose: Any) -> tuple[str, list[str]]:
         capfd.readouterr()
@@ -90,7 +88,6 @@ def test_what_a_fit_says(no_logging, capfd):
     assert len(lines) == 1
 
 
-@backends
 @pytest.mark.parametrize("kind", [Forecaster, TokenForecaster])
 def test_the_lines_of_a_cross_validation(kind, no_logging, capfd):
     values = Y if kind is Forecaster else np.char.mod("%d", Y > 0).astype(object)
@@ -115,14 +112,12 @@ def test_the_lines_of_a_cross_validation(kind, no_logging, capfd):
     assert told[-1] == ("done", 4, 4)
 
 
-@backends
 @pytest.mark.parametrize("callbacks", [3, [3], "x", [lambda: None], keras.callbacks.Callback()])
 def test_other_callbacks_are_refused_before_any_work(callbacks):
     with pytest.raises(errors.ArgumentError, match=r"callbacks: expected a list of keras"):
         Forecaster(**SMALL).fit(None, callbacks=callbacks, verbose=0)
 
 
-@backends
 @pytest.mark.parametrize("verbose", ["loud", 3, -1, None, 1.5, [0], np.zeros(2)])
 def test_another_verbose_is_refused_before_any_work(verbose):
     f = Forecaster(**SMALL)
@@ -136,7 +131,6 @@ def test_another_verbose_is_refused_before_any_work(verbose):
         cross_validation(f, None, verbose=verbose)
 
 
-@backends
 def test_on_a_terminal_a_fit_shows_a_bar(no_logging, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     Forecaster(**dict(SMALL, epochs=1)).fit(Y)

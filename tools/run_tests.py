@@ -1,10 +1,10 @@
 """The tests, once for each backend of Keras, two backends at a time where there are two CPUs.
 
-    python tools/run_tests.py jax tensorflow torch
+    python tools/run_tests.py torch jax tensorflow
 
 The first backend runs every test, and its output is shown as it comes. The others run the tests
-that touch Keras (marked ``backends``). Their output is shown at the end, and is in ``build/tests``
-meanwhile.
+of what a backend computes (marked ``backends``). Their output is shown at the end, and is in
+``build/tests`` meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ FOLDER = ROOT / "build" / "tests"
 def run(backend: str, log: Path | None) -> float | None:
     """Run a backend's tests: the minutes it took, or None if they failed.
 
-    Without ``log`` all tests, with their output on the terminal; else those that touch Keras.
+    Without ``log`` all tests, with their output on the terminal; else those of what a backend
+    computes.
     """
     command = [sys.executable, "-m", "pytest", "-q", "tests"]
     began = time.monotonic()
@@ -72,7 +73,7 @@ def main() -> None:
         stopped.set()
         sys.exit("Interrupted.")
     for backend, log in logs.items():
-        print(f"\n== Tests on {backend}: those that touch Keras ==")
+        print(f"\n== Tests on {backend}: those of what a backend computes ==")
         print(log.read_text(encoding="utf-8", errors="replace"))
     passed = [f"{b} ({m:.1f} minutes)" for b, m in took.items() if m is not None]
     print(f"Tests passed on: {', '.join(passed) or 'no backend'}.")

@@ -35,7 +35,6 @@ from plants import (
 )
 
 
-@backends
 def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
     command = [*FORECAST, "--level", "80", "--level", "95", "--quantile", "0.25"]
     code, out, err = run(*command)
@@ -50,7 +49,6 @@ def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
     assert table.select((pl.col(bounds[2]) <= pl.col(bounds[0])).all()).item()
 
 
-@backends
 def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
     from statecast import Forecaster
 
@@ -150,7 +148,6 @@ def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
     assert run("info", "new.safetensors")[0] == 0
 
 
-@backends
 def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: Path) -> None:
     words = [word.replace("series.csv", "-") for word in FORECAST]
     code, out, err = run(*words, "--out", "none.csv")
@@ -158,7 +155,6 @@ def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: 
     assert pl.read_csv("none.csv").height == 10 * STEPS, out
 
 
-@backends
 def test_covariates_from_files(folder: Path) -> None:
     given = plant_tables()
     header, *rows = given["series"]
@@ -199,7 +195,6 @@ def test_ctrl_c_before_the_end_of_the_first_epoch_writes_nothing(folder: Path, a
         assert not list(folder.glob("*new*"))
 
 
-@backends
 def test_evaluate_writes_the_scores_and_their_picture(folder: Path) -> None:
     words = [word.replace("series.csv", "whole.csv") for word in EVALUATE]
     code, out, err = run(*words)
@@ -228,7 +223,6 @@ def test_plot(folder: Path, ending: str) -> None:
     assert Path(f"fan.{ending}").stat().st_size > 1000
 
 
-@backends
 def test_demo(folder: Path) -> None:
     Path("statecast-demo/new").mkdir(parents=True)  # a second run writes over the first
     Path("statecast-demo/forecast.csv").write_text("old")

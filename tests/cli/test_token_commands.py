@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-import pytest
 from typer.testing import CliRunner
 
 from statecast.cli.commands import app
@@ -13,8 +12,6 @@ from statecast.tokens.forecaster import TokenForecaster
 from words import (
     word_tables,
 )
-
-pytestmark = pytest.mark.backends
 
 
 def test_the_command_line_takes_tokens(tmp_path, monkeypatch):

@@ -15,8 +15,6 @@ from words import (
     word_tables,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def test_cross_validation_scores_bits_per_token(tmp_path):
     series, static = word_tables(60)

@@ -36,9 +36,8 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 
-pytestmark = pytest.mark.backends
 
-
+@pytest.mark.backends
 def test_several_threads_get_the_results_of_one(fitted):
     series, static = curve_tables()
     states = [fitted.state(series.filter(pl.col("ds") <= k), static) for k in range(1, 4)]
@@ -160,6 +159,7 @@ def test_a_state_of_other_weights_is_refused(fitted, other):
     assert fitted.predict(state=state, until=T).height == ROWS * T
 
 
+@pytest.mark.backends
 def test_the_same_seed_gives_the_same_fit(fitted, too_long):
     _, static = curve_tables()
     again = fit_curves()
@@ -170,6 +170,7 @@ def test_the_same_seed_gives_the_same_fit(fitted, too_long):
     assert too_long.fingerprint != fitted.fingerprint
 
 
+@pytest.mark.backends
 def test_save_then_load_gives_identical_forecasts(fitted, other, tmp_path):
     series, static = curve_tables()
     prefix = mixed_prefixes(series, 3)
@@ -212,6 +213,7 @@ def test_the_repr_does_not_grow_with_the_table(fitted):
     assert repr(small).replace("[10", "[1000") == repr(large)
 
 
+@pytest.mark.backends
 def test_a_copy_and_a_pickle_are_the_forecaster(fitted):
     series, static = curve_tables()
     for other in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
@@ -244,6 +246,7 @@ def test_a_state_whose_steps_cannot_be_is_refused_before_any_work(fitted, step):
         fitted.predict(state=State(leaves | {"step": one}, state.ids, state.fingerprint), until=6)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("conditioning", ["state", "inputs"])
 def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
     conditioning, monkeypatch, untrained
@@ -394,6 +397,7 @@ def test_ids_of_a_loaded_forecaster_and_of_a_saved_state_keep_their_type(tmp_pat
         assert near[0, 0] in who["unique_id"].to_list()
 
 
+@pytest.mark.backends
 def test_a_training_that_diverges_is_an_error_and_leaves_the_forecaster_as_it_was():
     series, static = curve_tables(72)
     f = fit_curves(series, static)
@@ -405,6 +409,7 @@ def test_a_training_that_diverges_is_an_error_and_leaves_the_forecaster_as_it_wa
     assert np.isfinite(columns_of(forecast_of(f, series.filter(pl.col("ds") < 3), static))).all()
 
 
+@pytest.mark.backends
 def test_a_model_that_grows_is_saved_and_loaded_whatever_it_has_learnt(tmp_path):
     """Items that treble at each step: a residual weight above 1 is right for them."""
     rng = np.random.default_rng(0)

@@ -9,8 +9,6 @@ from curves import curve_tables, mixed_prefixes
 from statecast.forecast.companions import Companions, at_levels, first_steps
 from statecast.heads.quantiles import QUANTILE_LEVELS
 
-pytestmark = pytest.mark.backends
-
 
 def _forecast(fitted, until):
     """Companions, quantiles in place of the network's, the leaves of a panel and its prefixes."""

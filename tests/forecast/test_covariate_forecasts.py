@@ -14,10 +14,7 @@ from statecast.networks.decoder import Decoder
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
 
 N, T = 48, 8
 
@@ -190,6 +187,7 @@ def test_an_unknown_cell_is_not_zero(both):
 # -- they are used --------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 def test_promotions_make_forecasts_better_at_every_k():
     rng = np.random.default_rng(5)
     X, promo = rng.normal(size=(160, 1)), (rng.random((160, T, 1)) < 0.3).astype(float)

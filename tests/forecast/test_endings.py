@@ -123,7 +123,6 @@ def _fitted(ends: bool) -> Forecaster:
         return Forecaster(**SMALL, ends=ends).fit(*_tables(120, 0), verbose=0)
 
 
-@pytest.mark.backends
 def test_paths_end_and_forecasts_are_of_what_goes_on(tmp_path) -> None:
     f, other = _fitted(True), _fitted(False)
     series, static = _tables(16, 1)
@@ -163,7 +162,6 @@ def test_paths_end_and_forecasts_are_of_what_goes_on(tmp_path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.backends
 def test_ends_are_missed_where_items_that_stop_lie_apart(untrained) -> None:
     series, static = _tables(600, 0)
     with pytest.warns(DataWarning, match=r"below the items that go on.*ends=True"):
@@ -181,7 +179,6 @@ def test_ends_are_missed_where_items_that_stop_lie_apart(untrained) -> None:
     assert TokenForecaster().settings.ends is True
 
 
-@pytest.mark.backends
 def test_dates_that_reach_the_last_of_all_have_not_ended(untrained) -> None:
     """A year of launches, cut at a day: those still there are censored."""
     series, _ = _tables(120, 0)
@@ -199,7 +196,6 @@ def test_dates_that_reach_the_last_of_all_have_not_ended(untrained) -> None:
     assert alive[1] > alive[0]
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("rows", [1, 3, 7])
 def test_few_training_items_warn_of_uncalibrated_intervals(untrained, rows) -> None:
     Y = np.random.default_rng(0).normal(size=(8, 4))
@@ -210,7 +206,6 @@ def test_few_training_items_warn_of_uncalibrated_intervals(untrained, rows) -> N
         Forecaster(**EIGHT).fit(Y, verbose=0)
 
 
-@pytest.mark.backends
 def test_columns_of_the_series_that_have_no_part_are_named(untrained, tmp_path) -> None:
     series, static = _tables(600, 0)
     series = series.filter(pl.col("ds").max().over("unique_id") == T).with_columns(promo=0, z=1.0)

@@ -154,7 +154,6 @@ def test_no_items_have_no_effects():
     assert statics.shape[1:] == (NUMERIC + CATEGORICAL, UNTIL)
 
 
-@pytest.mark.backends
 @few
 @given(seed=st.integers(0, 99))
 def test_an_effect_is_the_forecast_minus_the_forecast_without(fitted, seed):
@@ -187,7 +186,6 @@ def test_an_effect_is_the_forecast_minus_the_forecast_without(fitted, seed):
             np.testing.assert_allclose(effect[k:], whole - without.to_numpy(), atol=1e-3)
 
 
-@pytest.mark.backends
 def test_an_explanation_does_not_depend_on_other_rows_and_names_training_items(fitted):
     series, static = curve_tables()
     begun = prefixes_of(series, dict.fromkeys(range(ROWS), 3))
@@ -213,7 +211,6 @@ def test_an_explanation_does_not_depend_on_other_rows_and_names_training_items(f
     assert nobody.analogues.shape == (ROWS, 0)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("count", [-1, 1.5, True, None])
 def test_a_wrong_number_of_analogues_is_refused(fitted, count):
     with pytest.raises(errors.ArgumentError, match="analogues: expected a whole number"):

@@ -30,8 +30,6 @@ from curves import (
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 
-pytestmark = pytest.mark.backends
-
 
 @pytest.mark.parametrize("level", [0.0, 1e9, -1e12])
 def test_a_constant_added_to_y_is_added_to_forecasts_and_paths(untrained, level):
@@ -339,6 +337,7 @@ def test_a_gap_is_not_a_zero(fitted):
     assert (np.abs(gap - forecast([52.0, 53.5, 55.0])) > 1e-4).any()
 
 
+@pytest.mark.backends
 def test_the_laws_hold_at_other_settings(other):
     series, static = curve_tables()
     prefix = mixed_prefixes(series, 4)
@@ -477,6 +476,7 @@ def test_steps_never_observed_are_the_same_in_every_method_and_in_a_file(gapped,
     assert forecast_of(back, begun, static, level=80).equals(forecast)
 
 
+@pytest.mark.backends
 def test_arrays_in_arrays_out_and_no_features():
     rng = np.random.default_rng(0)
     Y = rng.normal(size=(12, 5)).cumsum(axis=1)
@@ -538,6 +538,7 @@ def test_a_new_category_and_a_missing_static_are_forecast(fitted):
     assert np.isfinite(columns_of(found)).all()
 
 
+@pytest.mark.backends
 def test_a_missing_feature_widens_the_interval():
     rng = np.random.default_rng(0)
     x, group = rng.normal(size=100), rng.integers(0, 3, 100)
@@ -595,6 +596,7 @@ KINDS = {
 QUICK = ("negative_binomial",)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     "head", [h if h in QUICK else pytest.param(h, marks=pytest.mark.slow) for h in KINDS]
 )

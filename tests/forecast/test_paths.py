@@ -19,8 +19,6 @@ from curves import (
 )
 from statecast import errors
 
-pytestmark = pytest.mark.backends
-
 
 def test_paths_agree_with_the_forecast_and_rows_are_independent(fitted):
     series, static = curve_tables()

@@ -103,7 +103,6 @@ def test_a_file_of_other_defaults_keeps_its_settings() -> None:
     assert given == {"units": 5, "epochs": None}
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_has_the_parameters_it_was_given(untrained, tmp_path, kind) -> None:
     given: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1, "categorical": ["x1"]}
@@ -145,7 +144,6 @@ _X = np.arange(12.0)[:, None] % 3
 _PLAN = np.random.default_rng(1).normal(size=(12, 4, 1))
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     ("kind", "given", "static", "future", "refused"),
     [
@@ -178,7 +176,6 @@ def test_a_setting_that_does_nothing_on_these_tables_is_refused(
         f.schema  # noqa: B018
 
 
-@pytest.mark.backends
 def test_a_fitted_model_keeps_its_settings(untrained) -> None:
     f = Forecaster(units=2, ensemble=1, epochs=1)
     f.fit(np.random.default_rng(0).normal(size=(70, 4)), verbose=0)
@@ -240,7 +237,6 @@ def test_the_literal_types_have_all_choices(kind, names):
     assert sorted(get_args(kind)) == sorted(names)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     ("settings", "value", "remedy"),
     [
@@ -288,7 +284,6 @@ def test_a_training_that_diverges_names_the_setting_at_fault(settings, message) 
         f.fit(np.random.default_rng(0).normal(size=(40, 6)), verbose=0)
 
 
-@pytest.mark.backends
 def test_a_fitted_forecaster_does_not_suggest_another_fit(untrained):
     values = np.random.default_rng(0).integers(1, 9, (12, 4)).astype(float)
     small: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 1}

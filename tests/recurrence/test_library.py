@@ -17,14 +17,14 @@ from native_library import BUILT
 from statecast.errors import ArgumentError, KernelError
 from statecast.networks import arrays
 from statecast.recurrence.cells import SimpleRNN
-from statecast.recurrence.kernels.native import affine, library, quantiles
+from statecast.recurrence.kernels.native import affine, counts, library, quantiles
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
 from statecast.recurrence.run import explain
 
 NATIVE = Path(__file__).parents[2] / "native"
 
 # By the number of the interface: a hash of its declarations.
-HASHES = {1: "8230dfb43459f94023b6", 2: "f64a6f8c473b03b74c42"}
+HASHES = {1: "8230dfb43459f94023b6", 2: "f64a6f8c473b03b74c42", 3: "0bbc81b87b657fa84a32"}
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_a_changed_interface_has_a_new_number() -> None:
         ("score", quantiles._Score),
         ("score_gradients", quantiles._Gradients),
         ("softmax", affine._Arguments),
+        ("counts", counts._Arguments),
     ],
 )
 def test_structures_have_the_fields_of_the_header(

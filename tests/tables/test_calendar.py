@@ -18,8 +18,6 @@ from statecast.evaluate.cross_validation import cross_validation
 from statecast.plots import charts as plots
 from statecast.tables.schema import Schema
 
-pytestmark = pytest.mark.backends
-
 MONDAY = dt.date(2024, 3, 4)
 
 

@@ -161,7 +161,6 @@ def test_ids_of_a_state_come_as_in_fit_while_they_fit() -> None:
         assert ids_of(table) == (dtype, ids)
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("targets", [["y"], ["y", "z"]])
 @pytest.mark.parametrize(
     "ids",

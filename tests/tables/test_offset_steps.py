@@ -20,10 +20,7 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
 from statecast.tables.schema import Schema
 
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
 
 N, T, K, YEARS = 24, 8, 3, 2000
 SMALL: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 2, "seed": 0}

@@ -24,10 +24,7 @@ from statecast.tables import source
 from statecast.tables.schema import Schema
 
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
-pytestmark = [
-    pytest.mark.backends,
-    pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::statecast.errors.DataWarning")
 
 N, T = 16, 6
 TRAINED = 48  # items to learn from

@@ -29,8 +29,6 @@ from words import (
     word_tables,
 )
 
-pytestmark = pytest.mark.backends
-
 
 def test_no_constraints_are_empty_constraints(one):
     _, static = word_tables()

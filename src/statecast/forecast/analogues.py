@@ -819,22 +819,27 @@ def _weighted_quantiles(
     ``values`` is ``(rows, n, steps)``, with NaN for missing values. ``weight`` is ``(rows, n)``; a
     value with weight 0 is left out. The quantiles of a step without values are 0.
     """
-    has = ~np.isnan(values) & (weight[..., None] > 0)
+    count, steps = values.shape[1:]
+    # Of each row and step the samples lie side by side in memory: (rows, steps, n).
+    values, weight = np.ascontiguousarray(values.swapaxes(1, 2)), weight[:, None]
+    has = ~np.isnan(values) & (weight > 0)
+    order = np.argsort(np.where(has, values, np.inf), axis=-1)
     # A minimum weight, because at some steps only distant items have a value, with tiny weights.
-    share = np.where(has, weight[..., None] + 1e-9, 0.0)
-    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-30)
-    order = np.argsort(np.where(has, values, np.inf), axis=1)
-    values = np.take_along_axis(np.nan_to_num(values), order, axis=1)
-    share = np.take_along_axis(share, order, axis=1)
-    upto = np.cumsum(share, axis=1)
-    middle = upto - 0.5 * share  # each value's level
-    last = np.maximum(has.sum(axis=1, keepdims=True) - 1, 0)
-    out = np.empty((len(values), values.shape[2], len(levels)))
-    for i, level in enumerate(levels):
-        after = np.minimum((middle < level).sum(axis=1, keepdims=True), last)
-        before = np.maximum(after - 1, 0)
-        low, high = (np.take_along_axis(values, at, axis=1) for at in (before, after))
-        first, second = (np.take_along_axis(middle, at, axis=1) for at in (before, after))
-        part = np.clip((level - first) / np.maximum(second - first, 1e-12), 0.0, 1.0)
-        out[..., i] = (low + (high - low) * part)[:, 0]
-    return out
+    share = np.where(has, weight + 1e-9, 0.0)
+    values, share = (
+        np.take_along_axis(each, order, axis=-1) for each in (np.nan_to_num(values), share)
+    )
+    upto = np.cumsum(share, axis=-1)
+    middle = (upto - 0.5 * share) / np.maximum(upto[..., -1:], 1e-30)  # each value's level
+    wanted, cases = np.asarray(levels), np.arange(len(values) * steps).reshape(-1, steps, 1)
+    # The number of values below each level, from the levels that are not above each value.
+    reached = np.searchsorted(wanted, middle, side="right") + cases * (len(wanted) + 1)
+    after = np.bincount(reached.ravel(), minlength=cases.size * (len(wanted) + 1))
+    after = np.cumsum(after.reshape(*cases.shape[:2], -1)[..., :-1], axis=-1)
+    start = count * cases
+    middle, values = middle.ravel(), values.ravel()
+    after = start + np.minimum(after, np.maximum(has.sum(axis=-1, keepdims=True) - 1, 0))
+    before = np.maximum(after - 1, start)
+    first, low = middle[before], values[before]
+    part = (wanted - first) / np.maximum(middle[after] - first, 1e-12)
+    return low + (values[after] - low) * np.clip(part, 0.0, 1.0)

@@ -7,8 +7,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from statecast.heads.base import Head, softplus_inverse
-from statecast.heads.namespace import namespace
+from statecast.heads.namespace import Arrays, namespace
 from statecast.heads.special import (
     LEAST_LEVEL,
     increasing_root,
@@ -18,6 +20,8 @@ from statecast.heads.special import (
     poisson_cdf,
     poisson_log_pmf,
 )
+from statecast.recurrence.kernels.native import counts as native
+from statecast.recurrence.kernels.native.library import find
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class _Counts(Head):
         ops = namespace(parameters)
         levels = ops.convert_to_tensor(levels, dtype=parameters.dtype)
         levels = ops.clip(levels, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
+        if _runs_natively(parameters):
+            return self.scaled(_native_quantiles(parameters, levels) + np.float32(0.5))
         mean, inverse = parameters[..., :1], self.inverse_size(parameters)
         # By Bernstein's inequality no quantile up to the largest level is above `high`.
         ratio = 1.0 + inverse * mean  # of the variance to the mean
@@ -135,6 +141,26 @@ class NegativeBinomial(_Counts):
     def log_likelihood(self, parameters: Any, y: Any) -> Any:
         counts = self.counts(_like(parameters, y))
         return negative_binomial_log_pmf(counts, parameters[..., 0], parameters[..., 1])
+
+
+def _runs_natively(parameters: Any) -> bool:
+    """Whether the native library computes the quantiles: of float32 arrays, if it is built."""
+    return (
+        namespace(parameters) is Arrays
+        and parameters.dtype == np.float32
+        and not isinstance(find(), str)
+    )
+
+
+def _native_quantiles(parameters: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The quantiles of counts, ``(..., k)``, from parameters ``(..., n)`` and levels."""
+    shape = (*np.broadcast_shapes(parameters.shape[:-1], levels.shape[:-1]), levels.shape[-1])
+    flat = np.broadcast_to(parameters, (*shape[:-1], parameters.shape[-1]))
+    flat = flat.reshape(-1, parameters.shape[-1])
+    if levels.ndim > 1:
+        levels = np.broadcast_to(levels, shape).reshape(-1, shape[-1])
+    size = flat[:, 1] if flat.shape[1] > 1 else None
+    return native.quantiles(flat[:, 0], size, levels, normal_quantile(levels)).reshape(shape)
 
 
 def _like(parameters: Any, y: Any) -> Any:

@@ -270,6 +270,7 @@ def _block_root(
         at = a + part * (b - a)
         # Not `least >= 0.5`: it is NaN where the interval or a parameter is.
         ends = ~(least < 0.5) | (fa == 0) | (fits & (np.abs(at - a) < _SETTLED))
+        ends |= (at == a) | (at == b)  # no number is left between the two
         found[rows] = np.where(fa == 0, a, at)
         go = ~ends[:, 0]
         if not go.any():
