@@ -7,8 +7,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 # One process a backend, since Keras chooses its backend once: see tools/run_tests.py.
-# The first one runs all tests: PyTorch compiles nothing, so it takes the least time.
-BACKENDS := torch jax tensorflow
+# The last one runs the tests of no particular backend too: PyTorch compiles nothing.
+BACKENDS := jax tensorflow torch
 
 # Tests marked `slow` run where CI=true, or with `make test SLOW=1`.
 ifeq ($(CI),true)
@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
-	@echo 'make test    the tests, once per backend ($(BACKENDS)); SLOW=1 adds the slow ones'
+	@echo 'make test    the tests, those of backends on each ($(BACKENDS)); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'

@@ -1,43 +1,63 @@
-"""The tests, once for each backend of Keras, two backends at a time where there are two CPUs.
+"""The tests, two runs of pytest at a time where there are two CPUs.
 
-    python tools/run_tests.py torch jax tensorflow
+    python tools/run_tests.py jax tensorflow torch
 
-The first backend runs every test, and its output is shown as it comes. The others run the tests
-of what a backend computes (marked ``backends``). Their output is shown at the end, and is in
-``build/tests`` meanwhile.
+The tests of what a backend computes (marked ``backends``) run on each of these backends, in a run
+for each. All other tests run once, on the last one. The output of a run is shown when it ends, and
+is in ``build/tests`` meanwhile. Every half minute a line says how far the runs are.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-import threading
 import time
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "tests"
+EVERY = 30.0  # seconds between two lines of progress
 
 
-def run(backend: str, log: Path | None) -> float | None:
-    """Run a backend's tests: the minutes it took, or None if they failed.
+@dataclass(frozen=True)
+class Run:
+    """A run of pytest in a process of its own: the tests with a mark, on a backend."""
 
-    Without ``log`` all tests, with their output on the terminal; else those of what a backend
-    computes.
-    """
-    command = [sys.executable, "-m", "pytest", "-q", "tests"]
-    began = time.monotonic()
-    with ExitStack() as stack:
-        to: dict[str, Any] = {}
-        if log is not None:
-            command += ["-m", "backends"]
-            to = {"stdout": stack.enter_context(log.open("wb")), "stderr": subprocess.STDOUT}
-        environment = os.environ | {"KERAS_BACKEND": backend}
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, **to)
-    return None if done.returncode else (time.monotonic() - began) / 60
+    name: str
+    backend: str
+    mark: str
+
+    @property
+    def log(self) -> Path:
+        return FOLDER / f"{self.name}.log"
+
+    def do(self, threads: int) -> float | None:
+        """Run the tests: the minutes it took, or None if some failed.
+
+        ``threads`` is the number for OpenMP; 0 leaves it as it is.
+        """
+        began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-q", "tests", "-m", self.mark]
+        environment = os.environ | {"KERAS_BACKEND": self.backend}
+        if threads:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        with self.log.open("wb") as log:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, check=False, stdout=log, stderr=log
+            )
+        return None if done.returncode else (time.monotonic() - began) / 60
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def progress(self) -> str:
+        """How far it is, by pytest's last percentage."""
+        reached = re.findall(r"\[ *(\d+%)\]", self.output())
+        return f"{self.name} {reached[-1] if reached else 'waits or begins'}"
 
 
 def cpus() -> int:
@@ -48,37 +68,38 @@ def cpus() -> int:
 
 
 def main() -> None:
-    first, *others = sys.argv[1:]
+    backends = sys.argv[1:]
+    runs = [Run(backend, backend, "backends") for backend in backends]
+    runs.append(Run("others", backends[-1], "not backends"))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    logs = {backend: FOLDER / f"{backend}.log" for backend in others}
+    for run in runs:
+        run.log.unlink(missing_ok=True)
+    at_once = min(2, cpus())
+    # Two runs share the CPUs: threads of one that wait for a CPU in a loop would take it from the
+    # other.
+    threads = cpus() // 2 if at_once > 1 else 0
+    names = ", ".join(run.name for run in runs)
+    print(f"{len(runs)} runs of pytest, {at_once} at a time: {names}", flush=True)
     took: dict[str, float | None] = {}
-    stopped = threading.Event()
-
-    def run_others() -> None:
-        for backend, log in logs.items():
-            if not stopped.is_set():
-                took[backend] = run(backend, log)
-
-    beside = threading.Thread(target=run_others)
-    at_once = cpus() > 1
-    if at_once:
-        beside.start()
-    print(f"== Tests on {first}: all of them ==", flush=True)
-    try:
-        took[first] = run(first, None)
-        if not at_once:
-            beside.start()
-        beside.join()
-    except KeyboardInterrupt:  # those that run were told too: no further backend begins
-        stopped.set()
-        sys.exit("Interrupted.")
-    for backend, log in logs.items():
-        print(f"\n== Tests on {backend}: those of what a backend computes ==")
-        print(log.read_text(encoding="utf-8", errors="replace"))
-    passed = [f"{b} ({m:.1f} minutes)" for b, m in took.items() if m is not None]
-    print(f"Tests passed on: {', '.join(passed) or 'no backend'}.")
-    if failed := [backend for backend, minutes in took.items() if minutes is None]:
-        sys.exit(f"Tests FAILED on: {', '.join(failed)}.")
+    with ThreadPoolExecutor(at_once) as pool:
+        left: dict[Future[float | None], Run] = {pool.submit(run.do, threads): run for run in runs}
+        try:
+            while left:
+                ended = wait(left, timeout=EVERY, return_when=FIRST_COMPLETED).done
+                for future in ended:
+                    run = left.pop(future)
+                    took[run.name] = future.result()
+                    print(f"\n== {run.name}: tests marked {run.mark!r}, on {run.backend} ==")
+                    print(run.output(), flush=True)
+                if left and not ended:
+                    print(", ".join(run.progress() for run in left.values()), flush=True)
+        except KeyboardInterrupt:  # the runs were interrupted too; no further one begins
+            pool.shutdown(cancel_futures=True)
+            sys.exit("Interrupted.")
+    passed = [f"{name} ({minutes:.1f} minutes)" for name, minutes in took.items() if minutes]
+    print(f"Tests passed: {', '.join(passed) or 'none'}.")
+    if failed := [name for name, minutes in took.items() if minutes is None]:
+        sys.exit(f"Tests FAILED: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":
