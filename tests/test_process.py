@@ -91,6 +91,34 @@ def test_a_fit_in_a_forked_process_is_refused() -> None:
     assert said.count("\n4\n") == 2
 
 
+GARBAGE = """
+import gc, os, signal
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import keras, statecast
+import tensorflow as tf
+gc.disable()
+iterator = iter(tf.data.Dataset.range(5).prefetch(2))
+next(iterator)
+cycle = [iterator]
+cycle.append(cycle)
+del iterator, cycle
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    gc.collect()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), gc.get_freeze_count(), gc.collect() > 0)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
+def test_garbage_of_the_parent_does_not_stop_the_child() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GARBAGE], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout.split() == ["0", "0", "True"], done.stderr
+
+
 def test_a_lock_that_another_thread_holds_is_free_in_the_child() -> None:
     lock, held, done = Lock(), threading.Event(), threading.Event()
 

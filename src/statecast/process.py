@@ -8,6 +8,7 @@ lock that one of them held stays held. The native library starts its own threads
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ BACKENDS = ("jax", "torch", "tensorflow")
 # needs a lock for it.
 _ran = False
 _forked = False
+_frozen = False  # whether the objects of this process are frozen for a fork
 
 
 class Lock:
@@ -116,7 +118,8 @@ def check_backend() -> None:
 
 
 def _before() -> None:
-    global _ran
+    global _frozen, _ran
+    _frozen = False
     keras = sys.modules.get("keras")
     if keras is None:  # a fitted model needs no backend
         _ran = False
@@ -131,6 +134,16 @@ def _before() -> None:
 
         ran = getattr(context.context_safe(), "_initialized", False)
     _ran = ran
+    # The destructor of an iterator of tf.data waits for a thread, which the child does not have. So
+    # the garbage collector of the child must not find what is garbage already.
+    _frozen = backend == "tensorflow" and ran and not gc.get_freeze_count()
+    if _frozen:
+        gc.freeze()
+
+
+def _in_parent() -> None:
+    if _frozen:
+        gc.unfreeze()
 
 
 def _in_child() -> None:
@@ -148,4 +161,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
