@@ -131,6 +131,7 @@ MODULES = {
 VERBS = {
     "Forecaster": {
         "clone",
+        "engine",
         "explain",
         "fingerprint",
         "fit",

@@ -448,6 +448,18 @@ class Forecaster(StateModel[ForecasterSettings]):
             schema.first,
         )
 
+    # -- what was fitted ---------------------------------------------------------------
+
+    @property
+    def engine(self) -> NumberEngine:
+        """The trained network on NumPy arrays.
+
+        It takes scaled values, and the leaves of a state that its ``decoder.state_shapes`` names.
+        A state has further leaves, for the analogues.
+        """
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return self._engine
+
     # -- fitting -----------------------------------------------------------------------
 
     def _learn_schema(self, series: Any, static: Any, future: Any) -> Schema:
