@@ -27,6 +27,14 @@ def test_whole_numbers_of_numpy_are_those_of_python(value):
     assert not is_whole(value, 2)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.float16(0.5), np.float32(0.5), np.float64(0.5)])
+def test_a_limit_outside_the_range_of_a_dtype_raises_no_warning(value):
+    assert is_number(value, -1e300, 1e300)
+    assert not is_number(value, 1e300)
+    assert check_numbers("n", [value]) == [0.5]
+
+
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 1.0, 0.5, math.nan, np.float32(1)])
 def test_what_is_no_whole_number_is_refused(value):
     assert not is_whole(value)

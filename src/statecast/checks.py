@@ -26,6 +26,8 @@ def is_whole(value: Any, least: float = -math.inf, most: float = math.inf) -> bo
 def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
     """Return whether a value is a real number from ``least`` to ``most``; NaN is not."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    # A float, because NumPy warns if a limit is outside the range of the value's dtype.
+    value = float(value) if isinstance(value, np.floating) else value
     return real and bool(least <= value <= most)
 
 

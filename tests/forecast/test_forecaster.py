@@ -641,6 +641,42 @@ def test_a_head_keeps_the_laws_and_its_values(head, tmp_path):
     assert columns_of(forecast_of(back, prefix, static, **exact)).tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"level": [99.99991, 99.99992]},
+        {"level": [80, 80.0000001]},
+        {"quantiles": [0.1234567, 0.1234568]},
+    ],
+)
+def test_two_quantiles_for_one_column_are_refused(fitted, asked):
+    _, static = curve_tables()
+    with pytest.raises(errors.ArgumentError, match="expected numbers that differ in their first"):
+        fitted.predict(None, static, until=T, **asked)
+    (values,) = asked.values()
+    twice = {name: [each[0], each[0]] for name, each in asked.items()}
+    once = dict.fromkeys(asked, values[0])
+    assert fitted.predict(None, static, until=T, **twice).equals(
+        fitted.predict(None, static, until=T, **once)
+    )
+
+
+@pytest.mark.parametrize(
+    ("until", "levels", "message"),
+    [
+        ("9", [0.5], "until: expected a whole number from 1"),
+        (0, [0.5], "until: expected a whole number from 1"),
+        (T, [0.0, 0.5], "levels: expected numbers above 0 and below 1"),
+        (T, [-2.0], "levels: expected numbers above 0 and below 1"),
+        (T, "half", "levels: expected a number, several or None"),
+    ],
+)
+def test_wrong_arguments_of_the_quantiles_of_a_panel_are_refused(fitted, until, levels, message):
+    panel = fitted.schema.panel(None, curve_tables()[1])
+    with pytest.raises(errors.ArgumentError, match=message):
+        fitted.quantiles(panel, until, levels)
+
+
 def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     series, static = curve_tables()
     good = forecast_of(fitted, None, static)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from statecast.checks import check_flag, check_whole
+from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, chunks
 from statecast.forecast.companions import Companions
@@ -239,8 +239,13 @@ class Forecaster(StateModel[ForecasterSettings]):
         Raises
         ------
         ArgumentError
-            ``calibrated`` is not a boolean; a forecast leaves the range of float32.
+            ``until`` or a level outside its range; ``calibrated`` is not a boolean; a forecast
+            leaves the range of float32.
         """
+        until = check_whole("until", until)
+        levels = check_numbers("levels", levels)
+        if not all(0 < each < 1 for each in levels):
+            raise ArgumentError(f"levels: expected numbers above 0 and below 1, received {levels}.")
         check_flag("calibrated", calibrated)
         return self._quantiles(panel, np.full(panel.rows, until), until, levels, calibrated)
 

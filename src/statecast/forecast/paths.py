@@ -330,20 +330,29 @@ def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
     Raises
     ------
     ArgumentError
-        A level or quantile outside its range.
+        A level or quantile outside its range; two for the same column.
     """
     columns = {"statecast": 0.5}
+
+    def add(name: str, value: float, argument: str) -> None:
+        if columns.setdefault(name, value) != value:
+            raise ArgumentError(
+                f"{argument}: expected numbers that differ in their first six digits, which name "
+                f"the columns; received two for the column {name!r}. Ask for one of them in a call "
+                "of its own."
+            )
+
     for percent in check_numbers("level", level):
         if not 1 <= percent < 100:
             raise ArgumentError(
                 f"level: expected percent, from 1 to below 100, received {percent}."
             )
-        columns[f"statecast-lo-{percent:g}"] = 0.5 - percent / 200
-        columns[f"statecast-hi-{percent:g}"] = 0.5 + percent / 200
+        add(f"statecast-lo-{percent:g}", 0.5 - percent / 200, "level")
+        add(f"statecast-hi-{percent:g}", 0.5 + percent / 200, "level")
     for quantile in check_numbers("quantiles", quantiles):
         if not 0 < quantile < 1:
             raise ArgumentError(
                 f"quantiles: expected numbers above 0 and below 1, received {quantile}."
             )
-        columns[f"statecast-q-{quantile:g}"] = quantile
+        add(f"statecast-q-{quantile:g}", quantile, "quantiles")
     return columns
