@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from statecast import Forecaster
+from statecast.process import BACKENDS
 
 # A module that is None cannot be imported, and is not found.
 WITHOUT = """
@@ -28,6 +30,9 @@ def raised(call):
         print("nothing")
 """
 ALL = ("keras", "jax", "jaxlib", "torch", "tensorflow", "pyarrow")
+several = pytest.mark.skipif(
+    any(find_spec(name) is None for name in BACKENDS), reason="one of the backends is missing"
+)
 Y = np.arange(48.0).reshape(8, 6)
 
 
@@ -86,6 +91,7 @@ MODEL = {str(model)!r}
         assert "keras and jax are not installed. Run: pip install 'statecast[jax]'." in line
 
 
+@several
 @pytest.mark.parametrize(
     ("missing", "environment", "found"),
     [
@@ -102,6 +108,7 @@ def test_a_backend_that_is_missing_is_named(
     assert found in run(code, missing, **environment)
 
 
+@several
 @pytest.mark.parametrize(
     ("missing", "backend"),
     [((), "jax"), (("jax",), "torch"), (("jax", "torch"), "tensorflow"), (ALL, "jax")],
