@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
-	@echo 'make test    the tests, those of backends on each ($(BACKENDS)); SLOW=1 adds the slow ones'
+	@echo 'make test    the tests; those marked backends on $(BACKENDS); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'
@@ -65,7 +65,7 @@ sanitize: $(VENV)/.all
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	    STATECAST_LIBRARY=build/sanitize/libstatecast.so; \
 	SLOW=1 $(RUN) -m pytest -q -p no:cacheprovider \
-	    $(addprefix tests/recurrence/test_,native.py arrays.py quantiles.py softmax.py) && \
+	    $(addprefix tests/recurrence/test_,native.py arrays.py affine.py quantiles.py softmax.py counts.py) && \
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
 bench: $(VENV)/.all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,11 @@ from statecast.progress import LOG, say, stage_lines, trained_text
 
 Y = np.random.default_rng(0).normal(size=(6, 4)).cumsum(axis=1)
 SMALL: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 10, "patience": 10}
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, without those of XLA, which may comment on a compiled program."""
+    return [line for line in text.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ def test_what_a_fit_says(no_logging, capfd):
         capfd.readouterr()
         Forecaster(**SMALL).fit(Y, verbose=verbose)
         out, err = capfd.readouterr()
-        return out, err.splitlines()
+        return out, _lines(err)
 
     assert said(0) == ("", [])
     out, lines = said("auto")  # standard output is no terminal here
@@ -98,7 +104,7 @@ def test_the_lines_of_a_cross_validation(kind, no_logging, capfd):
         cross_validation(f, values, folds=2, known=[1], baselines=False, **options)
         out, err = capfd.readouterr()
         assert out == ""
-        return err.splitlines()
+        return _lines(err)
 
     second = "forecast from k = 1" if kind is Forecaster else "score"
     stages = [f"Fold {n} ({n + 1} of 2): {what}" for n in (0, 1) for what in ("fit", second)]

@@ -77,7 +77,7 @@ def check_installed() -> None:
     others = [name for name in BACKENDS if name != backend and find_spec(name)]
     choice = f" Or set KERAS_BACKEND to {others[0]}, which is installed." if others else ""
     raise MissingExtraError(
-        "Training and Keras layers need Keras with a backend. KERAS_BACKEND is "
+        "Training and Keras layers need Keras with a backend. The backend is "
         f"{backend}; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed. "
         f"Run: pip install 'statecast[{backend}]'.{choice if 'keras' not in missing else ''}"
     )

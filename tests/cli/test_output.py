@@ -70,15 +70,20 @@ def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
     assert "no folder" in refused(folder, "demo", "--out", "nowhere/demo")
 
 
-@pytest.mark.parametrize("words", [["demo"], EVALUATE, [*PLOT, "--out", "fan.png"]])
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [(["demo"], "demo"), (EVALUATE, "plots"), ([*PLOT, "--out", "fan.png"], "plots")],
+)
 def test_missing_matplotlib_is_an_error_before_the_computation(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], extra: str
 ) -> None:
     found = output.find_spec
     monkeypatch.setattr(
         output, "find_spec", lambda name: None if name == "matplotlib" else found(name)
     )
-    assert "statecast[plots]" in refused(folder, *words)
+    assert f"needs matplotlib, which is not installed: pip install 'statecast[{extra}]'" in refused(
+        folder, *words
+    )
 
 
 @pytest.mark.parametrize(

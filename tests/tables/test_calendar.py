@@ -259,7 +259,7 @@ def pair(launch: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
     [
         (
             [DAYS[0], DAYS[1]],
-            "launch date in column 'launch' on, 2024-03-05; received 2024-03-04 .item 'b'",
+            "launch date in column 'launch', 2024-03-05, one every 1 day; received 2024-03-04",
         ),
         ([1, 2], r"column 'launch': expected a launch date, or nothing; received 1 .item 'a'"),
         ([20240304, 20240304], "received 20240304 .item 'a'.*Convert"),

@@ -52,8 +52,8 @@ from statecast.cli.output import (
     MODELS,
     TABLES,
     chart_bytes,
+    check_extra,
     check_folder,
-    check_matplotlib,
     check_outputs,
     deliver,
     installation_pairs,
@@ -515,7 +515,7 @@ def evaluate(
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
     check_outputs(kinds, inputs=[series, static, future, Path(folds)])
     if plot is not None:
-        check_matplotlib()
+        check_extra("plots", ["matplotlib"])
     from statecast.evaluate.cross_validation import cross_validation
 
     forecaster: Any = new_forecaster(tokens, settings)
@@ -580,7 +580,7 @@ def plot(
     Observations in SERIES after the prefix of an item are drawn too.
     """
     check_outputs({out: CHARTS}, inputs=[forecast, series])
-    check_matplotlib()
+    check_extra("plots", ["matplotlib"])
     from statecast.plots import charts as plots
 
     figure = plots.fan(
@@ -628,13 +628,13 @@ def demo(
 ) -> None:
     """Forecast the growth of children, with data that is part of Statecast.
 
-    It trains on four fifths of the children of the Berkeley growth study, and forecasts the heights
-    of the others from their sex and their first three heights.
+    It trains on three quarters of the children of the Berkeley growth study, and forecasts the
+    heights of the others from their sex and their first three heights.
     """
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out}: expected a folder, received a file. Choose another place.")
     check_folder(out if out.is_dir() else out.parent, out)
-    check_matplotlib()
+    check_extra("demo", ("keras", "sklearn", "matplotlib"))
     import polars as pl
 
     from statecast.data import growth

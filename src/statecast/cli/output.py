@@ -72,11 +72,13 @@ def check_folder(folder: Path, path: Path) -> None:
         ) from None
 
 
-def check_matplotlib() -> None:
-    """Raise ``MissingExtraError`` if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
+def check_extra(extra: str, modules: Iterable[str]) -> None:
+    """Raise ``MissingExtraError`` if a module of an extra is not installed."""
+    if missing := [module for module in modules if find_spec(module) is None]:
         raise MissingExtraError(
-            "Charts need matplotlib, which is not installed: pip install 'statecast[plots]'."
+            f"This command needs {', '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install "
+            f"'statecast[{extra}]'."
         )
 
 

@@ -15,7 +15,7 @@ try:
         trajectory,
     )
     from statecast.control.windows import ResetStates, Windows
-except ModuleNotFoundError:
+except (ModuleNotFoundError, ValueError):  # Keras raises the latter for an unknown backend
     check_installed()
     raise
 

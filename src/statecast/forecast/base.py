@@ -360,6 +360,8 @@ class StateModel(ABC, Generic[S]):
             Columns as in ``fit``. Rows of any of the state's items, at steps after those that the
             item's state has taken. A step that is left out is a gap. An array ``(rows, steps)`` has
             the state's rows; its first column is step 1, and it is NaN before an item's new steps.
+            An item advances to its last row with a value of y. Rows after it have no effect: hand
+            them in again with the next value, so that their past covariates are used.
         future : table, path or array, optional
             As in ``fit``, for the new steps.
 
@@ -696,7 +698,8 @@ class StateModel(ABC, Generic[S]):
         longest = int(last.max(initial=0))
         if longest > MOST_STEPS // count:
             raise ArgumentError(
-                f"until: expected at most {self.schema.number(MOST_STEPS // count):,}, received "
+                f"until or h: expected a last step of at most "
+                f"{self.schema.number(MOST_STEPS // count):,}, received "
                 f"{self.schema.number(longest):,}."
             )
         late = np.flatnonzero(known // count >= last)

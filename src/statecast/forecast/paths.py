@@ -335,7 +335,7 @@ def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
     columns = {"statecast": 0.5}
 
     def add(name: str, value: float, argument: str) -> None:
-        if columns.setdefault(name, value) != value:
+        if abs(columns.setdefault(name, value) - value) > 1e-12:  # more than rounding
             raise ArgumentError(
                 f"{argument}: expected numbers that differ in their first six digits, which name "
                 f"the columns; received two for the column {name!r}. Ask for one of them in a call "

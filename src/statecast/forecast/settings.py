@@ -586,7 +586,7 @@ class ForecasterSettings(Settings):
     @property
     def needed_transform(self) -> str | None:
         """The transform that the head needs, or None."""
-        from statecast.heads.by_name import HEADS  # with it Keras
+        from statecast.heads.by_name import HEADS
 
         return HEADS[self.head].transform
 

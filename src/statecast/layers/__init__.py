@@ -13,7 +13,7 @@ try:
         SimpleRNN,
         controlled,
     )
-except ModuleNotFoundError:
+except (ModuleNotFoundError, ValueError):  # Keras raises the latter for an unknown backend
     check_installed()
     raise
 

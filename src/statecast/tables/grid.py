@@ -229,12 +229,12 @@ def _fail_off_grid(
     start = table.form.say(spacing.date(origin[at : at + 1], zone)[0])
     first, advice = "item's first", "Correct the date, or number the steps 1, 2, ... yourself."
     if start_col is not None:
-        first = f"launch date in column {quoted(start_col)} on"
+        first = f"launch date in column {quoted(start_col)}"
         advice = "Correct the date, or the launch date."
     fail(
         table.label,
         step_col,
-        f"dates {spacing} apart from the {first}, {start}",
+        f"dates from the {first}, {start}, one every {str(spacing).removesuffix(', 0:00:00')}",
         table.form.say(table.when[at]),
         ids[table.row[at]],
         advice,

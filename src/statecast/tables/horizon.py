@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.checks import check_whole
-from statecast.errors import ArgumentError, DataError
+from statecast.errors import ArgumentError, DataError, quoted
 from statecast.tables.columns import read_floats
 from statecast.tables.ids import agree, read_ids
 from statecast.tables.source import ROLES, Table, check_columns, open_table
@@ -79,6 +80,13 @@ class Horizon:
         frame = nw.from_native(until, pass_through=True)
         if not isinstance(until, (str, PathLike)) and frame is until:
             raise ArgumentError(f"until: expected {expected}; received {type(until).__name__}.")
+        named = isinstance(until, (str, PathLike))
+        if named and Path(until).suffix.lower() not in (".csv", ".parquet"):
+            raise ArgumentError(
+                f"until: expected {expected}, or a .csv or .parquet file of it; received "
+                f"{quoted(str(until))}. Dates are not accepted: number the step, 1 for an item's "
+                "first."
+            )
         table = open_table(until, "until", "until")
         assert isinstance(table, Table)  # arrays were read above
         check_columns(table, (id_col, "until"), ROLES[:1])

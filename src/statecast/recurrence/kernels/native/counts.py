@@ -33,7 +33,8 @@ def quantiles(
     Parameters
     ----------
     mean : array, ``(n,)``
-        From 1e-6 to 2**26.
+        From 1e-6 to 2**26. Up to a million the level of a quantile is exact to 2e-4. Above, float32
+        is less exact where ``size`` is small.
     size : array, ``(n,)``, optional
         Of the negative binomial distribution, from 1/30 to 1e4; None for the Poisson distribution.
     level : array, ``(k,)`` or ``(n, k)``
