@@ -81,7 +81,7 @@ def run_command(command: str) -> str | None:
         pytest.param(
             path,
             id=str(path.relative_to(ROOT)),
-            marks=[pytest.mark.backends] * (path.name in ("README.md", "reset_states.md")),
+            marks=[pytest.mark.backends] * (path.name == "reset_states.md"),
         )
         for path in FILES
     ],

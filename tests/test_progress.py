@@ -72,7 +72,6 @@ def test_what_a_training_came_to(history, text):
     assert trained_text(history) == text
 
 
-@pytest.mark.backends
 def test_what_a_fit_says(no_logging, capfd):
     def said(verbose: Any) -> tuple[str, list[str]]:
         capfd.readouterr()
