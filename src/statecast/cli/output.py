@@ -207,8 +207,7 @@ def _steps_of(schema: Schema) -> str:
     form = schema.kind.steps
     assert form is not None  # a fitted schema has one
     kind = f"{form.type} of {form.zone}" if form.zone else form.type
-    every = str(schema.spacing).removesuffix(", 0:00:00")
-    return f"{kind}, one step every {every}, up to {schema.steps} steps"
+    return f"{kind}, one step every {schema.spacing.short}, up to {schema.steps} steps"
 
 
 def _values(schema: Schema, target: Target) -> str:

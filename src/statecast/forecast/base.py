@@ -698,7 +698,7 @@ class StateModel(ABC, Generic[S]):
         longest = int(last.max(initial=0))
         if longest > MOST_STEPS // count:
             raise ArgumentError(
-                f"until or h: expected a last step of at most "
+                "until or h: expected a last step of at most "
                 f"{self.schema.number(MOST_STEPS // count):,}, received "
                 f"{self.schema.number(longest):,}."
             )

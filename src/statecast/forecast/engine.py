@@ -282,10 +282,8 @@ class NumberEngine:
         if decoder.past:
             seen[..., 2:] = self._encoded("past", covariates)
         if active is None:
-            step, total = (
-                np.broadcast_to(np.arange(1, steps + 1), value.shape),
-                np.full(rows, steps),
-            )
+            step = np.broadcast_to(np.arange(1, steps + 1), value.shape)
+            total = np.full(rows, steps)
         else:
             step, total = np.cumsum(active, axis=1), active.sum(axis=1)
         after = {"step": leaves["step"] + total[:, None].astype(np.float32)}

@@ -7,7 +7,8 @@ they compute the same in NumPy: slower, and equal to 1e-5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -114,13 +115,15 @@ def _pools() -> Any:
     return ThreadpoolController()
 
 
-def _one_thread() -> Any:
-    """Matrix products of NumPy on one thread, as they are small.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute matrix products of NumPy on one thread, as they are small. Also a decorator.
 
     With two threads OpenBLAS waits in a loop for a thread that has no CPU: beside other work on two
     cores that took sixty times as long.
     """
-    return _pools().limit(limits=1, user_api="blas")
+    with _pools().limit(limits=1, user_api="blas"):
+        yield
 
 
 class _PlainAffine:
@@ -130,7 +133,7 @@ class _PlainAffine:
         self._kernel, self._bias = kernel, bias
 
     def map(self, x: np.ndarray) -> np.ndarray:
-        with _one_thread():
+        with one_thread():
             return x @ self._kernel + self._bias[:, None]
 
 
@@ -157,7 +160,7 @@ class _PlainLoop:
         leaves |= {"base": base[..., None], "last": last[..., None]}
         y = np.zeros((*x.shape[:3], self._stack.cells[-1].units + 1), np.float32)
         x = np.concatenate([x[..., :1], observed[..., None], x[..., 2:]], axis=-1)
-        with _one_thread():
+        with one_thread():
             for step in range(x.shape[2]):
                 out, after = self._cell.step(self._weights, x[:, :, step], leaves, np)
                 if mask is not None:
@@ -174,5 +177,5 @@ class _PlainLoop:
     def step(
         self, x: np.ndarray, state: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        with _one_thread():
+        with one_thread():
             return self._stack.step(self._own, x, dict(state), np)

@@ -281,6 +281,11 @@ class Spacing:
             return text + " (month ends)" * (self.day == 31)
         return str(datetime.timedelta(microseconds=self.count))
 
+    @property
+    def short(self) -> str:
+        """The text of a spacing of whole days without the hours: "7 days"."""
+        return str(self).removesuffix(", 0:00:00")
+
     def place(self, when: np.ndarray, zone: str | None) -> np.ndarray:
         """Return the places of dates. If a day has no midnight, because the clock is set forward
         then, its first moment has the place of midnight."""

@@ -234,7 +234,7 @@ def _fail_off_grid(
     fail(
         table.label,
         step_col,
-        f"dates from the {first}, {start}, one every {str(spacing).removesuffix(', 0:00:00')}",
+        f"dates from the {first}, {start}, one every {spacing.short}",
         table.form.say(table.when[at]),
         ids[table.row[at]],
         advice,

@@ -95,9 +95,8 @@ class _ParquetFile:
         columns = None if self.only is None else list(self.only)
         with _reading(self.label, "parquet"), pq.ParquetFile(pa.OSFile(str(self.path))) as file:
             schema, metadata, found = file.schema_arrow, file.metadata, 0
-            for (
-                field
-            ) in schema:  # polars stores enums in the metadata, and panics if it is not UTF-8
+            # polars stores enums in the metadata of a column, and panics if it is not UTF-8.
+            for field in schema:
                 for note in chain.from_iterable((field.metadata or {}).items()):
                     note.decode()
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

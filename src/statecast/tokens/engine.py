@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from statecast.errors import ArgumentError
-from statecast.networks.arrays import ArrayEncoder, ArrayInitialState
+from statecast.networks.arrays import ArrayEncoder, ArrayInitialState, one_thread
 from statecast.recurrence.cells import within
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
 from statecast.recurrence.kernels.native.softmax import Softmax
@@ -27,10 +26,6 @@ from statecast.tokens.decoder import TokenDecoder
 from statecast.tokens.decoding import Beam, Found, Rules, Sampling
 
 _CELLS = 1 << 24  # the most log-probabilities in memory: 64 MB of float32
-
-# Matrix products of NumPy use one thread, as they are small. With two threads OpenBLAS waits in a
-# loop for a thread that has no CPU: beside other work on two cores that took sixty times as long.
-_ONE_THREAD = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 Members = list[dict[str, np.ndarray]]  # the form of a state in decoding: the leaves of each member
 
@@ -87,7 +82,7 @@ class TokenEngine:
 
     # -- states of the forecaster: leaves (rows, members, ...) -----------------------------
 
-    @_ONE_THREAD
+    @one_thread()
     def start(self, numeric: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
         """The leaves before the first token: after the input "start".
 
@@ -142,7 +137,7 @@ class TokenEngine:
 
     # -- scores --------------------------------------------------------------------------
 
-    @_ONE_THREAD
+    @one_thread()
     def log_likelihoods(
         self, leaves: Mapping[str, np.ndarray], code: np.ndarray, length: np.ndarray, ended: bool
     ) -> np.ndarray:
@@ -241,14 +236,14 @@ class TokenEngine:
             after.append(advanced | static)
         return after
 
-    @_ONE_THREAD
+    @one_thread()
     def search(
         self, leaves: Mapping[str, np.ndarray], room: np.ndarray, beam: Beam, rules: Rules
     ) -> Found:
         """``decoding.search`` from leaves."""
         return decoding.search(self, self.members(leaves), room, beam, rules)
 
-    @_ONE_THREAD
+    @one_thread()
     def sample(
         self,
         leaves: Mapping[str, np.ndarray],
