@@ -133,6 +133,7 @@ VERBS = {
         "clone",
         "engine",
         "explain",
+        "export",
         "fingerprint",
         "fit",
         "get_params",
@@ -153,6 +154,7 @@ VERBS = {
     "TokenForecaster": {
         "clone",
         "engine",
+        "export",
         "fingerprint",
         "fit",
         "generate",

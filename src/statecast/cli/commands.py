@@ -591,6 +591,24 @@ def plot(
 
 
 @app.command()
+def export(
+    model: Model,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder to write to; made if needed.")
+    ],
+) -> None:
+    """Write a model as ONNX graphs, for programs without Python.
+
+    The graphs are encode.onnx, from static features to a state, and step.onnx, from a state and an
+    observation to the next state and a forecast. model.json describes their inputs and outputs.
+    """
+    from statecast.tokens.forecaster import load_model
+
+    load_model(model).export(folder)
+    say(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
+
+
+@app.command()
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")

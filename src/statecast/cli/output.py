@@ -152,6 +152,7 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
         "pyarrow": "parquet",
         "scikit-learn": "evaluate",
         "matplotlib": "plots",
+        "onnx": "onnx",
     }
     for package, extra in packages.items():
         try:

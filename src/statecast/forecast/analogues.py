@@ -40,7 +40,7 @@ _LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.fit_sequentially`
 _FILL_RIDGE = 0.1  # added to the variances of the observations from which gaps are filled
 _LAGS = 64  # in the distance, all observations with a larger lag have the same weight
 _ENOUGH = 10  # the estimate of a step with fewer items is shrunk towards the mean
-_GRAIN = 1e-6  # distances are rounded to multiples of it: ties are the same on every machine
+GRAIN = 1e-6  # distances are rounded to multiples of it: ties are the same on every machine
 
 
 def prefixes(steps: int, targets: int = 1) -> list[int]:
@@ -427,7 +427,7 @@ class Analogues:
             for part in np.array_split(rows, -(-len(rows) // 512)):
                 which = None if items is None else items[part]
                 near, weight, mean = self.nearest(x[part], y[part], mask[part], int(k), items=which)
-                left = self._residuals(int(k))[near][:, :, k:]
+                left = self.residuals(int(k))[near][:, :, k:]
                 found = _weighted_quantiles(left, weight, levels)
                 out[part, k:] = mean[:, k:, None] + found
         return out
@@ -486,7 +486,7 @@ class Analogues:
         for path in np.unique(which):
             rows = which == path
             mean[rows] = self.paths[path].mean(x[rows], y[rows], seen[rows], self.ridge)
-        scale = self._scale(k)
+        scale = self.scale(k)
         ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
         theirs, squares = self._places(k)
         # In place: for rows x items numbers, allocating memory takes longer than the arithmetic.
@@ -494,12 +494,12 @@ class Analogues:
         distance += squares
         distance += (ours**2).sum(axis=1)[:, None]
         np.clip(distance, 0.0, 1e6, out=distance)
-        distance /= _GRAIN
+        distance /= GRAIN
         # Distances become distinct whole numbers, so that the order does not depend on rounding.
         rank = np.rint(distance, out=distance).astype(np.int64)
         if items is not None:
             same_group = self.group[items][:, None] == self.group
-            rank[same_group] = int(2e6 / _GRAIN)
+            rank[same_group] = int(2e6 / GRAIN)
         rank *= len(self.x)
         rank += np.arange(len(self.x))
         count = min(NEAREST, len(self.x))
@@ -507,7 +507,7 @@ class Analogues:
         rank = np.take_along_axis(rank, near, axis=1)
         order = np.argsort(rank, axis=1)
         near, rank = (np.take_along_axis(a, order, axis=1) for a in (near, rank))
-        distance = rank // len(self.x) * _GRAIN
+        distance = rank // len(self.x) * GRAIN
         # Only items of the same group have a weight of exactly 0.
         weight = np.exp(np.maximum(distance[:, :1] - distance, -600.0)) * (distance < 1.5e6)
         return near, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30), mean
@@ -589,7 +589,7 @@ class Analogues:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _residuals(self, k: int) -> np.ndarray:
+    def residuals(self, k: int) -> np.ndarray:
         """The residuals of each training item given its first k steps, from the linear model that
         was fitted without it; float32 ``(items, steps)``, NaN where nothing was observed."""
         if ("residuals", k) not in self._cache:
@@ -603,7 +603,7 @@ class Analogues:
             self._cache["residuals", k] = left
         return self._cache["residuals", k]
 
-    def _filled(self) -> np.ndarray:
+    def filled(self) -> np.ndarray:
         """The training items' y, with gaps filled by the mean of the linear model."""
         if "filled" not in self._cache:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
@@ -611,7 +611,7 @@ class Analogues:
             self._cache["filled"] = np.where(mask, y, mean)
         return self._cache["filled"]
 
-    def _scale(self, k: int) -> np.ndarray:
+    def scale(self, k: int) -> np.ndarray:
         """The square roots of the weights in the distance, of x and of k observations."""
         at = _metric_at(self.x.shape[1], len(self.metric), k)
         return np.exp(0.5 * self.metric[at])
@@ -620,7 +620,7 @@ class Analogues:
         """The training items' x and first k values, scaled so that the distance is Euclidean, and
         their squared norms."""
         if ("places", k) not in self._cache:
-            places = np.concatenate([self.x, self._filled()[:, :k]], axis=1) * self._scale(k)
+            places = np.concatenate([self.x, self.filled()[:, :k]], axis=1) * self.scale(k)
             self._cache["places", k] = places, (places**2).sum(axis=1)
         return self._cache["places", k]
 
@@ -749,7 +749,7 @@ def _learnt_metric(
     metric = np.concatenate(
         [np.full(features, np.log(4.0 / max(features, 1))), np.full(min(steps, _LAGS), np.log(2.0))]
     )
-    filled = items._filled()
+    filled = items.filled()
     known = np.array(prefixes(steps, targets))
     chance = 1.0 / (1.0 + known // targets)
     mean, square = np.zeros_like(metric), np.zeros_like(metric)
@@ -772,7 +772,7 @@ def _learnt_metric(
         w /= np.maximum(w.sum(axis=1, keepdims=True), 1e-30)
 
         ahead = k + rng.choice(steps - k, min(horizons, steps - k), replace=False)
-        left = items._residuals(k)
+        left = items.residuals(k)
         value, truth = left[answer[near]][:, :, ahead], left[np.ix_(ask, ahead)][:, None]
         has, counts = ~np.isnan(value), ~np.isnan(truth[:, 0])
         value, truth = np.nan_to_num(value), np.nan_to_num(truth)

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 
 from statecast import process
-from statecast.checks import check_flag, is_number
+from statecast.checks import check_choice, check_flag, is_number
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
 from statecast.files import (
     age,
@@ -476,6 +476,43 @@ class StateModel(ABC, Generic[S]):
             ) from None
         model._adopt(schema, weights, history, companions)
         return model
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        format: Literal["onnx"] = "onnx",  # noqa: A002  as in Keras
+    ) -> None:
+        """Write the fitted model for programs without Python, as two ONNX graphs.
+
+        ``encode.onnx`` maps static features to a state. ``step.onnx`` maps a state and the
+        observation of a step to the next state and the distribution of a value: of numbers the
+        quantiles of the step's value given the observations before it, as ``predict`` gives them;
+        of tokens the log-probabilities of the next token. Both take any number of rows.
+        ``model.json`` has the meaning of their inputs and outputs, and the scaling of tables.
+        docs/export.md describes how to use them.
+
+        Parameters
+        ----------
+        folder : str or path
+            It is made if its parent exists. Files of these three names are replaced.
+        format : {"onnx"}
+
+        Raises
+        ------
+        ArgumentError
+            Another format, a folder that cannot be written to, or a model whose graphs would be too
+            large.
+        MissingExtraError
+            onnx is not installed: ``pip install 'statecast[onnx]'``.
+        NotFittedError
+            The model is not fitted.
+        """
+        self.schema  # noqa: B018  raises if nothing is fitted
+        check_choice("format", format, ["onnx"])
+        from statecast.export.onnx import write
+
+        write(self, self._companions, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by the bytes of the model file, as Keras models cannot be pickled."""

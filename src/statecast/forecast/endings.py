@@ -19,7 +19,7 @@ _STEP_FUNCTIONS = 8  # radial basis functions of the step, as in the network
 _KNOTS = (0.02, 0.1, 0.3, 0.6)  # of a linear spline of the value: levels of its quantiles
 _FEWEST = 8  # with fewer items that end, nothing is fitted
 _MOST = 500_000  # the most rows of the regression; each step of an item is a row
-_CATEGORIES = 32  # a categorical static feature with more codes is left out
+MOST_CATEGORIES = 32  # a categorical static feature with more codes is left out
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ def statics(numeric: np.ndarray, codes: np.ndarray, cardinalities: Sequence[int]
 
     A categorical feature is one-hot encoded.
     """
-    categories = every_category(cardinalities, most=_CATEGORIES)
+    categories = every_category(cardinalities, most=MOST_CATEGORIES)
     return one_hot(numeric, codes, categories).astype(np.float32)
 
 
 def width(numeric: int, cardinalities: Sequence[int]) -> int:
     """Return the number of features of ``statics``."""
-    return numeric + len(every_category(cardinalities, most=_CATEGORIES))
+    return numeric + len(every_category(cardinalities, most=MOST_CATEGORIES))
 
 
 def stop_difference(y: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
@@ -182,8 +182,7 @@ def _features(
     place = (_STEP_FUNCTIONS - 1) * np.minimum(step / steps, 1.0)[:, None]
     functions = np.exp(-np.square(place - np.arange(_STEP_FUNCTIONS)))
     z = np.clip(z, -5.0, 5.0)[:, None]
-    one = np.ones((len(step), 1))
-    return np.concatenate([one, functions, z, np.maximum(z - knots, 0.0), x], axis=1)
+    return np.concatenate([np.ones_like(z), functions, z, np.maximum(z - knots, 0.0), x], axis=1)
 
 
 def _logistic(features: np.ndarray, happened: np.ndarray) -> np.ndarray:

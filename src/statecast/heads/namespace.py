@@ -1,7 +1,8 @@
 """The functions that heads use: those of ``keras.ops`` on tensors, and of NumPy on arrays.
 
 Training computes on tensors of the current Keras backend, and a fitted model on NumPy arrays, which
-need no backend. Both use the same code: ``ops = namespace(x)``, then ``ops.exp(x)``.
+need no backend. An export records NumPy's functions as a graph (``export.graph``). All use the same
+code: ``ops = namespace(x)``, then ``ops.exp(x)``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import numpy as np
 
 
 def namespace(x: Any) -> Any:
-    """``Arrays`` for a NumPy array or a NumPy number, else ``keras.ops``."""
+    """``Arrays`` for a NumPy array or a NumPy number; the ``heads_namespace`` of a class that has
+    one; else ``keras.ops``."""
     if isinstance(x, (np.ndarray, np.generic)):
         return Arrays
+    own = getattr(type(x), "heads_namespace", None)
+    if own is not None:
+        return own
     from keras import ops
 
     return ops

@@ -18,8 +18,8 @@ from statecast.tables.scaling import ROUNDING, positive_median
 from statecast.tables.source import MAX_COLUMNS
 
 _MAX_CATEGORIES = 10_000  # with more the column is an id, or the model file is damaged
-_NEVER_SEEN, MISSING, _FIRST_CATEGORY = 0, 1, 2
-_FEATURE_LIMIT = 5.0  # standardised numbers are clipped here, so that no outlier dominates
+NEVER_SEEN, MISSING, FIRST_CATEGORY = 0, 1, 2
+FEATURE_LIMIT = 5.0  # standardised numbers are clipped here, so that no outlier dominates
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Columns:
     @property
     def cardinalities(self) -> list[int]:
         """The number of codes of each categorical column, "never seen" and "missing" included."""
-        return [_FIRST_CATEGORY + len(known) for known in self.categories.values()]
+        return [FIRST_CATEGORY + len(known) for known in self.categories.values()]
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -112,7 +112,7 @@ class Columns:
             empty = np.isnan(values)
             if centre > 0:
                 values = np.log1p(np.maximum(values, 0.0) / centre)
-            z = np.clip((values - mean) * gain, -_FEATURE_LIMIT, _FEATURE_LIMIT)
+            z = np.clip((values - mean) * gain, -FEATURE_LIMIT, FEATURE_LIMIT)
             numeric[:, j] = np.where(empty, 0.0, z)
             numeric[:, len(self.numeric) + j] = empty
             other = np.zeros(rows, bool) if gain > 0 else ~empty & _differ(values, mean)
@@ -124,16 +124,16 @@ class Columns:
                 missing.append(note(name, "is missing", np.flatnonzero(empty)))
         for j, (name, known) in enumerate(self.categories.items()):
             code: dict[str | None, int] = dict(
-                zip(known, range(_FIRST_CATEGORY, _FIRST_CATEGORY + len(known)), strict=True)
+                zip(known, range(FIRST_CATEGORY, FIRST_CATEGORY + len(known)), strict=True)
             )
             code[None] = MISSING
             values = columns[name].tolist()
-            codes[:, j] = np.fromiter(map(code.get, values, repeat(_NEVER_SEEN)), np.int32, rows)
-            strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+            codes[:, j] = np.fromiter(map(code.get, values, repeat(NEVER_SEEN)), np.int32, rows)
+            strange = np.flatnonzero(codes[:, j] == NEVER_SEEN)
             marks = [i for i in strange if is_mark(values[i])]
             if marks:  # "NA" that was no category in training is a missing value
                 codes[marks, j] = MISSING
-                strange = np.flatnonzero(codes[:, j] == _NEVER_SEEN)
+                strange = np.flatnonzero(codes[:, j] == NEVER_SEEN)
             empty = np.flatnonzero(codes[:, j] == MISSING)
             if len(empty):
                 missing.append(note(name, "is missing", empty))
