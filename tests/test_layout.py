@@ -60,17 +60,28 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "tensorflow": ("process", "recurrence.kernels", "layers"),
     "sklearn": ("evaluate",),
     "matplotlib": ("plots", "cli"),
-    "pandas": (),
+    "pandas": ("export.mlflow",),
+    "mlflow": ("export.mlflow",),
     "pyarrow": ("tables.source", "tables.ids", "tables.id_types"),
     "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster", "tokens.forecaster"),
-    "narwhals": ("tables", "forecast.explanation", "evaluate"),
+    "narwhals": ("tables", "forecast.explanation", "evaluate", "export.mlflow"),
     "onnx": ("export",),
     "typer": ("cli",),
     "rich": ("cli",),
 }
 # Imported inside functions, so that loading a module costs nothing and needs no extra.
 NOT_AT_LOAD = {
-    *("jax", "torch", "tensorflow", "sklearn", "matplotlib", "pyarrow", "polars", "rich", "onnx")
+    "jax",
+    "torch",
+    "tensorflow",
+    "sklearn",
+    "matplotlib",
+    "mlflow",
+    "pandas",
+    "pyarrow",
+    "polars",
+    "rich",
+    "onnx",
 }
 
 

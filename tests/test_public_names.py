@@ -236,6 +236,12 @@ def test_the_public_modules(name: str) -> None:
     assert set(getattr(module, "__all__", defined)) == MODULES[name]
 
 
+def test_the_public_names_of_the_export() -> None:
+    from statecast.export import mlflow
+
+    assert set(mlflow.__all__) == {"Served", "load_model", "log_model", "save_model"}
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_the_verbs(name: str) -> None:
     public = {verb for verb in dir(getattr(statecast, name)) if not verb.startswith("_")}

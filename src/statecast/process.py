@@ -1,6 +1,6 @@
 """Whether Keras and its backend can compute in this process.
 
-They must be installed, and the process must not be a fork of one in which they ran.
+They must be installed, and the process must not be a fork of one in which the backend ran.
 
 ``os.fork`` copies only the thread that calls it. In the child the other threads are missing, and a
 lock that one of them held stays held. The native library starts its own threads again.
@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.util import find_spec
 from types import TracebackType
@@ -52,6 +53,15 @@ class Lock:
 def default_backend() -> str:
     """The first backend that is installed, or JAX if there is none."""
     return next((backend for backend in BACKENDS if find_spec(backend)), "jax")
+
+
+def check_extra(extra: str, modules: Iterable[str], user: str = "This command") -> None:
+    """Raise ``MissingExtraError`` if a module of an extra is not installed; ``user`` needs it."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise MissingExtraError(
+            f"{user} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: pip install 'statecast[{extra}]'."
+        )
 
 
 def check_installed() -> None:

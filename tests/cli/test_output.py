@@ -18,7 +18,7 @@ from plants import (
     refused,
     run,
 )
-from statecast.cli import output
+from statecast import process
 
 
 def test_info(folder: Path) -> None:
@@ -77,9 +77,9 @@ def test_demo_refuses_a_folder_that_is_a_file(folder: Path) -> None:
 def test_missing_matplotlib_is_an_error_before_the_computation(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], extra: str
 ) -> None:
-    found = output.find_spec
+    found = process.find_spec
     monkeypatch.setattr(
-        output, "find_spec", lambda name: None if name == "matplotlib" else found(name)
+        process, "find_spec", lambda name: None if name == "matplotlib" else found(name)
     )
     assert f"needs matplotlib, which is not installed: pip install 'statecast[{extra}]'" in refused(
         folder, *words

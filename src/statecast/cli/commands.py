@@ -52,7 +52,6 @@ from statecast.cli.output import (
     MODELS,
     TABLES,
     chart_bytes,
-    check_extra,
     check_folder,
     check_outputs,
     deliver,
@@ -68,6 +67,7 @@ from statecast.cli.output import (
 from statecast.errors import ArgumentError, DataWarning, StatecastError
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
+from statecast.process import check_extra
 from statecast.progress import trained_text
 
 if TYPE_CHECKING:

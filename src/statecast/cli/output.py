@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from statecast.cli.options import COLUMNS, FEATURES
-from statecast.errors import ArgumentError, MissingExtraError
+from statecast.errors import ArgumentError
 from statecast.process import check_backend
 from statecast.progress import scores_text, stage_lines, trained_text
 
@@ -70,16 +69,6 @@ def check_folder(folder: Path, path: Path) -> None:
         raise ArgumentError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}). Choose another."
         ) from None
-
-
-def check_extra(extra: str, modules: Iterable[str]) -> None:
-    """Raise ``MissingExtraError`` if a module of an extra is not installed."""
-    if missing := [module for module in modules if find_spec(module) is None]:
-        raise MissingExtraError(
-            f"This command needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install "
-            f"'statecast[{extra}]'."
-        )
 
 
 def deliver(table: pl.DataFrame, out: Path | None) -> None:
@@ -153,6 +142,7 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
         "scikit-learn": "evaluate",
         "matplotlib": "plots",
         "onnx": "onnx",
+        "mlflow-skinny": "mlflow",
     }
     for package, extra in packages.items():
         try:

@@ -1,0 +1,552 @@
+"""A fitted model in MLflow: logged, loaded, and served as a ``python_function``.
+
+The artifact is the model file that ``save`` writes, and ``load`` reads it: no pickle. MLflow is the
+extra ``statecast[mlflow]``. A model is served without Keras and without a backend.
+
+MLflow sends one table and a few parameters (``Served``). ``load_model`` returns the forecaster,
+which has all methods.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from statecast.errors import (
+    ArgumentError,
+    DataError,
+    StatecastError,
+    listed,
+    quoted,
+)
+from statecast.forecast.forecaster import Forecaster
+from statecast.process import check_extra
+from statecast.tables.dates import Form
+from statecast.tables.features import Columns
+from statecast.tables.schema import Schema
+from statecast.tokens.decoding import Beam
+from statecast.tokens.forecaster import TokenForecaster
+from statecast.tokens.forecaster import load_model as read_model
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+    from mlflow.models.model import ModelInfo
+
+__all__ = ["Served", "load_model", "log_model", "save_model"]
+
+FLAVOR = "statecast"
+# The parameters of a request: MLflow's type, the default, and (-1,) for a list.
+_ENDS: dict[str, tuple[Any, ...]] = {
+    "until": ("long", None),
+    "h": ("long", None),
+    "strict": ("boolean", False),
+}
+_OF_NUMBERS: dict[str, tuple[Any, ...]] = {
+    "level": ("double", [80.0], (-1,)),
+    "quantiles": ("double", [], (-1,)),
+    "calibrated": ("boolean", True),
+}
+_OF_TOKENS: dict[str, tuple[Any, ...]] = {
+    "width": ("long", Beam.width),
+    "best": ("long", Beam.best),
+    "length_power": ("double", Beam.length_power),
+}
+_FILE = "model.safetensors"
+# mlflow-skinny needs pandas to serve, and does not install it.
+_EXTRA = ("mlflow", ("mlflow", "pandas"), "statecast.export.mlflow")
+
+
+def log_model(
+    model: Forecaster | TokenForecaster, name: str | None = None, **options: Any
+) -> ModelInfo:
+    """Log a fitted model to the current run of MLflow, or without one to a new run.
+
+    Parameters
+    ----------
+    model : Forecaster or TokenForecaster
+        A fitted model.
+    name : str, optional
+        The name of the logged model.
+    **options
+        Those of ``save_model``, except ``mlflow_model``; and those of ``mlflow.models.Model.log``,
+        such as ``registered_model_name``, ``params``, ``tags``, ``step`` and ``run_id``.
+
+    Returns
+    -------
+    mlflow.models.model.ModelInfo
+        Its ``model_uri`` is what ``load_model`` and ``mlflow models serve`` take.
+
+    Raises
+    ------
+    ArgumentError, NotFittedError, MissingExtraError
+        As ``save_model``.
+    """
+    check_extra(*_EXTRA)
+    from mlflow.models import Model
+
+    _check_model(model)
+    flavor = sys.modules[__name__]
+    return Model.log(None, flavor, name=name, flavor_name=FLAVOR, model=model, **options)
+
+
+def save_model(
+    model: Forecaster | TokenForecaster,
+    path: str | PathLike[str],
+    *,
+    input_example: Any = None,
+    signature: ModelSignature | None = None,
+    pip_requirements: Sequence[str] | None = None,
+    extra_pip_requirements: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    mlflow_model: Model | None = None,
+) -> None:
+    """Save a fitted model as a folder in MLflow's format.
+
+    Parameters
+    ----------
+    model : Forecaster or TokenForecaster
+        A fitted model.
+    path : str or path
+        The folder, which must not exist or be empty.
+    input_example : pandas.DataFrame, or a tuple of it and a dict of parameters, optional
+        A request, as ``Served`` describes it. By default one is made from what the model learnt
+        about its tables, with the values of an average item. The model is tried on it.
+    signature : mlflow.models.ModelSignature, optional
+        By default it is made from what the model learnt about its tables. Its types are those that
+        every valid request has. A column of numbers has the type ``any``: MLflow's ``double``
+        refuses the int64 of pandas, and its ``long`` refuses missing values. The model itself
+        checks every cell.
+    pip_requirements : sequence of str, optional
+        The requirements of the served model; by default this version of Statecast, mlflow-skinny
+        and pandas.
+    extra_pip_requirements : sequence of str, optional
+        Further requirements.
+    metadata : dict, optional
+        Further entries of the file MLmodel.
+    mlflow_model : mlflow.models.Model, optional
+        The description to add to; MLflow passes it.
+
+    Raises
+    ------
+    ArgumentError
+        A model of another class; features of several tables with one name, since a request has one
+        table; a request of ``input_example`` that the model refuses.
+    NotFittedError
+        The model is not fitted.
+    MissingExtraError
+        MLflow is not installed: ``pip install 'statecast[mlflow]'``.
+    """
+    check_extra(*_EXTRA)
+    import mlflow
+    from mlflow.models import Model
+
+    _check_model(model)
+    served = Served(model)
+    if input_example is None:
+        input_example = example_of(model)
+    table, params = input_example if isinstance(input_example, tuple) else (input_example, None)
+    try:
+        result = served.forecast(table, params)
+    except StatecastError as error:
+        raise ArgumentError(f"input_example: {error}") from error
+    if pip_requirements is None:
+        packages = ("statecast", "mlflow-skinny", "pandas")
+        pip_requirements = [f"{name}=={version(name)}" for name in packages]
+        pip_requirements += extra_pip_requirements or ()
+        extra_pip_requirements = None
+    described = Model() if mlflow_model is None else mlflow_model
+    described.add_flavor(
+        FLAVOR,
+        statecast_version=version("statecast"),
+        model_class=type(model).__name__,
+        data=f"data/{_FILE}",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / _FILE
+        model.save(file)
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module=__name__,
+            data_path=str(file),
+            mlflow_model=described,
+            signature=signature or _signature(served, result),
+            input_example=input_example,
+            pip_requirements=list(pip_requirements),
+            extra_pip_requirements=extra_pip_requirements and list(extra_pip_requirements),
+            metadata=metadata and dict(metadata),
+        )
+
+
+def load_model(model_uri: str) -> Forecaster | TokenForecaster:
+    """Load a model that ``log_model`` or ``save_model`` wrote.
+
+    Parameters
+    ----------
+    model_uri : str
+        A folder, or an address of MLflow such as ``models:/name/1`` or ``runs:/run/name``.
+
+    Returns
+    -------
+    Forecaster or TokenForecaster
+
+    Raises
+    ------
+    ArgumentError
+        A model of another flavor.
+    ModelFileError
+        A damaged file, or one of another version of Statecast.
+    MissingExtraError
+        MLflow is not installed.
+    """
+    check_extra(*_EXTRA)
+    from mlflow.artifacts import download_artifacts
+    from mlflow.models import Model
+
+    folder = Path(download_artifacts(artifact_uri=str(model_uri)))
+    flavors = Model.load(str(folder)).flavors
+    if FLAVOR not in flavors:
+        raise ArgumentError(
+            f"model_uri: expected a model of the flavor {FLAVOR!r}; received one of "
+            f"{listed(flavors)}."
+        )
+    return read_model(folder / flavors[FLAVOR]["data"])
+
+
+class Served:
+    """A fitted model as MLflow calls it: one table and parameters in, one table out.
+
+    ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` make it.
+
+    **The table** has a row for each item and step, as the series of ``fit``, and further columns:
+
+    - Static features, and launch dates (``start_col``): their values are repeated in the rows of an
+      item, or are in one of its rows and null in the others.
+    - Past covariates: as in the series.
+    - Future covariates: there is a row for every step up to ``until``. At steps that are not
+      observed yet, y is null.
+
+    So the tables of Python are merged into one with pandas:
+    ``series.merge(future, how="outer").merge(static, how="outer")``. An item with k = 0 has rows
+    without y. It needs one row, whose step may be null. All columns of ``fit`` are expected, and
+    others are ignored.
+
+    **The parameters** are arguments of ``predict``: ``until``, ``h``, ``strict``, ``level``,
+    ``quantiles`` and ``calibrated``. ``until`` is one step for all items. Without ``until`` and
+    ``h``, it is the last step of the longest training item. A ``TokenForecaster`` serves
+    ``generate``; its parameters are ``until``, ``h`` and ``strict``, and the beam's ``width``,
+    ``best`` and ``length_power``.
+
+    **The result** is that of ``predict`` or ``generate``. Items are in the order in which they
+    appear in the table. Missing values are None, which is null in JSON.
+
+    A request that cannot be used is a ``MlflowException`` with the message of Statecast's error,
+    and the status 400. A batch of rows must hold all rows of its items: ``mlflow.pyfunc.spark_udf``
+    needs a table that is grouped by item.
+    """
+
+    def __init__(self, model: Forecaster | TokenForecaster) -> None:
+        self.model = model
+        schema = model.schema
+        own = _OF_NUMBERS if isinstance(model, Forecaster) else _OF_TOKENS
+        self.parameters = _ENDS | own
+        start = () if schema.start_col is None else (schema.start_col,)
+        self.static = (*start, *schema.static.kinds)
+        self.series = (*schema.target_cols, *schema.past.kinds)
+        self.future = tuple(schema.future.kinds)
+        self.columns = (schema.id_col, schema.step_col, *self.series, *self.future, *self.static)
+        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if repeated:
+            raise ArgumentError(
+                "Expected columns of different names in the static table, the future table and the "
+                f"series, as a request to MLflow has one table; several have {listed(repeated)}. "
+                "Rename them and fit again."
+            )
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Forecast the items of a table.
+
+        Parameters
+        ----------
+        model_input : pandas.DataFrame
+        params : dict, optional
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        mlflow.exceptions.MlflowException
+            A table or parameters that cannot be used.
+        """
+        try:
+            return self.forecast(model_input, params)
+        except (DataError, ArgumentError) as error:
+            from mlflow.exceptions import MlflowException
+
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def forecast(self, table: Any, params: Mapping[str, Any] | None) -> Any:
+        """Do as ``predict``, with the errors of Statecast."""
+        options = dict(params or {})
+        if options.get("until") is None and options.get("h") is None:
+            options["until"] = self.model.schema.number(self.model.schema.steps)
+        series, static, future = self._tables(table)
+        if isinstance(self.model, Forecaster):
+            result = self.model.predict(series, static, future=future, **options)
+        else:
+            beam = {name: options.pop(name) for name in _OF_TOKENS if name in options}
+            result = self.model.generate(series, static, beam=Beam(**beam), **options)
+        return _with_none(result)
+
+    def _tables(self, table: Any) -> tuple[Any, Any, Any]:
+        """Return the series, the static table and the future table of a request."""
+        frame = nw.from_native(table, eager_only=True, pass_through=True)
+        if not isinstance(frame, nw.DataFrame):
+            raise DataError(
+                f"Expected a table with the columns {listed(self.columns, 20)}; received "
+                f"{type(table).__name__}."
+            )
+        missing = [name for name in self.columns if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"Expected a table with the columns {listed(self.columns, 20)}; received "
+                f"{listed(frame.columns, 20)}. {listed(missing)} are missing.",
+                column=missing[0],
+            )
+        if not len(frame):
+            raise DataError("Expected a table with a row for each item and step; received no row.")
+        schema = self.model.schema
+        key, step = schema.id_col, schema.step_col
+        for name in (key, *self.static):
+            _check_cells(frame, name)
+        zone = schema.output().form.zone
+        if zone is not None:
+            for name in {step, schema.start_col} - {None}:
+                frame = _in_zone(frame, name, zone)
+        static = frame.select(key).unique(key, keep="first", maintain_order=True)
+        for name in self.static:
+            static = static.join(self._static_values(frame, name), on=key, how="left")
+        placed = frame.filter(~nw.col(step).is_null())
+        if schema.spacing is None:
+            placed = _with_whole_steps(placed, step)
+        series = placed.select(key, step, *self.series)
+        if schema.spacing is None:
+            # A row without y places an item that has none only if steps are dates.
+            seen = nw.any_horizontal(
+                *(~nw.col(name).is_null() for name in schema.target_cols), ignore_nulls=True
+            )
+            known = series.filter(seen).select(key).unique(key)
+            series = series.join(known, on=key, how="semi")
+        future = placed.select(key, step, *self.future) if self.future else None
+        return (
+            series.to_native() if len(series) else None,
+            static.to_native(),
+            None if future is None else future.to_native(),
+        )
+
+    def _static_values(self, frame: Any, name: str) -> Any:
+        """Return a row for each item that has a value of a static feature."""
+        key = self.model.schema.id_col
+        values = frame.select(key, name).filter(~nw.col(name).is_null()).unique(maintain_order=True)
+        repeated = values.filter(values[key].is_duplicated())
+        if len(repeated):
+            item = repeated[key].to_list()[0]
+            both = repeated.filter(nw.col(key) == item)[name].to_list()
+            raise DataError(
+                f"Column {quoted(name)}: expected one value for each item, as it is a static "
+                f"feature; item {quoted(item)} has {listed(both, 3)}.",
+                column=name,
+                item=item,
+            )
+        return values
+
+
+def _load_pyfunc(path: str) -> Served:
+    """Load a served model; MLflow calls it with the path of the model file."""
+    return Served(read_model(path))
+
+
+# -- what a request looks like ---------------------------------------------------------
+
+
+def example_of(model: Forecaster | TokenForecaster) -> tuple[Any, dict[str, Any]]:
+    """Return a request: one item with its first two steps at most, and the parameter ``h`` of 1.
+
+    The values are those of an average training item. The id and the date of step 1 are made up.
+    """
+    schema = model.schema
+    known = min(2, schema.steps - 1)
+    rows = known + 1 if schema.future.kinds or not known else known
+    values: dict[str, Any] = {schema.id_col: [1 if _is_whole(schema) else "1"] * rows}
+    values[schema.step_col] = _steps(schema, rows)
+    for index, target in enumerate(schema.targets):
+        if schema.vocabulary is not None:
+            y = [schema.vocabulary.tokens[0]] * known
+        else:
+            count = len(schema.targets)
+            y = schema.unscale(np.zeros(schema.positions))[index::count][:known].tolist()
+        values[target.name] = y + [None] * (rows - known)
+    for columns in (schema.past, schema.future, schema.static):
+        values |= {name: [value] * rows for name, value in _average(columns).items()}
+    if schema.start_col is not None:
+        values[schema.start_col] = _steps(schema, 1) * rows
+    return nw.from_dict(values, backend="pandas").to_native(), {"h": 1}
+
+
+def _average(columns: Columns) -> dict[str, Any]:
+    """Return a value for each column: the mean of numbers, the first of the categories."""
+    values: dict[str, Any] = {}
+    for name, (centre, mean, _) in zip(columns.numeric, columns.scaling.tolist(), strict=True):
+        values[name] = centre * np.expm1(mean) if centre > 0 else mean
+    return values | {name: next(iter(known), None) for name, known in columns.categories.items()}
+
+
+def _steps(schema: Schema, rows: int) -> list[Any]:
+    """Return the first steps of an item; if they are dates, from January 2024 on."""
+    steps = np.arange(1, rows + 1)
+    if schema.spacing is None:
+        return (steps + schema.first - 1).tolist()
+    zone = schema.output().form.zone
+    origin = np.datetime64("2024-01-01", "us")
+    places = schema.spacing.dates(np.repeat(origin, rows), steps)
+    while schema.calendar.closed(schema.spacing.clock_of(places, zone)).any():
+        origin += np.timedelta64(1, "h")
+        places = schema.spacing.dates(np.repeat(origin, rows), steps)
+    form = Form() if _has_datetimes(schema) else Form(unit="s", zone=zone, cells="text")
+    form = replace(form, type="Datetime")
+    return form.column("", schema.spacing.date(places, zone), "pandas").to_list()
+
+
+# -- the signature ---------------------------------------------------------------------
+
+
+def _is_whole(schema: Schema) -> bool:
+    """Return whether ids are whole numbers."""
+    if schema.kind.library == "arrays":
+        return True
+    return _id_type(schema).lower().startswith("int")
+
+
+def _id_type(schema: Schema) -> str:
+    return str(getattr(schema.kind.ids, "name", schema.kind.ids))
+
+
+def _has_datetimes(schema: Schema) -> bool:
+    """Return whether steps are of a type that MLflow has: datetimes without a time zone."""
+    form = schema.output().form
+    return form.type == "Datetime" and form.cells == "typed" and form.zone is None
+
+
+def _column_types(served: Served) -> dict[str, str]:
+    """Return MLflow's type of each column of a request, "any" where no other type has all valid
+    values."""
+    schema = served.model.schema
+    types = dict.fromkeys(served.columns, "any")
+    if _is_whole(schema):
+        types[schema.id_col] = "long"
+    elif _id_type(schema).lower() in ("string", "str", "large_string"):
+        types[schema.id_col] = "string"
+    if _has_datetimes(schema):
+        types[schema.step_col] = "datetime"
+    for columns in (schema.static, schema.past, schema.future):
+        for name, kind in columns.kinds.items():
+            if kind == "categorical":
+                types[name] = "string"
+    if schema.vocabulary is not None and schema.vocabulary.type is str:
+        types |= dict.fromkeys(schema.target_cols, "string")
+    return types
+
+
+def _signature(served: Served, result: Any) -> ModelSignature:
+    """Return the signature of a served model; ``result`` is a forecast, as a pandas table."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec
+    from mlflow.types.schema import Schema as Specification
+
+    def columns(types: Mapping[str, str]) -> Specification:
+        each = types.items()
+        return Specification([ColSpec(AnyType() if t == "any" else t, name) for name, t in each])
+
+    inputs = _column_types(served)
+    (target, *_), numbers = served.model.schema.target_cols, {"f": "double", "i": "long"}
+    outputs = {
+        str(name): inputs.get(str(name)) or numbers.get(result[name].dtype.kind, inputs[target])
+        for name in result.columns
+    }
+    kept = [ParamSpec(name, *each) for name, each in served.parameters.items()]
+    return ModelSignature(columns(inputs), columns(outputs), ParamSchema(kept))
+
+
+# -- checks ----------------------------------------------------------------------------
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, (Forecaster, TokenForecaster)):
+        raise ArgumentError(
+            f"model: expected a Forecaster or a TokenForecaster; received {type(model).__name__}."
+        )
+    model.schema  # noqa: B018  raises if nothing is fitted
+
+
+def _check_cells(frame: Any, name: str) -> None:
+    """Raise for a list or an object of JSON in a column of ids or static features."""
+    if frame[name].dtype == nw.Object:
+        for cell in frame[name].to_list():
+            if isinstance(cell, (list, dict)):
+                raise DataError(
+                    f"Column {quoted(name)}: expected numbers or text; received {quoted(cell)}.",
+                    column=name,
+                )
+
+
+def _in_zone(frame: Any, name: str, zone: str) -> Any:
+    """Return a table with a column of ISO texts as dates of a time zone.
+
+    A text has an offset, which changes within a year in most zones: without the zone, steps of a
+    day cannot be counted. Texts that cannot be read, or without an offset, are left as they are,
+    for the message of the reader of tables.
+    """
+    column = frame[name]
+    texts = column.dtype in (nw.String, nw.Object) and column.drop_nulls()
+    offset = re.compile(r".*\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)")
+    if texts is False or not all(isinstance(t, str) and offset.fullmatch(t) for t in texts):
+        return frame
+    import pandas as pd
+
+    try:
+        times = pd.to_datetime(column.to_native(), utc=True, format="ISO8601")
+        times = times.dt.tz_convert(zone)
+    except (ValueError, KeyError):  # no date, or a zone that pandas does not know
+        return frame
+    return nw.from_native(frame.to_native().assign(**{name: times}), eager_only=True)
+
+
+def _with_whole_steps(frame: Any, step: str) -> Any:
+    """Return a table whose steps are whole numbers, if they can be: pandas makes floats of whole
+    numbers beside nulls, and JSON does not tell the two apart."""
+    steps = frame[step]
+    whole = steps.dtype.is_float() and bool((steps % 1 == 0).all())
+    return frame.with_columns(nw.col(step).cast(nw.Int64())) if whole else frame
+
+
+def _with_none(table: Any) -> Any:
+    """Return a pandas table with None for missing and infinite values: JSON has no NaN."""
+    for name in table.columns:
+        column = table[name]
+        missing = column.isna()
+        if column.dtype.kind == "f":
+            missing |= np.isinf(column)
+        if missing.any():
+            table[name] = column.astype(object).where(~missing, None)
+    return table
