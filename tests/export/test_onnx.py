@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import onnx
 import onnxruntime
 import polars as pl
 import pytest
+from onnx.reference import ReferenceEvaluator
 from typer.testing import CliRunner
 
 from statecast.cli.commands import app
@@ -43,15 +45,20 @@ FORMULA_NAMES = {name: getattr(np, name) for name in ("log", "log1p", "exp", "ex
 FORMULA_NAMES["round"] = np.rint
 
 
-class Consumer:
-    """The graphs of a folder in ONNX Runtime, used as model.json says."""
+def fast(path: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options)
 
-    def __init__(self, folder: Path) -> None:
+
+class Consumer:
+    """The graphs of a folder, run by a runtime and used as model.json says."""
+
+    def __init__(self, folder: Path, runtime: Callable[[str], Any] = fast) -> None:
+        self.folder = folder
         self.about = json.loads((folder / "model.json").read_text())
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
         self.sessions = {
-            name: onnxruntime.InferenceSession(folder / graph["file"], options)
+            name: runtime(str(folder / graph["file"]))
             for name, graph in self.about["graphs"].items()
         }
 
@@ -425,6 +432,13 @@ def check_forecasts(f: Forecaster, consumer: Consumer, case: Case) -> None:
                 assert off <= CLOSE * max(scale, abs(value)), (row, step, suffix, value)
                 seen += 1
     assert seen >= 6 * case.targets * 30
+
+
+@pytest.mark.parametrize("name", ["plain", "targets-covariates", "lognormal"])
+def test_another_runtime_computes_the_same(name: str, exported: Any) -> None:
+    """The reference implementation of the operators, in NumPy."""
+    f, consumer = exported(name)
+    check_forecasts(f, Consumer(consumer.folder, ReferenceEvaluator), CASES[name])
 
 
 def near_half(consumer: Consumer, target: dict[str, Any], line: float) -> bool:

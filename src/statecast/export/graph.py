@@ -121,7 +121,10 @@ class Graph:
         (still,) = self.add("Identity", [go], go.example)
         inner, self._nodes = self._nodes, outer
         names = [self._named("t") for _ in carried]
-        given = [self.hold(np.asarray(count, np.int64)).name, "", *(each.name for each in carried)]
+        # The condition is optional, but a runtime without a condition may not loop at all: that of
+        # the onnx package.
+        given = [self.hold(np.array(each)).name for each in (count, True)]
+        given += [each.name for each in carried]
         parts = _Body((index, go, *before), (still, *after), inner)
         self._nodes.append(_Node("Loop", given, names, {"body": parts}))
         return tuple(
