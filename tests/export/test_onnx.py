@@ -228,6 +228,7 @@ class Case:
     past: bool = False
     targets: int = 1
     rows: int = 40
+    gaps: float = 0.15  # the share of missing values
     never: int | None = None  # a step at which no item is observed
 
     def data(self, rows: int, seed: int, steps: int = STEPS) -> Data:
@@ -251,7 +252,7 @@ class Case:
             y = np.exp(y)
         elif self.kind == "shares":
             y = 10 / (1 + np.exp(-y))
-        y[rng.random(y.shape) < 0.15] = np.nan
+        y[rng.random(y.shape) < self.gaps] = np.nan
         y[:, 0] = np.where(np.isnan(y[:, 0]), 1.0, y[:, 0])
         if self.never is not None:
             y[:, self.never - 1] = np.nan
@@ -351,6 +352,7 @@ CASES = {
     "ends": Case({"ends": True}),
     "few": Case({}, rows=6),
     "many": Case({"transform": "log"}, "positive", rows=130),
+    "far": Case({}, "far", statics=False, rows=130, gaps=0.4),
     "a-step-never-observed": Case({}, never=4, targets=2),
 }  # fmt: skip
 
@@ -384,6 +386,8 @@ def prefixes(case: Case, rows: int = 8) -> Data:
         data.static[3] |= {"group": None}
     if case.future:
         data.future[0][3] = {"promo": None, "price": None}
+    if case.kind == "far":  # from all training items: most weights are 0 in float32
+        data.y *= np.linspace(100, 300, rows)[:, None, None]
     for row, k in enumerate(data.known):
         if k:  # a prefix ends with an observation
             last = data.y[row, k - 1]
@@ -465,7 +469,8 @@ def test_a_state_is_that_of_the_forecaster(name: str, exported: Any) -> None:
     with pytest.warns(DataWarning):
         state = f.state(series, static, future=future)
     leaves = set(consumer.about["state"]["leaves"])
-    assert leaves - set(state.names) == {"known", "analogues/moved"}
+    own = {f"analogues/{name}" for name in ("held", "mean", "near", "weight", "moved")}
+    assert leaves - set(state.names) == own | {"known"}
     assert set(state.names) <= leaves
     usable = state["analogues/usable"]
     assert set(usable[:4]) == {0.0, 1.0}

@@ -110,9 +110,10 @@ class Graph:
         return value if isinstance(value, Tensor) else self.hold(np.asarray(value))
 
     def loop(
-        self, count: int, body: Callable[[Any, tuple[Any, ...]], Any], carried: Sequence[Any]
-    ) -> tuple[Tensor, ...]:
-        """Run ``body(i, carried) -> carried`` for i from 0 to ``count - 1``."""
+        self, count: Any, body: Callable[[Any, tuple[Any, ...]], Any], carried: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        """Run ``body(i, carried) -> carried`` for i from 0 to ``count - 1``, a number or a
+        tensor."""
         index = Tensor(self, self._named("i"), np.asarray(0, np.int64))
         go = Tensor(self, self._named("g"), np.asarray(True))
         before = tuple(Tensor(self, self._named("t"), each.example) for each in carried)
@@ -123,7 +124,7 @@ class Graph:
         names = [self._named("t") for _ in carried]
         # The condition is optional, but a runtime without a condition may not loop at all: that of
         # the onnx package.
-        given = [self.hold(np.array(each)).name for each in (count, True)]
+        given = [self.tensor(each).name for each in (count, True)]
         given += [each.name for each in carried]
         parts = _Body((index, go, *before), (still, *after), inner)
         self._nodes.append(_Node("Loop", given, names, {"body": parts}))

@@ -181,6 +181,11 @@ class NumberGraphs:
             leaves["analogues/y"] = Leaf((steps,), "the observed values, scaled")
             leaves["analogues/seen"] = Leaf((steps,), "1 at the steps that were observed")
             leaves["analogues/usable"] = Leaf((), "1 if the analogues can forecast the row")
+            count = min(NEAREST, len(self.analogues.x))
+            leaves["analogues/held"] = Leaf((), "1 if the next three leaves are of this prefix")
+            leaves["analogues/mean"] = Leaf((steps,), "the mean of the linear model, scaled")
+            leaves["analogues/near"] = Leaf((count,), "the nearest training items, by their index")
+            leaves["analogues/weight"] = Leaf((count,), "the weights of these items")
             leaves["analogues/moved"] = Leaf(
                 (self.targets, _LEVELS),
                 "how far the analogues move the quantiles at the last step of training",
@@ -354,6 +359,7 @@ class NumberGraphs:
             after["analogues/y"] = np.where(here, value[:, None], state["analogues/y"])
             after["analogues/seen"] = np.where(here, F4.type(1), state["analogues/seen"])
             after["analogues/usable"] = state["analogues/usable"]
+            after["analogues/held"] = 1.0 - observed.astype(F4)
         if "latest" in state:
             here = (np.arange(self.targets) == place.target[:, None]) & observed[:, None]
             found = [whole[:, None], (place.step + 1).astype(F4)[:, None]]
@@ -379,7 +385,8 @@ class NumberGraphs:
         applies = place.position >= place.known  # not within a step of which a target is observed
         fitted = np.sum((stacking.known <= place.known[:, None]).astype(I8), axis=1) - 1
         if self.analogues is not None:
-            other = _Analogues(graph, self.analogues).forecast(state, place)
+            other, held = _Analogues(graph, self.analogues).forecast(state, place)
+            after |= held
             weight = take(stacking.weight, fitted)[:, None]
             usable = (state["analogues/usable"] > 0)[:, None]
             blended = weight * quantiles + (1.0 - weight) * other
@@ -435,19 +442,40 @@ class _Analogues:
         self.items, self.steps = own.y.shape
         self.count = min(NEAREST, self.items)
 
-    def forecast(self, state: Mapping[str, Tensor], place: _Place) -> Any:
-        """The quantiles, ``(rows, levels)``; without meaning where ``known`` is ``steps`` or more,
-        and at other steps than those from ``known`` on."""
+    def forecast(self, state: Mapping[str, Tensor], place: _Place) -> tuple[Any, dict[str, Any]]:
+        """The quantiles, ``(rows, levels)``, and the leaves that depend on k. The quantiles have no
+        meaning where ``known`` is ``steps`` or more, and at other steps than those from ``known``
+        on."""
+        names = [f"analogues/{name}" for name in ("mean", "near", "weight")]
         k = np.minimum(place.known, self.steps - 1)
+        stale = state["analogues/held"] < 0.5
+
+        def conditioned(_: Any, held: tuple[Any, ...]) -> tuple[Any, ...]:
+            found = self._conditioned(state, k)
+            return tuple(
+                np.where(stale[:, None], new.astype(F4), old)
+                for new, old in zip(found, held, strict=True)
+            )
+
+        # Computed if the prefix of any row has changed: not in the steps of a forecast.
+        once = np.minimum(np.sum(stale.astype(I8), axis=0), 1)
+        held = self.graph.loop(once, conditioned, [state[name] for name in names])
+        mean, near, weight = held
         at = np.maximum(np.minimum(place.position, self.steps - 1), k)
+        values = self._residuals(np.rint(near).astype(I8), k, at)
+        found = _weighted_quantiles(values, weight.astype(F8))
+        found = found + np.take_along_axis(mean, at[:, None], axis=1)
+        return found, dict(zip(names, held, strict=True))
+
+    def _conditioned(self, state: Mapping[str, Tensor], k: Any) -> tuple[Any, Any, Any]:
+        """What depends on the prefix: the mean, ``(rows, steps)``; the indices of the nearest
+        training items, and their weights, ``(rows, n)``."""
         seen = (state["analogues/seen"] > 0) & (np.arange(self.steps) < k[:, None])
         y, x = state["analogues/y"].astype(F8), None
         if "analogues/x" in state:
             x = state["analogues/x"].astype(F8)
         mean = self._mean(x, y, seen)
-        near, weight = self._nearest(x, np.where(seen, y, mean), k)
-        found = _weighted_quantiles(self._residuals(near, k, at), weight)
-        return np.take_along_axis(mean, at[:, None], axis=1) + found
+        return mean, *self._nearest(x, np.where(seen, y, mean), k)
 
     def _mean(self, x: Any, y: Any, seen: Any) -> Any:
         """``Linear.mean`` of the model of all items, ``(rows, steps)``."""
@@ -465,7 +493,8 @@ class _Analogues:
         inner = np.where(used[:, :, None] & used[:, None], inner, 0.0)
         inner = inner + np.eye(count) * np.where(used, ridge, 1.0)[:, None]
         error = np.where(used, np.take_along_axis(y - prior, at, axis=1), 0.0)
-        solved = _solved(self.graph, inner, error)
+        count = np.sum(np.minimum(np.sum(used.astype(I8), axis=0), 1), axis=0)  # of any row
+        solved = _solved(self.graph, inner, error, count)
         return np.matmul(solved[:, None], rows)[:, 0] + prior
 
     def _nearest(self, x: Any, y: Any, k: Any) -> tuple[Any, Any]:
@@ -504,7 +533,7 @@ class _Analogues:
 def _weighted_quantiles(values: Any, weight: Any) -> Any:
     """``analogues._weighted_quantiles`` of one step, ``(rows, levels)``."""
     count = values.example.shape[1]
-    has = ~np.isnan(values) & (weight > 0.0)
+    has = ~np.isnan(values)  # the weight of a distant item may be 0 in float32, but counts
     values, order = smallest(np.where(has, values, np.inf), count)
     share = np.take_along_axis(np.where(has, weight + 1e-9, 0.0), order, axis=1)
     values = np.where(values < np.inf, values, 0.0)
@@ -522,21 +551,24 @@ def _weighted_quantiles(values: Any, weight: Any) -> Any:
     return low + (high - low) * np.clip(part, 0.0, 1.0)
 
 
-def _solved(graph: Graph, matrix: Any, right: Any) -> Any:
+def _solved(graph: Graph, matrix: Any, right: Any, count: Any) -> Any:
     """The solutions of linear systems ``(rows, n, n)`` with positive definite matrices, and right
-    sides ``(rows, n)``: by elimination (Gauss and Jordan), without pivots."""
-    count = right.example.shape[1]
+    sides ``(rows, n)``: by elimination (Gauss and Jordan), without pivots.
+
+    From ``count``, a whole number, on the matrices are diagonal, and the right sides are 0.
+    """
+    size = right.example.shape[1]
 
     def eliminate(i: Any, carried: Any) -> Any:
         (system,) = carried
         row = take(system, i, axis=1)
         row = row / take(row, i, axis=1)[:, None]
         # The row itself becomes `row`: it loses all of itself, and gets `row`.
-        column = take(system, i, axis=2) - (np.arange(count) == i).astype(F8)
+        column = take(system, i, axis=2) - (np.arange(size) == i).astype(F8)
         return (system - column[..., None] * row[:, None],)
 
     (system,) = graph.loop(count, eliminate, [np.concatenate([matrix, right[..., None]], axis=2)])
-    return system[..., count]
+    return system[..., size]
 
 
 def _places(decoder: Decoder) -> np.ndarray:
