@@ -578,8 +578,10 @@ def test_what_is_refused(exported: Any, tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ArgumentError, match=r"residuals of 40 training items.*analogues=False"):
         f.export(tmp_path / "m")
     monkeypatch.undo()
-    monkeypatch.setattr("statecast.export.onnx.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'statecast\[onnx\]'"):
+    monkeypatch.setattr("statecast.process.find_spec", lambda _: None)
+    with pytest.raises(
+        MissingExtraError, match=r"export needs onnx.*pip install 'statecast\[onnx\]'"
+    ):
         f.export(tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -12,17 +12,17 @@ import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from statecast.errors import ArgumentError, MissingExtraError
+from statecast.errors import ArgumentError
 from statecast.export.graph import OPSET, Graph, Port
 from statecast.export.numbers import AFTER, LARGEST_INPUT, NumberGraphs
 from statecast.export.tokens import TokenGraphs
 from statecast.files import write_whole
 from statecast.forecast.companions import Companions
 from statecast.heads.quantiles import QUANTILE_LEVELS
+from statecast.process import check_extra
 from statecast.tables.features import (
     FEATURE_LIMIT,
     FIRST_CATEGORY,
@@ -49,11 +49,7 @@ FORMULAS = {
 
 def write(model: Any, companions: Companions, folder: str | os.PathLike[str]) -> None:
     """Write the files of a fitted ``model`` into a folder; see ``StateModel.export``."""
-    if find_spec("onnx") is None:
-        raise MissingExtraError(
-            "export: graphs are written by onnx, which is not installed. "
-            "Run: pip install 'statecast[onnx]'."
-        )
+    check_extra("onnx", ["onnx"], "export")
     folder = _checked_folder(folder)
     schema, decoder = model.schema, model.engine.decoder
     graphs: NumberGraphs | TokenGraphs
