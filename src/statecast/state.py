@@ -112,6 +112,8 @@ def at_rest(array: Any) -> np.ndarray:
     StateError
         A masked array, or a tensor without numbers.
     """
+    if type(array) is np.ndarray and array.dtype.kind != "V":  # bfloat16 has the kind V
+        return array
     refuse_without_numbers(array, "An array")
     if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
         array = array.detach().cpu()
@@ -168,6 +170,10 @@ class _Blocks:
             for first, end in pairwise([*starts, len(index)])
         ]
 
+    @property
+    def dtype(self) -> np.dtype:
+        return self._base.dtype
+
     def put(self, touched: list[_Block], values: np.ndarray) -> _Blocks:
         changed = dict(self._changed)
         number, group = -1, {}
@@ -219,15 +225,16 @@ class _Leaves(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    def take(self, index: np.ndarray) -> _Leaves:
         """Return the rows ``index`` of each leaf."""
         held = dict(self.held)  # another thread may join a leaf meanwhile
         in_blocks = any(isinstance(leaf, _Blocks) for leaf in held.values())
         touched = _Blocks.touched(index) if in_blocks else []
-        return {
-            name: leaf.take(touched, index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
-            for name, leaf in held.items()
-        }
+        for name, leaf in held.items():
+            rows = leaf.take(touched, index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
+            rows.flags.writeable = False
+            held[name] = rows
+        return _Leaves(held)
 
     def put(self, index: np.ndarray, values: Mapping[str, np.ndarray], rows: int) -> _Leaves:
         """Return the leaves with ``values`` in the rows of ``index``."""
@@ -334,6 +341,14 @@ class State:
         return self._rows
 
     @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """The dtype of each leaf at rest. No leaf is joined."""
+        return {
+            name: leaf.dtype if isinstance(leaf, _Blocks) else at_rest(leaf[:0]).dtype
+            for name, leaf in dict(self._leaves.held).items()
+        }
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The leaves' names, in order."""
         return tuple(self.leaves)
@@ -399,8 +414,13 @@ class State:
             An index out of range, or the same row twice in a state with ids.
         """
         index = row_index(rows, self.rows)
-        ids = None if self.ids is None else self.ids[index]
-        return self._with(self._leaves.take(index), ids)
+        ids, row_of = None, None
+        if self.ids is not None:
+            ids = self.ids[index]
+            row_of = dict(zip(ids.tolist(), range(len(ids)), strict=True))
+            if len(row_of) != len(ids):
+                raise StateError("Expected distinct ids, received a repeated one.")
+        return self._derived(self._leaves.take(index), len(index), ids, row_of)
 
     def put(self, rows: Any, state: State) -> State:
         """Return a new state with the given rows replaced by those of ``state``.
@@ -428,10 +448,9 @@ class State:
             raise StateError("Expected distinct rows, received a row twice.")
         if not len(index):
             return self.at_rest()
-        values = {name: at_rest(state[name]) for name in self.leaves}
-        after = object.__new__(State)  # only the leaves differ, and they have been checked
-        vars(after).update(vars(self), leaves=self._leaves.put(index, values, self.rows))
-        return after
+        values = {name: at_rest(state.leaves[name]) for name in self.leaves}
+        leaves = self._leaves.put(index, values, self.rows)
+        return self._derived(leaves, self.rows, self.ids, self._row_of)
 
     def reset(self, initial: State, rows: Any = None) -> State:
         """Return a new state with the given rows (default: all) set to those of ``initial``.
@@ -546,6 +565,14 @@ class State:
 
     def _with(self, leaves: Mapping[str, Any], ids: Any) -> State:
         return State(leaves, ids, self.fingerprint)
+
+    def _derived(
+        self, leaves: _Leaves, rows: int, ids: np.ndarray | None, row_of: Mapping[Any, int] | None
+    ) -> State:
+        """Return a state with other leaves of the same shapes, which need no checks."""
+        after = object.__new__(State)
+        vars(after).update(vars(self), leaves=leaves, _rows=rows, ids=ids, _row_of=row_of)
+        return after
 
 
 def _read_only(leaf: Any) -> Any:

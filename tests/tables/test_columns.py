@@ -288,7 +288,7 @@ def expected(cells: Cells) -> Cells:
 def test_a_table_of_any_dtypes_is_read_as_what_it_says(library: str, content, data) -> None:
     series, _ = built(data.draw, library, content.series)
     static, named = built(data.draw, library, content.static)
-    parsed = parse(series, static, Names(*NAMES[:2], NAMES[2:]), None)
+    parsed = parse(series, static, None, Names(*NAMES[:2], NAMES[2:]), None)
     assert parsed.ids == content.static["unique_id"]
     assert [type(item) for item in parsed.ids] == [type(i) for i in content.static["unique_id"]]
     assert parsed.series is not None

@@ -64,7 +64,7 @@ _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of fl
 # 1e6, and a cell's memory changes by at most 1 at a step.
 _LARGEST_LEAF = 1e15
 _LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
-_FLOATS = ("float16", "float32", "float64")  # the dtypes of a leaf of a state
+_FLOATS = (np.float16, np.float32, np.float64)  # the dtypes of a leaf of a state
 MOST_STEPS = 10_000  # of a forecast: more is likely a typing error, and may not fit into memory
 CHUNK = 1024  # the most rows of one call of a compiled model: it bounds memory
 
@@ -389,6 +389,7 @@ class StateModel(ABC, Generic[S]):
                 "without ids (a fork has none). Give it ids: "
                 "State(state.leaves, ids=[...], fingerprint=state.fingerprint)."
             )
+        new_rows, _, future = self.schema.opened(new_rows, None, future)
         touched = self._touched(state, new_rows, future)
         part = state.take(touched)
         known, ids, origin = self._position(part)
@@ -693,6 +694,9 @@ class StateModel(ABC, Generic[S]):
             digest.update(np.ascontiguousarray(value).data)
         self._fingerprint = digest.hexdigest()
         self._use(self._plan(schema)[0], self._trained)
+        self._spec = self._leaf_shapes()
+        if schema.spacing is not None:
+            self._spec["origin"] = ()
 
     def _state_of(self, panel: Panel) -> State:
         leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
@@ -701,21 +705,20 @@ class StateModel(ABC, Generic[S]):
         return State(leaves, panel.ids, self.fingerprint)
 
     def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
-        """The rows of a state that an update may change.
+        """The rows of a state that an update with these open tables may change.
 
         They are the items with new rows, and the items without a date that ``future`` gives a date.
         Arrays have no ids, so for them it is all rows.
         """
         rows = np.zeros(0, np.int64)
-        for source, role, letter in ((new_rows, "series", "Y"), (future, "future", "future")):
+        for source in (new_rows, future):
             if source is None:
                 continue
-            found = items_of(source, role, letter, self.schema.id_col, state.ids[:1].tolist())
-            if found is None:
+            if isinstance(source, np.ndarray):
                 return np.arange(state.rows)
-            at = state.find(found)
+            at = state.find(items_of(source, self.schema.id_col, state.ids[:1].tolist()))
             at = at[at >= 0]
-            if role == "future":
+            if source is future:
                 if "origin" not in state.spec:
                     continue
                 at = at[np.isnat(state.take(at)["origin"].astype("datetime64[us]"))]
@@ -765,8 +768,9 @@ class StateModel(ABC, Generic[S]):
             if name == "origin":  # a date
                 continue
             most = _LARGEST_LEAVES.get(name, _LARGEST_LEAF)
-            wrong = np.argwhere(~(np.abs(leaf) <= most))
-            if len(wrong):
+            inside = np.abs(leaf) <= most
+            if not inside.all():
+                wrong = np.argwhere(~inside)
                 raise StateError(
                     f"Leaf {name!r}: expected numbers from {-most:g} to {most:g}; received "
                     f"{leaf[tuple(wrong[0])]} in row {wrong[0][0]}. Make the state again with "
@@ -801,16 +805,12 @@ class StateModel(ABC, Generic[S]):
             )
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
-        schema, spec = self.schema, self._leaf_shapes()
-        if schema.spacing is not None:
-            spec["origin"] = ()
-        state.check(spec)
-        for name, leaf in state.take(slice(0)).leaves.items():
-            expected = ("int64",) if name == "origin" else _FLOATS
-            if leaf.dtype.name not in expected:
-                raise StateError(
-                    f"Leaf {name!r}: expected {' or '.join(expected)}, received {leaf.dtype}."
-                )
+        state.check(self._spec)
+        for name, dtype in state.dtypes.items():
+            expected = (np.int64,) if name == "origin" else _FLOATS
+            if dtype.type not in expected:
+                names = " or ".join(each.__name__ for each in expected)
+                raise StateError(f"Leaf {name!r}: expected {names}, received {dtype}.")
         if state.fingerprint != self.fingerprint:
             raise StateError(
                 "state: expected a state that these weights made; received one of another fit. "

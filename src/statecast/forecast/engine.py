@@ -349,7 +349,9 @@ class NumberEngine:
 
 def first_steps(array: np.ndarray, until: int) -> np.ndarray:
     """The first ``until`` columns of a matrix; missing columns are zeros."""
-    return np.pad(array[:, :until], ((0, 0), (0, max(0, until - array.shape[1]))))
+    out = np.zeros((len(array), until), array.dtype)
+    out[:, : array.shape[1]] = array[:, :until]
+    return out
 
 
 def panel_covariates(panel: Panel, steps: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:

@@ -588,7 +588,8 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _advance(
         self, leaves: dict[str, np.ndarray], panel: Panel, known: np.ndarray
     ) -> dict[str, np.ndarray]:
-        latest, panel = panel.latest, self.schema.inputs(panel)
+        latest = panel.latest if self.schema.bridges else None
+        panel = self.schema.inputs(panel)
         # The panel's steps from each row's `known + 1` on, moved to begin at column 0.
         more = (panel.known - known)[:, None]
         ahead = np.arange(more.max(initial=0))
@@ -600,7 +601,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         after = leaves | self._engine.advance(leaves, value, observed, ahead < more, covariates)
         self._check_leaves(after, panel.ids)
         after |= self._companions.advance(after, panel)
-        if "latest" in after:
+        if latest is not None:
             after["latest"] = np.where(latest[..., 1:] > 0, latest, after["latest"])
         return after
 
@@ -680,10 +681,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         They may not be: over a long gap the network's forecasts are its inputs, and may grow.
         """
         for leaf in leaves.values():
-            finite = np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
-            wrong = np.flatnonzero(~finite)
-            if len(wrong):
-                item = ids[wrong[:1]].tolist()[0]
+            finite = np.isfinite(leaf)
+            if not finite.all():
+                row = int(np.argwhere(~finite)[0, 0])
+                item = ids[row : row + 1].tolist()[0]
                 raise ArgumentError(
                     f"The state of item {quoted(item)} leaves the range of float32 over the steps "
                     f"at which it was not observed. {self._growth()} Fit again."

@@ -168,7 +168,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
             "The forecast: expected a table or a dict of arrays from Forecaster.predict; "
             f"received an array of shape {table.shape}."
         )
-    columns = list(map(str, table.frame.columns))
+    columns = list(map(str, table.columns))
     _check_numbers(columns)
     check_columns(table, names, ROLES[:2])
     table = _of_target(table, target)
@@ -177,7 +177,7 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
         for name in columns
         if name.startswith("statecast-") and not any(p in name for p in ("-lo-", "-hi-", "-q-"))
     ]
-    if targets and "statecast" not in table.frame.columns:
+    if targets and "statecast" not in table.columns:
         raise DataError(
             f"{table.label}: expected a column 'statecast-{target}'; received those of the targets "
             f"{targets}. Name the target to draw: target_col={targets[0]!r} or "
@@ -189,10 +189,10 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
     step = np.full(len(ids), np.nan)
     # An item with k = 0 may have no dates. The numbers of its steps are in a separate column.
     numbers = "step" if "step" not in names else "step_number"
-    dated = ~table.frame[names[1]].is_null().to_numpy()
-    if numbers in table.frame.columns:
-        step = read_floats(table.frame[numbers], table.text)[0]
-    if dated.all() or numbers not in table.frame.columns:
+    dated = ~table.column(names[1]).is_null().to_numpy()
+    if numbers in table.columns:
+        step = read_floats(table.column(numbers), table.text)[0]
+    if dated.all() or numbers not in table.columns:
         when = _on_clock(*read_when(table, names[1], ids))
     else:
         when = np.full(len(ids), "NaT", "datetime64[us]")
@@ -201,8 +201,8 @@ def _forecast(forecast: Any, names: tuple[str, str], target: str) -> _Forecast:
             part = Table(table.frame[rows], table.label, table.kind, table.text)
             when[rows] = _on_clock(*read_when(part, names[1], [ids[row] for row in rows]))
     columns = {
-        name: read_floats(table.frame[name], table.text)[0]
-        for name in table.frame.columns
+        name: read_floats(table.column(name), table.text)[0]
+        for name in table.columns
         if name == "statecast" or str(name).startswith(("statecast-lo-", "statecast-hi-"))
     }
     return _Forecast(table.label, table, ids, when, step, columns)
@@ -225,10 +225,10 @@ def _check_numbers(columns: Collection[str]) -> None:
 def _of_target(table: Table, target: str) -> Table:
     """Return the forecast of ``target`` from one of several targets, with its columns renamed."""
     median = f"statecast-{target}"
-    if "statecast" in table.frame.columns or median not in table.frame.columns:
+    if "statecast" in table.columns or median not in table.columns:
         return table
     renamed = {median: "statecast"}
-    for name in map(str, table.frame.columns):
+    for name in map(str, table.columns):
         if name.startswith((f"{median}-lo-", f"{median}-hi-")):
             renamed[name] = name.replace(median, "statecast", 1)
     return Table(table.frame.rename(renamed), table.label, table.kind, table.text)

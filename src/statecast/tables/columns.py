@@ -21,6 +21,11 @@ from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed,
 LARGEST = 1e100  # squares of larger numbers overflow float64: they are taken as infinite
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # a column of whole numbers with a missing value is float
+# Types of numbers that NumPy has too.
+_PLAIN_NUMBERS = (
+    nw.Int8, nw.Int16, nw.Int32, nw.Int64, nw.UInt8, nw.UInt16, nw.UInt32, nw.UInt64, nw.Float32,
+    nw.Float64,
+)  # fmt: skip
 # What files write for a missing number. In a column of text they are text: NA is also Namibia.
 NA_MARKS = frozenset({"", "na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "."})
 
@@ -63,13 +68,13 @@ def is_number(text: str) -> bool:
 
 def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
     """Return the column of y, float64, NaN where missing; ``ids`` has the item of each row."""
-    y, bad = read_floats(table.frame[name], table.text)
+    y, bad = read_floats(table.column(name), table.text)
     expected = "a number, or nothing where it was not observed"
     if not bad.any():
         bad, expected = np.abs(y) > LARGEST, "a finite number"
     if bad.any():
         at = int(np.argmax(bad))
-        value = table.frame[name].to_list()[at]
+        value = table.column(name).to_list()[at]
         advice = "Leave the cell empty (null or NaN) if nothing was observed."
         if isinstance(value, str):
             advice += " Text may also be tokens: TokenForecaster."
@@ -84,7 +89,7 @@ def token_cells(table: Table, name: str, vocabulary: Vocabulary) -> list[Any]:
     and the vocabulary has that type or is empty. Else they are text, white space too. Among the
     numbers and booleans of a vocabulary a cell of white space is missing.
     """
-    column = table.frame[name]
+    column = table.column(name)
     if table.text:
         kind = vocabulary.type if vocabulary.tokens else None
         if kind in (int, bool):
@@ -163,7 +168,7 @@ def read_column(
     learning : bool
         Whether the call is ``fit``.
     """
-    feature = _Feature(table, name, table.frame[name], ids)
+    feature = _Feature(table, name, table.column(name), ids)
     values, bad = read_floats(feature.column, table.text)
     if kind is None:
         kind = _kind_of(feature, values, bad)
@@ -348,6 +353,8 @@ def missing_cells(column: Any) -> np.ndarray:
     """Return where the cells are missing, (N,) bool. In a column of objects NaN is missing too."""
     if isinstance(column.dtype, (nw.Object, nw.Unknown)):
         return np.array([is_missing(cell) for cell in column.to_list()], bool)
+    if not column.null_count():  # polars takes far longer for `is_null`
+        return np.zeros(len(column), bool)
     return column.is_null().to_numpy()
 
 
@@ -356,11 +363,11 @@ def read_cells(column: Any) -> list[Any]:
 
     NumPy scalars in a column of objects become Python objects.
     """
-    cells = column.to_list()
-    if isinstance(column.dtype, (nw.Object, nw.Unknown)) or column.dtype.is_float():
+    cells, dtype = column.to_list(), column.dtype
+    if isinstance(dtype, (nw.Object, nw.Unknown)) or dtype.is_float():
         return [_plain(cell) for cell in cells]
-    missing = column.is_null().to_numpy()
-    if missing.any():
+    if column.null_count():
+        missing = column.is_null().to_numpy()
         cells = [None if m else cell for m, cell in zip(missing, cells, strict=True)]
     return cells
 
@@ -384,7 +391,6 @@ def is_real_number(value: Any) -> bool:
 
 def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as float64, NaN where missing, and which cells are not numbers (bool)."""
-    missing = missing_cells(column)
     dtype = column.dtype
     if text:
         import polars as pl
@@ -399,6 +405,9 @@ def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
             number = number.fill_null(truth)
         bad = (number.is_null() & cell.is_not_null()).to_numpy()
         return number.to_numpy().astype(np.float64), bad
+    missing = missing_cells(column)
+    if isinstance(dtype, _PLAIN_NUMBERS) and not missing.any():
+        return column.to_numpy().astype(np.float64), missing
     if missing.all():
         return np.full(len(missing), np.nan), np.zeros(len(missing), bool)
     if dtype.is_numeric() or isinstance(dtype, nw.Boolean):

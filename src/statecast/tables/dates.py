@@ -138,7 +138,7 @@ class Form:
         """Return the form of a column whose dtype is numeric or a date."""
         dtype = column.dtype
         native: Any = getattr(column.to_native(), "dtype", None)
-        cells = "arrow" if str(native).endswith("[pyarrow]") else "typed"
+        cells = "arrow" if hasattr(native, "pyarrow_dtype") else "typed"
         zone = getattr(native, "tz", None)
         if zone is not None:  # narwhals cannot read a zone such as America/New_York from pandas
             return cls("Datetime", native.unit, str(zone), cells)
@@ -170,17 +170,17 @@ class Form:
         return text if self.zone is None else f"{text} ({self.zone})"
 
     def column(self, name: str, steps: np.ndarray, library: str) -> Any:
-        """Return steps as a narwhals column of this form, if the library has such columns.
+        """Return steps as a column of this form, if the library has such columns: an array of which
+        the library makes the column, or the library's column.
 
         ``steps`` are whole numbers, or dates as the module's docstring describes them.
         """
         backend: Any = library
         if not self.dated:
-            series = nw.from_dict({name: steps}, backend=backend)[name]
             small = self.type in _INTEGERS and len(steps)
             if small and steps.max() > np.iinfo(self.type.lower()).max:
-                return series
-            return series.cast(getattr(nw, self.type)())
+                return steps
+            return steps.astype(self.type.lower())
         if self.cells == "text":
             clock = wall(steps, self.zone)
             unit: Any = self.unit
@@ -190,25 +190,26 @@ class Form:
                 after = [_offset(minutes) for minutes in _minutes(clock - steps)]
                 after = ["Z"] * len(after) if self.zone == "UTC" else after
                 texts = [t and t + sign for t, sign in zip(texts, after, strict=True)]
-            return nw.new_series(name, texts, nw.String(), backend=backend)
-        if self.type == "Date":
-            series = nw.from_dict({name: steps.astype("datetime64[D]")}, backend=backend)[name]
-        else:
-            steps = steps.astype("datetime64[us]")
-            series = nw.from_dict({name: steps}, backend=backend)[name]
+            return nw.new_series(name, texts, nw.String(), backend=backend).to_native()
+        typed = library != "pandas" or self.cells == "typed"
+        dates = steps.astype("datetime64[D]" if self.type == "Date" else "datetime64[us]")
+        if typed and (self.type == "Date" or (self._time_unit == "us" and self.zone is None)):
+            return dates
+        series = nw.from_dict({name: dates}, backend=backend)[name]
+        if self.type == "Datetime":
             series = series.cast(nw.Datetime(self._time_unit))
             if self.zone is not None:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(self.zone)
-        if library != "pandas" or self.cells == "typed":
-            return series
         native = series.to_native()
+        if typed:
+            return native
         if self.cells == "objects":
             native = native.dt.date if self.type == "Date" else native.astype(object)
         else:
             zone = "" if self.zone is None else f", tz={self.zone}"
             stored = f"timestamp[{self.unit}{zone}]" if self.type == "Datetime" else "date32[day]"
             native = native.astype(f"{stored}[pyarrow]")
-        return nw.from_native(native, series_only=True)
+        return native
 
     @property
     def _time_unit(self) -> Any:

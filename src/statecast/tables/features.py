@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -68,7 +69,7 @@ class Columns:
         """The number of codes of each categorical column, "never seen" and "missing" included."""
         return [FIRST_CATEGORY + len(known) for known in self.categories.values()]
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, str]:
         """The kind of each column: "numeric", "categorical", or "codes" if whole numbers are among
         the categories."""

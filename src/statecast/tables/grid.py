@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -63,20 +64,35 @@ class PlacedRows:
     first: int  # the number of step 1, where steps are numbers
 
     def __iter__(self) -> Iterator[tuple[Long, np.ndarray]]:
-        for long in self.series or ():
-            if self.spacing is None or self.origin is None:
-                yield long, self._numbered(long)
-                continue
-            origin = self.origin[long.row]
-            place = self.spacing.place(long.when, long.form.zone)
-            step, on_grid = self.spacing.steps(place, origin)
-            good = on_grid & (step >= 1) & (step <= MAX_STEPS)
-            if not good.all():
-                at = int(np.argmin(good))
-                launch = self.names.start_col if self.launched[long.row[at]] else None
-                step_col = self.names.step_col
-                _fail_off_grid(long, at, origin, self.spacing, self.ids, step_col, launch)
-            yield long, step
+        if self.series is None:
+            return
+        if not self.series.several:
+            yield self._only
+            return
+        for long in self.series:
+            yield long, self._steps(long)
+
+    @cached_property
+    def _only(self) -> tuple[Long, np.ndarray]:
+        """The rows of a series that is one batch, and the step of each."""
+        assert self.series is not None  # it has a batch
+        (long,) = self.series
+        return long, self._steps(long)
+
+    def _steps(self, long: Long) -> np.ndarray:
+        """Return the step of each row of a batch."""
+        if self.spacing is None or self.origin is None:
+            return self._numbered(long)
+        origin = self.origin[long.row]
+        place = self.spacing.place(long.when, long.form.zone)
+        step, on_grid = self.spacing.steps(place, origin)
+        good = on_grid & (step >= 1) & (step <= MAX_STEPS)
+        if not good.all():
+            at = int(np.argmin(good))
+            launch = self.names.start_col if self.launched[long.row[at]] else None
+            step_col = self.names.step_col
+            _fail_off_grid(long, at, origin, self.spacing, self.ids, step_col, launch)
+        return step
 
     def _numbered(self, long: Long) -> np.ndarray:
         """Return the step of each row, from 1, if steps are numbers."""
@@ -267,7 +283,8 @@ class Survey:
             observed += np.bincount(long.row[some], minlength=items)
             np.maximum.at(known, long.row[some], step[some])
             more = int(step[some].max(initial=0)) - len(at)
-            at = np.pad(at, ((0, max(0, more)), (0, 0)))
+            if more > 0:
+                at = np.concatenate([at, np.zeros((more, targets), bool)])
             for target, own in enumerate(there.T):
                 at[step[own] - 1, target] = True
                 least[target] = long.y[own, target].min(initial=least[target])

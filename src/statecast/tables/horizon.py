@@ -91,14 +91,14 @@ class Horizon:
         assert isinstance(table, Table)  # arrays were read above
         check_columns(table, (id_col, "until"), ROLES[:1])
         ids = read_ids(table, id_col)
-        values, bad = read_floats(table.frame["until"], table.text)
+        values, bad = read_floats(table.column("until"), table.text)
         bad = bad | ~(values >= first - 1) | (values > MAX_STEPS) | (values != np.floor(values))
         if bad.any():
             item = ids[int(np.argmax(bad))]
             raise DataError(
                 f"{table.label}, column 'until': expected a whole number "
                 f"{f'from {first} ' if first > 1 else ''}in every row; item "
-                f"{item!r} has {table.frame['until'].to_list()[int(np.argmax(bad))]!r}.",
+                f"{item!r} has {table.column('until').to_list()[int(np.argmax(bad))]!r}.",
                 column="until",
                 item=item,
             )

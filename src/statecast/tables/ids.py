@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -22,7 +23,7 @@ from statecast.tables.columns import (
 )
 from statecast.tables.dates import Form
 from statecast.tables.id_types import IdType
-from statecast.tables.source import Table, check_columns, fail, open_table
+from statecast.tables.source import Table, check_columns, fail
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,20 @@ class Kind:
         column = _ids_of_type(name, ids.tolist(), self.library, self.ids)
         return column if row is None else column[row]
 
+    def ids_cells(self, name: str, ids: np.ndarray, row: np.ndarray | None = None) -> Any:
+        """Return what ``ids_column`` does as an array of which the library makes the column, or as
+        the library's column, with the numbers of its rows as the index in pandas."""
+        if ids.dtype == np.int64:
+            kind = self.ids.name if isinstance(self.ids, IdType) else str(self.ids)
+            if kind in ("None", _WHOLE_TYPES.get(self.library)):
+                return ids if row is None else ids[row]
+        native = self.ids_column(name, ids, row).to_native()
+        return native.reset_index(drop=True) if hasattr(native, "reset_index") else native
+
 
 def read_ids(table: Table, name: str) -> list[Any]:
     """Return the id of each row. All are whole numbers, or all have one other type."""
-    column = table.frame[name]
+    column = table.column(name)
     if table.text:
         cells = column.to_native()
         whole, mark = cells.str.contains(WHOLE_NUMBER), are_marks(cells)
@@ -101,11 +112,8 @@ def read_ids(table: Table, name: str) -> list[Any]:
     return ids
 
 
-def items_of(source: Any, role: str, letter: str, name: str, like: list[Any]) -> list[Any] | None:
-    """Return the distinct ids of a table, in the type of the ids ``like``; None for an array."""
-    table = open_table(source, role, letter, (name,), empty=True)
-    if isinstance(table, np.ndarray):
-        return None
+def items_of(table: Table, name: str, like: list[Any]) -> list[Any]:
+    """Return the distinct ids of a table, in the type of the ids ``like``."""
     check_columns(table, (name,))
     found = dict.fromkeys(item for part in (table, *table.rest()) for item in read_ids(part, name))
     return agree(list(found), table, like, None, name)[0]
@@ -159,13 +167,15 @@ def native_type(column: Any) -> Any:
     return native.type if hasattr(native, "type") else native.dtype
 
 
+# The names of the types of whole numbers that libraries make of NumPy's int64.
+_WHOLE_TYPES = {"polars": "Int64", "pandas": "int64", "pyarrow": "int64"}
+
+
 def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
     """Return ids as a narwhals column: of the type ``kind`` if it can hold them all."""
     backend: Any = library
     if isinstance(kind, IdType):  # of a model file
-        with suppress(TypeError, ValueError, LookupError, *_failures(library)):
-            kind = kind.native(library)
-        kind = None if isinstance(kind, IdType) else kind
+        kind = _native_type(kind, library)
     categories = None if library == "polars" else getattr(kind, "categories", None)
     if kind is not None and ids and (categories is None or set(ids) <= set(categories)):
         with suppress(
@@ -183,7 +193,7 @@ def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
                 native = nw.new_series(name, ids, backend=backend).to_native().astype(kind)
             column = nw.from_native(native, series_only=True).alias(name)
             # The static table may have ids that are no categories of the series table.
-            if not column.is_null().any():
+            if not column.null_count():
                 return column
     values = id_array(ids)
     if values.dtype != object:
@@ -191,6 +201,14 @@ def _ids_of_type(name: str, ids: list[Any], library: str, kind: Any) -> Any:
     with suppress(TypeError, ValueError, ArithmeticError, *_failures(library)):
         return nw.new_series(name, ids, backend=backend)
     return nw.new_series(name, list(map(str, ids)), nw.String(), backend=backend)
+
+
+@cache
+def _native_type(kind: IdType, library: str) -> Any:
+    """Return the type in its library; None where the library has no such type."""
+    with suppress(TypeError, ValueError, LookupError, *_failures(library)):
+        return kind.native(library)
+    return None
 
 
 def _failures(library: str) -> tuple[type[Exception], ...]:

@@ -111,7 +111,7 @@ class Output:
         ArgumentError
             Columns of other shapes, or with the name of another column of the table.
         """
-        items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        items = id_array(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
         count, known = len(self.targets), np.asarray(known)
         given = {name: np.asarray(values) for name, values in columns.items()}
         shape = next((values.shape for values in given.values()), (len(items), 0))
@@ -134,17 +134,16 @@ class Output:
 
     def rows(self, columns: Mapping[str, np.ndarray]) -> Any:
         """Build a table of columns of shape (rows,), the ids among them; for arrays, a dict."""
-        kind, backend = self.kind, self._backend
+        kind = self.kind
         if kind.library == "arrays":
             return dict(columns)
-        number = np.arange(len(next(iter(columns.values()))))  # replaced by ids and objects below
-        objects = {n: v for n, v in columns.items() if n == self.id_col or v.dtype == object}
-        data = {n: number if n in objects else v for n, v in columns.items()}
-        typed = [
-            (kind if name == self.id_col else Kind(kind.library)).ids_column(name, values)
-            for name, values in objects.items()
-        ]
-        return nw.from_dict(data, backend=backend).with_columns(*typed).to_native()
+        data = {
+            name: (kind if name == self.id_col else Kind(kind.library)).ids_cells(name, values)
+            if name == self.id_col or values.dtype == object
+            else values
+            for name, values in columns.items()
+        }
+        return nw.from_dict(data, backend=self._backend).to_native()
 
     def summary(self, columns: Mapping[str, np.ndarray], *, ids: np.ndarray) -> Any:
         """Build a table with a row for each item: the id, then the columns of shape (rows,).
@@ -201,7 +200,7 @@ class Output:
         self,
         columns: Mapping[str, np.ndarray],
         wanted: np.ndarray,
-        items: list[Any],
+        items: np.ndarray,
         origin: np.ndarray | None,
     ) -> Any:
         """Return the cells that are wanted as a table; the columns have the shape (rows, steps)."""
@@ -210,14 +209,16 @@ class Output:
         if none:  # one row, removed at the end: columns without rows would have no type
             row = at = np.zeros(1, np.int64)
         step = (at + 1).astype(np.int64)
-        data: dict[str, Any] = {self.id_col: row}  # replaced by the ids below
+        data: dict[str, Any] = {self.id_col: self.kind.ids_cells(self.id_col, items, row)}
         if self.spacing is None:
-            data[self.step_col] = step + (self.first - 1)
+            when = step + (self.first - 1)
+            data[self.step_col] = self.form.column(self.step_col, when, self.kind.library)
         else:
             if origin is None:
                 origin = np.full(len(items), "NaT", "datetime64[us]")
             place = self.spacing.dates(np.asarray(origin).astype("datetime64[us]")[row], step)
-            data[self.step_col] = self.spacing.date(place, self.form.zone)
+            when = self.spacing.date(place, self.form.zone)
+            data[self.step_col] = self.form.column(self.step_col, when, self.kind.library)
             taken = (self.id_col, self.step_col)
             data["step" if "step" not in taken else "step_number"] = step
         clash = [name for name in columns if name in data]
@@ -226,9 +227,7 @@ class Output:
         for name, values in columns.items():
             cells = values[row, at]
             data[name] = cells.tolist() if cells.dtype == object else cells
-        steps = self.form.column(self.step_col, data[self.step_col], self.kind.library)
-        who = self.kind.ids_column(self.id_col, id_array(items), row)
-        found = nw.from_dict(data, backend=self._backend).with_columns(who, steps)
+        found = nw.from_dict(data, backend=self._backend)
         return (found.head(0) if none else found).to_native()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ class Panel:
         """The number of items."""
         return len(self.ids)
 
-    @property
+    @cached_property
     def known(self) -> np.ndarray:
         """The last observed step of each row, 0 where there is none; shape (rows,), int64.
 

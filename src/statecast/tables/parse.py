@@ -64,12 +64,12 @@ class Parsed:
 def parse(
     series: Any,
     static: Any,
+    future: Any,
     names: Names,
     wanted: Mapping[str, dict[str, str]] | None,
     items: list[Any] | None = None,
     tokens: Vocabulary | None = None,
     *,
-    future: Any = None,
     past: Iterable[str] = (),
     categorical: Iterable[str] = (),
 ) -> Parsed:
@@ -100,7 +100,9 @@ def parse(
         A table that cannot be used.
     """
     request = _Request(names, wanted, items, tokens, tuple(past), tuple(categorical))
-    sources = _open_all(series, static, future, request)
+    sources = open_tables(
+        series, static, future, names, request.past, tokens, empty=not request.learning
+    )
     y, x, f = (source if isinstance(source, np.ndarray) else None for source in sources)
     if y is not None or x is not None or f is not None:
         return _parse_arrays(y, x, f, request)
@@ -169,15 +171,24 @@ class _Request:
                 )
 
 
-def _open_all(
-    series: Any, static: Any, future: Any, request: _Request
+def open_tables(
+    series: Any,
+    static: Any,
+    future: Any,
+    names: Names,
+    past: Iterable[str],
+    tokens: Vocabulary | None,
+    *,
+    empty: bool,
 ) -> tuple[_Source, _Source, _Source]:
-    """Open the three tables; raise unless all are tables or all are arrays."""
-    empty = not request.learning
+    """Open the tables of a call; raise unless all are tables or all are arrays.
+
+    Open tables are returned as they are. ``empty`` says whether the series and the future table may
+    have no rows; the other parameters are those of ``parse``.
+    """
     # A vocabulary and past covariates are learnt from all rows at once, not in batches.
-    in_batches = not request.past and request.tokens is None
+    only = None if tuple(past) or tokens is not None else names.series
     if series is not None:
-        only = request.names.series if in_batches else None
         series = open_table(series, "series", "Y", only, empty=empty)
     if static is not None:
         static = open_table(static, "static", "X")
@@ -235,7 +246,7 @@ def _parse_tables(
         planned = _read_future(future, future_ids, items, request)
     steps = planned if read is None else read
     form = None if steps is None else steps.form
-    id_type = None if first.text else native_type(first.frame[request.names.id_col])
+    id_type = None if first.text else native_type(first.column(request.names.id_col))
     kind = Kind(first.kind, form, id_type)
     return Parsed(items.ids, kind, read, columns, planned, vocabulary, start)
 
@@ -356,19 +367,19 @@ def _check_future(table: Table, request: _Request) -> list[Any]:
     keys = request.names.series[:2]
     check_columns(table, keys)
     for name in request.names.targets:
-        if name in table.frame.columns:
+        if name in table.columns:
             raise DataError(
                 f"{table.label}: expected covariates, which are known before the target; received "
                 f"the target {name!r}. Leave it out.",
                 column=name,
             )
-    if len(table.frame.columns) < 3:
+    if len(table.columns) < 3:
         raise DataError(
             f"{table.label}: expected covariates beside {list(keys)}; received no others."
         )
     ids = read_ids(table, request.names.id_col)
     if not ids:  # its columns are not read later
-        names = [name for name in table.frame.columns if name not in keys]
+        names = [name for name in table.columns if name not in keys]
         request.check_features(table.label, names, "future")
     return ids
 
@@ -396,7 +407,7 @@ def _read_features(
     table: Table, keys: Iterable[str], ids: list[Any], request: _Request, what: str
 ) -> dict[str, np.ndarray]:
     """Return the columns beside the keys: float64 with NaN, or objects (text or None)."""
-    names = [name for name in table.frame.columns if name not in keys]
+    names = [name for name in table.columns if name not in keys]
     for name in names:
         if not isinstance(name, str):
             raise DataError(

@@ -50,7 +50,7 @@ from statecast.tables.learning import (
 )
 from statecast.tables.output import Output
 from statecast.tables.panel import Panel
-from statecast.tables.parse import Parsed, parse
+from statecast.tables.parse import Parsed, open_tables, parse
 from statecast.tables.source import Table
 from statecast.tables.steps import Names
 from statecast.tables.targets import Target, scaled_grid
@@ -229,10 +229,10 @@ class Schema:
         parsed = parse(
             series,
             static,
+            future,
             names,
             None,
             tokens=vocabulary,
-            future=future,
             past=past_cols,
             categorical=categorical,
         )
@@ -316,6 +316,24 @@ class Schema:
         )
 
     # -- tables in ---------------------------------------------------------------------
+
+    def opened(self, series: Any, static: Any, future: Any) -> tuple[Any, Any, Any]:
+        """Open the tables of a call, for use by several methods: each a ``Table``, an array or
+        None. ``panel`` and ``new_rows`` take open tables too.
+
+        Raises
+        ------
+        DataError
+            A table that cannot be read; tables beside arrays; a future table without future
+            covariates in ``fit``.
+        """
+        if future is not None and not self.future.kinds:
+            raise DataError(
+                "Expected no future table, as in fit; received one. Fit with future= to learn "
+                "what its covariates do."
+            )
+        past, tokens = self.past.kinds, self.vocabulary
+        return open_tables(series, static, future, self._names, past, tokens, empty=True)
 
     def panel(
         self,
@@ -609,19 +627,12 @@ class Schema:
     def _parse(
         self, series: Any, static: Any, future: Any, items: list[Any] | None = None
     ) -> Parsed:
-        if future is not None and not self.future.kinds:
-            raise DataError(
-                "Expected no future table, as in fit; received one. Fit with future= to learn "
-                "what its covariates do."
-            )
         return parse(
-            series,
-            static,
+            *self.opened(series, static, future),
             self._names,
             {name: columns.kinds for name, columns in self._columns.items()},
             items,
             self.vocabulary,
-            future=future,
             past=self.past.kinds,
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import chain, islice
 from os import PathLike
@@ -56,6 +57,15 @@ class Table:
     start: int = 0
     file: _ParquetFile | None = None
     first: int | None = None
+
+    @cached_property
+    def columns(self) -> list[Any]:
+        """The names of the columns."""
+        return list(self.frame.columns)
+
+    def column(self, name: Any) -> Any:
+        """Return a column, as a narwhals series."""
+        return self.frame.get_column(name)
 
     def rest(self) -> Iterator[Table]:
         """Yield the other rows of the file, in batches."""
@@ -147,6 +157,8 @@ def open_table(
         table = _open_path(Path(os.fsdecode(source)), role, only)
     else:
         label = f"The {role} table"
+        if isinstance(source, np.ndarray):
+            return _array(source, role, letter)
         try:
             native = nw.to_native(source, pass_through=True)
             if type(native).__name__ == "RecordBatch" and hasattr(native, "schema"):
@@ -164,8 +176,7 @@ def open_table(
         if kind not in KINDS:
             raise DataError(f"{label}: expected one of {KINDS}; received {kind!r}.")
         table = Table(frame, label, kind, False)
-    columns = list(table.frame.columns)
-    _check_header(table.label, columns)
+    _check_header(table.label, table.columns)
     if not len(table.frame) and not empty:
         raise no_rows(table, role)
     return table
@@ -173,10 +184,9 @@ def open_table(
 
 def no_rows(table: Table, role: str) -> DataError:
     """Return the error for a table without rows."""
-    columns = list(table.frame.columns)
     return DataError(
         f"{table.label}: expected at least one row; received none"
-        + (f" (columns {listed(columns, 5)})." if columns else ".")
+        + (f" (columns {listed(table.columns, 5)})." if table.columns else ".")
         + " A fit needs some; to forecast from k = 0, pass a static table." * (role == "series")
     )
 
@@ -218,7 +228,7 @@ def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
 def columns_of(source: Any) -> list[str]:
     """Return the column names of a table that can be read; none for an array."""
     if isinstance(source, Table):
-        return list(source.frame.columns)
+        return source.columns
     if isinstance(source, (str, PathLike)):
         import polars as pl
 
@@ -488,11 +498,11 @@ def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROL
 
     ``roles`` are the arguments that name the first columns of ``names``.
     """
-    columns = list(table.frame.columns)
     for name in names:
-        if name not in columns:
+        if name not in table.columns:
             raise DataError(
-                f"{table.label}: expected a column {quoted(name)}; received {listed(columns, 20)}."
+                f"{table.label}: expected a column {quoted(name)}; received "
+                f"{listed(table.columns, 20)}."
                 + _without_column(table, name, dict(zip(names, roles, strict=False))),
                 column=name,
             )
@@ -501,16 +511,16 @@ def check_columns(table: Table, names: Sequence[str], roles: Sequence[str] = ROL
 def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
     """Return what to do about a missing column; ``roles`` maps columns to their arguments."""
     role, first = roles.get(name, ""), next(iter(roles), "")
-    others = [str(each) for each in table.frame.columns if each not in roles]
+    others = [str(each) for each in table.columns if each not in roles]
     index = list(getattr(getattr(table.frame.to_native(), "index", None), "names", ()))
     if name in index or len(index) > 1:  # in pandas the index is not a column
         return " The index is not a column: table.reset_index() makes columns of it."
-    if table.text and len(table.frame.columns) == 1:
+    if table.text and len(table.columns) == 1:
         return " Columns are separated by commas."
-    if str(name).partition(",")[0].strip() in table.frame.columns:
+    if str(name).partition(",")[0].strip() in table.columns:
         return " Several columns are a list of their names."
     if role in ("step_col", "target_col"):
-        absent = [each for each in roles if each not in table.frame.columns]
+        absent = [each for each in roles if each not in table.columns]
         step = next((each for each, its in roles.items() if its == "step_col"), "ds")
         numbered = [each for each in others if re.fullmatch(r"\D{0,12}\d[\d\W]*", each)]
         if len(numbered) > max(2, len(others) // 2):
@@ -520,7 +530,7 @@ def _without_column(table: Table, name: str, roles: Mapping[str, str]) -> str:
                 f"table.melt({quoted(first)}, var_name={quoted(step)}, "
                 f"value_name={quoted([*roles][-1])}) with pandas, unpivot with polars."
             )
-        if len(absent) > 1 and first in table.frame.columns:
+        if len(absent) > 1 and first in table.columns:
             return (
                 f" It has none of {listed(absent)}: is it the static table? The series comes first."
             )

@@ -136,7 +136,7 @@ def read_when(
     Numbers are float64. Dates are datetime64[us], in UTC if the column has a time zone.
     ``expected`` and ``advice`` are parts of the error message.
     """
-    column = table.frame[name]
+    column = table.column(name)
 
     def refuse(bad: np.ndarray, what: str = "") -> NoReturn:
         at = int(np.argmax(bad))
@@ -190,22 +190,22 @@ def read_when(
 
 def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     """Return the launch dates of a static table: a row for each item with one; None without any."""
-    if name not in table.frame.columns:
+    if name not in table.columns:
         raise DataError(
             f"{table.label}: expected the column {quoted(name)} of launch dates, as start_col "
-            f"says; received {listed(table.frame.columns)}. Leave a cell empty where there is no "
+            f"says; received {listed(table.columns)}. Leave a cell empty where there is no "
             "date.",
             column=name,
         )
-    missing = missing_cells(table.frame[name])
-    if isinstance(table.frame[name].dtype, nw.String):
-        missing = missing | np.array([is_mark(cell) for cell in table.frame[name].to_list()], bool)
+    missing = missing_cells(table.column(name))
+    if isinstance(table.column(name).dtype, nw.String):
+        missing = missing | np.array([is_mark(cell) for cell in table.column(name).to_list()], bool)
     row = np.flatnonzero(~missing)
     if not len(row):
         return None
     given = replace(table, frame=table.frame[row])
     own = [ids[i] for i in row]
-    column, expected = given.frame[name], "a launch date, or nothing"
+    column, expected = given.column(name), "a launch date, or nothing"
     cell, advice = column.to_list()[0], "Use a date type, or ISO text such as 2026-01-31."
     if not (column.dtype.is_numeric() or (table.text and is_number(str(cell)))):
         when, form = read_when(given, name, own, expected, advice)

@@ -328,8 +328,10 @@ def scaled_grid(
             values = long.y[there, index]
             z = target.cells(values, at)
             y[row, at - 1, index], mask[row, at - 1, index] = z, True
+            if count == 1:
+                continue
             far = np.flatnonzero(np.abs(z) > max(target.limit, _EQUAL))
-            if count > 1 and len(far):
+            if len(far):
                 first = int(far[0])
                 limit = np.clip(z[first], -target.limit, target.limit)
                 (taken,) = target.unscale([limit], int(at[first]))
