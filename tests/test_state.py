@@ -332,3 +332,25 @@ def test_the_numbers_of_a_file_are_read_into_aligned_memory(tmp_path):
     state.save(tmp_path / "s")
     for leaf in State.load(tmp_path / "s").leaves.values():
         assert leaf.ctypes.data % 64 == 0
+
+
+def test_the_dtypes_are_those_of_the_leaves_at_rest():
+    leaves = {"h": np.zeros((40, 2), "float32"), "origin": np.arange(40)}
+    state = State(leaves, ids=range(40))
+    expected = {"h": np.dtype("float32"), "origin": np.dtype("int64")}
+    assert state.dtypes == expected
+    one = state.take([3])
+    assert one.dtypes == expected
+    assert (
+        state.put([5], State({name: leaf[:1] for name, leaf in leaves.items()})).dtypes == expected
+    )
+
+
+def test_rows_that_are_taken_cannot_be_written_to_and_have_ids_once():
+    state = State({"h": np.zeros((3, 2))}, ids=["a", "b", "c"])
+    some = state.take([2, 0])
+    assert some.find(["a", "c", "b"]).tolist() == [1, 0, -1]
+    with pytest.raises(ValueError, match="read-only"):
+        some["h"][0] = 1.0
+    with pytest.raises(StateError, match="distinct ids"):
+        state.take([1, 1])

@@ -34,6 +34,7 @@ from curves import (
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
+from statecast.tables import source
 from statecast.tokens.forecaster import TokenForecaster
 
 
@@ -337,6 +338,33 @@ def test_a_state_whose_numbers_cannot_be_is_refused_before_any_work(fitted):
     assert fitted.predict(
         state=_with_leaf(state, "last", state["last"].astype("float64")), until=T
     ).equals(fitted.predict(state=state, until=T))
+
+
+def test_an_update_opens_each_table_once(fitted, tmp_path, monkeypatch):
+    series, static = curve_tables()
+    state, new = fitted.state(prefixes_of(series, {0: 2, 1: 2}), static), series["ds"] == 3
+    expected = fitted.update(state, series.filter(new & (series["unique_id"] < 2)))
+    series.filter(new & (series["unique_id"] < 2)).write_csv(tmp_path / "new.csv")
+    opened = []
+    read = source._read_csv
+    monkeypatch.setattr(source, "_read_csv", lambda *given: opened.append(given) or read(*given))
+    assert fitted.update(state, tmp_path / "new.csv") == expected
+    assert len(opened) == 1
+
+
+def test_an_update_of_some_of_its_items_leaves_the_others(fitted):
+    """Rows without y advance no item, in whatever order the items are."""
+    series, static = curve_tables()
+    state = fitted.state(prefixes_of(series, dict.fromkeys(range(4), 2)), static)
+    new = series.filter((series["ds"] == 3) & series["unique_id"].is_in([0, 1, 2, 3]))
+    empty = pl.when(pl.col("unique_id") % 2 == 0).then("y")
+    some = fitted.update(state, new.with_columns(y=empty).reverse())
+    even = fitted.update(state, new.filter(pl.col("unique_id") % 2 == 0))
+    assert some == even
+    assert some != state
+    assert fitted.update(state, new.reverse()) == fitted.update(state, new)
+    assert fitted.update(state, new.with_columns(y=pl.lit(None, pl.Float64))) == state
+    assert fitted.update(state, new.clear()) == state
 
 
 def test_an_update_reads_only_its_rows(fitted):

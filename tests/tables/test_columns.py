@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 from small_tables import EXPECTED, SERIES, Y, seen
 from statecast.errors import ArgumentError, DataError, DataWarning
+from statecast.tables.columns import read_floats
 from statecast.tables.parse import parse
 from statecast.tables.schema import Schema
 from statecast.tables.steps import Names
@@ -763,3 +765,31 @@ def test_what_cannot_be_categorical_is_refused() -> None:
     schema = Schema.fit(SERIES, static.with_columns(area=pl.Series(["a", "b", "c"])))
     with pytest.raises(DataError, match="expected text, as in fit"):
         schema.panel(SERIES, static)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        *(
+            ("polars", each)
+            for each in (pl.Int8, pl.UInt64, pl.Int128, pl.Float32, pl.Decimal(20, 2))
+        ),
+        *(("pandas", each) for each in ("int16", "Int64", "Float32", "float64", "int64[pyarrow]")),
+        *(("pyarrow", each) for each in (pa.int64(), pa.float32(), pa.decimal128(25, 2))),
+    ],
+)
+def test_numbers_of_any_type_are_read_alike(library: str, dtype: Any, missing: bool) -> None:
+    cells = [3, None if missing else 5, 120]
+    if library == "pandas" and dtype == "int16" and missing:
+        return  # NumPy's whole numbers have no missing value
+    if library == "polars":
+        column: Any = pl.Series(cells).cast(dtype)
+    elif library == "pandas":
+        column = pd.Series(cells, dtype=dtype)
+    else:
+        column = pa.chunked_array([pa.array(cells).cast(dtype)])
+    values, bad = read_floats(nw.from_native(column, series_only=True), text=False)
+    assert values.dtype == np.float64
+    assert not bad.any()
+    np.testing.assert_array_equal(values, [3.0, np.nan if missing else 5.0, 120.0])

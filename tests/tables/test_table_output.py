@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from small_tables import SERIES, drawn_tables
 from statecast.errors import ArgumentError
+from statecast.tables.id_types import IdType
 from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 
@@ -65,3 +66,32 @@ def test_the_table_checks_what_it_is_given() -> None:
         output.table({"ds": np.zeros((2, 2))}, ids=[1, 2], known=np.zeros(2))
     with pytest.raises(ArgumentError, match="kind"):
         schema.output(Kind("excel"))
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas", "pyarrow"])
+@pytest.mark.parametrize(
+    ("ids", "types"),
+    [
+        ([7, 3], ("Int64", "int64", "int64")),
+        ([7, 3], ("UInt16", "Int32", "uint8")),
+        (["b", "a"], ("String", "str", "large_string")),
+        (["b", "a"], ("Categorical", "category", "string")),
+    ],
+)
+def test_ids_keep_their_type_and_the_rows_of_pandas_are_numbered(
+    kind: str, ids: list, types: tuple
+) -> None:
+    """Of the tables of the call, and of a model file."""
+    name = types[("polars", "pandas", "pyarrow").index(kind)]
+    given = IdType(name).native(kind)
+    schema = Schema.fit(SERIES)
+    for own in (given, IdType(name)):
+        output = schema.output(Kind(kind, ids=own))
+        table = output.table({"f": np.ones((2, 3))}, ids=ids, known=np.array([1, 0]))
+        column = table["unique_id"]
+        found = column.type if kind == "pyarrow" else column.dtype
+        assert found == given
+        items = column.to_pylist() if kind == "pyarrow" else column.to_list()
+        assert items == [ids[0]] * 2 + [ids[1]] * 3
+        if kind == "pandas":
+            assert table.index.to_list() == [0, 1, 2, 3, 4]

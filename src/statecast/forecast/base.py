@@ -398,7 +398,9 @@ class StateModel(ABC, Generic[S]):
         if new.origin is not None:
             leaves["origin"] = new.origin.astype("int64")
         rows = np.flatnonzero(new.known)
-        if len(rows):
+        if 0 < len(rows) == len(touched):  # the usual case
+            leaves |= self._advance(leaves, new, known)
+        elif len(rows):
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
             for name, leaf in self._advance(moved, new.take(rows), known[rows]).items():
                 leaves[name] = leaves[name].copy()
@@ -710,7 +712,7 @@ class StateModel(ABC, Generic[S]):
         They are the items with new rows, and the items without a date that ``future`` gives a date.
         Arrays have no ids, so for them it is all rows.
         """
-        rows = np.zeros(0, np.int64)
+        rows: list[np.ndarray] = []
         for source in (new_rows, future):
             if source is None:
                 continue
@@ -722,8 +724,8 @@ class StateModel(ABC, Generic[S]):
                 if "origin" not in state.spec:
                     continue
                 at = at[np.isnat(state.take(at)["origin"].astype("datetime64[us]"))]
-            rows = np.union1d(rows, at)
-        return rows
+            rows.append(at)
+        return rows[0] if len(rows) == 1 else np.unique(np.concatenate([np.zeros(0, int), *rows]))
 
     def _last(
         self, horizon: Horizon, ids: np.ndarray, known: np.ndarray, strict: bool

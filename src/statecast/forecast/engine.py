@@ -359,6 +359,8 @@ def panel_covariates(panel: Panel, steps: np.ndarray, known: np.ndarray) -> dict
 
     Past covariates are inputs at the first ``known``, ``(rows,)``, steps only.
     """
+    if panel.future is None and panel.past is None:
+        return {}
     steps = np.broadcast_to(steps, (panel.rows, steps.shape[1]))
     found = {} if panel.future is None else panel.future.at(steps).named("future")
     if panel.past is not None:

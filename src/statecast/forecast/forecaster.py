@@ -746,7 +746,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         for rows in chunks(state.rows):
             first = int(known[rows].min())
             nothing = np.zeros((len(rows), reach - first), bool)
-            leaves = dict(state.take(rows).leaves)
+            part = state if len(rows) == state.rows else state.take(rows)
+            leaves = dict(part.at_rest().leaves)
             covariates = self._covariates_ahead(plans, rows, known[rows], reach)
             network, _ = self._engine.quantiles(leaves, nothing, nothing, ~nothing, covariates)
             network = _aligned(network, known[rows], reach)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, ClassVar
@@ -73,7 +74,7 @@ class Quantiles(Head):
         below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
         return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
 
-    @property
+    @cached_property
     def _start(self) -> np.ndarray:
         """What is added to raw distances: untrained, the quantiles are those of a normal
         distribution with half of the data's standard deviation."""

@@ -26,6 +26,7 @@ _OFFSET = re.compile(r"(?:UTC)?([+-])(\d\d):?(\d\d)")
 _INTEGERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 _FLOATS = ("Float32", "Float64")
 _DATES = ("Date", "Datetime")
+_TYPES = (*_INTEGERS, *_FLOATS, *_DATES)
 _CELLS = ("typed", "arrow", "objects", "text")
 _UNITS = ("s", "ms", "us", "ns")  # of a typed column
 _PRECISIONS = ("M", "D", "m", "s", "ms", "us")  # of a text
@@ -145,8 +146,7 @@ class Form:
         if isinstance(dtype, nw.Datetime):
             return cls("Datetime", dtype.time_unit, dtype.time_zone, cells)
         name = type(dtype).__name__
-        known = name in (*_INTEGERS, *_FLOATS, *_DATES)
-        return cls(name, cells=cells) if known else cls()
+        return cls(name, cells=cells) if name in _TYPES else cls()
 
     @classmethod
     def of_text(cls, text: str, zone: str | None = None) -> Form:
@@ -224,7 +224,7 @@ class Form:
         """Rebuild a form; ``ModelFileError`` on anything unexpected."""
         config = closed(config, tuple(cls.__dataclass_fields__), "steps")
         allowed = {
-            "type": (*_INTEGERS, *_FLOATS, *_DATES),
+            "type": _TYPES,
             "unit": _PRECISIONS if config["cells"] == "text" else _UNITS,
             "cells": _CELLS,
             "separator": ("T", " "),

@@ -259,38 +259,56 @@ def _fail_off_grid(
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Counts and extremes of the series, from one pass over its rows."""
+    """Counts and extremes of the series."""
 
+    placed: PlacedRows
     rows: np.ndarray  # (items,) int64: the rows of each item
     observed: np.ndarray  # (items,) int64: its rows with a value of any target
     known: np.ndarray  # (items,) int64: its last step at which any target was observed
-    at: np.ndarray  # (steps, targets) bool: whether any item has the target at the step
     last: int  # the largest step of all rows
-    least: np.ndarray  # (targets,) float64: the smallest value of each target
-    most: np.ndarray  # (targets,) float64: the largest value
 
     @classmethod
     def of(cls, placed: PlacedRows) -> Survey:
         """Return the survey of a series."""
-        items, targets = len(placed.ids), len(placed.names.targets)
+        items = len(placed.ids)
         rows, observed, known = (np.zeros(items, np.int64) for _ in range(3))
-        at = np.zeros((0, targets), bool)
-        last, least, most = 0, np.full(targets, math.inf), np.full(targets, -math.inf)
+        last = 0
         for long, step in placed:
-            there = ~np.isnan(long.y)
-            some = there.any(axis=1)
+            some = ~np.isnan(long.y).all(axis=1)
+            row = long.row[some]
             rows += np.bincount(long.row, minlength=items)
-            observed += np.bincount(long.row[some], minlength=items)
-            np.maximum.at(known, long.row[some], step[some])
-            more = int(step[some].max(initial=0)) - len(at)
-            if more > 0:
-                at = np.concatenate([at, np.zeros((more, targets), bool)])
-            for target, own in enumerate(there.T):
+            observed += np.bincount(row, minlength=items)
+            np.maximum.at(known, row, step[some])
+            last = int(step.max(initial=last))
+        return cls(placed, rows, observed, known, last)
+
+    @cached_property
+    def _extent(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``at``, ``least`` and ``most``, which only ``fit`` needs, from another pass."""
+        targets = len(self.placed.names.targets)
+        at = np.zeros((int(self.known.max(initial=0)), targets), bool)
+        least, most = np.full(targets, math.inf), np.full(targets, -math.inf)
+        for long, step in self.placed:
+            for target, own in enumerate(~np.isnan(long.y).T):
                 at[step[own] - 1, target] = True
                 least[target] = long.y[own, target].min(initial=least[target])
                 most[target] = long.y[own, target].max(initial=most[target])
-            last = int(step.max(initial=last))
-        return cls(rows, observed, known, at, last, least, most)
+        return at, least, most
+
+    @property
+    def at(self) -> np.ndarray:
+        """Whether any item has the target at the step, shape (steps, targets), bool."""
+        return self._extent[0]
+
+    @property
+    def least(self) -> np.ndarray:
+        """The smallest value of each target, shape (targets,), float64."""
+        return self._extent[1]
+
+    @property
+    def most(self) -> np.ndarray:
+        """The largest value of each target, shape (targets,), float64."""
+        return self._extent[2]
 
 
 def first_number(series: Series) -> int:
@@ -411,8 +429,11 @@ def check_once(
     ``first`` is the number of step 1. ``met (items, steps)``, bool, marks the items and steps of
     earlier batches; those of this table are added to it.
     """
+    place = row * (MAX_STEPS + 1) + step
+    if met is None and (place[1:] > place[:-1]).all():  # the table is sorted
+        return
     again = np.ones(len(step), bool)
-    again[np.unique(row * (MAX_STEPS + 1) + step, return_index=True)[1]] = False
+    again[np.unique(place, return_index=True)[1]] = False
     if met is not None:
         again |= met[row, step - 1]
         met[row, step - 1] = True

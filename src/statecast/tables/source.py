@@ -63,9 +63,15 @@ class Table:
         """The names of the columns."""
         return list(self.frame.columns)
 
+    @cached_property
+    def _taken(self) -> dict[Any, Any]:
+        return {}
+
     def column(self, name: Any) -> Any:
         """Return a column, as a narwhals series."""
-        return self.frame.get_column(name)
+        if name not in self._taken:
+            self._taken[name] = self.frame.get_column(name)
+        return self._taken[name]
 
     def rest(self) -> Iterator[Table]:
         """Yield the other rows of the file, in batches."""

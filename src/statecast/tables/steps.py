@@ -180,12 +180,13 @@ def read_when(
         refuse(np.ones(len(ids), bool))
     step, bad = read_floats(column, table.text)
     if not bad.any():
-        bad = ~((step >= 1) & (step <= MAX_STEPS) & (step == np.floor(step)))
+        good = (step >= 1) & (step <= MAX_STEPS) & (step == np.floor(step))
+        if good.all():
+            return step, form
+        bad = ~good
         if (step > MAX_STEPS).any():
             expected += f" (a step is at most {MAX_STEPS:,})"
-    if bad.any():
-        refuse(bad)
-    return step, form
+    refuse(bad)
 
 
 def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
