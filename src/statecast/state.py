@@ -112,7 +112,8 @@ def at_rest(array: Any) -> np.ndarray:
     StateError
         A masked array, or a tensor without numbers.
     """
-    if type(array) is np.ndarray and array.dtype.kind != "V":  # bfloat16 has the kind V
+    kind = type(array)
+    if kind is np.ndarray and array.dtype.kind != "V":  # bfloat16 has the kind V
         return array
     refuse_without_numbers(array, "An array")
     if hasattr(array, "detach"):  # PyTorch refuses np.asarray on a tensor that needs a gradient
