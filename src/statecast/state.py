@@ -342,14 +342,6 @@ class State:
         return self._rows
 
     @property
-    def dtypes(self) -> dict[str, np.dtype]:
-        """The dtype of each leaf at rest. No leaf is joined."""
-        return {
-            name: leaf.dtype if isinstance(leaf, _Blocks) else at_rest(leaf[:0]).dtype
-            for name, leaf in dict(self._leaves.held).items()
-        }
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The leaves' names, in order."""
         return tuple(self.leaves)
@@ -574,6 +566,14 @@ class State:
         after = object.__new__(State)
         vars(after).update(vars(self), leaves=leaves, _rows=rows, ids=ids, _row_of=row_of)
         return after
+
+
+def leaf_dtypes(state: State) -> dict[str, np.dtype]:
+    """Return the dtype of each leaf at rest. The cost does not depend on the number of rows."""
+    return {
+        name: leaf.dtype if isinstance(leaf, _Blocks) else at_rest(leaf[:0]).dtype
+        for name, leaf in dict(state._leaves.held).items()
+    }
 
 
 def _read_only(leaf: Any) -> Any:

@@ -41,7 +41,7 @@ from statecast.interrupt import noted
 from statecast.networks.decoder import EMPTY, weight_shapes
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
-from statecast.state import State
+from statecast.state import State, leaf_dtypes
 from statecast.tables.columns import LARGEST
 from statecast.tables.horizon import Horizon
 from statecast.tables.ids import items_of
@@ -808,7 +808,7 @@ class StateModel(ABC, Generic[S]):
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
         state.check(self._spec)
-        for name, dtype in state.dtypes.items():
+        for name, dtype in leaf_dtypes(state).items():
             expected = (np.int64,) if name == "origin" else _FLOATS
             if dtype.type not in expected:
                 names = " or ".join(each.__name__ for each in expected)
