@@ -425,7 +425,8 @@ def _steps(schema: Schema, rows: int) -> list[Any]:
         places = schema.spacing.dates(np.repeat(origin, rows), steps)
     form = Form() if _has_datetimes(schema) else Form(unit="s", zone=zone, cells="text")
     form = replace(form, type="Datetime")
-    return form.column("", schema.spacing.date(places, zone), "pandas").to_list()
+    dates = form.column("", schema.spacing.date(places, zone), "pandas")
+    return nw.from_dict({"": dates}, backend="pandas")[""].to_list()
 
 
 # -- the signature ---------------------------------------------------------------------
