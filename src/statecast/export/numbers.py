@@ -522,9 +522,13 @@ class _Analogues:
     def _residuals(self, near: Any, k: Any, at: Any) -> Any:
         """The residuals of training items at one step, given their first k steps; NaN where they
         were not observed."""
-        own = replace(self.own, _cache={})  # the residuals of every k are not kept
-        table = [own.residuals(known)[:, known:].T for known in range(self.steps)]
-        table = np.concatenate(table)  # of each k, the steps from k on
+
+        def of(known: int) -> np.ndarray:
+            own = replace(self.own, _cache={})  # so that the residuals of every k are not kept
+            return np.ascontiguousarray(own.residuals(known)[:, known:].T)
+
+        # Of each k, the steps from k on.
+        table = np.concatenate([of(known) for known in range(self.steps)])
         first = np.cumsum([0, *range(self.steps, 1, -1)])
         row = take(first, k) + at - k
         return take(table.ravel(), row[:, None] * self.items + near).astype(F8)
