@@ -26,7 +26,10 @@ from statecast.export import numbers
 from statecast.export.graph import Graph, Recorded, Tensor
 from statecast.export.onnx import FORMULAS
 from statecast.forecast.forecaster import Forecaster
+from statecast.forecast.settings import ForecasterSettings
+from statecast.heads.by_name import HEADS
 from statecast.networks.decoder import weight_shapes
+from statecast.recurrence.cells import CELLS
 from statecast.tables.scaling import TRANSFORMS
 from statecast.tokens.decoding import Beam
 from statecast.tokens.forecaster import TokenForecaster
@@ -343,7 +346,7 @@ CASES = {
     "no-statics": Case({"cell": "gru"}, statics=False),
     "targets": Case({"layers": 2}, targets=2, rows=30),
     "targets-covariates": Case({}, targets=2, future=True, past=True),
-    "future-past": Case({"cell": "gru"}, future=True, past=True),
+    "both-future-past": Case({"cell": "gru", "conditioning": "both"}, future=True, past=True),
     "past": Case({"head": "normal"}, past=True, statics=False),
     "negative-binomial": Case({"head": "negative_binomial"}, "counts", future=True),
     "poisson-analogues": Case({"head": "poisson", "layers": 2}, "counts"),
@@ -355,6 +358,13 @@ CASES = {
     "far": Case({}, "far", statics=False, rows=130, gaps=0.4),
     "a-step-never-observed": Case({}, never=4, targets=2),
 }  # fmt: skip
+
+
+def test_every_head_and_cell_has_a_case() -> None:
+    settings = [ForecasterSettings.of(case.settings) for case in CASES.values()]
+    assert {each.head for each in settings} == set(HEADS)
+    assert {each.cell for each in settings} == set(CELLS)
+    assert {each.conditioning for each in settings} == {"state", "inputs", "both"}
 
 
 @pytest.fixture(scope="module")
