@@ -169,6 +169,17 @@ def test_fork_repeats_each_row_and_spares_its_parent(state, n):
     assert state == State(before, state.ids)
 
 
+@pytest.mark.parametrize("n", [10**12, 2**63, 2_000_000_001])
+def test_a_fork_that_is_too_large_is_refused_before_any_work(n):
+    state = State({"h": np.ones((1, 1), "float32")}, ids=["a"])
+    with pytest.raises(ArgumentError, match="expected at most 2,000,000,000 numbers"):
+        state.fork(n)
+    for small in (state.take(slice(0)), State({"h": np.ones((1, 0), "float32")})):
+        with pytest.raises(ArgumentError, match="expected at most"):
+            small.fork(n)
+    assert state.fork(2).rows == 2
+
+
 @given(states(min_rows=2))
 def test_take_by_index_slice_and_mask_agree(state):
     mask = np.arange(state.rows) >= 1

@@ -61,7 +61,17 @@ class NotStatefulError(StateError, AttributeError):
 
 
 class ModelFileError(StatecastError, ValueError):
-    """A file that is damaged, of another version, or not a model or state of Statecast."""
+    """A file that is damaged, of another version, or not a model or state of Statecast.
+
+    Attributes
+    ----------
+    format : str or None
+        The format of a file that is not of the expected one, if it names one.
+    """
+
+    def __init__(self, message: str, *, format: str | None = None) -> None:  # noqa: A002
+        super().__init__(message)
+        self.format = format
 
 
 class KernelError(StatecastError, RuntimeError):

@@ -350,7 +350,9 @@ def read_safetensors(
             found = metadata.get("format")
             if found != kind:
                 what = "a file of another kind" if found is None else repr(found[:80])
-                raise ModelFileError(f"{path}: expected a {kind} file, received {what}.")
+                raise ModelFileError(
+                    f"{path}: expected a {kind} file, received {what}.", format=found
+                )
             if metadata.get("version") != str(version):
                 received = str(metadata.get("version"))[:80]
                 raise ModelFileError(

@@ -11,6 +11,7 @@ methods that select or replace rows return NumPy leaves.
 from __future__ import annotations
 
 import json
+import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from statecast.checks import check_whole
-from statecast.errors import ModelFileError, StateError
+from statecast.errors import ArgumentError, ModelFileError, StateError
 from statecast.files import (
     MOST_ZERO_WIDTH,
     check_finite,
@@ -36,6 +37,7 @@ from statecast.files import (
 
 FORMAT = "statecast-state"
 VERSION = 1
+_MOST_FORKED = 2_000_000_000  # numbers in the result of a fork: 8 GB of float32
 _HEADER_CAP = 1024 * 1024  # bytes: the names, types and shapes of ten thousand leaves
 
 
@@ -461,8 +463,16 @@ class State:
         ------
         StateError
             ``n`` below 1.
+        ArgumentError
+            A result of more than 2,000,000,000 numbers.
         """
         n = check_whole("fork: n", n, error=StateError)
+        size = max(1, self.rows, sum(math.prod(leaf.shape) for leaf in self.leaves.values()))
+        if n * size > _MOST_FORKED:
+            raise ArgumentError(
+                f"fork: n: expected at most {_MOST_FORKED:,} numbers in the result, received "
+                f"{size:,} numbers x {n:,}. Fork fewer rows at once: state.take(rows).fork(n)."
+            )
         return self._with(
             {name: np.repeat(at_rest(leaf), n, axis=0) for name, leaf in self.leaves.items()}, None
         )

@@ -8,6 +8,7 @@ import sys
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plants import (
@@ -18,7 +19,7 @@ from plants import (
     refused,
     run,
 )
-from statecast import process
+from statecast import Forecaster, State, process
 
 
 def test_info(folder: Path) -> None:
@@ -43,6 +44,29 @@ def test_info(folder: Path) -> None:
     assert code == 0
     for word in ("statecast", "keras", "backend"):
         assert word in out
+
+
+def test_info_describes_a_state(folder: Path) -> None:
+    """The model that the state needs has the same fingerprint."""
+    forecaster = Forecaster.load("model.safetensors")
+    state = forecaster.state("series.csv", "static.csv")
+    state.save("state.safetensors")
+    code, out, _ = run("info", "state.safetensors")
+    assert code == 0
+    for words in (f"{state.rows} rows", forecaster.fingerprint, *(f"{n}: " for n in state.names)):
+        assert words in out
+    assert forecaster.fingerprint in run("info", "model.safetensors")[1]
+    State(state.leaves).take([0]).save("own.safetensors")
+    out = run("info", "own.safetensors")[1]
+    assert "1 row\n" in out
+    assert "none: it is not a state of a forecaster" in out
+
+
+def test_info_of_a_damaged_state_says_so(folder: Path) -> None:
+    State({"h": np.ones((2, 1), "float32")}).save("state.safetensors")
+    content = Path("state.safetensors").read_bytes()
+    Path("state.safetensors").write_bytes(content[:-1])
+    assert "state.safetensors" in refused(folder, "info", "state.safetensors")
 
 
 def test_info_names_the_dates_the_targets_and_the_covariates(folder: Path) -> None:

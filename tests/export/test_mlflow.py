@@ -343,7 +343,7 @@ def test_tokens_are_generated(tmp_path: Path, tokens: list[Any]) -> None:
     [
         ({}, {"h": 0}, "h: expected a whole number"),
         ({}, {"until": 3, "h": 2}, "Expected either until or h; received both."),
-        ({}, {"until": 10**6}, "until or h: expected a last step of at most"),
+        ({}, {"until": 10**6}, "until: expected at most 10,000"),
         ({}, {"until": 6, "level": [120]}, "level"),
         ({}, {"until": 6, "quantiles": [1.5]}, "quantiles"),
         ({}, {"until": 2, "strict": True}, "expected a step beyond every item's prefix"),

@@ -169,6 +169,16 @@ def test_without_a_compiler_the_reason_says_what_to_do(
 
 
 @pytest.mark.skipif(not BUILT, reason="the library is not built")
+@pytest.mark.parametrize(("count", "words"), [(1, ", 1 thread"), (2, ", 2 threads")])
+def test_the_status_counts_threads(count: int, words: str) -> None:
+    try:
+        library.use(threads=count)
+        assert library.status().endswith(words)
+    finally:
+        library.use()
+
+
+@pytest.mark.skipif(not BUILT, reason="the library is not built")
 def test_unknown_instructions_are_refused() -> None:
     used = library.status()
     with pytest.raises(ArgumentError, match="received 'mmx'"):

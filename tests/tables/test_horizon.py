@@ -7,26 +7,25 @@ import polars as pl
 import pytest
 
 from statecast.errors import ArgumentError, DataError
-from statecast.tables.horizon import Horizon
-from statecast.tables.steps import MAX_STEPS
+from statecast.tables.horizon import MOST_STEPS, Horizon
 
-_HUGE = [MAX_STEPS + 1, 2**63 - 1, 2**64, 10**30]
+_HUGE = [MOST_STEPS + 1, 2**63 - 1, 2**64, 10**30]
 
 
 @pytest.mark.parametrize("huge", _HUGE)
 def test_a_huge_step_is_refused_and_does_not_overflow(huge: int) -> None:
-    with pytest.raises(ArgumentError, match="h: expected a whole number from 1 to"):
+    with pytest.raises(ArgumentError, match="h: expected a whole number from 1 to 10,000;"):
         Horizon.read(None, huge, "unique_id", 1)
     for until in (huge, [huge, 3], {"a": huge}, np.array([huge], object)):
-        with pytest.raises(ArgumentError, match="until: expected at most 1,000,000, received"):
+        with pytest.raises(ArgumentError, match="until: expected at most 10,000, received"):
             Horizon.read(until, None, "unique_id", 1)
 
 
 def test_the_largest_step_is_counted_from_the_first_one() -> None:
-    years = Horizon.read(2000 + MAX_STEPS, None, "unique_id", 2001)
-    assert years.last(np.arange(2), np.zeros(2, int)).tolist() == [MAX_STEPS] * 2
-    ahead = Horizon.read(None, MAX_STEPS, "unique_id", 1)
-    assert ahead.last(np.arange(2), np.array([0, 3])).tolist() == [MAX_STEPS, MAX_STEPS + 3]
+    years = Horizon.read(2000 + MOST_STEPS, None, "unique_id", 2001)
+    assert years.last(np.arange(2), np.zeros(2, int)).tolist() == [MOST_STEPS] * 2
+    ahead = Horizon.read(None, MOST_STEPS, "unique_id", 1)
+    assert ahead.last(np.arange(2), np.array([0, 3])).tolist() == [MOST_STEPS, MOST_STEPS + 3]
 
 
 def test_an_array_without_axes_is_one_number() -> None:

@@ -431,6 +431,25 @@ def test_an_argument_that_does_not_fit_is_refused(one, call, message):
         call(one, word_tables()[1])
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda f, x: f.sample(None, x, until=50, paths=10**12),
+            "paths: expected at most 250,000,000",
+        ),
+        (lambda f, x: f.sample(None, x, h=3, paths=2**40), "paths: expected at most 250,000,000"),
+        (
+            lambda f, x: f.generate(None, x, until=9_000, beam=Beam(10_000, best=10_000)),
+            "sequences: expected at most 250,000,000",
+        ),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_any_work(one, call, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        call(one, word_tables()[1])
+
+
 def test_covariates_are_refused():
     series, static = word_tables()
     plan = series.select("unique_id", "ds", promo=1)

@@ -61,10 +61,11 @@ from statecast.cli.output import (
     print_pairs,
     say,
     show_progress,
+    state_pairs,
     table_bytes,
     write_files,
 )
-from statecast.errors import ArgumentError, DataWarning, StatecastError
+from statecast.errors import ArgumentError, DataWarning, ModelFileError, StatecastError
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.process import check_extra
@@ -611,16 +612,22 @@ def export(
 @app.command()
 def info(
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")
+        Path | None, typer.Argument(metavar="MODEL", help="A file of a model or a state.")
     ] = None,
 ) -> None:
-    """Describe a model file, or the installation if no file is given."""
+    """Describe a model file or a state file, or the installation if no file is given."""
     if model is None:
         print_pairs(installation_pairs())
         return
+    from statecast.state import FORMAT, State
     from statecast.tokens.forecaster import load_model
 
-    print_pairs(model_pairs(load_model(model), model))
+    try:
+        print_pairs(model_pairs(load_model(model), model))
+    except ModelFileError as error:
+        if error.format != FORMAT:
+            raise
+        print_pairs(state_pairs(State.load(model), model))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from statecast.forecast.forecaster import Forecaster
+    from statecast.state import State
     from statecast.tables.schema import Schema
     from statecast.tables.targets import Target
     from statecast.tokens.forecaster import TokenForecaster
@@ -179,12 +180,30 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
     yield "trained", trained_text(forecaster.history)
     weights = forecaster.weights.values()
     yield "weights", f"{sum(w.size for w in weights):,} numbers in {len(weights)} arrays"
+    yield "fingerprint", forecaster.fingerprint
     settings = {"head": getattr(forecaster.settings, "head", "categorical")}
     settings |= forecaster.settings.changed
     for name, value in settings.items():
         if name not in (*COLUMNS, *FEATURES, "transform", "bounds"):
             yield name, value
     yield "other settings", "the defaults: `statecast fit --help`"
+
+
+def state_pairs(state: State, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield names and values that describe a state and its file."""
+    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
+    yield "state", f"{state.rows:,} row{'s' * (state.rows != 1)}"
+    yield "ids", "none" if state.ids is None else _shortened([str(each) for each in state.ids])
+    if "step" in state.names and state["step"].size:
+        steps = state["step"]
+        yield "steps taken", f"{steps.min():g} to {steps.max():g}, one for each target of a step"
+    for name in state.names:
+        leaf = state[name]
+        yield "leaf", f"{name}: {leaf.dtype} {leaf.shape}"
+    if state.fingerprint is None:
+        yield "fingerprint", "none: it is not a state of a forecaster"
+    else:
+        yield "fingerprint", f"{state.fingerprint}, of the model that made the state and can use it"
 
 
 def _tables_of(library: str) -> str:

@@ -43,11 +43,11 @@ from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State, leaf_dtypes
 from statecast.tables.columns import LARGEST
-from statecast.tables.horizon import Horizon
+from statecast.tables.horizon import MOST_STEPS, Horizon
 from statecast.tables.ids import items_of
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
-from statecast.tables.steps import MAX_STEPS
+from statecast.tables.steps import MAX_CELLS, MAX_STEPS
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +65,7 @@ _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of fl
 _LARGEST_LEAF = 1e15
 _LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
 _FLOATS = (np.float16, np.float32, np.float64)  # the dtypes of a leaf of a state
-MOST_STEPS = 10_000  # of a forecast: more is likely a typing error, and may not fit into memory
+_MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths or sequences: 2 GB of float64
 CHUNK = 1024  # the most rows of one call of a compiled model: it bounds memory
 
 S = TypeVar("S", bound=Settings)
@@ -844,6 +844,19 @@ def _check_weights(weights: Mapping[str, np.ndarray], settings: Settings) -> Non
             check_finite(f"weight {name}", weight, _LARGEST_WEIGHT)
     except ValueError as error:
         raise ArgumentError(f"{cause}: training diverged ({error}). {advice}") from None
+
+
+def check_drawn(name: str, items: int, each: int, steps: int) -> None:
+    """Raise ``ArgumentError`` if a call would return more values than fit into memory.
+
+    ``name`` is the argument that says how many paths or sequences an item has, ``each``.
+    """
+    if items * each * steps > _MOST_DRAWN:
+        raise ArgumentError(
+            f"{name}: expected at most {_MOST_DRAWN:,} values at once, received {items:,} items x "
+            f"{each:,} {name} x {steps:,} values of each. Ask for fewer {name}, or for the items "
+            "in parts."
+        )
 
 
 def chunks(rows: int, size: int = CHUNK) -> list[np.ndarray]:

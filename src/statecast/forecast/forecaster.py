@@ -11,7 +11,7 @@ import numpy as np
 
 from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
-from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, chunks
+from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, check_drawn, chunks
 from statecast.forecast.companions import Companions
 from statecast.forecast.endings import Endings, statics, stop_difference
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
@@ -25,15 +25,12 @@ from statecast.state import State
 from statecast.tables.horizon import Horizon
 from statecast.tables.panel import Covariates, Panel
 from statecast.tables.schema import Schema
-from statecast.tables.steps import MAX_CELLS
 
 if TYPE_CHECKING:
     import polars as pl
 
     from statecast.networks.batches import Batches
     from statecast.networks.network import Network
-
-_MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths: 2 GB of float64
 
 
 class _Predict(Ahead, total=False):
@@ -331,12 +328,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             if state.ids is None:  # a fork: the number of a row takes the place of its id
                 state = State(state.leaves, ids, state.fingerprint)
         reach = self._reach(last)
-        if len(ids) * paths * reach > _MOST_DRAWN:
-            raise ArgumentError(
-                f"paths: expected at most {_MOST_DRAWN:,} values at once, received {len(ids):,} "
-                f"items x {paths:,} paths x {reach:,} values of each. Ask for fewer paths, or for "
-                "the items in parts."
-            )
+        check_drawn("paths", len(ids), paths, reach)
         self._warn_undated(ids, origin)
         values = np.full((len(ids), paths, reach), np.nan)
         levels = ((np.arange(paths) + 0.5) / paths).tolist()

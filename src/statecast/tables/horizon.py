@@ -18,6 +18,8 @@ from statecast.tables.ids import agree, read_ids
 from statecast.tables.source import ROLES, Table, check_columns, open_table
 from statecast.tables.steps import MAX_STEPS
 
+MOST_STEPS = 10_000  # of a forecast: more is likely a typing error, and may not fit into memory
+
 
 @dataclass(frozen=True)
 class Horizon:
@@ -61,14 +63,15 @@ class Horizon:
 
         def step(value: Any, least: int = 0) -> int:
             last = check_whole("until", value, first - 1 + least, expected=expected)
-            if last - (first - 1) > MAX_STEPS:  # int64 would overflow
+            if last - (first - 1) > MOST_STEPS:
                 raise ArgumentError(
-                    f"until: expected at most {first - 1 + MAX_STEPS:,}, received {last:,}."
+                    f"until: expected at most {first - 1 + MOST_STEPS:,}, received {last:,}."
                 )
             return last - (first - 1)
 
         if h is not None:
-            return cls(ahead=check_whole("h", h, 1, MAX_STEPS))
+            wanted = f"a whole number from 1 to {MOST_STEPS:,}"
+            return cls(ahead=check_whole("h", h, 1, MOST_STEPS, expected=wanted))
         if isinstance(until, np.ndarray) and until.ndim == 0:
             until = until[()]
         if isinstance(until, (int, np.integer)):

@@ -10,14 +10,22 @@ import numpy as np
 
 from statecast.checks import check_choice, check_flag, check_whole
 from statecast.errors import ArgumentError, DataError, ModelFileError, quoted
-from statecast.forecast.base import CHUNK, MOST_STEPS, Ahead, Frame, ModelFile, StateModel, chunks
+from statecast.forecast.base import (
+    CHUNK,
+    Ahead,
+    Frame,
+    ModelFile,
+    StateModel,
+    check_drawn,
+    chunks,
+)
 from statecast.forecast.companions import Companions
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import takes
 from statecast.heads.categorical import Categorical
 from statecast.networks.decoder import EMPTY
 from statecast.state import State
-from statecast.tables.horizon import Horizon
+from statecast.tables.horizon import MOST_STEPS, Horizon
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tokens.decoder import TokenDecoder
@@ -464,6 +472,8 @@ class TokenForecaster(StateModel[TokenSettings]):
         assert schema.vocabulary is not None  # of tokens
         rules = engine.rules(schema.vocabulary, how, (last - known)[ahead])
         width = how.width if isinstance(how, Beam) else paths
+        name, each = ("sequences", how.best) if isinstance(how, Beam) else ("paths", paths)
+        check_drawn(name, len(ids), each, reach)
         found: list[Found] = []
         for chunk in chunks(len(ahead), max(1, 4 * CHUNK // width)):
             rows = ahead[chunk]
@@ -477,7 +487,6 @@ class TokenForecaster(StateModel[TokenSettings]):
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), reach - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(engine.sample(leaves, room, uniform, how, rules))
-        each = how.best if isinstance(how, Beam) else paths
         return Sequences.place(found, ahead, each, ids, known, reach, schema, origin, kind)
 
 

@@ -130,7 +130,7 @@ def status() -> str:
     if isinstance(library, str):
         return library
     count = library.statecast_threads(threads.of_host(threads.of_started()))
-    return f"{library.statecast_used().decode()}, {count} threads"
+    return f"{library.statecast_used().decode()}, {count} thread{'s' * (count != 1)}"
 
 
 def use(instructions: str = "", threads: int = 0) -> None:
