@@ -170,10 +170,7 @@ struct Forward {
     static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
     int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
     static int64_t shared_row(const Sizes<T, CELL> &z) { return z.blocks * z.S * z.L; }
-    size_t memory() const {
-        return (size_t)(left_size(z) + sums_size() + z.height * (3 * z.padded + z.inputs) + z.padded) *
-               sizeof(T);
-    }
+    size_t memory() const { return (size_t)(rest_size() + z.height * z.inputs + z.padded) * sizeof(T); }
 
     int64_t used_tiles() const { return (used_count + z.height - 1) / z.height; }
 
@@ -183,17 +180,87 @@ struct Forward {
         return block < z.blocks ? block : z.blocks;
     }
 
+    /* The rows of a tile between steps: their state, and memory for products. */
+    struct Rest {
+        T *left, *sums, *h, *next, *c;
+    };
+    int64_t rest_size() const { return left_size(z) + sums_size() + 3 * z.height * z.padded; }
+    Rest rest_in(T *memory) const {
+        const int64_t area = z.height * z.padded;
+        T *sums = memory + left_size(z), *h = sums + sums_size();
+        return {memory, sums, h, h + area, h + 2 * area};
+    }
+
+    /* A step of a tile's rows, in the blocks from `at.block` to `end`. `at` has x, code, mask and saved, and
+     * `source` if the rows share sums of the first step. */
+    void advance(BlockStep<T> at, Rest &rest, int64_t member, int64_t rows, int64_t end,
+                 const int64_t *source) const {
+        at.packed = packed + member * z.packed + at.block * z.block;
+        at.units = z.tiled ? 0 : z.units;
+        at.inputs = z.x_chunks ? 0 : z.inputs;
+        at.h = rest.h;
+        at.next = rest.next;
+        at.c = CELL == STATECAST_LSTM ? rest.c : nullptr;
+        at.stride = z.padded;
+        at.quantity = z.height * z.L;
+        at.sums = nullptr;
+        at.begun = source && !z.tiled;
+        if constexpr (TILED<T>)
+            for (int64_t r = 0; z.tiled && r < rows; ++r) {
+                Half *row = left_row(rest.left, z, r);
+                if (!source) split_row(rest.h + r * z.padded, z.padded, row);
+                if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
+            }
+        for (; at.block < end; ++at.block) {
+            const int64_t within = at.block % TOGETHER;
+            if (source && within == 0) take_shared(member, at.block, rows, source, rest.sums);
+            if (z.tiled || source) at.sums = rest.sums + within * z.S * z.height * z.L;
+            if (z.tiled) {
+                if constexpr (TILED<T>) {
+                    const int64_t down = (rows + EDGE - 1) / EDGE;
+                    if (within == 0 && !source)
+                        products<false>(member, at.block, down, rest.left, 0, z.chunks, rest.sums);
+                    else if (within == 0 && z.x_chunks)
+                        products<true>(member, at.block, down, rest.left, z.h_chunks, z.chunks, rest.sums);
+                    by_rows<Rows, 4>(rows, at);
+                }
+            } else {
+                by_rows<Rows>(rows, at);
+            }
+            at.packed += z.block;
+            if (at.saved) at.saved += z.kept * z.height * LANES<T>;
+        }
+        T *swap = rest.h;
+        rest.h = rest.next;
+        rest.next = swap;
+    }
+
+    /* The outputs of step t, from column `column` on. A skipped step has those of the step before. */
+    void put_outputs(const Rest &rest, int64_t rows, int64_t t, const uint8_t *mask, T *y, int64_t column,
+                     size_t bytes) const {
+        for (int64_t r = 0; y && r < rows; ++r) {
+            T *out = y + (r * z.steps + t) * z.units + column;
+            if (!mask || mask[r * z.steps + t])
+                memcpy(out, rest.h + r * z.padded + column, bytes);
+            else if (t)
+                memcpy(out, out - z.units, bytes);
+            else
+                memset(out, 0, bytes);
+        }
+    }
+
     void tile(int64_t item) {
         const int64_t begin = part_begin(item % parts), end = part_begin(item % parts + 1);
         item /= parts;
         const int64_t member = item / z.tiles, tile = item % z.tiles, rows = z.count(tile);
         const int64_t first = member * z.rows + tile * z.height; /* row among those of all members */
-        const int64_t U = z.units, P = z.padded, area = z.height * P;
+        const int64_t U = z.units;
         const int64_t column = begin * z.L; /* the first that this part writes */
         const size_t bytes = (size_t)(least(U, end * z.L) - column) * sizeof(T);
-        T *left = static_cast<T *>(scratch(TASK, memory())), *sums = left + left_size(z);
-        T *h = sums + sums_size(), *next = h + area, *c = next + area;
-        T *feed = c + area, *x_now = feed + P;
+        T *own = static_cast<T *>(scratch(TASK, memory()));
+        memset(own, 0, memory());
+        Rest rest = rest_in(own);
+        T *feed = own + rest_size(), *x_now = feed + z.padded;
         [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
         const int64_t *source = offset(a.source, tile * z.height);
         const int64_t start = source ? member * a.sources : first;
@@ -203,79 +270,36 @@ struct Forward {
         const uint8_t *resets = offset(a.resets, first * z.steps);
         T *y = offset(of<T>(a.y), first * z.steps * U), *saved = of<T>(a.saved);
         if (saved) saved += item * z.tile;
-        memset(left, 0, memory());
-        for (int64_t r = 0; r < rows; ++r) put(r, h, c, source ? source[r] : r, h0, c0);
+        for (int64_t r = 0; r < rows; ++r) put(r, rest, source ? source[r] : r, h0, c0);
         if (a.observed) memcpy(feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
 
         for (int64_t t = 0; t < z.steps; ++t) {
             for (int64_t r = 0; resets && r < rows; ++r)
-                if (resets[r * z.steps + t]) put(r, h, c, r, hr, cr);
-            const bool shares = shared && t == 0;
+                if (resets[r * z.steps + t]) put(r, rest, r, hr, cr);
             BlockStep<T> at;
-            at.packed = packed + member * z.packed + begin * z.block;
             at.block = begin;
-            at.units = z.tiled ? 0 : z.units;
-            at.inputs = z.x_chunks ? 0 : z.inputs;
             at.x = of<T>(a.x) + (first * z.steps + t) * z.inputs;
             at.x_stride = z.steps * z.inputs;
             at.code = z.codes ? a.code + first * z.steps + t : nullptr;
-            at.h = h;
-            at.next = next;
-            at.c = CELL == STATECAST_LSTM ? c : nullptr;
-            at.stride = P;
             at.mask = offset(mask, t);
             at.flag_stride = z.steps;
             at.saved = offset(saved, t * z.step + begin * z.kept * z.height * z.L);
-            at.quantity = z.height * z.L;
-            at.sums = nullptr;
-            at.begun = shares && !z.tiled;
             if (a.observed) {
-                close_loop(member, first, rows, t, h, feed, at.x, x_now);
+                close_loop(member, first, rows, t, rest.h, feed, at.x, x_now);
                 at.x = x_now;
                 at.x_stride = z.inputs;
             }
-            if constexpr (TILED<T>)
-                for (int64_t r = 0; z.tiled && r < rows; ++r) {
-                    Half *row = left_row(left, z, r);
-                    if (!shares) split_row(h + r * P, P, row);
-                    if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
-                }
-            for (; at.block < end; ++at.block) {
-                const int64_t within = at.block % TOGETHER;
-                if (shares && within == 0) take_shared(member, at.block, rows, source, sums);
-                if (z.tiled || shares) at.sums = sums + within * z.S * z.height * z.L;
-                if (z.tiled) {
-                    if constexpr (TILED<T>) {
-                        const int64_t down = (rows + EDGE - 1) / EDGE;
-                        if (within == 0 && !shares)
-                            products<false>(member, at.block, down, left, 0, z.chunks, sums);
-                        else if (within == 0 && z.x_chunks)
-                            products<true>(member, at.block, down, left, z.h_chunks, z.chunks, sums);
-                        by_rows<Rows, 4>(rows, at);
-                    }
-                } else {
-                    by_rows<Rows>(rows, at);
-                }
-                at.packed += z.block;
-                if (saved) at.saved += z.kept * z.height * LANES<T>;
-            }
-            for (int64_t r = 0; y && r < rows; ++r) {
-                T *out = y + (r * z.steps + t) * U + column;
-                if (!mask || mask[r * z.steps + t])
-                    memcpy(out, next + r * P + column, bytes);
-                else if (t)
-                    memcpy(out, out - U, bytes);
-                else
-                    memset(out, 0, bytes);
-            }
-            T *swap = h;
-            h = next;
-            next = swap;
+            advance(at, rest, member, rows, end, shared && t == 0 ? source : nullptr);
+            put_outputs(rest, rows, t, mask, y, column, bytes);
         }
+        put_state(rest, rows, of<T>(a.hn) + first * U, offset(of<T>(a.cn), first * U), column, bytes);
+    }
+
+    void put_state(const Rest &rest, int64_t rows, T *hn, T *cn, int64_t column, size_t bytes) const {
         for (int64_t r = 0; r < rows; ++r) {
-            memcpy(of<T>(a.hn) + (first + r) * U + column, h + r * P + column, bytes);
+            memcpy(hn + r * z.units + column, rest.h + r * z.padded + column, bytes);
             if (CELL == STATECAST_LSTM)
-                memcpy(of<T>(a.cn) + (first + r) * U + column, c + r * P + column, bytes);
+                memcpy(cn + r * z.units + column, rest.c + r * z.padded + column, bytes);
         }
     }
 
@@ -287,7 +311,7 @@ struct Forward {
      * on: sums [block][slot][row][lane]. Slots with the same chunks are computed together. */
     template <bool ADD>
     void products(int64_t member, int64_t first, int64_t down, const T *left, int64_t begin, int64_t end,
-                  T *sums) {
+                  T *sums) const {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         const Half *packs = of<Half>(packed + member * z.packed + z.blocks * z.block);
         const auto from = [&](int s) { return CELL == STATECAST_GRU && s == 2 ? z.h_chunks : begin; };
@@ -358,7 +382,7 @@ struct Forward {
 
     /* The inputs of step t, with the feedback in place of first numbers that were not observed. */
     void close_loop(int64_t member, int64_t first, int64_t rows, int64_t t, const T *h, const T *feed,
-                    const T *x, T *x_now) {
+                    const T *x, T *x_now) const {
         const T decay = of<T>(a.decay)[member];
         for (int64_t r = 0; r < rows; ++r, x_now += z.inputs) {
             const int64_t row = first + r, now = row * z.steps + t;
@@ -375,10 +399,11 @@ struct Forward {
         }
     }
 
-    void put(int64_t r, T *h, T *c, int64_t from, const T *h_from, const T *c_from) {
+    /* Sets row r to the row `from` of a state. */
+    void put(int64_t r, const Rest &rest, int64_t from, const T *h, const T *c) const {
         const size_t bytes = (size_t)z.units * sizeof(T);
-        memcpy(h + r * z.padded, h_from + from * z.units, bytes);
-        if (CELL == STATECAST_LSTM) memcpy(c + r * z.padded, c_from + from * z.units, bytes);
+        memcpy(rest.h + r * z.padded, h + from * z.units, bytes);
+        if (CELL == STATECAST_LSTM) memcpy(rest.c + r * z.padded, c + from * z.units, bytes);
     }
 
     static void pack_task(void *self, int64_t item) {

@@ -1,6 +1,7 @@
 /* The recurrence, forward and backward: one source, compiled once for each instruction set. */
 #include "backward.h"
 #include "forward.h"
+#include "stack.h"
 
 namespace statecast {
 namespace {
@@ -38,7 +39,12 @@ int forward_of(const statecast_forward_args *a) {
     BY_CELL(a->cell, forward, *a)
 }
 template <class T>
-int backward_of(const statecast_backward_args *b){BY_CELL(b -> forward.cell, backward, *b)}
+int backward_of(const statecast_backward_args *b) {
+    BY_CELL(b->forward.cell, backward, *b)
+}
+
+template <class T>
+int stack_of(const statecast_stack_args *a){BY_CELL(a -> cell, stack, *a)}
 
 #define NAME_OF(x) #x
 #define NAME(x) NAME_OF(x)
@@ -48,6 +54,7 @@ int backward_of(const statecast_backward_args *b){BY_CELL(b -> forward.cell, bac
 extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS);
 extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS);
 extern const Counts JOIN(counts_, STATECAST_INSTRUCTIONS);
+extern const Weighted JOIN(weighted_, STATECAST_INSTRUCTIONS);
 extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     NAME(STATECAST_INSTRUCTIONS),
     {saved_bytes<float>, saved_bytes<double>},
@@ -55,9 +62,11 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {pack_of<float>, pack_of<double>},
     {forward_of<float>, forward_of<double>},
     {backward_of<float>, backward_of<double>},
+    stack_of<float>,
     &JOIN(quantiles_, STATECAST_INSTRUCTIONS),
     &JOIN(softmax_, STATECAST_INSTRUCTIONS),
     &JOIN(counts_, STATECAST_INSTRUCTIONS),
+    &JOIN(weighted_, STATECAST_INSTRUCTIONS),
 };
 
 } // namespace statecast

@@ -146,6 +146,39 @@ int check(const statecast_forward_args &a) {
     return STATECAST_OK;
 }
 
+int check(const statecast_stack_args &a) {
+    statecast_forward_args whole = {};
+    whole.cell = a.cell, whole.members = a.members, whole.rows = a.rows, whole.steps = a.steps;
+    whole.inputs = a.inputs, whole.units = a.units;
+    if (const int wrong = check(whole)) return wrong;
+    const bool lstm = a.cell == STATECAST_LSTM;
+    if (a.layers < 1 || a.layers > STATECAST_MOST_LAYERS || !a.layer || !a.x) return STATECAST_BAD_ARGUMENT;
+    for (int64_t l = 0; l < a.layers; ++l) {
+        const statecast_layer &own = a.layer[l];
+        if (!own.packed || !own.h0 || (lstm && !own.c0)) return STATECAST_BAD_ARGUMENT;
+        if (!a.level && (!own.hn || (lstm && !own.cn))) return STATECAST_BAD_ARGUMENT;
+    }
+    const bool draws = a.level, quantiles = a.head == STATECAST_QUANTILES;
+    if (a.observed && (a.inputs < 1 || !a.feed || !a.base || !a.decay || !a.last || !a.fed))
+        return STATECAST_BAD_ARGUMENT;
+    if (!a.head) return draws || a.quantiles || (!a.observed && !a.y) ? STATECAST_BAD_ARGUMENT : STATECAST_OK;
+    if (a.head < 0 || a.head > STATECAST_STUDENT_T || !a.constant || !a.kernel || !a.gaps || !a.decay ||
+        !a.last || !a.fed || a.inputs < 1 || draws == !!a.observed || draws == !!a.quantiles)
+        return STATECAST_BAD_ARGUMENT;
+    if (draws && (a.mask || a.y || (!quantiles && !a.deviate))) return STATECAST_BAD_ARGUMENT;
+    if (a.count < 0 || a.count > (1 << 16) || (a.count && (!a.levels || (!quantiles && !a.deviates))))
+        return STATECAST_BAD_ARGUMENT;
+    if (quantiles ? (a.parameters < 3 || a.parameters % 2 == 0 || a.count != a.parameters)
+                  : a.parameters != (a.head == STATECAST_NORMAL ? 2 : 3))
+        return STATECAST_BAD_ARGUMENT;
+    int64_t n;
+    if (a.parameters > (1 << 16) || __builtin_mul_overflow(a.rows + 64, a.members + 1, &n) ||
+        __builtin_mul_overflow(n, a.steps + 1, &n) ||
+        __builtin_mul_overflow(n, (a.units + a.parameters + a.count + 64) * 8, &n))
+        return STATECAST_TOO_LARGE;
+    return STATECAST_OK;
+}
+
 int check(const statecast_score_args &a) {
     if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
     if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.units < 1) return STATECAST_BAD_ARGUMENT;
@@ -180,6 +213,21 @@ int check(const statecast_counts_args &a) {
         return STATECAST_TOO_LARGE;
     if (a.cases > 0 && a.levels > 0 && (!a.mean || !a.level || !a.deviate || !a.count))
         return STATECAST_BAD_ARGUMENT;
+    return STATECAST_OK;
+}
+
+int check(const statecast_weighted_args &a) {
+    int64_t n;
+    if (a.rows < 0 || a.near < 1 || a.items < 1 || a.first < 0 || a.steps < a.first || a.stride < a.steps ||
+        a.levels < 1)
+        return STATECAST_BAD_ARGUMENT;
+    if (a.near > (1 << 24) || a.levels > (1 << 24) || __builtin_mul_overflow(a.rows, a.near, &n) ||
+        __builtin_mul_overflow(a.items, a.stride, &n) || n > (INT64_MAX >> 4) ||
+        __builtin_mul_overflow(a.rows, a.steps, &n) || __builtin_mul_overflow(n, a.levels * 8, &n))
+        return STATECAST_TOO_LARGE;
+    if (!a.values || !a.item || !a.weight || !a.level || !a.out) return STATECAST_BAD_ARGUMENT;
+    for (int64_t i = 0; i < a.rows * a.near; ++i)
+        if (a.item[i] < 0 || a.item[i] >= a.items) return STATECAST_BAD_ARGUMENT;
     return STATECAST_OK;
 }
 
@@ -269,6 +317,11 @@ int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t ste
     return statecast_forward(&a);
 }
 
+int statecast_stack(const statecast_stack_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    return kernels().stack(a);
+}
+
 int statecast_backward(const statecast_backward_args *b) {
     const statecast_forward_args *a = &b->forward;
     const bool lstm = a->cell == STATECAST_LSTM;
@@ -320,4 +373,9 @@ int statecast_affine(const statecast_softmax_args *a) {
 int statecast_counts(const statecast_counts_args *a) {
     if (const int wrong = check(*a)) return wrong;
     return kernels().counts->quantiles(a);
+}
+
+int statecast_weighted(const statecast_weighted_args *a) {
+    if (const int wrong = check(*a)) return wrong;
+    return kernels().weighted->quantiles(a);
 }

@@ -55,6 +55,10 @@ struct Counts {
     int (*quantiles)(const statecast_counts_args *);
 };
 
+struct Weighted {
+    int (*quantiles)(const statecast_weighted_args *);
+};
+
 struct Kernels {
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);
@@ -62,9 +66,11 @@ struct Kernels {
     int (*pack[2])(const statecast_forward_args *, void *packed);
     int (*forward[2])(const statecast_forward_args *);
     int (*backward[2])(const statecast_backward_args *);
+    int (*stack)(const statecast_stack_args *);
     const Quantiles *quantiles;
     const Softmax *softmax;
     const Counts *counts;
+    const Weighted *weighted;
 };
 
 } // namespace statecast

@@ -54,7 +54,7 @@ extern "C" {
 /* The number of this interface. It is raised with every change of the declarations below and of what
  * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
  * call: a struct of another layout would be read wrongly. */
-enum { STATECAST_INTERFACE = 3 };
+enum { STATECAST_INTERFACE = 4 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
@@ -109,6 +109,63 @@ int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t ste
                   const int64_t *code, const void *h0, const void *c0, int64_t sources, const int64_t *source,
                   void *y, void *hn, void *cn);
 int statecast_backward(const statecast_backward_args *);
+
+/* A stack of layers in a closed loop, over whole sequences, and what its head gives: the quantiles of every step,
+ * or paths.
+ *
+ * Buffers are as above, of float32, and the equations those of src/statecast/recurrence/cells.py: all layers
+ * are cells of one kind and width. The input of a layer is the output of the layer below. The feedback reads
+ * the output of the last layer, and y is that.
+ *
+ * x, mask, observed, feed, base, decay, last, y and fed are as for statecast_forward(). Without observed and
+ * without a head the loop is open, and y may not be null.
+ *
+ * The raw numbers of a head's distribution (P parameters) are h . kernel + constant. `decay` times the value of
+ * the step before is added to the location. h is the output before the step; with `after` the output after it,
+ * and the value is that of the step itself. src/statecast/heads/ is the reference of the distributions.
+ *
+ * With `level` the first input of every step is the distribution's quantile at this level, a draw; with `after`
+ * it is the draw of the step before, and `last` at the first step. `fed` are the draws. mask, observed, feed,
+ * base and y are null.
+ *
+ *   layer     (layers)
+ *   constant  (M, N, P)           with a head
+ *   kernel    (M, U, P)
+ *   gaps      (P - 1)             doubles, with STATECAST_QUANTILES: as for the score below; otherwise (1): added
+ *                                 to the raw scale
+ *   levels    (K)                 doubles: the levels of `quantiles`. With STATECAST_QUANTILES those of the head,
+ *                                 K = P; as for the score below
+ *   deviates  (K)                 doubles: the standard normal quantiles at these levels; not for
+ *                                 STATECAST_QUANTILES
+ *   quantiles (M, N, T, K)        or null; undefined at skipped steps
+ *   level     (M, N, T) or null   between 0 and 1
+ *   deviate   (M, N, T)           with level: the standard normal quantiles at it; not for STATECAST_QUANTILES */
+enum { STATECAST_MOST_LAYERS = 16 };
+enum { STATECAST_NO_HEAD = 0, STATECAST_QUANTILES = 1, STATECAST_NORMAL = 2, STATECAST_STUDENT_T = 3 };
+
+typedef struct {
+    const void *packed; /* the weights, as by statecast_pack() */
+    const void *h0, *c0;
+    void *hn, *cn; /* not with level */
+} statecast_layer;
+
+typedef struct {
+    int64_t cell, members, rows, steps, inputs, units, layers;
+    const statecast_layer *layer;
+    const void *x;
+    const uint8_t *mask, *observed;
+    const void *feed, *base, *decay, *last;
+    void *y, *fed;
+    int64_t head, parameters, count, after; /* count is K */
+    const void *constant, *kernel, *level, *deviate;
+    const double *gaps, *levels, *deviates;
+    double smallest;
+    void *quantiles;
+    int64_t threads;
+    statecast_openmp *openmp;
+} statecast_stack_args;
+
+int statecast_stack(const statecast_stack_args *);
 
 /* The score of a head of quantiles over whole sequences (src/statecast/heads/quantiles.py is the reference).
  * Buffers are as above; Q quantiles, odd and at least 3.
@@ -205,6 +262,28 @@ typedef struct {
 } statecast_counts_args;
 
 int statecast_counts(const statecast_counts_args *);
+
+/* Quantiles of weighted samples (src/statecast/forecast/analogues.py is the reference): of N rows at the
+ * steps from `first` to before T, a sample of `near` values.
+ *
+ *   values    (items, stride) T numbers of each item are read; NaN where there is none
+ *   item      (N, near)       int64; the items of a row's samples
+ *   weight    (N, near)       a value with weight 0 is left out
+ *   level     (K)
+ *   out       (N, T - first, K)   0 at a step without values
+ *
+ * All numbers are float32, and finite but for NaN. A row has the same bits in any batch. */
+typedef struct {
+    int64_t rows, near, items, stride, steps, first, levels;
+    const void *values;
+    const int64_t *item;
+    const void *weight, *level;
+    void *out;
+    int64_t threads;
+    statecast_openmp *openmp;
+} statecast_weighted_args;
+
+int statecast_weighted(const statecast_weighted_args *);
 
 /* The instruction sets of the build, comma-separated, and the one in use: "amx", "avx512", "avx2", "neon" or
  * "portable". statecast_use() chooses one by name, or the best with "". It returns STATECAST_BAD_ARGUMENT if

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from native_library import BUILT, INSTRUCTIONS
 from statecast.forecast.analogues import (
     Analogues,
     Linear,
     _mean_distances,
-    _weighted_quantiles,
     prefixes,
+    weighted_quantiles,
 )
+from statecast.recurrence.kernels.native import library, weighted
 
 LEVELS = (0.1, 0.5, 0.9)
 T = 9
@@ -185,18 +187,54 @@ def test_the_metric_learns_which_feature_tells_items_apart():
     assert np.abs(spread[..., 1] - np.sin(3.0 * numeric[:, 1:2])).mean() < 0.25
 
 
+QUANTILES = [weighted_quantiles, *[weighted.quantiles] * BUILT]
+
+
+@pytest.mark.parametrize("quantiles", QUANTILES)
 @few
-@given(seed=st.integers(0, 99), n=st.integers(2, 40))
-def test_with_equal_weights_quantiles_are_those_of_the_sample(seed, n):
+@given(seed=st.integers(0, 99), n=st.integers(2, 140))
+def test_with_equal_weights_quantiles_are_those_of_the_sample(quantiles, seed, n):
     rng = np.random.default_rng(seed)
-    values = rng.normal(size=(3, n, 4))
-    found = _weighted_quantiles(values, np.full((3, n), 1 / n), LEVELS)
-    expected = np.quantile(values, LEVELS, axis=1, method="hazen")
-    np.testing.assert_allclose(found, np.moveaxis(expected, 0, -1), rtol=1e-6, atol=1e-6)
+    values, item = rng.normal(size=(2 * n, 6)).astype("float32"), np.arange(2 * n).reshape(2, n)
+    found = quantiles(values, item, np.full((2, n), 1 / n), range(1, 5), LEVELS)
+    expected = np.quantile(values[item][:, :, 1:5], LEVELS, axis=1, method="hazen")
+    np.testing.assert_allclose(found, np.moveaxis(expected, 0, -1), rtol=1e-5, atol=1e-5)
     # Values that are not there have no part.
-    missing = np.concatenate([values, np.full((3, 2, 4), np.nan)], axis=1)
-    again = _weighted_quantiles(missing, np.full((3, n + 2), 1 / (n + 2)), LEVELS)
-    np.testing.assert_allclose(again, found, rtol=1e-6, atol=1e-6)
+    gaps = np.concatenate([values, np.full((2, 6), np.nan)])
+    more = np.concatenate([item, np.full((2, 2), 2 * n)], axis=1)
+    again = quantiles(gaps, more, np.full((2, n + 2), 1 / (n + 2)), range(1, 5), LEVELS)
+    np.testing.assert_allclose(again, found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not BUILT, reason="no native kernel")
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@few
+@given(seed=st.integers(0, 99), n=st.integers(1, 140), ties=st.booleans())
+def test_the_library_gives_the_weighted_quantiles_of_numpy(instructions, seed, n, ties):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(200, 5)).astype("float32")
+    if ties:
+        values = np.round(values)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    values[:, 2] = np.nan
+    item = np.stack([rng.choice(200, n, replace=False) for _ in range(7)])
+    weight = rng.exponential(size=(7, n)) ** 6 * (rng.random((7, n)) < 0.8)
+    weight /= weight.sum(axis=1, keepdims=True) + 1e-30
+    library.use(instructions)
+    try:
+        found = weighted.quantiles(values, item, weight, range(1, 5), LEVELS)
+        alone = weighted.quantiles(values, item[3:4], weight[3:4], range(1, 5), LEVELS)
+    finally:
+        library.use()
+    np.testing.assert_array_equal(alone[0], found[3])
+    assert (found[:, 1] == 0).all()
+    # A level is exact to float32: the quantile is between those of NumPy at levels beside it.
+    low, high = (
+        weighted_quantiles(values, item, weight, range(1, 5), [level + d for level in LEVELS])
+        for d in (-1e-5, 1e-5)
+    )
+    assert (found >= low - 1e-5).all()
+    assert (found <= high + 1e-5).all()
 
 
 def test_a_step_that_nobody_was_observed_at_and_wide_features():

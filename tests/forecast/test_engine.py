@@ -243,7 +243,9 @@ def _check_equal_to_the_network(case: Case) -> None:
     found, leaves = engine.quantiles(start, value, observed, active, covariates)
     _near(leaves, plain(after))
     size = 1 + np.abs(expected)
-    np.testing.assert_allclose((found / size)[active], (expected / size)[active], atol=3e-5)
+    # The level of a quantile of counts is exact to 1e-5, and there the density may be small.
+    near = 1e-4 if case.head in ("poisson", "negative_binomial") else 3e-5
+    np.testing.assert_allclose((found / size)[active], (expected / size)[active], atol=near)
 
 
 @settings(max_examples=40)

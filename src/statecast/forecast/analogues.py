@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from statecast.files import check_finite, packed_ids, read_ids
+from statecast.networks.arrays import native
+from statecast.recurrence.kernels.native import weighted
 from statecast.state import outline
 from statecast.tables.features import one_hot
 
@@ -394,6 +396,7 @@ class Analogues:
         known: np.ndarray,
         levels: Sequence[float],
         *,
+        until: int | None = None,
         items: np.ndarray | None = None,
     ) -> np.ndarray:
         """Quantiles of the steps after each row's prefix.
@@ -408,6 +411,8 @@ class Analogues:
             The prefix length.
         levels : sequence of float
             Increasing, between 0 and 1.
+        until : int, optional
+            The number of steps; by default those of the longest training item.
         items : array of int, ``(rows,)``, optional
             If the rows are training items: their indices. The mean of a row is then that of the
             linear model that was fitted without it, and items of its group are no analogues. The
@@ -416,20 +421,22 @@ class Analogues:
 
         Returns
         -------
-        array, float64, ``(rows, steps, len(levels))``
+        array, float64, ``(rows, until, len(levels))``
             NaN on the prefix.
         """
-        out = np.full((*y.shape, len(levels)), np.nan)
+        until = self.steps if until is None else min(until, self.steps)
+        out = np.full((len(y), until, len(levels)), np.nan)
         for k in np.unique(known):
-            if k >= self.steps:
+            if k >= until:
                 continue
             rows = np.flatnonzero(known == k)
             for part in np.array_split(rows, -(-len(rows) // 512)):
                 which = None if items is None else items[part]
                 near, weight, mean = self.nearest(x[part], y[part], mask[part], int(k), items=which)
-                left = self.residuals(int(k))[near][:, :, k:]
-                found = _weighted_quantiles(left, weight, levels)
-                out[part, k:] = mean[:, k:, None] + found
+                ahead, left = range(int(k), until), self.residuals(int(k))
+                quantiles = weighted.quantiles if native() else weighted_quantiles
+                found = quantiles(left, near, weight, ahead, levels)
+                out[part, k:] = mean[:, k:until, None] + found
         return out
 
     def deviations(self, mask: np.ndarray, known: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -811,27 +818,31 @@ def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return out
 
 
-def _weighted_quantiles(
-    values: np.ndarray, weight: np.ndarray, levels: Sequence[float]
+def weighted_quantiles(
+    values: np.ndarray,
+    item: np.ndarray,
+    weight: np.ndarray,
+    steps: range,
+    levels: Sequence[float],
 ) -> np.ndarray:
-    """Quantiles ``(rows, steps, levels)`` of weighted samples.
-
-    ``values`` is ``(rows, n, steps)``, with NaN for missing values. ``weight`` is ``(rows, n)``; a
-    value with weight 0 is left out. The quantiles of a step without values are 0.
-    """
-    count, steps = values.shape[1:]
+    """``kernels.native.weighted.quantiles`` in NumPy; float64 ``(rows, len(steps), levels)``."""
+    values = values[:, steps.start : steps.stop][item]
+    count = values.shape[1]
     # Of each row and step the samples lie side by side in memory: (rows, steps, n).
     values, weight = np.ascontiguousarray(values.swapaxes(1, 2)), weight[:, None]
     has = ~np.isnan(values) & (weight > 0)
-    order = np.argsort(np.where(has, values, np.inf), axis=-1)
+    order = np.argsort(np.where(has, values, np.inf), axis=-1, kind="stable")
     # A minimum weight, because at some steps only distant items have a value, with tiny weights.
     share = np.where(has, weight + 1e-9, 0.0)
     values, share = (
-        np.take_along_axis(each, order, axis=-1) for each in (np.nan_to_num(values), share)
+        np.take_along_axis(each, order, axis=-1) for each in (np.where(has, values, 0.0), share)
     )
     upto = np.cumsum(share, axis=-1)
     middle = (upto - 0.5 * share) / np.maximum(upto[..., -1:], 1e-30)  # each value's level
-    wanted, cases = np.asarray(levels), np.arange(len(values) * steps).reshape(-1, steps, 1)
+    wanted, cases = (
+        np.asarray(levels),
+        np.arange(len(values) * len(steps)).reshape(-1, len(steps), 1),
+    )
     # The number of values below each level, from the levels that are not above each value.
     reached = np.searchsorted(wanted, middle, side="right") + cases * (len(wanted) + 1)
     after = np.bincount(reached.ravel(), minlength=cases.size * (len(wanted) + 1))

@@ -66,7 +66,8 @@ _LARGEST_LEAF = 1e15
 _LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
 _FLOATS = (np.float16, np.float32, np.float64)  # the dtypes of a leaf of a state
 _MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths or sequences: 2 GB of float64
-CHUNK = 1024  # the most rows of one call of a compiled model: it bounds memory
+_BLOCK = 100  # paths whose random numbers are from one stream
+CHUNK = 1024  # the most rows that are computed at once: it bounds memory
 
 S = TypeVar("S", bound=Settings)
 Frame = TypeVar("Frame")  # a table of any kind; the forecast is one of the same kind
@@ -819,12 +820,23 @@ class StateModel(ABC, Generic[S]):
                 f"Make it again with this {type(self).__name__}'s `state`."
             )
 
-    def _stream(self, item: Any, use: str = "") -> np.random.Generator:
-        """A random generator for an item, from the seed, the item's id and the use of the draws."""
-        plain = plain_id(item)
-        text = f"{self.settings.seed}/{type(plain).__name__}/{plain}{use}".encode()
-        key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
-        return np.random.Generator(np.random.Philox(key=key))
+    def _uniform(self, ids: np.ndarray, steps: int, paths: int, use: str = "") -> np.ndarray:
+        """Random numbers from 0 to below 1, float64 ``(rows, steps, paths)``.
+
+        A number depends on the seed, the item's id, the use of the draws, the step and the path
+        alone. The generator is counter-based (Philox: Salmon et al. 2011), with a key for each
+        item and ``_BLOCK`` paths; a step takes the next ``_BLOCK`` numbers.
+        """
+        found = np.empty((len(ids), steps, paths))
+        for row, item in enumerate(ids):
+            plain = plain_id(item)
+            for first in range(0, paths, _BLOCK):
+                text = f"{self.settings.seed}/{type(plain).__name__}/{plain}{use}/{first}".encode()
+                key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), "uint64")
+                numbers = np.random.Generator(np.random.Philox(key=key)).random((steps, _BLOCK))
+                part = found[row, :, first : first + _BLOCK]
+                part[:] = numbers[:, : part.shape[1]]
+        return found
 
 
 def _check_weights(weights: Mapping[str, np.ndarray], settings: Settings) -> None:

@@ -229,8 +229,8 @@ class Companions:
         steps, until, count = schema.positions, quantiles.shape[1], len(schema.targets)
         if self.analogues is not None:
             x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
-            other = self.analogues.forecast(x, y, seen > 0, known, QUANTILE_LEVELS)
-            quantiles = self.stacking.blend(network[:, :steps], other[:, :until], known)
+            other = self.analogues.forecast(x, y, seen > 0, known, QUANTILE_LEVELS, until=until)
+            quantiles = self.stacking.blend(network[:, :steps], other, known)
             # Where a static feature is missing that training items nearly always have, only the
             # network is used: feature dropout has trained it for that, and not the analogues.
             usable = leaves["analogues/usable"][:, None, None] > 0

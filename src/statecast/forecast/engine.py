@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from statecast.heads.quantiles import QUANTILE_LEVELS
+from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.networks.arrays import ArrayEncoder, ArrayInitialState, affine, closed_loop
 from statecast.networks.decoder import EMPTY, STEP_FUNCTIONS, Decoder
 from statecast.recurrence.cells import within
@@ -51,8 +52,9 @@ class NumberEngine:
         self.members = len(self._decay)
         stateful, feed = self._kernel[:, :units], decoder.head.location_index
         self._loop = closed_loop(
-            decoder.stack, within(inner, "cell"), stateful[..., feed], self._decay
-        )
+            decoder.stack, within(inner, "cell"), stateful[..., feed], self._decay, stateful,
+            decoder.head.native(QUANTILE_LEVELS),
+        )  # fmt: skip
         self._read = affine(stateful, np.zeros_like(self._bias))
         self._base = affine(self._kernel[:, units:], self._bias) if decoder.static else None
         encoders = {name: within(weights, name) for name in ("encoder", "past", "future")}
@@ -147,11 +149,10 @@ class NumberEngine:
             mixture of the distributions would be wider, by the spread between the members.
         leaves : dict of str to array
         """
-        head, found, parts = self.decoder.head, [], []
+        found, parts = [], []
         steps = (value, observed, active, covariates)
         for rows, inner in self._parts(leaves, value.shape[1]):
-            parameters, after = self._run(inner, *_of(steps, rows), read=True)
-            each = head.quantile(parameters, QUANTILE_LEVELS)
+            each, after = self._run(inner, *_of(steps, rows), read=True)
             total = np.array(each[0])  # one after the other: NumPy's order depends on the shape
             for one in each[1:]:
                 total += one
@@ -172,7 +173,7 @@ class NumberEngine:
         ----------
         leaves : mapping of str to array, ``(rows, members, ...)``
         uniform : array, float32, ``(rows, members, steps)``
-            Strictly between 0 and 1.
+            Between 0 and 1; clipped to ``LEAST_LEVEL`` and 1 minus it.
         covariates : mapping of str to array, ``(rows, steps, ...)``
             As in ``advance``.
 
@@ -182,6 +183,7 @@ class NumberEngine:
             Scaled, before they are rounded to values that can be observed (whole numbers, for
             counts), so that no two draws are equal.
         """
+        uniform = np.clip(uniform, LEAST_LEVEL, 1.0 - LEAST_LEVEL)
         return np.concatenate(
             [
                 self._drawn(inner, uniform[rows], _of(covariates, rows)).swapaxes(0, 1)
@@ -224,19 +226,21 @@ class NumberEngine:
         *,
         read: bool = False,
     ) -> tuple[np.ndarray, Leaves]:
-        """All steps. Returns the parameters of each step's distribution, if ``read``, else the
-        outputs of the stack; and the leaves after them."""
+        """All steps. Returns the members' quantiles of each step, if ``read``, else the outputs of
+        the stack; and the leaves after them."""
         decoder, shape = self.decoder, (self.members, *value.shape)
         x, outside = self._inputs(leaves, value, observed, active, covariates)
         base, last = self._constant(leaves), leaves["last"][..., 0]
-        cell = within(leaves, "cell")
+        cell, feedback = within(leaves, "cell"), base[..., decoder.head.location_index]
         mask = None if active.all() else np.broadcast_to(active, shape)
-        y, taken, after = self._loop.run(
-            x, x[..., 1] > 0, cell, base[..., decoder.head.location_index], last, mask
-        )
+        given = (x, x[..., 1] > 0, cell, feedback, last, mask)
+        if read and self._loop.head is not None:
+            y, taken, after = self._loop.quantiles(*given, base, after=bool(decoder.future))
+        else:
+            y, taken, after = self._loop.run(*given)
         after = {f"cell/{name}": leaf for name, leaf in after.items()} | outside
         after["last"] = np.concatenate([last[..., None], taken], axis=2)[..., -1:]
-        if not read:
+        if not read or self._loop.head is not None:
             return y, after
         if not decoder.future:  # the output after step t gives the distribution of step t + 1
             first = np.asarray(decoder.stack.output(cell))[:, :, None]
@@ -245,7 +249,8 @@ class NumberEngine:
             if mask is not None:  # before the first step that is not skipped
                 skipped = np.cumsum(active, axis=1) - active == 0
                 y = np.where(skipped[..., None], first, y)
-        return self._parameters(y, taken, base[:, :, None]), after
+        parameters = self._parameters(y, taken, base[:, :, None])
+        return decoder.head.quantile(parameters, QUANTILE_LEVELS), after
 
     def _constant(self, leaves: Leaves) -> np.ndarray:
         """What is added to the raw numbers of the head at each step, ``(members, rows, size)``."""
@@ -332,6 +337,11 @@ class NumberEngine:
             raw = self._read.map(output)[..., at] + base[..., at]
             raw += self._decay[:, None] * last
             last = np.where(leaves["pending"][..., 1] > 0, leaves["pending"][..., 0], raw)
+        if self._loop.head is not None:
+            level = uniform.swapaxes(0, 1)
+            deviate = None if self._loop.head.family == "quantiles" else normal_quantile(level)
+            after = bool(decoder.future)
+            return self._loop.draw(x, cell, last, base, level, deviate, after=after)
         for step in range(steps):
             now = x[:, :, step]
             if decoder.future:

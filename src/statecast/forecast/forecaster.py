@@ -20,6 +20,7 @@ from statecast.forecast.paths import Paths, quantile_columns
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST
 from statecast.heads.by_name import HEADS
+from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.networks.decoder import EMPTY, Decoder
 from statecast.state import State
 from statecast.tables.horizon import Horizon
@@ -288,7 +289,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         drawn values are then replaced by quantiles of the calibrated forecast, in the order of
         their ranks (ensemble copula coupling: Schefzik et al. 2013). So the paths have the
         dependence between steps that the network learnt, and the quantiles that ``predict`` gives.
-        An item's draws depend only on the seed and its id.
+        A random number depends on the seed, the item's id, the path and the step alone.
 
         Parameters
         ----------
@@ -768,10 +769,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         members, rows = self.settings.ensemble, state.rows
         share = -(-paths // members)
         first = int(known.min())
-        uniform = np.stack(
-            [self._stream(item).random((until, share * members), "float32") for item in state.ids]
-        )  # drawn step by step, so that a longer forecast begins with the same draws
-        uniform = np.clip(uniform, 1e-6, 1 - 1e-6)
+        uniform = self._uniform(state.ids, until, share * members).astype("float32")
         # A step has the same draw for every prefix, so a row's draws begin at its step `known`.
         steps = np.minimum(known[:, None] + np.arange(until - first), until - 1)
         uniform = np.take_along_axis(uniform, steps[..., None], axis=1)
@@ -813,10 +811,10 @@ class Forecaster(StateModel[ForecasterSettings]):
             rows = np.flatnonzero(share == size)
             parts = [drawn[rows, : paths - size]]
             if size:
-                streams = [self._stream(item, "/linear") for item in state.ids[rows]]
-                normal = np.stack([s.standard_normal((found.steps, paths)) for s in streams])
+                uniform = self._uniform(state.ids[rows], found.steps, size, "/linear")
+                normal = normal_quantile(np.clip(uniform, LEAST_LEVEL, 1.0 - LEAST_LEVEL))
+                normal = normal.swapaxes(1, 2)
                 seen = state["analogues/seen"][rows] > 0
-                normal = normal.swapaxes(1, 2)[:, :size]
                 parts.append(found.deviations(seen, known[rows], normal)[..., at])
             ranked = [(p.argsort(axis=1).argsort(axis=1) + 0.5) / max(p.shape[1], 1) for p in parts]
             places[rows] = np.concatenate(ranked, axis=1)
@@ -853,7 +851,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         if "endings/x" in leaves.names:
             x = leaves["endings/x"]
         x = np.repeat(x, paths, axis=0)
-        uniform = np.stack([self._stream(i, "/ends").random((reach, paths)) for i in state.ids])
+        uniform = self._uniform(state.ids, reach, paths, "/ends")
         values, alive = np.full(drawn.shape, np.nan), np.ones((rows, paths), bool)
         for step in range(int(known.min()), reach):  # from 0
             begun = known <= step

@@ -19,12 +19,14 @@ in ``forecast/settings.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from statecast.heads.namespace import namespace
+from statecast.recurrence.kernels.native.closed_loop import NativeHead
 
 SMALLEST = 1e-4  # the least scale or gap, in scaled units: keeps likelihoods finite
 
@@ -102,6 +104,11 @@ class Head(ABC):
         """The index of the raw number that, with the shift, is the feedback of a closed loop: the
         median, or the mean of counts (on their scale)."""
         return 0
+
+    def native(self, levels: Sequence[float]) -> NativeHead | None:
+        """How the native library computes the head: its quantiles at ``levels``, and draws from it.
+        None if it does not."""
+        return None
 
     @abstractmethod
     def mean(self, parameters: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ from statecast.heads.special import (
     normal_quantile,
     student_t_quantile,
 )
+from statecast.recurrence.kernels.native.closed_loop import NativeHead
+
+_GAP = float(softplus_inverse(0.5))  # the scale that a raw number of 0 gives is 0.5
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,13 @@ class Normal(Head):
     def size(self) -> int:
         return 2
 
+    def native(self, levels: Sequence[float]) -> NativeHead | None:
+        return NativeHead("normal", (_GAP,), SMALLEST, levels)
+
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)
         mean = raw[..., :1] + shift
-        scale = ops.softplus(raw[..., 1:] + float(softplus_inverse(0.5))) + SMALLEST
+        scale = ops.softplus(raw[..., 1:] + _GAP) + SMALLEST
         return ops.concatenate([mean, scale], axis=-1)
 
     def mean(self, parameters: Any) -> Any:
@@ -82,10 +89,13 @@ class StudentT(Head):
     def size(self) -> int:
         return 3
 
+    def native(self, levels: Sequence[float]) -> NativeHead | None:
+        return NativeHead("student_t", (_GAP,), SMALLEST, levels)
+
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)
         median = raw[..., :1] + shift
-        scale = ops.softplus(raw[..., 1:2] + float(softplus_inverse(0.5))) + SMALLEST
+        scale = ops.softplus(raw[..., 1:2] + _GAP) + SMALLEST
         # Untrained 7.5; up to 744, where the distribution is all but normal.
         freedom = 2.5 + 5.0 * ops.exp(ops.clip(raw[..., 2:], -6.0, 5.0))
         return ops.concatenate([median, scale, freedom], axis=-1)

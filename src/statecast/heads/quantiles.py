@@ -15,7 +15,8 @@ import numpy as np
 from statecast.errors import ArgumentError
 from statecast.heads.base import SMALLEST, Head, Readout, constant, softplus_inverse
 from statecast.heads.namespace import namespace
-from statecast.recurrence.kernels.native import quantiles as native
+from statecast.recurrence.kernels.native import quantiles as score
+from statecast.recurrence.kernels.native.closed_loop import NativeHead
 
 # The levels at which the forecaster keeps the quantiles of a distribution.
 QUANTILE_LEVELS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
@@ -74,6 +75,11 @@ class Quantiles(Head):
         below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
         return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
 
+    def native(self, levels: Sequence[float]) -> NativeHead | None:
+        if tuple(levels) != self.levels:
+            return None
+        return NativeHead("quantiles", tuple(self._start.tolist()), SMALLEST, self.levels)
+
     @cached_property
     def _start(self) -> np.ndarray:
         """What is added to raw distances: untrained, the quantiles are those of a normal
@@ -82,11 +88,11 @@ class Quantiles(Head):
         return softplus_inverse(0.5 * np.diff(deviates))
 
     def _native_declines(self, readout: Readout) -> str | None:
-        return native.declines(readout.outputs)
+        return score.declines(readout.outputs)
 
     def _native_score(self, readout: Readout, y: Any, weight: Any) -> Any:
-        spec = native.Spec(tuple(self.levels), tuple(self._start.tolist()), SMALLEST)
-        return native.run(spec, vars(readout) | {"target": y, "weight": weight})
+        spec = score.Spec(tuple(self.levels), tuple(self._start.tolist()), SMALLEST)
+        return score.run(spec, vars(readout) | {"target": y, "weight": weight})
 
     def mean(self, parameters: Any) -> Any:
         ops = namespace(parameters)

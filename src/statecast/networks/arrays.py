@@ -16,8 +16,8 @@ import numpy as np
 
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native.affine import Affine
-from statecast.recurrence.kernels.native.arrays import EnsembleLoop
 from statecast.recurrence.kernels.native.calls import cell_declines
+from statecast.recurrence.kernels.native.closed_loop import EnsembleLoop, NativeHead
 from statecast.recurrence.kernels.native.library import find, report_missing
 
 
@@ -30,12 +30,19 @@ def affine(kernel: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def closed_loop(
-    stack: Stack, weights: Mapping[str, np.ndarray], feed: np.ndarray, decay: np.ndarray
+    stack: Stack,
+    weights: Mapping[str, np.ndarray],
+    feed: np.ndarray,
+    decay: np.ndarray,
+    kernel: np.ndarray,
+    head: NativeHead | None,
 ) -> Any:
-    """The closed loop of each member: an ``EnsembleLoop``, or the same in NumPy if there is no
-    library, or if it does not run these cells."""
-    runs = native() and cell_declines(stack) is None
-    return (EnsembleLoop if runs else _PlainLoop)(stack, weights, feed, decay)
+    """The closed loop of each member: an ``EnsembleLoop``, or the same in NumPy, without its head,
+    if there is no library, or if it does not run these cells. The attribute ``head`` is None
+    without one."""
+    if native() and cell_declines(stack) is None:
+        return EnsembleLoop(stack, weights, feed, decay, kernel, head)
+    return _PlainLoop(stack, weights, feed, decay)
 
 
 def native() -> bool:
@@ -139,6 +146,8 @@ class _PlainAffine:
 
 class _PlainLoop:
     """``EnsembleLoop`` in NumPy, by the steps of ``cells``."""
+
+    head = None
 
     def __init__(
         self, stack: Stack, weights: Mapping[str, np.ndarray], feed: np.ndarray, decay: np.ndarray

@@ -481,9 +481,7 @@ class TokenForecaster(StateModel[TokenSettings]):
             if isinstance(how, Beam):
                 found.append(engine.search(leaves, room, how, rules))
                 continue
-            uniform = np.stack([self._stream(item).random((reach, paths)) for item in ids[rows]])
-            # Drawn step by step, so that a longer sequence begins with the same draws.
-            uniform = uniform.swapaxes(1, 2)
+            uniform = self._uniform(ids[rows], reach, paths).swapaxes(1, 2)
             steps = np.minimum(known[rows, None, None] + np.arange(room.max()), reach - 1)
             uniform = np.take_along_axis(uniform, steps, axis=2)
             found.append(engine.sample(leaves, room, uniform, how, rules))

@@ -1,4 +1,4 @@
-"""``Recurrence`` and ``EnsembleLoop``: the native kernel on NumPy arrays, without a backend."""
+"""``Recurrence``: the native kernel on NumPy arrays, without a backend."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from statecast.checks import check_whole
 from statecast.errors import ArgumentError, StateError
 from statecast.recurrence.cells import Gated, Stack, within
 from statecast.recurrence.kernels.native import threads
-from statecast.recurrence.kernels.native.affine import Affine
-from statecast.recurrence.kernels.native.calls import FLAGS, arguments, cell_declines
+from statecast.recurrence.kernels.native.calls import arguments, cell_declines
 from statecast.recurrence.kernels.native.library import (
     DTYPES,
     address,
@@ -95,13 +94,13 @@ class Recurrence:
         self.codes, self.width = codes, width - codes
         if isinstance(cell, Stack):
             self._parts = [
-                _Packed(
+                PackedCell(
                     part, f"{layer}/", within(weights, layer), dtype, 0 if layer else self.codes
                 )
                 for layer, part in enumerate(cell.cells)
             ]
         else:
-            self._parts = [_Packed(cell, "", weights, dtype, self.codes)]
+            self._parts = [PackedCell(cell, "", weights, dtype, self.codes)]
 
     def step(
         self,
@@ -200,114 +199,6 @@ class Recurrence:
         return y, after
 
 
-class EnsembleLoop:
-    """The stacks of an ensemble's members, each in a closed loop (``cells.ClosedLoop``), on NumPy
-    arrays; float32.
-
-    With a single layer, all members and steps run in one call of the library. With several layers,
-    each step and layer is one call, as the feedback of a step needs the output of the last layer.
-    A row has the same bits in any batch and with any number of threads. Several threads may use
-    one object at once.
-
-    Parameters
-    ----------
-    stack : Stack
-        Of cells that the library runs; see ``refuses``.
-    weights : mapping of str to array, ``(members, ...)``
-        With the names of ``stack.weight_shapes``.
-    feed : array, ``(members, units)``
-        The weights of the last layer's output in the feedback.
-    decay : array, ``(members,)``
-        The weight of the value of the step before in the feedback.
-
-    Raises
-    ------
-    KernelError
-        There is no native kernel.
-    """
-
-    def __init__(
-        self, stack: Stack, weights: Mapping[str, np.ndarray], feed: np.ndarray, decay: np.ndarray
-    ) -> None:
-        self.stack = stack
-        self._layers = [
-            _Packed(cell, f"{layer}/", within(weights, layer), "float32", 0)
-            for layer, cell in enumerate(stack.cells)
-        ]
-        self._feed = np.ascontiguousarray(feed, np.float32)
-        self._decay = np.ascontiguousarray(decay, np.float32)
-        self._feedback = Affine(self._feed[..., None], np.zeros((len(self._feed), 1)))
-
-    def run(
-        self,
-        x: np.ndarray,
-        observed: np.ndarray,
-        state: Mapping[str, np.ndarray],
-        base: np.ndarray,
-        last: np.ndarray,
-        mask: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """All steps of x.
-
-        Parameters
-        ----------
-        x : array, ``(members, rows, steps, inputs)``
-            The first input is the value of the step.
-        observed : array of bool, ``(members, rows, steps)``
-            Where False, the feedback takes the place of the value.
-        state : mapping of str to array, ``(members, rows, units)``
-        base, last : arrays, ``(members, rows)``
-            The constant of the feedback, and the value of the step before the first.
-        mask : array of bool, ``(members, rows, steps)``, optional
-            False for a step that is skipped: the state stays, and output and value are those of the
-            step before (zeros and ``last`` before the first step).
-
-        Returns
-        -------
-        y : array, ``(members, rows, steps, units)``
-        taken : array, ``(members, rows, steps)``
-            The value of each step.
-        state : dict of str to array, ``(members, rows, units)``
-            After the last step.
-        """
-        if len(self._layers) == 1:
-            return self._layers[0].loop(
-                x, state, mask, observed=observed, feed=self._feed, base=base, decay=self._decay,
-                last=last,
-            )  # fmt: skip
-        y = np.zeros((*x.shape[:3], self._layers[-1].units), np.float32)
-        taken = np.empty(x.shape[:3], np.float32)
-        after = {name: np.asarray(leaf, np.float32) for name, leaf in state.items()}
-        for step in range(x.shape[2]):
-            own = self._feedback.map(self.stack.output(after))[..., 0]
-            own = own + base + self._decay[:, None] * last
-            value = np.where(observed[:, :, step], x[:, :, step, 0], own)
-            skips = None if mask is None else ~mask[:, :, step]
-            if skips is not None:
-                value = np.where(skips, last, value)
-            now = np.concatenate([value[..., None], x[:, :, step, 1:]], axis=-1)
-            out, after = self.step(now, after, None if mask is None else mask[:, :, step])
-            if skips is not None:
-                before = y[:, :, step - 1] if step else np.zeros_like(out)
-                out = np.where(skips[..., None], before, out)
-            y[:, :, step], taken[:, :, step], last = out, value, value
-        return y, taken, after
-
-    def step(
-        self, x: np.ndarray, state: Mapping[str, np.ndarray], mask: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """One step without feedback, on inputs ``(members, rows, inputs)``.
-
-        Returns the output, ``(members, rows, units)``, and the state after the step.
-        """
-        y, after = x[:, :, None], {}
-        given = None if mask is None else mask[:, :, None]
-        for layer in self._layers:
-            y, _, leaves = layer.loop(y, state, given)
-            after |= leaves
-        return y[:, :, 0], after
-
-
 def _numbers(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     if type(value) is not np.ndarray or value.dtype.kind not in "fiub":
         try:
@@ -329,10 +220,10 @@ def _whole(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(value, np.int64)
 
 
-class _Packed:
+class PackedCell:
     """One cell with its packed weights; ``prefix`` is put before the names of its leaves.
 
-    The weights may have a first axis of members, which ``loop`` needs.
+    The weights may have a first axis of members; ``run`` is for weights without it.
     """
 
     def __init__(
@@ -400,43 +291,6 @@ class _Packed:
         for name, leaf in zip(self.labels, out, strict=False):
             after[name] = leaf
         return out[leaves:].reshape(*x.shape[:-1], units)
-
-    def loop(
-        self,
-        x: np.ndarray,
-        state: Mapping[str, np.ndarray],
-        mask: np.ndarray | None,
-        **others: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The outputs of all members, the input values (of a closed loop), and the next leaves.
-
-        ``others`` are further arguments of the library by name: those of a closed loop.
-        """
-        members, rows, steps = x.shape[:3]
-        leaves, each = len(self.labels), (members, rows, self.units)
-        others |= {"x": x} | {
-            leaf: state[n] for leaf, n in zip(("h0", "c0"), self.labels, strict=False)
-        }
-        if mask is not None:
-            others["mask"] = mask
-        given = {
-            name: np.ascontiguousarray(array, np.bool_ if name in FLAGS else self.dtype)
-            for name, array in others.items()
-        }
-        y = np.empty((members, rows, steps, self.units), self.dtype)
-        fed = np.empty((members, rows, steps), self.dtype)
-        out = np.empty((leaves, *each), self.dtype)
-        given |= {"y": y, "fed": fed} | dict(zip(("hn", "cn"), out, strict=False))
-        call = arguments(
-            self.cell,
-            self.dtype.name,
-            x.shape,
-            packed=address(self.memory),
-            threads=threads.of_host(self.started),
-            **{name: address(array) for name, array in given.items()},
-        )
-        check(self.library.statecast_forward(ctypes.byref(call)))
-        return y, fed, dict(zip(self.labels, out, strict=True))
 
 
 _NONE = np.empty(0)

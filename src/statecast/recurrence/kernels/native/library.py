@@ -15,7 +15,7 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.threads import MOST
 
 # The number of native/statecast.h that this package was written for.
-INTERFACE = 3
+INTERFACE = 4
 
 DTYPES = {"float32": 0, "float64": 1}
 _STATUS = {
