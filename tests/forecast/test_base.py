@@ -579,3 +579,17 @@ def test_a_damaged_model_file_is_refused(fitted, tmp_path):
     for format_version, which in (("1", "an older"), ("99", "a newer"), ("x", "another")):
         with pytest.raises(errors.ModelFileError, match=f"{which} version of Statecast wrote"):
             Forecaster.load(rewritten(version=format_version))
+
+
+def test_random_numbers_depend_on_seed_id_step_and_path_alone():
+    f = Forecaster(seed=3)
+    ids = np.array(["a", "b", 7], object)
+    whole = f._uniform(ids, 9, 250)
+    assert whole.shape == (3, 9, 250)
+    for steps, paths in [(9, 250), (2, 1), (5, 100), (9, 101)]:
+        for row in range(3):
+            found = f._uniform(ids[row : row + 1], steps, paths)
+            np.testing.assert_array_equal(found[0], whole[row, :steps, :paths])
+    others = [f._uniform(ids, 9, 250, "/ends"), Forecaster(seed=4)._uniform(ids, 9, 250)]
+    assert len(np.unique([whole, *others])) == 3 * whole.size
+    assert abs(whole.mean() - 0.5) < 0.02

@@ -535,7 +535,7 @@ class _Analogues:
 
 
 def _weighted_quantiles(values: Any, weight: Any) -> Any:
-    """``analogues._weighted_quantiles`` of one step, ``(rows, levels)``."""
+    """``analogues.weighted_quantiles`` of one step, ``(rows, levels)``."""
     count = values.example.shape[1]
     has = ~np.isnan(values)  # the weight of a distant item may be 0 in float32, but counts
     values, order = smallest(np.where(has, values, np.inf), count)
