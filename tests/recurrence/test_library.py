@@ -17,14 +17,26 @@ from native_library import BUILT
 from statecast.errors import ArgumentError, KernelError
 from statecast.networks import arrays
 from statecast.recurrence.cells import SimpleRNN
-from statecast.recurrence.kernels.native import affine, counts, library, quantiles
+from statecast.recurrence.kernels.native import (
+    affine,
+    closed_loop,
+    counts,
+    library,
+    quantiles,
+    weighted,
+)
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
 from statecast.recurrence.run import explain
 
 NATIVE = Path(__file__).parents[2] / "native"
 
 # By the number of the interface: a hash of its declarations.
-HASHES = {1: "8230dfb43459f94023b6", 2: "f64a6f8c473b03b74c42", 3: "0bbc81b87b657fa84a32"}
+HASHES = {
+    1: "8230dfb43459f94023b6",
+    2: "f64a6f8c473b03b74c42",
+    3: "0bbc81b87b657fa84a32",
+    4: "90efb2a187b2181572ab",
+}
 
 
 @pytest.fixture
@@ -69,6 +81,8 @@ def test_a_changed_interface_has_a_new_number() -> None:
         ("score_gradients", quantiles._Gradients),
         ("softmax", affine._Arguments),
         ("counts", counts._Arguments),
+        ("stack", closed_loop._Arguments),
+        ("weighted", weighted._Arguments),
     ],
 )
 def test_structures_have_the_fields_of_the_header(

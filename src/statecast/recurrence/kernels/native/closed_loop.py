@@ -54,7 +54,7 @@ class _Arguments(ctypes.Structure):
     _fields_ = [
         *((field, ctypes.c_int64) for field in ("cell", "members", "rows", "steps", "inputs")),
         *((field, ctypes.c_int64) for field in ("units", "layers")),
-        ("layer", ctypes.POINTER(_Layer)),
+        ("layer", ctypes.c_void_p),
         *((field, ctypes.c_void_p) for field in ("x", "mask", "observed")),
         *((field, ctypes.c_void_p) for field in ("feed", "base", "decay", "last", "y", "fed")),
         *((field, ctypes.c_int64) for field in ("head", "parameters", "count", "after")),
@@ -304,7 +304,7 @@ class EnsembleLoop:
         members, rows, steps, inputs = x.shape
         call = _Arguments(
             CODES[type(self._layers[0].cell)], members, rows, steps, inputs,
-            self._layers[0].units, len(layers), layers, x=address(x),
+            self._layers[0].units, len(layers), ctypes.addressof(layers), address(x),
             **{name: address(array) for name, array in given.items()},
             **self._at,
             threads=threads.of_host(self._started),

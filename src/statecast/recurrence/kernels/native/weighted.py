@@ -53,6 +53,8 @@ def quantiles(
     KernelError
         There is no native kernel.
     """
+    # In float32 a tiny weight would be 0, and its value would be left out.
+    weight = np.where(weight > 0, np.maximum(weight, 1e-30), 0.0)
     values, weight, level = (np.ascontiguousarray(x, np.float32) for x in (values, weight, levels))
     item = np.ascontiguousarray(item, np.int64)
     found = np.empty((len(item), len(steps), len(level)), np.float32)
