@@ -211,7 +211,14 @@ int stack(const statecast_stack_args &a) {
     }
     Stacked<T, CELL> s = {a, layers, layers[0].z, (a.parameters + LANES<T> - 1) / LANES<T> * LANES<T>};
     if (!scratch(TASK, s.memory())) return STATECAST_NO_MEMORY;
-    parallel(a.members * s.z.tiles, s.task, &s, {a.threads, a.openmp});
+    /* A short call takes less time than waking a thread. */
+    int64_t numbers = 0;
+    for (int64_t l = 0; l < a.layers; ++l) numbers += layers[l].z.packed;
+    const int64_t work = s.z.rows * s.z.steps * numbers, tasks = a.members * s.z.tiles;
+    if (a.members * work < Layer::PARTED)
+        for (int64_t i = 0; i < tasks; ++i) s.tile(i);
+    else
+        parallel(tasks, s.task, &s, {a.threads, a.openmp}, work < Layer::SMALL);
     return STATECAST_OK;
 }
 

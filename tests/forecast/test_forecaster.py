@@ -685,7 +685,7 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
     assert (caught.value.column, caught.value.item) == ("ds", 4)
     with pytest.raises(errors.ArgumentError, match="until: expected a whole number"):
         fitted.predict(None, static, until=0)
-    with pytest.raises(errors.ArgumentError, match="until or h: expected a last step of at most"):
+    with pytest.raises(errors.ArgumentError, match="until: expected at most 10,000"):
         fitted.predict(None, static, until=1_000_000)
     with pytest.raises(errors.ArgumentError, match="level: expected a number, several or None"):
         fitted.predict(None, static, until=T, level="80")

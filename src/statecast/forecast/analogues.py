@@ -248,7 +248,9 @@ def _definite(covariance: np.ndarray) -> np.ndarray:
 
 def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the indices of the rows with the same mask, and this mask, for every distinct mask."""
-    if not len(mask):
+    if len(mask) == 1:
+        yield np.zeros(1, int), mask[0]
+    if len(mask) < 2:
         return
     _, which = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
     order = np.argsort(which.ravel(), kind="stable")

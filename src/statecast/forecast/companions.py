@@ -285,7 +285,10 @@ def at_levels(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     -------
     array, float32, ``(rows, steps, len(levels))``
     """
-    return Quantiles(QUANTILE_LEVELS).quantile(quantiles.astype("float32", copy=False), levels)
+    quantiles = quantiles.astype("float32", copy=False)
+    if set(levels) <= set(QUANTILE_LEVELS):
+        return quantiles[..., [QUANTILE_LEVELS.index(level) for level in levels]]
+    return Quantiles(QUANTILE_LEVELS).quantile(quantiles, levels)
 
 
 def _held_out(

@@ -347,8 +347,8 @@ def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
             raise ArgumentError(
                 f"level: expected percent, from 1 to below 100, received {percent}."
             )
-        add(f"statecast-lo-{percent:g}", 0.5 - percent / 200, "level")
-        add(f"statecast-hi-{percent:g}", 0.5 + percent / 200, "level")
+        add(f"statecast-lo-{percent:g}", (100 - percent) / 200, "level")
+        add(f"statecast-hi-{percent:g}", (100 + percent) / 200, "level")
     for quantile in check_numbers("quantiles", quantiles):
         if not 0 < quantile < 1:
             raise ArgumentError(
