@@ -130,7 +130,6 @@ def _replays() -> dict[str, Callable[[Any], Any]]:
             "reentrant": lambda f: checkpoint(f, leaf(), use_reentrant=True),
             "a backward pass": lambda f: Own.apply(f, leaf()).backward(),
             "keras.remat": lambda f: keras.remat(f)(leaf()),
-            "torch.jit.trace": lambda f: torch.jit.trace(f, (leaf(),)),
         }
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -153,7 +152,6 @@ def _replays() -> dict[str, Callable[[Any], Any]]:
 
 @pytest.mark.parametrize("kind", ["lstm", "bidirectional", "own cell"])
 @pytest.mark.parametrize("way", _replays())
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_runs_a_stateful_layer_again_is_refused(way: str, kind: str) -> None:
     layer = KINDS[kind]()
     layer(X)
@@ -168,9 +166,8 @@ def test_what_runs_a_stateful_layer_again_is_refused(way: str, kind: str) -> Non
 def test_a_stateless_layer_may_be_run_again() -> None:
     layer = KINDS["stateless"]()
     layer(X)
-    for way, run in _replays().items():
-        if way != "torch.jit.trace":
-            run(layer)
+    for run in _replays().values():
+        run(layer)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")

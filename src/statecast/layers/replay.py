@@ -156,8 +156,6 @@ def _recomputation() -> str | None:
 
         if torch._C._current_graph_task_id() != -1:
             return "a backward pass"
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            return "torch.jit.trace"
         file, function, name = checkpoint.__file__, "", "torch.utils.checkpoint"
     elif backend == "jax":
         if not in_stateless_scope():

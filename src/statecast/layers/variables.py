@@ -203,12 +203,7 @@ def _watch_state() -> None:
         saved, backend = "tf_saved_model", keras.backend.backend()
         kind = arguments[0] if arguments else options.get("format", saved)
         if (backend, kind) != ("tensorflow", saved) and state_variables(model):
-            raise StateError(
-                f"model {model.name!r} is stateful, and a model exported as {kind!r} on {backend} "
-                "cannot keep a state: it would be a constant. Export one with stateless layers "
-                "(take_control(model, stateful=False)) that take initial_state= and have "
-                f"return_state=True. On TensorFlow {saved!r} holds the state."
-            )
+            _refuse_export(model.name, kind)
         return export(model, filepath, *arguments, **options)
 
     keras.layers.Layer.__reduce__ = reduce_with_state
@@ -217,6 +212,7 @@ def _watch_state() -> None:
         setattr(keras.Model, f"make_{name}", _watched(name, getattr(keras.Model, f"make_{name}")))
     if keras.backend.backend() == "jax":
         _watch_models()
+        _refuse_state_in_archives()
     if keras.backend.backend() == "torch":
         layer: Any = keras.layers.Layer
         track = layer._track_variables
@@ -228,6 +224,42 @@ def _watch_state() -> None:
                     layer._post_untrack_variable(variable)
 
         layer._track_variables = track_parameters
+
+
+def _refuse_state_in_archives() -> None:
+    """On JAX, refuse stateful layers in ``keras.export.ExportArchive``."""
+    from keras.src.backend.jax.export import JaxExportArchive as Archive  # loads no TensorFlow
+
+    track, add = Archive._backend_track_layer, Archive._backend_add_endpoint
+
+    def track_stateless(archive: Any, layer: Any) -> None:
+        if state_variables(layer):
+            _refuse_export(layer.name, "tf_saved_model")
+        track(archive, layer)
+
+    def add_stateless(archive: Any, name: str, function: Any, *others: Any, **options: Any) -> Any:
+        @wraps(function)
+        def stateless(*arguments: Any, **named: Any) -> Any:
+            results = function(*arguments, **named)
+            scope = get_stateless_scope()
+            updates = scope.state_mapping.values() if scope is not None else ()
+            for variable, _ in updates:
+                if isinstance(variable, RowsVariable):  # of a layer that was not tracked
+                    _refuse_export(variable.path, "tf_saved_model")
+            return results
+
+        return add(archive, name, stateless, *others, **options)
+
+    Archive._backend_track_layer, Archive._backend_add_endpoint = track_stateless, add_stateless
+
+
+def _refuse_export(name: str, kind: str) -> None:
+    raise StateError(
+        f"{name!r} is stateful, and what is exported as {kind!r} on "
+        f"{keras.backend.backend()} cannot keep a state: it would be a constant. Export a model "
+        "with stateless layers (take_control(model, stateful=False)) that take initial_state= and "
+        "have return_state=True. On TensorFlow 'tf_saved_model' holds the state."
+    )
 
 
 def _copied(rebuild: Any, arguments: tuple[Any, ...], state: list[np.ndarray]) -> Any:
@@ -367,6 +399,8 @@ def _tracer(value: Any) -> str | None:
 
         if torch.compiler.is_dynamo_compiling() or not isinstance(value, torch.Tensor):
             return None  # the compiled code will have numbers
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return "within torch.jit.trace or torch.onnx.export"
         if isinstance(value, FakeTensor):
             return "within torch.export"
         inside: Any = torch._C
@@ -391,8 +425,9 @@ def refuse_traced(values: Any) -> None:
     tracer = next((tracer for tracer in tracers if tracer), None)
     if tracer:
         raise StateError(
-            f"A stateful layer is called {tracer}. There its next state has no numbers, so it "
-            "cannot become the current state, which stays as it was. Use fit, evaluate or predict, "
+            f"A stateful layer is called {tracer}. There its next state has no numbers, or only "
+            "those of an example, so it cannot become the current state, which stays as it was. "
+            "Use fit, evaluate or predict, "
             "which carry the state through compiled steps; or model.stateless_call, which takes "
             "and returns it; or a layer with stateful=False, initial_state= and return_state=True."
         )

@@ -8,6 +8,9 @@ from typing import Any
 
 from statecast.recurrence.cells import Cell
 
+# What to do where a kernel that has to be used declines.
+ANY_KERNEL = "Leave the choice to Statecast: kernel=None, or use_cudnn='auto' in a layer."
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -15,6 +18,7 @@ class Problem:
 
     ``x`` is ``(..., rows, steps, in)``; ``mask`` and ``resets`` are bool and broadcast to
     ``(..., rows, steps)``; leaves of ``state`` and ``initial`` are ``(..., rows, units)``.
+    ``forced`` says that no other kernel may run it.
     """
 
     cell: Cell
@@ -25,3 +29,4 @@ class Problem:
     resets: Any = None
     initial: Mapping[str, Any] | None = None
     unroll: bool = False
+    forced: bool = False

@@ -7,13 +7,14 @@ the other kernels decline.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from statecast.errors import ArgumentError, KernelError, StateError
 from statecast.recurrence.cells import Cell
 from statecast.recurrence.kernels import fused, loop
 from statecast.recurrence.kernels.native import kernel as native
-from statecast.recurrence.problem import Problem
+from statecast.recurrence.problem import ANY_KERNEL, Problem
 
 # In order of preference. Errors inside a kernel propagate; there is no silent fallback.
 KERNELS = (native, fused, loop)
@@ -69,9 +70,11 @@ def run(
         The weights have other shapes than the cell's for the features of ``x``; ``resets`` without
         ``initial``; or there is no kernel of that name.
     KernelError
-        The kernel that has to be used declines; the message has the reason.
+        The kernel that has to be used declines; the message has the reason. On JAX a program with
+        ``kernel="native"`` raises it when it is exported.
     """
     problem = _problem(cell, weights, x, state, mask, resets, initial, unroll)
+    problem = replace(problem, forced=kernel is not None)
     return _choose(problem, kernel).run(problem)
 
 
@@ -140,7 +143,7 @@ def _choose(problem: Problem, forced: str | None) -> Any:
             if kernel.name == forced:
                 reason = kernel.declines(problem)
                 if reason is not None:
-                    raise KernelError(f"The kernel {forced!r} declines: {reason}.")
+                    raise KernelError(f"The kernel {forced!r} declines: {reason}. {ANY_KERNEL}")
                 return kernel
         raise ArgumentError(
             f"kernel: expected one of {[k.name for k in KERNELS]}, received {forced!r}."

@@ -62,7 +62,7 @@ def _torch_declines(problem: Problem) -> str | None:
     from torch.autograd import forward_ad
 
     if torch.compiler.is_compiling():
-        return "torch.compile is tracing"
+        return "torch.compile or torch.export is tracing"
     if forward_ad._current_level >= 0:
         return "it has no derivatives in forward mode"
     device, dtype = str(getattr(problem.x, "device", "")), problem.x.dtype
@@ -73,6 +73,8 @@ def _torch_declines(problem: Problem) -> str | None:
         "float64",
     ):
         return f"{dtype} has no fused kernel on a CPU"
+    if torch.onnx.is_in_onnx_export() and str(dtype) != "torch.float32":
+        return f"ONNX Runtime has no recurrence in {dtype}"
     return None
 
 

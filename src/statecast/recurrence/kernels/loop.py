@@ -112,8 +112,11 @@ def _scan(
     backend = keras.backend.backend()
     if unroll or backend == "torch":
         outputs = []
-        for t in range(inputs["x"].shape[0]):
-            carry, y = step(carry, {name: value[t] for name, value in inputs.items()})
+        # Unstacked, and not indexed step by step: a graph that is exported for a number of steps
+        # then fails on another one, where it would leave out the further steps.
+        steps = zip(*(keras.ops.unstack(value) for value in inputs.values()), strict=True)
+        for now in steps:
+            carry, y = step(carry, dict(zip(inputs, now, strict=True)))
             outputs.append(y)
         return carry, keras.ops.stack(outputs)
     if backend == "jax":

@@ -32,7 +32,7 @@ def declines(*tensors: Any) -> str | None:
     from torch.utils import _python_dispatch
 
     if torch.compiler.is_compiling():
-        return "torch.compile is tracing"
+        return "torch.compile or torch.export is tracing"
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return "torch.jit.trace records PyTorch's operations only"
     if _python_dispatch._get_current_dispatch_mode() is not None:

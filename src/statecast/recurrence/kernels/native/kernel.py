@@ -57,7 +57,7 @@ def tensors_decline(tensor: Any, *others: Any) -> str | None:
     if dtype not in DTYPES:
         return f"it computes in float32 and float64, not {dtype}"
     if keras.backend.backend() == "jax":
-        return in_jax.declines(library)
+        return in_jax.declines(library, tensor, *others)
     return in_torch.declines(tensor, *others)
 
 
@@ -85,7 +85,7 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
         values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
         values["resets"] = problem.resets
     cell: Any = problem.cell
-    y, *leaves = _call(cell, values)
+    y, *leaves = _call(cell, values, problem.forced)
     return y, dict(zip(cell.state_shapes, leaves, strict=True))
 
 
@@ -104,7 +104,7 @@ def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str,
     last, base = (problem.state[leaf][..., 0] for leaf in ("last", "base"))
     values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
     values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
-    y, fed, *leaves = _call(cell, values)
+    y, fed, *leaves = _call(cell, values, problem.forced)
     after = dict(zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True))
     after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
     if problem.x.shape[-2]:
@@ -124,9 +124,10 @@ def _values(problem: Problem) -> dict[str, Any]:
     return values | {n: value for n, value in options.items() if value is not None}
 
 
-def _call(cell: Gated, values: dict[str, Any]) -> Any:
+def _call(cell: Gated, values: dict[str, Any], forced: bool) -> Any:
     """y, the input values (of a closed loop), and the leaves after the last step."""
     import keras
 
-    backend = in_jax if keras.backend.backend() == "jax" else in_torch
-    return backend.run(cell, values)
+    if keras.backend.backend() == "jax":
+        return in_jax.run(cell, values, forced)
+    return in_torch.run(cell, values)
