@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from threading import get_ident
 from typing import Any
@@ -68,6 +69,8 @@ class RowsVariable(StateVariable):
     def assign(self, value: Any) -> Any:
         value = self._convert_to_tensor(value, dtype=self._dtype)
         if in_stateless_scope():
+            if _in_archive.get():  # of a layer that the archive does not track
+                _refuse_export(self.path, "tf_saved_model")
             get_stateless_scope().add_update((self, value))
         else:
             self._direct_assign(value)
@@ -95,6 +98,10 @@ class RowsVariable(StateVariable):
             name=self.name,
             shape=tf.TensorShape([None, *self._tail]),
         )
+
+
+# Whether Keras's ExportArchive traces a function on JAX.
+_in_archive: ContextVar[bool] = ContextVar("_in_archive", default=False)
 
 
 def _all_false(shape: Any, dtype: Any = None) -> Any:
@@ -240,13 +247,11 @@ def _refuse_state_in_archives() -> None:
     def add_stateless(archive: Any, name: str, function: Any, *others: Any, **options: Any) -> Any:
         @wraps(function)
         def stateless(*arguments: Any, **named: Any) -> Any:
-            results = function(*arguments, **named)
-            scope = get_stateless_scope()
-            updates = scope.state_mapping.values() if scope is not None else ()
-            for variable, _ in updates:
-                if isinstance(variable, RowsVariable):  # of a layer that was not tracked
-                    _refuse_export(variable.path, "tf_saved_model")
-            return results
+            token = _in_archive.set(True)
+            try:
+                return function(*arguments, **named)
+            finally:
+                _in_archive.reset(token)
 
         return add(archive, name, stateless, *others, **options)
 

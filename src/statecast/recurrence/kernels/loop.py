@@ -114,8 +114,7 @@ def _scan(
         outputs = []
         # Unstacked, and not indexed step by step: a graph that is exported for a number of steps
         # then fails on another one, where it would leave out the further steps.
-        steps = zip(*(keras.ops.unstack(value) for value in inputs.values()), strict=True)
-        for now in steps:
+        for now in zip(*(keras.ops.unstack(value) for value in inputs.values()), strict=True):
             carry, y = step(carry, dict(zip(inputs, now, strict=True)))
             outputs.append(y)
         return carry, keras.ops.stack(outputs)

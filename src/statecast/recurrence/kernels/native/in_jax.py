@@ -172,8 +172,11 @@ class _ForwardCall(_Call):
 
 @dataclass(frozen=True)
 class _BackwardCall(_Call):
-    """The backward pass: the gradients of the values ``wanted``. The operands are the values of a
-    forward pass, its outputs y and fed, what it saved, and the gradients of the outputs ``given``."""
+    """The backward pass: the gradients of the values ``wanted``.
+
+    The operands are the values of a forward pass, its outputs y and fed, what it saved, and the
+    gradients of the outputs ``given``.
+    """
 
     wanted: tuple[str, ...]
     given: tuple[str, ...]
@@ -294,7 +297,7 @@ def _backward_by_loop(
 
 @cache
 def _differentiable() -> Callable[..., Any]:
-    """``recurrence(cell, forced, values) -> results``, which can be differentiated any number of times.
+    """``recurrence(cell, forced, values) -> results``, differentiable any number of times.
 
     Three operations, each with its derivative. ``recurrence`` is the forward pass, ``saving`` the
     forward pass that also saves what ``gradients``, the backward pass, needs. For a second
