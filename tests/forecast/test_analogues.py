@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native_library import BUILT, INSTRUCTIONS
+from statecast.forecast import analogues
 from statecast.forecast.analogues import (
     Analogues,
     Linear,
@@ -246,6 +247,20 @@ def test_a_step_that_nobody_was_observed_at_and_wide_features():
     wide = np.random.default_rng(0).normal(size=(90, 400)).astype("float32")
     found = _fit(wide, codes, y, mask)
     assert found.features(wide, codes).shape == (90, 256)
+
+
+def test_what_is_kept_for_later_calls_is_bounded(monkeypatch):
+    items = _items()
+    found = _fit(*items)
+    expected = [_ask(found, items, k) for k in range(T)]
+    one = found.residuals(0).nbytes
+    monkeypatch.setattr(analogues, "_MOST_KEPT", 5 * one)
+    for k in (*range(T), 3, 3, 0):
+        np.testing.assert_array_equal(_ask(found, items, k), expected[k])
+        assert sum(each.nbytes for each in found._cache.values()) <= 5 * one
+    monkeypatch.setattr(analogues, "_MOST_KEPT", 0)
+    np.testing.assert_array_equal(_ask(found, items, 2), expected[2])
+    assert len(found._cache) == 1
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ Everything is on arrays that are scaled as in a panel, without tables and Keras.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ _LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.fit_sequentially`
 _FILL_RIDGE = 0.1  # added to the variances of the observations from which gaps are filled
 _LAGS = 64  # in the distance, all observations with a larger lag have the same weight
 _ENOUGH = 10  # the estimate of a step with fewer items is shrunk towards the mean
+_MOST_KEPT = 1 << 28  # bytes of arrays by prefix length that are kept for the next call
 GRAIN = 1e-6  # distances are rounded to multiples of it: ties are the same on every machine
 
 
@@ -497,10 +498,10 @@ class Analogues:
             mean[rows] = self.paths[path].mean(x[rows], y[rows], seen[rows], self.ridge)
         scale = self.scale(k)
         ours = np.concatenate([x, np.where(seen, y, mean)[:, :k]], axis=1) * scale
-        theirs, squares = self._places(k)
+        theirs = self._places(k)
         # In place: for rows x items numbers, allocating memory takes longer than the arithmetic.
         distance = -2.0 * ours @ theirs.T
-        distance += squares
+        distance += self._kept(("squares", k), lambda: (theirs**2).sum(axis=1))
         distance += (ours**2).sum(axis=1)[:, None]
         np.clip(distance, 0.0, 1e6, out=distance)
         distance /= GRAIN
@@ -601,7 +602,8 @@ class Analogues:
     def residuals(self, k: int) -> np.ndarray:
         """The residuals of each training item given its first k steps, from the linear model that
         was fitted without it; float32 ``(items, steps)``, NaN where nothing was observed."""
-        if ("residuals", k) not in self._cache:
+
+        def compute() -> np.ndarray:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
             seen = mask & (np.arange(self.steps) < k)
             left = np.empty(self.y.shape, np.float32)
@@ -609,29 +611,43 @@ class Analogues:
                 rows = self.fold == fold
                 mean = self.paths[fold].mean(self.x[rows], y[rows], seen[rows], self.ridge)
                 left[rows] = np.where(mask[rows], y[rows] - mean, np.nan)
-            self._cache["residuals", k] = left
-        return self._cache["residuals", k]
+            return left
+
+        return self._kept(("residuals", k), compute)
 
     def filled(self) -> np.ndarray:
         """The training items' y, with gaps filled by the mean of the linear model."""
-        if "filled" not in self._cache:
+
+        def compute() -> np.ndarray:
             y, mask = np.nan_to_num(self.y).astype(np.float64), ~np.isnan(self.y)
-            mean = self.paths[-1].mean(self.x, y, mask, self.ridge)
-            self._cache["filled"] = np.where(mask, y, mean)
-        return self._cache["filled"]
+            return np.where(mask, y, self.paths[-1].mean(self.x, y, mask, self.ridge))
+
+        return self._kept(("filled",), compute)
 
     def scale(self, k: int) -> np.ndarray:
         """The square roots of the weights in the distance, of x and of k observations."""
         at = _metric_at(self.x.shape[1], len(self.metric), k)
         return np.exp(0.5 * self.metric[at])
 
-    def _places(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The training items' x and first k values, scaled so that the distance is Euclidean, and
-        their squared norms."""
-        if ("places", k) not in self._cache:
-            places = np.concatenate([self.x, self.filled()[:, :k]], axis=1) * self.scale(k)
-            self._cache["places", k] = places, (places**2).sum(axis=1)
-        return self._cache["places", k]
+    def _places(self, k: int) -> np.ndarray:
+        """The training items' x and first k values, scaled so that the distance is Euclidean."""
+
+        def compute() -> np.ndarray:
+            return np.concatenate([self.x, self.filled()[:, :k]], axis=1) * self.scale(k)
+
+        return self._kept(("places", k), compute)
+
+    def _kept(self, key: tuple[Any, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``compute`` returned the last time, unless much else has been computed since."""
+        found = self._cache.pop(key, None)
+        if found is None:
+            found = compute()
+        self._cache[key] = found  # the last one
+        while sum(each.nbytes for each in list(self._cache.values())) > _MOST_KEPT:
+            if len(oldest := list(self._cache)[:-1]) == 0:
+                break
+            self._cache.pop(oldest[0], None)  # None if another thread was faster
+        return found
 
 
 _PLAIN = ("categories", "gaps", "basis", "x", "y", "fold", "group", "metric")
