@@ -245,7 +245,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         if not all(0 < each < 1 for each in levels):
             raise ArgumentError(f"levels: expected numbers above 0 and below 1, received {levels}.")
         check_flag("calibrated", calibrated)
-        return self._quantiles(panel, np.full(panel.rows, until), until, levels, calibrated)
+        last = np.full(panel.rows, until)
+        return self._quantiles(panel, last, until, levels, calibrated, prefix=True)
 
     def _quantiles(
         self,
@@ -254,16 +255,24 @@ class Forecaster(StateModel[ForecasterSettings]):
         until: int,
         levels: Sequence[float],
         calibrated: bool,
+        *,
+        prefix: bool = False,
     ) -> np.ndarray:
-        """``quantiles``, which must be finite up to each row's ``last`` position."""
+        """``quantiles``, which must be finite up to each row's ``last`` position. Those of the
+        prefix are computed with ``prefix``, and otherwise undefined."""
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(len(panel.ids)):
             part = self.schema.inputs(panel.take(rows))
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)
             covariates = panel_covariates(part, np.arange(reach)[None], part.known)
-            leaves = self._start(part)
-            every = np.ones_like(observed)
-            network, _ = self._engine.quantiles(leaves, value, observed, every, covariates)
+            leaves, first = self._start(part), 0 if prefix else part.known.min(initial=reach)
+            if first:
+                before = _steps((value, observed, covariates), slice(first))
+                leaves |= self._engine.advance(leaves, *before)
+            after = _steps((value, observed, covariates), slice(first, None))
+            network, _ = self._engine.quantiles(leaves, *after)
+            skipped = np.full((part.rows, first, network.shape[2]), np.nan, "float32")
+            network = np.concatenate([skipped, network], axis=1)
             leaves |= self._companions.advance(leaves, part)
             parts.append(self._combine(network, leaves, part.known, levels, calibrated))
         scaled = _joined(parts, (reach, len(levels)))
@@ -877,6 +886,15 @@ class Forecaster(StateModel[ForecasterSettings]):
                 f"{ids[undated[:1]].tolist()[0]!r}). Their forecasts and totals include steps that "
                 f"may be closed ({self.schema.calendar})."
             )
+
+
+def _steps(
+    inputs: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]], steps: slice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The engine's inputs at some steps, none of which is skipped."""
+    value, observed, covariates = inputs
+    own = {name: each[:, steps] for name, each in covariates.items()}
+    return value[:, steps], observed[:, steps], np.ones_like(observed[:, steps]), own
 
 
 def _joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
