@@ -317,7 +317,15 @@ def test_a_checkpoint_of_tensorflow_holds_weights_alone(tmp_path):
 # -- validation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["arrays", "split", "batches", "more rows", "resets"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "arrays",
+        "batches",
+        # Each of them compiles for twelve seconds on TensorFlow.
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("split", "more rows", "resets")),
+    ],
+)
 def test_training_with_validation_is_training_without(how):
     """Validation looks ahead: the weights, the state and its rows are those of training alone."""
     x, y = _data(8, STEPS, 2), _data(8, 1, seed=1)

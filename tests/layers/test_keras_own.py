@@ -38,6 +38,7 @@ DIFFERENCES = {
         EVERYWHERE,
     ),
 }
+SLOW = {("rnn.stacked_rnn_cells", "test_basics")}  # 25 to 45 seconds of compilation
 
 
 class Layers(ModuleType):
@@ -52,6 +53,9 @@ def suite(name: str, case: str) -> type[unittest.TestCase]:
     module = importlib.import_module(f"keras.src.layers.{name}_test")
     vars(module)["layers"] = Layers("layers")
     ours = type(case, (getattr(module, case),), {"__module__": __name__})
+    for where, test in SLOW:
+        if where == name:
+            setattr(ours, test, pytest.mark.slow(getattr(ours, test)))
     for (where, test), (reason, backends) in DIFFERENCES.items():
         if where == name and keras.backend.backend() in backends:
             expected = pytest.mark.xfail(raises=AssertionError, reason=reason, strict=True)
