@@ -125,7 +125,7 @@ def test_paths_that_end_are_missing_on_closed_days_and_end_as_often_as_items_do(
     truth = (1 - rate) ** (np.cumsum(weekday < 6, axis=1) - 1.0)
     for step in (7, 14, 21, 27):
         there = weekday[:, step] < 6
-        assert abs(share[there, step].mean() - truth[there, step].mean()) < 0.06
+        assert abs(share[there, step].mean() - truth[there, step].mean()) < 0.08
     np.testing.assert_allclose(
         paths.total(level=None)["statecast"],
         np.median(np.nansum(paths.values, axis=2), axis=1),
