@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -44,6 +45,30 @@ def run(code: str, names: tuple[str, ...] = ALL, **environment: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_a_table_of_a_library_that_is_missing_is_refused(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.DataFrame(
+        {"unique_id": np.repeat(np.arange(8), 6), "ds": np.tile(np.arange(1, 7), 8), "y": Y.ravel()}
+    )
+    f = Forecaster(units=2, ensemble=1, epochs=1).fit(series, verbose=0)
+    model, state = str(tmp_path / "m.safetensors"), str(tmp_path / "s.safetensors")
+    f.save(model)
+    f.state(series[series["ds"] < 4]).save(state)
+    code = f"""
+from statecast import Forecaster, State
+f, s = Forecaster.load({model!r}), State.load({state!r})
+raised(lambda: f.predict(state=s, until=6))
+raised(lambda: f.simulate(state=s, until=6, paths=3).total())
+raised(lambda: f.simulate(state=s, until=6, paths=3).table())
+"""
+    found = run(code, (*ALL, "pandas")).splitlines()
+    expected = "fitted on tables of pandas.*not installed: pip install pandas"
+    assert len(found) == 3
+    for line in found:
+        assert line.startswith("MissingExtraError")
+        assert re.search(expected, line)
 
 
 @pytest.fixture(scope="module")

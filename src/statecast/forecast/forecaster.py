@@ -159,7 +159,8 @@ class Forecaster(StateModel[ForecasterSettings]):
             (split-conformal calibration). False returns the quantiles of the models.
         state : State, optional
             Forecast from this state, in place of ``series`` and ``static``. If the state has no
-            ids (a fork has none), its rows are numbered from 0.
+            ids (a fork has none), its rows are numbered from 0. The forecast is a table of the
+            library of the training tables.
 
         Returns
         -------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import ArgumentError
+from statecast.errors import ArgumentError, MissingExtraError
 from statecast.tables.dates import Calendar, Form, Spacing
 from statecast.tables.ids import Kind, id_array
 from statecast.tables.source import KINDS
@@ -110,6 +112,8 @@ class Output:
         ------
         ArgumentError
             Columns of other shapes, or with the name of another column of the table.
+        MissingExtraError
+            The library of the table is not installed.
         """
         items = id_array(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
         count, known = len(self.targets), np.asarray(known)
@@ -130,6 +134,7 @@ class Output:
             wanted &= step <= np.asarray(last)[:, None] // count
         if self.kind.library == "arrays":
             return {name: self._array(values, wanted) for name, values in given.items()}
+        self._check_library()
         return self._long(self._by_target(given), wanted, items, origin)
 
     def rows(self, columns: Mapping[str, np.ndarray]) -> Any:
@@ -137,6 +142,7 @@ class Output:
         kind = self.kind
         if kind.library == "arrays":
             return dict(columns)
+        self._check_library()
         data = {
             name: (kind if name == self.id_col else Kind(kind.library)).ids_cells(name, values)
             if name == self.id_col or values.dtype == object
@@ -164,6 +170,17 @@ class Output:
         return self.rows({self.id_col: ids, **columns})
 
     # -- private -----------------------------------------------------------------------
+
+    def _check_library(self) -> None:
+        """Raise ``MissingExtraError`` if the library of the table is not installed. A model may
+        have been fitted elsewhere, on tables of another library than the installed ones."""
+        name = self.kind.library
+        if sys.modules.get(name) is None and find_spec(name) is None:
+            raise MissingExtraError(
+                f"The forecaster was fitted on tables of {name}, so a result that starts from a "
+                f"state is a table of {name}, which is not installed: pip install {name}. Results "
+                "that start from tables have the kind of these tables."
+            )
 
     @property
     def _backend(self) -> Any:
