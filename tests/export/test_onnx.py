@@ -584,6 +584,17 @@ def test_what_is_refused(exported: Any, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="expected a folder, received a file"):
         f.export(tmp_path / "file")
+    for name in ("", "a\0b"):
+        with pytest.raises(ArgumentError, match="folder: expected the name of a folder"):
+            f.export(name)
+    with pytest.raises(ArgumentError, match="folder: cannot be used"):
+        f.export(str(tmp_path / ("x" * 300)))
+    (tmp_path / "taken" / "encode.onnx").mkdir(parents=True)
+    with pytest.raises(ArgumentError, match="there is a folder where export writes a file"):
+        f.export(tmp_path / "taken")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ArgumentError, match=r"cannot be made.*Choose another name"):
+        f.export(tmp_path / "link")
     monkeypatch.setattr(numbers, "MOST_BYTES", 1000)
     with pytest.raises(ArgumentError, match=r"residuals of 40 training items.*analogues=False"):
         f.export(tmp_path / "m")

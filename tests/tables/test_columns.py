@@ -562,7 +562,9 @@ def test_numbers_beyond_float64_are_near_or_refused() -> None:
     static = pa.table({"unique_id": [1, 2, 3], "area": [2**63 - 1, -(2**62) - 1, None]})
     assert Schema.fit(AS_ARROW, static).static.numeric == ("area",)
     for value in (10**400, -(10**400), Decimal("1e400")):
-        with pytest.raises(DataError, match=r"expected a finite number.*\.\.\. \(item 1\)|1E\+400"):
+        with pytest.raises(
+            DataError, match=r"expected a number from -1e.100 to 1e.100.*\.\.\. \(item 1\)|1E\+400"
+        ):
             Schema.fit(with_column("y", pd.Series([value, 2, 3, 5, 4], dtype=object)))
     far = pd.Series([Decimal(10**40), Decimal(10**40), 2, 2, 3], dtype=object)
     assert Schema.fit(AS_ARROW).panel(with_column("unique_id", far)).ids.tolist() == [

@@ -204,7 +204,12 @@ BAD_STATIC: dict[str, tuple[Any, str, str | None, Any]] = {
     "no id": (STATIC.drop("unique_id"), "expected a column 'unique_id'", "unique_id", None),
     "no rows": (STATIC[:0], "at least one row", None, None),
     "twice": (pl.concat([STATIC, STATIC[1:2]]), "one row for each item", "unique_id", 2),
-    "infinite": (static_with(area=[1.0, np.inf, 2.0]), "a finite number", "area", 2),
+    "infinite": (
+        static_with(area=[1.0, np.inf, 2.0]),
+        "a number from -1e.100 to 1e.100",
+        "area",
+        2,
+    ),
     "dates": (static_with(area=[dt.date(2026, 1, 1)] * 3), "numbers, text", "area", 1),
     "lists": (static_with(sex=[[1]] * 3), "numbers, text", "sex", 1),
     "text ids": (static_with(unique_id=list("123")), "text, as in the static", "unique_id", 1),

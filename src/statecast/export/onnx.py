@@ -47,6 +47,9 @@ FORMULAS = {
 }
 
 
+FILES = ("encode.onnx", "step.onnx", "model.json")
+
+
 def write(model: Any, companions: Companions, folder: str | os.PathLike[str]) -> None:
     """Write the files of a fitted ``model`` into a folder; see ``StateModel.export``."""
     check_extra("onnx", ["onnx"], "export")
@@ -79,23 +82,37 @@ def write(model: Any, companions: Companions, folder: str | os.PathLike[str]) ->
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise ArgumentError(f"{folder}: cannot be made ({error.strerror}).") from None
+        raise ArgumentError(
+            f"{folder}: cannot be made ({error.strerror}). Choose another name."
+        ) from None
     for name, data in files.items():
         write_whole(folder / name, data)
 
 
 def _checked_folder(folder: Any) -> Path:
     try:
-        folder = Path(os.fspath(folder))
+        text = os.fspath(folder)
     except TypeError:
-        raise ArgumentError(
-            f"folder: expected text or a path; received {type(folder).__name__}."
-        ) from None
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder}: expected a folder, received a file. Choose another name.")
-    if not folder.parent.is_dir():
-        raise ArgumentError(f"{folder}: there is no folder {folder.parent}. Make it first.")
-    return folder
+        text = None
+    if not isinstance(text, str):
+        raise ArgumentError(f"folder: expected text or a path; received {type(folder).__name__}.")
+    if not text or "\0" in text:
+        raise ArgumentError(f"folder: expected the name of a folder; received {text!r}.")
+    found = Path(text)
+    try:
+        if found.exists() and not found.is_dir():
+            raise ArgumentError(f"{text}: expected a folder, received a file. Choose another name.")
+        if not found.parent.is_dir():
+            raise ArgumentError(f"{text}: there is no folder {found.parent}. Make it first.")
+        for name in FILES:
+            if (found / name).is_dir():
+                raise ArgumentError(
+                    f"{found / name}: there is a folder where export writes a file. Remove it, or "
+                    "choose another folder."
+                )
+    except OSError as error:
+        raise ArgumentError(f"folder: cannot be used ({error.strerror}).") from None
+    return found
 
 
 def _of_graph(graph: Graph, name: str, data: bytes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Everything is on arrays that are scaled as in a panel, without tables and Keras.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +43,7 @@ _LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.fit_sequentially`
 _FILL_RIDGE = 0.1  # added to the variances of the observations from which gaps are filled
 _LAGS = 64  # in the distance, all observations with a larger lag have the same weight
 _ENOUGH = 10  # the estimate of a step with fewer items is shrunk towards the mean
-_MOST_KEPT = 1 << 28  # bytes of arrays by prefix length that are kept for the next call
+_MOST_KEPT = 1 << 30  # bytes of arrays by prefix length that are kept for the next call
 GRAIN = 1e-6  # distances are rounded to multiples of it: ties are the same on every machine
 
 
@@ -642,11 +643,13 @@ class Analogues:
         found = self._cache.pop(key, None)
         if found is None:
             found = compute()
-        self._cache[key] = found  # the last one
-        while sum(each.nbytes for each in list(self._cache.values())) > _MOST_KEPT:
-            if len(oldest := list(self._cache)[:-1]) == 0:
-                break
-            self._cache.pop(oldest[0], None)  # None if another thread was faster
+        self._cache[key] = found
+        others = [each for each in list(self._cache) if each != key]
+        while others and sum(each.nbytes for each in list(self._cache.values())) > _MOST_KEPT:
+            # At random: a call goes through the prefix lengths in order, so that the oldest array
+            # is the next one that is needed.
+            victim = others.pop(random.randrange(len(others)))
+            self._cache.pop(victim, None)  # None if another thread was faster
         return found
 
 

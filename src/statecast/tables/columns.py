@@ -19,6 +19,7 @@ from statecast.tables.source import Table, fail, is_missing
 from statecast.tables.vocabulary import MOST_TOKENS, UNKNOWN, Vocabulary, mixed, token, type_name
 
 LARGEST = 1e100  # squares of larger numbers overflow float64: they are taken as infinite
+_NUMBER = f"a number from {-LARGEST:g} to {LARGEST:g}"
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # whole numbers that survive text -> int -> text
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")  # a column of whole numbers with a missing value is float
 # Types of numbers that NumPy has too.
@@ -46,7 +47,7 @@ def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.n
         values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
     expected = "a number or NaN"
     if not bad.any():
-        bad, expected = np.abs(values) > LARGEST, "a finite number, or NaN"
+        bad, expected = np.abs(values) > LARGEST, f"{_NUMBER}, or NaN"
     if bad.any():
         at = tuple(np.argwhere(bad)[0].tolist())
         raise DataError(
@@ -71,7 +72,7 @@ def read_y(table: Table, name: str, ids: list[Any]) -> np.ndarray:
     y, bad = read_floats(table.column(name), table.text)
     expected = "a number, or nothing where it was not observed"
     if not bad.any():
-        bad, expected = np.abs(y) > LARGEST, "a finite number"
+        bad, expected = np.abs(y) > LARGEST, _NUMBER
     if bad.any():
         at = int(np.argmax(bad))
         value = table.column(name).to_list()[at]
@@ -220,7 +221,7 @@ def _numbers_of(feature: _Feature, values: np.ndarray, bad: np.ndarray) -> np.nd
         feature.refuse(int(np.argmax(bad)), "a number, as in fit")
     infinite = np.abs(values) > LARGEST
     if infinite.any():
-        feature.refuse(int(np.argmax(infinite)), "a finite number")
+        feature.refuse(int(np.argmax(infinite)), _NUMBER)
     return values
 
 
