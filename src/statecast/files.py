@@ -378,8 +378,24 @@ def read_safetensors(
 def _opened(path: str | os.PathLike[str]) -> Any:
     """Open a regular file. The size of a pipe is unknown, and it cannot be read twice."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is a folder, a device or a pipe")
+        raise ModelFileError(f"{path}: expected a file, received {_what_is(Path(path))}")
     return open(path, "rb")
+
+
+def _what_is(path: Path) -> str:
+    """Return what a path is that is no file, and what to do."""
+    if not path.is_dir():
+        return "a device or a pipe. Copy it to a file first."
+    if (path / "model.json").is_file() and (path / "step.onnx").is_file():
+        return (
+            "a folder of ONNX graphs, which export wrote. Its model.json describes them. Pass the "
+            "model file that they were made from."
+        )
+    if (path / "MLmodel").is_file():
+        file = path / "data" / "model.safetensors"
+        advice = f"Pass {file}." if file.is_file() else "It has no model file of Statecast."
+        return f"a model of MLflow. {advice}"
+    return "a folder. Pass a file that save wrote."
 
 
 def _plan(header: Mapping[str, Any], size: int, room: int) -> list[tuple[str, list[int], np.dtype]]:

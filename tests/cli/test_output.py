@@ -20,6 +20,7 @@ from plants import (
     run,
 )
 from statecast import Forecaster, State, process
+from statecast.cli import output
 
 
 def test_info(folder: Path) -> None:
@@ -60,6 +61,34 @@ def test_info_describes_a_state(folder: Path) -> None:
     out = run("info", "own.safetensors")[1]
     assert "1 row\n" in out
     assert "none: it is not a state of a forecaster" in out
+
+
+def test_info_of_a_folder_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, files, words in (
+        ("graphs", ["step.onnx", "model.json"], "a folder of ONNX graphs, which export wrote"),
+        ("served", ["MLmodel", "data/model.safetensors"], "Pass served/data/model.safetensors"),
+        ("other", ["MLmodel"], "It has no model file of Statecast"),
+        ("empty", [], "received a folder. Pass a file that save wrote"),
+    ):
+        (tmp_path / name / "data").mkdir(parents=True)
+        for file in files:
+            (tmp_path / name / file).touch()
+        assert words in " ".join(refused(tmp_path, "info", name).split())
+
+
+def test_info_of_an_unknown_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "foo")
+    found = dict(output.installation_pairs())["backend"]
+    assert found == "foo (expected one of jax, torch, tensorflow)"
+
+
+def test_the_steps_of_a_state_are_one_number_if_they_are_equal(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    for steps, said in (([3, 3], "3 ("), ([0, 3], "0 to 3 (")):
+        state = State({"step": np.array(steps, "float32").reshape(2, 1, 1)})
+        found = dict(output.state_pairs(state, tmp_path / "x"))["steps taken"]
+        assert found.startswith(said)
 
 
 def test_info_of_a_damaged_state_says_so(folder: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from statecast.forecast.settings import ForecasterSettings
 from statecast.heads.by_name import HEADS
 from statecast.networks.decoder import weight_shapes
 from statecast.recurrence.cells import CELLS
+from statecast.state import State
 from statecast.tables.scaling import TRANSFORMS
 from statecast.tokens.decoding import Beam
 from statecast.tokens.forecaster import TokenForecaster
@@ -141,14 +143,16 @@ class Consumer:
             return eval(rule["above"], names)
         return np.array([np.interp(p, levels, row) for row in q])
 
-    def forecast(self, case: Data, until: int) -> np.ndarray:
+    def forecast(
+        self, case: Data, until: int, state: dict[str, np.ndarray] | None = None, taken: int = 0
+    ) -> np.ndarray:
         """Quantiles on the real line, ``(rows, until, targets, levels)``, and the chance of ending
-        ``(rows, until)``."""
+        ``(rows, until)``; from a state after ``taken`` steps, or from the static features."""
         about, rows = self.about, len(case.known)
-        self.state, targets = self.start(case.static), about["targets"]
+        self.state, targets = self.start(case.static) if state is None else state, about["targets"]
         line = np.zeros((rows, until, len(targets), len(LEVELS)))
         self.ends = np.zeros((rows, until))
-        for step in range(1, until + 1):
+        for step in range(taken + 1, until + 1):
             beside = {}
             for name in ("future", "past"):
                 cells = (
@@ -157,8 +161,9 @@ class Consumer:
                 if cells:
                     beside |= self.features(name, cells)
                     beside[f"{name}_there"] = np.full(rows, True)
-            if "past_there" in beside:
-                beside["past_there"] = step <= case.known
+            if "past_there" in beside:  # in the prefix, and any past covariate has a value
+                given = [any(v is not None for v in each[step - 1].values()) for each in case.past]
+                beside["past_there"] = np.array(given) & (step <= case.known)
             for index, target in enumerate(targets):
                 y = case.y[:, step - 1, index]
                 observed = ~np.isnan(y) & (step <= case.known)
@@ -233,6 +238,7 @@ class Case:
     rows: int = 40
     gaps: float = 0.15  # the share of missing values
     never: int | None = None  # a step at which no item is observed
+    dated: bool = False  # steps are days, weekends are closed, and some past cells are empty
 
     def data(self, rows: int, seed: int, steps: int = STEPS) -> Data:
         rng = np.random.default_rng([seed, 9])
@@ -262,6 +268,12 @@ class Case:
         future = [[{"promo": p, "price": v} for p, v in zip(*each, strict=True)]
                   for each in zip(promo.tolist(), price.tolist(), strict=True)]  # fmt: skip
         past = [[{"visits": v} for v in each] for each in visits.tolist()]
+        if self.dated:
+            for row, step in np.ndindex(rows, steps):
+                if self.closed(row, step):
+                    y[row, step] = np.nan
+                if self.closed(row, step) or (row + 2 * step) % 5 == 1:
+                    past[row][step] = {"visits": None}
         return Data(
             y,
             np.full(rows, steps),
@@ -280,6 +292,16 @@ class Case:
         if self.past:
             series["visits"] = [data.past[r][t]["visits"] for r, t in zip(row, at, strict=True)]
         table = pl.DataFrame(series).with_columns(pl.col(*names).fill_nan(None))
+        if self.dated:  # a day of which nothing is known has no row, but at some gaps
+            empty = pl.all_horizontal(pl.col("visits", *names).is_null())
+            gap = pl.col("unique_id") % 2 == 0
+            begin = pl.col("unique_id") % 5 + 7 * (pl.col("unique_id") // 5)
+            shut = pl.Series(
+                [self.closed(r, t) for r, t in zip(row, at, strict=True)], dtype=pl.Boolean
+            )
+            table = table.filter(~shut & (~empty | gap)).with_columns(
+                ds=date(2024, 1, 1) + pl.duration(days=begin + pl.col("ds") - 1)
+            )
         static = future = None
         if self.statics:
             static = pl.DataFrame([{"unique_id": i, **each} for i, each in enumerate(data.static)])
@@ -292,6 +314,10 @@ class Case:
                 ]
             )
         return table, static, future
+
+    def closed(self, row: int, step: int) -> bool:
+        """Whether a step, from 0, is on a weekend. Item ``row`` begins on one of five weekdays."""
+        return self.dated and (row % 5 + step) % 7 > 4
 
     @property
     def names(self) -> list[str]:
@@ -356,6 +382,7 @@ CASES = {
     "few": Case({}, rows=6),
     "many": Case({"transform": "log"}, "positive", rows=130),
     "far": Case({}, "far", statics=False, rows=130, gaps=0.4),
+    "past-closed-days": Case({"cell": "gru"}, past=True, dated=True),
     "a-step-never-observed": Case({}, never=4, targets=2),
 }  # fmt: skip
 
@@ -385,6 +412,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
+def test_the_case_of_closed_days_has_them(exported: Any) -> None:
+    f, consumer = exported("past-closed-days")
+    assert f.schema.calendar.weekdays == (5, 6)
+    assert consumer.about["steps"]["closed"]["weekdays"] == [5, 6]
+
+
 def prefixes(case: Case, rows: int = 8) -> Data:
     """New items with every k, some with missing or new features, and beyond the longest one."""
     data = case.data(rows, 1, STEPS + 2)
@@ -399,6 +432,8 @@ def prefixes(case: Case, rows: int = 8) -> Data:
     if case.kind == "far":  # from all training items: most weights are 0 in float32
         data.y *= np.linspace(100, 300, rows)[:, None, None]
     for row, k in enumerate(data.known):
+        while k and case.closed(row, k - 1):
+            data.known[row] = k = k - 1
         if k:  # a prefix ends with an observation
             last = data.y[row, k - 1]
             last[:1] = np.where(np.isnan(last[:1]), rng.choice([1.0, 2.0], 1), last[:1])
@@ -427,14 +462,14 @@ def check_forecasts(f: Forecaster, consumer: Consumer, case: Case) -> None:
     expected = predicted(f, case, data, until)
     line = consumer.forecast(data, until)
     scale = max(float(np.nanmax(np.abs(data.y))), 1.0)
-    seen = 0
+    seen, steps = 0, "step" if case.dated else "ds"
     for index, (target, column) in enumerate(
         zip(consumer.about["targets"], case.names, strict=True)
     ):
         title = "statecast" if case.targets == 1 else f"statecast-{column}"
         y = consumer.unline(target, line[:, :, index])
         for place, suffix in enumerate(LEVELS):
-            for row, step, value in expected.select("unique_id", "ds", title + suffix).iter_rows():
+            for row, step, value in expected.select("unique_id", steps, title + suffix).iter_rows():
                 off = abs(y[row, step - 1, place] - value)
                 if target["transform"] == "counts":  # rounding may fall on either side
                     off = (
@@ -490,6 +525,30 @@ def test_a_state_is_that_of_the_forecaster(name: str, exported: Any) -> None:
             found = consumer.state[leaf][0]
             np.testing.assert_allclose(found, state[leaf][row], rtol=CLOSE, atol=CLOSE)
         assert consumer.state["known"][0] == k * case.targets
+
+
+@pytest.mark.parametrize("name", ["plain", "targets-covariates", "a-step-never-observed"])
+def test_a_saved_state_continues_in_the_graph(name: str, exported: Any, tmp_path: Path) -> None:
+    """``known`` is the number of steps taken; the other leaves that a file lacks are zeros."""
+    (f, consumer), case = exported(name), CASES[name]
+    data = prefixes(case)
+    series, static, future = case.tables(data)
+    with pytest.warns(DataWarning):
+        f.state(series, static, future=future).save(tmp_path / "state.safetensors")
+    state = State.load(tmp_path / "state.safetensors")
+    shapes = {
+        each["name"]: each["shape"][1:] for each in consumer.about["graphs"]["step"]["inputs"]
+    }
+    own = {
+        name: np.zeros((state.rows, *shapes[name])) for name in consumer.about["state"]["leaves"]
+    }
+    own |= {name: state[name] for name in state.names} | {"known": state["step"][:, 0, 0]}
+    until = STEPS + 1
+    whole = consumer.forecast(data, until)
+    for row, k in enumerate(data.known.tolist()):
+        start = {name: leaf[row : row + 1] for name, leaf in own.items()}
+        rest = consumer.forecast(data.take([row]), until, start, k)
+        np.testing.assert_allclose(rest[0, k:], whole[row, k:until], rtol=CLOSE, atol=CLOSE)
 
 
 def test_within_a_step_the_quantiles_are_those_of_the_network(exported: Any) -> None:

@@ -680,6 +680,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     for table, message in cases:
         with pytest.raises(DataError, match=message):
             f.fit(table, None, verbose=0)
+    with pytest.raises(DataError, match=r"received \(4, 3, 2\)\. For 2 targets.*target_col=\["):
+        Forecaster(**SMALL).fit(np.zeros((4, 3, 2)), verbose=0)
     with pytest.raises(DataError, match="received the target 'lat'"):
         f.fit(series, static, future=future.with_columns(lat=pl.lit(1.0)), verbose=0)
     empty = series.with_columns(

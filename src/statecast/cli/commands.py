@@ -595,7 +595,10 @@ def plot(
 def export(
     model: Model,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder to write to; made if needed.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder to write to. It is made if its parent exists."
+        ),
     ],
 ) -> None:
     """Write a model as ONNX graphs, for programs without Python.

@@ -17,7 +17,7 @@ import typer
 
 from statecast.cli.options import COLUMNS, FEATURES
 from statecast.errors import ArgumentError
-from statecast.process import check_backend
+from statecast.process import BACKENDS, check_backend
 from statecast.progress import scores_text, stage_lines, trained_text
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
 
     yield "statecast", __version__
     yield "python", sys.version.split()[0]
-    yield "backend", os.environ["KERAS_BACKEND"]
+    backend = os.environ["KERAS_BACKEND"]
+    unknown = "" if backend in BACKENDS else f" (expected one of {', '.join(BACKENDS)})"
+    yield "backend", backend + unknown
     yield "native kernel", library.status()
     packages = {
         "keras": "jax",
@@ -196,7 +198,9 @@ def state_pairs(state: State, path: Path) -> Iterator[tuple[str, Any]]:
     yield "ids", "none" if state.ids is None else _shortened([str(each) for each in state.ids])
     if "step" in state.names and state["step"].size:
         steps = state["step"]
-        yield "steps taken", f"{steps.min():g} to {steps.max():g}, one for each target of a step"
+        low, high = f"{steps.min():g}", f"{steps.max():g}"
+        span = low if low == high else f"{low} to {high}"
+        yield "steps taken", f"{span} (of several targets, each one counts)"
     for name in state.names:
         leaf = state[name]
         yield "leaf", f"{name}: {leaf.dtype} {leaf.shape}"

@@ -159,6 +159,8 @@ def save_model(
         result = served.forecast(table, params)
     except StatecastError as error:
         raise ArgumentError(f"input_example: {error}") from error
+    table = _with_none(table.copy())  # MLflow writes it as JSON
+    input_example = table if params is None else (table, params)
     if pip_requirements is None:
         packages = ("statecast", "mlflow-skinny", "pandas")
         pip_requirements = [f"{name}=={version(name)}" for name in packages]
@@ -239,6 +241,9 @@ class Served:
     ``series.merge(future, how="outer").merge(static, how="outer")``. An item with k = 0 has rows
     without y. It needs one row, whose step may be null. All columns of ``fit`` are expected, and
     others are ignored.
+
+    A request to the server is JSON with this table, ``dataframe_split`` or ``dataframe_records``.
+    MLflow refuses CSV: it cannot read columns of the type ``any``, which the signature has.
 
     **The parameters** are arguments of ``predict``: ``until``, ``h``, ``strict``, ``level``,
     ``quantiles`` and ``calibrated``. ``until`` is one step for all items. Without ``until`` and

@@ -339,9 +339,13 @@ class NumberGraphs:
     def _covariates(self, graph: Graph, name: str) -> Any:
         """``NumberEngine._encoded``: inputs of the recurrence, ``(members, rows, 1 + width)``."""
         numeric, codes = features(graph, getattr(self.schema, name), name, f"{name} covariates")
-        known = graph.input(
-            f"{name}_there", np.bool_, ("rows",), f"whether the {name} covariates are known"
-        )
+        meaning = {
+            "future": "whether the future covariates of the step are known",
+            "past": "whether the step is in the prefix and any past covariate has a value at it",
+        }[name]
+        if name == "past" and self.targets > 1:
+            meaning += "; false with all targets but the last one"
+        known = graph.input(f"{name}_there", np.bool_, ("rows",), meaning)
         flag = known.astype(F4)[:, None]
         x = encoded(within(self.weights, name), numeric, codes) * flag
         return np.concatenate([flag + np.zeros((self.members, 1, 1), F4), x], axis=-1)

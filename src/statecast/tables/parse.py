@@ -522,6 +522,13 @@ def _read_y_array(series: np.ndarray, request: _Request) -> tuple[np.ndarray, Vo
             )
         return read_numbers(series, "Y", "", "(n, T, m)"), None
     if request.tokens is None:
+        if series.ndim == 3:
+            count = series.shape[2]
+            raise DataError(
+                f"Y: expected shape (n, T) for one target; received {series.shape}. For {count} "
+                f"target{'s' * (count != 1)}, pass a list of as many names to the forecaster: "
+                "target_col=[...]."
+            )
         return read_numbers(series, "Y", "", "(n, T)")[..., None], None
     if series.ndim != 2:
         raise DataError(f"Y: expected shape (n, T); received {series.shape}.")
