@@ -297,7 +297,8 @@ class Case:
             gap = pl.col("unique_id") % 2 == 0
             begin = pl.col("unique_id") % 5 + 7 * (pl.col("unique_id") // 5)
             shut = pl.Series(
-                [self.closed(r, t) for r, t in zip(row, at, strict=True)], dtype=pl.Boolean
+                [self.closed(int(r), int(t)) for r, t in zip(row, at, strict=True)],
+                dtype=pl.Boolean,
             )
             table = table.filter(~shut & (~empty | gap)).with_columns(
                 ds=date(2024, 1, 1) + pl.duration(days=begin + pl.col("ds") - 1)
