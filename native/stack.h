@@ -1,4 +1,4 @@
-/* A stack of layers in a closed loop, and the paths that its head draws. A tile of rows runs all layers and all
+/* A stack of layers in a closed loop, and the quantiles or paths of its head. A tile of rows runs all layers and all
  * steps by itself. */
 #ifndef STATECAST_STACK_H
 #define STATECAST_STACK_H

@@ -59,15 +59,29 @@ def file_path(path: Any) -> Path:
     ArgumentError
         A value that is neither text nor a path, or text that does not name a file.
     """
+    text = path_text("path", path, "file")
+    if text.endswith(("/", os.sep)):
+        raise ArgumentError(f"path: expected the name of a file; received {text!r}.")
+    return Path(text)
+
+
+def path_text(name: str, path: Any, kind: str) -> str:
+    """Return the text of the argument ``name``, which names a ``kind``: a file or a folder.
+
+    Raises
+    ------
+    ArgumentError
+        A value that is neither text nor a path, or text that names nothing.
+    """
     try:
         text = os.fspath(path)
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise ArgumentError(f"path: expected text or a path; received {type(path).__name__}.")
-    if not text or "\0" in text or text.endswith(("/", os.sep)):
-        raise ArgumentError(f"path: expected the name of a file; received {text!r}.")
-    return Path(text)
+        raise ArgumentError(f"{name}: expected text or a path; received {type(path).__name__}.")
+    if not text or "\0" in text:
+        raise ArgumentError(f"{name}: expected the name of a {kind}; received {text!r}.")
+    return text
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:

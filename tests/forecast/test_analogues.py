@@ -254,10 +254,12 @@ def test_what_is_kept_for_later_calls_is_bounded(monkeypatch):
     found = _fit(*items)
     expected = [_ask(found, items, k) for k in range(T)]
     one = found.residuals(0).nbytes
+    found._cache.clear()
     monkeypatch.setattr(analogues, "_MOST_KEPT", 5 * one)
     for k in (*range(T), 3, 3, 0):
         np.testing.assert_array_equal(_ask(found, items, k), expected[k])
         assert sum(each.nbytes for each in found._cache.values()) <= 5 * one
+    found._cache.clear()
     monkeypatch.setattr(analogues, "_MOST_KEPT", 0)
     np.testing.assert_array_equal(_ask(found, items, 2), expected[2])
     assert len(found._cache) == 1

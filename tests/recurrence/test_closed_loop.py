@@ -142,7 +142,7 @@ def test_quantiles_are_those_of_the_head_on_the_outputs(
     n["x"][..., 1] = n["observed"]
     mask = n["mask"] if masked else None
     given = (n["x"], n["observed"], n["state"], n["base"][..., 0], n["last"], mask)
-    found, taken, leaves = case.loop(n).quantiles(*given, n["base"], after=after)
+    found, taken, leaves = case.loop(n).run(*given, constant=n["base"], after=after)
     _, expected_taken, expected_leaves, before = _run_reference(case, _doubles(n), mask)
     y, _, _ = case.loop(n).run(*given)
     steps = np.ones(n["observed"].shape, bool) if mask is None else mask
@@ -219,7 +219,7 @@ def test_a_row_has_the_same_bits_alone_and_with_any_number_of_threads(
     def quantiles(n: dict[str, Any]) -> np.ndarray:
         given = (n["x"], n["observed"], n["state"], n["base"][..., 0], n["last"], n["mask"])
         return np.where(
-            n["mask"][..., None], case.loop(n).quantiles(*given, n["base"], after=False)[0], 0
+            n["mask"][..., None], case.loop(n).run(*given, constant=n["base"], after=False)[0], 0
         )
 
     every = quantiles(n)

@@ -19,7 +19,7 @@ from statecast.errors import ArgumentError
 from statecast.export.graph import OPSET, Graph, Port
 from statecast.export.numbers import AFTER, LARGEST_INPUT, NumberGraphs
 from statecast.export.tokens import TokenGraphs
-from statecast.files import write_whole
+from statecast.files import path_text, write_whole
 from statecast.forecast.companions import Companions
 from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.process import check_extra
@@ -90,14 +90,7 @@ def write(model: Any, companions: Companions, folder: str | os.PathLike[str]) ->
 
 
 def _checked_folder(folder: Any) -> Path:
-    try:
-        text = os.fspath(folder)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        raise ArgumentError(f"folder: expected text or a path; received {type(folder).__name__}.")
-    if not text or "\0" in text:
-        raise ArgumentError(f"folder: expected the name of a folder; received {text!r}.")
+    text = path_text("folder", folder, "folder")
     found = Path(text)
     try:
         if found.exists() and not found.is_dir():

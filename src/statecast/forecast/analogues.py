@@ -250,9 +250,8 @@ def _definite(covariance: np.ndarray) -> np.ndarray:
 
 def _patterns(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the indices of the rows with the same mask, and this mask, for every distinct mask."""
-    if len(mask) == 1:
-        yield np.zeros(1, int), mask[0]
-    if len(mask) < 2:
+    if len(mask) < 2:  # what follows takes longer than the forecast of one row
+        yield from ((np.zeros(1, int), row) for row in mask)
         return
     _, which = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
     order = np.argsort(which.ravel(), kind="stable")
@@ -640,16 +639,16 @@ class Analogues:
 
     def _kept(self, key: tuple[Any, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
         """What ``compute`` returned the last time, unless much else has been computed since."""
-        found = self._cache.pop(key, None)
-        if found is None:
-            found = compute()
-        self._cache[key] = found
+        found = self._cache.get(key)
+        if found is not None:
+            return found
+        found = self._cache[key] = compute()
+        # Others are dropped at random: a call goes through the prefix lengths in order, so that the
+        # oldest array is the next one that is needed.
         others = [each for each in list(self._cache) if each != key]
+        random.shuffle(others)
         while others and sum(each.nbytes for each in list(self._cache.values())) > _MOST_KEPT:
-            # At random: a call goes through the prefix lengths in order, so that the oldest array
-            # is the next one that is needed.
-            victim = others.pop(random.randrange(len(others)))
-            self._cache.pop(victim, None)  # None if another thread was faster
+            self._cache.pop(others.pop(), None)  # None if another thread was faster
         return found
 
 

@@ -233,14 +233,13 @@ class NumberEngine:
         base, last = self._constant(leaves), leaves["last"][..., 0]
         cell, feedback = within(leaves, "cell"), base[..., decoder.head.location_index]
         mask = None if active.all() else np.broadcast_to(active, shape)
-        given = (x, x[..., 1] > 0, cell, feedback, last, mask)
+        head: dict[str, Any] = {}
         if read and self._loop.head is not None:
-            y, taken, after = self._loop.quantiles(*given, base, after=bool(decoder.future))
-        else:
-            y, taken, after = self._loop.run(*given)
+            head = {"constant": base, "after": bool(decoder.future)}
+        y, taken, after = self._loop.run(x, x[..., 1] > 0, cell, feedback, last, mask, **head)
         after = {f"cell/{name}": leaf for name, leaf in after.items()} | outside
         after["last"] = np.concatenate([last[..., None], taken], axis=2)[..., -1:]
-        if not read or self._loop.head is not None:
+        if not read or head:
             return y, after
         if not decoder.future:  # the output after step t gives the distribution of step t + 1
             first = np.asarray(decoder.stack.output(cell))[:, :, None]

@@ -125,6 +125,9 @@ class EnsembleLoop:
         base: np.ndarray,
         last: np.ndarray,
         mask: np.ndarray | None = None,
+        *,
+        constant: np.ndarray | None = None,
+        after: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """All steps of x.
 
@@ -140,76 +143,35 @@ class EnsembleLoop:
         mask : array of bool, ``(members, rows, steps)``, optional
             False for a step that is skipped: the state stays, and output and value are those of the
             step before (zeros and ``last`` before the first step).
-
-        Returns
-        -------
-        y : array, ``(members, rows, steps, units)``
-        taken : array, ``(members, rows, steps)``
-            The value of each step.
-        state : dict of str to array, ``(members, rows, units)``
-            After the last step.
-        """
-        y = np.empty((*x.shape[:3], self._layers[-1].units), np.float32)
-        return self._closed(x, observed, state, base, last, mask, y, {"y": y})
-
-    def quantiles(
-        self,
-        x: np.ndarray,
-        observed: np.ndarray,
-        state: Mapping[str, np.ndarray],
-        base: np.ndarray,
-        last: np.ndarray,
-        mask: np.ndarray | None,
-        constant: np.ndarray,
-        *,
-        after: bool,
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """As ``run``, with the quantiles of every step in place of the outputs.
-
-        Parameters
-        ----------
-        x, observed, state, base, last, mask
-            As for ``run``.
-        constant : array, ``(members, rows, parameters)``
-            Added to the head's raw numbers.
+        constant : array, ``(members, rows, parameters)``, optional
+            Added to the raw numbers of ``head``. With it the quantiles of every step are computed,
+            in place of the outputs.
         after : bool
             Whether the head reads the output after a step, and not that before it.
 
         Returns
         -------
-        quantiles : array, ``(members, rows, steps, levels)``
-            At the levels of ``head``; undefined at skipped steps.
-        taken, state
-            As from ``run``.
+        y : array, ``(members, rows, steps, units)``
+            Or the quantiles, ``(members, rows, steps, levels)``, at the levels of ``head``; they
+            are undefined at skipped steps.
+        taken : array, ``(members, rows, steps)``
+            The value of each step.
+        state : dict of str to array, ``(members, rows, units)``
+            After the last step.
         """
-        assert self.head is not None
-        found = np.empty((*x.shape[:3], len(self.head.levels)), np.float32)
-        constant = np.ascontiguousarray(constant, np.float32)
-        others = {"quantiles": found, "constant": constant}
-        return self._closed(
-            x, observed, state, base, last, mask, found, others, **self._of_head(after)
-        )
-
-    def _closed(
-        self,
-        x: np.ndarray,
-        observed: np.ndarray,
-        state: Mapping[str, np.ndarray],
-        base: np.ndarray,
-        last: np.ndarray,
-        mask: np.ndarray | None,
-        found: np.ndarray,
-        others: dict[str, np.ndarray],
-        **numbers: Any,
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """A call with observations, whose result is ``found``, one of ``others``."""
-        taken, after = np.empty(x.shape[:3], np.float32), self._leaves(x)
+        width = self._layers[-1].units if constant is None else len(self._fixed["levels"])
+        found = np.empty((*x.shape[:3], width), np.float32)
+        taken, leaves = np.empty(x.shape[:3], np.float32), self._leaves(x)
         given = {n: np.ascontiguousarray(a, "float32") for n, a in (("base", base), ("last", last))}
-        given["observed"] = np.ascontiguousarray(observed, np.bool_)
+        given |= {"observed": np.ascontiguousarray(observed, np.bool_), "fed": taken}
         if mask is not None:
             given["mask"] = np.ascontiguousarray(mask, np.bool_)
-        self._call(x, state, given | {"fed": taken} | others, after, **numbers)
-        return found, taken, after
+        if constant is None:
+            self._call(x, state, given | {"y": found}, leaves)
+        else:
+            given |= {"quantiles": found, "constant": np.ascontiguousarray(constant, np.float32)}
+            self._call(x, state, given, leaves, **self._of_head(after))
+        return found, taken, leaves
 
     def step(
         self, x: np.ndarray, state: Mapping[str, np.ndarray]
