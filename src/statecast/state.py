@@ -38,6 +38,7 @@ from statecast.files import (
 FORMAT = "statecast-state"
 VERSION = 1
 _MOST_FORKED = 2_000_000_000  # numbers in the result of a fork: 8 GB of float32
+_AT_ONCE = 64  # blocks of rows that are packed at once: they fit into the CPU's caches
 _HEADER_CAP = 1024 * 1024  # bytes: the names, types and shapes of ten thousand leaves
 
 
@@ -126,133 +127,184 @@ def at_rest(array: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
-class _Block(NamedTuple):
-    """A block of rows, of which some are taken or replaced.
+class _Touched(NamedTuple):
+    """Rows that are taken or replaced, by the blocks that have them.
 
     Attributes
     ----------
-    number : int
-        Which block.
-    at : array of int
-        The places of its rows among those that are taken or replaced.
+    order : array of int
+        The places of the rows among those that are given, in the order of the blocks.
     own : array of int
-        The places of these rows within the block.
+        The place of each row within its block, in this order.
+    blocks : list of (int, int, int)
+        The number of each block, and where its rows start and end in this order.
     """
 
-    number: int
-    at: np.ndarray
+    order: np.ndarray
     own: np.ndarray
-
-
-_Groups = Mapping[int, dict[int, np.ndarray]]  # blocks by group, and within it by number
+    blocks: list[tuple[int, int, int]]
 
 
 class _Blocks:
-    """A leaf as an array and the blocks of rows that differ from it.
+    """The rows of all leaves that differ from a base, in blocks of packed rows.
 
-    States that differ in a few rows share the array, and all blocks that are equal. The blocks are
+    States that differ in a few rows share the base, and all blocks that are equal. The blocks are
     in groups by their numbers, so that a change copies the references of a few groups only, however
     many rows have changed before.
+
+    Parameters
+    ----------
+    base : mapping of str to array
+        The leaves, with rows on axis 0.
+    groups : mapping
+        Arrays of ``ROWS`` packed rows, by group, and within it by number.
     """
 
-    ROWS = 16  # rows of a block, which are copied if one of them changes
+    ROWS = 8  # rows of a block, which are copied if one of them changes
     GROUP = 256  # blocks of a group
 
-    def __init__(self, base: np.ndarray, changed: _Groups = MappingProxyType({})) -> None:
-        self._base, self._changed = base, changed
+    def __init__(
+        self,
+        base: Mapping[str, np.ndarray],
+        groups: Mapping[int, dict[int, np.ndarray]] = MappingProxyType({}),
+    ) -> None:
+        self.base, self._groups = base, groups
+        fields_ = [(str(i), leaf.dtype, leaf.shape[1:]) for i, leaf in enumerate(base.values())]
+        self._row = np.dtype(fields_)  # one packed row
+        self._bytes = np.dtype((np.void, self._row.itemsize))  # the same, for copies in one piece
 
-    @classmethod
-    def touched(cls, index: np.ndarray) -> list[_Block]:
-        """Return the blocks that have the rows ``index``, in the order of their numbers."""
-        order = np.argsort(index, kind="stable")
-        number = index[order] // cls.ROWS
-        starts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
-        own = index[order] - number * cls.ROWS
-        return [
-            _Block(int(number[first]), order[first:end], own[first:end])
-            for first, end in pairwise([*starts, len(index)])
-        ]
+    def put(self, index: np.ndarray, values: Mapping[str, np.ndarray]) -> _Blocks:
+        """Return the blocks with ``values`` in the rows of ``index``."""
+        order, own, blocks = self._touched(index)
+        rows, groups = self._packed({name: values[name] for name in self.base})[order], {}
+        for number in {number // self.GROUP for number, _, _ in blocks}:
+            groups[number] = dict(self._groups.get(number, {}))
+        new = [number for number, _, _ in blocks if number not in groups[number // self.GROUP]]
+        for part in (new[i : i + _AT_ONCE] for i in range(0, len(new), _AT_ONCE)):
+            for number, block in zip(part, self._of_base(part), strict=True):
+                groups[number // self.GROUP][number] = block.copy()
+        fresh = set(new)
+        for number, first, end in blocks:
+            group = groups[number // self.GROUP]
+            if number not in fresh:
+                group[number] = group[number].copy()
+            group[number][own[first:end]] = rows[first:end]
+        return _Blocks(self.base, {**self._groups, **groups})
 
-    @property
-    def dtype(self) -> np.dtype:
-        return self._base.dtype
-
-    def put(self, touched: list[_Block], values: np.ndarray) -> _Blocks:
-        changed = dict(self._changed)
-        number, group = -1, {}
-        for block in touched:  # in the order of their numbers
-            if block.number // self.GROUP != number:
-                number = block.number // self.GROUP
-                group = changed[number] = dict(changed.get(number, {}))
-            first = block.number * self.ROWS
-            old = group.get(block.number, self._base[first : first + self.ROWS])
-            new = group[block.number] = old.copy()
-            new[block.own] = values[block.at]
-        return _Blocks(self._base, changed)
-
-    def take(self, touched: list[_Block], index: np.ndarray) -> np.ndarray:
-        out = self._base[index]
-        for block in touched:
-            new = self._changed.get(block.number // self.GROUP, {}).get(block.number)
-            if new is not None:
-                out[block.at] = new[block.own]
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the rows ``index`` of each leaf."""
+        out = {name: leaf[index] for name, leaf in self.base.items()}
+        order, own, blocks = self._touched(index)
+        places, found = [], []
+        for number, first, end in blocks:
+            block = self._groups.get(number // self.GROUP, {}).get(number)
+            if block is not None:
+                places.append(order[first:end])
+                found.append(block[own[first:end]])
+        self._overwrite(out, places, found)
         return out
 
-    def whole(self) -> np.ndarray:
-        out = self._base.copy()
-        for group in self._changed.values():
-            for number, new in group.items():
+    def whole(self) -> dict[str, np.ndarray]:
+        """Return all rows of each leaf."""
+        out = {name: leaf.copy() for name, leaf in self.base.items()}
+        rows = len(next(iter(out.values())))
+        places, found = [], []
+        for group in self._groups.values():
+            for number, block in group.items():
                 first = number * self.ROWS
-                out[first : first + self.ROWS] = new
+                places.append(np.arange(first, min(first + self.ROWS, rows)))
+                found.append(block[: len(places[-1])])
+        self._overwrite(out, places, found)
         return out
+
+    def _touched(self, index: np.ndarray) -> _Touched:
+        order = np.argsort(index, kind="stable")
+        number = index[order] // self.ROWS
+        cuts = [*np.flatnonzero(np.diff(number, prepend=-1)).tolist(), len(index)]
+        blocks = [(int(number[first]), first, end) for first, end in pairwise(cuts)]
+        return _Touched(order, index[order] - number * self.ROWS, blocks)
+
+    def _of_base(self, numbers: list[int]) -> np.ndarray:
+        """Return blocks of the base, ``(numbers, ROWS)``. Beyond the last row they repeat it."""
+        index = np.array(numbers, np.int64)[:, None] * self.ROWS + np.arange(self.ROWS)
+        last = len(next(iter(self.base.values()))) - 1
+        index = np.minimum(index.ravel(), last)
+        packed = self._packed({name: leaf[index] for name, leaf in self.base.items()})
+        return packed.reshape(-1, self.ROWS)
+
+    def _packed(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        rows = np.empty(len(next(iter(values.values()))), self._row)
+        for name, leaf in zip(self._row.names or (), values.values(), strict=True):
+            rows[name] = leaf
+        return rows.view(self._bytes)
+
+    def _overwrite(
+        self, leaves: Mapping[str, np.ndarray], places: list[np.ndarray], found: list[np.ndarray]
+    ) -> None:
+        """Write packed rows to ``places`` of the leaves."""
+        if not places:
+            return
+        at, rows = np.concatenate(places), np.concatenate(found).view(self._row)
+        for name, leaf in zip(self._row.names or (), leaves.values(), strict=True):
+            leaf[at] = rows[name]
 
 
 class _Leaves(Mapping[str, Any]):
-    """Leaves by name. A leaf in blocks is joined on its first use, and is then kept as an array."""
+    """Leaves by name. Where rows differ from a base, the first use of a leaf joins all of them."""
 
-    def __init__(self, held: dict[str, Any]) -> None:
+    def __init__(self, held: dict[str, Any] | _Blocks) -> None:
         self.held = held
 
     def __getitem__(self, name: str) -> Any:
-        leaf = self.held[name]
-        if isinstance(leaf, _Blocks):
-            leaf = self.held[name] = _read_only(leaf.whole())
-        return leaf
+        return self.joined()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.held)
+        return iter(self._base())
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self._base())
 
     def __repr__(self) -> str:
-        return repr(dict(self))
+        return repr(self.joined())
+
+    def joined(self) -> dict[str, Any]:
+        """Return every leaf as one array, which is kept."""
+        held = self.held  # another thread may join meanwhile
+        if isinstance(held, _Blocks):
+            held = {name: _read_only(leaf) for name, leaf in held.whole().items()}
+            self.held = held
+        return held
+
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Return the dtype of each leaf at rest."""
+        return {name: at_rest(leaf[:0]).dtype for name, leaf in self._base().items()}
 
     def take(self, index: np.ndarray) -> _Leaves:
         """Return the rows ``index`` of each leaf."""
-        held = dict(self.held)  # another thread may join a leaf meanwhile
-        in_blocks = any(isinstance(leaf, _Blocks) for leaf in held.values())
-        touched = _Blocks.touched(index) if in_blocks else []
-        for name, leaf in held.items():
-            rows = leaf.take(touched, index) if isinstance(leaf, _Blocks) else at_rest(leaf)[index]
-            rows.flags.writeable = False
-            held[name] = rows
-        return _Leaves(held)
+        held = self.held
+        if isinstance(held, _Blocks):
+            taken = held.take(index)
+        else:
+            taken = {name: at_rest(leaf)[index] for name, leaf in held.items()}
+        for leaf in taken.values():
+            leaf.flags.writeable = False
+        return _Leaves(taken)
 
     def put(self, index: np.ndarray, values: Mapping[str, np.ndarray], rows: int) -> _Leaves:
         """Return the leaves with ``values`` in the rows of ``index``."""
-        held: dict[str, Any] = {}
         if len(index) * 4 >= rows:  # most blocks would be copied
-            for name in self.held:
-                new = at_rest(self[name]).copy()
-                new[index] = values[name]
-                held[name] = _read_only(new)
-            return _Leaves(held)
-        touched = _Blocks.touched(index)
-        for name, leaf in self.held.items():
-            blocks = leaf if isinstance(leaf, _Blocks) else _Blocks(at_rest(leaf))
-            held[name] = blocks.put(touched, values[name])
-        return _Leaves(held)
+            new = {name: at_rest(leaf).copy() for name, leaf in self.joined().items()}
+            for name, leaf in new.items():
+                leaf[index] = values[name]
+            return _Leaves({name: _read_only(leaf) for name, leaf in new.items()})
+        held = self.held
+        if not isinstance(held, _Blocks):
+            held = _Blocks({name: at_rest(leaf) for name, leaf in held.items()})
+        return _Leaves(held.put(index, values))
+
+    def _base(self) -> Mapping[str, Any]:
+        held = self.held
+        return held.base if isinstance(held, _Blocks) else held
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +312,7 @@ class State:
     """Named leaves, rows first, from which the next step of a recurrence starts.
 
     A new state shares the rows that are equal with the old state. ``take``, ``put``, ``reset`` and
-    ``Forecaster.update`` copy at most 16 rows of each leaf for each given row, whatever the size
+    ``Forecaster.update`` copy at most 8 rows of each leaf for each given row, whatever the size
     of the state. A whole leaf (``state["lstm/h"]``), ``fork`` and ``save`` copy all rows. The ids
     are hashed once, when the state is made.
 
@@ -278,8 +330,8 @@ class State:
     Raises
     ------
     StateError
-        No leaves, a scalar leaf, leaves or ids that differ in the number of rows, repeated ids, a
-        masked array.
+        No leaves, a scalar leaf, a leaf of Python objects, leaves or ids that differ in the number
+        of rows, repeated ids, a masked array.
 
     Examples
     --------
@@ -311,6 +363,11 @@ class State:
             if not shape:
                 raise StateError(
                     f"Leaf {name!r}: expected an array with rows on axis 0, received a scalar."
+                )
+            if isinstance(leaf, np.ndarray) and leaf.dtype.hasobject:
+                raise StateError(
+                    f"Leaf {name!r}: expected numbers, received an array of Python objects. "
+                    "Convert it: array.astype('float32')."
                 )
             if rows is None:
                 rows = shape[0]
@@ -395,8 +452,8 @@ class State:
 
     def at_rest(self) -> State:
         """Return the same state with NumPy leaves."""
-        held = self._leaves.held.values()
-        if all(isinstance(leaf, (np.ndarray, _Blocks)) for leaf in held):
+        held = self._leaves.held
+        if isinstance(held, _Blocks) or all(isinstance(leaf, np.ndarray) for leaf in held.values()):
             return self
         return self._with({name: at_rest(leaf) for name, leaf in self.leaves.items()}, self.ids)
 
@@ -580,10 +637,7 @@ class State:
 
 def leaf_dtypes(state: State) -> dict[str, np.dtype]:
     """Return the dtype of each leaf at rest. The cost does not depend on the number of rows."""
-    return {
-        name: leaf.dtype if isinstance(leaf, _Blocks) else at_rest(leaf[:0]).dtype
-        for name, leaf in dict(state._leaves.held).items()
-    }
+    return state._leaves.dtypes()
 
 
 def _read_only(leaf: Any) -> Any:

@@ -30,16 +30,18 @@ from statecast.tables.features import (
     NEVER_SEEN,
     Columns,
 )
+from statecast.tables.scaling import EXPONENTS
 from statecast.tables.schema import Schema
 from statecast.tables.vocabulary import END, FIRST_TOKEN, UNKNOWN
 
 FORMAT, VERSION = "statecast-onnx", 1
 # Of each transform: from y to the real line, and back before the limits are applied.
+_EXPONENT = "min(max(u, {:g}), {:g})".format(*EXPONENTS)
 FORMULAS = {
     "none": ("y", "u"),
-    "log": ("log1p(y / centre)", "expm1(u) * centre"),
-    "counts": ("log1p(y / centre)", "round(expm1(u) * centre)"),
-    "positive": ("log(y / centre)", "exp(u) * centre"),
+    "log": ("log1p(y / centre)", f"expm1({_EXPONENT}) * centre"),
+    "counts": ("log1p(y / centre)", f"round(expm1({_EXPONENT}) * centre)"),
+    "positive": ("log(y / centre)", f"exp({_EXPONENT}) * centre"),
     "logit": (
         "log(((y - low) / (high - low) + centre) / (1 - (y - low) / (high - low) + centre))",
         "low + (high - low) * ((0.5 + 0.5 * tanh(u / 2)) * (1 + 2 * centre) - centre)",

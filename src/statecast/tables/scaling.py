@@ -24,7 +24,7 @@ from statecast.tables.columns import LARGEST
 MOST_COUNTED = 2**26  # the largest count: beyond it, counts are numbers
 ROUNDING = 64 * np.finfo(np.float64).eps  # relative: values this close may differ by rounding alone
 # e**470 is finite times any centre, and beyond any y that is accepted
-_EXPONENTS = -470.0, 470.0
+EXPONENTS = -470.0, 470.0
 _ENOUGH = 10  # observations at a step for it to stand on its own
 _NEIGHBOURS = np.array([1, 2, 4, 0, 4, 2, 1]) / 8.0  # weights of the steps around a thin one
 
@@ -129,7 +129,7 @@ class Log(Transform):
         return np.log1p(y / self.centre)
 
     def _inverse(self, u: np.ndarray) -> np.ndarray:
-        return np.expm1(np.clip(u, *_EXPONENTS)) * self.centre
+        return np.expm1(np.clip(u, *EXPONENTS)) * self.centre
 
 
 class Counts(Log):
@@ -165,7 +165,7 @@ class Positive(Transform):
         return np.log(y / self.centre)
 
     def _inverse(self, u: np.ndarray) -> np.ndarray:
-        return np.exp(np.clip(u, *_EXPONENTS)) * self.centre
+        return np.exp(np.clip(u, *EXPONENTS)) * self.centre
 
 
 class Logit(Transform):
