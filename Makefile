@@ -69,9 +69,12 @@ sanitize: $(VENV)/.all
 	    tests/forecast/test_analogues.py && \
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
+# They take hours, or are modules of those that do.
+by_hand := accuracy comparison peers reserving
+
 bench: $(VENV)/.all
 	@$(PIP) -e '.[bench]'
-	@for script in $(filter-out benchmarks/accuracy.py,$(wildcard benchmarks/*.py)); do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
+	@for script in $(filter-out $(by_hand:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do echo "== $$script =="; $(RUN) "$$script" || exit 1; done
 
 package:
 	@PYTHON=$(PYTHON) tools/package.sh
