@@ -199,7 +199,8 @@ CANCELLING_DECAY: dict[str, Any] = {
 }  # fmt: skip
 
 
-# The gradient of x is small, for tanh is nearly 1: its derivative is a difference of numbers near 1.
+# The gradient of x is small, for tanh is nearly 1: its derivative is a difference of two numbers
+# near 1.
 SATURATED: dict[str, Any] = {
     "kind": "rnn", "bias": True, "units": 1, "sizes": (1, 1, 1, 33), "mask": False,
     "between": "nothing", "seed": 308,
