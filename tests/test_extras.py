@@ -62,10 +62,11 @@ f, s = Forecaster.load({model!r}), State.load({state!r})
 raised(lambda: f.predict(state=s, until=6))
 raised(lambda: f.simulate(state=s, until=6, paths=3).total())
 raised(lambda: f.simulate(state=s, until=6, paths=3).table())
+raised(lambda: f.predict_total(state=s, until=6, by=[], paths=3))
 """
     found = run(code, (*ALL, "pandas")).splitlines()
     expected = "fitted on tables of pandas.*not installed: pip install pandas"
-    assert len(found) == 3
+    assert len(found) == 4
     for line in found:
         assert line.startswith("MissingExtraError")
         assert re.search(expected, line)

@@ -140,6 +140,7 @@ VERBS = {
         "load",
         "network",
         "predict",
+        "predict_total",
         "quantiles",
         "save",
         "schema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import struct
@@ -36,14 +37,21 @@ from plants import (
 
 
 def test_forecast_to_a_file_is_forecast_to_stdout(folder: Path) -> None:
-    command = [*FORECAST, "--level", "80", "--level", "95", "--quantile", "0.25"]
+    command = [*FORECAST, "--level", "80", "--level", "95", "--quantile", "0.25", "--mean"]
     code, out, err = run(*command)
     assert (code, err) == (0, "")
     assert run(*command, "--out", "f.csv")[0] == 0
     assert (folder / "f.csv").read_text() == out
     table = pl.read_csv(folder / "f.csv")
     bounds = [f"statecast-{side}-{level}" for level in (80, 95) for side in ("lo", "hi")]
-    assert table.columns == ["plant", "week", "statecast", *bounds, "statecast-q-0.25"]
+    assert table.columns == [
+        "plant",
+        "week",
+        "statecast",
+        *bounds,
+        "statecast-q-0.25",
+        "statecast-mean",
+    ]
     assert table.height == 10 * 3
     assert table["week"].unique().sort().to_list() == [4, 5, 6]
     assert table.select((pl.col(bounds[2]) <= pl.col(bounds[0])).all()).item()
@@ -57,8 +65,7 @@ def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
     drawn: Any = f.simulate("series.csv", "static.csv", until=6, paths=5)
     summaries = {
         "": drawn.table(),
-        "--total --since 1 --level 50": drawn.total(since=1, level=50),
-        "--peak": drawn.peak(),
+        "--peak --since 1 --level 50": drawn.peak(since=1, level=50),
         "--time-to 20": drawn.time_to(20.0),
         "--time-to 12 --falling": drawn.time_to(12.0, falling=True),
     }
@@ -67,6 +74,36 @@ def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
         assert code == 0, err
         found = pl.read_csv("s.csv", schema_overrides=expected.schema)
         assert_frame_equal(found, expected, rel_tol=1e-5)
+
+
+def test_total_has_a_row_for_each_group(folder: Path) -> None:
+    from statecast import Forecaster
+
+    static = pl.read_csv("static.csv")
+    areas = ["1.5", *map(str, range(2, static.height + 1))]
+    static.with_columns(area=pl.Series(areas)).write_csv("areas.csv")
+    static.select("plant", "soil", kind="light").write_csv("groups.csv")
+    f = Forecaster.load("model.safetensors")
+    words: dict[str, dict[str, Any]] = {
+        "": {},
+        "--all --since 1": {"by": [], "since": 1},
+        "--by soil --level 50 --quantile 0.3 --mean": {
+            "by": "soil", "level": 50, "quantiles": 0.3, "mean": True,
+        },
+        "--by groups.csv --paths 30": {"by": "groups.csv", "paths": 30},
+    }  # fmt: skip
+    for options, given in words.items():
+        code, _, err = run("total", *FORECAST[1:], *options.split(), "--out", "t.csv")
+        assert code == 0, err
+        expected: Any = f.predict_total("series.csv", "static.csv", until=6, **given)
+        found = pl.read_csv("t.csv", schema_overrides=expected.schema)
+        assert_frame_equal(found, expected, rel_tol=1e-5)
+    tables = [word.replace("static.csv", "areas.csv") for word in FORECAST[1:]]
+    code, out, err = run("total", *tables, "--by", "soil", "--weight", "area")
+    assert code == 0, err
+    expected = f.predict_total("series.csv", "areas.csv", until=6, by="soil", weight="area")
+    found = pl.read_csv(io.StringIO(out), schema_overrides=expected.schema)
+    assert_frame_equal(found, expected, rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("verb", ["score", "rank"])

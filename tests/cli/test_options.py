@@ -20,8 +20,12 @@ from statecast.errors import ArgumentError
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("simulate --total --peak", "several"),
-        ("simulate --since 2", "--total"),
+        ("simulate --time-to 3 --peak", "received both"),
+        ("simulate --since 2", "--peak"),
+        ("total --by soil --all", "received both"),
+        ("total --by soil,shops.csv", "one file"),
+        ("total --by area", "expected a column 'area'"),
+        ("total --paths 0", "paths"),
         ("simulate --peak --falling", "--time-to"),
         ("simulate --target-col height", "--peak"),
         ("simulate --time-to nan", "threshold"),

@@ -55,6 +55,8 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
         ("simulate m.safetensors - static.csv --until 6 --peak", "for numbers"),
         ("forecast m.safetensors - static.csv --until 6 --no-calibrated", "for numbers"),
         ("forecast m.safetensors - static.csv --until 6 --level 80", "for numbers"),
+        ("forecast m.safetensors - static.csv --until 6 --mean", "for numbers"),
+        ("total m.safetensors - static.csv --until 6", "expected a Forecaster"),
         ("forecast m.safetensors - static.csv --until 6 --beam 1 --best 2", "best: expected"),
         ("score m.safetensors series.csv static.csv --known -1", "known"),
         ("rank m.safetensors series.csv static.csv --by item", "by: expected one of"),

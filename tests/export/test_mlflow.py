@@ -156,6 +156,7 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
         ({"until": 6, "level": []}, {"until": 6, "level": None}),
         ({"h": 1, "quantiles": [0.1]}, {"h": 1, "quantiles": [0.1]}),
         ({"h": 1, "calibrated": False}, {"h": 1, "calibrated": False}),
+        ({"h": 2, "mean": True}, {"h": 2, "mean": True}),
     ],
 )
 def test_the_answer_is_the_forecast(

@@ -24,7 +24,7 @@ def _forecast(fitted, until):
 def _combined(fitted, until, companions=None, calibrated=True):
     own, network, leaves, known = _forecast(fitted, until)
     found = (companions or own).combine(
-        network, leaves, known, QUANTILE_LEVELS, fitted.schema, calibrated=calibrated
+        network, leaves, known, fitted.schema, calibrated=calibrated
     )
     return found, network, known
 

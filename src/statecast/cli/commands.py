@@ -32,6 +32,7 @@ from statecast.cli.options import (
     Model,
     OfTokens,
     Out,
+    Quantile,
     Require,
     Series,
     Static,
@@ -40,6 +41,7 @@ from statecast.cli.options import (
     given_only,
     new_forecaster,
     read_constraints,
+    read_groups,
     read_list,
     read_until,
     refuse_for_numbers,
@@ -187,10 +189,10 @@ def forecast(
     strict: Strict = False,
     future: Future = None,
     level: Level = None,
-    quantile: Annotated[
-        list[str] | None,
-        typer.Option(metavar="Q", help=f"A further quantile, 0 to 1. {SEVERAL}"),
-    ] = None,
+    quantile: Quantile = None,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="The mean too, for forecasts that are added up.")
+    ] = False,
     calibrated: Annotated[
         bool, typer.Option(help="Quantiles calibrated on held-out items, or those of the model.")
     ] = True,
@@ -231,6 +233,7 @@ def forecast(
             {
                 "--level": level,
                 "--quantile": quantile,
+                "--mean": mean,
                 "--future": future,
                 "--no-calibrated": not calibrated,
             }
@@ -256,9 +259,82 @@ def forecast(
             future=future,
             level=read_list("level", level, float) or (80,),
             quantiles=read_list("quantile", quantile, float),
+            mean=mean,
             calibrated=calibrated,
         )
     deliver(table, out)
+
+
+@app.command()
+def total(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    until: Until = None,
+    h: Ahead = None,
+    strict: Strict = False,
+    future: Future = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The groups: a column of STATIC, or a file of the ids and the columns of their "
+            f"groups. {SEVERAL}  [each item]",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="One total of all items.")] = False,
+    since: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP",
+            help="The first step that is counted; observations from it on count too.  "
+            "[the first after the prefix]",
+        ),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A column of STATIC: the values of an item are multiplied by its number.",
+        ),
+    ] = None,
+    across_targets: Annotated[
+        bool,
+        typer.Option("--across-targets", help="With several targets: one total of all of them."),
+    ] = False,
+    level: Level = None,
+    quantile: Quantile = None,
+    mean: Annotated[bool, typer.Option("--mean", help="The mean of the total too.")] = False,
+    paths: Annotated[int, typer.Option(help="The number of sample paths of each item.")] = 1000,
+    out: Out = None,
+) -> None:
+    """Forecast totals: the sums over the steps after the prefix, of each item or of groups.
+
+    A row has the median of a total and an interval, from joint sample paths. The columns of --by
+    and --weight need not be features of the model.
+    """
+    if out is not None:
+        check_outputs({out: TABLES}, inputs=[model, series, static, future])
+    from statecast.forecast.forecaster import Forecaster
+
+    found = Forecaster.load(model).predict_total(
+        None if series == NONE else series,
+        static,
+        until=read_until(until),
+        h=h,
+        strict=strict,
+        future=future,
+        by=read_groups(by, everything),
+        since=since,
+        weight=weight,
+        across_targets=across_targets,
+        level=read_list("level", level, float) or (80,),
+        quantiles=read_list("quantile", quantile, float),
+        mean=mean,
+        paths=paths,
+    )
+    deliver(found, out)
 
 
 @app.command()
@@ -272,7 +348,6 @@ def simulate(
     strict: Strict = False,
     future: Future = None,
     paths: Annotated[int, typer.Option(help="The number of paths of each item.")] = 200,
-    total: Annotated[bool, typer.Option("--total", help="The total of each item.")] = False,
     peak: Annotated[
         bool, typer.Option("--peak", help="The largest value of each item, and its step.")
     ] = False,
@@ -290,12 +365,12 @@ def simulate(
         int | None,
         typer.Option(
             metavar="STEP",
-            help="The first step that these three count.  [the first after the prefix]",
+            help="The first step that these two count.  [the first after the prefix]",
         ),
     ] = None,
     target_col: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="With several targets: the target of these three."),
+        typer.Option(metavar="COLUMN", help="With several targets: the target of these two."),
     ] = None,
     level: Level = None,
     temperature: Annotated[
@@ -317,14 +392,14 @@ def simulate(
 ) -> None:
     """Draw joint sample paths of the steps after the prefix of every item, a column for each path.
 
-    `--total`, `--peak` and `--time-to` write a summary of the paths instead: a row for each item,
-    with the median and an interval. They are for numbers.
+    `--peak` and `--time-to` write a summary of the paths instead: a row for each item, with the
+    median and an interval. They are for numbers. For totals there is the command `total`.
     """
     if out is not None:
         check_outputs({out: TABLES}, inputs=[model, series, static, future])
-    asked = sum((total, peak, time_to is not None))
+    asked = peak or time_to is not None
     others = since is not None or bool(level) or target_col is not None
-    _check_summary(asked, falling=falling, time_to=time_to, others=others)
+    _check_summary(peak=peak, time_to=time_to, falling=falling, others=others)
     from statecast.tokens.decoding import Sampling
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
@@ -332,9 +407,7 @@ def simulate(
     begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
     ahead["until"] = read_until(until)
     if isinstance(forecaster, TokenForecaster):
-        refuse_for_tokens(
-            {"--total": total, "--peak": peak, "--time-to": time_to, "--future": future}
-        )
+        refuse_for_tokens({"--peak": peak, "--time-to": time_to, "--future": future})
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         drawing |= read_constraints(forecaster.schema.vocabulary, forbid, require)
         sampling = Sampling(**given_only(drawing))
@@ -360,29 +433,27 @@ def simulate(
     if time_to is not None:
         deliver(drawn.time_to(time_to, falling=falling, **options), out)
     else:
-        deliver(drawn.total(**options) if total else drawn.peak(**options), out)
+        deliver(drawn.peak(**options), out)
 
 
-def _check_summary(summaries: int, *, falling: bool, time_to: float | None, others: bool) -> None:
-    """Raise ``ArgumentError`` for several summaries, or for options of a summary without one."""
-    if summaries > 1:
-        raise ArgumentError("Expected one of --total, --peak and --time-to; received several.")
+def _check_summary(*, peak: bool, time_to: float | None, falling: bool, others: bool) -> None:
+    """Raise ``ArgumentError`` for both summaries, or for options of a summary without one."""
+    if peak and time_to is not None:
+        raise ArgumentError("Expected one of --peak and --time-to; received both.")
     if falling and time_to is None:
         raise ArgumentError("--falling is for --time-to.")
-    if not summaries and others:
-        raise ArgumentError(
-            "--since, --level and --target-col are for --total, --peak and --time-to."
-        )
+    if not peak and time_to is None and others:
+        raise ArgumentError("--since, --level and --target-col are for --peak and --time-to.")
 
 
 def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
-    """Return the target of --total, --peak or --time-to."""
+    """Return the target of --peak or --time-to."""
     targets = list(forecaster.settings.targets)
     if target is not None and target not in targets:
         raise ArgumentError(f"--target-col: expected one of {targets}, received {target!r}.")
     if target is None and len(targets) > 1:
         raise ArgumentError(
-            f"--total, --peak and --time-to are of one target; this model has {targets}. "
+            f"--peak and --time-to are of one target; this model has {targets}. "
             f"Name the target: --target-col {targets[0]}."
         )
     return target or targets[0]

@@ -148,6 +148,10 @@ Level = Annotated[
     list[str] | None,
     typer.Option(metavar="PERCENT", help=f"Coverage of a central interval. {SEVERAL}  [80]"),
 ]
+Quantile = Annotated[
+    list[str] | None,
+    typer.Option(metavar="Q", help=f"A further quantile, 0 to 1. {SEVERAL}"),
+]
 OfTokens = Annotated[
     bool, typer.Option("--tokens", help="The values are tokens (fits a TokenForecaster).")
 ]
@@ -222,6 +226,25 @@ def read_constraints(
         "forbidden": vocabulary.read("forbid", texts["forbid"]),
         "required": vocabulary.read("require", texts["require"]),
     }
+
+
+def read_groups(by: list[str] | None, everything: bool) -> list[str] | str | None:
+    """Return ``--by`` and ``--all`` as the argument ``by`` of ``predict_total``.
+
+    Raises
+    ------
+    ArgumentError
+        Both of them, or a file beside other names.
+    """
+    names = read_list("--by", by)
+    files = [name for name in names if Path(name).suffix.lower() in (".csv", ".parquet")]
+    if names and everything:
+        raise ArgumentError("Expected one of --by and --all; received both.")
+    if files and len(names) > 1:
+        raise ArgumentError(f"--by: expected columns or one file, received {names}.")
+    if everything:
+        return []
+    return names[0] if files else names or None
 
 
 def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | TokenForecaster:

@@ -54,6 +54,7 @@ _ENDS: dict[str, tuple[Any, ...]] = {
 _OF_NUMBERS: dict[str, tuple[Any, ...]] = {
     "level": ("double", [80.0], (-1,)),
     "quantiles": ("double", [], (-1,)),
+    "mean": ("boolean", False),
     "calibrated": ("boolean", True),
 }
 _OF_TOKENS: dict[str, tuple[Any, ...]] = {
@@ -246,10 +247,10 @@ class Served:
     MLflow refuses CSV: it cannot read columns of the type ``any``, which the signature has.
 
     **The parameters** are arguments of ``predict``: ``until``, ``h``, ``strict``, ``level``,
-    ``quantiles`` and ``calibrated``. ``until`` is one step for all items. Without ``until`` and
-    ``h``, it is the last step of the longest training item. A ``TokenForecaster`` serves
-    ``generate``; its parameters are ``until``, ``h`` and ``strict``, and the beam's ``width``,
-    ``best`` and ``length_power``.
+    ``quantiles``, ``mean`` and ``calibrated``. ``until`` is one step for all items. Without
+    ``until`` and ``h``, it is the last step of the longest training item. A ``TokenForecaster``
+    serves ``generate``; its parameters are ``until``, ``h`` and ``strict``, and the beam's
+    ``width``, ``best`` and ``length_power``.
 
     **The result** is that of ``predict`` or ``generate``. Items are in the order in which they
     appear in the table. Missing values are None, which is null in JSON.

@@ -197,12 +197,12 @@ class Companions:
         network: np.ndarray,
         leaves: Mapping[str, np.ndarray],
         known: np.ndarray,
-        levels: Sequence[float],
         schema: Schema,
         *,
         calibrated: bool,
     ) -> np.ndarray:
-        """The combined forecast of the network and the analogues, as scaled quantiles.
+        """The combined forecast of the network and the analogues, as scaled quantiles at
+        ``QUANTILE_LEVELS``.
 
         Parameters
         ----------
@@ -213,18 +213,16 @@ class Companions:
             The rows' states.
         known : array of int, ``(rows,)``
             The prefix lengths.
-        levels : sequence of float
-            Of the quantiles to return.
         schema : Schema
         calibrated : bool
             Whether the quantiles are calibrated on held-out items.
 
         Returns
         -------
-        array, float32, ``(rows, steps, len(levels))``
+        array, float32, ``(rows, steps, len(QUANTILE_LEVELS))``
         """
         if self.stacking is None:
-            return at_levels(network, levels)
+            return network.astype("float32", copy=False)
         quantiles = network
         steps, until, count = schema.positions, quantiles.shape[1], len(schema.targets)
         if self.analogues is not None:
@@ -243,7 +241,7 @@ class Companions:
         if calibrated:
             quantiles = self.stacking.calibrate(quantiles, known)
         rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(quantiles)
-        return at_levels(np.where(rest, quantiles, network).astype("float32"), levels)
+        return np.where(rest, quantiles, network).astype("float32")
 
     def nearest(self, panel: Panel, schema: Schema, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The training items nearest to each row.
@@ -275,6 +273,9 @@ class Companions:
 
 def at_levels(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     """Interpolate quantiles at ``QUANTILE_LEVELS`` to other levels.
+
+    Between two of these levels a quantile is linear in the level. In the tails it is that of an
+    exponential distribution (``heads.quantiles.Quantiles``).
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
@@ -12,18 +12,30 @@ import numpy as np
 from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, check_drawn, chunks
-from statecast.forecast.companions import Companions
+from statecast.forecast.companions import Companions, at_levels
 from statecast.forecast.endings import Endings, statics, stop_difference
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.explanation import ForecastExplanation, effects
-from statecast.forecast.paths import Paths, quantile_columns
+from statecast.forecast.paths import (
+    MEAN,
+    MEAN_LEVELS,
+    MOST_VALUES,
+    Paths,
+    distribution,
+    equal_levels,
+    quantile_columns,
+    sums_by_group,
+)
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST
 from statecast.heads.by_name import HEADS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.networks.decoder import EMPTY, Decoder
 from statecast.state import State
+from statecast.tables.groups import Groups, read_weight, without_columns
 from statecast.tables.horizon import Horizon
+from statecast.tables.ids import Kind
+from statecast.tables.output import column_of
 from statecast.tables.panel import Covariates, Panel
 from statecast.tables.schema import Schema
 
@@ -33,6 +45,10 @@ if TYPE_CHECKING:
     from statecast.networks.batches import Batches
     from statecast.networks.network import Network
 
+# The quantiles of a mean are computed for this many levels at a time, and for this many values, so
+# that they fit into the CPU's caches.
+_MEAN_BLOCK, _MEAN_VALUES = 50, 1 << 17
+
 
 class _Predict(Ahead, total=False):
     """The keywords of ``predict``, for its overloads; a test compares the two."""
@@ -40,7 +56,50 @@ class _Predict(Ahead, total=False):
     future: Any
     level: float | Sequence[float] | None
     quantiles: float | Sequence[float] | None
+    mean: bool
     calibrated: bool
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The items of a call after their prefixes, from tables or from a state.
+
+    Attributes
+    ----------
+    ids : array, ``(rows,)``
+        With a state without ids the numbers of its rows, from 0.
+    known, last : array of int, ``(rows,)``
+        The prefix length and the last position to forecast, in positions.
+    origin : array of datetime64, ``(rows,)``, or None
+        The date of step 1.
+    plans : Covariates or None
+        The future covariates.
+    source : Panel or State
+        A state has ids.
+    """
+
+    ids: np.ndarray
+    known: np.ndarray
+    last: np.ndarray
+    origin: np.ndarray | None
+    plans: Covariates | None
+    source: Panel | State
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of the tables; None with a state."""
+        return self.source.kind if isinstance(self.source, Panel) else None
+
+    def take(self, rows: np.ndarray) -> _Begun:
+        """Some of the items."""
+        return _Begun(
+            self.ids[rows],
+            self.known[rows],
+            self.last[rows],
+            None if self.origin is None else self.origin[rows],
+            self.plans and self.plans.take(rows),
+            self.source.take(rows),
+        )
 
 
 class Forecaster(StateModel[ForecasterSettings]):
@@ -122,6 +181,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         future: Any = None,
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
+        mean: bool = False,
         calibrated: bool = True,
         state: State | None = None,
     ) -> Any:
@@ -153,6 +213,14 @@ class Forecaster(StateModel[ForecasterSettings]):
             interval.
         quantiles : float or sequence of float, optional
             Further quantiles, between 0 and 1.
+        mean : bool
+            Whether to add the mean, in the column ``statecast-mean``: for expected values, and for
+            forecasts that are added up. Sums of medians are too small where the distribution has a
+            long upper tail. The mean is that of the 1,000 quantiles at the levels 0.0005, 0.0015,
+            ..., 0.9995, in the units of y; so it is the mean of 1,000 paths of ``simulate``, and it
+            is finite also where the tail alone would have no mean (decision 47). With ``ends=True``
+            it is the mean of an item that has not ended; ``predict_total`` counts items as 0 after
+            their end.
         calibrated : bool
             Whether to calibrate the quantiles on held-out items, for each prefix length and
             horizon, so that an interval contains its share of the values of new items
@@ -165,11 +233,11 @@ class Forecaster(StateModel[ForecasterSettings]):
         Returns
         -------
         A table of the input's kind (pandas, polars, Arrow; polars for a path) with the columns:
-        the id, the step, ``statecast`` (the median), ``statecast-lo-80``, ``statecast-hi-80``, ...
-        and ``statecast-q-0.1``, ..., float64 in the units of y. Several targets have a column for
-        each: ``statecast-lat``, ``statecast-lat-lo-80``, ... For arrays it is a dict of float64
-        arrays ``(items, until)``, for several targets ``(items, until, targets)``, NaN on the
-        prefix.
+        the id, the step, ``statecast`` (the median), ``statecast-lo-80``, ``statecast-hi-80``, ...,
+        ``statecast-q-0.1``, ... and ``statecast-mean``, float64 in the units of y. Several targets
+        have a column for each: ``statecast-lat``, ``statecast-lat-lo-80``, ... For arrays it is a
+        dict of float64 arrays ``(items, until)``, for several targets ``(items, until, targets)``,
+        NaN on the prefix.
 
         Raises
         ------
@@ -185,30 +253,22 @@ class Forecaster(StateModel[ForecasterSettings]):
         """
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         columns = quantile_columns(level, quantiles)
-        levels = list(columns.values())
+        levels, names = list(columns.values()), list(columns)
+        names += [MEAN] if check_flag("mean", mean) else []
         calibrated = check_flag("calibrated", calibrated)
-        if state is None:
-            panel = self._panel(series, static, future, horizon)
-            known, ids, origin, kind = panel.known, panel.ids, panel.origin, panel.kind
-            last = self._last(horizon, ids, known, strict)
-            reach, rows = self._reach(last), np.flatnonzero(known < last)
-            found = self._quantiles(panel.take(rows), last[rows], reach, levels, calibrated)
-        else:
-            self._check_state(state, series, static)
-            (known, ids, origin), kind = self._position(state), None
-            last = self._last(horizon, ids, known, strict)
-            plans, origin = self._plans(future, horizon, ids, known, origin)
-            reach, rows = self._reach(last), np.flatnonzero(known < last)
-            plans = plans and plans.take(rows)
-            found = self._quantiles_from(
-                state.take(rows), known[rows], last[rows], reach, levels, calibrated, plans
-            )
-        values = np.full((len(ids), *found.shape[1:]), np.nan)
+        begun = self._begun(series, static, future, horizon, strict, state)
+        reach, rows = self._reach(begun.last), np.flatnonzero(begun.known < begun.last)
+        found = self._quantiles_after(begun.take(rows), reach, levels, calibrated, mean=mean)
+        values = np.full((len(begun.ids), *found.shape[1:]), np.nan)
         values[rows] = found
-        self._warn_undated(ids, origin)
-        named = {name: values[..., i] for i, name in enumerate(columns)}
-        output = self.schema.output(kind)
-        return output.table(named, ids=ids, known=known, origin=origin, last=last)
+        self._warn_undated(begun.ids, begun.origin)
+        return self.schema.output(begun.kind).table(
+            {name: values[..., i] for i, name in enumerate(names)},
+            ids=begun.ids,
+            known=begun.known,
+            origin=begun.origin,
+            last=begun.last,
+        )
 
     def quantiles(
         self, panel: Panel, until: int, levels: Sequence[float], *, calibrated: bool = True
@@ -257,13 +317,16 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels: Sequence[float],
         calibrated: bool,
         *,
+        mean: bool = False,
         prefix: bool = False,
     ) -> np.ndarray:
-        """``quantiles``, which must be finite up to each row's ``last`` position. Those of the
-        prefix are computed with ``prefix``, and otherwise undefined."""
+        """``quantiles``, and with ``mean`` the mean after them. They must be finite up to each
+        row's ``last`` position. Those of the prefix are computed with ``prefix``, and otherwise
+        undefined."""
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(len(panel.ids)):
-            part = self.schema.inputs(panel.take(rows))
+            own = panel.take(rows)
+            part = self.schema.inputs(own)
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)
             covariates = panel_covariates(part, np.arange(reach)[None], part.known)
             leaves, first = self._start(part), 0 if prefix else part.known.min(initial=reach)
@@ -275,11 +338,11 @@ class Forecaster(StateModel[ForecasterSettings]):
             skipped = np.full((part.rows, first, network.shape[2]), np.nan, "float32")
             network = np.concatenate([skipped, network], axis=1)
             leaves |= self._companions.advance(leaves, part)
-            parts.append(self._combine(network, leaves, part.known, levels, calibrated))
-        scaled = _joined(parts, (reach, len(levels)))
-        self._check_range(scaled, panel.ids, panel.known, last + reach - until)
-        latest = panel.latest if self.schema.bridges else None
-        return self._unscale(scaled, panel.known, latest)[:, :until]
+            latest = own.latest if self.schema.bridges else None
+            quantiles = self._combine(network, leaves, own.known, calibrated)
+            upto = last[rows] + reach - until
+            parts.append(self._in_units(quantiles, own.ids, own.known, upto, latest, levels, mean))
+        return _joined(parts, (reach, len(levels) + mean))[:, :until]
 
     def simulate(
         self,
@@ -324,54 +387,142 @@ class Forecaster(StateModel[ForecasterSettings]):
         """
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         paths = check_whole("paths", paths)
-        kind, observed = None, None
-        if state is None:
-            panel = self._panel(series, static, future, horizon)
-            last = self._last(horizon, panel.ids, panel.known, strict)
-            state, kind, plans = self._state_of(panel), panel.kind, panel.future
-            observed = self.schema.unscale(np.where(panel.mask, panel.y.astype("float64"), np.nan))
-            known, ids, origin = self._position(state)
-        else:
-            self._check_state(state, series, static)
-            known, ids, origin = self._position(state)
-            last = self._last(horizon, ids, known, strict)
-            plans, origin = self._plans(future, horizon, ids, known, origin)
-            if state.ids is None:  # a fork: the number of a row takes the place of its id
-                state = State(state.leaves, ids, state.fingerprint)
-        reach = self._reach(last)
-        check_drawn("paths", len(ids), paths, reach)
-        self._warn_undated(ids, origin)
-        values = np.full((len(ids), paths, reach), np.nan)
-        levels = ((np.arange(paths) + 0.5) / paths).tolist()
-        count = len(self.settings.targets)
-        open_ = np.repeat(self.schema.output(kind).open(origin, reach // count), count, axis=1)
-        open_ = np.broadcast_to(open_, (len(ids), reach))
-        ahead = np.flatnonzero(known < last)
-        for chunk in chunks(len(ahead), max(1, 8 * CHUNK // paths)):
-            rows = ahead[chunk]
-            part = state.take(rows)
-            plan = None if plans is None else plans.take(rows)
-            drawn = self._draw(part, known[rows], reach, paths, plan)
-            self._check_range(drawn.swapaxes(1, 2), ids[rows], known[rows], last[rows])
-            if len(self.settings.targets) > 1:
-                drawn = self._couple_targets(drawn, part, known[rows])
-            ranks = drawn.argsort(axis=1).argsort(axis=1)
-            marginal = self._quantiles_from(
-                part, known[rows], last[rows], reach, levels, True, plan
-            )
-            marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, reach), rising along paths
-            if self._companions.endings is not None:
-                found = self._end_paths(part, known[rows], drawn, marginal)
-            else:
-                found = np.take_along_axis(marginal, ranks, axis=1)
-            values[rows] = np.where(open_[rows, None], found, np.nan)
-        values[np.broadcast_to((np.arange(reach) >= last[:, None])[:, None], values.shape)] = np.nan
-        if count > 1:
-            values = values.reshape(*values.shape[:2], -1, count)
-            observed = None if observed is None else observed.reshape(len(observed), -1, count)
-        return Paths(
-            ids, known // count, values, self.schema, origin, kind, observed, last // count
-        )
+        begun = self._begun(series, static, future, horizon, strict, state)
+        reach = self._reach(begun.last)
+        check_drawn("paths", len(begun.ids), paths, reach)
+        self._warn_undated(begun.ids, begun.origin)
+        return self._paths(begun, reach, paths)
+
+    def predict_total(
+        self,
+        series: Any = None,
+        static: Any = None,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        strict: bool = False,
+        future: Any = None,
+        by: Any = None,
+        since: int | None = None,
+        weight: Any = None,
+        across_targets: bool = False,
+        level: float | Sequence[float] | None = (80,),
+        quantiles: float | Sequence[float] | None = (),
+        mean: bool = False,
+        paths: int = 1000,
+        state: State | None = None,
+    ) -> Any:
+        """Forecast totals: sums over the steps after each item's prefix, of each item or of groups
+        of items, as quantiles.
+
+        The quantiles are those of the sums of joint sample paths (``simulate``). Quantiles of a sum
+        are not sums of quantiles: bounds that are added up give an interval that is too wide, and
+        medians that are added up are too small where the distribution has a long upper tail.
+
+        The paths of different items are drawn independently, given their prefixes and features. If
+        the items of a group share shocks that their prefixes do not show (a season, a change of the
+        law), the true interval of their total is wider.
+
+        Parameters
+        ----------
+        series, static, until, h, strict, future, state
+            As in ``predict``. An item that is observed up to its ``until`` counts with its
+            observations from ``since`` on, and else as 0.
+        by : str or sequence of str, mapping, table or path, optional
+            The groups. Default: each item. The name of a column of ``static``, or several; it need
+            not be a feature of ``fit``. Columns of an array X are ``x1``, ``x2``, ... Or a mapping
+            of ids to groups, or a table of the ids and the columns of the groups; with ``state``
+            only these two. An empty list: one total of all items. Items whose group is missing
+            (null, NaN) are a group of their own, so that no item is lost.
+        since : int, optional
+            As in ``Paths.total``: the first step that is counted. If it is in the prefix, the
+            observations from it on are counted too. From the first step on, a total is what was
+            observed and what is forecast.
+        weight : str, array or mapping, optional
+            A number for each item, by which its values are multiplied: the exposure or the premium
+            if y is a ratio. The name of a column of ``static``, which need not be a feature of
+            ``fit``; an array ``(items,)``; or a mapping of ids to numbers.
+        across_targets : bool
+            With several targets, one total of all of them; they have the same unit. Default: a
+            total of each target.
+        level, quantiles
+            As in ``predict``.
+        mean : bool
+            Whether to add the mean of the total, in the column ``statecast-mean``.
+        paths : int
+            The number of paths of each item. A quantile of a total has a sampling error, which
+            halves if the number is four times as large.
+
+        Returns
+        -------
+        A table of the input's kind with a row for each group, in the order in which the groups
+        first appear among the items: the columns of the groups (``group`` with a mapping, the id
+        with ``by=None``), then ``statecast`` (the median), ``statecast-lo-80``, ..., float64. With
+        several targets: ``statecast-lat``, ``statecast-lat-lo-80``, ... For arrays, a dict of
+        arrays ``(groups,)``. The items are computed in parts, so that memory does not grow with the
+        number of paths times items. The total of an item does not depend on the others.
+
+        Raises
+        ------
+        DataError
+            As ``predict`` and ``Paths.total``; an item without a weight, or without a group in a
+            mapping or table; a column that is not in ``static``.
+        ArgumentError
+            As ``predict`` and ``Paths.total``; groups or weights of another form.
+        StateError, NotFittedError
+            As ``predict``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from statecast import Forecaster
+        >>> rng = np.random.default_rng(0)
+        >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1) + 10
+        >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, verbose=0)
+        >>> total = f.predict_total(Y[:4, :2], until=6, by={0: "a", 1: "a", 2: "b", 3: "b"})
+        >>> total["group"].tolist(), total["statecast"].shape
+        (['a', 'b'], (2,))
+        """
+        horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
+        columns = quantile_columns(level, quantiles)
+        mean, across = check_flag("mean", mean), check_flag("across_targets", across_targets)
+        paths = check_whole("paths", paths)
+        series, static, future = self.schema.opened(series, static, future)
+        features = without_columns(static, (by, weight), self.schema)
+        begun = self._begun(series, features, future, horizon, strict, state)
+        output = self.schema.output(begun.kind)
+        groups = Groups.read(by, static, begun.ids, self.schema.id_col)
+        factor = read_weight(weight, static, begun.ids)
+        reach = self._reach(begun.last)
+        check_drawn("paths", 1, paths, reach)
+        order = np.argsort(groups.row, kind="stable")
+        self._check_since(begun, since, reach)
+        self._warn_undated(begun.ids, begun.origin)
+        targets = self.schema.target_cols
+
+        def totals() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            """Parts of the items: the group of each, and its totals ``(rows, targets, paths)``."""
+            for part in chunks(len(order), max(1, MOST_VALUES // (paths * reach))):
+                rows = order[part]
+                drawn = self._paths(begun.take(rows), reach, paths)
+                found = np.stack([drawn.of(name).totals(since) for name in targets], axis=1)
+                if factor is not None:
+                    found = found * factor[rows, None, None]
+                yield groups.row[rows], found.sum(axis=1, keepdims=True) if across else found
+
+        names = [None] if across or len(targets) == 1 else targets
+        parts = [
+            {
+                name if target is None else column_of(name, target): values
+                for i, target in enumerate(names)
+                for name, values in distribution(sums[:, i], columns, mean).items()
+            }
+            for sums in sums_by_group(totals(), len(names), paths)
+        ]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if by is None:
+            return output.summary(found, ids=begun.ids)
+        return output.grouped(groups.columns, found)
 
     def explain(
         self,
@@ -618,18 +769,97 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     # -- inside ------------------------------------------------------------------------
 
+    def _begun(
+        self,
+        series: Any,
+        static: Any,
+        future: Any,
+        horizon: Horizon,
+        strict: bool,
+        state: State | None,
+    ) -> _Begun:
+        """The items of a forecast, from the arguments of ``predict``, checked."""
+        if state is None:
+            panel = self._panel(series, static, future, horizon)
+            last = self._last(horizon, panel.ids, panel.known, strict)
+            return _Begun(panel.ids, panel.known, last, panel.origin, panel.future, panel)
+        self._check_state(state, series, static)
+        known, ids, origin = self._position(state)
+        last = self._last(horizon, ids, known, strict)
+        plans, origin = self._plans(future, horizon, ids, known, origin)
+        if state.ids is None:  # a fork: the number of a row takes the place of its id
+            state = State(state.leaves, ids, state.fingerprint)
+        return _Begun(ids, known, last, origin, plans, state)
+
+    def _paths(self, begun: _Begun, reach: int, paths: int) -> Paths:
+        """``simulate``, up to the position ``reach``."""
+        ids, known, last, source = begun.ids, begun.known, begun.last, begun.source
+        state = self._state_of(source) if isinstance(source, Panel) else source
+        values = np.full((len(ids), paths, reach), np.nan)
+        levels = equal_levels(paths)
+        count = len(self.settings.targets)
+        open_ = self.schema.output(begun.kind).open(begun.origin, reach // count)
+        open_ = np.broadcast_to(np.repeat(open_, count, axis=1), (len(ids), reach))
+        ahead = np.flatnonzero(known < last)
+        for chunk in chunks(len(ahead), max(1, 8 * CHUNK // paths)):
+            rows = ahead[chunk]
+            part = state.take(rows)
+            plan = begun.plans and begun.plans.take(rows)
+            drawn = self._draw(part, known[rows], reach, paths, plan)
+            self._check_range(drawn.swapaxes(1, 2), ids[rows], known[rows], last[rows])
+            if count > 1:
+                drawn = self._couple_targets(drawn, part, known[rows])
+            ranks = drawn.argsort(axis=1).argsort(axis=1)
+            marginal = self._quantiles_from(
+                part, known[rows], last[rows], reach, levels, True, plan
+            )
+            marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, reach), rising along paths
+            if self._companions.endings is not None:
+                found = self._end_paths(part, known[rows], drawn, marginal)
+            else:
+                found = np.take_along_axis(marginal, ranks, axis=1)
+            values[rows] = np.where(open_[rows, None], found, np.nan)
+        values[np.broadcast_to((np.arange(reach) >= last[:, None])[:, None], values.shape)] = np.nan
+        return self._paths_of(begun, values)
+
+    def _paths_of(self, begun: _Begun, values: np.ndarray) -> Paths:
+        """Paths from their values ``(rows, paths, positions)``."""
+        count, source, observed = len(self.settings.targets), begun.source, None
+        if isinstance(source, Panel):
+            observed = np.where(source.mask, source.y.astype("float64"), np.nan)
+            observed = self.schema.unscale(observed)
+        if count > 1:
+            values = values.reshape(*values.shape[:2], values.shape[2] // count, count)
+            observed = None if observed is None else observed.reshape(len(observed), -1, count)
+        return Paths(
+            begun.ids,
+            begun.known // count,
+            values,
+            self.schema,
+            begun.origin,
+            begun.kind,
+            observed,
+            begun.last // count,
+        )
+
+    def _check_since(self, begun: _Begun, since: int | None, reach: int) -> None:
+        """Raise as ``Paths.total`` does, for all items and targets, before any path is drawn."""
+        if since is None:  # only forecast steps are counted
+            return
+        for rows in chunks(len(begun.ids)):
+            nothing = self._paths_of(begun.take(rows), np.zeros((len(rows), 0, reach)))
+            for target in self.schema.target_cols:
+                nothing.of(target).totals(since)
+
     def _combine(
         self,
         network: np.ndarray,
         leaves: Mapping[str, np.ndarray],
         known: np.ndarray,
-        levels: Sequence[float],
         calibrated: bool,
     ) -> np.ndarray:
         """``Companions.combine`` with this schema."""
-        return self._companions.combine(
-            network, leaves, known, levels, self.schema, calibrated=calibrated
-        )
+        return self._companions.combine(network, leaves, known, self.schema, calibrated=calibrated)
 
     def _reach(self, last: np.ndarray) -> int:
         """The largest last position of all rows. Warns if it is beyond the training items."""
@@ -721,6 +951,42 @@ class Forecaster(StateModel[ForecasterSettings]):
             )
         return f"The largest of the model's weights, {largest}, is {weights[largest]:.3g}."
 
+    def _in_units(
+        self,
+        quantiles: np.ndarray,
+        ids: np.ndarray,
+        known: np.ndarray,
+        last: np.ndarray,
+        latest: np.ndarray | None,
+        levels: Sequence[float],
+        mean: bool,
+    ) -> np.ndarray:
+        """A scaled forecast ``(rows, positions, len(QUANTILE_LEVELS))`` as quantiles at ``levels``,
+        and with ``mean`` the mean after them; float64, in the units of y.
+
+        They must be finite up to each row's ``last`` position. Steps at which no training item was
+        observed are interpolated.
+        """
+        scaled = at_levels(quantiles, levels)
+        self._check_range(scaled, ids, known, last)
+        found = self._unscale(scaled, known, latest)
+        if not mean:
+            return found
+        every = equal_levels(MEAN_LEVELS)
+        self._check_range(at_levels(quantiles, [every[0], every[-1]]), ids, known, last)
+        total = np.zeros(quantiles.shape[:2])
+        size = max(1, _MEAN_VALUES // (_MEAN_BLOCK * quantiles.shape[1]))
+        for first in range(0, len(quantiles), size):
+            rows = slice(first, first + size)
+            own = None if latest is None else latest[rows]
+            for start in range(0, MEAN_LEVELS, _MEAN_BLOCK):
+                block = at_levels(quantiles[rows], every[start : start + _MEAN_BLOCK])
+                values = self._unscale(block, known[rows], own)
+                # One after the other: NumPy's order of a sum depends on the shape.
+                for each in np.moveaxis(values, -1, 0):
+                    total[rows] += each
+        return np.concatenate([found, total[..., None] / MEAN_LEVELS], axis=-1)
+
     def _unscale(
         self, scaled: np.ndarray, known: np.ndarray, latest: np.ndarray | None
     ) -> np.ndarray:
@@ -740,11 +1006,15 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels: Sequence[float],
         calibrated: bool,
         plans: Covariates | None,
+        *,
+        mean: bool = False,
     ) -> np.ndarray:
-        """Quantiles from a state, ``(rows, until, levels)``, NaN at the steps it has taken.
+        """Quantiles from a state with ids, ``(rows, until, levels)``, NaN at the steps it has
+        taken; with ``mean`` the mean after them.
 
         They must be finite up to each row's ``last`` position.
         """
+        assert state.ids is not None  # `_begun` gives a state ids
         parts, reach = [], self.schema.reach(until)
         for rows in chunks(state.rows):
             first = int(known[rows].min())
@@ -754,12 +1024,29 @@ class Forecaster(StateModel[ForecasterSettings]):
             covariates = self._covariates_ahead(plans, rows, known[rows], reach)
             network, _ = self._engine.quantiles(leaves, nothing, nothing, ~nothing, covariates)
             network = _aligned(network, known[rows], reach)
-            parts.append(self._combine(network, leaves, known[rows], levels, calibrated))
-        scaled, ids = _joined(parts, (reach, len(levels))), state.ids
-        ids = np.arange(state.rows) if ids is None else ids
-        self._check_range(scaled, ids, known, last + reach - until)
-        latest = state.at_rest()["latest"] if self.schema.bridges else None
-        return self._unscale(scaled, known, latest)[:, :until]
+            latest = leaves["latest"] if self.schema.bridges else None
+            quantiles = self._combine(network, leaves, known[rows], calibrated)
+            own, upto = state.ids[rows], last[rows] + reach - until
+            parts.append(self._in_units(quantiles, own, known[rows], upto, latest, levels, mean))
+        return _joined(parts, (reach, len(levels) + mean))[:, :until]
+
+    def _quantiles_after(
+        self,
+        begun: _Begun,
+        until: int,
+        levels: Sequence[float],
+        calibrated: bool,
+        *,
+        mean: bool,
+    ) -> np.ndarray:
+        """``_quantiles`` or ``_quantiles_from``, by where the items come from."""
+        known, last, source = begun.known, begun.last, begun.source
+        if isinstance(source, Panel):
+            return self._quantiles(source, last, until, levels, calibrated, mean=mean)
+        plans = begun.plans
+        return self._quantiles_from(
+            source, known, last, until, levels, calibrated, plans, mean=mean
+        )
 
     def _covariates_ahead(
         self, plans: Covariates | None, rows: np.ndarray, known: np.ndarray, until: int
@@ -899,7 +1186,7 @@ def _steps(
 
 
 def _joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros((0, *shape), "float32")
+    return np.concatenate(parts) if parts else np.zeros((0, *shape))
 
 
 def _aligned(array: np.ndarray, known: np.ndarray, until: int) -> np.ndarray:

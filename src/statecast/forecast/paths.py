@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from statecast.errors import ArgumentError, DataError, quoted
 from statecast.tables.ids import Kind
 from statecast.tables.schema import Schema
 
-_PATH_VALUES = 4_000_000  # the most values that are summarised at once: it bounds memory
+MEAN = "statecast-mean"  # the column of the mean
+MEAN_LEVELS = 1000  # the number of quantiles of a mean; the default number of paths of a total
+MOST_VALUES = 4_000_000  # the most values of paths that are summarised at once: it bounds memory
 
 
 @dataclass(frozen=True)
@@ -126,24 +128,26 @@ class Paths:
         since: int | None = None,
         level: float | Sequence[float] | None = (80,),
         quantiles: float | Sequence[float] | None = (),
+        mean: bool = False,
     ) -> Any:
         """The distribution of each item's total, which is the sum of a path's values.
 
-        After the end of a path the values count as 0.
+        After the end of a path the values count as 0. ``Forecaster.predict_total`` gives the same
+        distributions without all paths in memory, and those of groups of items.
 
         Parameters
         ----------
         since : int, optional
             The first step that is counted; by default each item's first forecast step. If it is in
             the prefix, the observations from it on are counted too.
-        level, quantiles
+        level, quantiles, mean
             As in ``Forecaster.predict``.
 
         Returns
         -------
         A table of the input's kind, with a row for each item: the id, ``statecast`` (the median),
-        ``statecast-lo-80``, ..., float64 in the units of y. For arrays, a dict of arrays
-        ``(items,)``.
+        ``statecast-lo-80``, ... and ``statecast-mean``, float64 in the units of y. For arrays, a
+        dict of arrays ``(items,)``.
 
         Raises
         ------
@@ -154,8 +158,24 @@ class Paths:
             paths start from a state, which does not hold the observations.
         """
         columns = quantile_columns(level, quantiles)
-        (totals,) = self._reduced(since, lambda rest, _: (np.nansum(rest, axis=-1),))
-        return self._summary(_quantiles(totals, columns))
+        mean = check_flag("mean", mean)
+        return self._summary(distribution(self.totals(since), columns, mean))
+
+    def totals(self, since: int | None = None) -> np.ndarray:
+        """The sum of the values of each path, float64 ``(items, paths)``.
+
+        ``since`` and the errors are those of ``total``.
+        """
+
+        def total(rest: np.ndarray, _: np.ndarray) -> tuple[np.ndarray]:
+            # One after the other: NumPy's order of a sum depends on the number of steps, which
+            # other items may extend.
+            found = np.zeros(rest.shape[:-1])
+            for step in range(rest.shape[-1]):
+                found += np.nan_to_num(rest[..., step])
+            return (found,)
+
+        return self._reduced(since, total)[0]
 
     def peak(
         self,
@@ -166,8 +186,8 @@ class Paths:
     ) -> Any:
         """The distributions of each item's largest value, and of the first step with this value.
 
-        Parameters, result and errors are those of ``total``. The result also has columns for the
-        step: ``step``, ``step-lo-80``, ...
+        Parameters, result and errors are those of ``total``, without the mean. The result also has
+        columns for the step: ``step``, ``step-lo-80``, ...
         """
         columns = quantile_columns(level, quantiles)
 
@@ -178,7 +198,7 @@ class Paths:
             return np.where(nothing, np.nan, value), np.where(nothing, np.nan, step)
 
         value, step = self._reduced(since, highest)
-        return self._summary(_quantiles(value, columns) | _steps_at(step, columns, "step"))
+        return self._summary(distribution(value, columns) | _steps_at(step, columns, "step"))
 
     def time_to(
         self,
@@ -283,7 +303,7 @@ class Paths:
                     item=item,
                 )
         found = []
-        size = max(1, _PATH_VALUES // (paths * until))
+        size = max(1, MOST_VALUES // max(paths * until, 1))
         for start in range(0, len(self.ids), size):
             rows = np.arange(start, min(start + size, len(self.ids)))
             values = np.where(past[rows, None], observed[rows, None], self.values[rows])
@@ -310,18 +330,58 @@ def _known_quantile(
     return found
 
 
-def _quantiles(drawn: np.ndarray, columns: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Quantiles ``(items,)`` of samples ``(items, paths)``, by the name of the column."""
-    found = _known_quantile(drawn, columns)
-    return dict(zip(columns, found, strict=True))
+def distribution(
+    drawn: np.ndarray, columns: Mapping[str, float], mean: bool = False
+) -> dict[str, np.ndarray]:
+    """Quantiles ``(items,)`` of samples ``(items, paths)``, and with ``mean`` their mean, by the
+    name of the column."""
+    found = dict(zip(columns, _known_quantile(drawn, columns), strict=True))
+    return found | {MEAN: drawn.mean(axis=1)} if mean else found
+
+
+def sums_by_group(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]], targets: int, paths: int
+) -> Iterator[np.ndarray]:
+    """Sums of the totals of items, path by path.
+
+    Parameters
+    ----------
+    parts : iterable of (array of int, ``(rows,)``; array, ``(rows, targets, paths)``)
+        The group of each item, and its totals. The groups do not decrease, so that only the sum of
+        one group is kept from part to part.
+    targets, paths : int
+
+    Yields
+    ------
+    array, float64, ``(groups, targets, paths)``
+        The sums of the groups that a part completes, in order; of the last part those of the rest.
+    """
+    group, total = -1, np.zeros((targets, paths))
+    for numbers, totals in parts:
+        complete = []
+        for number, each in zip(numbers.tolist(), totals, strict=True):
+            if number == group:
+                total = total + each
+                continue
+            if group >= 0:
+                complete.append(total)
+            group, total = number, each
+        total = total.copy()  # not a part of `totals`, which can then be freed
+        yield np.array(complete).reshape(len(complete), targets, paths)
+    yield total[None] if group >= 0 else np.zeros((0, targets, paths))
 
 
 def _steps_at(step: np.ndarray, columns: Mapping[str, float], name: str) -> dict[str, np.ndarray]:
-    """As ``_quantiles``, for steps. A quantile is the step of one of the paths, not interpolated;
+    """As ``distribution``, for steps. A quantile is the step of one of the paths, not interpolated;
     NaN if it is infinite."""
     found = _known_quantile(step, columns, method="inverted_cdf")
     found = np.where(np.isinf(found), np.nan, found)
     return {c.replace("statecast", name, 1): q for c, q in zip(columns, found, strict=True)}
+
+
+def equal_levels(count: int) -> list[float]:
+    """The levels of ``count`` equally likely quantiles: (i + 1/2) / count for i from 0."""
+    return ((np.arange(count) + 0.5) / count).tolist()
 
 
 def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:

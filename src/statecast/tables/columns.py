@@ -366,14 +366,15 @@ def read_cells(column: Any) -> list[Any]:
     """
     cells, dtype = column.to_list(), column.dtype
     if isinstance(dtype, (nw.Object, nw.Unknown)) or dtype.is_float():
-        return [_plain(cell) for cell in cells]
+        return [plain_cell(cell) for cell in cells]
     if column.null_count():
         missing = column.is_null().to_numpy()
         cells = [None if m else cell for m, cell in zip(missing, cells, strict=True)]
     return cells
 
 
-def _plain(cell: Any) -> Any:
+def plain_cell(cell: Any) -> Any:
+    """Return a cell as a Python object, None where missing."""
     if is_missing(cell):
         return None
     moment = isinstance(cell, (np.datetime64, np.timedelta64))  # their .item() may be an int

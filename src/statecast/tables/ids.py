@@ -63,12 +63,7 @@ class Kind:
 
 def read_ids(table: Table, name: str) -> list[Any]:
     """Return the id of each row. All are whole numbers, or all have one other type."""
-    column = table.column(name)
-    if table.text:
-        cells = column.to_native()
-        whole, mark = cells.str.contains(WHOLE_NUMBER), are_marks(cells)
-        if whole.any() and (whole | mark).all():
-            column = nw.from_native(cells.set(mark, None), series_only=True).cast(nw.Int64)
+    column = typed_column(table, name)
     ids = read_cells(column)
     if type(None) in set(map(type, ids)):
         at = next(row for row, item in enumerate(ids) if item is None)
@@ -110,6 +105,18 @@ def read_ids(table: Table, name: str) -> list[Any]:
             "Convert the column.",
         )
     return ids
+
+
+def typed_column(table: Table, name: str) -> Any:
+    """Return a column of names (ids, groups), as a narwhals series. In a CSV file names that are
+    all whole numbers, or marks of missing ones, are Int64."""
+    column = table.column(name)
+    if table.text:
+        cells = column.to_native()
+        whole, mark = cells.str.contains(WHOLE_NUMBER), are_marks(cells)
+        if whole.any() and (whole | mark).all():
+            column = nw.from_native(cells.set(mark, None), series_only=True).cast(nw.Int64)
+    return column
 
 
 def items_of(table: Table, name: str, like: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.errors import ArgumentError, MissingExtraError
+from statecast.tables.columns import read_cells
 from statecast.tables.dates import Calendar, Form, Spacing
 from statecast.tables.ids import Kind, id_array
 from statecast.tables.source import KINDS
@@ -168,6 +169,46 @@ class Output:
                 f"Column {self.id_col!r} is also a column of the table; rename that of the ids."
             )
         return self.rows({self.id_col: ids, **columns})
+
+    def grouped(self, groups: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> Any:
+        """Build a table with a row for each group: what it is, then the columns of shape (groups,).
+
+        Parameters
+        ----------
+        groups : mapping of str to narwhals Series or ndarray
+            As in ``Groups.columns``. A column of the library of the result keeps its type.
+        columns : mapping of str to ndarray
+            float64.
+
+        Raises
+        ------
+        ArgumentError
+            A column of the groups with the name of another column of the table.
+        MissingExtraError
+            The library of the table is not installed.
+        """
+        clash = [name for name in groups if name in columns]
+        if clash:
+            raise ArgumentError(
+                f"by: column {clash[0]!r} is also a column of the forecast; rename it."
+            )
+        library = self.kind.library
+        if library != "arrays":
+            self._check_library()
+        found: dict[str, Any] = {}
+        for name, cells in groups.items():
+            if not isinstance(cells, np.ndarray):
+                if cells.implementation.value == library:
+                    native = cells.to_native()
+                    if hasattr(native, "reset_index"):
+                        native = native.reset_index(drop=True)
+                    found[name] = native
+                    continue
+                cells = id_array(read_cells(cells))
+            found[name] = cells if library == "arrays" else Kind(library).ids_cells(name, cells)
+        if library == "arrays":
+            return found | dict(columns)
+        return nw.from_dict(found | dict(columns), backend=self._backend).to_native()
 
     # -- private -----------------------------------------------------------------------
 
