@@ -538,29 +538,6 @@ def test_a_new_category_and_a_missing_static_are_forecast(fitted):
     assert np.isfinite(columns_of(found)).all()
 
 
-@pytest.mark.backends
-def test_a_missing_feature_widens_the_interval():
-    rng = np.random.default_rng(0)
-    x, group = rng.normal(size=100), rng.integers(0, 3, 100)
-    Y = 10 * x[:, None] + 20.0 * group[:, None] + np.arange(6) + rng.normal(size=(100, 6))
-    static = pl.DataFrame({"unique_id": range(100), "x": x, "g": [f"g{i}" for i in group]})
-    series = pl.DataFrame(
-        {"unique_id": np.repeat(range(100), 6), "ds": np.tile(range(1, 7), 100), "y": Y.ravel()}
-    )
-    f = Forecaster(seed=0, ensemble=2, epochs=10).fit(series, static, verbose=0)
-
-    def width(**columns):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", errors.DataWarning)
-            found = f.predict(None, static.with_columns(**columns), until=6)
-        return (found["statecast-hi-80"] - found["statecast-lo-80"]).mean()
-
-    known, missing = width(), pl.lit(None)
-    assert width(x=missing.cast(pl.Float64)) > 3 * known
-    assert width(g=pl.lit("another")) > 3 * known
-    assert width(g=missing.cast(pl.String)) > 3 * known
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_very_few_items(rows):
     series, static = curve_tables(rows=rows, seed=3)

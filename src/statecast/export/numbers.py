@@ -24,7 +24,7 @@ from statecast.forecast.endings import MOST_CATEGORIES
 from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.networks.decoder import STEP_FUNCTIONS, Decoder
 from statecast.recurrence.cells import ClosedLoop, within
-from statecast.tables.features import Columns, every_category
+from statecast.tables.features import FIRST_CATEGORY, Columns, every_category
 from statecast.tables.schema import Schema
 
 F4, F8, I8 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
@@ -158,6 +158,7 @@ class NumberGraphs:
         self.companions = companions
         self.members, self.targets = len(weights["decoder/head/bias"]), len(schema.targets)
         self.analogues = companions.analogues if companions.stacking is not None else None
+        self.missing = companions.missing
         if self.analogues is not None:
             items, steps = self.analogues.y.shape
             size = 4 * items * steps * (steps + 1) // 2
@@ -190,6 +191,11 @@ class NumberGraphs:
                 (self.targets, _LEVELS),
                 "how far the analogues move the quantiles at the last step of training",
             )
+        if self.missing is not None:
+            leaves["missing"] = Leaf(
+                self.missing.often.shape,
+                "1 for a feature that is missing and rarely was in training",
+            )
         endings = len(self._ending_categories()) + self.schema.static.width
         if self.companions.endings is not None and endings:
             leaves["endings/x"] = Leaf((endings,), "the static features, for the endings")
@@ -218,6 +224,13 @@ class NumberGraphs:
             found["static"] = x.swapaxes(0, 1)
         if self.analogues is not None:
             found |= self._analogue_statics(numeric, codes)
+        if self.missing is not None:
+            gaps: list[Any] = []
+            if numeric is not None:
+                gaps.append((numeric[:, self.schema.static.width // 2 :] > 0).astype(F4))
+            if codes is not None:
+                gaps.append((codes < FIRST_CATEGORY).astype(F4))
+            found["missing"] = np.concatenate(gaps, axis=1) * (self.missing.often == 0).astype(F4)
         if "endings/x" in leaves:
             found["endings/x"] = _one_hot(numeric, codes, self._ending_categories())
         # The observation before the first step is 0, the mean.
@@ -355,7 +368,7 @@ class NumberGraphs:
     ) -> dict[str, Any]:
         """The leaves that hold observations and X, after the step."""
         after: dict[str, Any] = {
-            name: state[name] for name in ("analogues/x", "endings/x") if name in state
+            name: state[name] for name in ("analogues/x", "missing", "endings/x") if name in state
         }
         if self.analogues is not None:
             steps = np.arange(self.schema.positions)
@@ -387,12 +400,17 @@ class NumberGraphs:
             return network
         steps, quantiles = self.schema.positions, network.astype(F8)
         applies = place.position >= place.known  # not within a step of which a target is observed
+        alone: Any = None  # rows with a missing feature: the network's forecast, calibrated for it
+        if self.missing is not None:
+            alone = np.sum(state["missing"], axis=1) > 0.5
         fitted = np.sum((stacking.known <= place.known[:, None]).astype(I8), axis=1) - 1
         if self.analogues is not None:
             other, held = _Analogues(graph, self.analogues).forecast(state, place)
             after |= held
             weight = take(stacking.weight, fitted)[:, None]
             usable = (state["analogues/usable"] > 0)[:, None]
+            if alone is not None:
+                usable = usable & ~alone[:, None]
             blended = weight * quantiles + (1.0 - weight) * other
             blended = np.where(usable, blended, quantiles)
             # Beyond the longest training item the quantiles move as at its last step.
@@ -407,9 +425,22 @@ class NumberGraphs:
         ahead = np.maximum(place.position - place.known, 0)
         ahead = np.minimum(ahead, steps - self.targets + ahead % self.targets)
         offset = take(stacking.offset.reshape(-1, _LEVELS), fitted * steps + ahead, axis=0)
+        if self.missing is not None:
+            offset = np.where(alone[:, None], self._missing_offset(state, place), offset)
         width = quantiles[:, _HIGH : _HIGH + 1] - quantiles[:, _LOW : _LOW + 1]
         quantiles = np.sort(quantiles + offset * np.maximum(width, 1e-6), axis=-1)
         return np.where(applies[:, None], quantiles.astype(F4), network)
+
+    def _missing_offset(self, state: Mapping[str, Tensor], place: _Place) -> Any:
+        """The offsets of ``MissingFeatures.calibrate``, ``(rows, levels)``."""
+        own = self.missing
+        assert own is not None
+        count = len(own.often)
+        fitted = np.sum((own.known <= place.known[:, None]).astype(I8), axis=1) - 1
+        missing = (state["missing"] > 0).astype(I8)
+        first = np.sum(missing * np.arange(count), axis=1)  # the only one
+        which = np.where(np.sum(missing, axis=1) > 1, count, first)
+        return take(own.offset.reshape(-1, _LEVELS), fitted * (count + 1) + which, axis=0)
 
     def _ends(
         self, state: Mapping[str, Tensor], place: _Place, quantiles: Any, value: Any, observed: Any

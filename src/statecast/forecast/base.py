@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from statecast.networks.network import Network
 
 FORMAT = "statecast-model"
-VERSION = 4
+VERSION = 5
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
 _FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
 _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of float32

@@ -1,8 +1,8 @@
 """``Companions``: the models that a forecaster of numbers fits beside its network.
 
 Analogues are a second forecast from similar training items. Stacking averages the quantiles of the
-network and of the analogues, and calibrates them on held-out items. Endings give the probability
-that a path ends. All of them work on arrays.
+network and of the analogues, and calibrates them on held-out items. Missing features have offsets
+of their own. Endings give the probability that a path ends. All of them work on arrays.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from statecast.forecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.forecast.analogues import MOST_STEPS, NEAREST, Analogues, prefixes
 from statecast.forecast.endings import Endings, statics, width
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
+from statecast.forecast.missing import MissingFeatures
 from statecast.forecast.stacking import FEWEST, Stacking
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.heads.quantiles import QUANTILE_LEVELS, Quantiles
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
+
+_MOST_INCOMPLETE = 300  # held-out items that are forecast without each feature
+_SHORT = (
+    8  # up to this prefix length in steps: the longer it is, the less a missing feature matters
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +37,15 @@ class Companions:
     ----------
     analogues : Analogues or None
     stacking : Stacking or None
+    missing : MissingFeatures or None
+        None without stacking or without static features.
     endings : Endings or None
         None for a model that was not fitted.
     """
 
     analogues: Analogues | None = None
     stacking: Stacking | None = None
+    missing: MissingFeatures | None = None
     endings: Endings | None = None
 
     @classmethod
@@ -95,7 +104,19 @@ class Companions:
                 theirs[k] = found.forecast(x, some.y, seen, all_k, QUANTILE_LEVELS, items=rows)
         truth = np.where(some.mask, some.y, np.nan)
         stacking = Stacking.fit(truth, ours, theirs or None, panel.targets)
-        return replace(self, analogues=found, stacking=stacking)
+        missing = None
+        if panel.numeric.shape[1] + panel.codes.shape[1]:
+            few, short = rows[:_MOST_INCOMPLETE], [k for k in known if k <= _SHORT * panel.targets]
+
+            def forecasts(numeric: np.ndarray, codes: np.ndarray) -> dict[int, np.ndarray]:
+                part = replace(panel.take(few), numeric=numeric, codes=codes)
+                return dict(_held_out(engine, part, held[:, few], short))
+
+            rng = np.random.default_rng([seed, 6])
+            missing = MissingFeatures.fit(
+                panel.numeric, panel.codes, truth[: len(few)], few, forecasts, rng
+            )
+        return replace(self, analogues=found, stacking=stacking, missing=missing)
 
     # -- files -------------------------------------------------------------------------
 
@@ -123,7 +144,12 @@ class Companions:
         ValueError
             Arrays that are damaged, or do not belong to the schema.
         """
-        analogues = stacking = endings = None
+        analogues = stacking = missing = endings = None
+        count = schema.static.width // 2 + len(schema.static.cardinalities)
+        if arrays["missing"]:
+            missing = MissingFeatures.from_arrays(arrays["missing"], count, schema.positions)
+        if (missing is not None) != bool(arrays["stacking"] and count):
+            raise ValueError("missing: expected with stacking and static features, and only then")
         if arrays["stacking"]:
             count = len(schema.targets)
             stacking = Stacking.from_arrays(arrays["stacking"], schema.positions, count)
@@ -139,7 +165,7 @@ class Companions:
             endings = Endings.from_arrays(arrays["endings"], schema.steps, features)
         elif arrays["endings"]:
             raise ValueError("endings: expected none, as the settings have ends=False")
-        return cls(analogues, stacking, endings)
+        return cls(analogues, stacking, missing, endings)
 
     # -- leaves of a state --------------------------------------------------------------
 
@@ -150,6 +176,8 @@ class Companions:
             steps, features = (self.analogues.steps,), (self.analogues.x.shape[1],)
             shapes |= {"analogues/x": features, "analogues/y": steps, "analogues/seen": steps}
             shapes["analogues/usable"] = ()
+        if self.missing is not None:
+            shapes["missing"] = self.missing.often.shape
         if self.endings is not None:
             features = width(schema.static.width, schema.static.cardinalities)
             if features:
@@ -159,8 +187,8 @@ class Companions:
     def start(self, panel: Panel, schema: Schema) -> dict[str, np.ndarray]:
         """The leaves before the first step, arrays with rows first.
 
-        They hold the static features in the form that analogues and endings use, and whether
-        training had items with the same static features missing. They hold no observations.
+        They hold the static features in the form that analogues and endings use, and which of them
+        are missing that training items have. They hold no observations.
         """
         leaves: dict[str, np.ndarray] = {}
         if self.analogues is not None:
@@ -172,6 +200,8 @@ class Companions:
                 "analogues/y": nothing,
                 "analogues/seen": nothing,
             }
+        if self.missing is not None:
+            leaves["missing"] = self.missing.of(panel.numeric, panel.codes)
         if "endings/x" in self.leaf_shapes(schema):
             cardinalities = schema.static.cardinalities
             leaves["endings/x"] = statics(panel.numeric, panel.codes, cardinalities)
@@ -223,7 +253,10 @@ class Companions:
         """
         if self.stacking is None:
             return network.astype("float32", copy=False)
-        quantiles = network
+        quantiles, alone = network, np.zeros(len(known), bool)
+        if self.missing is not None:
+            missing = leaves["missing"] > 0
+            alone = missing.any(axis=1)
         steps, until, count = schema.positions, quantiles.shape[1], len(schema.targets)
         if self.analogues is not None:
             x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))
@@ -231,15 +264,20 @@ class Companions:
             quantiles = self.stacking.blend(network[:, :steps], other, known)
             # Where a static feature is missing that training items nearly always have, only the
             # network is used: feature dropout has trained it for that, and not the analogues.
-            usable = leaves["analogues/usable"][:, None, None] > 0
-            quantiles = np.where(usable, quantiles, network[:, :steps])
+            usable = (leaves["analogues/usable"] > 0) & ~alone
+            quantiles = np.where(usable[:, None, None], quantiles, network[:, :steps])
             # Beyond the longest training item only the network forecasts. Its quantiles are shifted
             # by the difference at the last step, so that the forecast has no jump.
             moved = (quantiles - network[:, :steps])[:, -count:]
             more = network[:, steps:] + moved[:, np.arange(max(until - steps, 0)) % count]
             quantiles = np.sort(np.concatenate([quantiles, more], axis=1), axis=-1)
         if calibrated:
-            quantiles = self.stacking.calibrate(quantiles, known)
+            complete = quantiles
+            quantiles = self.stacking.calibrate(complete, known)
+            if self.missing is not None and alone.any():
+                quantiles[alone] = self.missing.calibrate(
+                    complete[alone], missing[alone], known[alone]
+                )
         rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(quantiles)
         return np.where(rest, quantiles, network).astype("float32")
 
@@ -262,6 +300,8 @@ class Companions:
         count = min(count, len(found.ids), NEAREST)
         near, weights = np.empty((panel.rows, count), object), np.zeros((panel.rows, count))
         part = (1.0 - self.stacking.share(panel.known)) * leaves["analogues/usable"]
+        if self.missing is not None:
+            part = np.where(leaves["missing"].any(axis=1), 0.0, part)
         for k in np.unique(panel.known):
             rows = panel.known == k
             at = min(int(k), found.steps)

@@ -25,7 +25,7 @@ MOST_ITEMS = 2000  # the most held-out items that are used
 FEWEST = 8  # with fewer held-out items nothing is fitted
 _WEIGHTS = np.linspace(0.0, 1.0, 11)
 _ENOUGH = 400  # values for an offset; if a horizon has fewer, those of adjacent ones are added
-_MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
+MOST_OFFSET = 1e13  # a width is at least 1e-6, and scaled values are at most 1e6
 _LEVELS = np.array(QUANTILE_LEVELS)
 _MIDDLE = len(QUANTILE_LEVELS) // 2
 
@@ -112,7 +112,7 @@ class Stacking:
         last = self.offset.shape[1] - self.targets + ahead % self.targets
         ahead = np.clip(ahead, 0, last)
         offset = self.offset[self._at(known)[:, None], ahead]
-        return np.sort(quantiles + offset * _width(quantiles), axis=-1)
+        return np.sort(quantiles + offset * width(quantiles), axis=-1)
 
     def _at(self, known: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.known, known, side="right") - 1
@@ -148,14 +148,14 @@ class Stacking:
             raise ValueError(
                 f"stacking: known: expected increasing lengths from 0 to below {steps}"
             )
-        check_finite("stacking: offset", arrays["offset"], _MOST_OFFSET)
+        check_finite("stacking: offset", arrays["offset"], MOST_OFFSET)
         check_finite("stacking: weight", arrays["weight"], 1.0)
         if arrays["weight"].min() < 0:
             raise ValueError("stacking: weight: expected numbers from 0 to 1")
         return cls(**arrays, targets=targets)
 
 
-def _width(quantiles: np.ndarray) -> np.ndarray:
+def width(quantiles: np.ndarray) -> np.ndarray:
     low, high = QUANTILE_LEVELS.index(0.1), QUANTILE_LEVELS.index(0.9)
     return np.maximum(quantiles[..., high] - quantiles[..., low], 1e-6)[..., None]
 
@@ -167,7 +167,7 @@ def _crps(y: np.ndarray, quantiles: np.ndarray) -> float:
 
 def _offsets(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """The conformal offset of each horizon and quantile, ``(horizons, len(QUANTILE_LEVELS))``."""
-    score = (y[..., None] - quantiles) / _width(quantiles)  # (items, horizons, levels)
+    score = (y[..., None] - quantiles) / width(quantiles)  # (items, horizons, levels)
     horizons = y.shape[1]
     counts = np.cumsum(np.concatenate([[0], (~np.isnan(y)).sum(axis=0)]))
     out = np.zeros((horizons, len(QUANTILE_LEVELS)))
@@ -180,11 +180,11 @@ def _offsets(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
         scores = score[:, first:last].reshape(-1, len(QUANTILE_LEVELS))
         scores = scores[~np.isnan(scores[:, 0])]
         if len(scores):
-            out[h] = _conformal(scores)
+            out[h] = conformal(scores)
     return out
 
 
-def _conformal(score: np.ndarray) -> np.ndarray:
+def conformal(score: np.ndarray) -> np.ndarray:
     """The conformal quantiles of scores ``(n, levels)``: for each level the score with rank
     ceil((n + 1) level), counted from the median outwards. The median's is 0."""
     n, score = len(score), np.sort(score, axis=0)
