@@ -425,7 +425,7 @@ class NumberGraphs:
         ahead = np.maximum(place.position - place.known, 0)
         ahead = np.minimum(ahead, steps - self.targets + ahead % self.targets)
         offset = take(stacking.offset.reshape(-1, _LEVELS), fitted * steps + ahead, axis=0)
-        if self.missing is not None:
+        if alone is not None:
             offset = np.where(alone[:, None], self._missing_offset(state, place), offset)
         width = quantiles[:, _HIGH : _HIGH + 1] - quantiles[:, _LOW : _LOW + 1]
         quantiles = np.sort(quantiles + offset * np.maximum(width, 1e-6), axis=-1)

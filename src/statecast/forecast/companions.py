@@ -253,10 +253,10 @@ class Companions:
         """
         if self.stacking is None:
             return network.astype("float32", copy=False)
-        quantiles, alone = network, np.zeros(len(known), bool)
+        quantiles, missing = network, np.zeros((len(known), 0), bool)
         if self.missing is not None:
             missing = leaves["missing"] > 0
-            alone = missing.any(axis=1)
+        alone = missing.any(axis=1)
         steps, until, count = schema.positions, quantiles.shape[1], len(schema.targets)
         if self.analogues is not None:
             x, y, seen = (leaves[f"analogues/{name}"] for name in ("x", "y", "seen"))

@@ -76,7 +76,7 @@ class MissingFeatures:
             For the removed categories: missing or new.
         """
         often = _often(numeric, codes)
-        features, n, found = len(often), numeric.shape[1] // 2, []
+        features, n, known, found = len(often), numeric.shape[1] // 2, np.zeros(0, np.int64), []
         removed = [np.broadcast_to(each, (len(held), features)) for each in np.eye(features) > 0]
         most = rng.integers(min(2, features), features + 1, (len(held), 1))
         removed.append(rng.random((len(held), features)).argsort(axis=1) < most)
@@ -87,8 +87,9 @@ class MissingFeatures:
             code = np.where(out[:, n:], other, codes[held])
             x = np.concatenate([value, flag], axis=1).astype(numeric.dtype)
             by_k = forecasts(x, code.astype(codes.dtype))
-            found.append([_offset(y[:, k:], by_k[k][:, k:]) for k in sorted(by_k)])
-        return cls(often, np.array(sorted(by_k)), np.stack(found, axis=1))
+            known = np.array(sorted(by_k))
+            found.append([_offset(y[:, k:], by_k[k][:, k:]) for k in known.tolist()])
+        return cls(often, known, np.stack(found, axis=1))
 
     def of(self, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Which features are missing in rows of a panel, float32 ``(rows, features)``: 1 or 0.
