@@ -22,9 +22,8 @@ if os.environ["KERAS_BACKEND"] == "jax":
 import pytest
 from hypothesis import HealthCheck, settings
 
+from effort import CI, EVERYTHING
 from statecast.data import GROWTH, Growth, growth
-
-CI = os.environ.get("CI") == "true"
 
 # No deadline, because the first example compiles. In CI the examples are the same in every run, so
 # that a failure is caused by the change.
@@ -45,7 +44,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if CI or os.environ.get("SLOW"):
+    if EVERYTHING:
         return
     skip = pytest.mark.skip(reason="slow: runs where CI=true, or with SLOW=1")
     for item in items:

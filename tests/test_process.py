@@ -68,7 +68,11 @@ def _children(*words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("words", [(), ("many",), ("other",)], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [("many",), *(pytest.param(w, marks=pytest.mark.slow) for w in ((), ("other",)))],
+    ids=str,
+)
 def test_a_forked_process_forecasts(words: tuple[str, ...]) -> None:
     assert set(_children(*words).split()) == {"0"}
 

@@ -401,7 +401,7 @@ def _sequences() -> Any:
     return _weighted(model)
 
 
-@pytest.mark.parametrize("windows", [True, False])
+@pytest.mark.parametrize("windows", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_windows_may_be_validated_on_windows_or_whole_sequences(windows):
     """More batches than training has, cut elsewhere: each is reset where its sequences begin."""
     x, y = _data(2, 6, 2), _data(2, 6, 1, seed=1)

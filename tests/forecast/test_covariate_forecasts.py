@@ -188,6 +188,7 @@ def test_an_unknown_cell_is_not_zero(both):
 
 
 @pytest.mark.backends
+@pytest.mark.slow
 def test_promotions_make_forecasts_better_at_every_k():
     rng = np.random.default_rng(5)
     X, promo = rng.normal(size=(160, 1)), (rng.random((160, T, 1)) < 0.3).astype(float)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from statecast.forecast.engine import NumberEngine
 from statecast.forecast.forecaster import Forecaster
 from statecast.heads.by_name import HEADS
@@ -186,7 +187,7 @@ def _near(one: Any, other: Any) -> None:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(_cases(rows=4))
 def test_it_is_equal_to_the_keras_network(case: Case) -> None:
     _check_equal_to_the_network(case)
@@ -248,7 +249,7 @@ def _check_equal_to_the_network(case: Case) -> None:
     np.testing.assert_allclose((found / size)[active], (expected / size)[active], atol=near)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(_cases(rows=6), st.integers(0, 5))
 @pytest.mark.skipif(not BUILT, reason="no native kernel")
 def test_a_row_alone_has_the_bits_it_has_among_others(case: Case, row: int) -> None:
@@ -268,7 +269,7 @@ def test_a_row_alone_has_the_bits_it_has_among_others(case: Case, row: int) -> N
     _equal(single, paths[row : row + 1])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(_cases(), st.integers(0, STEPS))
 @pytest.mark.skipif(not BUILT, reason="no native kernel")
 def test_a_split_run_is_the_whole_run(case: Case, cut: int) -> None:
@@ -302,7 +303,7 @@ def test_any_number_of_threads_gives_the_same_bits(head: str, layers: int) -> No
         _equal(other, found[0])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(_cases(members=1))
 def test_a_path_advances_by_its_draws(case: Case) -> None:
     """Each draw is the quantile of the forecast after the draws before it."""
@@ -325,7 +326,7 @@ def test_a_path_advances_by_its_draws(case: Case) -> None:
         np.testing.assert_allclose(drawn[:, 0, step], expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(_cases())
 @pytest.mark.skipif(not BUILT, reason="no native kernel")
 def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:

@@ -200,6 +200,7 @@ def _many(source: Any, steps: int | None) -> tuple[list[Any], list[Any]]:
     return [x, h, c], outputs
 
 
+@pytest.mark.slow
 def test_arguments_and_wrappers_are_exported(usual: str, tmp_path: Path) -> None:
     steps = STEPS if usual == "onnx" else None
     model: Any = keras.Model(*_many(layers, steps))

@@ -54,7 +54,9 @@ def test_h_and_c_have_different_initial_states(fitted):
     assert not np.allclose(state["cell/0/h"], state["cell/0/c"], atol=1e-2)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision(policy):
     series, static = curve_tables()
     before = keras.config.dtype_policy()

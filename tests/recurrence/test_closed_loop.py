@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from native_library import BUILT, INSTRUCTIONS
 from statecast.heads.by_name import HEADS
 from statecast.heads.quantiles import QUANTILE_LEVELS
@@ -86,7 +87,7 @@ cases = st.builds(
     head=st.sampled_from(DRAWN),
     seed=st.integers(0, 99),
 )
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=examples(40), deadline=None)
 
 
 def _doubles(values: Any) -> Any:

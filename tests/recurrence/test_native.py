@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from native_library import BUILT, INSTRUCTIONS, KINDS, LIBRARY, Values, close
 from statecast import cells
 from statecast.errors import KernelError
@@ -212,7 +213,7 @@ SATURATED: dict[str, Any] = {
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @example(problem=CANCELLING)
 @example(problem=CANCELLING_DECAY)
 @example(problem=SATURATED)
@@ -259,7 +260,7 @@ def test_a_thousand_steps_stayclose(kind: str) -> None:
     assert abs((gradient * way).sum() - expected) <= 2e-6 * np.abs(gradient).sum()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(problem=problems, start=st.integers(0, 44))
 def test_a_row_has_the_same_bits_in_any_batch(problem: dict[str, Any], start: int) -> None:
     cell, values = _drawn(problem, "float32")
@@ -278,7 +279,7 @@ def test_a_row_has_the_same_bits_in_any_batch(problem: dict[str, Any], start: in
         assert apart[name].tobytes() == together[name][:, some].tobytes(), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(problem=problems)
 def test_threads_change_no_bit(problem: dict[str, Any]) -> None:
     cell, values = _drawn(problem, "float32")
