@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,60 @@ def test_a_number_of_folds_will_do(folder: Path) -> None:
     code, out, _ = run(*words, "--known", "1", "--folds", "2")
     assert code == 0
     assert "2 folds" in out
+
+
+def test_evaluate_in_time(folder: Path) -> None:
+    """Plant i is sown in week i; the same with dates gives the same scores."""
+    given = plant_tables()
+    static = [[*row, "sown" if not i else str(i)] for i, row in enumerate(given["static"])]
+    day = date(2024, 1, 1)
+    sown = {row[0]: int(row[-1]) for row in static[1:]}
+    dated = [
+        [plant, str(day + timedelta(weeks=sown[plant] + int(week) - 2)), y]
+        for plant, week, y in given["series"][1:]
+    ]
+    write_tables(
+        folder, {"static": static, "dated": [given["series"][0], *dated], "plain": given["static"]}
+    )
+    files = ["--out", "scores.csv", "--plot", "scores.png"]
+    small = ["--units", "4", "--ensemble", "1", "--epochs", "1"]
+    words = [*COLUMNS, *small, "--by", "launch", "--known", "0,2", "--no-refit", *files]
+    found = []
+    for tables, times in (
+        (["whole.csv", "static.csv", "--launch", "sown"], "5,7"),
+        (["dated.csv", "plain.csv"], "2024-01-29,2024-02-12"),
+    ):
+        code, out, err = run("evaluate", *tables, *words, "--cutoffs", times)
+        assert code == 0, err
+        assert "what came after 2 cutoffs, by a fit to what was known at the first" in out
+        assert "k = 1 to 2" in out
+        found.append(pl.read_csv("scores.csv", try_parse_dates=True))
+        assert found[-1]["cutoff"].n_unique() == 3
+        assert Path("scores.png").read_bytes().startswith(b"\x89PNG")
+    assert found[0]["values"].equals(found[1]["values"])
+    curve = [table.filter(pl.col("method") == "mean curve")["crps"] for table in found]
+    assert curve[0].to_list() == pytest.approx(curve[1].to_list(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ("--by week", "by"),
+        ("--by launch", "cutoffs"),
+        ("--cutoffs 3", "by='item'"),
+        ("--by launch --cutoffs 3", "launch="),
+        ("--by launch --cutoffs 3 --folds 5", "folds"),
+        ("--by launch --cutoffs 2024-01-01,x --launch light", "received '2024-01-01'"),
+        ("--by launch --cutoffs 900 --launch light", "a list"),
+        ("--by launch --cutoffs 3 --launch soil", "item 'a' has 'clay'"),
+        ("--by launch --cutoffs 3 --tokens", "not times"),
+        ("--no-refit", "refit"),
+        ("--h 3", "h: expected"),
+    ],
+)
+def test_evaluate_in_time_refuses(folder: Path, words: str, word: str) -> None:
+    command = ["evaluate", "whole.csv", "static.csv", *COLUMNS, "--out", "scores.csv"]
+    assert word in refused(folder, *command, *words.split())
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

@@ -13,7 +13,14 @@ from plants import (
     refused,
     run,
 )
-from statecast.cli.options import SETTINGS, SEVERAL, read_constraints, read_list
+from statecast.cli.options import (
+    SETTINGS,
+    SEVERAL,
+    new_forecaster,
+    read_constraints,
+    read_cutoffs,
+    read_list,
+)
 from statecast.errors import ArgumentError
 
 
@@ -111,6 +118,32 @@ def test_tokens_are_separated_by_commas_but_characters_are_not() -> None:
     assert found == {"forbidden": ["red", "red", "sky, blue"], "required": []}
     found = read_constraints(characters, None, ["a, a"])
     assert found == {"forbidden": [], "required": ["a", ",", " ", "a"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        (["3"], 3),
+        (["1997.0"], [1997.0]),
+        (["-2"], [-2.0]),
+        (["1997", "1998"], [1997.0, 1998.0]),
+        (["1997,1998.5"], [1997.0, 1998.5]),
+        (["2024-01-31"], ["2024-01-31"]),
+        (["2024-01-31", "3"], ["2024-01-31", "3"]),
+    ],
+)
+def test_cutoffs_are_times_or_a_single_count(given: list[str] | None, expected: object) -> None:
+    found = read_cutoffs(given)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_a_single_target_is_the_column_of_tokens() -> None:
+    assert new_forecaster(True, {"target_col": ["word"]}).settings.target_col == "word"
+    assert new_forecaster(False, {"target_col": ["y"]}).settings.targets == ("y",)
+    with pytest.raises(ArgumentError, match="target_col: expected the name of a column"):
+        new_forecaster(True, {"target_col": ["word", "sign"]})
 
 
 def test_every_option_with_a_list_takes_commas(folder: Path) -> None:

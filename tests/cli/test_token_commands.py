@@ -21,7 +21,7 @@ def test_the_command_line_takes_tokens(tmp_path, monkeypatch):
     small = "--units 4 --epochs 2 --tokens"
     run = CliRunner().invoke
     for line in (
-        f"fit series.csv static.csv --out m.safetensors {small}",
+        f"fit series.csv static.csv --out m.safetensors --target-col y {small}",
         "forecast m.safetensors - static.csv --until 6 --beam 4 --best 2 --out f.csv",
         "forecast m.safetensors - static.csv --until 6 --require ca --forbid b --out r.csv",
         "simulate m.safetensors - static.csv --until 6 --paths 2 --top-k 1 --out drawn.csv",

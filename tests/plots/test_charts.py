@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -250,6 +250,11 @@ class Row:
     known: int
     wape: float
     crps: float
+    fewest: int = 0
+
+    @property
+    def prefixes(self) -> str:
+        return f"{self.fewest} to {self.known}" if self.fewest else str(self.known)
 
 
 @dataclass(frozen=True)
@@ -281,6 +286,13 @@ def scored(**methods: list[float]) -> Scores:
 
 def texts(axis: Axes) -> dict[str, Any]:
     return {text.get_text(): text for text in axis.texts}
+
+
+def test_groups_of_prefix_lengths_are_named_at_the_axis() -> None:
+    found = scored(statecast=[0.3, 0.2, 0.1])
+    rows = (*found.rows[:2], replace(found.rows[2], fewest=2))
+    for axis in plots.scores(replace(found, rows=rows)).axes:
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0", "1", "2 to 3"]
 
 
 def test_scores_are_drawn_as_named_lines(tmp_path: Path) -> None:

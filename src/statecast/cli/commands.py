@@ -41,6 +41,7 @@ from statecast.cli.options import (
     given_only,
     new_forecaster,
     read_constraints,
+    read_cutoffs,
     read_groups,
     read_list,
     read_until,
@@ -563,13 +564,54 @@ def evaluate(
     *,
     tokens: OfTokens = False,
     future: Future = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="item: hold out items; launch: fit to what was known at cutoffs, and forecast "
+            "what came after."
+        ),
+    ] = "item",
     folds: Annotated[
-        str, typer.Option(help="A table of ids and folds, or a number of random folds.")
-    ] = "5",
+        str | None,
+        typer.Option(
+            metavar="FOLDS",
+            help="By item: a table of ids and folds, or a number of random folds.  [5]",
+        ),
+    ] = None,
     known: Annotated[
         list[str] | None,
-        typer.Option(metavar="K", help=f"Prefix lengths to forecast from. {SEVERAL}  [0,1,3,5]"),
+        typer.Option(
+            metavar="K",
+            help="Prefix lengths to forecast from; by launch, the largest one of each group. "
+            f"{SEVERAL}  [0,1,3,5]",
+        ),
     ] = None,
+    cutoffs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIME",
+            help=f"By launch: the last times that are known: dates or numbers. {SEVERAL} A single "
+            "whole number is a number of cutoffs; as a time, write 1997.0.",
+        ),
+    ] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="By launch, if steps are numbers: the column of STATIC with the time of step 1.",
+        ),
+    ] = None,
+    h: Annotated[
+        int | None,
+        typer.Option(
+            "--h",
+            metavar="STEPS",
+            help="By launch: the number of steps after a cutoff that are scored.  [all]",
+        ),
+    ] = None,
+    no_refit: Annotated[
+        bool, typer.Option("--no-refit", help="By launch: fit at the first cutoff only.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file for the scores.", show_default=False)
     ] = None,
@@ -580,12 +622,13 @@ def evaluate(
 ) -> None:
     """Score forecasts of items held out from training, and those of simple baselines.
 
-    Each fold is forecast by a forecaster that is fitted on the other folds. No model is written.
-    The intervals of the scores are from a bootstrap over items.
+    Each fold is forecast by a forecaster that is fitted on the other folds. With `--by launch`, a
+    forecaster is fitted at each cutoff to what was known then, and forecasts what came after. No
+    model is written. The intervals of the scores are from a bootstrap over items.
     """
     steps = read_list("known", known, int) or [0, 1, 3, 5]
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
-    check_outputs(kinds, inputs=[series, static, future, Path(folds)])
+    check_outputs(kinds, inputs=[series, static, future, Path(folds) if folds else None])
     if plot is not None:
         check_extra("plots", ["matplotlib"])
     from statecast.evaluate.cross_validation import cross_validation
@@ -603,8 +646,13 @@ def evaluate(
             series,
             static,
             future=future,
-            folds=int(folds) if folds.isdigit() else folds,
+            by=by,  # type: ignore[arg-type]  # checked there
+            folds=int(folds) if folds and folds.isdigit() else folds,
             known=steps,
+            cutoffs=read_cutoffs(cutoffs),
+            launch=launch,
+            h=h,
+            refit=not no_refit,
             seed=forecaster.settings.seed,
             callbacks=[epochs],
             progress=stage,

@@ -177,6 +177,17 @@ def read_until(given: str | None) -> int | Path | None:
         ) from None
 
 
+def read_cutoffs(given: Sequence[str] | None) -> list[str] | list[float] | float | None:
+    """Return ``--cutoffs`` as dates or numbers; a single whole number is a number of cutoffs."""
+    texts = read_list("cutoffs", given)
+    try:
+        if len(texts) == 1 and texts[0].isdigit():
+            return int(texts[0])
+        return [float(text) for text in texts] or None
+    except ValueError:
+        return texts
+
+
 def read_list(
     name: str, texts: Sequence[str] | None, convert: Callable[[str], _Value] = str
 ) -> list[_Value]:
@@ -251,6 +262,10 @@ def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | To
     """Return an unfitted forecaster with these settings."""
     from statecast.forecast.forecaster import Forecaster
     from statecast.tokens.forecaster import TokenForecaster
+
+    target = settings.get("target_col", ())
+    if tokens and len(target) == 1:  # the option takes several columns; tokens have one
+        settings = {**settings, "target_col": target[0]}
 
     return TokenForecaster(**settings) if tokens else Forecaster(**settings)
 

@@ -1,7 +1,9 @@
-"""Cross-validation by item: scores of a forecaster and of simple baselines.
+"""Cross-validation by item or in time: scores of a forecaster and of simple baselines.
 
-The items of each fold are forecast by a forecaster that was fitted on the other folds, from their
-first k steps, for each prefix length k. The baselines forecast the same items at the same steps.
+By item, the items of each fold are forecast by a forecaster that was fitted on the other folds,
+from their first k steps, for each prefix length k. In time, what came after a cutoff is forecast by
+a forecaster that was fitted to what was known at the cutoff. The baselines forecast the same items
+at the same steps.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
 from statecast import process
-from statecast.checks import is_whole
-from statecast.errors import ArgumentError, DataWarning
+from statecast.checks import check_choice, check_flag, is_whole
+from statecast.errors import ArgumentError, DataError, DataWarning
 from statecast.evaluate.baselines import Baseline, default_baselines, need_sklearn
+from statecast.evaluate.cutoffs import Cutoff, fewest_known, read_cutoffs
 from statecast.evaluate.folds import Items, folds_of
 from statecast.evaluate.scores import (
     LEVELS,
@@ -37,6 +40,8 @@ from statecast.tables.schema import Schema
 from statecast.tokens.forecaster import TokenForecaster
 
 OURS = "statecast"  # the forecaster's name among the methods
+By = Literal["item", "launch"]
+_FOLDS = 5
 
 
 class Forecasters(Protocol):
@@ -58,7 +63,7 @@ def cross_validation(
     series: Any,
     static: Any = None,
     *,
-    folds: Any = 5,
+    folds: Any = None,
     known: Sequence[int] = (0, 1, 3, 5),
     test_folds: Sequence[Any] | None = None,
     baselines: bool | None = True,
@@ -74,9 +79,14 @@ def cross_validation(
     static: Any = None,
     *,
     future: Any = None,
-    folds: Any = 5,
+    by: By = "item",
+    folds: Any = None,
     known: Sequence[int] = (0, 1, 3, 5),
     test_folds: Sequence[Any] | None = None,
+    cutoffs: Any = None,
+    launch: Any = None,
+    h: int | None = None,
+    refit: bool = True,
     levels: Sequence[float] = LEVELS,
     baselines: bool | Sequence[Baseline] | None = True,
     seed: int = 0,
@@ -90,9 +100,14 @@ def cross_validation(
     static: Any = None,
     *,
     future: Any = None,
-    folds: Any = 5,
+    by: By = "item",
+    folds: Any = None,
     known: Sequence[int] = (0, 1, 3, 5),
     test_folds: Sequence[Any] | None = None,
+    cutoffs: Any = None,
+    launch: Any = None,
+    h: int | None = None,
+    refit: bool = True,
     levels: Sequence[float] = LEVELS,
     baselines: bool | Sequence[Baseline] | None = True,
     seed: int = 0,
@@ -100,7 +115,13 @@ def cross_validation(
     progress: Callable[[str, int, int], None] | None = None,
     verbose: Verbose = "auto",
 ) -> Scores | TargetScores | TokenScores:
-    """Forecast the items of every fold by a fit on the other folds, and score the forecasts.
+    """Score forecasts of what was held out from training: of items, or of what came later.
+
+    With ``by="item"``, the items of every fold are forecast by a fit on the other folds. With
+    ``by="launch"``, the forecaster is fitted at each cutoff to what was known then: the items with
+    an observation up to the cutoff, and their steps up to it. It forecasts what came after: from
+    the first k steps of the items that had k steps then, which are training items too, and from
+    k = 0 of the items without an observation, whose launch counts as planned.
 
     Parameters
     ----------
@@ -109,15 +130,35 @@ def cross_validation(
     series, static, future : table, path or array
         As in ``Forecaster.fit``. An item without observations is not scored. The baselines do not
         use covariates.
-    folds : int, table, path or array
-        The number of random folds; or the fold of each item, as a table with the id column and a
-        column ``fold``, or for arrays as an array ``(items,)`` of whole numbers or text. Use a
-        table if items belong together, such as the years of one river. Rows of other items are
-        ignored.
+    by : {"item", "launch"}
+        Whether items or later times are held out. Tokens have no times.
+    folds : int, table, path or array, optional
+        By item: the number of random folds (default: 5); or the fold of each item, as a table with
+        the id column and a column ``fold``, or for arrays as an array ``(items,)`` of whole numbers
+        or text. Use a table if items belong together, such as the years of one river. Rows of other
+        items are ignored.
     known : sequence of int
-        The prefix lengths k. An item is scored at k if it was observed after step k.
+        The prefix lengths k. By item: an item is scored at k if it was observed after step k. By
+        launch: the largest k of each group; (0, 1, 3, 5) are the groups k = 0, 1, 2 to 3 and 4 to
+        5. The smallest number is a group of its own. Items with a k in no group are not forecast,
+        and a group without items has no row.
     test_folds : sequence, optional
-        The folds to forecast; by default all.
+        By item: the folds to forecast; by default all.
+    cutoffs : int, or sequence of dates or numbers
+        By launch: the last times that are known, in the kind and the time zone of the steps; a date
+        without a time of day is its midnight. Numbers if steps are numbers. An int n chooses n
+        times: the first launch plus ``N (n + j) / (2 n)`` steps, rounded down, for j from 0 to
+        n - 1. N is the number of steps from the first launch to the last time at which an item has
+        at most ``max(known)`` observed steps and a later observation.
+    launch : str, mapping or array, optional
+        By launch, if steps are numbers: the time of each item's step 1, a number in the unit of the
+        steps; the time of step t is ``launch + t - 1``. The name of a column of ``static`` (which
+        stays a static feature), a mapping of ids to numbers, or for arrays an array ``(items,)``.
+        If steps are dates, the launch is the date of step 1.
+    h : int, optional
+        By launch: the number of steps of time after a cutoff that are scored. Default: all.
+    refit : bool
+        By launch: whether to fit at each cutoff, or at the first only.
     levels : sequence of float
         The levels of the quantiles from which the CRPS is computed, with 0.5 among them.
     baselines : bool or sequence of Baseline, optional
@@ -146,9 +187,11 @@ def cross_validation(
     Raises
     ------
     DataError
-        Tables that cannot be used; an item without a fold, or all items in one fold.
+        Tables that cannot be used, as a whole or up to a cutoff; an item without a fold or a
+        launch, or all items in one fold.
     ArgumentError
-        An argument outside its range; a k after which no item was observed.
+        An argument outside its range, or one that ``by`` does not use; a k or a cutoff after which
+        no item was observed; steps without times.
     MissingExtraError
         Keras and a backend, or scikit-learn for a baseline, are not installed.
 
@@ -157,16 +200,37 @@ def cross_validation(
     """
     process.check_backend()
     check_verbose(verbose)
+    _check_by(by, refit, folds=folds, test_folds=test_folds, cutoffs=cutoffs, launch=launch, h=h)
+    if by == "launch" and isinstance(forecaster, TokenForecaster):
+        raise ArgumentError(
+            "by: expected 'item' for tokens, whose steps are places in a sequence and not times; "
+            "received 'launch'."
+        )
     levels, callbacks = check_levels(levels), callbacks or ()
     baselines = False if baselines is None else baselines
     known = _checked_known(known)
     items = Items.read(forecaster.settings, series, static, future)
-    fold = folds_of(items, folds, seed)
+    stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
+    of_fits: Verbose = 2 if verbose == 2 else 0
+    if by == "launch":
+        assert not isinstance(forecaster, TokenForecaster)  # refused above
+        return _in_time(
+            forecaster,
+            items,
+            read_cutoffs(items, cutoffs, launch, static, known, h),
+            known,
+            levels,
+            _checked_baselines(baselines, items.schema),
+            refit=refit,
+            seed=seed,
+            callbacks=callbacks,
+            progress=stage,
+            verbose=of_fits,
+        )
+    fold = folds_of(items, _FOLDS if folds is None else folds, seed)
     tested = _checked_test_folds(test_folds, fold)
     scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
     _check_shorter(known, items.last[scored])
-    stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
-    of_fits: Verbose = 2 if verbose == 2 else 0
     if isinstance(forecaster, TokenForecaster):
         if not isinstance(baselines, bool):
             raise ArgumentError(
@@ -188,7 +252,7 @@ def cross_validation(
             verbose=of_fits,
         )
     methods = _checked_baselines(baselines, items.schema)
-    totals = _Totals(items, known, levels)
+    totals = _Totals(items, known, levels, "item")
     stages, done = len(tested) * (1 + len(known)), 0
     for number, name in enumerate(tested, 1):
         where = f"fold {name} ({number} of {len(tested)})"
@@ -200,10 +264,120 @@ def cross_validation(
         done += 1
         for k in known:
             stage(f"{where}: forecast from k = {k}", done, stages)
-            totals.add(k, fitted, learnt, test, np.flatnonzero(forecast))
+            longer = test.known // test.targets > k
+            part = test.take(longer)
+            until = int(part.known.max(initial=0))
+            if until:
+                y = _observed(part, fitted.schema)[:, :until]
+                cut = part.prefix(k * test.targets)
+                totals.add(k, k, fitted, learnt, cut, y, np.flatnonzero(forecast)[longer])
             done += 1
     stage("done", done, stages)
-    return totals.scores(methods, scored, len(tested), seed)
+    return _of_targets(totals.scores(methods, len(tested), seed))
+
+
+def _in_time(
+    forecaster: Forecasters,
+    items: Items,
+    cutoffs: Sequence[Cutoff],
+    known: tuple[int, ...],
+    levels: tuple[float, ...],
+    methods: Sequence[Baseline],
+    *,
+    refit: bool,
+    seed: int,
+    callbacks: Sequence[Any],
+    progress: Callable[[str, int, int], None],
+    verbose: Verbose,
+) -> Scores | TargetScores:
+    """Forecast what came after each cutoff; the parameters are those of ``cross_validation``."""
+    fits = cutoffs if refit else cutoffs[:1]
+    _check_tables(items, forecaster.settings, cutoffs, len(fits))
+    y, count = _observed(items.panel, items.schema), items.panel.targets
+    every, each = _Totals(items, known, levels, "launch"), {}
+    stages, done = len(cutoffs) + len(fits), 0
+    fitted, learnt, trained = None, {}, 0
+    for number, cutoff in enumerate(cutoffs, 1):
+        where = f"cutoff {cutoff.text} ({number} of {len(cutoffs)})"
+        if number <= len(fits):
+            progress(f"{where}: fit", done, stages)
+            train = _training(items, cutoff)
+            fitted = _fitted(forecaster, train, callbacks, verbose)
+            learnt = _learn(methods, fitted.schema, train)
+            trained = int(cutoff.trained.sum())
+            done += 1
+        assert fitted is not None  # at the first cutoff
+        progress(f"{where}: forecast", done, stages)
+        begun = _begun(items, cutoff, fitted.schema)
+        totals, rows = _Totals(items, known, levels, "launch"), np.flatnonzero(cutoff.forecast)
+        for k in np.unique(cutoff.known[rows]).tolist():
+            own = cutoff.known[rows] == k
+            last = cutoff.last[rows[own]] * count
+            until = int(last.max())
+            late = np.arange(until) >= last[:, None]
+            truth = np.where(late, np.nan, y[rows[own], :until])
+            group = int(cutoff.group[rows[own]][0])
+            totals.add(group, k, fitted, learnt, begun.take(own), truth, rows[own])
+        every.include(totals)
+        each[cutoff.time] = totals.scores(methods, 1, seed, refit=refit, trained=trained)
+        done += 1
+    progress("done", done, stages)
+    found = every.scores(methods, len(cutoffs), seed, refit=refit)
+    return _of_targets(
+        {
+            target: replace(scores, cutoffs={time: own[target] for time, own in each.items()})
+            for target, scores in found.items()
+        }
+    )
+
+
+def _training(items: Items, cutoff: Cutoff) -> dict[str, Any]:
+    """Return the tables to fit to at a cutoff."""
+    return items.take_up_to(cutoff.trained, cutoff.step, plans=False)
+
+
+def _begun(items: Items, cutoff: Cutoff, schema: Schema) -> Panel:
+    """Return the panel of the items to forecast, with their prefixes at a cutoff."""
+    tables = items.take_up_to(cutoff.forecast, cutoff.step, plans=True)
+    last = cutoff.last[cutoff.forecast]
+    return schema.panel(**tables, until=lambda ids, known: last)
+
+
+def _check_tables(
+    items: Items, settings: ForecasterSettings, cutoffs: Sequence[Cutoff], fits: int
+) -> None:
+    """Raise ``DataError`` if the tables of a cutoff cannot be used, before any fit."""
+    whole, schema = items.schema.spacing, None
+    for number, cutoff in enumerate(cutoffs):
+        try:
+            with warnings.catch_warnings():  # the fit warns about its data
+                warnings.simplefilter("ignore", DataWarning)
+                if number < fits:
+                    train = _training(items, cutoff)
+                    schema = Schema.fit(**train, transform="none", **settings.columns)
+                    schema.panel(**train, for_fit=True)
+                assert schema is not None  # of the first cutoff
+                _begun(items, cutoff, schema)
+        except DataError as error:
+            raise DataError(
+                f"At the cutoff {cutoff.text}: {error}", column=error.column, item=error.item
+            ) from error
+        own = schema.spacing
+        if own and whole and (own.unit, own.count) != (whole.unit, whole.count):
+            raise DataError(
+                f"At the cutoff {cutoff.text}: expected dates one every {whole.short}, as in the "
+                f"whole series; up to this cutoff there is one every {own.short}. Choose a later "
+                "cutoff.",
+                column=schema.step_col,
+            )
+
+
+def _observed(panel: Panel, schema: Schema) -> np.ndarray:
+    """Return y in original units, ``(rows, positions)``, float64, NaN where nothing was observed.
+
+    A panel has float32, so y differs from the input by a relative error of about 1e-7.
+    """
+    return schema.unscale(np.where(panel.mask, panel.y.astype(np.float64), np.nan))
 
 
 def _fitted(
@@ -218,74 +392,95 @@ def _fitted(
 
 
 class _Totals:
-    """Sums of values, from which the scores are computed, by target, method, k and group."""
+    """Sums of values, from which the scores are computed, by target, method, group of k and group
+    of items.
 
-    def __init__(self, items: Items, known: Sequence[int], levels: tuple[float, ...]) -> None:
+    ``known`` has the largest k of each group, and ``fewest`` the smallest one; by item, a group is
+    a single k.
+    """
+
+    def __init__(
+        self, items: Items, known: Sequence[int], levels: tuple[float, ...], by: By
+    ) -> None:
         self.schema, self.known, self.levels = items.schema, known, levels
-        self.group = np.unique(items.groups, return_inverse=True)[1].ravel()
-        self.items = dict.fromkeys(known, 0)
+        self.by: By = by
+        self.fewest = fewest_known(known) if by == "launch" else {k: k for k in known}
+        self.group = np.unique(items.panel.groups, return_inverse=True)[1].ravel()
+        self.scored = {k: np.zeros(len(items.ids), bool) for k in known}
         self.sums: dict[str, dict[tuple[str, int], np.ndarray]] = {
             target: {} for target in self.schema.target_cols
         }
 
     def add(
         self,
+        group: int,
         k: int,
         fitted: Any,
         learnt: dict[str, list[Baseline]],
-        test: Panel,
+        begun: Panel,
+        y: np.ndarray,
         rows: np.ndarray,
     ) -> None:
-        """Forecast the test items from their first ``k`` steps, and add the sums of each method.
-
-        Items that were not observed after step k are left out.
+        """Forecast items from their first ``k`` steps, and add the sums of each method.
 
         Parameters
         ----------
+        group : int
+            The largest k of the group.
         k : int
         fitted : Forecaster
         learnt : dict of str to list of Baseline
             The fitted baselines by target.
-        test : Panel
+        begun : Panel
+            The items with their first k steps.
+        y : array, float64, ``(rows, positions)``
+            Their observations up to the last position that is scored.
         rows : array of int
-            The indices of the test items among all items.
+            The indices of these items among all items.
         """
-        schema, count = fitted.schema, len(learnt)
-        longer = np.flatnonzero(test.known // count > k)
-        part, groups = test.take(longer), self.group[rows[longer]]
-        until = int(part.known.max(initial=0))
-        if not until:
-            return
-        self.items[k] += part.rows
-        # A panel has float32, so y differs from the input by a relative error of about 1e-7.
-        y = schema.unscale(np.where(part.mask, part.y.astype(np.float64), np.nan))
-        cut = part.prefix(k * count)
-        found = fitted.quantiles(cut, until, self.levels)
-        until //= count
+        self.scored[group][rows] = True
+        found, count = fitted.quantiles(begun, y.shape[1], self.levels), len(learnt)
+        until, groups = y.shape[1] // count, self.group[rows]
         for place, (target, methods) in enumerate(learnt.items()):
             positions = slice(place, None, count)
             forecasts = {OURS: found[:, positions]}
             for method in methods:
-                if k >= method.needs:
-                    alone = _only(cut, place)
+                if self.fewest[group] >= method.needs:  # so that all methods have the same items
+                    alone = _only(begun, place)
                     forecasts[method.name] = method.quantiles(alone, k, until, self.levels)
-            truth = y[:, positions][:, k:until]
+            truth = y[:, positions][:, k:]
             for name, quantiles in forecasts.items():
                 each = sums_of(truth, np.asarray(quantiles, np.float64)[:, k:], self.levels)
-                nothing = np.zeros((self.group.max() + 1, each.shape[1]))
-                np.add.at(self.sums[target].setdefault((name, k), nothing), groups, each)
+                np.add.at(self._cell(target, name, group, each.shape[1]), groups, each)
+
+    def include(self, other: _Totals) -> None:
+        """Add the sums of another object for the same items."""
+        for k, scored in other.scored.items():
+            self.scored[k] |= scored
+        for target, sums in other.sums.items():
+            for (name, k), each in sums.items():
+                self._cell(target, name, k, each.shape[1])[...] += each
+
+    def _cell(self, target: str, name: str, group: int, size: int) -> np.ndarray:
+        """The sums of a method and a group of k, ``(groups of items, size)``."""
+        nothing = np.zeros((self.group.max() + 1, size))
+        return self.sums[target].setdefault((name, group), nothing)
 
     def scores(
-        self, methods: Sequence[Baseline], scored: np.ndarray, folds: int, seed: int
-    ) -> Scores | TargetScores:
-        """Return the scores of the forecaster and the baselines.
-
-        ``scored``, bool ``(items,)``, are the items of the folds that were forecast.
-        """
+        self,
+        methods: Sequence[Baseline],
+        folds: int,
+        seed: int,
+        *,
+        refit: bool = True,
+        trained: int | None = None,
+    ) -> dict[str, Scores]:
+        """Return the scores of the forecaster and the baselines by target; ``folds``, ``refit`` and
+        ``trained`` are those of ``Scores``."""
         names = (OURS, *(method.name for method in methods))
         points = {method.name for method in methods if method.point}
         covariates = bool(self.schema.future.kinds or self.schema.past.kinds)
-        groups = np.unique(self.group[scored])
+        groups = {k: np.unique(self.group[scored]) for k, scored in self.scored.items()}
         found = {}
         for target, sums in self.sums.items():
             rows = []
@@ -293,10 +488,27 @@ class _Totals:
                 score = score_of(sums[name, k].sum(axis=0))
                 if name in points:
                     score = replace(score, coverage=None, width=None)
-                rows.append(Row(**asdict(score), method=name, known=k, items=self.items[k]))
-            drawn = {cell: each[groups] for cell, each in sums.items()}
-            found[target] = Scores(tuple(rows), OURS, folds, drawn, seed, covariates)
-        return TargetScores(found) if len(found) > 1 else next(iter(found.values()))
+                items, fewest = int(self.scored[k].sum()), self.fewest[k]
+                row = Row(**asdict(score), method=name, known=k, items=items, fewest=fewest)
+                rows.append(row)
+            drawn = {(name, k): each[groups[k]] for (name, k), each in sums.items()}
+            found[target] = Scores(
+                tuple(rows),
+                OURS,
+                folds,
+                drawn,
+                seed,
+                covariates,
+                by=self.by,
+                refit=refit,
+                trained=trained,
+            )
+        return found
+
+
+def _of_targets(found: dict[str, Scores]) -> Scores | TargetScores:
+    """Return the scores of one target, or of several."""
+    return TargetScores(found) if len(found) > 1 else next(iter(found.values()))
 
 
 def _learn(
@@ -341,6 +553,30 @@ def _checked_baselines(baselines: bool | Sequence[Baseline], schema: Schema) -> 
         if method.needs_sklearn:
             need_sklearn(method.name)
     return methods
+
+
+def _check_by(by: By, refit: bool, **given: Any) -> None:
+    """Raise ``ArgumentError`` for an argument that ``by`` does not use, or that it needs."""
+    check_choice("by", by, ("item", "launch"))
+    check_flag("refit", refit)
+    other = "launch" if by == "item" else "item"
+    unused = ("cutoffs", "launch", "h") if by == "item" else ("folds", "test_folds")
+    for name in unused:
+        if given[name] is not None:
+            raise ArgumentError(
+                f"{name}: expected None with by={by!r}; received {given[name]!r}. Leave it out, or "
+                f"pass by={other!r}."
+            )
+    if by == "item" and not refit:
+        raise ArgumentError(
+            "refit: expected True with by='item', as each fold has another fit; received False. "
+            "Leave it out, or pass by='launch'."
+        )
+    if by == "launch" and given["cutoffs"] is None:
+        raise ArgumentError(
+            "cutoffs: expected times (dates, or numbers if steps are numbers), or a number of "
+            "cutoffs, with by='launch'; received None. For example cutoffs=3."
+        )
 
 
 def _checked_known(known: Any) -> tuple[int, ...]:

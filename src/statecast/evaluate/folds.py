@@ -1,10 +1,11 @@
-"""``Items``: tables from which items can be selected; and the fold of each item."""
+"""``Items``: tables from which items and steps can be selected; and the fold of each item."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from statecast.errors import ArgumentError, DataError, DataWarning, quoted
 from statecast.forecast.settings import Settings
 from statecast.tables.columns import read_column, read_floats, token_cells
 from statecast.tables.ids import agree, read_ids
+from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tables.source import ROLES, Table, check_columns, open_table
+from statecast.tables.steps import read_when
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,29 +26,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Checked tables, from which items can be selected.
+    """Checked tables, from which items and steps can be selected.
 
     Attributes
     ----------
-    ids : ndarray, shape (n,)
-    last : ndarray, shape (n,), int
-        The last observed step of each item.
     schema : Schema
-        Of all items. It is used for names and checks, but not for forecasts.
+        Of all items. It is used for names, steps and checks, but not for forecasts.
+    panel : Panel
+        All items with all their observations, in the order of their rows.
     tables : dict of str to narwhals DataFrame or ndarray
         ``series``, and ``static`` and ``future`` where they were given.
     rows : dict of str to ndarray, int
         The item of each row of these tables, -1 for a row that belongs to no item.
-    groups : ndarray, shape (n,), int
-        Items with the same number are held out together; see ``Panel.groups``.
     """
 
-    ids: np.ndarray
-    last: np.ndarray
     schema: Schema
+    panel: Panel
     tables: dict[str, Any]
     rows: dict[str, np.ndarray]
-    groups: np.ndarray
 
     @classmethod
     def read(cls, settings: Settings, series: Any, static: Any, future: Any) -> Items:
@@ -82,19 +80,109 @@ class Items:
                 rows[role] = np.array([position.get(item, -1) for item in ids], np.int64)
             else:
                 tables[role], rows[role] = table, np.arange(panel.rows)
-        last = panel.known // panel.targets
-        return cls(panel.ids, last, schema, tables, rows, panel.groups)
+        return cls(schema, panel, tables, rows)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids, shape (n,)."""
+        return self.panel.ids
+
+    @cached_property
+    def last(self) -> np.ndarray:
+        """The last observed step of each item, shape (n,), int64; 0 without an observation."""
+        return self.panel.known // self.panel.targets
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """Whether any target of an item was observed at a step, shape (n, T), bool."""
+        mask = self.panel.mask.reshape(len(self.ids), -1, self.panel.targets)
+        return np.logical_or.reduce(mask, axis=2)
+
+    def last_up_to(self, step: np.ndarray) -> np.ndarray:
+        """Return the last observed step of each item up to a step, ``(n,)``, int64; 0 without an
+        observation up to it."""
+        every = np.arange(1, self.observed.shape[1] + 1)
+        return np.where(self.observed & (every <= step[:, None]), every, 0).max(axis=1, initial=0)
 
     def take(self, keep: np.ndarray) -> dict[str, Any]:
         """Return the tables of the items that a mask of shape (n,) selects."""
-        found = {}
+        return {role: self._rows(role, keep[self.rows[role]]) for role in self.tables}
+
+    def take_up_to(self, keep: np.ndarray, step: np.ndarray, *, plans: bool) -> dict[str, Any]:
+        """Return the tables of some items without the rows after a step of each item.
+
+        Parameters
+        ----------
+        keep : ndarray, shape (n,), bool
+            The items.
+        step : ndarray, shape (n,), int
+            The last step of each item that the tables have; below 1 for an item that is not
+            launched. Of an item without an observation up to it, the series has no value. If steps
+            are dates, it has a row at step 1, so that the launch date is known.
+        plans : bool
+            Whether the future covariates of later steps are in the tables, for a forecast. Then an
+            item without an observation is in them even if there is no static table: a static table
+            without features has its id.
+        """
+        known, found = self.last_up_to(step), {}
         for role, table in self.tables.items():
-            rows = self.rows[role]
-            inside = np.flatnonzero((rows >= 0) & keep[rows])
-            found[role] = table[inside]
-            if not isinstance(table, np.ndarray):
-                found[role] = self._part(role, found[role])
+            if role == "static" or (role == "future" and plans):
+                found[role] = self._rows(role, keep[self.rows[role]])
+            elif isinstance(table, np.ndarray):
+                late = np.arange(table.shape[1]) >= step[:, None]
+                late = late.reshape(*late.shape, *[1] * (table.ndim - 2))
+                values = table if table.dtype.kind in "biuf" else table.astype(object)
+                found[role] = np.where(late, np.nan, values)[keep]
+            else:
+                row, at = self.rows[role], self._steps[role]
+                inside = (at <= step[row]) & (known[row] > 0)
+                if role == "series" and self.schema.spacing is not None:
+                    inside |= (at == 1) & (known[row] == 0)
+                found[role] = self._rows(role, inside & keep[row], unobserved=known == 0)
+        if plans and "static" not in found and not isinstance(self.tables["series"], np.ndarray):
+            frame, row = self.tables["series"], self.rows["series"]
+            _, first = np.unique(row, return_index=True)  # a row of each item, in their order
+            found["static"] = frame[first[keep[row[first]]]].select(self.schema.id_col).to_native()
         return found
+
+    @cached_property
+    def _steps(self) -> dict[str, np.ndarray]:
+        """The step of each row of the tables by item and step, int64."""
+        schema, found = self.schema, {}
+        for role in ("series", "future"):
+            frame, row = self.tables.get(role), self.rows.get(role)
+            if frame is None or row is None or isinstance(frame, np.ndarray):
+                continue
+            table = Table(frame, f"The {role} table", frame.implementation.value, False)
+            when, form = read_when(table, schema.step_col, read_ids(table, schema.id_col))
+            if schema.spacing is None:
+                found[role] = when.astype(np.int64) - (schema.first - 1)
+            else:
+                assert self.panel.origin is not None  # steps are dates
+                place = schema.spacing.place(when, form.zone)
+                found[role] = schema.spacing.steps(place, self.panel.origin[row])[0]
+        return found
+
+    def _rows(self, role: str, inside: np.ndarray, unobserved: np.ndarray | None = None) -> Any:
+        """Return rows of a table, as a table of the same library.
+
+        ``inside`` marks the rows; those of no item are left out. The values of the items
+        ``unobserved (n,)`` become missing.
+        """
+        table, row = self.tables[role], self.rows[role]
+        at = np.flatnonzero((row >= 0) & inside)
+        part = table[at]
+        if isinstance(table, np.ndarray):
+            return part
+        if role == "series" and unobserved is not None and unobserved[row[at]].any():
+            import narwhals.stable.v2 as nw
+
+            values = [*self.schema.target_cols, *self.schema.past.kinds]
+            known = nw.new_series(
+                "known", ~unobserved[row[at]], nw.Boolean(), backend=part.implementation
+            )
+            part = part.with_columns(nw.when(known).then(nw.col(name)) for name in values)
+        return self._part(role, part)
 
     def _part(self, role: str, frame: Any) -> Any:
         """Return a part of a table, as a table of the same library.

@@ -1,7 +1,7 @@
 """Scores of forecasts, and their uncertainty.
 
-The measures pool the values of all folds. With y the observed value, m the median forecast and q_l
-the forecast quantile at level l:
+The measures pool the values of all folds, or of all cutoffs. With y the observed value, m the
+median forecast and q_l the forecast quantile at level l:
 
 - WAPE: ``sum |y - m| / sum |y|``;
 - CRPS: the mean over the levels of ``2 * sum max(l (y - q_l), (l - 1) (y - q_l)) / sum |y|``,
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -171,14 +171,23 @@ class Row(Score):
     ----------
     method : str
     known : int
-        The prefix length k.
+        The prefix length k; with cutoffs, the largest one of a group.
     items : int
         The number of items that were scored: those observed after step k.
+    fewest : int or None
+        The smallest prefix length of the group; None is ``known``.
     """
 
     method: str
     known: int
     items: int
+    fewest: int | None = None
+
+    @property
+    def prefixes(self) -> str:
+        """The prefix lengths as text: "3", or "2 to 3"."""
+        single = self.fewest is None or self.fewest == self.known
+        return str(self.known) if single else f"{self.fewest} to {self.known}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,7 @@ class Scores:
     forecaster : str
         The forecaster's name among the methods.
     folds : int
-        The number of folds that were forecast.
+        The number of folds, or of cutoffs, that were forecast.
     sums : mapping of (method, k) to array, float64, ``(groups, 6)``
         The sums of each group of items (see ``sums_of``), which the bootstrap draws from. Without
         them there are no intervals.
@@ -202,6 +211,15 @@ class Scores:
         Of the bootstrap.
     covariates : bool
         Whether the forecaster had covariates. The baselines have none.
+    by : {"item", "launch"}
+        Whether items were held out, or what came after cutoffs.
+    refit : bool
+        Whether the forecaster was fitted at each cutoff, or at the first only.
+    trained : int or None
+        For the scores of one cutoff: the number of training items.
+    cutoffs : mapping of a number or a date to Scores
+        The scores of each cutoff, in the order of time; empty by item, and for the scores of one
+        cutoff.
 
     Examples
     --------
@@ -220,6 +238,10 @@ class Scores:
     sums: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
     seed: int = 0
     covariates: bool = False
+    by: Literal["item", "launch"] = "item"
+    refit: bool = True
+    trained: int | None = None
+    cutoffs: Mapping[Any, Scores] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], Row]:
@@ -345,8 +367,24 @@ class Scores:
         """Return the rows as a polars table.
 
         The rows of the forecaster also have its skill against the best baseline. The ends of the
-        95 % intervals are in the columns ``..._lo`` and ``..._hi``.
+        95 % intervals are in the columns ``..._lo`` and ``..._hi``. With cutoffs there are two more
+        columns. ``cutoff`` is null in the rows of all cutoffs together, which come first; the rows
+        of each cutoff follow. ``known_from`` is the smallest prefix length of the group of which
+        ``known`` is the largest.
         """
+        import polars as pl
+
+        if self.cutoffs:
+            parts = [self._rows_table(), *(own._rows_table() for own in self.cutoffs.values())]
+            times = pl.Series("cutoff", list(self.cutoffs))
+            for place, part in enumerate(parts):
+                time = times[[place - 1] * part.height] if place else times.clear(part.height)
+                parts[place] = part.select(time, pl.all())
+            return pl.concat(parts)
+        return self._rows_table()
+
+    def _rows_table(self) -> pl.DataFrame:
+        """``table`` without the rows of each cutoff."""
         import polars as pl
 
         names = ["method", "known", "wape", "crps", "coverage", "width", "items", "values"]
@@ -367,11 +405,16 @@ class Scores:
             values = [None if k is None else self.skill(k, measure) for k in ks]
             ends = [None if k is None else self.skill_interval(k, measure) for k in ks]
             add(f"skill_{measure}", values, ends)
-        return pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
+        table = pl.DataFrame(columns, schema_overrides=dict.fromkeys(floats, pl.Float64))
+        if self.by == "launch":
+            fewest = pl.Series("known_from", [row.fewest for row in self.rows], pl.Int64)
+            table.insert_column(table.get_column_index("known"), fewest)
+        return table
 
     def __repr__(self) -> str:
         known = ", ".join(map(str, self.known))
-        return f"<Scores of {', '.join(self.methods)}; k = {known}; folds: {self.folds}>"
+        what = "folds" if self.by == "item" else "cutoffs"
+        return f"<Scores of {', '.join(self.methods)}; k = {known}; {what}: {self.folds}>"
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
@@ -392,12 +435,12 @@ class Scores:
         KeyError
             A prefix length that was not scored.
         """
-        count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
-        lines = [f"Forecasts of items held out from training: {count}, smaller is better."]
+        lines = [self._heading()]
         wide = max(len(method) for method in self.methods)
         for k in self.known if known is None else known:
             first, rows = self[self.forecaster, k], [row for row in self.rows if row.known == k]
-            lines += ["", f"k = {k}: {first.items:,} items, {first.values:,} values"]
+            head = f"k = {first.prefixes}: {first.items:,} items, {first.values:,} values"
+            lines += ["", head]
             lines.append(f"  {'':{wide}}    WAPE    CRPS  in 80 %   width")
             for row in rows:
                 cover = "-" if row.coverage is None else f"{100 * row.coverage:.0f} %"
@@ -407,9 +450,39 @@ class Scores:
                 )
             lines += [f"  {verdict}" for verdict in self._verdicts(k)]
         lines += self._curve()
+        lines += self._by_cutoff()
         if self.covariates and len(self.methods) > 1:
             lines.append("The baselines have no covariates; the forecaster had some.")
         return "\n".join(lines)
+
+    def _heading(self) -> str:
+        """The first line of the text."""
+        of = "fold" if self.by == "item" else "cutoff"
+        count = f"1 {of}" if self.folds == 1 else f"{self.folds} {of}s"
+        if self.by == "item":
+            return f"Forecasts of items held out from training: {count}, smaller is better."
+        fit = "at the cutoff" if self.folds == 1 else "at each cutoff"
+        fit = fit if self.refit else "at the first cutoff only"
+        return (
+            f"Forecasts of what came after {count}, by a fit to what was known {fit}, smaller is "
+            "better."
+        )
+
+    def _by_cutoff(self) -> Iterator[str]:
+        """Yield a table of the CRPS by cutoff and k."""
+        if not self.cutoffs:
+            return
+        yield from ("", "CRPS by cutoff, and skill over the best baseline in %")
+        wide = max(6, *(len(str(time)) for time in self.cutoffs))
+        yield f"  {'cutoff':{wide}}  trained  {'k':>8}   items   values    CRPS  skill"
+        for time, own in self.cutoffs.items():
+            for k in own.known:
+                row, best = own[self.forecaster, k], own.best(k, "crps")
+                skill = f"{own._percent(k)}, {best.method}" if best else "-"
+                yield (
+                    f"  {time!s:{wide}}  {own.trained:>7,}  {row.prefixes:>8}  {row.items:>6,}  "
+                    f"{row.values:>7,}  {row.crps:>6.4f}  {skill}"
+                )
 
     def _verdicts(self, k: int) -> Iterator[str]:
         """Yield for each measure whether the forecaster beats the best baseline."""
@@ -436,13 +509,15 @@ class Scores:
             return
         mean = "mean curve" if "mean curve" in self.methods else None
         yield from ("", "CRPS against k with its 95 % interval over items, and skill in %")
-        head = f"  {'k':>3}  {'CRPS':>6}  {'interval':>16}"
+        text = {k: self[self.forecaster, k].prefixes for k in self.known}
+        wide = max(3, *map(len, text.values()))
+        head = f"  {'k':>{wide}}  {'CRPS':>6}  {'interval':>16}"
         yield head + (f"  {'over the mean curve':>22}" if mean else "") + "  over the best baseline"
         found: dict[str, list[str]] = {"beaten": [], "equal": [], "better": []}
         for k in self.known:
             ends = self.interval(self.forecaster, k, "crps")
             span = "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
-            line = f"  {k:>3}  {self[self.forecaster, k].crps:.4f}  {span:>16}"
+            line = f"  {text[k]:>{wide}}  {self[self.forecaster, k].crps:.4f}  {span:>16}"
             if mean:
                 line += f"  {self._percent(k, mean):>22}"
             best = self.best(k, "crps")
@@ -450,12 +525,12 @@ class Scores:
             skill = self.skill_interval(k, "crps")
             if skill is not None:
                 what = "beaten" if skill[0] > 0 else "better" if skill[1] < 0 else "equal"
-                found[what].append(str(k))
+                found[what].append(text[k])
         if mean:
             useful = self.useful()
             yield (
-                f"Useful from k = {useful} on: from there CRPS is below the mean curve's beyond "
-                "chance."
+                f"Useful from k = {text[useful].split()[0]} on: from there CRPS is below the mean "
+                "curve's beyond chance."
                 if useful is not None
                 else "Not useful at the longest prefix scored: CRPS is not below the mean curve's "
                 "beyond chance."
@@ -554,7 +629,8 @@ class TargetScores:
         wide = max(len(method) for method in first.methods)
         lines.append(f"== the mean of {', '.join(self.each)} ==")
         for k in first.known:
-            lines += ["", f"k = {k}", f"  {'':{wide}}    WAPE    CRPS"]
+            text = first[first.forecaster, k].prefixes
+            lines += ["", f"k = {text}", f"  {'':{wide}}    WAPE    CRPS"]
             for method in first.methods:
                 if all((method, k) in scores._cells for scores in self.each.values()):
                     wape, crps = (self.mean(method, k, each) for each in ("wape", "crps"))

@@ -474,7 +474,8 @@ def _draw_scores(axis: Axes, scores: Any, measure: str) -> None:
     if visible:
         axis.set_ylim(0, 1.12 * max(visible))
     ks = list(scores.known)
-    axis.set_xticks(ks)
+    prefixes = {row.known: row.prefixes for row in scores.rows}
+    axis.set_xticks(ks, [prefixes[k] for k in ks])
     reach = max(ks[-1] - ks[0], 1)
     axis.set_xlim(ks[0] - 0.05 * reach, ks[-1] + 0.05 * reach)
     _label_ends(axis, near, limit, ks[-1] + 0.08 * reach)
