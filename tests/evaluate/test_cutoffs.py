@@ -168,13 +168,14 @@ def test_a_cutoff_is_a_fit_and_a_forecast_on_tables_that_end_there(
     by_date: bool, h: int | None
 ) -> None:
     series, static = launched()
-    given = options([14, 16], h=h, known=(0, 1, 3, 5))
+    times = [15] if by_date else [14, 16]
+    given = options(times, h=h, known=(0, 1, 3, 5))
     if by_date:
         series, static = dated(series), static.drop("launch")
-        given |= {"cutoffs": [date_of(14), date_of(16)], "launch": None}
+        given |= {"cutoffs": [date_of(time) for time in times], "launch": None}
     f = Forecaster(past_cols=["visits"], **SMALL)
     found = cross_validation(f, series.drop("t"), static, levels=LEVELS, verbose=0, **given)
-    parts = [by_hand(series, static, time, h) for time in (14, 16)]
+    parts = [by_hand(series, static, time, h) for time in times]
     assert list(found.cutoffs) == given["cutoffs"]
     for scores, rows in zip(
         [found, *found.cutoffs.values()], [pl.concat(parts), *parts], strict=True
