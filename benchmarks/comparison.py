@@ -137,6 +137,12 @@ class Results:
         return sorted(method for method in found if not method.startswith(OURS))
 
     @cached_property
+    def ordered(self) -> list[str]:
+        """The other methods by their average rank; those that are not ranked last."""
+        average = dict(zip(self.ranked, self.ranks.mean(axis=0), strict=True))
+        return sorted(self.methods, key=lambda method: average.get(method, np.inf))
+
+    @cached_property
     def variants(self) -> list[str]:
         """Our method with other settings."""
         found = {method for _, method, _ in self._cells if method.startswith(OURS)}
@@ -267,7 +273,7 @@ def draw_ranks(axis: Any, results: Results) -> None:
     average = results.ranks.mean(axis=0)
     order = np.argsort(average)
     count, gap = len(order), critical_difference(len(order), len(results.sets))
-    axis.set(xlim=(0.5, count + 0.5), ylim=(-0.6 - 0.42 * ((count + 1) // 2), 1.6))
+    axis.set(xlim=(-1.2, count + 2.2), ylim=(-0.6 - 0.42 * ((count + 1) // 2), 1.6))
     axis.axis("off")
     axis.hlines(0, 1, count, color=INK, linewidth=1)
     for rank in range(1, count + 1):
@@ -278,13 +284,17 @@ def draw_ranks(axis: Any, results: Results) -> None:
         level = -0.5 - 0.42 * (place if left else count - 1 - place)
         name, rank = results.ranked[method], average[method]
         color = BLUE if name == OURS else INK
-        end = 0.95 if left else count + 0.05
+        end = 0.8 if left else count + 0.2
         axis.plot([rank, rank, end], [0, level, level], color=color, linewidth=1)
-        text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
-        weight = "bold" if name == OURS else "normal"
-        side = "left" if left else "right"
         axis.text(
-            end, level + 0.05, text, ha=side, va="bottom", color=color, fontsize=9, weight=weight
+            end - 0.05 if left else end + 0.05,
+            level,
+            f"{name}  {rank:.2f}",
+            ha="right" if left else "left",
+            va="center",
+            color=color,
+            fontsize=9,
+            weight="bold" if name == OURS else "normal",
         )
     for level, (first, last) in enumerate(cliques(average[order].tolist(), gap)):
         ends = average[order[first]] - 0.05, average[order[last]] + 0.05
@@ -295,9 +305,7 @@ def draw_ranks(axis: Any, results: Results) -> None:
 
 def draw_differences(axis: Any, results: Results) -> None:
     """Draw the difference of each method's CRPS to ours in every cell."""
-    average = dict(zip(results.ranked, results.ranks.mean(axis=0), strict=True))
-    methods = sorted((m for m in results.methods if m in average), key=average.__getitem__)
-    methods += [m for m in results.methods if m not in average and m != "last value"]
+    methods = [method for method in results.ordered if method != "last value"]
     for place, name in enumerate(results.sets):
         for row, method in enumerate(methods):
             for k in results.known(name):
@@ -330,7 +338,7 @@ def draw_sets(figure: Any, results: Results) -> None:
     axes = figure.subplots(-(-len(results.sets) // columns), columns, squeeze=False).ravel()
     for axis in axes[len(results.sets) :]:
         axis.axis("off")
-    methods = [OURS, *(m for m in results.methods if m != "last value")]
+    methods = [OURS, *(m for m in results.ordered if m != "last value")]
     for axis, name in zip(axes, results.sets, strict=False):
         for place, method in enumerate(methods):
             found = [(k, results.cell(method, name, k)) for k in results.known(name)]
@@ -384,6 +392,10 @@ def number(value: float) -> str:
     return f"{value:.4f}".replace("0.", ".", 1)
 
 
+def plural(count: int, name: str) -> str:
+    return f"{count} {name}" + "s" * (count != 1)
+
+
 def share(count: int, of: int) -> str:
     return f"{count} of {of}"
 
@@ -413,8 +425,9 @@ def covered(found: Sequence[Cell]) -> str:
 def summary_table(results: Results, methods: Sequence[str]) -> Iterator[str]:
     """Yield a row for each method, over all cells."""
     yield from head(
-        ["", "average rank", "cells", "Statecast better", "beyond chance: better, worse",
-         "CRPS above Statecast's, mean", "coverage in 75 to 85 %", "CPU s of a fit, ratio"]
+        ["", "average rank (95 %)", "cells", "Statecast better", "beyond chance: better, worse",
+         "CRPS above Statecast's, mean", "coverage in 75 to 85 %",
+         "CPU time of a fit, Statecast = 1"]
     )  # fmt: skip
     average = dict(zip(results.ranked, results.ranks.mean(axis=0), strict=True))
     ends = dict(zip(results.ranked, results.rank_intervals(), strict=True))
@@ -432,7 +445,7 @@ def summary_table(results: Results, methods: Sequence[str]) -> Iterator[str]:
             (results.seconds(method, name), results.seconds(OURS, name)) for name in results.sets
         ]
         ratios = [theirs / own for theirs, own in times if theirs and own]
-        cost = f"{np.exp(np.mean(np.log(ratios))):.2g}" if ratios else "0"
+        cost = f"{np.exp(np.mean(np.log(ratios))):.2g}" if ratios else "below 0.01"
         yield row(
             [
                 f"**{method}**" if ours else method,
@@ -492,16 +505,19 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
         "features and the first k observations. A cell is a data set and a k. Statecast has its",
         "default settings. Smaller ranks and smaller CRPS are better.",
         "",
-        *summary_table(results, [OURS, *results.methods]),
+        *summary_table(results, [OURS, *results.ordered]),
         "",
         "![Average ranks, and the difference of CRPS in every cell](accuracy.svg)",
         "",
-        "".join(verdicts(results)),
+        *textwrap.wrap("".join(verdicts(results)), 100, break_on_hyphens=False),
         "",
-        "Above: average ranks; a bar joins methods that Nemenyi's test does not tell apart at 5 %.",
-        f"Friedman's test that all methods are equal: F = {value:.1f}, p = {p:.2g}. Below: a point",
-        "is a cell. It is filled if the difference is beyond chance, and an arrow is above",
-        f"{FAR:.0f} %.",
+        *textwrap.wrap(
+            "Above: average ranks; a bar joins methods that Nemenyi's test does not tell apart at "
+            "5 %. With few data sets this test tells only large differences. Friedman's test that "
+            f"all methods are equal: F = {value:.1f}, p = {p:.2g}. Below: a point is a cell. It is "
+            f"filled if the difference is beyond chance. An arrow is above {FAR:.0f} %.",
+            100,
+        ),
         "",
         "## How it was measured",
         "",
@@ -522,7 +538,7 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
             100,
         ),
         "",
-        *(f"- {name}: {texts[name]}." for name in (OURS, *results.methods) if name in texts),
+        *(f"- {name}: {texts[name]}." for name in (OURS, *results.ordered) if name in texts),
         "",
         *textwrap.wrap(
             "No method was tuned to a data set. The methods of other libraries see log1p(y) if the "
@@ -535,7 +551,7 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
         "",
     )
     for name in sets:
-        yield from set_lines(results, name, [OURS, *results.methods])
+        yield from set_lines(results, name, [OURS, *results.ordered])
     yield from ("## Other settings", "")
     if results.variants:
         yield from (
@@ -568,7 +584,9 @@ def set_lines(results: Results, name: str, methods: Sequence[str]) -> Iterator[s
     items = results.cell(OURS, name, results.known(name)[0])
     yield from (f"## {name}", "")
     if items is not None:
-        yield f"{items.items:,} test items or groups of them, {counts[0]} folds, {counts[1]} seeds."
+        yield f"{items.items:,} test items or groups of them, {plural(counts[0], 'fold')}, " + (
+            f"{plural(counts[1], 'seed')}."
+        )
         yield ""
     yield "CRPS, and its difference to Statecast's in % with the 95 % interval:"
     yield from ("", *difference_table(results, name, methods), "")
