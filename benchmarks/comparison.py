@@ -522,8 +522,8 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
         "## How it was measured",
         "",
         *textwrap.wrap(
-            "Each fold of a data set is forecast by a fit on the other folds; of a set with more "
-            f"than 5,000 items only the first fold. {used} "
+            "Each fold is forecast by a fit on the other folds. The number of folds that were "
+            f"forecast is below the name of each set. {used} "
             "used for Statecast; the scores of a method are averaged over its seeds. The measures "
             "are defined in `statecast.evaluate`: CRPS is the mean weighted quantile loss of nine "
             "levels, WAPE the weighted absolute error of the median, and coverage the share of "
