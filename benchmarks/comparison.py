@@ -106,7 +106,9 @@ class Results:
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
         cell = ["set", "method", "k"]
-        means = frame.group_by([*cell, "fold", "item"]).agg(pl.col(SUMS).mean())
+        means = frame.group_by([*cell, "fold", "item"], maintain_order=True).agg(
+            pl.col(SUMS).mean()
+        )
         self._cells: dict[tuple[str, str, int], pl.DataFrame] = {
             (str(key[0]), str(key[1]), int(key[2])): part.drop(cell).sort("fold", "item")  # type: ignore[call-overload]
             for key, part in means.partition_by(cell, as_dict=True).items()
@@ -119,7 +121,7 @@ class Results:
             name: len(part) for (name, method, _), part in self._cells.items() if method == OURS
         }
         others = {name for name, method, _ in self._cells if method != OURS}
-        return sorted((name for name in count if name in others), key=count.__getitem__)
+        return sorted(others & set(count), key=lambda name: (count[name], name))
 
     def known(self, name: str) -> list[int]:
         """Return the prefix lengths of a data set."""
