@@ -111,8 +111,9 @@ def test_the_page(tmp_path: Path) -> None:
     write(path, {f"{OURS}(units=8)": [1.4, 1.9]}, "two")
     comparison.write_page(path, {OURS: "o", "ridge": "r", "other": "t"}, tmp_path)
     page = (tmp_path / "accuracy.md").read_text()
-    assert "In 1 of 3 cells no other method has a lower CRPS than Statecast; in 0 more" in page
-    assert "one at k = 0 (trees, -50.0 %), one at k = 1 (trees, -50.0 %)" in page
+    text = " ".join(page.split())
+    assert "In 1 of 3 cells no other method has a lower CRPS than Statecast; in 0 more" in text
+    assert "one at k = 0 (trees, -50.0 %), one at k = 1 (trees, -50.0 %)" in text
     assert "| Statecast(units=8) | .1650, +50.0 (+40.0 to +58.3) |" in page
     assert "- other: all sets." in page
     assert page.index("| ridge |") < page.index("accuracy.svg") < page.index("## one")
