@@ -54,14 +54,14 @@ def run(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+MARKS = {  # these two take 10 to 15 seconds
+    "reset_states.py": [pytest.mark.backends, pytest.mark.slow],
+    "colour_names.py": [pytest.mark.slow],
+}
+
+
 @pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(
-            path, id=path.name, marks=[pytest.mark.backends] * (path.name == "reset_states.py")
-        )
-        for path in FILES
-    ],
+    "script", [pytest.param(path, id=path.name, marks=MARKS.get(path.name, [])) for path in FILES]
 )
 def test_an_example_runs_and_says_what_it_shows(script: Path, tmp_path: Path) -> None:
     import keras

@@ -449,7 +449,8 @@ def test_several_targets_have_tables_by_cutoff(untrained: None) -> None:
     table = found.table()
     assert table["target"].unique().sort().to_list() == ["visits", "y"]
     assert table["cutoff"].unique().sort().to_list() == [None, 14, 16]
-    assert list(found["y"].cutoffs) == [14, 16]
+    assert list(found["y"].cutoffs) == list(found.cutoffs) == [14, 16]
+    assert found.cutoffs[16]["visits"] is found["visits"].cutoffs[16]
     assert "2 to 3" in str(found)
 
 

@@ -33,7 +33,7 @@ def _scored(batches: TokenBatches) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-@pytest.mark.parametrize("batch", [1, 3, 100])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3, 100])
 def test_in_fixed_order_each_token_and_each_end_is_scored_once(ends, batch):
     panel, decoder = _panel_and_decoder()
     rows = [np.arange(0, 20), np.arange(10, 40)]

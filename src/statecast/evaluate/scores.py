@@ -595,6 +595,15 @@ class TargetScores:
             raise KeyError(f"{target!r}: expected a target of {list(self.each)}")
         return self.each[target]
 
+    @property
+    def cutoffs(self) -> dict[Any, TargetScores]:
+        """The scores of each cutoff, in the order of time; empty by item."""
+        first = next(iter(self.each.values()))
+        return {
+            time: TargetScores({target: own.cutoffs[time] for target, own in self.each.items()})
+            for time in first.cutoffs
+        }
+
     def mean(self, method: str, known: int, measure: str = "crps") -> float:
         """Return the mean of a method's score over the targets.
 
