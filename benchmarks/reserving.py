@@ -87,29 +87,20 @@ def statecast(
     several = static["line"].n_unique() > 1
     features = static.select("unique_id", *(FEATURES if several else FEATURES[1:]))
     forecaster = Forecaster(seed=seed, **settings).fit(seen, features, verbose=0)
-    open_ = static.filter(pl.col("accident_year") > LAST - STEPS + 1)
-    sums: dict[tuple[str, str], np.ndarray | float] = {}
-    of = {row["unique_id"]: row for row in static.iter_rows(named=True)}
-
-    def add(item: str, amount: np.ndarray | float) -> None:
-        key = of[item]["line"], of[item]["company"]
-        sums[key] = sums.get(key, 0.0) + amount * of[item]["premium"]
-
-    for item, _, y, *_ in seen.iter_rows():
-        add(item, y)
-    ids = open_.select("unique_id")
-    paths = forecaster.simulate(
-        seen.join(ids, on="unique_id", how="semi"),
-        features.join(ids, on="unique_id", how="semi"),
+    target = "" if isinstance(forecaster.settings.target_col, str) else "-y"
+    totals = forecaster.predict_total(
+        seen,
+        static,
         until=STEPS,
+        by=["line", "company"],
+        since=1,
+        weight="premium",
+        level=80,
         paths=PATHS,
-    ).of("y")
-    for item, rest in zip(paths.ids.tolist(), paths.values, strict=True):
-        add(item, np.nansum(rest, axis=1))
-    return {
-        key: tuple(np.quantile(np.broadcast_to(total, PATHS), (0.1, 0.5, 0.9)).tolist())
-        for key, total in sums.items()
-    }  # type: ignore[return-value]
+    )
+    quantiles = [f"statecast{target}{bound}" for bound in ("-lo-80", "", "-hi-80")]
+    rows = totals.select("line", "company", *quantiles).iter_rows()
+    return {(line, company): (low, middle, high) for line, company, low, middle, high in rows}
 
 
 def mack(paid: np.ndarray) -> tuple[float, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import reserving
+
+from statecast import Forecaster
 
 # Cumulative payments of Taylor and Ashe (1983), by which Mack (1993) shows his method.
 TRIANGLE = [
@@ -83,26 +86,26 @@ def test_an_ultimate_is_what_was_paid_and_the_rest_of_the_paths(
     series, static = tables()
     y = series["y"].to_numpy().reshape(10, 10)
 
-    class Fake:
-        def __init__(self, **given: object) -> None:
+    class Knowing(Forecaster):
+        """A forecaster whose paths are the truth."""
+
+        def __init__(self, **given: Any) -> None:
             assert given == {"seed": 3, **settings}
+            super().__init__(**given, units=4, encoding=4, ensemble=2, epochs=1)
 
-        def fit(self, seen: pl.DataFrame, features: pl.DataFrame, verbose: int) -> Fake:
-            assert len(seen) == 55
-            assert ("outstanding" in seen.columns) == bool(settings)
-            return self
+        def fit(self, series: Any, static: Any = None, **given: Any) -> Knowing:
+            assert len(series) == 55
+            assert ("outstanding" in series.columns) == bool(settings)
+            return super().fit(series, static, **given)
 
-        def simulate(self, seen: pl.DataFrame, features: pl.DataFrame, **given: int) -> Fake:
-            self.ids = features["unique_id"].to_numpy()
-            year = np.array([int(each[-4:]) - 1988 for each in self.ids])
+        def _paths(self, begun: Any, reach: int, paths: int) -> Any:
+            year = np.array([int(each[-4:]) - 1988 for each in begun.ids])
+            count = len(self.settings.targets)
             rest = np.where(np.arange(10) > 9 - year[:, None], y[year], np.nan)
-            self.values = np.repeat(rest[:, None], given["paths"], axis=1)
-            return self
+            rest = np.repeat(rest[:, :, None], count, axis=2).reshape(len(year), reach)
+            return self._paths_of(begun, np.repeat(rest[:, None], paths, axis=1))
 
-        def of(self, target: str) -> Fake:
-            return self
-
-    monkeypatch.setattr(reserving, "Forecaster", Fake)
+    monkeypatch.setattr(reserving, "Forecaster", Knowing)
     found = reserving.statecast(series, static, 3, settings)
     (key,) = truth = reserving.truths(series, static)
     np.testing.assert_allclose(found[key], truth[key], rtol=1e-9)
