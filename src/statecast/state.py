@@ -169,8 +169,8 @@ class _Blocks:
         groups: Mapping[int, dict[int, np.ndarray]] = MappingProxyType({}),
     ) -> None:
         self.base, self._groups = base, groups
-        fields_ = [(str(i), leaf.dtype, leaf.shape[1:]) for i, leaf in enumerate(base.values())]
-        self._row = np.dtype(fields_)  # one packed row
+        columns = [(str(i), leaf.dtype, leaf.shape[1:]) for i, leaf in enumerate(base.values())]
+        self._row = np.dtype(columns)  # one packed row
         self._bytes = np.dtype((np.void, self._row.itemsize))  # the same, for copies in one piece
 
     def put(self, index: np.ndarray, values: Mapping[str, np.ndarray]) -> _Blocks:

@@ -248,9 +248,11 @@ def read_groups(by: list[str] | None, everything: bool) -> list[str] | str | Non
         Both of them, or a file beside other names.
     """
     names = read_list("--by", by)
-    files = [name for name in names if Path(name).suffix.lower() in (".csv", ".parquet")]
     if names and everything:
         raise ArgumentError("Expected one of --by and --all; received both.")
+    from statecast.tables.groups import column_names
+
+    files = [name for name in names if column_names(name) is None]
     if files and len(names) > 1:
         raise ArgumentError(f"--by: expected columns or one file, received {names}.")
     if everything:
@@ -266,7 +268,6 @@ def new_forecaster(tokens: bool, settings: Mapping[str, Any]) -> Forecaster | To
     target = settings.get("target_col", ())
     if tokens and len(target) == 1:  # the option takes several columns; tokens have one
         settings = {**settings, "target_col": target[0]}
-
     return TokenForecaster(**settings) if tokens else Forecaster(**settings)
 
 

@@ -24,9 +24,8 @@ from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
 _MOST_INCOMPLETE = 300  # held-out items that are forecast without each feature
-_SHORT = (
-    8  # up to this prefix length in steps: the longer it is, the less a missing feature matters
-)
+# The longest prefix, in steps, from which they are: the longer it is, the less a feature matters.
+_SHORT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +144,10 @@ class Companions:
             Arrays that are damaged, or do not belong to the schema.
         """
         analogues = stacking = missing = endings = None
-        count = schema.static.width // 2 + len(schema.static.cardinalities)
+        columns = schema.static.width // 2 + len(schema.static.cardinalities)
         if arrays["missing"]:
-            missing = MissingFeatures.from_arrays(arrays["missing"], count, schema.positions)
-        if (missing is not None) != bool(arrays["stacking"] and count):
+            missing = MissingFeatures.from_arrays(arrays["missing"], columns, schema.positions)
+        if (missing is not None) != bool(arrays["stacking"] and columns):
             raise ValueError("missing: expected with stacking and static features, and only then")
         if arrays["stacking"]:
             count = len(schema.targets)

@@ -14,12 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from statecast.files import check_finite
-from statecast.forecast.stacking import MOST_OFFSET, conformal, width
+from statecast.forecast.stacking import (
+    MOST_OFFSET,
+    check_fitted,
+    conformal,
+    fitted_at,
+    width,
+)
 from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.state import outline
 from statecast.tables.features import FIRST_CATEGORY
 
-FEW = 3  # a category with fewer training items counts as missing, for them
+_FEW = 3  # a category with fewer training items counts as missing, for them
 _USUAL = 0.01  # a feature that this share of the training items lacks is often missing
 
 # The forecasts of rows from their first k steps, by k: scaled quantiles (rows, steps, levels)
@@ -107,7 +113,7 @@ class MissingFeatures:
         missing : array of bool, ``(rows, features)``
         known : array of int, ``(rows,)``
         """
-        at = np.searchsorted(self.known, known, side="right") - 1
+        at = fitted_at(self.known, known)
         several = missing.sum(axis=1) > 1
         which = np.where(several, missing.shape[1], missing.argmax(axis=1))
         offset = self.offset[at, which]
@@ -136,11 +142,7 @@ class MissingFeatures:
             "known": ((known.size,), "int64"),
             "offset": ((known.size, features + 1, len(QUANTILE_LEVELS)), "float64"),
         }
-        found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
-        if found != expected:
-            raise ValueError(f"missing: expected {expected}; received {found}")
-        if not known.size or known[0] != 0 or (known[1:] <= known[:-1]).any() or known[-1] >= steps:
-            raise ValueError(f"missing: known: expected increasing lengths from 0 to below {steps}")
+        check_fitted("missing", arrays, expected, steps)
         if not set(arrays["often"].tolist()) <= {0, 1}:
             raise ValueError("missing: often: expected 0 and 1")
         check_finite("missing: offset", arrays["offset"], MOST_OFFSET)
@@ -159,8 +161,8 @@ def _often(numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
     gaps = _gaps(numeric, codes)
     for column in range(codes.shape[1]):
         _, which, counts = np.unique(codes[:, column], return_inverse=True, return_counts=True)
-        gaps[:, column - codes.shape[1]] |= counts[which.ravel()] < FEW
-    return (gaps.sum(axis=0) >= max(FEW, _USUAL * len(gaps))).astype(np.int64)
+        gaps[:, column - codes.shape[1]] |= counts[which.ravel()] < _FEW
+    return (gaps.sum(axis=0) >= max(_FEW, _USUAL * len(gaps))).astype(np.int64)
 
 
 def _offset(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ class Stacking:
 
     def share(self, known: np.ndarray) -> np.ndarray:
         """The weight of the network for each of these prefix lengths, ``(rows,)``."""
-        return self.weight[self._at(known)]
+        return self.weight[fitted_at(self.known, known)]
 
     def blend(self, network: np.ndarray, analogues: np.ndarray, known: np.ndarray) -> np.ndarray:
         """The weighted mean of two forecasts ``(rows, steps, len(QUANTILE_LEVELS))``."""
@@ -111,11 +111,8 @@ class Stacking:
         # The last position of the same target: longer horizons have its offset.
         last = self.offset.shape[1] - self.targets + ahead % self.targets
         ahead = np.clip(ahead, 0, last)
-        offset = self.offset[self._at(known)[:, None], ahead]
+        offset = self.offset[fitted_at(self.known, known)[:, None], ahead]
         return np.sort(quantiles + offset * width(quantiles), axis=-1)
-
-    def _at(self, known: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.known, known, side="right") - 1
 
     # -- files -------------------------------------------------------------------------
 
@@ -141,13 +138,7 @@ class Stacking:
             "weight": ((count,), "float64"),
             "offset": ((count, steps, len(QUANTILE_LEVELS)), "float64"),
         }
-        found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
-        if found != expected:
-            raise ValueError(f"stacking: expected {expected}; received {found}")
-        if not count or known[0] != 0 or (known[1:] <= known[:-1]).any() or known[-1] >= steps:
-            raise ValueError(
-                f"stacking: known: expected increasing lengths from 0 to below {steps}"
-            )
+        check_fitted("stacking", arrays, expected, steps)
         check_finite("stacking: offset", arrays["offset"], MOST_OFFSET)
         check_finite("stacking: weight", arrays["weight"], 1.0)
         if arrays["weight"].min() < 0:
@@ -155,7 +146,35 @@ class Stacking:
         return cls(**arrays, targets=targets)
 
 
+def fitted_at(fitted: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The index of the largest fitted prefix length that is not above each of ``known``."""
+    return np.searchsorted(fitted, known, side="right") - 1
+
+
+def check_fitted(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[tuple[int, ...], str]],
+    steps: int,
+) -> None:
+    """Check arrays by prefix length from a model file.
+
+    Raises
+    ------
+    ValueError
+        Other names, shapes or types than expected; prefix lengths ``known`` that do not increase
+        from 0 to below ``steps``.
+    """
+    found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+    if found != expected:
+        raise ValueError(f"{name}: expected {expected}; received {found}")
+    known = arrays["known"]
+    if not known.size or known[0] != 0 or (known[1:] <= known[:-1]).any() or known[-1] >= steps:
+        raise ValueError(f"{name}: known: expected increasing lengths from 0 to below {steps}")
+
+
 def width(quantiles: np.ndarray) -> np.ndarray:
+    """The widths of 80 % intervals, ``(..., 1)``, at least 1e-6."""
     low, high = QUANTILE_LEVELS.index(0.1), QUANTILE_LEVELS.index(0.9)
     return np.maximum(quantiles[..., high] - quantiles[..., low], 1e-6)[..., None]
 
