@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ from statecast.export import numbers
 from statecast.export.graph import Graph, Recorded, Tensor
 from statecast.export.onnx import FORMULAS
 from statecast.forecast.forecaster import Forecaster
-from statecast.forecast.settings import ForecasterSettings
+from statecast.forecast.settings import ConditioningName, ForecasterSettings
 from statecast.heads.by_name import HEADS
 from statecast.networks.decoder import weight_shapes
 from statecast.recurrence.cells import CELLS
@@ -365,11 +365,13 @@ def with_random_weights(f: Any, series: Any, static: Any, future: Any = None) ->
 
 CASES = {
     "plain": Case(),
+    "encoder": Case({"encoding_hidden": 5, "encoding_intervals": 4}),
     "normal-gru-two-layers-state": Case(
         {"head": "normal", "cell": "gru", "layers": 2, "conditioning": "state", "depth": 2}
     ),
     "student-rnn-inputs-alone": Case(
-        {"head": "student_t", "cell": "simple_rnn", "conditioning": "inputs", "analogues": False}
+        {"head": "student_t", "cell": "simple_rnn", "conditioning": "inputs",
+         "analogues": False}
     ),
     "no-statics": Case({"cell": "gru"}, statics=False),
     "targets": Case({"layers": 2}, targets=2, rows=30),
@@ -393,7 +395,7 @@ def test_every_head_and_cell_has_a_case() -> None:
     settings = [ForecasterSettings.of(case.settings) for case in CASES.values()]
     assert {each.head for each in settings} == set(HEADS)
     assert {each.cell for each in settings} == set(CELLS)
-    assert {each.conditioning for each in settings} == {"state", "inputs", "both"}
+    assert {each.conditioning for each in settings} == {*get_args(ConditioningName)}
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from curves import (
     prefixes_of,
 )
 from statecast import errors
+from statecast.forecast.base import VERSION
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
 from statecast.tables import source
@@ -512,11 +513,8 @@ def test_a_damaged_model_file_is_refused(fitted, tmp_path):
         "a pickle": b"\x80\x04\x95" + bytes(100),
         "an oversized header": struct.pack("<Q", 2**40) + whole[8:],
         "a header over the cap": struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 100),
-        "another version": rewritten(version="6"),
-        "an earlier working copy's": rewritten(version="1"),
-        "later working copies'": rewritten(version="2"),
-        "yet later working copies'": rewritten(version="3"),
-        "the latest working copy's": rewritten(version="4"),
+        "a later version": rewritten(version=str(VERSION + 1)),
+        **{f"version {each}": rewritten(version=str(each)) for each in range(VERSION)},
         "another class": rewritten(kind="TokenForecaster"),
         "a class outside the list": rewritten(kind="os.system"),
         "a rate beyond floats": changed(learning_rate=10**400),

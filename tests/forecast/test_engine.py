@@ -41,13 +41,15 @@ class Case:
     cell: str = "lstm"
     layers: int = 1
     conditioning: str = "both"
-    numeric: int = 2
+    numeric: int = 2  # columns: a feature has its value and a flag
     codes: tuple[int, ...] = (3,)
     future: bool = False
     past: bool = False
     targets: int = 1
     members: int = 2
     depth: int = 1
+    intervals: int = 3
+    hidden: int = 4
     rows: int = 5
     seed: int = 0
 
@@ -64,6 +66,8 @@ class Case:
             "encoding": ENCODING,
             "conditioning": self.conditioning,
             "depth": self.depth,
+            "intervals": self.intervals,
+            "hidden": self.hidden,
         }
 
     def decoder(self) -> Decoder:
@@ -144,13 +148,15 @@ def _cases(**chosen: Any) -> st.SearchStrategy[Case]:
         "cell": st.sampled_from(sorted(CELLS)),
         "layers": st.integers(1, 3),
         "conditioning": st.sampled_from(["state", "inputs", "both"]),
-        "numeric": st.integers(0, 2),
+        "numeric": st.sampled_from([0, 2, 4]),
         "codes": st.sampled_from([(), (3,), (2, 4)]),
         "future": st.booleans(),
         "past": st.booleans(),
         "targets": st.integers(1, 3),
         "members": st.integers(1, 3),
         "depth": st.integers(1, 2),
+        "intervals": st.sampled_from([0, 2, 5]),
+        "hidden": st.sampled_from([0, 4]),
         "rows": st.integers(0, 6),
         "seed": st.integers(0, 2**32 - 1),
     }

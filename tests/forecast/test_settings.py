@@ -154,6 +154,9 @@ _PLAN = np.random.default_rng(1).normal(size=(12, 4, 1))
         (Forecaster, {"depth": 2}, None, None, "depth: expected static features"),
         (Forecaster, {"depth": 2}, None, _PLAN, "depth: expected static features"),
         (Forecaster, {"depth": 2}, _X, None, ""),
+        (Forecaster, {"encoding_hidden": 3}, None, _PLAN, "encoding_hidden: expected static f"),
+        (Forecaster, {"encoding_intervals": 3}, None, None, "encoding_intervals: expected static"),
+        (Forecaster, {"encoding_hidden": 3, "encoding_intervals": 3}, _X, None, ""),
         (Forecaster, {"conditioning": "both"}, None, None, "conditioning: .* received 'both'"),
         (Forecaster, {"conditioning": "inputs"}, _X, None, ""),
         (TokenForecaster, {"conditioning": "first"}, None, None, "conditioning: .* 'first'"),
@@ -293,3 +296,13 @@ def test_a_fitted_forecaster_does_not_suggest_another_fit(untrained):
             ask(np.where(np.arange(4) == 1, 1.5, np.nan) + 0 * values)
         assert "leave it out" in str(refused.value)
         assert "Fit" not in str(refused.value)
+
+
+def test_the_encoder_depends_on_the_number_of_training_items():
+    usual, own = Forecaster().settings, Forecaster(encoding_hidden=7, encoding_intervals=3).settings
+    found = [tuple(usual.encoder(items).values()) for items in (1, 149, 150, 450, 600, 10**6)]
+    assert found == [(0, 0), (0, 0), (32, 2), (32, 6), (32, 8), (32, 8)]
+    assert {tuple(own.encoder(items).values()) for items in (1, 1000)} == {(7, 3)}
+    none = Forecaster(encoding_hidden=0, encoding_intervals=1).settings
+    assert none.encoder(1000) == {"hidden": 0, "intervals": 0}
+    assert TokenForecaster().settings.encoder(1000) == {}

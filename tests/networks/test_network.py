@@ -1,13 +1,89 @@
-"""The network of numbers: gradients through the initial state, and mixed precision."""
+"""The network of numbers: its encoder, gradients through the initial state, mixed precision."""
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from curves import ROWS, columns_of, curve_tables, fit_curves, forecast_of, mixed_prefixes
-from statecast.networks.network import Network
+from effort import examples
+from gradients import gradients
+from statecast.networks.decoder import piecewise
+from statecast.networks.network import Encoder, Network
 
 pytestmark = pytest.mark.backends
+
+
+def encoded_in_float64(encoder: Encoder, numeric: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """An ``Encoder``'s definition, written anew: ``(members, rows, width)``."""
+    weights = {
+        name: keras.ops.convert_to_numpy(weight).astype(float)
+        for name, weight in encoder.weight_map().items()
+    }
+    n, columns = numeric.shape[1] // 2, [numeric.astype(float)]
+    places = np.linspace(-1, 1, encoder.intervals + 1)
+    edges = 2.0 * np.sign(places) * np.abs(places) ** 1.3
+    for i in range(encoder.intervals):
+        ramp, mean = (np.interp(at, edges[i : i + 2], [0.0, 1.0]) for at in (numeric[:, :n], 0.0))
+        columns.append(0.5 * np.asarray(ramp - mean))
+    x = weights["bias"][:, None] + np.concatenate(columns, axis=1) @ weights["kernel"]
+    for i in range(codes.shape[1]):
+        x = x + weights[f"embedding_{i}"][:, codes[:, i]]
+    if encoder.hidden:
+        x = np.tanh(x) @ weights["out/kernel"] + weights["out/bias"][:, None]
+    return np.tanh(x)
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(
+    intervals=st.sampled_from([0, 2, 3, 8]),
+    hidden=st.sampled_from([0, 5]),
+    features=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_the_encoder_is_its_definition(intervals, hidden, features, seed):
+    rng = np.random.default_rng(seed)
+    encoder = Encoder(4, (3,), 2, rng, intervals=intervals, hidden=hidden)
+    encoder.build((None, None, 2 * features))
+    for weight in encoder.weight_map().values():
+        weight.assign(rng.normal(0, 0.7, weight.shape))
+    numeric = rng.normal(0, 2, (6, 2 * features)).astype("float32")
+    codes = rng.integers(0, 3, (6, 1)).astype("int32")
+    found = keras.ops.convert_to_numpy(encoder(numeric[None], codes[None]))
+    assert np.allclose(found, encoded_in_float64(encoder, numeric, codes), atol=1e-5)
+    factor = rng.normal(size=found.shape).astype("float32")
+    slopes = gradients(
+        lambda x: keras.ops.sum(
+            keras.ops.multiply(encoder(x["numeric"][None], codes[None]), factor)
+        ),
+        {"numeric": numeric},
+    )["numeric"]
+    small = 1e-6
+    for column in range(2 * features):
+        moved = [numeric.astype(float) for _ in range(2)]
+        moved[0][:, column] += small
+        moved[1][:, column] -= small
+        plus, minus = (
+            (encoded_in_float64(encoder, at, codes) * factor).sum((0, 2)) for at in moved
+        )
+        assert np.allclose(slopes[:, column], (plus - minus) / (2 * small), atol=1e-3)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(intervals=st.integers(1, 9), features=st.integers(1, 3), seed=st.integers(0, 99))
+def test_columns_of_intervals_are_monotone_and_zero_at_the_mean(intervals, features, seed):
+    x = np.sort(np.random.default_rng(seed).normal(0, 2, (40, features)), axis=0)
+    x[0] = 0.0
+    numeric = np.concatenate([x, np.zeros_like(x)], axis=1).astype("float32")
+    columns = piecewise(numeric, features, (2 + intervals) * features, np)
+    assert columns.shape == (40, (2 + intervals) * features)
+    assert (columns[:, : 2 * features] == numeric).all()
+    added = columns[:, 2 * features :].reshape(40, intervals, features)
+    assert (added[0] == 0).all()
+    assert (np.diff(added[1:], axis=0) >= 0).all()
+    assert added.min() >= -0.5
+    assert added.max() <= 0.5
 
 
 def test_the_gradient_reaches_the_encoder_through_h_and_through_c(fitted):

@@ -171,6 +171,16 @@ def test_a_file_with_another_first_step_is_refused(first) -> None:
         Schema.from_config(config | {"first": 2}, arrays)
 
 
+@pytest.mark.parametrize("items", [0, -1, 2.0, True, "3", None])
+def test_a_damaged_number_of_items_is_refused(items):
+    schema = Schema.fit(np.array([[1.0, 2.0], [3.0, np.nan]]))
+    assert schema.items == 2
+    config, arrays = schema.to_config()
+    assert Schema.from_config(config, arrays).items == 2
+    with pytest.raises(ModelFileError, match="items"):
+        Schema.from_config(config | {"items": items}, arrays)
+
+
 def test_a_target_that_is_rarely_observed_is_no_empty_grid() -> None:
     steps = np.arange(1, 3_201)
     rare = np.where(steps % 100 == 0, 1.0 * steps, np.nan)

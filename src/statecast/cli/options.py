@@ -53,7 +53,8 @@ def _help_of(name: str) -> str:
         defaults.append(f"tokens {_shown(second.default)}")
     if main.several is not None:
         defaults.append(f"several targets {_shown(main.several)}")
-    return f"{text}  [{'; '.join(defaults)}]" if defaults[0] else text
+    said = "; ".join(filter(None, defaults))
+    return f"{text}  [{said}]" if said else text
 
 
 def _shown(default: Any) -> str:

@@ -22,7 +22,7 @@ from statecast.forecast.analogues import GRAIN, NEAREST, WINDOW, Analogues
 from statecast.forecast.companions import Companions
 from statecast.forecast.endings import MOST_CATEGORIES
 from statecast.heads.quantiles import QUANTILE_LEVELS
-from statecast.networks.decoder import STEP_FUNCTIONS, Decoder
+from statecast.networks.decoder import STEP_FUNCTIONS, Decoder, piecewise
 from statecast.recurrence.cells import ClosedLoop, within
 from statecast.tables.features import FIRST_CATEGORY, Columns, every_category
 from statecast.tables.schema import Schema
@@ -71,14 +71,18 @@ def row_zeros(graph: Graph, numeric: Any, codes: Any) -> Any:
     return zeros(graph.input("rows", I8, (), "the number of rows of the state"))
 
 
-def encoded(weights: Mapping[str, np.ndarray], numeric: Any, codes: Any) -> Any:
-    """``ArrayEncoder.encode``, ``(members, rows, width)``."""
+def encoded(weights: Mapping[str, np.ndarray], columns: Columns, numeric: Any, codes: Any) -> Any:
+    """``ArrayEncoder.encode`` of feature columns, ``(members, rows, width)``."""
     x: Any = weights["bias"][:, None]
     if numeric is not None:
-        x = x + np.matmul(numeric, weights["kernel"])
+        kernel = weights["kernel"]
+        parts = piecewise(numeric, columns.width // 2, kernel.shape[1], np)
+        x = x + np.matmul(parts, kernel)
     tables = [name for name in weights if name.startswith("embedding_")]
     for i in range(len(tables)):
         x = x + take(weights[f"embedding_{i}"], codes[:, i], axis=1)
+    if "out/kernel" in weights:
+        x = np.matmul(np.tanh(x), weights["out/kernel"]) + weights["out/bias"][:, None]
     return np.tanh(x)
 
 
@@ -217,7 +221,7 @@ class NumberGraphs:
         nothing = row_zeros(graph, numeric, codes)
         x: Any = None
         if numeric is not None or codes is not None:
-            x = encoded(within(self.weights, "encoder"), numeric, codes)
+            x = encoded(within(self.weights, "encoder"), self.schema.static, numeric, codes)
         start = initial(within(self.weights, "initial"), decoder.stack.state_shapes, x, nothing)
         found = {f"cell/{name}": leaf.swapaxes(0, 1) for name, leaf in start.items()}
         if decoder.static:
@@ -351,7 +355,8 @@ class NumberGraphs:
 
     def _covariates(self, graph: Graph, name: str) -> Any:
         """``NumberEngine._encoded``: inputs of the recurrence, ``(members, rows, 1 + width)``."""
-        numeric, codes = features(graph, getattr(self.schema, name), name, f"{name} covariates")
+        columns = getattr(self.schema, name)
+        numeric, codes = features(graph, columns, name, f"{name} covariates")
         meaning = {
             "future": "whether the future covariates of the step are known",
             "past": "whether the step is in the prefix and any past covariate has a value at it",
@@ -360,7 +365,7 @@ class NumberGraphs:
             meaning += "; false with all targets but the last one"
         known = graph.input(f"{name}_there", np.bool_, ("rows",), meaning)
         flag = known.astype(F4)[:, None]
-        x = encoded(within(self.weights, name), numeric, codes) * flag
+        x = encoded(within(self.weights, name), columns, numeric, codes) * flag
         return np.concatenate([flag + np.zeros((self.members, 1, 1), F4), x], axis=-1)
 
     def _observations(

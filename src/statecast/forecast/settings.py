@@ -251,6 +251,10 @@ BOUNDS = Range(
 # -- the settings of both forecasters --------------------------------------------------------
 
 IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
+# The encoder of the static features by default (decision 49): with fewer training items than _FEW
+# an affine map; otherwise a hidden layer, and an interval for every _ITEMS_AN_INTERVAL items.
+_FEW, _HIDDEN = 150, 32
+_ITEMS_AN_INTERVAL, _MOST_INTERVALS = 75, 8
 
 _P = ParamSpec("_P")
 
@@ -344,6 +348,8 @@ class Settings:
     )
 
     owner: ClassVar[str]  # the class of the forecaster
+    # The settings without an effect if there are no static features.
+    of_static: ClassVar[tuple[str, ...]] = ("conditioning", "depth")
 
     def __post_init__(self) -> None:
         # Settings whose default depends on the targets are set after the targets.
@@ -379,7 +385,7 @@ class Settings:
             Whether there are static features, and whether there are covariates.
         """
         needed = {"encoding": (static or covariates, "static features or covariates")}
-        needed |= dict.fromkeys(("conditioning", "depth"), (static, "static features"))
+        needed |= dict.fromkeys(self.of_static, (static, "static features"))
         for name, (there, features) in needed.items():
             value = getattr(self, name)
             if not there and value != self.default(name):
@@ -388,6 +394,11 @@ class Settings:
                     f"received {value!r}, and no such columns. Leave {name} out, or hand in a "
                     "table of them."
                 )
+
+    def encoder(self, items: int) -> dict[str, int]:
+        """The further arguments of the network about its encoder of X, for this number of training
+        items."""
+        return {}
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -514,6 +525,11 @@ class ForecasterSettings(Settings):
     """The settings of a ``Forecaster``."""
 
     owner: ClassVar[str] = "Forecaster"
+    of_static: ClassVar[tuple[str, ...]] = (
+        *Settings.of_static,
+        "encoding_hidden",
+        "encoding_intervals",
+    )
 
     head: HeadName = setting(
         "quantiles",
@@ -568,6 +584,20 @@ class ForecasterSettings(Settings):
         choice(ConditioningName),
         "Whether the static features set the initial state, are inputs of every step, or both.",
     )
+    encoding_hidden: int | None = setting(
+        None,
+        whole(0, 4096),
+        "Width of the hidden layer of the encoder of the static features; 0 is none.",
+        unset=f"By default it is {_HIDDEN} from {_FEW} training items, and 0 below.",
+    )
+    encoding_intervals: int | None = setting(
+        None,
+        whole(0, 64),
+        "Intervals of a numeric static feature in each of which its effect has its own slope.",
+        details="Piecewise-linear encoding (Gorishniy et al. 2022). 0 and 1 are none.",
+        unset=f"By default there is one for every {_ITEMS_AN_INTERVAL} training items, at most "
+        f"{_MOST_INTERVALS}, and none below {_FEW} items.",
+    )
     target_col: str | Sequence[str] = setting(
         "y",
         TARGETS,
@@ -582,6 +612,14 @@ class ForecasterSettings(Settings):
     @property
     def columns(self) -> dict[str, Any]:
         return super().columns | {"past_cols": self.past_cols}
+
+    def encoder(self, items: int) -> dict[str, int]:
+        hidden, intervals = self.encoding_hidden, self.encoding_intervals
+        if hidden is None:
+            hidden = _HIDDEN if items >= _FEW else 0
+        if intervals is None:
+            intervals = min(_MOST_INTERVALS, items // _ITEMS_AN_INTERVAL) if items >= _FEW else 0
+        return {"hidden": hidden, "intervals": intervals if intervals > 1 else 0}
 
     @property
     def needed_transform(self) -> str | None:

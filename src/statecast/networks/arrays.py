@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from statecast.networks.decoder import piecewise
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native.affine import Affine
 from statecast.recurrence.kernels.native.calls import cell_declines
@@ -57,12 +58,18 @@ class ArrayEncoder:
     Parameters
     ----------
     weights : mapping of str to array, ``(members, ...)``
-        ``kernel`` if there are numeric features, ``bias``, and ``embedding_0``, ...
+        ``kernel`` if there are numeric features, ``bias``, and ``embedding_0``, ...; with a hidden
+        layer ``out/kernel`` and ``out/bias``.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._bias = weights["bias"]
-        self._numeric = affine(weights["kernel"], self._bias) if "kernel" in weights else None
+        self._numeric, self._columns = None, 0
+        if "kernel" in weights:
+            self._numeric = affine(weights["kernel"], self._bias)
+            self._columns = weights["kernel"].shape[1]
+        out = within(weights, "out")
+        self._out = affine(out["kernel"], out["bias"]) if out else None
         tables = [name for name in weights if name.startswith("embedding_")]
         self._tables = [weights[f"embedding_{i}"] for i in range(len(tables))]
 
@@ -72,9 +79,12 @@ class ArrayEncoder:
         if self._numeric is None:
             x = np.broadcast_to(self._bias[:, None], (members, len(codes), width))
         else:
-            x = self._numeric.map(np.broadcast_to(numeric, (members, *numeric.shape)))
+            columns = piecewise(numeric, numeric.shape[-1] // 2, self._columns, np)
+            x = self._numeric.map(np.broadcast_to(columns, (members, *columns.shape)))
         for i, table in enumerate(self._tables):
             x = x + table[:, codes[:, i]]
+        if self._out is not None:
+            x = self._out.map(np.tanh(x))
         return np.tanh(x)
 
 

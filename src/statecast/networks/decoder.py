@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from statecast.heads.base import Head
 from statecast.recurrence.cells import Stack
@@ -15,6 +18,10 @@ Features = tuple[int, Sequence[int]]  # the number of numeric features; the card
 NO_FEATURES: Features = (0, ())
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 STEP_FUNCTIONS = 8  # radial basis functions of the step, evenly spaced from 0 to the horizon
+# The intervals of a standardised feature reach from minus to plus _REACH. They are wider outside
+# than in the middle, where most values are: edges are evenly spaced numbers to the power _SPREAD.
+_REACH, _SPREAD = 2.0, 1.3
+_GAIN = 0.5  # of the columns of the intervals, in proportion to that of the feature itself
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,43 @@ class Decoder:
         }
 
 
+def piecewise(numeric: Any, features: int, columns: int, xp: Any) -> Any:
+    """Numeric features with further columns, of which an affine map is piecewise linear in each
+    feature (Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning",
+    equation 1).
+
+    A feature has a column for each of the intervals into which its range is divided. The column
+    increases within the interval and is constant outside. It is 0 where the standardised feature is
+    0: at the mean, and where it is missing. The intervals are the same for every feature.
+
+    Parameters
+    ----------
+    numeric : array or tensor, ``(..., 2 features)``
+        The standardised features, 0 where missing; then a flag for each, 1 where it is missing.
+    features, columns : int
+        ``columns`` is ``features`` times 2 plus the number of intervals: the rows of the kernel
+        that takes the result.
+    xp : module
+        NumPy or ``keras.ops``.
+
+    Returns
+    -------
+    array or tensor, ``(..., columns)``
+        ``numeric`` itself if there are no intervals.
+    """
+    intervals = columns // features - 2
+    if not intervals:
+        return numeric
+    value, parts = numeric[..., :features], [numeric]
+    evenly = np.linspace(-1.0, 1.0, intervals + 1)
+    edges = (_REACH * np.sign(evenly) * np.abs(evenly) ** _SPREAD).astype(np.float32)
+    for low, high in pairwise(edges):
+        at_zero = np.clip(-low / (high - low), 0.0, 1.0)
+        part = xp.clip((value - low) / (high - low), 0.0, 1.0) - at_zero
+        parts.append(part * np.float32(_GAIN))
+    return xp.concatenate(parts, axis=-1)
+
+
 def weight_shapes(
     decoder: Any,
     *,
@@ -112,6 +156,8 @@ def weight_shapes(
     future: Features,
     past: Features,
     depth: int,
+    intervals: int = 0,
+    hidden: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """The name and shape of every weight of a ``Network``, which a model file must have.
 
@@ -119,14 +165,18 @@ def weight_shapes(
     """
     shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
     featured = bool(numeric or cardinalities)
-    encoders = {"encoder": (numeric, cardinalities), "future": future, "past": past}
+    static = numeric + intervals * (numeric // 2)
+    encoders = {"encoder": (static, cardinalities), "future": future, "past": past}
     for name, (width, cards) in encoders.items():
+        inner = hidden if hidden and name == "encoder" else encoding
         if width:
-            shapes[f"{name}/kernel"] = (width, encoding)
+            shapes[f"{name}/kernel"] = (width, inner)
         if width or cards:
-            shapes[f"{name}/bias"] = (encoding,)
+            shapes[f"{name}/bias"] = (inner,)
         for i, codes in enumerate(cards):
-            shapes[f"{name}/embedding_{i}"] = (codes, encoding)
+            shapes[f"{name}/embedding_{i}"] = (codes, inner)
+    if featured and hidden:
+        shapes |= {"encoder/out/kernel": (hidden, encoding), "encoder/out/bias": (encoding,)}
     leaves = decoder.stack.state_shapes
     if featured and conditioning in IN_STATE:
         width = max(shape[-1] for shape in leaves.values())

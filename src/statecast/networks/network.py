@@ -21,7 +21,14 @@ from keras import ops
 
 from statecast.heads.base import Readout
 from statecast.layers.initial import InitialState, starts
-from statecast.networks.decoder import EMPTY, IN_STATE, NO_FEATURES, STEP_FUNCTIONS, Features
+from statecast.networks.decoder import (
+    EMPTY,
+    IN_STATE,
+    NO_FEATURES,
+    STEP_FUNCTIONS,
+    Features,
+    piecewise,
+)
 from statecast.recurrence.cells import ClosedLoop, Leaves, within
 from statecast.recurrence.run import run
 
@@ -31,7 +38,8 @@ _NOT_RECURRENT = ("step", "static", "pending")
 
 class Encoder(keras.layers.Layer):
     """Encodes features as one vector: the tanh of an affine map of the numeric features plus an
-    embedding of each category.
+    embedding of each category. With ``hidden`` units a second affine map and its tanh follow. With
+    ``intervals`` the numeric features have the further columns of ``piecewise``.
 
     The embeddings of known categories are initialised at zero, and weight decay keeps them small.
     Those of a new category (code 0) and of a missing one (code 1) are initialised at random;
@@ -46,32 +54,49 @@ class Encoder(keras.layers.Layer):
         rng: np.random.Generator,
         name: str = "encoder",
         weights: Mapping[str, np.ndarray] = EMPTY,
+        intervals: int = 0,
+        hidden: int = 0,
     ) -> None:
         super().__init__(name=name)
         self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
         self.rng, self.given = rng, weights
+        self.intervals, self.hidden = intervals, hidden
 
     def build(self, shape: tuple[int | None, ...]) -> None:
-        self.numeric = features = shape[-1] or 0
+        features, inner = shape[-1] or 0, self.hidden or self.width
+        self.columns = features + self.intervals * (features // 2)
         if features:
             self.kernel = self.add_weight(
                 name="kernel",
-                shape=(self.members, features, self.width),
+                shape=(self.members, self.columns, inner),
+                # The columns of the intervals are small and few of them vary with a value, so the
+                # scale is that without them.
                 initializer=starts(self.given, "kernel", _normal(self.rng, features)),
             )
         self.bias = self.add_weight(
             name="bias",
-            shape=(self.members, self.width),
+            shape=(self.members, inner),
             initializer=starts(self.given, "bias", "zeros"),
         )
         self.embeddings = [
             self.add_weight(
                 name=f"embedding_{i}",
-                shape=(self.members, codes, self.width),
+                shape=(self.members, codes, inner),
                 initializer=starts(self.given, f"embedding_{i}", _embeddings(self.rng)),
             )
             for i, codes in enumerate(self.cardinalities)
         ]
+        if self.hidden:
+            self.out_kernel = self.add_weight(
+                name="out_kernel",
+                shape=(self.members, inner, self.width),
+                initializer=starts(self.given, "out/kernel", _normal(self.rng, inner)),
+            )
+            self.out_bias = self.add_weight(
+                name="out_bias",
+                shape=(self.members, self.width),
+                initializer=starts(self.given, "out/bias", "zeros"),
+            )
         self.given = EMPTY  # copied into the weights
         self.built = True
 
@@ -83,12 +108,24 @@ class Encoder(keras.layers.Layer):
         tensor, ``(members, rows, width)``
         """
         x = self.bias[:, None, :]
-        if numeric.shape[-1]:
-            x = x + ops.matmul(numeric, self.kernel)
+        if self.columns:
+            columns = piecewise(numeric, numeric.shape[-1] // 2, self.columns, ops)
+            x = x + ops.matmul(columns, self.kernel)
         for i, table in enumerate(self.embeddings):
             code = codes[..., i : i + 1] + ops.zeros((self.members, 1, 1), codes.dtype)
             x = x + ops.take_along_axis(table, code, axis=1)
+        if self.hidden:
+            x = ops.matmul(ops.tanh(x), self.out_kernel) + self.out_bias[:, None, :]
         return ops.tanh(x)
+
+    def weight_map(self) -> dict[str, Any]:
+        """Every weight, by its name in a model file."""
+        weights = {"kernel": self.kernel} if self.columns else {}
+        weights["bias"] = self.bias
+        weights |= {f"embedding_{i}": table for i, table in enumerate(self.embeddings)}
+        if self.hidden:
+            weights |= {"out/kernel": self.out_kernel, "out/bias": self.out_bias}
+        return weights
 
 
 class MemberMean(keras.metrics.Metric):
@@ -133,6 +170,8 @@ class Network(keras.Model):
         The covariates: the number of numeric ones, and the cardinalities of the categorical ones.
     depth : int
         Number of layers of ``InitialState``.
+    intervals, hidden : int
+        Of the ``Encoder`` of X; covariates are encoded without.
     seed : int
         Of the random initial weights, which are the same on every backend.
     weights : mapping of str to array, optional
@@ -162,6 +201,8 @@ class Network(keras.Model):
         future: Features = NO_FEATURES,
         past: Features = NO_FEATURES,
         depth: int = 1,
+        intervals: int = 0,
+        hidden: int = 0,
         seed: int = 0,
         weights: Mapping[str, np.ndarray] = EMPTY,
     ) -> None:
@@ -171,7 +212,15 @@ class Network(keras.Model):
         self.featured = bool(numeric or cardinalities)
         if self.featured:
             given = within(weights, "encoder")
-            self.encoder = Encoder(encoding, cardinalities, members, rng, weights=given)
+            self.encoder = Encoder(
+                encoding,
+                cardinalities,
+                members,
+                rng,
+                weights=given,
+                intervals=intervals,
+                hidden=hidden,
+            )
             self.encoder.build((None, None, numeric))
         self.covariates: dict[str, Encoder] = {}
         for name, (width, codes) in (("future", future), ("past", past)):
@@ -206,11 +255,7 @@ class Network(keras.Model):
         weights = {f"decoder/{name}": weight for name, weight in self.cell_weights.items()}
         encoders = {"encoder": self.encoder} if self.featured else {}
         for name, encoder in (encoders | self.covariates).items():
-            if encoder.numeric:
-                weights[f"{name}/kernel"] = encoder.kernel
-            weights[f"{name}/bias"] = encoder.bias
-            for i, table in enumerate(encoder.embeddings):
-                weights[f"{name}/embedding_{i}"] = table
+            weights |= {f"{name}/{own}": weight for own, weight in encoder.weight_map().items()}
         initial = self.initial
         if initial.source == "features":
             affine = {f"trunk_{i}": layer for i, layer in enumerate(initial.trunk)} | initial.heads

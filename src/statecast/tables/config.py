@@ -22,8 +22,8 @@ from statecast.tables.vocabulary import Vocabulary
 TABLES = ("static", "future", "past")  # the features by where they come from
 _SCALED = ("location", "scaling", "observed", "largest")  # the arrays of the targets
 _KEYS = (
-    *("id_col", "step_col", "start_col", "kind", "ids", "form", "targets", "first", "steps"),
-    *(*TABLES, "spacing", "calendar", "vocabulary"),
+    *("id_col", "step_col", "start_col", "kind", "ids", "form", "targets", "first", "items"),
+    *("steps", *TABLES, "spacing", "calendar", "vocabulary"),
 )
 
 
@@ -79,6 +79,7 @@ def read_config(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
         "vocabulary": vocabulary,
         "start_col": start_col,
         "first": _read_first(config),
+        "items": _read_items(config),
     }
 
 
@@ -95,6 +96,13 @@ def _read_first(config: Mapping[str, Any]) -> int:
     most = MAX_STEPS - config["steps"] + 1 if numbered else 1
     must(is_whole(first, 1, most), "first", f"a whole number from 1 to {most:,}", first)
     return first
+
+
+def _read_items(config: Mapping[str, Any]) -> int:
+    """Return the number of training items."""
+    items = config["items"]
+    must(is_whole(items, 1), "items", "a whole number from 1", items)
+    return items
 
 
 def _read_start_col(config: Mapping[str, Any]) -> str | None:

@@ -95,6 +95,8 @@ class Schema:
         and arrays. If steps are numbers, it is the smallest number in the training series if at
         least 100 whole numbers from 1 lie below it; or if at least 10 do, and at least as many as
         there are from it to the largest number in the series. Else it is 1.
+    items : int
+        The number of training items with at least one observation.
 
     Examples
     --------
@@ -128,6 +130,7 @@ class Schema:
     vocabulary: Vocabulary | None = None
     start_col: str | None = None
     first: int = 1
+    items: int = 1
 
     __repr__ = outline
 
@@ -277,6 +280,7 @@ class Schema:
             vocabulary=parsed.vocabulary,
             start_col=start_col,
             first=first,
+            items=int(np.count_nonzero(seen.known)),
         )
 
     # -- sizes -------------------------------------------------------------------------
@@ -584,6 +588,7 @@ class Schema:
             "form": self._form().to_config(),
             "targets": [target.to_config() for target in self.targets],
             "first": self.first,
+            "items": self.items,
             "steps": self.steps,
             **{name: columns.to_config() for name, columns in self._columns.items()},
             "spacing": None if self.spacing is None else self.spacing.to_config(),
