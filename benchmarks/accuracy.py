@@ -9,9 +9,10 @@ Run it from the root of the repository::
 
 A data set is a folder in ``--folder`` (by default ``../shared/data``; growth is also part of the
 package) with ``series.csv`` (``unique_id, ds, y``; ds is the step, from 1), ``static.csv``
-(``unique_id`` and features) and ``folds.csv`` (``unique_id, fold``). Every such folder with numbers
-in y is found by its name. Each fold is forecast by a model of the others. A set with more than
-``LARGE`` items uses its first fold only, unless ``--folds`` names the folds.
+(``unique_id`` and features) and ``folds.csv`` (``unique_id, fold``). A set of ``GROUPED`` has no
+``folds.csv``. Every such folder with numbers in y is found by its name. Each fold is forecast by a
+model of the others. A set with more than ``LARGE`` items uses its first fold only, unless
+``--folds`` names the folds.
 
 A method is a function of a ``Fold`` and a seed, and a row of ``METHODS``; one of another library is
 a row of ``PEERS`` in ``peers.py``, and runs in the first interpreter of ``--python`` that has the
@@ -58,6 +59,9 @@ SHARED, PACKAGE = ROOT.parent / "shared" / "data", ROOT / "src" / "statecast" / 
 RESULTS = ROOT / "build" / "accuracy.csv"
 KNOWN = (0, 1, 3, 5)
 LARGE = 5000  # items
+# Sets without folds, and the column whose values are in five folds at random. It is not a feature,
+# as new items have new values.
+GROUPED = {"reserving": "company"}
 SKEWED = 1.0  # the peers see log1p(y) if y is nowhere negative and its skewness is above this
 
 Forecasts = dict[int, np.ndarray]  # by k: quantiles (items, steps - k, levels), in units of y
@@ -74,7 +78,18 @@ class DataSet:
         self.name = folder.name
         self.series = read(folder / "series.csv").select("unique_id", "ds", "y")
         self.static = read(folder / "static.csv")
-        self.folds = read(folder / "folds.csv")
+        self.grouped = GROUPED.get(self.name)
+        if self.grouped is None:
+            self.folds = read(folder / "folds.csv")
+        else:
+            names = self.static[self.grouped].unique().sort()
+            fold = np.random.default_rng(0).permutation(len(names)) % 5
+            number = dict(zip(names.to_list(), fold.tolist(), strict=True))
+            self.folds = self.static.select(
+                "unique_id", fold=pl.col(self.grouped).replace_strict(number)
+            )
+            self._groups = self.static.select("unique_id", self.grouped)
+            self.static = self.static.drop(self.grouped)
         self.steps = int(self.series["ds"].max())  # type: ignore[arg-type]
         y = self.series["y"].cast(pl.Float64)
         skew = y.drop_nulls().drop_nans().skew() or 0.0
@@ -82,7 +97,9 @@ class DataSet:
 
     @cached_property
     def group(self) -> dict[Any, Any]:
-        """The group of each item, by id. Its name is the first id of the group."""
+        """The group of each item, by id. Its name is a company, or the first id of the group."""
+        if self.grouped is not None:
+            return dict(self._groups.iter_rows())
         schema = Schema.fit(self.series, self.static, transform="none")
         panel = schema.panel(self.series, self.static)
         ids, groups = panel.ids.tolist(), panel.groups.tolist()
@@ -214,9 +231,10 @@ def data_sets(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         for series in sorted(folder.glob("*/series.csv")):
-            if not (
-                series.with_name("static.csv").exists() and series.with_name("folds.csv").exists()
-            ):
+            needed = ["static.csv"]
+            if series.parent.name not in GROUPED:
+                needed.append("folds.csv")
+            if not all(series.with_name(name).exists() for name in needed):
                 continue
             if pl.read_csv(series, n_rows=1000, null_values=[""])["y"].dtype.is_numeric():
                 found.setdefault(series.parent.name, series.parent)

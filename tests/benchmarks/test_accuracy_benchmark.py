@@ -57,6 +57,27 @@ def test_a_fold_has_the_items_of_the_others_in_training(tmp_path: Path) -> None:
     assert set(fold.test_static["kind"]) <= {"NA", "b"}  # "NA" is a text
 
 
+def test_a_set_of_groups_has_folds_of_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_set(tmp_path / "grouped")
+    (path / "folds.csv").unlink()
+    static = pl.read_csv(path / "static.csv").with_columns(shop=pl.col("unique_id") % 12)
+    static.write_csv(path / "static.csv")
+    assert data_sets([tmp_path]) == {}
+    monkeypatch.setitem(accuracy.GROUPED, "grouped", "shop")
+    assert data_sets([tmp_path]) == {"grouped": path}
+    data = DataSet(path)
+    assert data.numbers(None) == [0, 1, 2, 3, 4]
+    for number in data.numbers(None):
+        fold = Fold.of(data, number)
+        shops = {item % 12 for item in fold.test_static["unique_id"]}
+        assert shops
+        assert not shops & {item % 12 for item in fold.train_static["unique_id"]}
+        assert "shop" not in fold.train_static.columns
+    assert set(data.group.values()) == set(range(12))
+
+
 @pytest.mark.parametrize("name", ["mean curve", "ridge", "nearest neighbours"])
 def test_no_method_depends_on_later_values(tmp_path: Path, name: str) -> None:
     pair = [
