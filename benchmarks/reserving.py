@@ -8,7 +8,8 @@ The data are the 50 companies in each of four lines of the Schedule P data (Meye
 that Kuo (2019), DeepTriangle: A deep learning approach to loss reserving, Risks 7(3):97, selected:
 ``series.csv`` and ``static.csv`` of ``--folder`` (by default ``../shared/data/reserving``). An item
 is an accident year of a company in a line, a step is a development year, and y is the incremental
-paid loss over the earned premium.
+paid loss over the earned premium. A group is a company in a line: its accident years depend on each
+other, as the forecasts from an earlier calendar year show.
 
 The protocol is that of the paper. The observations up to calendar year 1997 are known, so that the
 accident years 1988 to 1997 have prefixes of 10 to 1 development years. The forecast is the ultimate
@@ -85,12 +86,16 @@ def statecast(
     columns = ["unique_id", "ds", "y", *(["outstanding"] if settings else [])]
     seen = known(series).select(columns)
     several = static["line"].n_unique() > 1
-    features = static.select("unique_id", *(FEATURES if several else FEATURES[1:]))
-    forecaster = Forecaster(seed=seed, **settings).fit(seen, features, verbose=0)
+    static = static.with_columns(
+        group=pl.concat_str("line", "company", separator="-"), origin="accident_year"
+    )
+    features = FEATURES if several else FEATURES[1:]
+    forecaster = Forecaster(seed=seed, group_col="group", origin_col="origin", **settings)
+    forecaster.fit(seen, static.select("unique_id", *features, "group", "origin"), verbose=0)
     target = "" if isinstance(forecaster.settings.target_col, str) else "-y"
     totals = forecaster.predict_total(
         seen,
-        static,
+        static.select("unique_id", *FEATURES, "group", "premium"),
         until=STEPS,
         by=["line", "company"],
         since=1,

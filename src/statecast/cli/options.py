@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("id_col", "step_col", "target_col")
-FEATURES = ("past_cols", "categorical", "start_col")
+FEATURES = ("past_cols", "categorical", "start_col", "group_col", "origin_col")
 METAVARS = {"bounds": "LOW HIGH"}
 NUMBERS, TOKENS = ForecasterSettings.declared(), TokenSettings.declared()
 SEVERAL = "Several: with commas, or the option again."  # in the help of every option with a list

@@ -164,6 +164,8 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
     yield "step column", f"{schema.step_col}: {_steps_of(schema)}"
     if schema.start_col is not None:
         yield "launch date column", schema.start_col
+    if schema.group_col is not None:
+        yield "group column", schema.group_col
     if schema.calendar:
         yield "closed", str(schema.calendar)
     for target in schema.targets:

@@ -232,8 +232,8 @@ class Served:
 
     **The table** has a row for each item and step, as the series of ``fit``, and further columns:
 
-    - Static features, and launch dates (``start_col``): their values are repeated in the rows of an
-      item, or are in one of its rows and null in the others.
+    - Static features, launch dates (``start_col``) and groups (``group_col``): their values are
+      repeated in the rows of an item, or are in one of its rows and null in the others.
     - Past covariates: as in the series.
     - Future covariates: there is a row for every step up to ``until``. At steps that are not
       observed yet, y is null.
@@ -265,8 +265,8 @@ class Served:
         schema = model.schema
         own = _OF_NUMBERS if isinstance(model, Forecaster) else _OF_TOKENS
         self.parameters = _ENDS | own
-        start = () if schema.start_col is None else (schema.start_col,)
-        self.static = (*start, *schema.static.kinds)
+        roles = [name for name in (schema.start_col, schema.group_col) if name is not None]
+        self.static = (*roles, *schema.static.kinds)
         self.series = (*schema.target_cols, *schema.past.kinds)
         self.future = tuple(schema.future.kinds)
         self.columns = (schema.id_col, schema.step_col, *self.series, *self.future, *self.static)
@@ -407,6 +407,8 @@ def example_of(model: Forecaster | TokenForecaster) -> tuple[Any, dict[str, Any]
         values |= {name: [value] * rows for name, value in _average(columns).items()}
     if schema.start_col is not None:
         values[schema.start_col] = _steps(schema, 1) * rows
+    if schema.group_col is not None:
+        values[schema.group_col] = [None] * rows
     return nw.from_dict(values, backend="pandas").to_native(), {"h": 1}
 
 

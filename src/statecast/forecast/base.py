@@ -65,6 +65,7 @@ _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of fl
 _LARGEST_LEAF = 1e15
 _LARGEST_LEAVES = {"analogues/y": 1e6, "analogues/seen": 1.0}
 _FLOATS = (np.float16, np.float32, np.float64)  # the dtypes of a leaf of a state
+_WHOLE = ("origin", "group")  # the leaves that are whole numbers: a date, and the key of a group
 _MOST_DRAWN = MAX_CELLS // 2  # values of a call's paths or sequences: 2 GB of float64
 _BLOCK = 100  # paths whose random numbers are from one stream
 CHUNK = 1024  # the most rows that are computed at once: it bounds memory
@@ -649,7 +650,8 @@ class StateModel(ABC, Generic[S]):
 
     @abstractmethod
     def _leaf_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of a state's leaves by name, without the rows, and without ``origin``."""
+        """The shapes of a state's leaves by name, without the rows, and without ``origin`` and
+        ``group``."""
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         """Prepare for forecasts with new weights."""
@@ -701,11 +703,15 @@ class StateModel(ABC, Generic[S]):
         self._spec = self._leaf_shapes()
         if schema.spacing is not None:
             self._spec["origin"] = ()
+        if schema.group_col is not None:
+            self._spec["group"] = ()
 
     def _state_of(self, panel: Panel) -> State:
         leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
+        if panel.group is not None:
+            leaves["group"] = panel.group
         return State(leaves, panel.ids, self.fingerprint)
 
     def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
@@ -769,7 +775,7 @@ class StateModel(ABC, Generic[S]):
         """
         rest = state.at_rest()
         for name, leaf in rest.leaves.items():
-            if name == "origin":  # a date
+            if name in _WHOLE:
                 continue
             most = _LARGEST_LEAVES.get(name, _LARGEST_LEAF)
             inside = np.abs(leaf) <= most
@@ -811,7 +817,7 @@ class StateModel(ABC, Generic[S]):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
         state.check(self._spec)
         for name, dtype in leaf_dtypes(state).items():
-            expected = (np.int64,) if name == "origin" else _FLOATS
+            expected = (np.int64,) if name in _WHOLE else _FLOATS
             if dtype.type not in expected:
                 names = " or ".join(each.__name__ for each in expected)
                 raise StateError(f"Leaf {name!r}: expected {names}, received {dtype}.")

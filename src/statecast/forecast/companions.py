@@ -2,7 +2,8 @@
 
 Analogues are a second forecast from similar training items. Stacking averages the quantiles of the
 network and of the analogues, and calibrates them on held-out items. Missing features have offsets
-of their own. Endings give the probability that a path ends. All of them work on arrays.
+of their own. Endings give the probability that a path ends. Dependence is that between the items
+of a group. All of them work on arrays.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 
 from statecast.forecast.analogues import MOST_ITEMS as MOST_ANALOGUES
 from statecast.forecast.analogues import MOST_STEPS, NEAREST, Analogues, prefixes
+from statecast.forecast.dependence import Dependence
 from statecast.forecast.endings import Endings, statics, width
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.missing import MissingFeatures
 from statecast.forecast.stacking import FEWEST, Stacking
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.heads.quantiles import QUANTILE_LEVELS, Quantiles
+from statecast.heads.special import normal_quantile
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
@@ -40,12 +43,15 @@ class Companions:
         None without stacking or without static features.
     endings : Endings or None
         None for a model that was not fitted.
+    dependence : Dependence or None
+        None without stacking or without ``group_col``.
     """
 
     analogues: Analogues | None = None
     stacking: Stacking | None = None
     missing: MissingFeatures | None = None
     endings: Endings | None = None
+    dependence: Dependence | None = None
 
     @classmethod
     def parts(cls) -> tuple[str, ...]:
@@ -53,7 +59,14 @@ class Companions:
         return tuple(each.name for each in fields(cls))
 
     def fit(
-        self, engine: NumberEngine, panel: Panel, held: np.ndarray, *, analogues: bool, seed: int
+        self,
+        engine: NumberEngine,
+        panel: Panel,
+        held: np.ndarray,
+        schema: Schema,
+        *,
+        analogues: bool,
+        seed: int,
     ) -> Companions:
         """Fit the analogues and the stacking; with fewer than ``FEWEST`` held-out items, neither.
 
@@ -65,6 +78,8 @@ class Companions:
             The training items.
         held : array of bool, ``(members, rows)``
             The rows that each member holds out.
+        schema : Schema
+            Of the panel.
         analogues : bool
             Whether to fit the analogues.
         seed : int
@@ -115,7 +130,25 @@ class Companions:
             missing = MissingFeatures.fit(
                 panel.numeric, panel.codes, truth[: len(few)], few, forecasts, rng
             )
-        return replace(self, analogues=found, stacking=stacking, missing=missing)
+        dependence = None
+        if schema.group_col is not None:
+            assert some.group is not None  # with `group_col`
+            scores = []
+            for k, quantiles in ours.items():
+                every = np.full(len(rows), k)
+                if k in theirs:
+                    quantiles = stacking.blend(quantiles, theirs[k], every)
+                quantiles = np.where(
+                    np.arange(truth.shape[1])[:, None] < k,
+                    quantiles,
+                    stacking.calibrate(quantiles, every),
+                )
+                score, known_total = _total_scores(some, truth, quantiles, k, schema)
+                scores.append((some.group[known_total], every[known_total], score))
+            dependence = Dependence.fit(stacking.known, scores)
+        return replace(
+            self, analogues=found, stacking=stacking, missing=missing, dependence=dependence
+        )
 
     # -- files -------------------------------------------------------------------------
 
@@ -164,7 +197,12 @@ class Companions:
             endings = Endings.from_arrays(arrays["endings"], schema.steps, features)
         elif arrays["endings"]:
             raise ValueError("endings: expected none, as the settings have ends=False")
-        return cls(analogues, stacking, missing, endings)
+        dependence = None
+        if arrays["dependence"]:
+            dependence = Dependence.from_arrays(arrays["dependence"], schema.positions)
+        if (dependence is not None) != (stacking is not None and schema.group_col is not None):
+            raise ValueError("dependence: expected with stacking and group_col, and only then")
+        return cls(analogues, stacking, missing, endings, dependence)
 
     # -- leaves of a state --------------------------------------------------------------
 
@@ -365,3 +403,51 @@ def _held_out(
             every = np.ones_like(observed)
             found[rows], _ = own.quantiles(start, part.y, observed, every, covariates)
         yield k, found
+
+
+def _total_scores(
+    panel: Panel, truth: np.ndarray, quantiles: np.ndarray, k: int, schema: Schema
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal scores of the totals of the first target after the first k positions.
+
+    The score of a total is the mean of the scores of its steps, weighted by the widths of their
+    80 % intervals in the units of y, divided by its root mean square over the items: the deviation
+    of a sum is about the sum of the deviations.
+
+    Parameters
+    ----------
+    panel : Panel
+    truth : array, ``(rows, positions)``
+        Scaled, NaN where nothing was observed.
+    quantiles : array, ``(rows, positions, len(QUANTILE_LEVELS))``
+    k : int
+    schema : Schema
+
+    Returns
+    -------
+    score : array, ``(n,)``
+    rows : array of int, ``(n,)``
+        Those with an observation after position k.
+    """
+    low, high = (
+        schema.unscale(quantiles[..., QUANTILE_LEVELS.index(level)]) for level in (0.1, 0.9)
+    )
+    own = slice(k, None, panel.targets)
+    known = ~np.isnan(truth[:, own])
+    weight = np.where(known, (high - low)[:, own], 0.0)
+    score = np.where(known, _scores(np.where(known, truth[:, own], 0.0), quantiles[:, own]), 0.0)
+    size = np.sqrt((weight**2).sum(axis=1))
+    rows = np.flatnonzero(size > 0)
+    total = (weight * score).sum(axis=1)[rows] / size[rows]
+    return total / max(np.sqrt((total**2).mean()) if len(rows) else 1.0, 1e-6), rows
+
+
+def _scores(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """The normal score of each y ``(rows, steps)`` in its distribution, from -3 to 3, by linear
+    interpolation between the quantiles."""
+    at = np.clip((y[..., None] > quantiles).sum(axis=-1), 1, len(QUANTILE_LEVELS) - 1)[..., None]
+    low, high = (np.take_along_axis(quantiles, i, axis=-1)[..., 0] for i in (at - 1, at))
+    score = normal_quantile(np.array(QUANTILE_LEVELS))
+    below, above = score[at[..., 0] - 1], score[at[..., 0]]
+    share = (y - low) / np.maximum(high - low, 1e-6)
+    return np.clip(below + share * (above - below), -3.0, 3.0)

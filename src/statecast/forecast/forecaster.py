@@ -13,6 +13,7 @@ from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, check_drawn, chunks
 from statecast.forecast.companions import Companions, at_levels
+from statecast.forecast.dependence import Dependence, Scores, known_in_time, normal_scores
 from statecast.forecast.endings import Endings, statics, stop_difference
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.explanation import ForecastExplanation, effects
@@ -27,9 +28,10 @@ from statecast.forecast.paths import (
     sums_by_group,
 )
 from statecast.forecast.settings import ForecasterSettings, takes
-from statecast.forecast.stacking import FEWEST
+from statecast.forecast.stacking import FEWEST, MOST_ITEMS
 from statecast.heads.by_name import HEADS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
+from statecast.interrupt import noted
 from statecast.networks.decoder import EMPTY, Decoder
 from statecast.state import State
 from statecast.tables.groups import Groups, read_weight, without_columns
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 # The quantiles of a mean are computed for this many levels at a time, and for this many values, so
 # that they fit into the CPU's caches.
 _MEAN_BLOCK, _MEAN_VALUES = 50, 1 << 17
+_SCORED_PATHS = 200  # of an item whose total is scored for the dependence within groups
 
 
 class _Predict(Ahead, total=False):
@@ -364,6 +367,11 @@ class Forecaster(StateModel[ForecasterSettings]):
         dependence between steps that the network learnt, and the quantiles that ``predict`` gives.
         A random number depends on the seed, the item's id, the path and the step alone.
 
+        With the setting ``group_col``, path i of all items of a group is one joint sample: the
+        paths of each item are put in an order in which their totals, up to the item's last step,
+        depend on those of the group (Iman and Conover 1982). The set of an item's paths and their
+        order do not depend on the other items of the call.
+
         Parameters
         ----------
         series, static, until, h, strict, future, state
@@ -419,9 +427,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         are not sums of quantiles: bounds that are added up give an interval that is too wide, and
         medians that are added up are too small where the distribution has a long upper tail.
 
-        The paths of different items are drawn independently, given their prefixes and features. If
-        the items of a group share shocks that their prefixes do not show (a season, a change of the
-        law), the true interval of their total is wider.
+        With the setting ``group_col`` the totals of the items of a group depend on each other as
+        they did in training. Other items are independent, given their prefixes and features. If
+        they share shocks that their prefixes do not show (a season, a change of the law), the true
+        interval of their total is wider.
 
         Parameters
         ----------
@@ -647,14 +656,89 @@ class Forecaster(StateModel[ForecasterSettings]):
         before: Companions,
     ) -> Companions:
         s, engine = self.settings, NumberEngine(self._plan(schema)[0], weights)
-        found = before.fit(engine, panel, held, analogues=s.analogues, seed=s.seed)
+        found = before.fit(engine, panel, held, schema, analogues=s.analogues, seed=s.seed)
         if found.stacking is None:
             warn(
                 f"Expected at least {FEWEST} held-out items to calibrate intervals on; received "
                 f"{held.any(axis=0).sum()} of {panel.rows} training items. The intervals are not "
                 "calibrated, and too narrow."
             )
+        elif found.dependence is not None:
+            scores = self._scores_in_time(schema, panel, before)
+            if scores is not None:
+                dependence = Dependence.fit(found.stacking.known, [scores])
+                found = replace(found, dependence=dependence)
         return found
+
+    def _scores_in_time(self, schema: Schema, panel: Panel, before: Companions) -> Scores | None:
+        """The normal scores of totals of the second half of the training data in time, which a
+        network forecasts that was trained on the first half.
+
+        The items of a group share what happens after the training data. Held-out items do not show
+        it, as other items of their group were observed at the same time. Half of the members are
+        enough for the scores.
+
+        Returns
+        -------
+        Scores or None
+            None if times or later values are unknown, if there are few items, or after Ctrl-C.
+        """
+        from statecast.networks.batches import held_out
+        from statecast.networks.training import train
+
+        if panel.begin is None or panel.group is None:
+            return None
+        cut = known_in_time(panel.begin, panel.mask, panel.targets)
+        if cut is None:
+            return None
+        past, s = panel.prefix(cut), self.settings
+        training = past.take(past.known > 0)
+        first = panel.mask & (np.arange(panel.mask.shape[1]) % panel.targets == 0)
+        after = first & ~past.mask & training.mask.any(axis=0)
+        after &= (np.arange(panel.mask.shape[1]) >= cut[:, None]) & (cut >= 0)[:, None]
+        grouped = np.flatnonzero(after.any(axis=1) & (panel.group != 0))
+        # Whole groups, in random order.
+        numbers, number = np.unique(panel.group[grouped], return_inverse=True)
+        place = np.random.default_rng([s.seed, 7]).permutation(len(numbers))[number]
+        rows = grouped[place.argsort(kind="stable")[:MOST_ITEMS]]
+        model = self.clone().set_params(ensemble=max(2, s.ensemble // 2))
+        held = held_out(training.groups, model.settings.ensemble, s.seed)
+        if held.any(axis=0).sum() < FEWEST or not len(rows):
+            return None
+        with noted() as interrupt:
+            if interrupt.count:
+                return None
+            network = model._build(schema, s.seed)
+            try:
+                history = train(
+                    network,
+                    *model._batches(network, training, held),
+                    epochs=s.epochs,
+                    learning_rate=s.learning_rate,
+                    weight_decay=s.weight_decay,
+                    patience=s.patience,
+                    interrupt=interrupt,
+                    verbose=0,
+                )
+            except KeyboardInterrupt:
+                if interrupt.count > 1:
+                    raise
+                return None
+        weights = network.weight_arrays()
+        engine = NumberEngine(model._plan(schema)[0], weights)
+        companions = before.fit(engine, training, held, schema, analogues=s.analogues, seed=s.seed)
+        model._adopt(schema, weights, history, companions)
+        last, found = panel.known[rows], []
+        reach, own = int(last.max()), past.take(rows)
+        begun = _Begun(own.ids, own.known, last, own.origin, own.future, own)
+        counted = after[rows, : reach : panel.targets]
+        truth = schema.unscale(panel.y[rows, :reach])[:, :: panel.targets]
+        for part in chunks(len(rows), max(1, MOST_VALUES // (_SCORED_PATHS * reach))):
+            paths = model._paths(begun.take(part), reach, _SCORED_PATHS).of(schema.target_cols[0])
+            drawn, known = np.where(counted[part, None], paths.values, 0.0), counted[part]
+            total = np.where(known, truth[part], 0.0).sum(axis=1)
+            found.append(normal_scores(np.nan_to_num(drawn).sum(axis=2), total))
+        return panel.group[rows], own.known, np.concatenate(found)
 
     def _plan(self, schema: Schema) -> tuple[Decoder, dict[str, Any]]:
         s = self.settings
@@ -818,9 +902,26 @@ class Forecaster(StateModel[ForecasterSettings]):
                 found = self._end_paths(part, known[rows], drawn, marginal)
             else:
                 found = np.take_along_axis(marginal, ranks, axis=1)
-            values[rows] = np.where(open_[rows, None], found, np.nan)
-        values[np.broadcast_to((np.arange(reach) >= last[:, None])[:, None], values.shape)] = np.nan
+            ahead_of = open_[rows] & (np.arange(reach) < last[rows, None])
+            found = np.where(ahead_of[:, None], found, np.nan)
+            values[rows] = self._in_group_order(found, part, known[rows])
         return self._paths_of(begun, values)
+
+    def _in_group_order(self, values: np.ndarray, state: State, known: np.ndarray) -> np.ndarray:
+        """Paths ``(rows, paths, positions)``, in the order in which their totals depend on those of
+        the other items of the group; of several targets, the totals of the first one."""
+        dependence = self._companions.dependence
+        if dependence is None:
+            return values
+        group = state.at_rest()["group"]
+        totals = np.nan_to_num(values[..., :: len(self.settings.targets)]).sum(axis=2)
+
+        def draw(rows: np.ndarray, shared: bool) -> np.ndarray:
+            ids, use = (group, "/group") if shared else (state.ids, "/order")
+            return self._uniform(ids[rows], 1, values.shape[1], use)[:, 0]
+
+        order = dependence.order(totals, group, known, draw)
+        return np.take_along_axis(values, order[..., None], axis=1)
 
     def _paths_of(self, begun: _Begun, values: np.ndarray) -> Paths:
         """Paths from their values ``(rows, paths, positions)``."""

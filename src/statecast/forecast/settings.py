@@ -579,6 +579,24 @@ class ForecasterSettings(Settings):
         details="They are numeric or categorical, and unknown after the prefix. Covariates that "
         "are known beforehand are the argument ``future`` of ``fit``.",
     )
+    group_col: str | None = setting(
+        None,
+        text(),
+        "Column of the static table with the group of an item, such as its company or litter.",
+        details="It is not a feature; a copy of the column under another name is one. The items of "
+        "a group depend on each other in ``simulate`` and ``predict_total``, as they did in "
+        "training. An item without a group is independent of the others.",
+    )
+    origin_col: str | None = setting(
+        None,
+        text(),
+        "Column of the static table with the time of step 1, if steps are numbers.",
+        details="A whole number in the unit of the steps, such as a year. It is not a feature, and "
+        "``fit`` alone uses it, with ``group_col``: how the items of a group depend on each other "
+        "is then measured on forecasts of the second half of the training data in time, by a "
+        "smaller network that was trained on the first half. If steps are dates, this is done "
+        "without it.",
+    )
     conditioning: ConditioningName = setting(
         "state",
         choice(ConditioningName),
@@ -611,7 +629,8 @@ class ForecasterSettings(Settings):
 
     @property
     def columns(self) -> dict[str, Any]:
-        return super().columns | {"past_cols": self.past_cols}
+        names = ("past_cols", "group_col", "origin_col")
+        return super().columns | {name: getattr(self, name) for name in names}
 
     def encoder(self, items: int) -> dict[str, int]:
         hidden, intervals = self.encoding_hidden, self.encoding_intervals
@@ -640,6 +659,11 @@ class ForecasterSettings(Settings):
 
     def check_together(self) -> None:
         super().check_together()
+        if self.origin_col is not None and self.group_col is None:
+            raise ArgumentError(
+                "origin_col: expected group_col too, without which it has no effect; received "
+                f"{self.origin_col!r} alone. Leave it out, or name the groups in group_col."
+            )
         needed = self.needed_transform
         if needed is not None and self.transform not in ("auto", needed):
             raise ArgumentError(

@@ -81,6 +81,9 @@ class Stacking:
         )
         for i, k in enumerate(known):
             truth, quantiles = y[:, k:], network[k][:, k:]
+            if np.isnan(truth).all():  # nothing to fit to
+                weight[i], offset[i] = (weight[i - 1], offset[i - 1]) if i else (1.0, 0.0)
+                continue
             if analogues is not None:
                 other = analogues[k][:, k:]
                 losses = [_crps(truth, w * quantiles + (1 - w) * other) for w in _WEIGHTS]

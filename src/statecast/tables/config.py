@@ -20,10 +20,12 @@ from statecast.tables.targets import Target
 from statecast.tables.vocabulary import Vocabulary
 
 TABLES = ("static", "future", "past")  # the features by where they come from
+_ROLES = ("start_col", "group_col", "origin_col")  # of a static table, and not features
 _SCALED = ("location", "scaling", "observed", "largest")  # the arrays of the targets
 _KEYS = (
-    *("id_col", "step_col", "start_col", "kind", "ids", "form", "targets", "first", "items"),
-    *("steps", *TABLES, "spacing", "calendar", "vocabulary"),
+    *("id_col", "step_col", "start_col", "group_col", "origin_col"),
+    *("kind", "ids", "form", "targets", "first", "items", "steps"),
+    *(*TABLES, "spacing", "calendar", "vocabulary"),
 )
 
 
@@ -41,7 +43,7 @@ def read_config(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
         must(isinstance(name, str) and name != "", "column names", "text", name)
     must(config["kind"] in KINDS, "kind", f"one of {KINDS}", config["kind"])
     must(is_whole(config["steps"], 1, MAX_STEPS), "steps", f"1 to {MAX_STEPS:,}", config["steps"])
-    start_col = _read_start_col(config)
+    roles = _read_roles(config)
     spacing = None if config["spacing"] is None else Spacing.from_config(config["spacing"])
     calendar = Calendar.from_config(config["calendar"])
     never_closed = spacing is not None or not calendar
@@ -77,7 +79,7 @@ def read_config(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
         "spacing": spacing,
         "calendar": calendar,
         "vocabulary": vocabulary,
-        "start_col": start_col,
+        **roles,
         "first": _read_first(config),
         "items": _read_items(config),
     }
@@ -85,8 +87,8 @@ def read_config(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
 
 def _read_columns(config: Mapping[str, Any], name: str) -> Columns:
     """Return the columns of a table; none of them has the name of a key of that table."""
-    second = "start_col" if name == "static" else "step_col"
-    return Columns.from_config(config[name], name, (config["id_col"], config[second]))
+    others = _ROLES if name == "static" else ("step_col",)
+    return Columns.from_config(config[name], name, [config[key] for key in ("id_col", *others)])
 
 
 def _read_first(config: Mapping[str, Any]) -> int:
@@ -105,14 +107,20 @@ def _read_items(config: Mapping[str, Any]) -> int:
     return items
 
 
-def _read_start_col(config: Mapping[str, Any]) -> str | None:
-    """Return the column of launch dates, which only steps that are dates may have."""
-    name = config["start_col"]
-    if name is not None:
-        good = isinstance(name, str) and name not in ("", config["id_col"])
-        must(good, "start_col", "text, and another than id_col", name)
-        must(config["spacing"] is not None, "start_col", "none, of numbers", name)
-    return name
+def _read_roles(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the columns of a static table that are not features. Only steps that are dates may
+    have launch dates, and only numbers a time of step 1."""
+    taken: list[Any] = ["", config["id_col"]]
+    for key in _ROLES:
+        name = config[key]
+        if name is not None:
+            good = isinstance(name, str) and name not in taken
+            must(good, key, "text, and another than the other columns", name)
+            taken.append(name)
+    dated = config["spacing"] is not None
+    must(dated or config["start_col"] is None, "start_col", "none, of numbers", config["start_col"])
+    must(not dated or config["origin_col"] is None, "origin_col", "none", config["origin_col"])
+    return {key: config[key] for key in _ROLES}
 
 
 def _read_kind(config: Mapping[str, Any], spacing: Spacing | None) -> Kind:

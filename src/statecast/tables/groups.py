@@ -168,7 +168,7 @@ def without_columns(
     """Return the static table without the columns that the arguments name and that are not columns
     of ``fit``."""
     named = {name for each in arguments for name in column_names(each) or ()}
-    named -= {schema.id_col, schema.start_col, *schema.static.kinds}
+    named -= {schema.id_col, schema.start_col, schema.group_col, *schema.static.kinds}
     if isinstance(static, np.ndarray):
         if static.ndim != 2:
             return static  # for the message of the reader of tables

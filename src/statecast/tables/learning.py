@@ -45,11 +45,12 @@ def check_settings(
         raise ArgumentError(
             f"bounds: expected them with the transform 'logit'; received {transform!r}."
         )
-    single = {"id_col": names.id_col, "step_col": names.step_col, "start_col": names.start_col}
+    single = {"id_col": names.id_col, "step_col": names.step_col}
+    roles = {name: getattr(names, name) for name in ("start_col", "group_col", "origin_col")}
     several = {"target_col": names.targets, "past_cols": past_cols, "categorical": categorical}
-    for setting, given in (single | several).items():
+    for setting, given in (single | roles | several).items():
         for name in given if setting in several else (given,):
-            optional = setting == "start_col" and name is None
+            optional = setting in roles and name is None
             if not optional and not (isinstance(name, str) and name):
                 raise ArgumentError(
                     f"{setting}: expected names of columns (text, not empty); received {name!r}."
@@ -61,11 +62,14 @@ def check_settings(
         raise ArgumentError(
             f"id_col, step_col, target_col: expected distinct names; received {series}."
         )
-    if names.start_col is not None and names.start_col == names.id_col:
-        raise ArgumentError(
-            f"start_col: expected a column of the static table beside {quoted(names.id_col)}; "
-            f"received {names.start_col!r}."
-        )
+    taken = [names.id_col]
+    for setting, name in roles.items():
+        if name is not None and name in taken:
+            raise ArgumentError(
+                f"{setting}: expected a column of the static table beside {listed(taken)}; "
+                f"received {name!r}."
+            )
+        taken += [name] * (name is not None)
     if len({*series, *past_cols}) < len(series) + len(past_cols):
         raise ArgumentError(
             f"past_cols: expected distinct columns beside {series}; received {list(past_cols)}."
@@ -82,6 +86,17 @@ def check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[st
                 f"categorical: expected columns of the static and the future table, or of "
                 f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
             )
+
+
+def check_times_are_numbers(label: str, names: Names) -> None:
+    """Raise, of a series whose steps are dates, if times of step 1 are given as numbers."""
+    if names.origin_col is not None:
+        raise DataError(
+            f"{label}, column {names.step_col!r}: expected numbers, as origin_col="
+            f"{names.origin_col!r} is given; received dates. Leave origin_col out: the time of a "
+            "step is its date.",
+            column=names.step_col,
+        )
 
 
 def check_launches_are_dated(label: str, names: Names) -> None:

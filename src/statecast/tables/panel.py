@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,12 @@ class Panel:
         step 1, the second at step 1, ..., the first at step 2. A network that takes the positions
         one by one forecasts each value given the earlier targets of the same step. By the chain
         rule of probability this is a joint distribution over targets and steps.
+    group : ndarray, shape (rows,), int64, or None
+        A number for the group of each item, ``group_keys``; 0 for an item in no group. None if
+        ``fit`` had no ``group_col``.
+    begin : ndarray, shape (rows,), float64, or None
+        In ``fit`` only: the time of step 1 in steps, from any time; NaN where it is unknown. None
+        if steps are numbers without ``origin_col``.
     """
 
     ids: np.ndarray
@@ -134,6 +141,8 @@ class Panel:
     future: Covariates | None = None
     past: Covariates | None = None
     targets: int = 1
+    group: np.ndarray | None = None
+    begin: np.ndarray | None = None
 
     __repr__ = outline
 
@@ -178,8 +187,9 @@ class Panel:
         few = group.max(initial=-1) + 1 < _CLASSES
         return np.arange(self.rows, dtype=np.int64) if few else group
 
-    def prefix(self, k: int) -> Panel:
-        """Return the panel in which steps after k are masked."""
+    def prefix(self, k: int | np.ndarray) -> Panel:
+        """Return the panel in which steps after k are masked; an array has the k of each row."""
+        k = np.asarray(k)[..., None]
         mask, past = self.mask & (np.arange(self.mask.shape[1]) < k), self.past
         if past is not None:
             past = replace(past, there=past.there & (np.arange(past.there.shape[1]) < k))
@@ -198,6 +208,8 @@ class Panel:
             None if self.future is None else self.future.take(rows),
             None if self.past is None else self.past.take(rows),
             self.targets,
+            None if self.group is None else self.group[rows],
+            None if self.begin is None else self.begin[rows],
         )
 
     def of(self, target: int) -> Panel:
@@ -205,3 +217,14 @@ class Panel:
         own = slice(target, None, self.targets)
         y, mask = self.y[:, own], self.mask[:, own]
         return replace(self, y=y, mask=mask, future=None, past=None, targets=1)
+
+
+def group_keys(names: np.ndarray) -> np.ndarray:
+    """Return a number for each name of a group, int64; 0 for None.
+
+    It is a hash of the name, and so the same in every call and every process.
+    """
+    texts = {name: str(name).encode() for name in names if name is not None}
+    keys = {name: blake2b(text, digest_size=8).digest() for name, text in texts.items()}
+    numbers = {name: int.from_bytes(key, "little", signed=True) for name, key in keys.items()}
+    return np.array([numbers.get(name, 0) for name in names], np.int64)

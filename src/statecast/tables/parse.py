@@ -46,6 +46,7 @@ from statecast.tables.steps import (
 from statecast.tables.vocabulary import Vocabulary
 
 _Source = Table | np.ndarray | None
+LARGEST_TIME = 1e12  # of step 1, if it is a number: steps are then exact in float64
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Parsed:
     future: Steps | None
     vocabulary: Vocabulary | None = None  # of tokens; y then holds their codes
     start: Steps | None = None  # launch dates: one row for each item that has one
+    group: np.ndarray | None = None  # (items,): text or None
+    begin: np.ndarray | None = None  # (items,) float64: the time of step 1, NaN where unknown
 
 
 def parse(
@@ -80,8 +83,8 @@ def parse(
     series, static, future : table, path, array or None
         The tables, as in ``Schema.fit``.
     names : Names
-        The columns of the ids, the steps and y; and that of the launch dates, which is read if
-        there is a static table. It is not a feature.
+        The columns of the ids, the steps and y; and those of the static table that are not
+        features. Groups are read if there is a static table, and times of step 1 in ``fit``.
     wanted : mapping or None
         The feature columns of ``fit`` and their kinds, under the keys "static", "future" and
         "past"; None in ``fit`` itself.
@@ -144,6 +147,13 @@ class _Request:
         if self.fit is not None:
             return dict(self.fit[what])
         return {name: "codes" if name in self.categorical else None for name in names}
+
+    def has_times(self, label: str, columns: Iterable[str]) -> bool:
+        """Return whether a static table has the times of step 1, which only ``fit`` needs."""
+        name = str(self.names.origin_col)
+        if self.learning:
+            _check_column(label, columns, name, "times, as origin_col says")
+        return name in columns
 
     def check_features(self, label: str, names: list[str], what: str) -> None:
         """Raise unless the columns are those of ``fit``, in any order; in ``fit`` itself, if there
@@ -238,9 +248,9 @@ def _parse_tables(
         if items.open and series is None:
             items = _Items(list(dict.fromkeys(future_ids)), None, request.names.id_col)
         future_ids, _ = agree(future_ids, future, items.ids, None, request.names.id_col)
-    start, columns = None, {}
+    own: dict[str, Any] = {"static": {}}
     if static is not None:
-        start, columns = _read_static(static, items, request)
+        own = _read_static(static, items, request)
     planned = None
     if future is not None:
         planned = _read_future(future, future_ids, items, request)
@@ -248,7 +258,7 @@ def _parse_tables(
     form = None if steps is None else steps.form
     id_type = None if first.text else native_type(first.column(request.names.id_col))
     kind = Kind(first.kind, form, id_type)
-    return Parsed(items.ids, kind, read, columns, planned, vocabulary, start)
+    return Parsed(items.ids, kind, read, future=planned, vocabulary=vocabulary, **own)
 
 
 def _series_has_rows(
@@ -384,15 +394,41 @@ def _check_future(table: Table, request: _Request) -> list[Any]:
     return ids
 
 
-def _read_static(
-    table: Table, items: _Items, request: _Request
-) -> tuple[Steps | None, dict[str, np.ndarray]]:
-    """Return the launch dates of the static table, if it has any, and its features."""
-    if request.names.start_col is None:
-        return None, _read_features(table, (request.names.id_col,), items.ids, request, "static")
-    start = read_start(table, request.names.start_col, items.ids)
-    keys = (request.names.id_col, request.names.start_col)
-    return start, _read_features(table, keys, items.ids, request, "static")
+def _read_static(table: Table, items: _Items, request: _Request) -> dict[str, Any]:
+    """Return the features of a static table, its launch dates, groups and times of step 1, under
+    the names of ``Parsed``."""
+    names, own = request.names, {}
+    if names.start_col is not None:
+        own["start"] = read_start(table, names.start_col, items.ids)
+    if names.group_col is not None:
+        what = "groups, as group_col says"
+        _check_column(table.label, table.columns, names.group_col, what)
+        own["group"] = read_column(table, names.group_col, items.ids, "codes", learning=False)
+    if names.origin_col is not None and request.has_times(table.label, table.columns):
+        values = read_column(table, names.origin_col, items.ids, "numeric", learning=False)
+        own["begin"] = _whole_times(values, table.label, names.origin_col, items.ids)
+    own["static"] = _read_features(table, names.static, items.ids, request, "static")
+    return own
+
+
+def _check_column(label: str, columns: Iterable[str], name: str, what: str) -> None:
+    """Raise ``DataError`` unless a static table has this column; ``what`` is what it holds."""
+    if name not in columns:
+        raise DataError(
+            f"{label}: expected the column {quoted(name)} of {what}; received {listed(columns)}. "
+            "Leave a cell empty where it is unknown.",
+            column=name,
+        )
+
+
+def _whole_times(values: np.ndarray, label: str, name: str, ids: list[Any]) -> np.ndarray:
+    """Return the times of step 1; raise unless they are whole numbers or NaN."""
+    wrong = ~np.isnan(values) & ((values != np.floor(values)) | (np.abs(values) > LARGEST_TIME))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        expected = "the time of step 1, a whole number in the unit of the steps"
+        fail(label, name, expected, quoted(float(values[at])), ids[at], "Round it.")
+    return values
 
 
 def _read_future(table: Table, ids: list[Any], items: _Items, request: _Request) -> Steps:
@@ -440,7 +476,7 @@ def _parse_arrays(
             f"start_col: expected a static table with the column {quoted(start_col)}; "
             "received arrays, whose steps have no dates. Pass tables."
         )
-    columns = {} if static is None else _read_x(static, request)
+    own = {"static": {}} if static is None else _read_x(static, request)
     ids = _ids_of_arrays(series, static, future, request)
     planned = None if future is None else _read_future_array(future, len(ids), request)
     read, vocabulary = None, request.tokens
@@ -455,15 +491,26 @@ def _parse_arrays(
             raise DataError(f"Y: expected at most {MAX_STEPS:,} steps; received {y.shape[1]:,}.")
         row, at = np.nonzero(~np.isnan(y).all(axis=2))
         read = Series([Long("Y", row, at + 1.0, Form(), {}, y[row, at])])
-    return Parsed(ids, Kind("arrays", Form()), read, columns, planned, vocabulary)
+    return Parsed(ids, Kind("arrays", Form()), read, future=planned, vocabulary=vocabulary, **own)
 
 
-def _read_x(static: np.ndarray, request: _Request) -> dict[str, np.ndarray]:
-    """Return the columns of ``X (n, f)`` under the names x1, x2, ..."""
-    x = read_numbers(static, "X", "x", "(n, f)")
+def _read_x(static: np.ndarray, request: _Request) -> dict[str, Any]:
+    """Return the columns of ``X (n, f)``, x1, x2, ..., as ``_read_static`` does."""
+    x, names, own = read_numbers(static, "X", "x", "(n, f)"), request.names, {}
     columns = {f"x{j + 1}": x[:, j].copy() for j in range(x.shape[1])}
+    items = list(range(len(x)))
+    if names.group_col is not None:
+        _check_column("X", columns, names.group_col, "groups, as group_col says")
+        groups = {names.group_col: columns.pop(names.group_col)}
+        own["group"] = coded_columns("X", groups, dict.fromkeys(groups, "codes"), items)[
+            names.group_col
+        ]
+    if names.origin_col is not None and request.has_times("X", columns):
+        begin = columns.pop(names.origin_col)
+        own["begin"] = _whole_times(begin, "X", names.origin_col, items)
     request.check_features("X", list(columns), "static")
-    return coded_columns("X", columns, request.kinds("static", columns), range(len(x)))
+    kinds = request.kinds("static", columns)
+    return own | {"static": coded_columns("X", columns, kinds, items)}
 
 
 def _ids_of_arrays(

@@ -41,6 +41,7 @@ from statecast.tables.learning import (
     check_declared,
     check_launches_are_dated,
     check_settings,
+    check_times_are_numbers,
     check_training_rows,
     training_features,
     warn_of_closed_days,
@@ -49,7 +50,7 @@ from statecast.tables.learning import (
     warn_of_unused,
 )
 from statecast.tables.output import Output
-from statecast.tables.panel import Panel
+from statecast.tables.panel import Panel, group_keys
 from statecast.tables.parse import Parsed, open_tables, parse
 from statecast.tables.source import Table
 from statecast.tables.steps import Names
@@ -74,8 +75,8 @@ class Schema:
     ----------
     id_col, step_col : str
         The columns of the ids (also of the static table) and of the steps.
-    start_col : str or None
-        The column of the static table that holds launch dates.
+    start_col, group_col, origin_col : str or None
+        The columns of the static table with launch dates, groups and times of step 1.
     kind : Kind
         The kind of the training tables, and by default of the results.
     targets : tuple of Target
@@ -129,6 +130,8 @@ class Schema:
     calendar: Calendar = Calendar()  # noqa: RUF009 (it is frozen)
     vocabulary: Vocabulary | None = None
     start_col: str | None = None
+    group_col: str | None = None
+    origin_col: str | None = None
     first: int = 1
     items: int = 1
 
@@ -152,6 +155,8 @@ class Schema:
         bounds: tuple[float, float] | None = None,
         tokens: bool = False,
         start_col: str | None = None,
+        group_col: str | None = None,
+        origin_col: str | None = None,
         first: int | None = None,
     ) -> Schema:
         """Learn the schema from the items that have rows in the series table.
@@ -202,6 +207,13 @@ class Schema:
             If steps are dates, the column of the static table with the date of each item's step 1.
             It is not a feature. If a date is missing, step 1 is the item's first row. A row of the
             series before the date is an error.
+        group_col : str, optional
+            The column of the static table, or of X (``"x1"``, ...), with the group of each item:
+            text or whole numbers. It is not a feature. An empty cell: the item is in no group.
+        origin_col : str, optional
+            If steps are numbers, the column of the static table, or of X, with the time of step 1:
+            a whole number in the unit of the steps. It is not a feature, and is used in ``fit``
+            only.
         first : int, optional
             The number of step 1 in the tables. Default: learnt; see ``Schema.first``.
 
@@ -220,12 +232,11 @@ class Schema:
         """
         if isinstance(target_col, str) or not isinstance(target_col, Sequence):
             target_col = [target_col]
-        names = Names(id_col, step_col, tuple(target_col), start_col)
+        names = Names(id_col, step_col, tuple(target_col), start_col, group_col, origin_col)
         check_settings(names, past_cols, categorical, transform, bounds)
         if series is None:
             raise DataError("The series table is needed to fit; received None.")
-        if start_col is not None and static is None:
-            raise _without_start(start_col)
+        _check_static(static, names)
         if first is None and isinstance(series, Table):
             first = series.first
         vocabulary = Vocabulary() if tokens else None
@@ -244,6 +255,7 @@ class Schema:
         assert read is not None  # the series is given
         spacing = None
         if read.form.dated:
+            check_times_are_numbers(read.label, names)
             spacing = spacing_of(read, parsed.ids, step_col)
         else:
             check_launches_are_dated(read.label, names)
@@ -279,6 +291,8 @@ class Schema:
             calendar=calendar,
             vocabulary=parsed.vocabulary,
             start_col=start_col,
+            group_col=group_col,
+            origin_col=origin_col,
             first=first,
             items=int(np.count_nonzero(seen.known)),
         )
@@ -355,9 +369,9 @@ class Schema:
         series : table, path or array of shape (n, k), or (n, k, m) for m targets, optional
             The prefixes; k may exceed ``steps``. Without it every item has k = 0.
         static : table, path or array of shape (n, f), optional
-            Needed if the schema has static features or ``start_col``. An item without a row in
-            the series table has k = 0. Without a static table the items are those of the series;
-            without both they are those of ``future``.
+            Needed if the schema has static features, ``start_col`` or ``group_col``. An item
+            without a row in the series table has k = 0. Without a static table the items are those
+            of the series; without both they are those of ``future``.
         future : table, path or array of shape (n, T, f), optional
             Needed if the schema has future covariates: a row for every step up to ``until``, or
             up to the last observation if that is later; closed steps need none. With dates, an item
@@ -390,8 +404,7 @@ class Schema:
             raise DataError(
                 f"Expected a static table with {list(self.static.kinds)}, as in fit; received None."
             )
-        if static is None and self.start_col is not None:
-            raise _without_start(self.start_col)
+        _check_static(static, self._names)
         parsed = self._parse(series, static, future)
         placed = self._placed(parsed)
         seen = Survey.of(placed)
@@ -404,6 +417,10 @@ class Schema:
         panel = Panel(
             ids, y, mask, numeric, codes, placed.origin, parsed.kind, targets=len(self.targets)
         )
+        if parsed.group is not None:
+            panel = replace(panel, group=group_keys(parsed.group))
+        if for_fit:
+            panel = replace(panel, begin=self._begin(panel, parsed.begin))
         first = np.zeros(len(ids), np.int64)
         panel = self._with_covariates(panel, parsed, placed, seen, first, until)
         return panel.take(seen.observed > 0) if for_fit and not seen.observed.all() else panel
@@ -583,6 +600,8 @@ class Schema:
             "id_col": self.id_col,
             "step_col": self.step_col,
             "start_col": self.start_col,
+            "group_col": self.group_col,
+            "origin_col": self.origin_col,
             "kind": self.kind.library,
             "ids": ids and ids.to_config(),
             "form": self._form().to_config(),
@@ -627,7 +646,8 @@ class Schema:
 
     @property
     def _names(self) -> Names:
-        return Names(self.id_col, self.step_col, self.target_cols, self.start_col)
+        roles = (self.start_col, self.group_col, self.origin_col)
+        return Names(self.id_col, self.step_col, self.target_cols, *roles)
 
     def _parse(
         self, series: Any, static: Any, future: Any, items: list[Any] | None = None
@@ -646,6 +666,17 @@ class Schema:
         first = 1 if parsed.kind.library == "arrays" else self.first
         zone = self._form(parsed.kind).zone
         return place_rows(parsed, self.spacing, self._names, zone, first, origin)
+
+    def _begin(self, panel: Panel, given: np.ndarray | None) -> np.ndarray | None:
+        """Return the time of each item's step 1, ``Panel.begin``."""
+        if self.spacing is None or panel.origin is None:
+            return given
+        dated = ~np.isnat(panel.origin)
+        begin = np.full(panel.rows, np.nan)
+        if dated.any():
+            first = np.full(int(dated.sum()), panel.origin[dated].min())
+            begin[dated], _ = self.spacing.steps(panel.origin[dated], first)
+        return begin
 
     def _with_covariates(
         self,
@@ -676,8 +707,13 @@ class Schema:
         return panel
 
 
-def _without_start(start_col: str) -> DataError:
-    return DataError(
-        f"Expected a static table with the column {quoted(start_col)} of launch dates, as "
-        "start_col says; received None. Leave a cell empty where there is no date."
-    )
+def _check_static(static: Any, names: Names) -> None:
+    """Raise ``DataError`` if there is no static table for the columns that are not features."""
+    held = {"start_col": "launch dates", "group_col": "groups"}
+    for setting, what in held.items():
+        name = getattr(names, setting)
+        if static is None and name is not None:
+            raise DataError(
+                f"Expected a static table with the column {quoted(name)} of {what}, as {setting} "
+                "says; received None. Leave a cell empty where it is unknown."
+            )

@@ -37,17 +37,26 @@ _ISO = re.compile(
 
 @dataclass(frozen=True)
 class Names:
-    """The names of the columns of a series table, and of the launch dates in a static table."""
+    """The names of the columns of a series table, and of those of a static table that are not
+    features: launch dates, groups, and the time of step 1."""
 
     id_col: str
     step_col: str
     targets: tuple[str, ...]  # the columns of y
     start_col: str | None = None
+    group_col: str | None = None
+    origin_col: str | None = None
 
     @property
     def series(self) -> tuple[str, ...]:
         """The columns that every series table has."""
         return self.id_col, self.step_col, *self.targets
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """The columns of a static table that are not features."""
+        names = (self.id_col, self.start_col, self.group_col, self.origin_col)
+        return tuple(name for name in names if name is not None)
 
 
 @dataclass(frozen=True)
