@@ -259,6 +259,15 @@ def test_dates_of_a_time_zone_and_launch_dates(tmp_path: Path) -> None:
     same(found.drop(columns="ds"), expected.drop(columns="ds"))
 
 
+def test_groups_are_a_column_of_the_request(tmp_path: Path) -> None:
+    series, static = tables()
+    static["company"] = [f"c{row % 3}" for row in range(len(static))]
+    f = Forecaster(**SMALL, group_col="company").fit(series, static, verbose=0)
+    begun = series[series.ds <= 2]
+    found = answered(f, tmp_path, records(one_table(begun, static)) | {"params": {"until": 4}})
+    same(found, f.predict(begun, static, until=4))
+
+
 @pytest.mark.parametrize("ids", [[7, 9], ["7", "9"], ["x", "y"]])
 def test_ids_come_back_in_their_own_type(tmp_path: Path, ids: list[Any]) -> None:
     table = pd.DataFrame({"unique_id": np.repeat(ids * 5, T), "ds": np.tile(np.arange(T) + 1, 10)})

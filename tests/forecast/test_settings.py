@@ -67,6 +67,7 @@ _NUMBERS: dict[str, Any] = _WAYS | {
     "past_cols": st.sampled_from([None, (), [], ["visits"], ("visits",)]),
     "bounds": st.sampled_from([None, (0, 1), [0, 5], (0.5, 2.5)]),
     "analogues": st.sampled_from([True, np.bool_(False)]),
+    "group_col": st.sampled_from([None, "company"]),
 }
 _TOKENS: dict[str, Any] = _WAYS | {"target_col": st.sampled_from(["y", "words"])}
 
