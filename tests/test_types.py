@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
 
 RIGHT = """
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -37,6 +38,11 @@ assert_type(f.predict(table, until=3), pl.DataFrame)
 assert_type(f.predict(frame, frame, h=3, level=None), pd.DataFrame)
 assert_type(f.predict(array, until=3), dict[str, np.ndarray])
 assert_type(f.predict("series.csv", until=3), pl.DataFrame)
+assert_type(f.predict_total(table, until=3, by=[], mean=True), pl.DataFrame)
+assert_type(f.predict_total(frame, frame, h=3, by="region"), pd.DataFrame)
+assert_type(f.predict_total(array, until=3, since=1), dict[str, np.ndarray])
+assert_type(f.predict_total(Path("series.parquet"), until=3), pl.DataFrame)
+f.predict_total(state=f.state(table), until=3, by={1: "a"})
 f.simulate(table, until=3, paths=5).of("y").total()
 tokens.sample(table, until=3, sampling=Sampling()).text()
 assert_type(tokens.generate(frame, until=3, beam=Beam(3)), pd.DataFrame)
@@ -55,6 +61,8 @@ WRONG = {
     "Forecaster(unit=3)": "unit",
     "Forecaster().predict(table, untill=3)": "No overloads",
     "Forecaster().predict(table, until=3, beam=Beam())": "No overloads",
+    "Forecaster().predict_total(table, until=3, calibrated=False)": "No overloads",
+    "Forecaster().predict_total(table, until=3, groups=[])": "No overloads",
     "Forecaster().simulate(table, until=3).text()": "text",
     "Forecaster().log_likelihood(table)": "log_likelihood",
     "TokenForecaster(dropouts=0.5)": "dropouts",
@@ -101,7 +109,11 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "verb"),
-    [(forecaster._Predict, Forecaster.predict), (tokens._Generate, TokenForecaster.generate)],
+    [
+        (forecaster._Predict, Forecaster.predict),
+        (forecaster._PredictTotal, Forecaster.predict_total),
+        (tokens._Generate, TokenForecaster.generate),
+    ],
 )
 def test_the_typed_keywords_are_those_of_the_verb(typed: Any, verb: Any) -> None:
     own = inspect.signature(verb).parameters

@@ -188,6 +188,21 @@ def test_the_metric_learns_which_feature_tells_items_apart():
     assert np.abs(spread[..., 1] - np.sin(3.0 * numeric[:, 1:2])).mean() < 0.25
 
 
+def test_the_penalty_of_the_metric_lets_more_of_a_few_items_count(monkeypatch):
+    """Of 30 items whose features say nothing: 1 / sum of squared weights is how many count."""
+    rng = np.random.default_rng(0)
+    none, new = np.zeros((30, 0), int), rng.normal(size=(30, 5)).astype("float32")
+    y, nothing = rng.normal(size=(30, T)), np.zeros((30, T))
+    numeric, counted = rng.normal(size=(30, 5)).astype("float32"), []
+    for penalty in (0.0, 0.1, 10.0):
+        monkeypatch.setattr(analogues, "_METRIC_PENALTY", penalty)
+        found = _fit(numeric, none, y, np.ones(y.shape, bool))
+        _, weight, _ = found.nearest(found.features(new, none), nothing, nothing > 0, 0)
+        counted.append(float(np.mean(1.0 / np.square(weight).sum(axis=1))))
+    assert counted[0] < counted[1] < counted[2]
+    assert counted[2] > 29.9
+
+
 QUANTILES = [weighted_quantiles, *[weighted.quantiles] * BUILT]
 
 

@@ -65,6 +65,39 @@ def test_two_that_err_apart_are_better_together():
     assert (Stacking.fit(y, low, high).weight == 0.5).all()
 
 
+@pytest.mark.parametrize("n", [8, 40])
+def test_with_few_items_the_weight_stays_near_a_half(n):
+    """The items of both calls are the same, 50 times in the second: so are the mean losses."""
+    y, good = _draw(n)
+    _, bad = _draw(n, bias=0.6)
+    for network, analogues in ((good, bad), (bad, good)):
+        few, many = (
+            Stacking.fit(
+                *(np.tile(y, (times, 1)), *(_tiled(each, times) for each in (network, analogues)))
+            ).weight
+            for times in (1, 50)
+        )
+        assert (np.abs(few - 0.5) < np.abs(many - 0.5)).all()
+        assert (np.sign(few - 0.5) * np.sign(many - 0.5) >= 0).all()
+
+
+def _tiled(forecasts, times):
+    return {k: np.tile(each, (times, 1, 1)) for k, each in forecasts.items()}
+
+
+def test_items_without_a_later_value_do_not_count():
+    """They have no error, so the weight is the one without them."""
+    y, good = _draw(20)
+    _, bad = _draw(20, bias=0.6)
+    alone = Stacking.fit(y, good, bad).weight
+    ended = np.concatenate([y, np.full((200, T), np.nan)])
+    more = [
+        {k: np.concatenate([each, np.zeros((200, T, each.shape[2]))]) for k, each in of.items()}
+        for of in (good, bad)
+    ]
+    np.testing.assert_array_equal(Stacking.fit(ended, *more).weight, alone)
+
+
 def test_few_items_lend_each_other_their_horizons():
     """With 30 items a quantile's place is read from several horizons, and stays finite."""
     y, forecasts = _draw(30)

@@ -1,5 +1,6 @@
-"""Training: an interrupted fit keeps the best epoch."""
+"""Training: an interrupted fit keeps the best epoch; a fit has no deprecation warnings."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 from curves import T, columns_of, curve_tables, forecast_of
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
+from statecast.tokens.forecaster import TokenForecaster
 
 pytestmark = pytest.mark.backends
 
@@ -34,3 +36,24 @@ def test_interrupted_it_keeps_the_best_epoch(tmp_path):
         fresh.fit(series, static, callbacks=[Interrupt(0)], verbose=0)
     with pytest.raises(errors.NotFittedError, match="call fit or load first"):
         fresh.predict(None, static, until=T)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Forecaster, {}),
+        (Forecaster, {"head": "negative_binomial", "conditioning": "both"}),
+        (Forecaster, {"cell": "gru", "layers": 2}),
+        (TokenForecaster, {}),
+    ],
+)
+def test_a_fit_has_no_deprecation_warnings(kind, more):
+    """NumPy 2 warns if ``np.array`` takes a tensor or a variable of Keras, and if an array and a
+    tensor of PyTorch are added."""
+    rng = np.random.default_rng(0)
+    Y, X = rng.integers(0, 9, (24, 5)).astype(float), rng.normal(size=(24, 2))
+    f = kind(units=4, encoding=4, ensemble=2, epochs=1, **more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        warnings.simplefilter("error", PendingDeprecationWarning)
+        f.fit(Y, X, verbose=0)

@@ -6,7 +6,9 @@ median forecast and q_l the forecast quantile at level l:
 - WAPE: ``sum |y - m| / sum |y|``;
 - CRPS: the mean over the levels of ``2 * sum max(l (y - q_l), (l - 1) (y - q_l)) / sum |y|``,
   the mean weighted quantile loss; for a point forecast it is the WAPE;
-- coverage: the share of values within the 80 % interval, or at its ends;
+- coverage: the share of values within the 80 % interval, or at its ends; for whole numbers it is
+  above 80 % even if the forecast is exact, because each end has a probability of its own: about 85
+  to 90 % for counts below 10 (decision 52);
 - width: of the 80 % interval, ``sum (q_0.9 - q_0.1) / sum |y|``.
 
 The uncertainty of a score is estimated by a bootstrap over items. Items are drawn with replacement,
@@ -45,7 +47,8 @@ class Score:
     wape, crps : float
         Smaller is better. NaN if all values are 0, or if a forecast is NaN.
     coverage, width : float or None
-        Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9.
+        Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9. The
+        coverage of counts is expected to be above 80 %, as the module says.
     values : int
         The number of values that were scored.
     """

@@ -41,6 +41,9 @@ _ROUNDS = 5  # the most rounds of expectation-maximisation
 _EFFORT = 6e9  # the most rounds x patterns of gaps x steps cubed: a few seconds
 _LAG_RIDGE = 3.0  # of the earlier steps, in `Linear.fit_sequentially`
 _FILL_RIDGE = 0.1  # added to the variances of the observations from which gaps are filled
+# The penalty of the metric: this times the sum of its weights, divided by the number of items. With
+# few items a metric is learnt that gives nearly all the weight to one or two of them.
+_METRIC_PENALTY = 0.1
 _LAGS = 64  # in the distance, all observations with a larger lag have the same weight
 _ENOUGH = 10  # the estimate of a step with fewer items is shrunk towards the mean
 _MOST_KEPT = 1 << 30  # bytes of arrays by prefix length that are kept for the next call
@@ -770,7 +773,8 @@ def _learnt_metric(
 
     The CRPS of the weighted sample of residuals is
     ``sum_j w_j |v_j - y| - 1/2 sum_ij w_i w_j |v_i - v_j|``. It is minimised by stochastic gradient
-    descent (Adam: Kingma and Ba 2015), on random items and steps.
+    descent (Adam: Kingma and Ba 2015), on random items and steps, with the penalty
+    ``_METRIC_PENALTY``: without evidence for a weight, the residuals of all items count equally.
     """
     features, steps, count = items.x.shape[1], items.steps, len(items.x)
     metric = np.concatenate(
@@ -815,7 +819,8 @@ def _learnt_metric(
         np.add.at(
             gradient,
             at,
-            weights * np.einsum("qj,qjf->f", slope, (ours[:, None] - theirs[near]) ** 2),
+            weights * np.einsum("qj,qjf->f", slope, (ours[:, None] - theirs[near]) ** 2)
+            + _METRIC_PENALTY / count * weights,
         )
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.99 * square + 0.01 * gradient**2

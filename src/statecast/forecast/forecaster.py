@@ -53,14 +53,29 @@ _MEAN_BLOCK, _MEAN_VALUES = 50, 1 << 17
 _SCORED_PATHS = 200  # of an item whose total is scored for the dependence within groups
 
 
-class _Predict(Ahead, total=False):
-    """The keywords of ``predict``, for its overloads; a test compares the two."""
+class _Quantiles(Ahead, total=False):
+    """The keywords that ``predict`` and ``predict_total`` share."""
 
     future: Any
     level: float | Sequence[float] | None
     quantiles: float | Sequence[float] | None
     mean: bool
+
+
+class _Predict(_Quantiles, total=False):
+    """The keywords of ``predict``, for its overloads; a test compares the two."""
+
     calibrated: bool
+
+
+class _PredictTotal(_Quantiles, total=False):
+    """The keywords of ``predict_total``, for its overloads; a test compares the two."""
+
+    by: Any
+    since: int | None
+    weight: Any
+    across_targets: bool
+    paths: int
 
 
 @dataclass(frozen=True)
@@ -401,6 +416,27 @@ class Forecaster(StateModel[ForecasterSettings]):
         self._warn_undated(begun.ids, begun.origin)
         return self._paths(begun, reach, paths)
 
+    @overload
+    def predict_total(
+        self, series: np.ndarray, static: Any = None, **options: Unpack[_PredictTotal]
+    ) -> dict[str, np.ndarray]: ...
+    @overload
+    def predict_total(
+        self, series: str | os.PathLike[str], static: Any = None, **options: Unpack[_PredictTotal]
+    ) -> pl.DataFrame: ...
+    @overload
+    def predict_total(
+        self,
+        series: None = None,
+        static: Any = None,
+        *,
+        state: State | None = None,
+        **options: Unpack[_PredictTotal],
+    ) -> Any: ...
+    @overload
+    def predict_total(
+        self, series: Frame, static: Any = None, **options: Unpack[_PredictTotal]
+    ) -> Frame: ...
     def predict_total(
         self,
         series: Any = None,

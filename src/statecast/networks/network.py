@@ -31,6 +31,7 @@ from statecast.networks.decoder import (
 )
 from statecast.recurrence.cells import ClosedLoop, Leaves, within
 from statecast.recurrence.run import run
+from statecast.state import at_rest
 
 # Leaves from which the inputs are computed; the recurrence does not change them.
 _NOT_RECURRENT = ("step", "static", "pending")
@@ -143,7 +144,7 @@ class MemberMean(keras.metrics.Metric):
 
     def by_member(self) -> np.ndarray:
         """The means of the batches so far, ``(members,)``."""
-        total, weight = ops.convert_to_numpy(self.total), ops.convert_to_numpy(self.weight)
+        total, weight = at_rest(self.total.value), at_rest(self.weight.value)
         return total / np.maximum(weight, 1e-12)
 
     def result(self) -> Any:
@@ -269,7 +270,7 @@ class Network(keras.Model):
     def weight_arrays(self) -> dict[str, np.ndarray]:
         """The values of ``weight_map``, float32."""
         return {
-            name: np.ascontiguousarray(ops.convert_to_numpy(weight), "float32")
+            name: np.array(at_rest(weight.value), "float32", order="C")  # a copy
             for name, weight in self.weight_map().items()
         }
 

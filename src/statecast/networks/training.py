@@ -14,6 +14,7 @@ from statecast.interrupt import Interrupt
 from statecast.networks.batches import Batches
 from statecast.networks.network import Network
 from statecast.progress import Verbose, say, scores_text, trained_text
+from statecast.state import at_rest
 
 LINES = 5  # of progress, of a training with all epochs
 
@@ -47,7 +48,7 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         score = self.model.score.by_member()
         score = np.where(np.isnan(score), np.inf, score)  # a member that diverged is not kept
-        now = [keras.ops.convert_to_numpy(weight) for weight in self.model.trainable_weights]
+        now = [at_rest(weight.value) for weight in self.model.trainable_weights]
         if self.best is None:
             self.best, self.weights = score, [np.array(weight) for weight in now]
             better = np.ones(len(score), bool)

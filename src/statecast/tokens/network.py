@@ -57,6 +57,7 @@ class TokenNetwork(Network):
         code = ops.concatenate([start, tokens], axis=-1)
         # The tables of the members are stacked to one: the codes of each member are offset.
         first = np.arange(self.members, dtype="int32")[:, None, None] * (decoder.gap + 1)
+        first = ops.convert_to_tensor(first)
         table = ops.reshape(weights["embedding"], (-1, decoder.embedding))
         x = ops.take(table, code + first, axis=0)
         x = self.dropout(x, training=training)
