@@ -147,7 +147,7 @@ class Dependence:
 
 
 def known_in_time(begin: np.ndarray, mask: np.ndarray, targets: int) -> np.ndarray | None:
-    """What was known of each item at the time up to which two thirds of the values were observed.
+    """What was known of each item at the time up to which half of the values were observed.
 
     Parameters
     ----------
