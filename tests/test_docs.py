@@ -91,6 +91,8 @@ def test_every_block_runs(
 ) -> None:
     monkeypatch.chdir(growth_folder)
     pl.read_csv("folds.csv").with_columns(pl.col("fold") % 2).write_csv("folds.csv")
+    later = pl.read_csv("series.csv").filter(pl.col("ds") == 31).with_columns(ds=32)
+    later.write_csv("new_rows.csv")
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(path.read_text(encoding="utf-8")):
         where = f"{path.relative_to(ROOT)}:{block.line}"

@@ -583,7 +583,7 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["forecast", "m"], ["nonsense"], [*FORECAST, "--paths", "2"], ["fit", "a", "b"]]
+    "words", [["explain", "m"], ["nonsense"], [*FORECAST, "--paths", "2"], ["fit", "a", "b"]]
 )
 def test_usage_errors_are_exit_code_2(folder: Path, words: list[str]) -> None:
     code, _, err = run(*words)

@@ -47,7 +47,8 @@ def test_interrupted_it_keeps_the_best_epoch(tmp_path):
         (TokenForecaster, {}),
     ],
 )
-def test_a_fit_has_no_deprecation_warnings(kind, more):
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_a_fit_has_no_deprecation_warnings(kind, more, verbose):
     """NumPy 2 warns if ``np.array`` takes a tensor or a variable of Keras, and if an array and a
     tensor of PyTorch are added."""
     rng = np.random.default_rng(0)
@@ -56,4 +57,4 @@ def test_a_fit_has_no_deprecation_warnings(kind, more):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         warnings.simplefilter("error", PendingDeprecationWarning)
-        f.fit(Y, X, verbose=0)
+        f.fit(Y, X, verbose=verbose)

@@ -27,6 +27,7 @@ from statecast.cli.options import (
     SEVERAL,
     Ahead,
     Forbid,
+    FromState,
     Future,
     Level,
     Model,
@@ -35,6 +36,7 @@ from statecast.cli.options import (
     Quantile,
     Require,
     Series,
+    SeriesOrState,
     Static,
     Strict,
     Until,
@@ -76,6 +78,7 @@ from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
+    from statecast.tokens.forecaster import TokenForecaster
 
 
 class _Commands(TyperGroup):
@@ -179,12 +182,40 @@ def fit(
     say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
 
 
+def _check_items(series: Path | None, static: Path | None, state: Path | None) -> None:
+    """Raise ``ArgumentError`` unless the items of a forecast are those of tables, or of a state."""
+    if state is None and series is None:
+        raise ArgumentError("Expected SERIES (or - for none), or --state; received neither.")
+    if state is not None and (series is not None or static is not None):
+        raise ArgumentError("Expected SERIES and STATIC, or --state; received both.")
+
+
+def _begun(
+    forecaster: Forecaster | TokenForecaster,
+    series: Path | None,
+    static: Path | None,
+    state: Path | None,
+) -> dict[str, Any]:
+    """Return the arguments of a forecast that are its items: tables, or a state."""
+    if state is None:
+        return {"series": None if series == NONE else series, "static": static}
+    if forecaster.schema.kind.library == "arrays":
+        raise ArgumentError(
+            "--state: expected a model that was fitted on tables; this one was fitted on arrays, "
+            "and forecasts from its states are arrays. Give SERIES, or use Python."
+        )
+    from statecast.state import State
+
+    return {"state": State.load(state)}
+
+
 @app.command()
 def forecast(
     model: Model,
-    series: Series,
+    series: SeriesOrState = None,
     static: Static = None,
     *,
+    state: FromState = None,
     until: Until = None,
     h: Ahead = None,
     strict: Strict = False,
@@ -218,16 +249,17 @@ def forecast(
     """Forecast the steps after the prefix of every item, from its static features and its prefix.
 
     An item of STATIC without a row in SERIES is forecast from its static features only. With `-`
-    for SERIES this holds for all items.
+    for SERIES this holds for all items. With --state, the items are those of a state.
     """
+    _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
     forecaster = load_model(model)
-    begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
-    ahead["until"] = read_until(until)
+    begun = _begun(forecaster, series, static, state)
+    ahead = {"h": h, "strict": strict, "until": read_until(until)}
     table: Any
     if isinstance(forecaster, TokenForecaster):
         refuse_for_tokens(
@@ -242,7 +274,7 @@ def forecast(
         width = best if beam is None else beam
         search = {"width": width, "best": best, "length_power": length_power}
         search |= read_constraints(forecaster.schema.vocabulary, forbid, require)
-        table = forecaster.generate(begun, static, **ahead, beam=Beam(**given_only(search)))
+        table = forecaster.generate(**begun, **ahead, beam=Beam(**given_only(search)))
     else:
         refuse_for_numbers(
             {
@@ -254,8 +286,7 @@ def forecast(
             }
         )
         table = forecaster.predict(
-            begun,
-            static,
+            **begun,
             **ahead,
             future=future,
             level=read_list("level", level, float) or (80,),
@@ -269,9 +300,10 @@ def forecast(
 @app.command()
 def total(
     model: Model,
-    series: Series,
+    series: SeriesOrState = None,
     static: Static = None,
     *,
+    state: FromState = None,
     until: Until = None,
     h: Ahead = None,
     strict: Strict = False,
@@ -313,15 +345,16 @@ def total(
     """Forecast totals: the sums over the steps after the prefix, of each item or of groups.
 
     A row has the median of a total and an interval, from joint sample paths. The columns of --by
-    and --weight need not be features of the model.
+    and --weight need not be features of the model. With --state, --by is a file.
     """
+    _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
     from statecast.forecast.forecaster import Forecaster
 
-    found = Forecaster.load(model).predict_total(
-        None if series == NONE else series,
-        static,
+    forecaster = Forecaster.load(model)
+    found = forecaster.predict_total(
+        **_begun(forecaster, series, static, state),
         until=read_until(until),
         h=h,
         strict=strict,
@@ -341,9 +374,10 @@ def total(
 @app.command()
 def simulate(
     model: Model,
-    series: Series,
+    series: SeriesOrState = None,
     static: Static = None,
     *,
+    state: FromState = None,
     until: Until = None,
     h: Ahead = None,
     strict: Strict = False,
@@ -396,8 +430,9 @@ def simulate(
     `--peak` and `--time-to` write a summary of the paths instead: a row for each item, with the
     median and an interval. They are for numbers. For totals there is the command `total`.
     """
+    _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
     asked = peak or time_to is not None
     others = since is not None or bool(level) or target_col is not None
     _check_summary(peak=peak, time_to=time_to, falling=falling, others=others)
@@ -405,14 +440,14 @@ def simulate(
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
     forecaster = load_model(model)
-    begun, ahead = None if series == NONE else series, {"h": h, "strict": strict}
-    ahead["until"] = read_until(until)
+    begun = _begun(forecaster, series, static, state)
+    ahead = {"h": h, "strict": strict, "until": read_until(until)}
     if isinstance(forecaster, TokenForecaster):
         refuse_for_tokens({"--peak": peak, "--time-to": time_to, "--future": future})
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         drawing |= read_constraints(forecaster.schema.vocabulary, forbid, require)
         sampling = Sampling(**given_only(drawing))
-        sequences = forecaster.sample(begun, static, **ahead, paths=paths, sampling=sampling)
+        sequences = forecaster.sample(**begun, **ahead, paths=paths, sampling=sampling)
         deliver(sequences.table(), out)
         return
     refuse_for_numbers(
@@ -425,7 +460,7 @@ def simulate(
         }
     )
     summarised = _target_of_summary(forecaster, target_col) if asked else None
-    drawn = forecaster.simulate(begun, static, **ahead, future=future, paths=paths)
+    drawn = forecaster.simulate(**begun, **ahead, future=future, paths=paths)
     if summarised is None:
         deliver(drawn.table(), out)
         return
@@ -458,6 +493,55 @@ def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
             f"Name the target: --target-col {targets[0]}."
         )
     return target or targets[0]
+
+
+@app.command()
+def state(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    future: Future = None,
+    out: Annotated[Path, typer.Option(help="The state file, .safetensors.")],
+) -> None:
+    """Write the state of every item after its prefix, from which `forecast --state` starts.
+
+    `update` advances it by new rows without the past ones. An item of STATIC without a row in
+    SERIES is at its first step. With `-` for SERIES this holds for all items.
+    """
+    check_outputs({out: MODELS}, inputs=[model, series, static, future])
+    from statecast.tokens.forecaster import load_model
+
+    begun = None if series == NONE else series
+    found = load_model(model).state(begun, static, future=future)
+    found.save(out)
+    say(f"Wrote the state of {found.rows:,} items to {out}.")
+
+
+@app.command()
+def update(
+    model: Model,
+    state: Annotated[
+        Path, typer.Argument(metavar="STATE", help="A file that `state` or `update` wrote.")
+    ],
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="The new rows of SERIES: id, step, value.")
+    ],
+    *,
+    future: Future = None,
+    out: Annotated[Path, typer.Option(help="The new state file, .safetensors.")],
+) -> None:
+    """Advance the items of a state by new rows, and write the new state to another file.
+
+    The new state equals that of the complete series. It has all items of the old one.
+    """
+    check_outputs({out: MODELS}, inputs=[model, state, rows, future])
+    from statecast.state import State
+    from statecast.tokens.forecaster import load_model
+
+    found = load_model(model).update(State.load(state), rows, future=future)
+    found.save(out)
+    say(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
 @app.command()

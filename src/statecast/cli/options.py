@@ -114,6 +114,19 @@ def with_settings(
 
 Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
 NONE = Path("-")
+SeriesOrState = Annotated[
+    Path | None,
+    typer.Argument(metavar="SERIES", help="Long table: id, step, value.", show_default=False),
+]
+FromState = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help="A file that `state` or `update` wrote, in place of SERIES and STATIC.",
+        show_default=False,
+    ),
+]
 Static = Annotated[
     Path | None,
     typer.Argument(metavar="STATIC", help="Static features: one row per item.", show_default=False),

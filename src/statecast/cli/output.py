@@ -72,8 +72,11 @@ def check_folder(folder: Path, path: Path) -> None:
         ) from None
 
 
-def deliver(table: pl.DataFrame, out: Path | None) -> None:
-    """Write a table to a file, or to stdout as CSV."""
+def deliver(found: Any, out: Path | None) -> None:
+    """Write a table of any library to a file, or to stdout as CSV."""
+    import polars as pl
+
+    table = pl.DataFrame(found)
     if out is None:
         sys.stdout.write(table.write_csv())
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,14 +152,18 @@ def train(
     interrupt.check()
     interrupted = False
     try:
-        network.fit(
-            training,
-            validation_data=validation,
-            shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
-            epochs=epochs,
-            callbacks=[keep, history, *lines, *callbacks],
-            verbose=int(verbose == 1),
-        )
+        with warnings.catch_warnings():
+            # Keras converts the logs for callbacks by `np.array`. For tensors of PyTorch and
+            # TensorFlow NumPy 2 warns of this.
+            warnings.filterwarnings("ignore", "__array__ implem", DeprecationWarning, "keras")
+            network.fit(
+                training,
+                validation_data=validation,
+                shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
+                epochs=epochs,
+                callbacks=[keep, history, *lines, *callbacks],
+                verbose=int(verbose == 1),
+            )
     except KeyboardInterrupt:
         if keep.best is None or interrupt.count > 1:
             raise
