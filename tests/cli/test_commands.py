@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -75,6 +76,39 @@ def test_simulate_writes_paths_or_summaries(folder: Path) -> None:
         assert code == 0, err
         found = pl.read_csv("s.csv", schema_overrides=expected.schema)
         assert_frame_equal(found, expected, rel_tol=1e-5)
+
+
+def test_context_of_new_groups(folder: Path) -> None:
+    """The tables of ``--context`` are those of ``predict``."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(20), 4)
+    y = 20 + 3 * rng.normal(size=(20, 1))[group] + rng.normal(size=(80, 5))
+    row, step = (axis.ravel() for axis in np.indices(y.shape))
+    series = pl.DataFrame({"unique_id": row, "ds": step + 1, "y": y.ravel()})
+    static = pl.DataFrame({"unique_id": np.arange(80), "litter": group, "x": group % 7})
+    known, new, others = (
+        pl.col("unique_id") < 64,
+        (pl.col("unique_id") >= 64) & (pl.col("unique_id") % 4 == 0),
+        (pl.col("unique_id") >= 64) & (pl.col("unique_id") % 4 > 0),
+    )
+    for name, of in (("old", known), ("new", new), ("others", others)):
+        seen = series.filter(of & ((pl.col("ds") <= 1) if name == "new" else pl.lit(True)))
+        seen.write_csv(folder / f"{name}.csv")
+        static.filter(of).write_csv(folder / f"{name}-static.csv")
+    given = "--group-col litter --units 4 --ensemble 8 --epochs 2 --out g.safetensors"
+    assert run("fit", "old.csv", "old-static.csv", *given.split())[0] == 0
+    model = statecast.Forecaster.load("g.safetensors")
+    expected = model.predict(
+        "new.csv", "new-static.csv", until=5, context=("others.csv", "others-static.csv")
+    )
+    tables = ["g.safetensors", "new.csv", "new-static.csv", "--until", "5"]
+    context = ["--context", "others.csv", "others-static.csv"]
+    code, out, err = run("forecast", *tables, *context)
+    assert (code, err) == (0, "")
+    assert_frame_equal(pl.read_csv(io.StringIO(out)), expected)
+    for command in ("total", "simulate"):
+        assert run(command, *tables, *context, "--paths", "20")[0] == 0
+    assert "none.csv" in refused(folder, "forecast", *tables, *context[:2], "none.csv")
 
 
 def test_total_has_a_row_for_each_group(folder: Path) -> None:

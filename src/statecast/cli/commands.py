@@ -26,6 +26,7 @@ from statecast.cli.options import (
     NUMBERS,
     SEVERAL,
     Ahead,
+    Context,
     Forbid,
     FromState,
     Future,
@@ -220,6 +221,7 @@ def forecast(
     h: Ahead = None,
     strict: Strict = False,
     future: Future = None,
+    context: Context = None,
     level: Level = None,
     quantile: Quantile = None,
     mean: Annotated[
@@ -253,7 +255,8 @@ def forecast(
     """
     _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
+        read = [model, series, static, state, future, *(context or ())]
+        check_outputs({out: TABLES}, inputs=read)
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
@@ -268,6 +271,7 @@ def forecast(
                 "--quantile": quantile,
                 "--mean": mean,
                 "--future": future,
+                "--context": context,
                 "--no-calibrated": not calibrated,
             }
         )
@@ -289,6 +293,7 @@ def forecast(
             **begun,
             **ahead,
             future=future,
+            context=context,
             level=read_list("level", level, float) or (80,),
             quantiles=read_list("quantile", quantile, float),
             mean=mean,
@@ -308,6 +313,7 @@ def total(
     h: Ahead = None,
     strict: Strict = False,
     future: Future = None,
+    context: Context = None,
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -349,7 +355,8 @@ def total(
     """
     _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
+        read = [model, series, static, state, future, *(context or ())]
+        check_outputs({out: TABLES}, inputs=read)
     from statecast.forecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(model)
@@ -359,6 +366,7 @@ def total(
         h=h,
         strict=strict,
         future=future,
+        context=context,
         by=read_groups(by, everything),
         since=since,
         weight=weight,
@@ -382,6 +390,7 @@ def simulate(
     h: Ahead = None,
     strict: Strict = False,
     future: Future = None,
+    context: Context = None,
     paths: Annotated[int, typer.Option(help="The number of paths of each item.")] = 200,
     peak: Annotated[
         bool, typer.Option("--peak", help="The largest value of each item, and its step.")
@@ -432,7 +441,8 @@ def simulate(
     """
     _check_items(series, static, state)
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, state, future])
+        read = [model, series, static, state, future, *(context or ())]
+        check_outputs({out: TABLES}, inputs=read)
     asked = peak or time_to is not None
     others = since is not None or bool(level) or target_col is not None
     _check_summary(peak=peak, time_to=time_to, falling=falling, others=others)
@@ -443,7 +453,9 @@ def simulate(
     begun = _begun(forecaster, series, static, state)
     ahead = {"h": h, "strict": strict, "until": read_until(until)}
     if isinstance(forecaster, TokenForecaster):
-        refuse_for_tokens({"--peak": peak, "--time-to": time_to, "--future": future})
+        refuse_for_tokens(
+            {"--peak": peak, "--time-to": time_to, "--future": future, "--context": context}
+        )
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         drawing |= read_constraints(forecaster.schema.vocabulary, forbid, require)
         sampling = Sampling(**given_only(drawing))
@@ -460,7 +472,7 @@ def simulate(
         }
     )
     summarised = _target_of_summary(forecaster, target_col) if asked else None
-    drawn = forecaster.simulate(**begun, **ahead, future=future, paths=paths)
+    drawn = forecaster.simulate(**begun, **ahead, future=future, context=context, paths=paths)
     if summarised is None:
         deliver(drawn.table(), out)
         return

@@ -158,6 +158,15 @@ Future = Annotated[
         show_default=False,
     ),
 ]
+Context = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        metavar="SERIES STATIC",
+        help="What other items of the groups did, of groups that were not in training: two tables. "
+        "For models with --group-col.",
+        show_default=False,
+    ),
+]
 Level = Annotated[
     list[str] | None,
     typer.Option(metavar="PERCENT", help=f"Coverage of a central interval. {SEVERAL}  [80]"),

@@ -3,7 +3,8 @@
 Analogues are a second forecast from similar training items. Stacking averages the quantiles of the
 network and of the analogues, and calibrates them on held-out items. Missing features have offsets
 of their own. Endings give the probability that a path ends. Dependence is that between the items
-of a group. All of them work on arrays.
+of a group, and pooling moves a forecast by what other items of its group did. All of them work on
+arrays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from statecast.forecast.dependence import Dependence
 from statecast.forecast.endings import Endings, statics, width
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
 from statecast.forecast.missing import MissingFeatures
+from statecast.forecast.pooling import MOST_POSITIONS, Pooling
 from statecast.forecast.stacking import FEWEST, Stacking
 from statecast.forecast.stacking import MOST_ITEMS as MOST_STACKED
 from statecast.heads.quantiles import QUANTILE_LEVELS, Quantiles
@@ -45,6 +47,8 @@ class Companions:
         None for a model that was not fitted.
     dependence : Dependence or None
         None without stacking or without ``group_col``.
+    pooling : Pooling or None
+        None without dependence, and for items of more than ``MOST_POSITIONS`` positions.
     """
 
     analogues: Analogues | None = None
@@ -52,6 +56,7 @@ class Companions:
     missing: MissingFeatures | None = None
     endings: Endings | None = None
     dependence: Dependence | None = None
+    pooling: Pooling | None = None
 
     @classmethod
     def parts(cls) -> tuple[str, ...]:
@@ -130,24 +135,28 @@ class Companions:
             missing = MissingFeatures.fit(
                 panel.numeric, panel.codes, truth[: len(few)], few, forecasts, rng
             )
-        dependence = None
+        dependence = pooling = None
         if schema.group_col is not None:
-            assert some.group is not None  # with `group_col`
-            scores = []
+            assert panel.group is not None  # with `group_col`
+            scores, group, calibrated = [], panel.group[rows], {}
             for k, quantiles in ours.items():
                 every = np.full(len(rows), k)
                 if k in theirs:
                     quantiles = stacking.blend(quantiles, theirs[k], every)
-                quantiles = np.where(
-                    np.arange(truth.shape[1])[:, None] < k,
-                    quantiles,
-                    stacking.calibrate(quantiles, every),
-                )
-                score, known_total = _total_scores(some, truth, quantiles, k, schema)
-                scores.append((some.group[known_total], every[known_total], score))
+                calibrated[k] = stacking.calibrate(quantiles, every)
+                score, at = _total_scores(some, truth, calibrated[k], k, schema)
+                scores.append((group[at], every[at], score))
             dependence = Dependence.fit(stacking.known, scores)
+            if truth.shape[1] <= MOST_POSITIONS:
+                score = score_of(truth, calibrated[0])
+                pooling = Pooling.fit(truth, score, calibrated, group, panel.group)
         return replace(
-            self, analogues=found, stacking=stacking, missing=missing, dependence=dependence
+            self,
+            analogues=found,
+            stacking=stacking,
+            missing=missing,
+            dependence=dependence,
+            pooling=pooling,
         )
 
     # -- files -------------------------------------------------------------------------
@@ -202,7 +211,13 @@ class Companions:
             dependence = Dependence.from_arrays(arrays["dependence"], schema.positions)
         if (dependence is not None) != (stacking is not None and schema.group_col is not None):
             raise ValueError("dependence: expected with stacking and group_col, and only then")
-        return cls(analogues, stacking, missing, endings, dependence)
+        pooling = None
+        if arrays["pooling"]:
+            pooling = Pooling.from_arrays(arrays["pooling"], schema.positions)
+        short = schema.positions <= MOST_POSITIONS
+        if (pooling is not None) != (dependence is not None and short):
+            raise ValueError("pooling: expected with dependence, of short series only")
+        return cls(analogues, stacking, missing, endings, dependence, pooling)
 
     # -- leaves of a state --------------------------------------------------------------
 
@@ -435,16 +450,16 @@ def _total_scores(
     own = slice(k, None, panel.targets)
     known = ~np.isnan(truth[:, own])
     weight = np.where(known, (high - low)[:, own], 0.0)
-    score = np.where(known, _scores(np.where(known, truth[:, own], 0.0), quantiles[:, own]), 0.0)
+    score = np.nan_to_num(score_of(truth[:, own], quantiles[:, own]))
     size = np.sqrt((weight**2).sum(axis=1))
     rows = np.flatnonzero(size > 0)
     total = (weight * score).sum(axis=1)[rows] / size[rows]
     return total / max(np.sqrt((total**2).mean()) if len(rows) else 1.0, 1e-6), rows
 
 
-def _scores(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+def score_of(y: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """The normal score of each y ``(rows, steps)`` in its distribution, from -3 to 3, by linear
-    interpolation between the quantiles."""
+    interpolation between the quantiles; NaN where y is."""
     at = np.clip((y[..., None] > quantiles).sum(axis=-1), 1, len(QUANTILE_LEVELS) - 1)[..., None]
     low, high = (np.take_along_axis(quantiles, i, axis=-1)[..., 0] for i in (at - 1, at))
     score = normal_quantile(np.array(QUANTILE_LEVELS))

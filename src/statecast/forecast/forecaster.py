@@ -12,7 +12,7 @@ import numpy as np
 from statecast.checks import check_flag, check_numbers, check_whole
 from statecast.errors import ArgumentError, DataError, quoted, warn
 from statecast.forecast.base import CHUNK, Ahead, Frame, StateModel, check_drawn, chunks
-from statecast.forecast.companions import Companions, at_levels
+from statecast.forecast.companions import Companions, at_levels, score_of
 from statecast.forecast.dependence import Dependence, Scores, known_in_time, normal_scores
 from statecast.forecast.endings import Endings, statics, stop_difference
 from statecast.forecast.engine import NumberEngine, first_steps, panel_covariates
@@ -27,6 +27,7 @@ from statecast.forecast.paths import (
     quantile_columns,
     sums_by_group,
 )
+from statecast.forecast.pooling import MOST_POSITIONS, moved_quantiles
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST, MOST_ITEMS
 from statecast.heads.by_name import HEADS
@@ -66,6 +67,7 @@ class _Predict(_Quantiles, total=False):
     """The keywords of ``predict``, for its overloads; a test compares the two."""
 
     calibrated: bool
+    context: Any
 
 
 class _PredictTotal(_Quantiles, total=False):
@@ -94,6 +96,8 @@ class _Begun:
         The future covariates.
     source : Panel or State
         A state has ids.
+    moved : array, ``(rows, positions, 2)``, or None
+        How the forecast moves by ``context``: the result of ``Pooling.moves``.
     """
 
     ids: np.ndarray
@@ -102,6 +106,7 @@ class _Begun:
     origin: np.ndarray | None
     plans: Covariates | None
     source: Panel | State
+    moved: np.ndarray | None = None
 
     @property
     def kind(self) -> Kind | None:
@@ -117,6 +122,7 @@ class _Begun:
             None if self.origin is None else self.origin[rows],
             self.plans and self.plans.take(rows),
             self.source.take(rows),
+            None if self.moved is None else self.moved[rows],
         )
 
 
@@ -201,6 +207,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         quantiles: float | Sequence[float] | None = (),
         mean: bool = False,
         calibrated: bool = True,
+        context: Any = None,
         state: State | None = None,
     ) -> Any:
         """Forecast the steps after each item's prefix, up to ``until``, as quantiles.
@@ -243,6 +250,14 @@ class Forecaster(StateModel[ForecasterSettings]):
             Whether to calibrate the quantiles on held-out items, for each prefix length and
             horizon, so that an interval contains its share of the values of new items
             (split-conformal calibration). False returns the quantiles of the models.
+        context : pair of tables, paths or arrays, optional
+            What other items of the groups (``group_col``) did, as far as it is known: ``(series,
+            static)``, with the columns of ``fit``, or ``(series, static, future)``. Their values
+            are compared with their own forecasts from k = 0, and the forecasts of items of the same
+            group are moved by what that adds to the item's own prefix, and narrowed. For groups
+            that were not in training: the model knows the others already, so context of these is
+            ignored with a ``DataWarning``. The strength is learnt from held-out items; it is 0
+            where context did not pay (decision 51). Not with ``state``.
         state : State, optional
             Forecast from this state, in place of ``series`` and ``static``. If the state has no
             ids (a fork has none), its rows are numbered from 0. The forecast is a table of the
@@ -274,7 +289,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels, names = list(columns.values()), list(columns)
         names += [MEAN] if check_flag("mean", mean) else []
         calibrated = check_flag("calibrated", calibrated)
-        begun = self._begun(series, static, future, horizon, strict, state)
+        begun = self._begun(series, static, future, horizon, strict, state, context)
         reach, rows = self._reach(begun.last), np.flatnonzero(begun.known < begun.last)
         found = self._quantiles_after(begun.take(rows), reach, levels, calibrated, mean=mean)
         values = np.full((len(begun.ids), *found.shape[1:]), np.nan)
@@ -335,6 +350,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels: Sequence[float],
         calibrated: bool,
         *,
+        moved: np.ndarray | None = None,
         mean: bool = False,
         prefix: bool = False,
     ) -> np.ndarray:
@@ -358,6 +374,8 @@ class Forecaster(StateModel[ForecasterSettings]):
             leaves |= self._companions.advance(leaves, part)
             latest = own.latest if self.schema.bridges else None
             quantiles = self._combine(network, leaves, own.known, calibrated)
+            if moved is not None:
+                quantiles = moved_quantiles(quantiles, moved[rows])
             upto = last[rows] + reach - until
             parts.append(self._in_units(quantiles, own.ids, own.known, upto, latest, levels, mean))
         return _joined(parts, (reach, len(levels) + mean))[:, :until]
@@ -372,6 +390,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         strict: bool = False,
         future: Any = None,
         paths: int = 200,
+        context: Any = None,
         state: State | None = None,
     ) -> Paths:
         """Joint sample paths of the steps after each item's prefix.
@@ -389,7 +408,7 @@ class Forecaster(StateModel[ForecasterSettings]):
 
         Parameters
         ----------
-        series, static, until, h, strict, future, state
+        series, static, until, h, strict, future, context, state
             As in ``predict``.
         paths : int
             The number of paths of each item.
@@ -410,7 +429,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         """
         horizon = Horizon.read(until, h, self.schema.id_col, self.schema.first)
         paths = check_whole("paths", paths)
-        begun = self._begun(series, static, future, horizon, strict, state)
+        begun = self._begun(series, static, future, horizon, strict, state, context)
         reach = self._reach(begun.last)
         check_drawn("paths", len(begun.ids), paths, reach)
         self._warn_undated(begun.ids, begun.origin)
@@ -454,6 +473,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         quantiles: float | Sequence[float] | None = (),
         mean: bool = False,
         paths: int = 1000,
+        context: Any = None,
         state: State | None = None,
     ) -> Any:
         """Forecast totals: sums over the steps after each item's prefix, of each item or of groups
@@ -470,7 +490,7 @@ class Forecaster(StateModel[ForecasterSettings]):
 
         Parameters
         ----------
-        series, static, until, h, strict, future, state
+        series, static, until, h, strict, future, context, state
             As in ``predict``. An item that is observed up to its ``until`` counts with its
             observations from ``since`` on, and else as 0.
         by : str or sequence of str, mapping, table or path, optional
@@ -534,7 +554,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         paths = check_whole("paths", paths)
         series, static, future = self.schema.opened(series, static, future)
         features = without_columns(static, (by, weight), self.schema)
-        begun = self._begun(series, features, future, horizon, strict, state)
+        begun = self._begun(series, features, future, horizon, strict, state, context)
         output = self.schema.output(begun.kind)
         groups = Groups.read(by, static, begun.ids, self.schema.id_col)
         factor = read_weight(weight, static, begun.ids)
@@ -897,12 +917,16 @@ class Forecaster(StateModel[ForecasterSettings]):
         horizon: Horizon,
         strict: bool,
         state: State | None,
+        context: Any,
     ) -> _Begun:
         """The items of a forecast, from the arguments of ``predict``, checked."""
+        if context is not None:
+            self._check_context(context, state)
         if state is None:
             panel = self._panel(series, static, future, horizon)
             last = self._last(horizon, panel.ids, panel.known, strict)
-            return _Begun(panel.ids, panel.known, last, panel.origin, panel.future, panel)
+            moved = None if context is None else self._moves(panel, context)
+            return _Begun(panel.ids, panel.known, last, panel.origin, panel.future, panel, moved)
         self._check_state(state, series, static)
         known, ids, origin = self._position(state)
         last = self._last(horizon, ids, known, strict)
@@ -910,6 +934,73 @@ class Forecaster(StateModel[ForecasterSettings]):
         if state.ids is None:  # a fork: the number of a row takes the place of its id
             state = State(state.leaves, ids, state.fingerprint)
         return _Begun(ids, known, last, origin, plans, state)
+
+    def _check_context(self, context: Any, state: State | None) -> None:
+        """Raise ``ArgumentError`` for a context that is no pair of tables, or cannot be used."""
+        if self.schema.group_col is None:
+            raise ArgumentError(
+                "context: expected a forecaster that was fitted with group_col, which says which "
+                "items belong together. Fit again with group_col=..."
+            )
+        if state is not None:
+            raise ArgumentError(
+                "context: expected tables of the items, as a state does not hold their "
+                "observations; received a state too. Pass series and static instead."
+            )
+        if not (isinstance(context, (tuple, list)) and len(context) in (2, 3)):
+            raise ArgumentError(
+                "context: expected a pair of tables (series, static), or (series, static, future); "
+                f"received {quoted(context)}."
+            )
+        if self._companions.pooling is None:
+            raise ArgumentError(
+                "context: expected a forecaster that learnt how the items of a group belong "
+                f"together, from {FEWEST} held-out items or more, of at most {MOST_POSITIONS} "
+                "steps x targets; this one did not."
+            )
+
+    def _moves(self, panel: Panel, context: Any) -> np.ndarray:
+        """How the forecasts of a panel's items move by a context that ``_check_context`` passed."""
+        future = context[2] if len(context) > 2 else None
+        pooling, others = self._companions.pooling, self.schema.panel(*context[:2], future=future)
+        assert pooling is not None
+        assert panel.group is not None
+        assert others.group is not None
+        same = set(panel.ids.tolist()) & set(others.ids.tolist())
+        if same and others.kind.library != "arrays":  # the ids of arrays are the numbers of rows
+            item = min(same, key=str)
+            raise DataError(
+                f"context: expected other items than those to forecast; item {quoted(item)} is "
+                "among both. Leave it out of the context.",
+                item=item,
+            )
+        known_groups = np.isin(others.group, pooling.groups)
+        if known_groups.any():
+            warn(
+                f"context: {known_groups.sum():,} items are of groups that were in training (the "
+                f"first is item {others.ids[known_groups][:1].tolist()[0]!r}). The model knows "
+                "these groups, so their context is ignored."
+            )
+        prefix = self._start_scores(panel)
+        return pooling.moves(
+            prefix, panel.known, panel.group, self._start_scores(others), others.group
+        )
+
+    def _start_scores(self, panel: Panel) -> np.ndarray:
+        """The normal scores of a panel's values in the forecasts from k = 0, for as many positions
+        as training items had; NaN where nothing was observed."""
+        found, steps = [], self.schema.positions
+        for rows in chunks(panel.rows):
+            whole = self.schema.inputs(panel.take(rows))
+            part = whole.prefix(0)
+            nothing = np.zeros((len(rows), steps), bool)
+            covariates = panel_covariates(part, np.arange(steps)[None], part.known)
+            leaves = self._start(part)
+            network, _ = self._engine.quantiles(leaves, nothing, nothing, ~nothing, covariates)
+            quantiles = self._combine(network, leaves, part.known, True)
+            value, mask = first_steps(whole.y, steps), first_steps(whole.mask, steps)
+            found.append(score_of(np.where(mask, value, np.nan), quantiles.astype(np.float64)))
+        return _joined(found, (steps,))
 
     def _paths(self, begun: _Begun, reach: int, paths: int) -> Paths:
         """``simulate``, up to the position ``reach``."""
@@ -931,7 +1022,7 @@ class Forecaster(StateModel[ForecasterSettings]):
                 drawn = self._couple_targets(drawn, part, known[rows])
             ranks = drawn.argsort(axis=1).argsort(axis=1)
             marginal = self._quantiles_from(
-                part, known[rows], last[rows], reach, levels, True, plan
+                part, known[rows], last[rows], reach, levels, True, plan, begun.take(rows).moved
             )
             marginal = np.moveaxis(marginal, -1, 1)  # (rows, paths, reach), rising along paths
             if self._companions.endings is not None:
@@ -1143,6 +1234,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         levels: Sequence[float],
         calibrated: bool,
         plans: Covariates | None,
+        moved: np.ndarray | None = None,
         *,
         mean: bool = False,
     ) -> np.ndarray:
@@ -1163,6 +1255,8 @@ class Forecaster(StateModel[ForecasterSettings]):
             network = _aligned(network, known[rows], reach)
             latest = leaves["latest"] if self.schema.bridges else None
             quantiles = self._combine(network, leaves, known[rows], calibrated)
+            if moved is not None:
+                quantiles = moved_quantiles(quantiles, moved[rows])
             own, upto = state.ids[rows], last[rows] + reach - until
             parts.append(self._in_units(quantiles, own, known[rows], upto, latest, levels, mean))
         return _joined(parts, (reach, len(levels) + mean))[:, :until]
@@ -1179,7 +1273,9 @@ class Forecaster(StateModel[ForecasterSettings]):
         """``_quantiles`` or ``_quantiles_from``, by where the items come from."""
         known, last, source = begun.known, begun.last, begun.source
         if isinstance(source, Panel):
-            return self._quantiles(source, last, until, levels, calibrated, mean=mean)
+            return self._quantiles(
+                source, last, until, levels, calibrated, moved=begun.moved, mean=mean
+            )
         plans = begun.plans
         return self._quantiles_from(
             source, known, last, until, levels, calibrated, plans, mean=mean
