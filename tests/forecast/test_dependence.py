@@ -119,6 +119,18 @@ def test_the_order_keeps_every_path_and_gives_the_correlation():
     )
 
 
+def test_each_row_has_the_order_of_its_own_totals():
+    """Also if the rows before it are in no group."""
+    totals = np.random.default_rng(6).normal(size=(4, 4000))
+    dependence, known = Dependence(KNOWN, np.array([0.9, 0.9, 0.9])), np.zeros(4, int)
+    group = np.array([0, 7, 0, 7])
+    order = dependence.order(totals, group, known, _draws)
+    ranks = np.take_along_axis(totals, order, axis=1).argsort(axis=1).argsort(axis=1)
+    correlation = np.asarray(np.corrcoef(ranks))
+    assert correlation[1, 3] > 0.7
+    assert abs(correlation[0, 1]) < 0.2
+
+
 def test_without_a_group_or_a_loading_the_order_is_unchanged():
     totals = np.random.default_rng(2).normal(size=(2, 50))
     dependence = Dependence(KNOWN, np.array([0.0, 0.8, 0.9]))

@@ -84,6 +84,17 @@ def test_a_move_is_the_difference_of_two_conditional_means():
     assert group.tolist() == [1, 1, 1, 1]
 
 
+def test_the_order_of_the_evidence_changes_no_bit():
+    pooling = _pooled()
+    _, seen = _mixed(6, each=4, seed=7)
+    prefix, known, number = np.full((1, T), np.nan), np.array([0]), np.array([99])
+    expected = pooling.moves(prefix, known, number, seen, np.full(24, 99))
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(24)
+        found = pooling.moves(prefix, known, number, seen[order], np.full(24, 99))
+        assert (found == expected).all()
+
+
 def test_a_move_shifts_and_narrows():
     quantiles = _normal(2)
     moved = np.zeros((2, T, 2))
@@ -150,7 +161,7 @@ def _new(k: int = 0) -> tuple[Any, Any]:
 
 
 def _others(**given: Any) -> Any:
-    return _of(range(50 - NEW, 50), (1, 2), **given)
+    return _of(range(50 - NEW, 50), (1, 2, 3), **given)
 
 
 @pytest.mark.parametrize("k", [0, 1])

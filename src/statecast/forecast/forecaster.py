@@ -61,13 +61,13 @@ class _Quantiles(Ahead, total=False):
     level: float | Sequence[float] | None
     quantiles: float | Sequence[float] | None
     mean: bool
+    context: Any
 
 
 class _Predict(_Quantiles, total=False):
     """The keywords of ``predict``, for its overloads; a test compares the two."""
 
     calibrated: bool
-    context: Any
 
 
 class _PredictTotal(_Quantiles, total=False):
