@@ -85,16 +85,31 @@ def test_some_items_may_be_updated(folder: Path) -> None:
     assert "10 rows" in _ran("info", "t.safetensors")
 
 
-def test_totals_of_a_state_by_a_file_of_groups(folder: Path) -> None:
+def test_totals_of_a_state_by_files_of_groups_and_weights(folder: Path) -> None:
     _ran(*MAKE, "--out", "s.safetensors")
-    pl.read_csv("static.csv").select("plant", "soil").write_csv("groups.csv")
-    verb = ["total", "--until", "6", "--by", "groups.csv"]
+    static = pl.read_csv("static.csv")
+    static.select("plant", "soil").write_csv("groups.csv")
+    static.select("plant", area=pl.int_range(pl.len()) + 1).write_csv("areas.csv")
+    verb = ["total", "--until", "6", "--by", "groups.csv", "--weight", "areas.csv"]
     assert _same(verb, ["series.csv", "static.csv"], "s.safetensors")["soil"].to_list() == [
         "clay",
         "sand",
     ]
     command = ["total", "model.safetensors", "--state", "s.safetensors", *AHEAD]
-    assert "soil" in refused(folder, *command, "--by", "soil")
+    assert "table or file" in refused(folder, *command, "--by", "soil")
+    assert "table or file" in refused(folder, *command, "--weight", "area")
+
+
+@pytest.mark.parametrize("verb", ["forecast", "total", "simulate", "explain"])
+def test_no_file_that_is_read_is_replaced(folder: Path, verb: str) -> None:
+    plants = pl.read_csv("static.csv").select("plant")
+    plants.with_columns(until=pl.lit(6)).write_csv("input.csv")
+    command = [verb, "model.safetensors", "series.csv", "static.csv", "--out", "input.csv"]
+    cases = [["--until", "input.csv"]]
+    if verb == "total":
+        cases += [["--until", "6", option, "input.csv"] for option in ("--by", "--weight")]
+    for case in cases:
+        assert "not an input" in refused(folder, *command, *case)
 
 
 @pytest.mark.parametrize("kind", ["pandas", "pyarrow"])

@@ -296,6 +296,16 @@ def test_several_targets_and_ends():
         ({"group_col": "h"}, {}, "expected the column 'h' of groups, as group_col says"),
         ({"group_col": "g", "origin_col": "t"}, {}, "expected the column 't' of times"),
         ({"group_col": "g", "origin_col": "x"}, {}, "a whole number in the unit of the steps"),
+        (
+            {"group_col": "g", "origin_col": "x"},
+            {"x": pl.lit("early")},
+            "the time of step 1, .* received 'early'",
+        ),
+        (
+            {"group_col": "g", "origin_col": "x"},
+            {"x": pl.date(2000, 1, 1)},
+            "the time of step 1, .* received datetime.* if steps are dates, leave origin_col out",
+        ),
         ({"group_col": "x"}, {}, "expected categories: text, whole numbers or booleans"),
         ({"group_col": "g", "origin_col": "g"}, {}, "origin_col: expected a column"),
         ({"group_col": "unique_id"}, {}, "group_col: expected a column"),
@@ -312,6 +322,8 @@ def test_wrong_groups_and_times_are_refused(settings, change, message):
     if "ds" in change:
         series = series.with_columns(ds=change["ds"])
         static = static.with_columns(x=pl.lit(1))
+    elif "x" in change:
+        static = static.with_columns(x=change["x"])
     given = None if "static" in change else static
     with pytest.raises((errors.DataError, errors.ArgumentError), match=message):
         Forecaster(**SMALL, **settings).fit(series, given, verbose=0)

@@ -228,16 +228,19 @@ def test_groups_and_weights_are_given_in_several_ways(fitted, tmp_path):
     more.write_csv(tmp_path / "shops.csv")
     each = dict(sized.select("unique_id", "size").rows())
     size = sized["size"].to_numpy()
+    weights = sized.select("size", "unique_id").reverse()
+    weights.write_csv(tmp_path / "sizes.csv")
+    of_tables = [weights, weights.to_pandas(), weights.to_arrow(), weights.lazy()]
     for by in (more, more.to_pandas(), more.to_arrow(), tmp_path / "shops.csv"):
-        for weight in (each, size, size.tolist()):
+        for weight in (each, size, size.tolist(), *of_tables, tmp_path / "sizes.csv"):
             found = fitted.predict_total(prefix, static, by=by, weight=weight, **ask)
             assert found.equals(expected)
     of = dict(table.rows())
     found = fitted.predict_total(prefix, static, by=of, weight=size, **ask)
     assert found.equals(expected.rename({"shop": "group"}))
     state = fitted.state(prefix, static)
-    for by in (more, str(tmp_path / "shops.csv")):
-        found = fitted.predict_total(state=state, by=by, weight=each, **ask)
+    for by, weight in ((more, each), (str(tmp_path / "shops.csv"), str(tmp_path / "sizes.csv"))):
+        found = fitted.predict_total(state=state, by=by, weight=weight, **ask)
         assert found["shop"].equals(expected["shop"])
         np.testing.assert_allclose(columns_of(found), columns_of(expected), rtol=CLOSE)
     # A fork has no ids: its rows are numbered.
@@ -422,7 +425,8 @@ def test_what_cannot_be_totalled_is_refused_before_any_path(fitted, monkeypatch,
         ({"state": state}, {"since": 1}, errors.ArgumentError, "does not hold the observations"),
         (tables, {"by": "shop"}, errors.DataError, "expected a column 'shop'"),
         (tables, {"by": ["group", "group"]}, errors.ArgumentError, "'group' is there twice"),
-        (tables, {"by": 5}, errors.DataError, "group table: expected .* received int"),
+        (tables, {"by": 5}, errors.ArgumentError, "by: expected the name .* received int"),
+        (tables, {"by": lambda item: item}, errors.ArgumentError, "by: .* received function"),
         (tables, {"by": [1, 2]}, errors.ArgumentError, "by: expected the name of a column"),
         (tables, {"by": np.zeros(ROWS)}, errors.ArgumentError, "by: expected the name of a"),
         (tables, {"by": {0: "a"}}, errors.DataError, "by: .* there is none for item 1"),
@@ -445,6 +449,12 @@ def test_what_cannot_be_totalled_is_refused_before_any_path(fitted, monkeypatch,
         (tables, {"weight": {0: 1.0}}, errors.DataError, "weight: .* none for item 1"),
         (tables, {"weight": whole | {3: np.inf}}, errors.DataError, "item 3 has inf"),
         (tables, {"weight": whole | {3: "x"}}, errors.DataError, "item 3 has 'x'"),
+        (tables, {"weight": table.head(3)}, errors.DataError, "weight: .* none for item 3"),
+        (tables, {"weight": sized}, errors.DataError, "one column of weights .* 'level'"),
+        (tables, {"weight": table.select("unique_id")}, errors.DataError, "received none"),
+        (tables, {"weight": table.select("shop")}, errors.DataError, "a column 'unique_id'"),
+        (tables, {"weight": table.with_columns(shop=pl.lit("x"))}, errors.DataError, "has 'x'"),
+        (tables, {"weight": tmp_path / "no.csv"}, errors.DataError, "weight table .* a file"),
         (tables, {"weight": [1.0, 2.0]}, errors.ArgumentError, "an array of shape"),
         (tables, {"weight": 2.0}, errors.ArgumentError, "an array of shape"),
         (tables, {"across_targets": 1}, errors.ArgumentError, "across_targets: expected True"),

@@ -248,7 +248,9 @@ def test_the_static_columns_are_those_of_fit(static: Any, column: str | None) ->
     assert error.value.column == column
     with pytest.raises(DataError, match="received neither"):
         schema.panel()
-    with pytest.raises(DataError, match="'sex' too"):
+    with pytest.raises(
+        DataError, match=r"\(none\); received 'sex', 'area', 'open' too. Leave them"
+    ):
         Schema.fit(SERIES).panel(SERIES, STATIC)
 
 

@@ -255,7 +255,7 @@ def forecast(
     """
     _check_items(series, static, state)
     if out is not None:
-        read = [model, series, static, state, future, *(context or ())]
+        read = [model, series, static, state, future, *(context or ()), until]
         check_outputs({out: TABLES}, inputs=read)
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
@@ -335,7 +335,8 @@ def total(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="A column of STATIC: the values of an item are multiplied by its number.",
+            help="A column of STATIC, or a file of the ids and one column of numbers, by which the "
+            "values of an item are multiplied.",
         ),
     ] = None,
     across_targets: Annotated[
@@ -351,11 +352,11 @@ def total(
     """Forecast totals: the sums over the steps after the prefix, of each item or of groups.
 
     A row has the median of a total and an interval, from joint sample paths. The columns of --by
-    and --weight need not be features of the model. With --state, --by is a file.
+    and --weight need not be features of the model. With --state both are files.
     """
     _check_items(series, static, state)
     if out is not None:
-        read = [model, series, static, state, future, *(context or ())]
+        read = [model, series, static, state, future, *(context or ()), until, weight, *(by or ())]
         check_outputs({out: TABLES}, inputs=read)
     from statecast.forecast.forecaster import Forecaster
 
@@ -441,7 +442,7 @@ def simulate(
     """
     _check_items(series, static, state)
     if out is not None:
-        read = [model, series, static, state, future, *(context or ())]
+        read = [model, series, static, state, future, *(context or ()), until]
         check_outputs({out: TABLES}, inputs=read)
     asked = peak or time_to is not None
     others = since is not None or bool(level) or target_col is not None
@@ -637,7 +638,7 @@ def explain(
     absolute difference. With several targets, `target` is the target of the forecast.
     """
     if out is not None:
-        check_outputs({out: TABLES}, inputs=[model, series, static, future])
+        check_outputs({out: TABLES}, inputs=[model, series, static, future, until])
     from statecast.forecast.forecaster import Forecaster
 
     found = Forecaster.load(model).explain(
@@ -724,7 +725,7 @@ def evaluate(
     """
     steps = read_list("known", known, int) or [0, 1, 3, 5]
     kinds = {path: kinds for path, kinds in ((out, TABLES), (plot, CHARTS)) if path is not None}
-    check_outputs(kinds, inputs=[series, static, future, Path(folds) if folds else None])
+    check_outputs(kinds, inputs=[series, static, future, folds])
     if plot is not None:
         check_extra("plots", ["matplotlib"])
     from statecast.evaluate.cross_validation import cross_validation

@@ -38,12 +38,16 @@ MODELS = (".safetensors",)
 INTERRUPTED = "Interrupted; nothing was written."
 
 
-def check_outputs(kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | None] = ()) -> None:
+def check_outputs(
+    kinds: Mapping[Path, Sequence[str]], inputs: Iterable[Path | str | None] = ()
+) -> None:
     """Raise ``ArgumentError`` unless every output can be written.
 
-    It is called before the computation, so that no result is lost.
+    It is called before the computation, so that no result is lost. Options that may be files are
+    among ``inputs``; those that are not have no file of their name.
     """
-    inputs = [path for path in inputs if path is not None and path.exists()]
+    given = [Path(each) for each in inputs if each]
+    inputs = [path for path in given if path.exists()]
     for path, endings in kinds.items():
         if path.suffix not in endings:
             raise ArgumentError(

@@ -220,6 +220,8 @@ def _typed(table: Table, schema: Schema, ids: np.ndarray, kinds: Mapping[str, st
         numbers.update(schema.target_cols)
     if schema.spacing is None:
         numbers.add(schema.step_col)
+    if schema.origin_col is not None:
+        numbers.add(schema.origin_col)
     columns: dict[str, pl.Series] = {}
     for name in frame.columns:
         if name == schema.id_col:

@@ -503,10 +503,11 @@ class Forecaster(StateModel[ForecasterSettings]):
             As in ``Paths.total``: the first step that is counted. If it is in the prefix, the
             observations from it on are counted too. From the first step on, a total is what was
             observed and what is forecast.
-        weight : str, array or mapping, optional
+        weight : str, array, mapping, table or path, optional
             A number for each item, by which its values are multiplied: the exposure or the premium
             if y is a ratio. The name of a column of ``static``, which need not be a feature of
-            ``fit``; an array ``(items,)``; or a mapping of ids to numbers.
+            ``fit``; an array ``(items,)``; a mapping of ids to numbers; or a table of the ids and
+            one column of numbers.
         across_targets : bool
             With several targets, one total of all of them; they have the same unit. Default: a
             total of each target.
@@ -557,7 +558,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         begun = self._begun(series, features, future, horizon, strict, state, context)
         output = self.schema.output(begun.kind)
         groups = Groups.read(by, static, begun.ids, self.schema.id_col)
-        factor = read_weight(weight, static, begun.ids)
+        factor = read_weight(weight, static, begun.ids, self.schema.id_col)
         reach = self._reach(begun.last)
         check_drawn("paths", 1, paths, reach)
         order = np.argsort(groups.row, kind="stable")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from statecast.checks import is_number
-from statecast.errors import ArgumentError, DataError, quoted
+from statecast.errors import ArgumentError, DataError, listed, quoted
 from statecast.tables.columns import LARGEST, plain_cell, read_cells, read_floats, read_numbers
 from statecast.tables.ids import agree, id_array, read_ids, typed_column
 from statecast.tables.schema import Schema
@@ -28,6 +28,7 @@ _BY = (
     "the name of a column of the static table or a list of names, a mapping of ids to groups, or a "
     "table with the ids and the columns of the groups"
 )
+_WHAT = {"by": "groups", "weight": "numbers"}
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,14 @@ class Groups:
 
 
 def read_weight(
-    weight: Any, static: Table | np.ndarray | None, ids: np.ndarray
+    weight: Any, static: Table | np.ndarray | None, ids: np.ndarray, id_col: str
 ) -> np.ndarray | None:
     """Read the argument ``weight`` of ``Forecaster.predict_total``: shape (items,), float64.
 
     Parameters
     ----------
-    weight : None, str, array or mapping
-    static, ids
+    weight : None, str, array, mapping, table or path
+    static, ids, id_col
         As in ``Groups.read``.
 
     Raises
@@ -110,11 +111,12 @@ def read_weight(
     ArgumentError
         Another object, or an array of another shape; a name without a static table.
     DataError
-        A weight that is missing or not a finite number.
+        A weight that is missing or not a finite number; a table without one column of weights.
     """
     if weight is None:
         return None
-    if isinstance(weight, str):
+    column_name = weight if isinstance(weight, str) else None
+    if isinstance(weight, str) and column_names(weight) is not None:
         column = _of_static("weight", weight, static)
         values = column
         if not isinstance(column, np.ndarray):
@@ -124,6 +126,17 @@ def read_weight(
     elif isinstance(weight, Mapping):
         given = _of_mapping("weight", weight, ids).tolist()
         values = np.array([float(w) if is_number(w) else np.nan for w in given], np.float64)
+    elif _is_table(weight):
+        table, names, at = _table_of("weight", weight, ids, id_col)
+        if len(names) != 1:
+            raise DataError(
+                f"{table.label}: expected one column of weights beside {quoted(id_col)}; received "
+                f"{listed(names) or 'none'}."
+            )
+        (column_name,) = names
+        values = read_floats(table.column(column_name), table.text)[0][at]
+        cells = read_cells(table.column(column_name))
+        given = [cells[row] for row in at]
     else:
         try:
             values = np.asarray(weight, np.float64)
@@ -132,7 +145,8 @@ def read_weight(
         if values.shape != ids.shape:
             raise ArgumentError(
                 "weight: expected the name of a column of the static table, an array of shape "
-                f"{ids.shape} or a mapping of ids to numbers; received {quoted(weight)}."
+                f"{ids.shape}, a mapping of ids to numbers, or a table with the ids and one column "
+                f"of numbers; received {quoted(weight)}."
             )
         given = values.tolist()
     wrong = np.flatnonzero(~(np.abs(values) <= LARGEST))  # NaN too
@@ -141,7 +155,7 @@ def read_weight(
         raise DataError(
             f"weight: expected a number from {-LARGEST:g} to {LARGEST:g} for each item; item "
             f"{quoted(item)} has {quoted(given[wrong[0]])}.",
-            column=weight if isinstance(weight, str) else None,
+            column=column_name,
             item=item,
         )
     return values
@@ -186,7 +200,8 @@ def _of_static(argument: str, name: str, static: Table | np.ndarray | None) -> A
     if static is None:
         raise ArgumentError(
             f"{argument}: expected a static table with the column {quoted(name)}; received none. "
-            f"Pass a mapping of ids to {'groups, or a table' if argument == 'by' else 'numbers'}."
+            f"Pass a mapping of ids to {_WHAT[argument]}, or a table or file with the ids and "
+            "these."
         )
     if isinstance(static, Table):
         check_columns(static, (name,), ())
@@ -205,33 +220,48 @@ def _of_mapping(argument: str, given: Mapping[Any, Any], ids: np.ndarray) -> np.
 
 def _of_table(by: Any, ids: np.ndarray, id_col: str) -> tuple[str, dict[str, Any]]:
     """Return the name of a table of groups, for messages, and its columns, a cell for each item."""
-    if not isinstance(by, (str, PathLike)) and isinstance(by, (Sequence, np.ndarray)):
-        raise ArgumentError(f"by: expected {_BY}; received {type(by).__name__}.")
-    table = open_table(by, "group", "by")
-    if not isinstance(table, Table):
-        raise ArgumentError(f"by: expected {_BY}; received {type(by).__name__}.")
-    check_columns(table, (id_col,), ROLES[:1])
-    names = [name for name in table.columns if name != id_col]
+    table, names, at = _table_of("by", by, ids, id_col)
     if not names:
         raise DataError(f"{table.label}: expected a column of groups beside {quoted(id_col)}.")
+    return table.label, {name: typed_column(table, name)[at] for name in names}
+
+
+def _table_of(
+    argument: str, given: Any, ids: np.ndarray, id_col: str
+) -> tuple[Table, list[str], np.ndarray]:
+    """Return a table of the groups or weights of items, its columns beside the ids, and the row of
+    each item."""
+    wrong = ArgumentError(f"{argument}: expected {_BY}; received {type(given).__name__}.")
+    if not _is_table(given):
+        raise wrong
+    table = open_table(given, "group" if argument == "by" else argument, argument)
+    if not isinstance(table, Table):
+        raise wrong
+    check_columns(table, (id_col,), ROLES[:1])
     items = ids.tolist()
     known, _ = agree(read_ids(table, id_col), table, items[:1], None, id_col)
     repeated = first_repeated(known)
     if repeated is not None:
         fail(table.label, id_col, "one row for each item", "another row", repeated, "Keep one.")
     row = {item: at for at, item in enumerate(known)}
-    at = np.array([row[item] for item in _all_in("by", items, row)], np.int64)
-    return table.label, {name: typed_column(table, name)[at] for name in names}
+    at = np.array([row[item] for item in _all_in(argument, items, row)], np.int64)
+    return table, [name for name in table.columns if name != id_col], at
+
+
+def _is_table(given: Any) -> bool:
+    """Return whether an argument is a table or the path of one; arrays have no columns."""
+    # Of the class: a lazy frame would find its columns first.
+    return isinstance(given, (str, PathLike)) or hasattr(type(given), "columns")
 
 
 def _all_in(argument: str, items: list[Any], given: Mapping[Any, Any]) -> list[Any]:
     """Return the items; raise for the first one that is not in ``given``."""
     for item in items:
         if item not in given:
-            what = "a group" if argument == "by" else "a number"
+            unknown = " (None if it is unknown)" if argument == "by" else ""
             raise DataError(
-                f"{argument}: expected {what} for each item; there is none for item "
-                f"{quoted(item)}.",
+                f"{argument}: expected {_WHAT[argument]} for all items of the call; there is none "
+                f"for item {quoted(item)}. Add it{unknown}, or leave the item out of the call.",
                 item=item,
             )
     return items

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from statecast.errors import DataError, listed, quoted
 from statecast.tables.columns import (
     coded_columns,
     read_column,
+    read_floats,
     read_numbers,
     read_tokens,
     read_y,
@@ -172,13 +173,13 @@ class _Request:
                     f"{listed(names)}.",
                     column=name,
                 )
-        for name in names:
-            if name not in known:
-                raise DataError(
-                    f"{label}: expected the {what} columns of fit, {listed(known)}; received "
-                    f"{quoted(name)} too. Leave it out.",
-                    column=name,
-                )
+        more = [name for name in names if name not in known]
+        if more:
+            raise DataError(
+                f"{label}: expected the {what} columns of fit ({listed(known) or 'none'}); "
+                f"received {listed(more)} too. Leave {'it' if len(more) == 1 else 'them'} out.",
+                column=more[0],
+            )
 
 
 def open_tables(
@@ -405,7 +406,10 @@ def _read_static(table: Table, items: _Items, request: _Request) -> dict[str, An
         _check_column(table.label, table.columns, names.group_col, what)
         own["group"] = read_column(table, names.group_col, items.ids, "codes", learning=False)
     if names.origin_col is not None and request.has_times(table.label, table.columns):
-        values = read_column(table, names.origin_col, items.ids, "numeric", learning=False)
+        values, wrong = read_floats(table.column(names.origin_col), table.text)
+        if wrong.any():
+            given = quoted(table.column(names.origin_col).to_list()[int(np.argmax(wrong))])
+            _refuse_time(table.label, names.origin_col, given, items.ids[int(np.argmax(wrong))])
         own["begin"] = _whole_times(values, table.label, names.origin_col, items.ids)
     own["static"] = _read_features(table, names.static, items.ids, request, "static")
     return own
@@ -426,9 +430,15 @@ def _whole_times(values: np.ndarray, label: str, name: str, ids: list[Any]) -> n
     wrong = ~np.isnan(values) & ((values != np.floor(values)) | (np.abs(values) > LARGEST_TIME))
     if wrong.any():
         at = int(np.argmax(wrong))
-        expected = "the time of step 1, a whole number in the unit of the steps"
-        fail(label, name, expected, quoted(float(values[at])), ids[at], "Round it.")
+        _refuse_time(label, name, quoted(float(values[at])), ids[at])
     return values
+
+
+def _refuse_time(label: str, name: str, given: str, item: Any) -> NoReturn:
+    """Raise for a time of step 1 that is not a whole number."""
+    expected = "the time of step 1, a whole number in the unit of the steps, as origin_col says"
+    advice = "Convert it, for example to the year; if steps are dates, leave origin_col out."
+    fail(label, name, expected, given, item, advice)
 
 
 def _read_future(table: Table, ids: list[Any], items: _Items, request: _Request) -> Steps:
