@@ -1,5 +1,6 @@
 """The dependence between the items of a group: its estimate, and the order of paths."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -327,6 +328,28 @@ def test_wrong_groups_and_times_are_refused(settings, change, message):
     given = None if "static" in change else static
     with pytest.raises((errors.DataError, errors.ArgumentError), match=message):
         Forecaster(**SMALL, **settings).fit(series, given, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "each", "ensemble", "message"),
+    [
+        (7, 3, 8, "received 7"),
+        (8, 3, 8, None),
+        (30, 1, 8, "received 0"),
+        (20, 4, 1, "A larger ensemble"),
+    ],
+)
+def test_too_few_groups_give_a_warning(groups, each, ensemble, message):
+    series, static = _tables(groups, each)
+    f = Forecaster(**(SMALL | {"ensemble": ensemble, "epochs": 1}), group_col="g")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        f.fit(series, static, verbose=0)
+    given = [str(each.message) for each in caught if "Column 'g'" in str(each.message)]
+    assert len(given) == (message is not None)
+    if message is not None:
+        assert message in given[0]
+        assert not _loading(f).any()
 
 
 def test_a_time_without_a_group_is_refused():

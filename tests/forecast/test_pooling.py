@@ -1,5 +1,6 @@
 """Partial pooling: forecasts move by what other items of a new group did."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -272,6 +273,36 @@ def test_groups_of_training_are_ignored_with_a_warning():
     with pytest.warns(errors.DataWarning, match="4 items are of groups that were in training"):
         found = f.predict(begun, static, until=T, context=context)
     assert found.equals(f.predict(begun, static, until=T))
+
+
+@cache
+def _without_common_part() -> Forecaster:
+    series, static = _of(range(50 - NEW))
+    at_random = static.with_columns(pl.col("g").shuffle(seed=0))
+    return Forecaster(**SMALL, group_col="g").fit(series, at_random, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "k", "change", "message"),
+    [
+        (_fitted, 0, {}, None),
+        (_fitted, 0, {"g": pl.col("g") + " "}, "none of its items is of the group of an item"),
+        (_fitted, 0, {"g": pl.lit(None, pl.String)}, "none of its items is of the group"),
+        (_without_common_part, 0, {}, "it has no effect on these forecasts"),
+        (_without_common_part, 2, {}, "it has no effect on these forecasts"),
+    ],
+)
+def test_a_context_without_effect_gives_a_warning(fitted, k, change, message):
+    f, asked = fitted(), _new(k)
+    series, static = _others()
+    ask = {"until": T, "context": (series, static.with_columns(**change))}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = f.predict(*asked, **ask)
+    given = [str(each.message) for each in caught if "context" in str(each.message)]
+    assert len(given) == (message is not None)
+    assert message is None or message in given[0]
+    assert found.equals(f.predict(*asked, until=T)) == (message is not None)
 
 
 def test_wrong_contexts_are_refused():

@@ -282,7 +282,8 @@ class StateModel(ABC, Generic[S]):
         DataWarning
             Steps at which no item was observed: their forecasts are interpolated between the
             observed steps before and after. Weekdays, hours and months in which no item was ever
-            observed, if steps are dates: forecasts leave them out.
+            observed, if steps are dates: forecasts leave them out. Fewer than 8 groups of
+            ``group_col`` with two items or more: their items are independent.
         """
         process.check_backend()
         from statecast.networks.batches import held_out

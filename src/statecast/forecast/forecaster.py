@@ -257,7 +257,8 @@ class Forecaster(StateModel[ForecasterSettings]):
             group are moved by what that adds to the item's own prefix, and narrowed. For groups
             that were not in training: the model knows the others already, so context of these is
             ignored with a ``DataWarning``. The strength is learnt from held-out items; it is 0
-            where context did not pay (decision 51). Not with ``state``.
+            where context did not pay (decision 51). A ``DataWarning`` says if context has no
+            effect. Not with ``state``.
         state : State, optional
             Forecast from this state, in place of ``series`` and ``static``. If the state has no
             ids (a fork has none), its rows are numbered from 0. The forecast is a table of the
@@ -722,9 +723,22 @@ class Forecaster(StateModel[ForecasterSettings]):
             )
         elif found.dependence is not None:
             scores = self._scores_in_time(schema, panel, before)
+            assert panel.group is not None  # with a dependence
+            group = panel.group[held.any(axis=0)]
             if scores is not None:
+                group = scores[0]
                 dependence = Dependence.fit(found.stacking.known, [scores])
                 found = replace(found, dependence=dependence)
+            several = (np.unique(group[group != 0], return_counts=True)[1] > 1).sum()
+            if several < FEWEST:
+                more = scores is None and not held.any(axis=0).all()
+                warn(
+                    f"Column {schema.group_col!r}: expected at least {FEWEST} groups with two or "
+                    "more held-out items, to measure how the items of a group depend on each "
+                    f"other; received {several}. In totals and paths they are independent."
+                    + " A larger ensemble holds out more items."
+                    * more
+                )
         return found
 
     def _scores_in_time(self, schema: Schema, panel: Panel, before: Companions) -> Scores | None:
@@ -981,6 +995,18 @@ class Forecaster(StateModel[ForecasterSettings]):
                 f"context: {known_groups.sum():,} items are of groups that were in training (the "
                 f"first is item {others.ids[known_groups][:1].tolist()[0]!r}). The model knows "
                 "these groups, so their context is ignored."
+            )
+        shared = np.intersect1d(panel.group, others.group[~known_groups & (others.group != 0)])
+        reached = np.isin(panel.group, shared)
+        if not len(shared) and not known_groups.all():
+            warn(
+                "context: none of its items is of the group of an item to forecast, so it has no "
+                f"effect. Are the names of the groups in {self.schema.group_col!r} the same?"
+            )
+        elif len(shared) and not pooling.has_effect(panel.known[reached]).any():
+            warn(
+                "context: it has no effect on these forecasts. Other items of a group were no "
+                "sure help to the forecasts of held-out training items from such prefixes."
             )
         prefix = self._start_scores(panel)
         return pooling.moves(

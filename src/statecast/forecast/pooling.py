@@ -159,6 +159,11 @@ class Pooling:
                 moved[row, :, 1] = found[:, 1] ** self.narrowing[at[row]]
         return moved
 
+    def has_effect(self, known: np.ndarray) -> np.ndarray:
+        """Whether other items of a group count at prefix lengths ``(rows,)``; bool."""
+        at = fitted_at(self.known, known)
+        return (self.strength[at] != 0) | (self.narrowing[at] != 0)
+
     # -- files -------------------------------------------------------------------------
 
     def arrays(self) -> dict[str, np.ndarray]:
