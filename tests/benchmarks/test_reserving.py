@@ -90,7 +90,8 @@ def test_an_ultimate_is_what_was_paid_and_the_rest_of_the_paths(
         """A forecaster whose paths are the truth."""
 
         def __init__(self, **given: Any) -> None:
-            assert given == {"seed": 3, **settings}
+            roles = {"group_col": "group", "origin_col": "origin"}
+            assert given == {"seed": 3, **roles, **settings}
             super().__init__(**given, units=4, encoding=4, ensemble=2, epochs=1)
 
         def fit(self, series: Any, static: Any = None, **given: Any) -> Knowing:
