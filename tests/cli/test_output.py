@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from plants import (
+    COLUMNS,
     EVALUATE,
     FORECAST,
     PLOT,
@@ -45,6 +46,20 @@ def test_info(folder: Path) -> None:
     assert code == 0
     for word in ("statecast", "keras", "backend"):
         assert word in out
+
+
+def test_info_names_the_columns_of_groups_and_origins(folder: Path) -> None:
+    import polars as pl
+
+    static = pl.read_csv("static.csv")
+    static.with_columns(bed=pl.col("plant"), year=pl.lit(2001)).write_csv("beds.csv")
+    words = ["fit", "series.csv", "beds.csv", *COLUMNS, *SMALL, "--out", "beds.safetensors"]
+    code, _, err = run(*words, "--group-col", "bed", "--origin-col", "year")
+    assert code == 0, err
+    code, out, _ = run("info", "beds.safetensors")
+    found = dict(line.split("column", 1) for line in out.splitlines() if "column " in line)
+    assert found["group "].strip() == "bed"
+    assert found["origin "].strip() == "year: the time of step 1, for fit only"
 
 
 def test_info_describes_a_state(folder: Path) -> None:

@@ -173,6 +173,8 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
         yield "launch date column", schema.start_col
     if schema.group_col is not None:
         yield "group column", schema.group_col
+    if schema.origin_col is not None:
+        yield "origin column", f"{schema.origin_col}: the time of step 1, for fit only"
     if schema.calendar:
         yield "closed", str(schema.calendar)
     for target in schema.targets:
