@@ -116,7 +116,10 @@ def cut(text: str, most: int = 80) -> str:
 
 
 def listed(values: Iterable[Any], most: int = 8) -> str:
-    """Return the first ``most`` values for a message, quoted, and the number of the others."""
+    """Return the first ``most`` values for a message, quoted, and the number of the others;
+    "none" without values."""
     several = list(values)
+    if not several:
+        return "none"
     more = f" and {len(several) - most} more" if len(several) > most else ""
     return ", ".join(map(quoted, several[:most])) + more

@@ -109,6 +109,20 @@ def test_context_of_new_groups(folder: Path) -> None:
     for command in ("total", "simulate"):
         assert run(command, *tables, *context, "--paths", "20")[0] == 0
     assert "none.csv" in refused(folder, "forecast", *tables, *context[:2], "none.csv")
+    # The future covariates of both are in one table.
+    series.select("unique_id", "ds", p=pl.col("unique_id") % 3).write_csv(folder / "plan.csv")
+    plan = ["--future", "plan.csv"]
+    assert run("fit", "old.csv", "old-static.csv", *given.split(), *plan)[0] == 0
+    model = statecast.Forecaster.load("g.safetensors")
+    others = ("others.csv", "others-static.csv", "plan.csv")
+    expected = model.predict(
+        "new.csv", "new-static.csv", until=5, future="plan.csv", context=others
+    )
+    code, out, err = run("forecast", *tables, *context, *plan)
+    assert (code, err) == (0, "")
+    assert_frame_equal(pl.read_csv(io.StringIO(out)), expected)
+    for command in ("total", "simulate"):
+        assert run(command, *tables, *context, *plan, "--paths", "20")[0] == 0
 
 
 def test_total_has_a_row_for_each_group(folder: Path) -> None:

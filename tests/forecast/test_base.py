@@ -148,8 +148,11 @@ def test_an_update_with_nothing_new_and_a_saved_state_are_identities(fitted, tmp
 def test_a_state_of_other_weights_is_refused(fitted, other):
     _, static = curve_tables()
     state = fitted.state(None, static)
-    with pytest.raises(errors.StateError):
+    with pytest.raises(errors.StateError, match="one of another fit"):
         other.predict(state=state, until=T)
+    fewer = {name: leaf for name, leaf in state.leaves.items() if name != "last"}
+    with pytest.raises(errors.StateError, match="one of another fit"):  # and of other leaves
+        fitted.predict(state=State(fewer, state.ids, "0" * 32), until=T)
     with pytest.raises(errors.StateError, match="one of another fit"):
         fitted.predict(state=State(state.leaves, state.ids, "0" * 32), until=T)
     with pytest.raises(errors.StateError, match="one of another fit"):
@@ -544,6 +547,8 @@ def test_a_damaged_model_file_is_refused(fitted, tmp_path):
         "bounds beyond floats": changed(bounds=[0, 10**400]),
         "another column": changed(id_col="item"),
         "a past covariate that is not there": changed(past_cols=["visits"]),
+        "groups that are not there": changed(group_col="g"),
+        "times that are not there": changed(group_col="g", origin_col="o"),
         "another transform": changed(transform="logit"),
         "bfloat16": whole.replace(b'"dtype":"F32"', b'"dtype":"BF16"', 1),
         "NaN": rewritten(json.dumps({**config, "history": {"loss": [float("nan")]}})),

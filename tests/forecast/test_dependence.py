@@ -276,6 +276,23 @@ def test_shocks_in_time_are_found_by_forecasts_in_time():
     assert f.predict(late, static.drop("start"), until=3).equals(f.predict(late, static, until=3))
 
 
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (pl.lit(None, pl.Int64), "'start': 0 of .* items have a time of step 1, and no time"),
+        (pl.when(pl.col("unique_id") < 4).then(pl.col("unique_id")), "at least 8 held-out items"),
+    ],
+)
+def test_unknown_times_are_no_silent_change_of_the_estimate(times, message):
+    series, static = _tables(groups=10)
+    timed = Forecaster(**SMALL, group_col="g", origin_col="start")
+    with pytest.warns(errors.DataWarning, match=message):
+        timed.fit(series, static.with_columns(start=times), verbose=0)
+    plain = Forecaster(**SMALL, group_col="g").fit(series, static, verbose=0)
+    found, expected = (f._companions.arrays()["dependence/loading"] for f in (timed, plain))
+    assert found.tolist() == expected.tolist()
+
+
 def test_several_targets_and_ends():
     series, static = _tables()
     two = series.with_columns(z=-pl.col("y"))
@@ -307,7 +324,16 @@ def test_several_targets_and_ends():
             {"x": pl.date(2000, 1, 1)},
             "the time of step 1, .* received datetime.* if steps are dates, leave origin_col out",
         ),
-        ({"group_col": "x"}, {}, "expected categories: text, whole numbers or booleans"),
+        (
+            {"group_col": "x"},
+            {},
+            "expected categories: text, whole numbers or booleans.*Convert the column.$",
+        ),
+        (
+            {"group_col": "g", "origin_col": "x"},
+            {"x": pl.lit(10**13)},
+            r"from -1e\+12 to 1e\+12; received 10000000000000.0",
+        ),
         ({"group_col": "g", "origin_col": "g"}, {}, "origin_col: expected a column"),
         ({"group_col": "unique_id"}, {}, "group_col: expected a column"),
         ({"group_col": "g"}, {"static": None}, "Expected a static table with the column 'g'"),

@@ -120,6 +120,9 @@ def test_damaged_arrays_are_refused():
         {"narrowing": np.full(3, np.nan)},
         {"known": np.array([0, 3, 1])},
         {"groups": np.zeros(2)},
+        {"groups": np.array([3, 2])},
+        {"groups": np.array([2, 2])},
+        {"groups": np.array([-1, 0, 1])},
     ]
     for change in wrong:
         with pytest.raises(ValueError, match="pooling"):
@@ -305,6 +308,31 @@ def test_a_context_without_effect_gives_a_warning(fitted, k, change, message):
     assert found.equals(f.predict(*asked, until=T)) == (message is not None)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda series, static: (series, static.drop("g")), "expected the column 'g' of groups"),
+        (lambda series, static: (series, static.drop("x")), "as in fit; received none"),
+        (lambda series, static: (series.head(0), static.head(0)), "at least one row"),
+        (lambda series, static: (pl.concat([series, series]), static), "each step of an item once"),
+        (lambda series, static: (series, static, series), "Expected no future table"),
+    ],
+)
+def test_an_error_of_a_table_of_the_context_names_the_context(change, message):
+    f, asked = _fitted(), _new(1)
+    with pytest.raises(errors.DataError, match=f"context: .*{message}"):
+        f.predict(*asked, until=T, context=change(*_others()))
+
+
+def test_groups_of_all_training_items_are_known(monkeypatch):
+    """Those too whose items are not among the ones that analogues and pooling are fitted to."""
+    monkeypatch.setattr("statecast.forecast.companions.MOST_ANALOGUES", 40)
+    f = Forecaster(**SMALL, group_col="g").fit(*_of(range(50 - NEW)), verbose=0)
+    pooling = f._companions.pooling
+    assert pooling is not None
+    assert len(pooling.groups) == 50 - NEW
+
+
 def test_wrong_contexts_are_refused():
     f, asked = _fitted(), _new(1)
     series, static = _others()
@@ -315,8 +343,9 @@ def test_wrong_contexts_are_refused():
         f.predict(*asked, until=T, context=_of(range(40, 41), (0,)))
     with pytest.raises(errors.ArgumentError, match="context: expected tables of the items"):
         f.predict(state=f.state(*asked), until=T, context=(series, static))
-    with pytest.raises(errors.DataError, match="expected the column 'g' of groups"):
-        f.predict(*asked, until=T, context=(series, static.drop("g")))
+    text = [each.with_columns(pl.col("unique_id").cast(str)) for each in _of(range(40, 41))]
+    with pytest.raises(errors.DataError, match="item '160' is among both"):
+        f.predict(*asked, until=T, context=text)
     y = np.random.default_rng(0).normal(size=(20, 4))
     alone = Forecaster(units=4, ensemble=2, epochs=1).fit(y, verbose=0)
     with pytest.raises(errors.ArgumentError, match="fitted with group_col"):

@@ -44,6 +44,7 @@ from statecast.cli.options import (
     given_only,
     new_forecaster,
     read_constraints,
+    read_context,
     read_cutoffs,
     read_groups,
     read_list,
@@ -293,7 +294,7 @@ def forecast(
             **begun,
             **ahead,
             future=future,
-            context=context,
+            context=read_context(context, future),
             level=read_list("level", level, float) or (80,),
             quantiles=read_list("quantile", quantile, float),
             mean=mean,
@@ -367,7 +368,7 @@ def total(
         h=h,
         strict=strict,
         future=future,
-        context=context,
+        context=read_context(context, future),
         by=read_groups(by, everything),
         since=since,
         weight=weight,
@@ -473,7 +474,8 @@ def simulate(
         }
     )
     summarised = _target_of_summary(forecaster, target_col) if asked else None
-    drawn = forecaster.simulate(**begun, **ahead, future=future, context=context, paths=paths)
+    others = read_context(context, future)
+    drawn = forecaster.simulate(**begun, **ahead, future=future, context=others, paths=paths)
     if summarised is None:
         deliver(drawn.table(), out)
         return

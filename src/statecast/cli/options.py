@@ -163,7 +163,7 @@ Context = Annotated[
     typer.Option(
         metavar="SERIES STATIC",
         help="What other items of the groups did, of groups that were not in training: two tables. "
-        "For models with --group-col.",
+        "For models with --group-col. Their future covariates are in FUTURE too.",
         show_default=False,
     ),
 ]
@@ -186,6 +186,14 @@ Require = Annotated[
     list[str] | None,
     typer.Option(metavar="TOKEN", help=f"Tokens: first after the prefix. {_TOKENS}"),
 ]
+
+
+def read_context(
+    context: tuple[Path, Path] | None, future: Path | None
+) -> tuple[Path, Path, Path | None] | None:
+    """Return ``--context`` as the argument of a forecaster. Its future covariates are in
+    ``--future``, which may have rows of other items."""
+    return None if context is None else (*context, future)
 
 
 def read_until(given: str | None) -> int | Path | None:

@@ -816,17 +816,17 @@ class StateModel(ABC, Generic[S]):
             )
         if not isinstance(state, State):
             raise StateError(f"state: expected a State, received {type(state).__name__}.")
+        if state.fingerprint != self.fingerprint:
+            raise StateError(
+                "state: expected a state that these weights made; received one of another fit. "
+                f"Make it again with this {type(self).__name__}'s `state`."
+            )
         state.check(self._spec)
         for name, dtype in leaf_dtypes(state).items():
             expected = (np.int64,) if name in _WHOLE else _FLOATS
             if dtype.type not in expected:
                 names = " or ".join(each.__name__ for each in expected)
                 raise StateError(f"Leaf {name!r}: expected {names}, received {dtype}.")
-        if state.fingerprint != self.fingerprint:
-            raise StateError(
-                "state: expected a state that these weights made; received one of another fit. "
-                f"Make it again with this {type(self).__name__}'s `state`."
-            )
 
     def _uniform(self, ids: np.ndarray, steps: int, paths: int, use: str = "") -> np.ndarray:
         """Random numbers from 0 to below 1, float64 ``(rows, steps, paths)``.

@@ -97,6 +97,7 @@ class Companions:
         """
         # In random order: `Analogues.fit` needs it, and the first rows are a random sample.
         order = np.random.default_rng([seed, 4]).permutation(panel.rows)[:MOST_ANALOGUES]
+        every_group = panel.group
         panel, held = panel.take(order), held[:, order]
         rows = np.flatnonzero(held.any(axis=0))[:MOST_STACKED]
         if len(rows) < FEWEST:
@@ -138,6 +139,7 @@ class Companions:
         dependence = pooling = None
         if schema.group_col is not None:
             assert panel.group is not None  # with `group_col`
+            assert every_group is not None
             scores, group, calibrated = [], panel.group[rows], {}
             for k, quantiles in ours.items():
                 every = np.full(len(rows), k)
@@ -149,7 +151,7 @@ class Companions:
             dependence = Dependence.fit(stacking.known, scores)
             if truth.shape[1] <= MOST_POSITIONS:
                 score = score_of(truth, calibrated[0])
-                pooling = Pooling.fit(truth, score, calibrated, group, panel.group)
+                pooling = Pooling.fit(truth, score, calibrated, group, every_group)
         return replace(
             self,
             analogues=found,

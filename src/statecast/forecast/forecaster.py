@@ -761,6 +761,11 @@ class Forecaster(StateModel[ForecasterSettings]):
             return None
         cut = known_in_time(panel.begin, panel.mask, panel.targets)
         if cut is None:
+            timed = np.isfinite(panel.begin).sum()
+            self._warn_untimed(
+                f"{timed} of {panel.rows} items have a time of step 1, and no time divides the "
+                "values of these into an earlier and a later half"
+            )
             return None
         past, s = panel.prefix(cut), self.settings
         training = past.take(past.known > 0)
@@ -775,6 +780,11 @@ class Forecaster(StateModel[ForecasterSettings]):
         model = self.clone().set_params(ensemble=max(2, s.ensemble // 2))
         held = held_out(training.groups, model.settings.ensemble, s.seed)
         if held.any(axis=0).sum() < FEWEST or not len(rows):
+            self._warn_untimed(
+                f"forecasts of the later half of the values need at least {FEWEST} held-out items "
+                f"in the earlier half and items with a group in both; there are "
+                f"{held.any(axis=0).sum()} and {len(rows)}"
+            )
             return None
         with noted() as interrupt:
             if interrupt.count:
@@ -811,6 +821,14 @@ class Forecaster(StateModel[ForecasterSettings]):
             found.append(normal_scores(np.nan_to_num(drawn).sum(axis=2), total))
         return panel.group[rows], own.known, np.concatenate(found)
 
+    def _warn_untimed(self, why: str) -> None:
+        """Warn that ``origin_col`` has no effect."""
+        if self.settings.origin_col is not None:
+            warn(
+                f"Column {quoted(self.settings.origin_col)}: {why}. So the dependence of the items "
+                "of a group is measured on held-out items, as without origin_col."
+            )
+
     def _plan(self, schema: Schema) -> tuple[Decoder, dict[str, Any]]:
         s = self.settings
         stack, static, options = self._recurrent_options(schema)
@@ -838,7 +856,8 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _check_schema(self, schema: Schema) -> None:
         super()._check_schema(schema)
         s = self.settings
-        if {*schema.past.kinds} != {*(s.past_cols or ())}:
+        roles = (schema.group_col, schema.origin_col) == (s.group_col, s.origin_col)
+        if not roles or {*schema.past.kinds} != {*(s.past_cols or ())}:
             raise ValueError("the schema's columns are not those of the settings")
         asked = s.transform if s.transform != "auto" else s.needed_transform
         if asked is not None and any(each.transform.name != asked for each in schema.targets):
@@ -976,14 +995,19 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     def _moves(self, panel: Panel, context: Any) -> np.ndarray:
         """How the forecasts of a panel's items move by a context that ``_check_context`` passed."""
-        future = context[2] if len(context) > 2 else None
-        pooling, others = self._companions.pooling, self.schema.panel(*context[:2], future=future)
+        pooling, future = self._companions.pooling, context[2] if len(context) > 2 else None
+        try:
+            others = self.schema.panel(*context[:2], future=future)
+        except DataError as error:  # the tables of the items to forecast have the same labels
+            message = f"context: {error}"
+            raise DataError(message, column=error.column, item=error.item) from error
         assert pooling is not None
         assert panel.group is not None
         assert others.group is not None
-        same = set(panel.ids.tolist()) & set(others.ids.tolist())
+        # As text, as the id 7 of one file may be the text "7" of another.
+        same = set(map(str, panel.ids.tolist())) & set(map(str, others.ids.tolist()))
         if same and others.kind.library != "arrays":  # the ids of arrays are the numbers of rows
-            item = min(same, key=str)
+            item = next(each for each in others.ids.tolist() if str(each) in same)
             raise DataError(
                 f"context: expected other items than those to forecast; item {quoted(item)} is "
                 "among both. Leave it out of the context.",

@@ -198,6 +198,9 @@ class Pooling:
             raise ValueError("pooling: own: expected a covariance that can be inverted")
         if np.linalg.eigvalsh(arrays["common"]).min() < -1e-6:
             raise ValueError("pooling: common: expected a covariance")
+        known = arrays["groups"]
+        if not ((known[1:] > known[:-1]).all() and known.all()):
+            raise ValueError("pooling: groups: expected increasing numbers other than 0")
         for name, allowed in (("strength", _STRENGTHS), ("narrowing", _NARROWINGS)):
             if not set(arrays[name].tolist()) <= set(allowed):
                 raise ValueError(f"pooling: {name}: expected numbers of {allowed}")

@@ -156,7 +156,12 @@ def read_tokens(
 
 
 def read_column(
-    table: Table, name: str, ids: Sequence[Any], kind: str | None, learning: bool
+    table: Table,
+    name: str,
+    ids: Sequence[Any],
+    kind: str | None,
+    learning: bool,
+    feature: bool = True,
 ) -> np.ndarray:
     """Return a feature column: float64 with NaN, or objects (text or None).
 
@@ -168,34 +173,39 @@ def read_column(
         "categorical" is text. "codes" is text or whole numbers. None: the cells decide.
     learning : bool
         Whether the call is ``fit``.
+    feature : bool
+        Whether the column is a feature, which may be left out; else it is one that a setting names.
     """
-    feature = _Feature(table, name, table.column(name), ids)
-    values, bad = read_floats(feature.column, table.text)
+    read = _Feature(table, name, table.column(name), ids, feature)
+    values, bad = read_floats(read.column, table.text)
     if kind is None:
-        kind = _kind_of(feature, values, bad)
+        kind = _kind_of(read, values, bad)
     if kind == "numeric":
-        return _numbers_of(feature, values, bad)
-    cells = read_cells(feature.column)
+        return _numbers_of(read, values, bad)
+    cells = read_cells(read.column)
     if any(cell is not None for cell in cells):
-        _check_text(feature, cells, bad, codes=kind == "codes")
+        _check_text(read, cells, bad, codes=kind == "codes")
     # "NA" and the like are missing values only if most other cells are numbers.
     marks = learning and _mostly_numbers(cells)
-    return _categories_of(feature, cells, codes=kind == "codes", marks=marks)
+    return _categories_of(read, cells, codes=kind == "codes", marks=marks)
 
 
 @dataclass(frozen=True)
 class _Feature:
-    """A feature column that is read; ``ids`` has the item of each row."""
+    """A column that is read; ``ids`` has the item of each row, and ``feature`` is whether the
+    column may be left out."""
 
     table: Table
     name: str
     column: Any
     ids: Sequence[Any]
+    feature: bool
 
     def refuse(self, at: int, expected: str) -> NoReturn:
         """Raise for the cell of row ``at``."""
         received = f"{quoted(self.column.to_list()[at])} ({cut(str(self.column.dtype))})"
-        advice = "Convert the column, or leave it out of fit and predict."
+        advice = "Convert the column"
+        advice += ", or leave it out of fit and predict." if self.feature else "."
         fail(self.table.label, self.name, expected, received, self.ids[at], advice)
 
     @property

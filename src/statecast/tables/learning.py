@@ -84,7 +84,7 @@ def check_declared(parsed: Parsed, past: Sequence[str], categorical: Sequence[st
         if name not in features:
             raise ArgumentError(
                 f"categorical: expected columns of the static and the future table, or of "
-                f"past_cols ({listed(features) or 'there are none'}); received {quoted(name)}."
+                f"past_cols ({listed(features)}); received {quoted(name)}."
             )
 
 

@@ -404,7 +404,7 @@ def _read_static(table: Table, items: _Items, request: _Request) -> dict[str, An
     if names.group_col is not None:
         what = "groups, as group_col says"
         _check_column(table.label, table.columns, names.group_col, what)
-        own["group"] = read_column(table, names.group_col, items.ids, "codes", learning=False)
+        own["group"] = read_column(table, names.group_col, items.ids, "codes", False, feature=False)
     if names.origin_col is not None and request.has_times(table.label, table.columns):
         values, wrong = read_floats(table.column(names.origin_col), table.text)
         if wrong.any():
@@ -435,8 +435,11 @@ def _whole_times(values: np.ndarray, label: str, name: str, ids: list[Any]) -> n
 
 
 def _refuse_time(label: str, name: str, given: str, item: Any) -> NoReturn:
-    """Raise for a time of step 1 that is not a whole number."""
-    expected = "the time of step 1, a whole number in the unit of the steps, as origin_col says"
+    """Raise for a time of step 1 that is not a whole number, or too large."""
+    expected = (
+        "the time of step 1, a whole number in the unit of the steps, as origin_col says, from "
+        f"{-LARGEST_TIME:g} to {LARGEST_TIME:g}"
+    )
     advice = "Convert it, for example to the year; if steps are dates, leave origin_col out."
     fail(label, name, expected, given, item, advice)
 
