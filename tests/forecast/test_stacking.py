@@ -73,7 +73,7 @@ def test_with_few_items_the_weight_stays_near_a_half(n):
     for network, analogues in ((good, bad), (bad, good)):
         few, many = (
             Stacking.fit(
-                *(np.tile(y, (times, 1)), *(_tiled(each, times) for each in (network, analogues)))
+                np.tile(y, (times, 1)), _tiled(network, times), _tiled(analogues, times)
             ).weight
             for times in (1, 50)
         )
@@ -91,11 +91,11 @@ def test_items_without_a_later_value_do_not_count():
     _, bad = _draw(20, bias=0.6)
     alone = Stacking.fit(y, good, bad).weight
     ended = np.concatenate([y, np.full((200, T), np.nan)])
-    more = [
+    network, analogues = (
         {k: np.concatenate([each, np.zeros((200, T, each.shape[2]))]) for k, each in of.items()}
         for of in (good, bad)
-    ]
-    np.testing.assert_array_equal(Stacking.fit(ended, *more).weight, alone)
+    )
+    np.testing.assert_array_equal(Stacking.fit(ended, network, analogues).weight, alone)
 
 
 def test_few_items_lend_each_other_their_horizons():
