@@ -78,18 +78,17 @@ class DataSet:
         self.name = folder.name
         self.series = read(folder / "series.csv").select("unique_id", "ds", "y")
         self.static = read(folder / "static.csv")
-        self.grouped = GROUPED.get(self.name)
-        if self.grouped is None:
+        self._groups: dict[Any, Any] | None = None
+        column = GROUPED.get(self.name)
+        if column is None:
             self.folds = read(folder / "folds.csv")
         else:
-            names = self.static[self.grouped].unique().sort()
+            names = self.static[column].unique().sort()
             fold = np.random.default_rng(0).permutation(len(names)) % 5
             number = dict(zip(names.to_list(), fold.tolist(), strict=True))
-            self.folds = self.static.select(
-                "unique_id", fold=pl.col(self.grouped).replace_strict(number)
-            )
-            self._groups = self.static.select("unique_id", self.grouped)
-            self.static = self.static.drop(self.grouped)
+            self.folds = self.static.select("unique_id", fold=pl.col(column).replace_strict(number))
+            self._groups = dict(self.static.select("unique_id", column).iter_rows())
+            self.static = self.static.drop(column)
         self.steps = int(self.series["ds"].max())  # type: ignore[arg-type]
         y = self.series["y"].cast(pl.Float64)
         skew = y.drop_nulls().drop_nans().skew() or 0.0
@@ -98,8 +97,8 @@ class DataSet:
     @cached_property
     def group(self) -> dict[Any, Any]:
         """The group of each item, by id. Its name is a company, or the first id of the group."""
-        if self.grouped is not None:
-            return dict(self._groups.iter_rows())
+        if self._groups is not None:
+            return self._groups
         schema = Schema.fit(self.series, self.static, transform="none")
         panel = schema.panel(self.series, self.static)
         ids, groups = panel.ids.tolist(), panel.groups.tolist()

@@ -37,7 +37,7 @@ from statecast.files import (
 )
 from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
-from statecast.interrupt import noted
+from statecast.interrupt import Interrupt, noted
 from statecast.networks.decoder import EMPTY, weight_shapes
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
@@ -287,7 +287,7 @@ class StateModel(ABC, Generic[S]):
         """
         process.check_backend()
         from statecast.networks.batches import held_out
-        from statecast.networks.training import checked_callbacks, train
+        from statecast.networks.training import checked_callbacks
 
         check_verbose(verbose)
         callbacks = checked_callbacks(callbacks)
@@ -300,19 +300,7 @@ class StateModel(ABC, Generic[S]):
         with noted() as interrupt:
             network = self._build(schema, s.seed)
             held = held_out(panel.groups, s.ensemble, s.seed)
-            training, validation = self._batches(network, panel, held)
-            history = train(
-                network,
-                training,
-                validation,
-                epochs=s.epochs,
-                learning_rate=s.learning_rate,
-                weight_decay=s.weight_decay,
-                patience=s.patience,
-                interrupt=interrupt,
-                callbacks=callbacks,
-                verbose=verbose,
-            )
+            history = self._train(network, panel, held, interrupt, callbacks, verbose)
             weights = network.weight_arrays()
             _check_weights(weights, s)
             companions = self._learn_after(schema, weights, panel, held, before)
@@ -678,6 +666,33 @@ class StateModel(ABC, Generic[S]):
             **s.encoder(schema.items),
         }
         return stack, s.encoding if featured and s.conditioning != "state" else 0, options
+
+    def _train(
+        self,
+        network: Network,
+        panel: Panel,
+        held: np.ndarray,
+        interrupt: Interrupt,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: Verbose = 0,
+    ) -> dict[str, list[float]]:
+        """Train a network on a panel, and return the history; ``held`` is as in ``_batches``."""
+        from statecast.networks.training import train
+
+        s = self.settings
+        training, validation = self._batches(network, panel, held)
+        return train(
+            network,
+            training,
+            validation,
+            epochs=s.epochs,
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            patience=s.patience,
+            interrupt=interrupt,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
 
     def _adopt(
         self,

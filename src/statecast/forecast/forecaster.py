@@ -755,7 +755,6 @@ class Forecaster(StateModel[ForecasterSettings]):
             None if times or later values are unknown, if there are few items, or after Ctrl-C.
         """
         from statecast.networks.batches import held_out
-        from statecast.networks.training import train
 
         if panel.begin is None or panel.group is None:
             return None
@@ -791,16 +790,7 @@ class Forecaster(StateModel[ForecasterSettings]):
                 return None
             network = model._build(schema, s.seed)
             try:
-                history = train(
-                    network,
-                    *model._batches(network, training, held),
-                    epochs=s.epochs,
-                    learning_rate=s.learning_rate,
-                    weight_decay=s.weight_decay,
-                    patience=s.patience,
-                    interrupt=interrupt,
-                    verbose=0,
-                )
+                history = model._train(network, training, held, interrupt)
             except KeyboardInterrupt:
                 if interrupt.count > 1:
                     raise
