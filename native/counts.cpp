@@ -40,10 +40,14 @@ INLINE F stirling_series(F x) {
 }
 INLINE F stirling_error(F x) {
     const F small = least(all(8.0f), x), far = small + (float)SHIFT;
-    F rising = small;
-    for (int i = 1; i < SHIFT; ++i) rising = rising * (small + (float)i);
-    const F near = (far - 0.5f) * log_of(far) - log_of(rising) - (small - 0.5f) * log_of(small) - (float)SHIFT +
-                   stirling_series(far);
+    /* In terms below 10: differences of larger ones have a larger rounding error. */
+    F rising = small, power = far;
+    for (int i = 1; i < SHIFT; ++i) {
+        rising = rising * (small + (float)i);
+        power = power * far;
+    }
+    const F near =
+        (small - 0.5f) * log_of(far / small) + log_of(power / rising) - (float)SHIFT + stirling_series(far);
     return x < 8.0f ? near : stirling_series(most(all(8.0f), x));
 }
 

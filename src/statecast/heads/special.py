@@ -49,18 +49,15 @@ def stirling_error(x: Any) -> Any:
         square = 1.0 / ops.square(x)
         return (1.0 / 12.0 - square * (1.0 / 360.0 - square / 1260.0)) / x
 
+    # The recurrence of the gamma function to x + _SHIFT, in terms below 10: differences of larger
+    # ones have a larger rounding error.
     small = ops.minimum(x, 8.0)
-    rising = small
-    for i in range(1, _SHIFT):
-        rising = rising * (small + i)
     far = small + _SHIFT
-    near = (
-        (far - 0.5) * ops.log(far)
-        - ops.log(rising)
-        - (small - 0.5) * ops.log(small)
-        - _SHIFT
-        + series(far)
-    )
+    rising, power = small, far
+    for i in range(1, _SHIFT):
+        rising, power = rising * (small + i), power * far
+    near = (small - 0.5) * ops.log1p(_SHIFT / small) + ops.log(power / rising) - _SHIFT
+    near = near + series(far)
     return ops.where(x < 8.0, near, series(ops.maximum(x, 8.0)))
 
 
