@@ -51,7 +51,7 @@ class Case:
     intervals: int = 3
     hidden: int = 4
     rows: int = 5
-    seed: int = 0
+    seed: int = 1  # its bits choose the features that have intervals
 
     @property
     def featured(self) -> bool:
@@ -66,7 +66,6 @@ class Case:
             "encoding": ENCODING,
             "conditioning": self.conditioning,
             "depth": self.depth,
-            "intervals": self.intervals,
             "hidden": self.hidden,
         }
 
@@ -75,7 +74,10 @@ class Case:
         static = ENCODING if self.featured and self.conditioning != "state" else 0
         past, future = (1 + ENCODING if has else 0 for has in (self.past, self.future))
         stack = Stack([CELLS[self.cell](5)] * self.layers)
-        return Decoder(stack, head, STEPS - 2, static, past, future, self.targets)
+        divided = tuple(i for i in range(self.numeric // 2) if self.seed >> i & 1)
+        return Decoder(
+            stack, head, STEPS - 2, static, past, future, self.targets, self.intervals, divided
+        )
 
     def weights(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(self.seed)

@@ -301,9 +301,20 @@ def test_a_fitted_forecaster_does_not_suggest_another_fit(untrained):
 
 def test_the_encoder_depends_on_the_number_of_training_items():
     usual, own = Forecaster().settings, Forecaster(encoding_hidden=7, encoding_intervals=3).settings
-    found = [tuple(usual.encoder(items).values()) for items in (1, 149, 150, 450, 600, 10**6)]
-    assert found == [(0, 0), (0, 0), (32, 2), (32, 6), (32, 8), (32, 8)]
-    assert {tuple(own.encoder(items).values()) for items in (1, 1000)} == {(7, 3)}
+    several = (1, 149, 150, 450, 600, 10**6)
+    assert [usual.hidden(items) for items in several] == [0, 0, 32, 32, 32, 32]
+    assert [usual.division(items, [99])[0] for items in several] == [0, 0, 2, 6, 8, 8]
+    for items in (1, 1000):
+        assert own.hidden(items) == 7
+        assert own.division(items, [99]) == (3, (0,))
     none = Forecaster(encoding_hidden=0, encoding_intervals=1).settings
-    assert none.encoder(1000) == {"hidden": 0, "intervals": 0}
-    assert TokenForecaster().settings.encoder(1000) == {}
+    assert none.hidden(1000) == 0
+    assert none.division(1000, [99]) == (0, ())
+    assert TokenForecaster().settings.hidden(1000) == 0
+
+
+def test_a_feature_of_few_distinct_values_has_no_intervals():
+    usual, own = Forecaster().settings, Forecaster(encoding_intervals=3).settings
+    assert usual.division(10**6, [15, 16, 0, 17]) == (8, (1, 3))
+    assert usual.division(150, [3, 4]) == (2, (1,))
+    assert own.division(10, [5, 6]) == (3, (1,))

@@ -21,11 +21,11 @@ def encoded_in_float64(encoder: Encoder, numeric: np.ndarray, codes: np.ndarray)
         name: keras.ops.convert_to_numpy(weight).astype(float)
         for name, weight in encoder.weight_map().items()
     }
-    n, columns = numeric.shape[1] // 2, [numeric.astype(float)]
+    columns, values = [numeric.astype(float)], numeric[:, encoder.divided]
     places = np.linspace(-1, 1, encoder.intervals + 1)
     edges = 2.0 * np.sign(places) * np.abs(places) ** 1.3
     for i in range(encoder.intervals):
-        ramp, mean = (np.interp(at, edges[i : i + 2], [0.0, 1.0]) for at in (numeric[:, :n], 0.0))
+        ramp, mean = (np.interp(at, edges[i : i + 2], [0.0, 1.0]) for at in (values, 0.0))
         columns.append(0.5 * np.asarray(ramp - mean))
     x = weights["bias"][:, None] + np.concatenate(columns, axis=1) @ weights["kernel"]
     for i in range(codes.shape[1]):
@@ -37,14 +37,16 @@ def encoded_in_float64(encoder: Encoder, numeric: np.ndarray, codes: np.ndarray)
 
 @settings(max_examples=examples(30), deadline=None)
 @given(
-    intervals=st.sampled_from([0, 2, 3, 8]),
+    intervals=st.sampled_from([2, 3, 8]),
+    divided=st.sets(st.integers(0, 2)),
     hidden=st.sampled_from([0, 5]),
     features=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_the_encoder_is_its_definition(intervals, hidden, features, seed):
+def test_the_encoder_is_its_definition(intervals, divided, hidden, features, seed):
     rng = np.random.default_rng(seed)
-    encoder = Encoder(4, (3,), 2, rng, intervals=intervals, hidden=hidden)
+    own = sorted(divided & {*range(features)})
+    encoder = Encoder(4, (3,), 2, rng, intervals=intervals, divided=own, hidden=hidden)
     encoder.build((None, None, 2 * features))
     for weight in encoder.weight_map().values():
         weight.assign(rng.normal(0, 0.7, weight.shape))
@@ -71,15 +73,19 @@ def test_the_encoder_is_its_definition(intervals, hidden, features, seed):
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(intervals=st.integers(1, 9), features=st.integers(1, 3), seed=st.integers(0, 99))
-def test_columns_of_intervals_are_monotone_and_zero_at_the_mean(intervals, features, seed):
-    x = np.sort(np.random.default_rng(seed).normal(0, 2, (40, features)), axis=0)
+@given(
+    intervals=st.integers(1, 9),
+    divided=st.sets(st.integers(0, 2), min_size=1),
+    seed=st.integers(0, 99),
+)
+def test_columns_of_intervals_are_monotone_and_zero_at_the_mean(intervals, divided, seed):
+    x = np.sort(np.random.default_rng(seed).normal(0, 2, (40, 3)), axis=0)
     x[0] = 0.0
     numeric = np.concatenate([x, np.zeros_like(x)], axis=1).astype("float32")
-    columns = piecewise(numeric, features, (2 + intervals) * features, np)
-    assert columns.shape == (40, (2 + intervals) * features)
-    assert (columns[:, : 2 * features] == numeric).all()
-    added = columns[:, 2 * features :].reshape(40, intervals, features)
+    columns = piecewise(numeric, intervals, sorted(divided), np)
+    assert columns.shape == (40, 6 + intervals * len(divided))
+    assert (columns[:, :6] == numeric).all()
+    added = columns[:, 6:].reshape(40, intervals, len(divided))
     assert (added[0] == 0).all()
     assert (np.diff(added[1:], axis=0) >= 0).all()
     assert added.min() >= -0.5

@@ -45,6 +45,17 @@ def test_another_number_in_a_column_that_did_not_vary_is_no_input_and_is_named(c
     assert not columns.encode({"x": np.array([constant, np.nan])}, "ab")[3]
 
 
+@given(
+    st.lists(st.one_of(st.none(), st.integers(-3, 3)), min_size=1, max_size=20), st.integers(1, 3)
+)
+def test_distinct_values_are_counted(values, width) -> None:
+    x = np.array(values, float)  # None is NaN
+    columns = Columns.fit({str(i): x for i in range(width)}, "Static")
+    assert columns.distinct == (len({value for value in values if value is not None}),) * width
+    read = Columns.from_config(columns.to_config(), "static", [])
+    assert (read.numeric, read.distinct) == (columns.numeric, columns.distinct)
+
+
 def test_a_column_that_hardly_varied_is_limited() -> None:
     x = 3.0 * (1 + 1e-7 * np.random.default_rng(0).normal(size=100))
     columns = Columns.fit({"x": x}, "Static")

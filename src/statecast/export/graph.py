@@ -505,5 +505,6 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.zeros_like: _zeros_like,
     np.ones_like: _ones_like,
     np.swapaxes: Tensor.swapaxes,
+    np.take: take,
     np.round: np.rint,
 }

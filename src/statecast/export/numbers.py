@@ -10,7 +10,7 @@ A step is a position: with several targets, one for each target of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,13 +71,17 @@ def row_zeros(graph: Graph, numeric: Any, codes: Any) -> Any:
     return zeros(graph.input("rows", I8, (), "the number of rows of the state"))
 
 
-def encoded(weights: Mapping[str, np.ndarray], columns: Columns, numeric: Any, codes: Any) -> Any:
+def encoded(
+    weights: Mapping[str, np.ndarray],
+    numeric: Any,
+    codes: Any,
+    intervals: int = 0,
+    divided: Sequence[int] = (),
+) -> Any:
     """``ArrayEncoder.encode`` of feature columns, ``(members, rows, width)``."""
     x: Any = weights["bias"][:, None]
     if numeric is not None:
-        kernel = weights["kernel"]
-        parts = piecewise(numeric, columns.width // 2, kernel.shape[1], np)
-        x = x + np.matmul(parts, kernel)
+        x = x + np.matmul(piecewise(numeric, intervals, divided, np), weights["kernel"])
     tables = [name for name in weights if name.startswith("embedding_")]
     for i in range(len(tables)):
         x = x + take(weights[f"embedding_{i}"], codes[:, i], axis=1)
@@ -221,7 +225,8 @@ class NumberGraphs:
         nothing = row_zeros(graph, numeric, codes)
         x: Any = None
         if numeric is not None or codes is not None:
-            x = encoded(within(self.weights, "encoder"), self.schema.static, numeric, codes)
+            own = within(self.weights, "encoder")
+            x = encoded(own, numeric, codes, decoder.intervals, decoder.divided)
         start = initial(within(self.weights, "initial"), decoder.stack.state_shapes, x, nothing)
         found = {f"cell/{name}": leaf.swapaxes(0, 1) for name, leaf in start.items()}
         if decoder.static:
@@ -365,7 +370,7 @@ class NumberGraphs:
             meaning += "; false with all targets but the last one"
         known = graph.input(f"{name}_there", np.bool_, ("rows",), meaning)
         flag = known.astype(F4)[:, None]
-        x = encoded(within(self.weights, name), columns, numeric, codes) * flag
+        x = encoded(within(self.weights, name), numeric, codes) * flag
         return np.concatenate([flag + np.zeros((self.members, 1, 1), F4), x], axis=-1)
 
     def _observations(

@@ -59,7 +59,7 @@ class TokenGraphs:
         nothing = row_zeros(graph, numeric, codes)
         x: Any = None
         if numeric is not None or codes is not None:
-            x = encoded(within(self.weights, "encoder"), self.schema.static, numeric, codes)
+            x = encoded(within(self.weights, "encoder"), numeric, codes)
         state = initial(within(self.weights, "initial"), decoder.stack.state_shapes, x, nothing)
         start = self.weights["decoder/embedding"][:, decoder.start][:, None] + nothing
         after = self._step(state, start, x if decoder.static else None)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from statecast.networks.network import Network
 
 FORMAT = "statecast-model"
-VERSION = 6
+VERSION = 7
 _HEADER_CAP = 8 * 1024 * 1024  # bytes: a vocabulary, and the categories of the columns
 _FIRST_DATE, _LAST_DATE = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31", "us")
 _LARGEST_WEIGHT = 1e6  # products of such weights are far inside the range of float32
@@ -663,7 +663,7 @@ class StateModel(ABC, Generic[S]):
             "future": (schema.future.width, schema.future.cardinalities),
             "past": (schema.past.width, schema.past.cardinalities),
             "depth": s.depth,
-            **s.encoder(schema.items),
+            "hidden": s.hidden(schema.items),
         }
         return stack, s.encoding if featured and s.conditioning != "state" else 0, options
 

@@ -58,7 +58,11 @@ class NumberEngine:
         self._read = affine(stateful, np.zeros_like(self._bias))
         self._base = affine(self._kernel[:, units:], self._bias) if decoder.static else None
         encoders = {name: within(weights, name) for name in ("encoder", "past", "future")}
-        self._encoders = {name: ArrayEncoder(own) for name, own in encoders.items() if own}
+        self._encoders = {
+            name: ArrayEncoder(own, decoder.intervals, decoder.divided if name == "encoder" else ())
+            for name, own in encoders.items()
+            if own
+        }
         self._initial = ArrayInitialState(within(weights, "initial"), decoder.stack.state_shapes)
         # The radial basis functions of every step; after the horizon they are those of the horizon.
         place = np.arange(decoder.horizon + 1, dtype=np.float32) / np.float32(decoder.horizon)

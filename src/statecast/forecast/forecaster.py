@@ -828,7 +828,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         head = HEADS[s.head].on_scale(
             one.transform.centre, float(one.location[0]), float(one.scaling[0])
         )
-        decoder = Decoder(stack, head, schema.steps, static, past, future, len(s.targets))
+        intervals, divided = s.division(schema.items, schema.static.distinct)
+        decoder = Decoder(
+            stack, head, schema.steps, static, past, future, len(s.targets), intervals, divided
+        )
         return decoder, options
 
     def _build(

@@ -252,9 +252,10 @@ BOUNDS = Range(
 
 IN_STATE = ("state", "both")  # the conditionings with which X sets the initial state
 # The encoder of the static features by default (decision 49): with fewer training items than _FEW
-# an affine map; otherwise a hidden layer, and an interval for every _ITEMS_AN_INTERVAL items.
+# an affine map; otherwise a hidden layer, and an interval for every _ITEMS_AN_INTERVAL items. A
+# feature with fewer distinct values than _VALUES_AN_INTERVAL for each interval has none.
 _FEW, _HIDDEN = 150, 32
-_ITEMS_AN_INTERVAL, _MOST_INTERVALS = 75, 8
+_ITEMS_AN_INTERVAL, _MOST_INTERVALS, _VALUES_AN_INTERVAL = 75, 8, 2
 
 _P = ParamSpec("_P")
 
@@ -395,10 +396,9 @@ class Settings:
                     "table of them."
                 )
 
-    def encoder(self, items: int) -> dict[str, int]:
-        """The further arguments of the network about its encoder of X, for this number of training
-        items."""
-        return {}
+    def hidden(self, items: int) -> int:
+        """Width of the hidden layer of the encoder of X, for this number of training items."""
+        return 0
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -612,7 +612,8 @@ class ForecasterSettings(Settings):
         None,
         whole(0, 64),
         "Intervals of a numeric static feature in each of which its effect has its own slope.",
-        details="Piecewise-linear encoding (Gorishniy et al. 2022). 0 and 1 are none.",
+        details="Piecewise-linear encoding (Gorishniy et al. 2022). 0 and 1 are none. A feature "
+        f"with fewer than {_VALUES_AN_INTERVAL} distinct values an interval has none.",
         unset=f"By default there is one for every {_ITEMS_AN_INTERVAL} training items, at most "
         f"{_MOST_INTERVALS}, and none below {_FEW} items.",
     )
@@ -632,13 +633,28 @@ class ForecasterSettings(Settings):
         names = ("past_cols", "group_col", "origin_col")
         return super().columns | {name: getattr(self, name) for name in names}
 
-    def encoder(self, items: int) -> dict[str, int]:
-        hidden, intervals = self.encoding_hidden, self.encoding_intervals
-        if hidden is None:
-            hidden = _HIDDEN if items >= _FEW else 0
+    def hidden(self, items: int) -> int:
+        if self.encoding_hidden is not None:
+            return self.encoding_hidden
+        return _HIDDEN if items >= _FEW else 0
+
+    def division(self, items: int, distinct: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        """The number of intervals of a numeric static feature, and the features that have them.
+
+        Parameters
+        ----------
+        items : int
+            The number of training items.
+        distinct : sequence of int
+            The number of distinct values of each feature in training.
+        """
+        intervals = self.encoding_intervals
         if intervals is None:
             intervals = min(_MOST_INTERVALS, items // _ITEMS_AN_INTERVAL) if items >= _FEW else 0
-        return {"hidden": hidden, "intervals": intervals if intervals > 1 else 0}
+        if intervals < 2:
+            return 0, ()
+        many = _VALUES_AN_INTERVAL * intervals
+        return intervals, tuple(i for i, count in enumerate(distinct) if count >= many)
 
     @property
     def needed_transform(self) -> str | None:

@@ -7,7 +7,7 @@ they compute the same in NumPy: slower, and equal to 1e-5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -60,14 +60,16 @@ class ArrayEncoder:
     weights : mapping of str to array, ``(members, ...)``
         ``kernel`` if there are numeric features, ``bias``, and ``embedding_0``, ...; with a hidden
         layer ``out/kernel`` and ``out/bias``.
+    intervals : int
+    divided : sequence of int
+        As in ``piecewise``.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self._bias = weights["bias"]
-        self._numeric, self._columns = None, 0
-        if "kernel" in weights:
-            self._numeric = affine(weights["kernel"], self._bias)
-            self._columns = weights["kernel"].shape[1]
+    def __init__(
+        self, weights: Mapping[str, np.ndarray], intervals: int = 0, divided: Sequence[int] = ()
+    ) -> None:
+        self._bias, self._intervals, self._divided = weights["bias"], intervals, divided
+        self._numeric = affine(weights["kernel"], self._bias) if "kernel" in weights else None
         out = within(weights, "out")
         self._out = affine(out["kernel"], out["bias"]) if out else None
         tables = [name for name in weights if name.startswith("embedding_")]
@@ -79,7 +81,7 @@ class ArrayEncoder:
         if self._numeric is None:
             x = np.broadcast_to(self._bias[:, None], (members, len(codes), width))
         else:
-            columns = piecewise(numeric, numeric.shape[-1] // 2, self._columns, np)
+            columns = piecewise(numeric, self._intervals, self._divided, np)
             x = self._numeric.map(np.broadcast_to(columns, (members, *columns.shape)))
         for i, table in enumerate(self._tables):
             x = x + table[:, codes[:, i]]

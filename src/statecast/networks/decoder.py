@@ -61,6 +61,10 @@ class Decoder:
     past, future : int
         Widths of the encoded covariates; 0 without them.
     targets : int
+    intervals : int
+        Intervals of a divided feature; see ``piecewise``.
+    divided : tuple of int
+        The numeric static features that have intervals.
     """
 
     stack: Stack
@@ -70,6 +74,8 @@ class Decoder:
     past: int = 0
     future: int = 0
     targets: int = 1
+    intervals: int = 0
+    divided: tuple[int, ...] = ()
 
     @property
     def units(self) -> int:
@@ -108,34 +114,34 @@ class Decoder:
         }
 
 
-def piecewise(numeric: Any, features: int, columns: int, xp: Any) -> Any:
+def piecewise(numeric: Any, intervals: int, divided: Sequence[int], xp: Any) -> Any:
     """Numeric features with further columns, of which an affine map is piecewise linear in each
-    feature (Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning",
-    equation 1).
+    divided feature (Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep
+    learning", equation 1).
 
-    A feature has a column for each of the intervals into which its range is divided. The column
-    increases within the interval and is constant outside. It is 0 where the standardised feature is
-    0: at the mean, and where it is missing. The intervals are the same for every feature.
+    A divided feature has a column for each of the intervals of its range. The column increases
+    within the interval and is constant outside. It is 0 where the standardised feature is 0: at the
+    mean, and where it is missing. The intervals are the same for every feature.
 
     Parameters
     ----------
-    numeric : array or tensor, ``(..., 2 features)``
+    numeric : array or tensor, ``(..., n)``
         The standardised features, 0 where missing; then a flag for each, 1 where it is missing.
-    features, columns : int
-        ``columns`` is ``features`` times 2 plus the number of intervals: the rows of the kernel
-        that takes the result.
+    intervals : int
+    divided : sequence of int
+        The indices of the features that have intervals.
     xp : module
         NumPy or ``keras.ops``.
 
     Returns
     -------
-    array or tensor, ``(..., columns)``
-        ``numeric`` itself if there are no intervals.
+    array or tensor, ``(..., n + intervals * len(divided))``
+        For each interval a column of every divided feature follows. It is ``numeric`` itself if
+        no feature is divided.
     """
-    intervals = columns // features - 2
-    if not intervals:
+    if not divided:
         return numeric
-    value, parts = numeric[..., :features], [numeric]
+    value, parts = xp.take(numeric, np.array(divided), axis=-1), [numeric]
     evenly = np.linspace(-1.0, 1.0, intervals + 1)
     edges = (_REACH * np.sign(evenly) * np.abs(evenly) ** _SPREAD).astype(np.float32)
     for low, high in pairwise(edges):
@@ -156,7 +162,6 @@ def weight_shapes(
     future: Features,
     past: Features,
     depth: int,
-    intervals: int = 0,
     hidden: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """The name and shape of every weight of a ``Network``, which a model file must have.
@@ -165,7 +170,7 @@ def weight_shapes(
     """
     shapes = {f"decoder/{name}": shape for name, shape in decoder.weight_shapes.items()}
     featured = bool(numeric or cardinalities)
-    static = numeric + intervals * (numeric // 2)
+    static = numeric + decoder.intervals * len(decoder.divided)
     encoders = {"encoder": (static, cardinalities), "future": future, "past": past}
     for name, (width, cards) in encoders.items():
         inner = hidden if hidden and name == "encoder" else encoding

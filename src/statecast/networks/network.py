@@ -39,8 +39,8 @@ _NOT_RECURRENT = ("step", "static", "pending")
 
 class Encoder(keras.layers.Layer):
     """Encodes features as one vector: the tanh of an affine map of the numeric features plus an
-    embedding of each category. With ``hidden`` units a second affine map and its tanh follow. With
-    ``intervals`` the numeric features have the further columns of ``piecewise``.
+    embedding of each category. With ``hidden`` units a second affine map and its tanh follow. The
+    ``divided`` features have the further columns of ``piecewise``.
 
     The embeddings of known categories are initialised at zero, and weight decay keeps them small.
     Those of a new category (code 0) and of a missing one (code 1) are initialised at random;
@@ -56,20 +56,21 @@ class Encoder(keras.layers.Layer):
         name: str = "encoder",
         weights: Mapping[str, np.ndarray] = EMPTY,
         intervals: int = 0,
+        divided: Sequence[int] = (),
         hidden: int = 0,
     ) -> None:
         super().__init__(name=name)
         self.width, self.cardinalities, self.members = width, tuple(cardinalities), members
         self.rng, self.given = rng, weights
-        self.intervals, self.hidden = intervals, hidden
+        self.intervals, self.divided, self.hidden = intervals, tuple(divided), hidden
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         features, inner = shape[-1] or 0, self.hidden or self.width
-        self.columns = features + self.intervals * (features // 2)
+        self.featured = features > 0
         if features:
             self.kernel = self.add_weight(
                 name="kernel",
-                shape=(self.members, self.columns, inner),
+                shape=(self.members, features + self.intervals * len(self.divided), inner),
                 # The columns of the intervals are small and few of them vary with a value, so the
                 # scale is that without them.
                 initializer=starts(self.given, "kernel", _normal(self.rng, features)),
@@ -109,8 +110,8 @@ class Encoder(keras.layers.Layer):
         tensor, ``(members, rows, width)``
         """
         x = self.bias[:, None, :]
-        if self.columns:
-            columns = piecewise(numeric, numeric.shape[-1] // 2, self.columns, ops)
+        if self.featured:
+            columns = piecewise(numeric, self.intervals, self.divided, ops)
             x = x + ops.matmul(columns, self.kernel)
         for i, table in enumerate(self.embeddings):
             code = codes[..., i : i + 1] + ops.zeros((self.members, 1, 1), codes.dtype)
@@ -121,7 +122,7 @@ class Encoder(keras.layers.Layer):
 
     def weight_map(self) -> dict[str, Any]:
         """Every weight, by its name in a model file."""
-        weights = {"kernel": self.kernel} if self.columns else {}
+        weights = {"kernel": self.kernel} if self.featured else {}
         weights["bias"] = self.bias
         weights |= {f"embedding_{i}": table for i, table in enumerate(self.embeddings)}
         if self.hidden:
@@ -171,7 +172,7 @@ class Network(keras.Model):
         The covariates: the number of numeric ones, and the cardinalities of the categorical ones.
     depth : int
         Number of layers of ``InitialState``.
-    intervals, hidden : int
+    hidden : int
         Of the ``Encoder`` of X; covariates are encoded without.
     seed : int
         Of the random initial weights, which are the same on every backend.
@@ -202,7 +203,6 @@ class Network(keras.Model):
         future: Features = NO_FEATURES,
         past: Features = NO_FEATURES,
         depth: int = 1,
-        intervals: int = 0,
         hidden: int = 0,
         seed: int = 0,
         weights: Mapping[str, np.ndarray] = EMPTY,
@@ -219,7 +219,8 @@ class Network(keras.Model):
                 members,
                 rng,
                 weights=given,
-                intervals=intervals,
+                intervals=decoder.intervals,
+                divided=decoder.divided,
                 hidden=hidden,
             )
             self.encoder.build((None, None, numeric))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from statecast.checks import is_whole
 from statecast.errors import DataError, listed, quoted, warn
 from statecast.state import outline
 from statecast.tables.columns import LARGEST, is_mark
@@ -37,11 +38,14 @@ class Columns:
     categories : dict of str to tuple of str
         The categorical columns, in the order of ``Panel.codes``, and the sorted categories seen in
         training.
+    distinct : tuple of int
+        The number of distinct values of each numeric column in training.
     """
 
     numeric: tuple[str, ...]
     scaling: np.ndarray
     categories: dict[str, tuple[str, ...]]
+    distinct: tuple[int, ...]
 
     __repr__ = outline
 
@@ -50,6 +54,7 @@ class Columns:
         """Learn from columns of float64 or of objects (text or None); ``what`` is for messages."""
         numeric: list[str] = []
         rules: list[tuple[float, float, float]] = []
+        distinct: list[int] = []
         categories: dict[str, tuple[str, ...]] = {}
         for name, values in columns.items():
             if values.dtype == object:
@@ -57,7 +62,9 @@ class Columns:
             else:
                 numeric.append(name)
                 rules.append(_numeric_rule(values))
-        return cls(tuple(numeric), np.array(rules, np.float64).reshape(-1, 3), categories)
+                distinct.append(len(np.unique(values[~np.isnan(values)])))
+        scaling = np.array(rules, np.float64).reshape(-1, 3)
+        return cls(tuple(numeric), scaling, categories, tuple(distinct))
 
     @property
     def width(self) -> int:
@@ -146,7 +153,10 @@ class Columns:
     def to_config(self) -> dict[str, Any]:
         """Return the names as strict JSON; ``scaling`` is an array beside it."""
         return {
-            "numeric": list(self.numeric),
+            "numeric": [
+                {"name": name, "distinct": count}
+                for name, count in zip(self.numeric, self.distinct, strict=True)
+            ],
             "categorical": [
                 {"name": name, "categories": list(known)} for name, known in self.categories.items()
             ],
@@ -165,7 +175,14 @@ class Columns:
         count = len(numeric) + len(categorical)
         must(count <= MAX_COLUMNS, f"{what} columns", f"at most {MAX_COLUMNS}", count)
         categories: dict[str, tuple[str, ...]] = {}
-        names = list(numeric)
+        names: list[Any] = []
+        distinct: list[int] = []
+        for entry in numeric:
+            entry = closed(entry, ("name", "distinct"), "numeric")
+            values = entry["distinct"]
+            must(is_whole(values, 0), "distinct", "a whole number from 0", values)
+            names.append(entry["name"])
+            distinct.append(values)
         for entry in categorical:
             entry = closed(entry, ("name", "categories"), "categorical")
             name, known = entry["name"], entry["categories"]
@@ -182,9 +199,10 @@ class Columns:
             if isinstance(name, str):
                 categories[name] = tuple(known)
         must(all(isinstance(s, str) for s in names), f"{what} columns", "text", names[:3])
-        distinct = len(set(names)) == len(names) and not set(keys) & set(names)
-        must(distinct, f"{what} columns", "distinct names", names[:3])
-        return cls(tuple(numeric), np.zeros((len(numeric), 3)), categories)
+        differ = len(set(names)) == len(names) and not set(keys) & set(names)
+        must(differ, f"{what} columns", "distinct names", names[:3])
+        scaling = np.zeros((len(numeric), 3))
+        return cls(tuple(names[: len(numeric)]), scaling, categories, tuple(distinct))
 
 
 def one_hot(numeric: np.ndarray, codes: np.ndarray, categories: np.ndarray) -> np.ndarray:

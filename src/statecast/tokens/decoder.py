@@ -7,6 +7,7 @@ them. Two further codes are inputs only: "start", and the gap, for a token that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from statecast.heads.categorical import Categorical
 from statecast.recurrence.cells import Stack
@@ -41,6 +42,10 @@ class TokenDecoder:
     tied: bool = False
     static: int = 0
     each: bool = True
+
+    # The encoder of X has no intervals.
+    intervals: ClassVar[int] = 0
+    divided: ClassVar[tuple[int, ...]] = ()
 
     @property
     def start(self) -> int:
