@@ -131,6 +131,7 @@ MODULES = {
 VERBS = {
     "Forecaster": {
         "clone",
+        "dependence",
         "engine",
         "explain",
         "export",
@@ -139,6 +140,7 @@ VERBS = {
         "get_params",
         "load",
         "network",
+        "pooling",
         "predict",
         "predict_total",
         "quantiles",

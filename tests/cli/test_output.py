@@ -57,9 +57,34 @@ def test_info_names_the_columns_of_groups_and_origins(folder: Path) -> None:
     code, _, err = run(*words, "--group-col", "bed", "--origin-col", "year")
     assert code == 0, err
     code, out, _ = run("info", "beds.safetensors")
+    assert "loadings on the group" not in out  # too few items: `fit` says so
     found = dict(line.split("column", 1) for line in out.splitlines() if "column " in line)
     assert found["group "].strip() == "bed"
     assert found["origin "].strip() == "year: the time of step 1, for fit only"
+
+
+def test_info_shows_what_was_learnt_about_groups(folder: Path) -> None:
+    import numpy as np
+
+    from statecast import Forecaster
+
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(10.0), 3)
+    y = np.cumsum(rng.normal(size=(30, 4)) + rng.normal(size=(10, 1)).repeat(3, axis=0), axis=1)
+    forecaster = Forecaster(group_col="x1", units=4, ensemble=8, epochs=2)
+    forecaster.fit(y, group[:, None], verbose=0).save("groups.safetensors")
+    code, out, _ = run("info", "groups.safetensors")
+    assert code == 0
+    for model, values, name in (
+        (forecaster.dependence, "loading", "loadings on the group"),
+        (forecaster.pooling, "strength", "strength of a context"),
+    ):
+        assert model is not None
+        found = next(line for line in out.splitlines() if line.startswith(name))
+        pairs = zip(model.known.tolist(), getattr(model, values).tolist(), strict=True)
+        assert found.removeprefix(name).strip().split(", ") == [
+            f"{value:.2f} (k = {k})" for k, value in pairs
+        ]
 
 
 def test_info_describes_a_state(folder: Path) -> None:

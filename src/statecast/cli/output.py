@@ -190,6 +190,7 @@ def model_pairs(forecaster: Forecaster | TokenForecaster, path: Path) -> Iterato
     items = forecaster.training_items
     if items is not None:
         yield "training items", f"{items:,}, whose values are in the file"
+    yield from _group_pairs(forecaster)
     yield "trained", trained_text(forecaster.history)
     weights = forecaster.weights.values()
     yield "weights", f"{sum(w.size for w in weights):,} numbers in {len(weights)} arrays"
@@ -219,6 +220,20 @@ def state_pairs(state: State, path: Path) -> Iterator[tuple[str, Any]]:
         yield "fingerprint", "none: it is not a state of a forecaster"
     else:
         yield "fingerprint", f"{state.fingerprint}, of the model that made the state and can use it"
+
+
+def _group_pairs(forecaster: Forecaster | TokenForecaster) -> Iterator[tuple[str, str]]:
+    """Yield what was learnt about the items of a group, by the number of known steps."""
+    dependence = getattr(forecaster, "dependence", None)
+    pooling = getattr(forecaster, "pooling", None)
+    learnt = {
+        "loadings on the group": (dependence, "loading"),
+        "strength of a context": (pooling, "strength"),
+    }
+    for name, (model, values) in learnt.items():
+        if model is not None:
+            pairs = zip(model.known.tolist(), getattr(model, values).tolist(), strict=True)
+            yield name, ", ".join(f"{value:.2f} (k = {k})" for k, value in pairs)
 
 
 def _tables_of(library: str) -> str:

@@ -27,7 +27,7 @@ from statecast.forecast.paths import (
     quantile_columns,
     sums_by_group,
 )
-from statecast.forecast.pooling import MOST_POSITIONS, moved_quantiles
+from statecast.forecast.pooling import MOST_POSITIONS, Pooling, moved_quantiles
 from statecast.forecast.settings import ForecasterSettings, takes
 from statecast.forecast.stacking import FEWEST, MOST_ITEMS
 from statecast.heads.by_name import HEADS
@@ -685,6 +685,20 @@ class Forecaster(StateModel[ForecasterSettings]):
         """
         self.schema  # noqa: B018  raises if nothing is fitted
         return self._engine
+
+    @property
+    def dependence(self) -> Dependence | None:
+        """How the totals of the items of a group depend on each other: the loadings by prefix
+        length. None without ``group_col``, and with few held-out items (``fit`` warns)."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return self._companions.dependence
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How forecasts move by a ``context``: the strength by prefix length, 0 where it does not
+        pay. None without ``dependence``, and with more than 120 steps times targets."""
+        self.schema  # noqa: B018  raises if nothing is fitted
+        return self._companions.pooling
 
     # -- fitting -----------------------------------------------------------------------
 
