@@ -164,6 +164,15 @@ raised(lambda: f.clone().fit({path!r}))
         assert "pip install 'statecast[parquet]'" in line
 
 
+def test_sessions_need_apsw(model: Path, tmp_path: Path) -> None:
+    code = f"""
+from statecast import Forecaster, Sessions
+raised(lambda: Sessions(Forecaster.load({str(model)!r}), {str(tmp_path / "items.db")!r}))
+"""
+    assert "pip install 'statecast[sessions]'" in run(code, ("apsw",))
+    assert run(code) == "nothing"  # neither Keras, its backends nor pyarrow
+
+
 def test_commands_that_use_a_model_need_no_keras(model: Path, tmp_path: Path) -> None:
     series = tmp_path / "y.csv"
     pl.DataFrame({"unique_id": [1, 1], "ds": [1, 2], "y": [1.0, 2.0]}).write_csv(series)

@@ -13,13 +13,16 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from statecast import files
 from statecast.errors import ArgumentError, ModelFileError, StateError
-from statecast.files import read_ids, write_whole
+from statecast.files import id_bytes, id_of, read_ids, write_whole
 from statecast.state import State
 
 
@@ -377,3 +380,27 @@ def test_a_name_as_long_as_can_be(tmp_path):
     for name in ("é" * 127, "x" * 255):
         write_whole(tmp_path / name, b"1")
         assert (tmp_path / name).read_bytes() == b"1"
+
+
+@given(
+    st.text(st.characters(codec="utf-8"))
+    | st.integers()
+    | st.booleans()
+    | st.dates()
+    | st.datetimes()
+    | st.timedeltas()
+    | st.binary()
+    | st.lists(st.text(st.characters(codec="utf-8")) | st.integers(), max_size=3).map(tuple)
+)
+def test_the_bytes_of_an_id_are_read_as_the_id(item: Any) -> None:
+    found = id_of(id_bytes(item))
+    assert found == item
+    assert type(found) is type(item)
+
+
+def test_equal_ids_have_equal_bytes_and_others_are_refused() -> None:
+    assert id_bytes(np.int8(7)) == id_bytes(7) != id_bytes("7")
+    assert id_bytes(np.str_("a")) == id_bytes("a")
+    for item in (1.5, None, np.datetime64("2024-01-01"), object(), ["a"], "\ud800"):
+        with pytest.raises(ValueError, match=r"one of the types|surrogates"):
+            id_bytes(item)

@@ -34,7 +34,7 @@ LEVELS = (
     {"forecast"},
     {"tokens"},
     {"evaluate", "plots"},
-    {"export"},
+    {"export", "sessions"},
     {"cli"},
 )
 
@@ -63,9 +63,18 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "pandas": ("export.mlflow",),
     "mlflow": ("export.mlflow",),
     "pyarrow": ("tables.source", "tables.ids", "tables.id_types"),
-    "polars": ("tables", "data", "evaluate", "cli", "forecast.forecaster", "tokens.forecaster"),
+    "polars": (
+        "tables",
+        "data",
+        "evaluate",
+        "sessions",
+        "cli",
+        "forecast.forecaster",
+        "tokens.forecaster",
+    ),
     "narwhals": ("tables", "forecast.explanation", "evaluate", "export.mlflow"),
     "onnx": ("export",),
+    "apsw": ("sessions.store",),
     "typer": ("cli",),
     "rich": ("cli",),
 }
@@ -82,6 +91,7 @@ NOT_AT_LOAD = {
     "polars",
     "rich",
     "onnx",
+    "apsw",
 }
 
 
@@ -257,6 +267,8 @@ def test_imports_go_downward() -> None:
         ("plots.charts", "import matplotlib.pyplot as plt", "inside the function"),
         ("tables.source", "import pyarrow", "inside the function"),
         ("export.graph", "import onnx", "inside the function"),
+        ("sessions.store", "import apsw", "inside the function"),
+        ("sessions.writer", "def f():\n    import apsw", "not allowed here"),
         ("forecast.base", "from statecast.export.onnx import write", "upward"),
         ("forecast.base", "def f():\n    from statecast.export.graph import Graph", "upward"),
         ("tokens.engine", "def f():\n    from statecast.export.onnx import write", "upward"),

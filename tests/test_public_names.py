@@ -22,14 +22,17 @@ NAMES = [
     "ModelFileError",
     "NotFittedError",
     "NotStatefulError",
+    "OverloadError",
     "Panel",
     "Recurrence",
     "ResetStates",
     "Schema",
     "Scores",
+    "Sessions",
     "State",
     "StateError",
     "StatecastError",
+    "StoreError",
     "TokenForecaster",
     "Windows",
     "__version__",
@@ -130,6 +133,8 @@ MODULES = {
 
 VERBS = {
     "Forecaster": {
+        "advance",
+        "check_state",
         "clone",
         "dependence",
         "engine",
@@ -150,11 +155,14 @@ VERBS = {
         "settings_class",
         "simulate",
         "state",
+        "state_of",
         "training_items",
         "update",
         "weights",
     },
     "TokenForecaster": {
+        "advance",
+        "check_state",
         "clone",
         "engine",
         "export",
@@ -172,6 +180,7 @@ VERBS = {
         "set_params",
         "settings_class",
         "state",
+        "state_of",
         "training_items",
         "update",
         "weights",
@@ -202,7 +211,9 @@ ERRORS = {
     "ModelFileError": ValueError,
     "NotFittedError": AttributeError,
     "NotStatefulError": AttributeError,
+    "OverloadError": RuntimeError,
     "StateError": ValueError,
+    "StoreError": RuntimeError,
 }
 
 

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         ModelFileError,
         NotFittedError,
         NotStatefulError,
+        OverloadError,
         StatecastError,
         StateError,
+        StoreError,
     )
     from statecast.evaluate.cross_validation import cross_validation
     from statecast.evaluate.scores import Scores
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from statecast.layers.initial import InitialState
     from statecast.recurrence import cells
     from statecast.recurrence.kernels.native.arrays import Recurrence
+    from statecast.sessions.sessions import Sessions
     from statecast.state import State
     from statecast.tables.panel import Panel
     from statecast.tables.schema import Schema
@@ -70,14 +73,17 @@ _MODULES = {
     "ModelFileError": "errors",
     "NotFittedError": "errors",
     "NotStatefulError": "errors",
+    "OverloadError": "errors",
     "Panel": "tables.schema",
     "Recurrence": "recurrence.kernels.native.arrays",
     "ResetStates": "control",
     "Schema": "tables.schema",
     "Scores": "evaluate",
+    "Sessions": "sessions",
     "State": "state",
     "StateError": "errors",
     "StatecastError": "errors",
+    "StoreError": "errors",
     "TokenForecaster": "tokens.forecaster",
     "Windows": "control",
     "cells": "recurrence.cells",
@@ -110,14 +116,17 @@ __all__ = [
     "ModelFileError",
     "NotFittedError",
     "NotStatefulError",
+    "OverloadError",
     "Panel",
     "Recurrence",
     "ResetStates",
     "Schema",
     "Scores",
+    "Sessions",
     "State",
     "StateError",
     "StatecastError",
+    "StoreError",
     "TokenForecaster",
     "Windows",
     "__version__",

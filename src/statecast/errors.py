@@ -8,6 +8,8 @@
     ├── ModelFileError       (ValueError)      a file that is damaged or not a Statecast file
     ├── KernelError          (RuntimeError)    the kernel that was asked for declines the problem
     ├── ForkError            (RuntimeError)    a forked process whose parent used the backend
+    ├── StoreError           (RuntimeError)    a store of sessions that cannot be used
+    ├── OverloadError        (RuntimeError)    more calls wait than the sessions may hold
     ├── NotFittedError       (AttributeError)  a method that needs ``fit`` first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
 
@@ -23,8 +25,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
 
 
 class StatecastError(Exception):
@@ -82,6 +88,14 @@ class ForkError(StatecastError, RuntimeError):
     """The backend cannot compute in a forked process whose parent has used it."""
 
 
+class StoreError(StatecastError, RuntimeError):
+    """A store of sessions that cannot be opened, read or written to. Nothing is lost."""
+
+
+class OverloadError(StatecastError, RuntimeError):
+    """More observations wait than the sessions may hold: this call is refused. Repeat it later."""
+
+
 class NotFittedError(StatecastError, AttributeError):
     """A method that needs a fitted forecaster."""
 
@@ -96,11 +110,23 @@ class DataWarning(UserWarning):
 
 def warn(message: str) -> None:
     """Issue a ``DataWarning`` that names the line of the user's code that called Statecast."""
+    if _silent.get():
+        return
     package, level = f"{__name__.partition('.')[0]}.", 1
     frame = sys._getframe(1)
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, DataWarning, stacklevel=level + 1)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Issue no ``DataWarning`` within the block and its thread: the data was warned of before."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def quoted(value: Any, most: int = 80) -> str:

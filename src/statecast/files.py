@@ -596,3 +596,29 @@ def read_ids(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
         if write(out[row]) != own:
             raise ValueError(f"ids, row {row}: {own[:80]!r} is written in another way")
     return out
+
+
+def id_bytes(item: Any) -> bytes:
+    """Return the bytes of one id, which ``id_of`` reads; equal ids have equal bytes.
+
+    Raises
+    ------
+    ValueError
+        An id of another type than those of ``packed_ids``.
+    """
+    numpy = isinstance(item, np.generic) and item.dtype.kind not in "mM"
+    plain = item.item() if numpy else plain_id(item)
+    name = _ID_NAMES.get(type(plain))
+    if name is None:
+        kinds = ", ".join(_IDS)
+        raise ValueError(f"expected an id of one of the types {kinds}; received {item!r:.80}")
+    return f"{name}:{_IDS[name][1](plain)}".encode()
+
+
+def id_of(data: bytes) -> Any:
+    """Return the id that ``id_bytes`` wrote."""
+    name, _, text = data.decode().partition(":")
+    return _IDS[name][2](text)
+
+
+_ID_NAMES = {kind: name for name, (kind, _, _) in _IDS.items()}

@@ -121,12 +121,27 @@ def test_updates_one_by_one_are_a_full_run(fitted, seed):
             assert all((state[name] == leaf).all() for name, leaf in before.items())
             state = after
     full = fitted.state(prefix, static)
-    assert state.names == full.names
-    for name in full:
-        np.testing.assert_allclose(state[name], full[name], rtol=CLOSE, atol=CLOSE)
+    assert state == full  # to the bit, which sessions rely on (decision 53)
     assert_same(
-        fitted.predict(state=state, until=T, level=[80, 95]), forecast_of(fitted, prefix, static)
+        fitted.predict(state=state, until=T, level=[80, 95]),
+        forecast_of(fitted, prefix, static),
+        tolerance=0,
     )
+
+
+def test_panels_give_the_states_of_tables(fitted):
+    series, static = curve_tables()
+    begun = series.filter(pl.col("ds") <= 3)
+    state = fitted.state(begun, static)
+    assert fitted.state_of(fitted.schema.panel(begun, static)) == state
+    known = state["step"][:, 0, 0].astype(int)
+    more = series.filter((pl.col("ds") > 3) & (pl.col("unique_id") % 3 > 0))
+    panel = fitted.schema.new_rows(more, state.ids, known=known)
+    assert fitted.advance(state, panel) == fitted.update(state, more)
+    fitted.check_state(state)
+    leaves = {**state.leaves, "last": np.full_like(state["last"], np.nan)}
+    with pytest.raises(errors.StateError, match="'last'"):
+        fitted.check_state(State(leaves, state.ids, state.fingerprint))
 
 
 def test_an_update_with_nothing_new_and_a_saved_state_are_identities(fitted, tmp_path):

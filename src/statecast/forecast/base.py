@@ -334,7 +334,49 @@ class StateModel(ABC, Generic[S]):
         NotFittedError
             The model is not fitted.
         """
-        return self._state_of(self.schema.panel(series, static, future=future))
+        return self.state_of(self.schema.panel(series, static, future=future))
+
+    def state_of(self, panel: Panel) -> State:
+        """The state of each row of a panel after its prefix, as ``state`` gives it.
+
+        Parameters
+        ----------
+        panel : Panel
+            From ``schema.panel`` or ``schema.panel_of``.
+
+        Returns
+        -------
+        State
+            With the panel's ids.
+
+        Raises
+        ------
+        ArgumentError
+            A state that leaves the range of float32.
+        NotFittedError
+            The model is not fitted.
+        """
+        fingerprint = self.fingerprint
+        leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
+        if panel.origin is not None:
+            leaves["origin"] = panel.origin.astype("int64")
+        if panel.group is not None:
+            leaves["group"] = panel.group
+        return State(leaves, panel.ids, fingerprint)
+
+    def check_state(self, state: State) -> None:
+        """Check that this model can go on from a state.
+
+        Raises
+        ------
+        StateError
+            A state that this model did not make, or with values out of range.
+        NotFittedError
+            The model is not fitted.
+        """
+        self.schema  # noqa: B018  raises if nothing is fitted
+        self._check_state(state)
+        self._position(state)
 
     def update(self, state: State, new_rows: Any, *, future: Any = None) -> State:
         """Advance items by their new observations.
@@ -385,18 +427,47 @@ class StateModel(ABC, Generic[S]):
         part = state.take(touched)
         known, ids, origin = self._position(part)
         new = self.schema.new_rows(new_rows, ids, future=future, known=known, origin=origin)
-        leaves = dict(part.leaves)
-        if new.origin is not None:
-            leaves["origin"] = new.origin.astype("int64")
-        rows = np.flatnonzero(new.known)
-        if 0 < len(rows) == len(touched):  # the usual case
-            leaves |= self._advance(leaves, new, known)
+        return state.put(touched, self.advance(part, new))
+
+    def advance(self, state: State, panel: Panel) -> State:
+        """Advance all rows of a state by the new observations of a panel, as ``update`` does.
+
+        Parameters
+        ----------
+        state : State
+            From ``state``, ``state_of``, ``update`` or this method.
+        panel : Panel
+            From ``schema.new_rows`` or ``schema.new_rows_of``, with the rows of the state in their
+            order.
+
+        Returns
+        -------
+        State
+            A row without a new observation keeps its leaves, except the date of its step 1.
+
+        Raises
+        ------
+        ArgumentError
+            A new state that leaves the range of float32.
+        StateError
+            A state with values out of range.
+        NotFittedError
+            The model is not fitted.
+        """
+        self.schema  # noqa: B018  raises if nothing is fitted
+        known, _, _ = self._position(state)
+        leaves = dict(state.leaves)
+        if panel.origin is not None:
+            leaves["origin"] = panel.origin.astype("int64")
+        rows = np.flatnonzero(panel.known)
+        if 0 < len(rows) == state.rows:  # the usual case
+            leaves |= self._advance(leaves, panel, known)
         elif len(rows):
             moved = {name: leaf[rows] for name, leaf in leaves.items()}
-            for name, leaf in self._advance(moved, new.take(rows), known[rows]).items():
+            for name, leaf in self._advance(moved, panel.take(rows), known[rows]).items():
                 leaves[name] = leaves[name].copy()
                 leaves[name][rows] = leaf
-        return state.put(touched, State(leaves))
+        return State(leaves, state.ids, state.fingerprint)
 
     # -- files -------------------------------------------------------------------------
 
@@ -721,14 +792,6 @@ class StateModel(ABC, Generic[S]):
             self._spec["origin"] = ()
         if schema.group_col is not None:
             self._spec["group"] = ()
-
-    def _state_of(self, panel: Panel) -> State:
-        leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
-        if panel.origin is not None:
-            leaves["origin"] = panel.origin.astype("int64")
-        if panel.group is not None:
-            leaves["group"] = panel.group
-        return State(leaves, panel.ids, self.fingerprint)
 
     def _touched(self, state: State, new_rows: Any, future: Any) -> np.ndarray:
         """The rows of a state that an update with these open tables may change.

@@ -1063,7 +1063,7 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _paths(self, begun: _Begun, reach: int, paths: int) -> Paths:
         """``simulate``, up to the position ``reach``."""
         ids, known, last, source = begun.ids, begun.known, begun.last, begun.source
-        state = self._state_of(source) if isinstance(source, Panel) else source
+        state = self.state_of(source) if isinstance(source, Panel) else source
         values = np.full((len(ids), paths, reach), np.nan)
         levels = equal_levels(paths)
         count = len(self.settings.targets)

@@ -41,7 +41,7 @@ def read_numbers(array: np.ndarray, label: str, letter: str, shape: str) -> np.n
     if array.dtype.kind in "biuf":
         values, bad = array.astype(np.float64), np.zeros(array.shape, bool)
     elif array.dtype == object:
-        flat, wrong = _object_floats(array.ravel().tolist())
+        flat, wrong = object_floats(array.ravel().tolist())
         values, bad = flat.reshape(array.shape), wrong.reshape(array.shape)
     else:
         values, bad = np.full(array.shape, np.nan), np.ones(array.shape, bool)
@@ -252,7 +252,7 @@ def _categories_of(feature: _Feature, cells: list[Any], *, codes: bool, marks: b
     for i, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and (not cell or (marks and is_mark(cell)))):
             continue
-        text = _category(cell, codes or named, codes) if known else None
+        text = category_of(cell, codes or named, codes) if known else None
         if text is None and named:
             text = str(cell)  # an interval of pandas.cut
         if text is None:
@@ -264,7 +264,7 @@ def _categories_of(feature: _Feature, cells: list[Any], *, codes: bool, marks: b
     return out
 
 
-def _category(cell: Any, numbers_too: bool, codes: bool) -> str | None:
+def category_of(cell: Any, numbers_too: bool, codes: bool) -> str | None:
     """Return the category that a cell stands for, or None. 3.0 is the whole number 3."""
     if isinstance(cell, str):
         whole = _WHOLE_FLOAT.fullmatch(cell) if codes else None
@@ -426,14 +426,14 @@ def read_floats(column: Any, text: bool) -> tuple[np.ndarray, np.ndarray]:
         try:
             values = np.array(column.cast(nw.Float64).to_numpy(), np.float64)
         except (ValueError, ArithmeticError):  # Arrow's whole numbers beyond 2**53 are not exact
-            return _object_floats(read_cells(column))
+            return object_floats(read_cells(column))
         return values, np.zeros(len(values), bool)
     if isinstance(dtype, (nw.Object, nw.Unknown)):
-        return _object_floats(read_cells(column))
+        return object_floats(read_cells(column))
     return np.full(len(missing), np.nan), ~missing
 
 
-def _object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def object_floats(values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Do as ``read_floats`` for Python objects: numbers, booleans, decimals, None."""
     out = np.full(len(values), np.nan)
     bad = np.zeros(len(values), bool)

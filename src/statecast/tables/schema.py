@@ -406,24 +406,26 @@ class Schema:
             )
         _check_static(static, self._names)
         parsed = self._parse(series, static, future)
-        placed = self._placed(parsed)
-        seen = Survey.of(placed)
+        seen = Survey.of(self._placed(parsed))
         if parsed.kind.library != "arrays":
-            check_points(placed, seen, all_missing=self.spacing is None)
-        y, mask = scaled_grid(self.targets, placed, seen)
-        ids = id_array(parsed.ids)
-        numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
-        warn_of_features("Static", missing + unseen)
-        panel = Panel(
-            ids, y, mask, numeric, codes, placed.origin, parsed.kind, targets=len(self.targets)
-        )
-        if parsed.group is not None:
-            panel = replace(panel, group=group_keys(parsed.group))
-        if for_fit:
-            panel = replace(panel, begin=self._begin(panel, parsed.begin))
-        first = np.zeros(len(ids), np.int64)
-        panel = self._with_covariates(panel, parsed, placed, seen, first, until)
-        return panel.take(seen.observed > 0) if for_fit and not seen.observed.all() else panel
+            check_points(seen.placed, seen, all_missing=self.spacing is None)
+        return self._panel(parsed, seen, until, for_fit=for_fit)
+
+    def panel_of(self, parsed: Parsed) -> Panel:
+        """Turn checked arrays into a panel, as ``panel`` does with tables.
+
+        Parameters
+        ----------
+        parsed : Parsed
+            What ``parse`` would return: each step of an item once, and the columns of ``fit``.
+
+        Raises
+        ------
+        DataError
+            A value outside the domain of its target, a date that is not on the grid, or missing
+            future covariates.
+        """
+        return self._panel(parsed, Survey.of(self._placed(parsed)), 0)
 
     def new_rows(
         self,
@@ -480,27 +482,33 @@ class Schema:
                     f"{name}: expected shape ({len(items)},); received {np.shape(values)}."
                 )
         parsed = self._parse(series, None, future, items)
-        arrays, count = parsed.kind.library == "arrays", len(parsed.ids)
-        placed = self._placed(parsed, origin)
-        seen = Survey.of(placed)
-        if not arrays:
-            check_points(placed, seen, all_missing=False)
-        first = np.zeros(count, np.int64)
-        if known is not None:
-            first = np.asarray(known) // len(self.targets)
-        y, mask = scaled_grid(self.targets, placed, seen)
-        check_new(placed, first, arrays=arrays)
-        panel = Panel(
-            id_array(parsed.ids),
-            y,
-            mask,
-            np.zeros((count, 0), np.float32),
-            np.zeros((count, 0), np.int32),
-            placed.origin,
-            parsed.kind,
-            targets=len(self.targets),
-        )
-        return self._with_covariates(panel, parsed, placed, seen, first, until)
+        seen = Survey.of(self._placed(parsed, origin))
+        if parsed.kind.library != "arrays":
+            check_points(seen.placed, seen, all_missing=False)
+        return self._new_rows(parsed, seen, known, until)
+
+    def new_rows_of(
+        self,
+        parsed: Parsed,
+        *,
+        known: np.ndarray,
+        origin: np.ndarray | None = None,
+    ) -> Panel:
+        """Turn checked arrays of new observations into a panel, as ``new_rows`` does with tables.
+
+        Parameters
+        ----------
+        parsed : Parsed
+            What ``parse`` would return for new rows of known items.
+        known, origin
+            As in ``new_rows``.
+
+        Raises
+        ------
+        DataError
+            As ``panel_of``; a step that is already known.
+        """
+        return self._new_rows(parsed, Survey.of(self._placed(parsed, origin)), known, 0)
 
     # -- scaling -----------------------------------------------------------------------
 
@@ -666,6 +674,48 @@ class Schema:
         first = 1 if parsed.kind.library == "arrays" else self.first
         zone = self._form(parsed.kind).zone
         return place_rows(parsed, self.spacing, self._names, zone, first, origin)
+
+    def _panel(
+        self, parsed: Parsed, seen: Survey, until: int | Until, *, for_fit: bool = False
+    ) -> Panel:
+        """Return the panel of rows on the grid; see ``panel``."""
+        placed = seen.placed
+        y, mask = scaled_grid(self.targets, placed, seen)
+        ids = id_array(parsed.ids)
+        numeric, codes, missing, unseen = self.static.encode(parsed.static, parsed.ids)
+        warn_of_features("Static", missing + unseen)
+        panel = Panel(
+            ids, y, mask, numeric, codes, placed.origin, parsed.kind, targets=len(self.targets)
+        )
+        if parsed.group is not None:
+            panel = replace(panel, group=group_keys(parsed.group))
+        if for_fit:
+            panel = replace(panel, begin=self._begin(panel, parsed.begin))
+        first = np.zeros(len(ids), np.int64)
+        panel = self._with_covariates(panel, parsed, placed, seen, first, until)
+        return panel.take(seen.observed > 0) if for_fit and not seen.observed.all() else panel
+
+    def _new_rows(
+        self, parsed: Parsed, seen: Survey, known: np.ndarray | None, until: int | Until
+    ) -> Panel:
+        """Return the panel of new rows on the grid; see ``new_rows``."""
+        placed, count = seen.placed, len(parsed.ids)
+        first = np.zeros(count, np.int64)
+        if known is not None:
+            first = np.asarray(known) // len(self.targets)
+        y, mask = scaled_grid(self.targets, placed, seen)
+        check_new(placed, first, arrays=parsed.kind.library == "arrays")
+        panel = Panel(
+            id_array(parsed.ids),
+            y,
+            mask,
+            np.zeros((count, 0), np.float32),
+            np.zeros((count, 0), np.int32),
+            placed.origin,
+            parsed.kind,
+            targets=len(self.targets),
+        )
+        return self._with_covariates(panel, parsed, placed, seen, first, until)
 
     def _begin(self, panel: Panel, given: np.ndarray | None) -> np.ndarray | None:
         """Return the time of each item's step 1, ``Panel.begin``."""

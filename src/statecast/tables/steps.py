@@ -176,10 +176,10 @@ def read_when(
     if isinstance(dtype, (nw.String, nw.Object, nw.Unknown, nw.Categorical, nw.Enum)):
         cells = read_cells(column)
         if all(isinstance(cell, (datetime.date, np.datetime64)) for cell in cells):
-            return _python_dates(list(map(_python_date, cells)), refuse)
+            return python_dates(list(map(_python_date, cells)), refuse)
         text = all(isinstance(cell, str) for cell in cells)
         if text and not (table.text and is_number(cells[0])):
-            return _text_dates(cells, table.text, refuse)
+            return text_dates(cells, table.text, refuse)
         if not table.text:
             whole = (is_real_number(cell) and not isinstance(cell, bool) for cell in cells)
             bad = ~np.fromiter(whole, bool, len(cells))
@@ -224,7 +224,7 @@ def read_start(table: Table, name: str, ids: list[Any]) -> Steps | None:
     fail(table.label, name, expected, quoted(cell), own[0], _date_remedy(cell) or advice)
 
 
-def _python_dates(
+def python_dates(
     values: list[Any], refuse: Callable[[np.ndarray], NoReturn]
 ) -> tuple[np.ndarray, Form]:
     """Do as ``read_when`` for Python's dates or datetimes, all with a time zone or all without."""
@@ -266,7 +266,7 @@ def _date_remedy(cell: Any) -> str:
     return ""
 
 
-def _text_dates(
+def text_dates(
     cells: list[str], of_file: bool, refuse: Callable[..., NoReturn]
 ) -> tuple[np.ndarray, Form]:
     """Do as ``read_when`` for ISO texts, all with an offset (or Z) or all without."""

@@ -463,7 +463,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         horizon = Horizon.read(until, h, schema.id_col, schema.first)
         if state is None:
             panel = schema.panel(series, static)
-            state, kind = self._state_of(panel), panel.kind
+            state, kind = self.state_of(panel), panel.kind
         else:
             self._check_state(state, series, static)
         known, ids, origin = self._position(state)

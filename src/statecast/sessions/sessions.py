@@ -1,0 +1,654 @@
+"""``Sessions``: one durable state per item, for observations that keep arriving."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from statecast.checks import check_choice, check_whole
+from statecast.errors import (
+    ArgumentError,
+    DataError,
+    ForkError,
+    StateError,
+    StoreError,
+    quoted,
+)
+from statecast.files import id_of
+from statecast.forecast.explanation import ForecastExplanation
+from statecast.forecast.forecaster import Forecaster
+from statecast.forecast.paths import Paths
+from statecast.sessions.batcher import Batcher
+from statecast.sessions.cells import Cells, column
+from statecast.sessions.events import KINDS, PLAN, ROW, STATIC
+from statecast.sessions.replay import History, Replay
+from statecast.sessions.store import Durability, Store, opened
+from statecast.sessions.writer import LATE, STATUS, Ask, Begun, Policy, Writer
+from statecast.state import State
+from statecast.tables.ids import id_array
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_BATCH = 1024  # rows of one transaction, about
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What became of observations.
+
+    Attributes
+    ----------
+    status : ndarray of str, shape (rows,)
+        For each row "duplicate": it was observed before with these values; "new"; "late": a later
+        step had been observed; or "corrected": it had other values. If these differ between the
+        parts of a row (static features, future covariates, values), the last in this list counts.
+    revised : tuple
+        The items whose past changed: those with a late or a corrected row.
+    forecast : table or None
+        With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
+    before : table or None
+        The forecast of the revised items before this call, up to the same step.
+    """
+
+    status: np.ndarray
+    revised: tuple[Any, ...] = ()
+    forecast: Any = None
+    before: Any = None
+
+
+class Sessions:
+    """One durable state per item, for items that are observed again and again.
+
+    A journal has the observations of each item. A state is computed from the last observation of
+    each step, so it does not depend on the order in which they came. A forecast is the one that
+    ``Forecaster.predict`` gives for the same observations: to the bit with the native library, and
+    to rounding without it. An observation that ``observe`` has accepted is on the disk
+    (decision 53).
+
+    Several threads may use one object at once: calls that wait together are one native call and
+    one transaction. Only one process may have a file at a time.
+
+    Parameters
+    ----------
+    model : Forecaster
+        A fitted one.
+    store : str, path or Store
+        A file, which is made if it does not exist; or another store.
+    policy : {"revise", "reject"}
+        What to do with a late observation (before the last observed step of its item) and a
+        correction (other values at an observed step). "revise": the state becomes the one of the
+        history as it now is. "reject": an error.
+    durability : {"full", "relaxed"}
+        "full": accepted observations survive a crash of the machine. "relaxed": a crash of the
+        machine may lose the last ones; a crash of the process loses none. For a file only.
+    cached : int
+        The number of items that are kept in memory: those used last.
+    waiting : int
+        The rows that may wait to be written, in all threads. Calls beyond are refused.
+
+    Raises
+    ------
+    StoreError
+        A store that cannot be opened, that another process has open, or of another model.
+    MissingExtraError
+        apsw is not installed: ``pip install 'statecast[sessions]'``.
+    ArgumentError
+        A model that is no ``Forecaster``, or another argument outside its range.
+    NotFittedError
+        The model is not fitted.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from statecast import Forecaster
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(20, 1))
+    >>> Y = X + 0.1 * rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y, X, verbose=0)
+    >>> with tempfile.TemporaryDirectory() as folder, Sessions(f, f"{folder}/items.db") as sessions:
+    ...     _ = sessions.observe("a", 1, 0.5, static={"x1": 0.3})
+    ...     again = sessions.observe("a", 1, 0.5)
+    ...     forecast = sessions.forecast("a", until=6)
+    >>> again.status.tolist(), forecast["statecast"].shape
+    (['duplicate'], (1, 6))
+    """
+
+    def __init__(
+        self,
+        model: Forecaster,
+        store: Store | str | os.PathLike[str],
+        *,
+        policy: Policy = "revise",
+        durability: Durability = "full",
+        cached: int = 50_000,
+        waiting: int = 100_000,
+    ) -> None:
+        if not isinstance(model, Forecaster):
+            raise ArgumentError(
+                "model: expected a Forecaster, as events of a journal hold numbers; received "
+                f"{type(model).__name__}."
+            )
+        check_choice("policy", policy, ["revise", "reject"])
+        check_whole("cached", cached)
+        check_whole("waiting", waiting)
+        self.model, self._replay, self._process = model, Replay(model), os.getpid()
+        self._cells = Cells(model.schema, self._replay.layout)
+        self._store = opened(store, durability)
+        try:
+            self._check_model()
+        except BaseException:
+            self._store.close()
+            raise
+        self._writer = Writer(self._store, self._replay, self._cells, policy, cached)
+        self._batcher = Batcher(self._writer.handle, waiting, _BATCH)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what waits, and close the store. Later calls are refused."""
+        if os.getpid() == self._process:
+            self._batcher.close()
+            self._store.close()
+
+    # -- observations ------------------------------------------------------------------
+
+    def observe(
+        self,
+        item: Any,
+        step: Any = None,
+        values: Any = None,
+        *,
+        static: Mapping[str, Any] | None = None,
+        future: Mapping[str, Any] | None = None,
+        past: Mapping[str, Any] | None = None,
+        until: int | None = None,
+        h: int | None = None,
+    ) -> Observed:
+        """Accept what is observed of an item at a step.
+
+        Parameters
+        ----------
+        item : object
+            Its id: text, a whole number, a boolean, a date, a duration, bytes, or a tuple of text
+            and whole numbers.
+        step : int, date or text, optional
+            The step, as in the tables of ``fit``: its number, or its date (ISO text too). Without
+            it only ``static`` is taken: an item with k = 0.
+        values : float or sequence of float, optional
+            The value of y, or one of each target; NaN or None where it was not observed. Without
+            any ``values``, only ``future`` is taken: covariates that are known before their step.
+        static : mapping of str to value, optional
+            The static features, with those columns that ``group_col`` and ``start_col`` name.
+            Needed for the first observation of an item, if the model has such columns. None is a
+            missing value.
+        future : mapping of str to value, optional
+            The future covariates of the step. A model that has them needs them for every step up to
+            an observed one.
+        past : mapping of str to value, optional
+            The past covariates, observed with the values; needed if the model has them.
+        until, h : int, optional
+            As in ``forecast``: the answer has the forecast too.
+
+        Returns
+        -------
+        Observed
+            The observation is on the disk.
+
+        Raises
+        ------
+        DataError
+            What cannot be used, as in ``Forecaster.update``; with ``policy="reject"``, a late
+            observation or a correction.
+        StoreError
+            The store cannot be written to.
+        OverloadError
+            Too many observations wait.
+
+        After an error, nothing of the call was accepted.
+        """
+        one = {
+            name: None if given is None else _columns(name, given)
+            for name, given in (("static", static), ("future", future), ("past", past))
+        }
+        steps = None if step is None else [step]
+        given = None if values is None else [values]
+        return self.observe_batch([item], steps, given, **one, until=until, h=h)
+
+    def observe_batch(
+        self,
+        items: Sequence[Any] | np.ndarray,
+        steps: Any = None,
+        values: Any = None,
+        *,
+        static: Mapping[str, Any] | None = None,
+        future: Mapping[str, Any] | None = None,
+        past: Mapping[str, Any] | None = None,
+        until: int | None = None,
+        h: int | None = None,
+    ) -> Observed:
+        """Accept what is observed of several items: all of it, or after an error nothing.
+
+        Parameters
+        ----------
+        items : sequence, shape (rows,)
+            The item of each row. An item may have several rows, in any order of steps.
+        steps : sequence or array, shape (rows,), optional
+        values : sequence or array, shape (rows,) or (rows, targets), optional
+        static, future, past : mapping of str to sequence, shape (rows,), optional
+            Columns.
+        until, h : int, optional
+
+        Returns, raises
+        ---------------
+        As ``observe``.
+        """
+        self._check_process()
+        forecast = until is not None or h is not None
+        rows = self._cells.rows(items, steps, values, static, future, past, forecast)
+        codes, before, after = self._batcher.do(rows, max(1, len(rows.ids)))
+        status = np.array(STATUS, object)[codes]
+        revised = {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= LATE)}
+        changed = tuple(revised.values())
+        if not forecast:
+            return Observed(status, changed)
+        old = {key: before[key] for key in revised}
+        return Observed(
+            status,
+            changed,
+            self._predict(after, None, until=until, h=h),
+            self._predict(old, None, until=until, h=h) if old else None,
+        )
+
+    # -- forecasts ---------------------------------------------------------------------
+
+    def forecast(
+        self,
+        items: Any,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        future: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Forecast the steps after the last observation of each item.
+
+        Parameters
+        ----------
+        items : object, or list of objects
+            An id, or a list or array of ids.
+        until, h, **options
+            As in ``Forecaster.predict``: ``level``, ``quantiles``, ``mean``, ``calibrated``,
+            ``strict``.
+        future : table, optional
+            The future covariates of the steps to forecast. Default: those that were given to
+            ``observe``.
+
+        Returns
+        -------
+        As ``Forecaster.predict``, to the bit what it gives for the same observations.
+
+        Raises
+        ------
+        DataError
+            An item that is not there; what ``Forecaster.predict`` raises.
+        """
+        return self._predict(self._states(items), future, until=until, h=h, **options)
+
+    def simulate(
+        self,
+        items: Any,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        future: Any = None,
+        **options: Any,
+    ) -> Paths:
+        """Joint sample paths of the steps after the last observation of each item.
+
+        Parameters
+        ----------
+        items, future
+            As in ``forecast``.
+        until, h, **options
+            As in ``Forecaster.simulate``: ``paths``, ``strict``.
+        """
+        states = self._states(items)
+        return self.model.simulate(until=until, h=h, **self._begun(states, future), **options)
+
+    def explain(self, items: Any, **options: Any) -> ForecastExplanation:
+        """The effects of each observation and static feature on the forecast of each item.
+
+        Parameters
+        ----------
+        items
+            As in ``forecast``.
+        **options
+            As in ``Forecaster.explain``: ``until`` or ``h``, ``analogues``.
+
+        Raises
+        ------
+        StateError
+            An item whose state was set: the observations before it are not known.
+        """
+        series, static, future = self.tables(items)
+        return self.model.explain(series, static, future=future, **options)
+
+    def as_of(
+        self,
+        item: Any,
+        moment: dt.datetime | np.datetime64,
+        *,
+        until: Any = None,
+        h: int | None = None,
+        future: Any = None,
+        **options: Any,
+    ) -> Any:
+        """The forecast of an item as it was at a moment: from what had been accepted up to then.
+
+        Parameters
+        ----------
+        item : object
+        moment : datetime with a time zone, or datetime64 in UTC
+        until, h, future, **options
+            As in ``forecast``.
+
+        Raises
+        ------
+        DataError
+            An item that is not there, or was not there yet.
+        """
+        (key,), (own,) = self._keys([item])
+        last = _microseconds(moment)
+        state = self._batcher.do(lambda: self._writer.as_of(key, own, last))
+        return self._predict({key: state}, future, until=until, h=h, **options)
+
+    # -- states ------------------------------------------------------------------------
+
+    def state(self, items: Any) -> State:
+        """The current states of items, as ``Forecaster.state`` gives them.
+
+        Parameters
+        ----------
+        items
+            As in ``forecast``.
+
+        Returns
+        -------
+        State
+            A row for each item, with the ids.
+        """
+        states = self._states(items)
+        return self._replay.unpack([packed for packed, _ in states.values()], _ids_of(states))
+
+    def set_state(self, item: Any, state: State) -> None:
+        """Let an item go on from another state: the observations before have no effect any more.
+
+        Parameters
+        ----------
+        item : object
+        state : State
+            Of one row, from this model. Float leaves are kept as float32.
+
+        Raises
+        ------
+        StateError
+            A state that this model did not make, or of several rows.
+        """
+        (key,), (own,) = self._keys([item])
+        self.model.check_state(state)
+        if state.rows != 1:
+            raise StateError(f"state: expected a state of one row; received {state.rows}.")
+        (packed,) = self._replay.pack(state.at_rest())
+        at = self._replay.step_of(state)
+
+        self._batcher.do(lambda: self._writer.set_state(key, own, packed, at))
+
+    def reset(self, item: Any) -> None:
+        """Let an item begin again with k = 0: its observations have no effect any more."""
+        (key,), (own,) = self._keys([item])
+
+        self._batcher.do(lambda: self._writer.reset(key, own))
+
+    def fork(self, item: Any, as_: Any) -> None:
+        """Copy an item, with its journal, to a new one: to try what would follow.
+
+        Parameters
+        ----------
+        item, as_ : object
+            The id of an item, and an id that is not one yet.
+
+        Raises
+        ------
+        DataError
+            An item that is not there, or a new one that is.
+        """
+        keys, (own, other) = self._keys([item, as_])
+
+        self._batcher.do(lambda: self._writer.fork(keys, own, other))
+
+    # -- what is kept ------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._batcher.do(self._store.count)
+
+    def __contains__(self, item: Any) -> bool:
+        keys, ids = self._keys([item])
+        return self._batcher.do(lambda: self._writer.loaded(ids, keys))[0] is not None
+
+    def items(self) -> Iterator[Any]:
+        """Yield the ids of all items."""
+        last = b""
+        while found := self._batcher.do(lambda after=last: self._store.ids(after)):
+            yield from map(id_of, found)
+            last = found[-1]
+
+    def history(self, item: Any) -> pl.DataFrame:
+        """The journal of an item: each event in the order in which it was accepted.
+
+        Returns
+        -------
+        table
+            A polars table with a row for each event: ``time`` (when it was accepted, UTC), ``kind``
+            ("observation", "future covariates", "static features", "state set", "reset"), the
+            column of steps, a column for each target, covariate and static feature, and
+            ``current``: whether the event is in effect.
+        """
+        import polars as pl
+
+        (key,), (own,) = self._keys([item])
+        events = self._batcher.do(lambda: self._writer.whole(key, own)).events
+        effect, layout = History(events), self._replay.layout
+        start = max((e.seq for e in events if e.data[:1] not in (ROW, PLAN, STATIC)), default=0)
+        last: dict[tuple[bytes, int | None], int] = {}
+        for event in events:
+            last[event.data[:1], event.at] = event.seq
+        columns: dict[str, list[Any]] = {}
+        for part in (layout.row, layout.plan, layout.static):
+            for name in part.columns:
+                columns[name] = [None] * len(events)
+            of = [i for i, event in enumerate(events) if event.data[:1] == part.kind]
+            for name, values in part.unpack([events[i].data for i in of]).items():
+                for i, value in zip(of, values.tolist(), strict=True):
+                    columns[name][i] = None if value != value else value
+        launch = self.model.schema.start_col
+        if launch is not None:
+            columns[launch] = self._cells.launches(columns[launch])
+        current = [
+            last[event.data[:1], event.at] == event.seq
+            and (event.seq >= start or event.data == effect.static)
+            for event in events
+        ]
+        times = pl.Series("time", [event.time for event in events], pl.Int64)
+        return pl.DataFrame(
+            {
+                "time": times.cast(pl.Datetime("us", "UTC")),
+                "kind": [KINDS[event.data[:1]] for event in events],
+                self.model.schema.step_col: self._cells.steps([event.at for event in events]),
+                **columns,
+                "current": current,
+            },
+            strict=False,
+        )
+
+    def tables(self, items: Any) -> tuple[Any, Any, Any]:
+        """What is in effect for items, as the tables that ``Forecaster`` takes.
+
+        Parameters
+        ----------
+        items
+            As in ``forecast``.
+
+        Returns
+        -------
+        series, static, future : polars tables or None
+            Without observations ``series`` is None; a model without static features or without
+            future covariates has None for theirs.
+
+        Raises
+        ------
+        StateError
+            An item whose state was set: the observations before it are not known.
+        """
+        import polars as pl
+
+        keys, ids = self._keys(items)
+        records = self._batcher.do(
+            lambda: [self._writer.whole(*each) for each in zip(keys, ids, strict=True)]
+        )
+        histories = [History(record.events) for record in records]
+        for own, history in zip(ids, histories, strict=True):
+            if history.start is not None:
+                raise StateError(
+                    f"The state of item {quoted(own)} was set: the observations before it are not "
+                    "known. Use `forecast` or `simulate`, which start from its state."
+                )
+        layout, schema = self._replay.layout, self.model.schema
+        series = self._cells.table(layout.row, ids, [history.rows for history in histories])
+        future = self._cells.table(layout.plan, ids, [history.plans for history in histories])
+        static = None
+        if layout.static.columns:
+            none = self._replay.none
+            cells = layout.static.unpack([history.static or none for history in histories])
+            if schema.start_col is not None:
+                cells[schema.start_col] = self._cells.launches(cells[schema.start_col])
+            own = {name: column(values) for name, values in cells.items()}
+            static = pl.DataFrame({schema.id_col: ids, **own}, strict=False)
+        return series, static, future
+
+    def delete(self, items: Any) -> int:
+        """Remove all of items: no file has their bytes any more. Forks of them are other items.
+
+        Returns
+        -------
+        int
+            The number of items that were there.
+        """
+        keys, _ = self._keys(items)
+
+        return self._batcher.do(lambda: self._writer.delete(keys))
+
+    def expire(self, before: dt.datetime | np.datetime64) -> int:
+        """Delete the items of which nothing was accepted since a moment.
+
+        Parameters
+        ----------
+        before : datetime with a time zone, or datetime64 in UTC
+
+        Returns
+        -------
+        int
+            The number of items that were deleted.
+        """
+        moment = _microseconds(before)
+
+        self._check_process()
+        last, count = b"", 0
+        while found := self._batcher.do(lambda after=last: self._writer.expire(moment, after)):
+            last, count = found[-1], count + len(found)
+        return count
+
+    # -- in the caller's thread --------------------------------------------------------
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ForkError(
+                "This process is a fork of the one that opened the sessions. Open them after the "
+                "fork, in one process."
+            )
+
+    def _check_model(self) -> None:
+        """Raise ``StoreError`` if the store belongs to another model."""
+        own = {"fingerprint": self.model.fingerprint, "layout": str(self._replay.layout)}
+        found = self._store.meta()
+        if not found:
+            self._store.set_meta(own)
+        elif found != own:
+            raise StoreError(
+                "Expected a store of this model; received one of another fit, with the fingerprint "
+                f"{found.get('fingerprint', '')[:40]}. Its states have no meaning for this model. "
+                "Open it with the model that made it, or name another file."
+            )
+
+    def _keys(self, items: Any) -> tuple[list[bytes], list[Any]]:
+        self._check_process()
+        return self._cells.keys(items)
+
+    def _states(self, items: Any) -> dict[bytes, Begun]:
+        """The packed states of items, and the future covariates of their later steps."""
+        keys, ids = self._keys(items)
+        return dict(zip(keys, self._batcher.do(Ask(ids, keys), len(keys)), strict=True))
+
+    def _begun(self, states: Mapping[bytes, Begun], future: Any) -> dict[str, Any]:
+        """The arguments of a forecast from states."""
+        ids = _ids_of(states)
+        state = self._replay.unpack([packed for packed, _ in states.values()], ids)
+        if future is None and self.model.schema.future.kinds:
+            plans = [plans for _, plans in states.values()]
+            future = self._cells.table(self._replay.layout.plan, ids.tolist(), plans)
+        return {"state": state, "future": future}
+
+    def _predict(
+        self,
+        states: Mapping[bytes, Begun],
+        future: Any,
+        **options: Any,
+    ) -> Any:
+        return self.model.predict(**self._begun(states, future), **options)
+
+
+def _ids_of(states: Iterable[bytes]) -> np.ndarray:
+    return id_array([id_of(key) for key in states])
+
+
+def _columns(name: str, given: Any) -> dict[str, list[Any]]:
+    """The columns of one row."""
+    if not isinstance(given, Mapping):
+        raise DataError(
+            f"{name}: expected a mapping of columns to values; received {type(given).__name__}."
+        )
+    return {column: [value] for column, value in given.items()}
+
+
+def _microseconds(moment: Any) -> int:
+    """A moment in microseconds since 1970."""
+    if isinstance(moment, np.datetime64) and not np.isnat(moment):
+        return int(moment.astype("datetime64[us]").astype(np.int64))
+    if isinstance(moment, dt.datetime) and moment.tzinfo is not None:
+        return (moment - _EPOCH) // _MICROSECOND
+    raise ArgumentError(
+        "moment: expected a datetime with a time zone, or a datetime64 in UTC; received "
+        f"{quoted(moment)}."
+    )

@@ -1,0 +1,390 @@
+"""``Writer``: the current items in memory, and what becomes of them. One thread uses it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+from statecast.errors import DataError, StatecastError, StoreError, listed, quoted
+from statecast.sessions.batcher import Call
+from statecast.sessions.cells import Cells, Rows
+from statecast.sessions.events import RESET, ROW, STATIC
+from statecast.sessions.replay import LEAST, History, Item, Replay, set_event
+from statecast.sessions.store import Change, Event, Record, Snapshot, Store
+
+Policy = Literal["revise", "reject"]
+
+STATUS = ("duplicate", "new", "late", "corrected")
+_DUPLICATE, _NEW, LATE, _CORRECTED = range(4)
+_EVERY = 64  # events between two snapshots of an item
+_TRIES = 3  # times that a change is made, if another writer was there first
+_NOTHING = Record(None, [], 0, 0), History([])  # of a new item
+Begun = tuple[bytes, dict[int, bytes]]  # a packed state, and the future covariates after it
+
+
+@dataclass(eq=False)
+class Ask:
+    """A call that asks for the current states of items."""
+
+    ids: list[Any]
+    keys: list[bytes]
+
+
+@dataclass(eq=False)
+class Draft:
+    """An item as it will be after a commit.
+
+    Attributes
+    ----------
+    old : Item or None
+        As it is; None for a new item.
+    item : Item
+    journal : (Record, History)
+        All that the store has of it, if that was read; else nothing.
+    events : list of Event
+        The new ones.
+    stale : bool
+        Whether the snapshot in the store is not one of the item any more.
+    """
+
+    old: Item | None
+    item: Item
+    journal: tuple[Record, History] = _NOTHING
+    events: list[Event] = field(default_factory=list)
+    stale: bool = False
+
+
+class Writer:
+    """Does the calls of a ``Batcher``: takes observations, and answers with states.
+
+    Parameters
+    ----------
+    store : Store
+    replay : Replay
+    cells : Cells
+    policy : {"revise", "reject"}
+    cached : int
+        The number of items that are kept in memory.
+    """
+
+    def __init__(
+        self, store: Store, replay: Replay, cells: Cells, policy: Policy, cached: int
+    ) -> None:
+        self._store, self._replay, self._cells = store, replay, cells
+        self._policy, self._cached = policy, cached
+        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self._time = 0
+
+    def handle(self, calls: list[Call]) -> None:
+        """Do calls, in order: together what can be done together."""
+        for kind, some in groupby(calls, _kind):
+            if kind is Rows or isinstance(kind, Call):
+                self._do(list(some), self._observe)
+            elif kind is Ask:
+                self._do(list(some), self._answer)
+            else:
+                for call in some:
+                    self._do([call], lambda own: [own[0].work()])
+
+    def _do(self, calls: list[Call], work: Callable[[list[Call]], list[Any]]) -> None:
+        """Do calls together. If that fails, do each alone, so that each gets its own error."""
+        try:
+            results = work(calls)
+        except StatecastError as error:
+            if len(calls) == 1 or isinstance(error, StoreError):
+                for call in calls:
+                    call.done.set_exception(error)
+                return
+            for call in calls:
+                self._do([call], work)
+            return
+        self._forget()
+        for call, result in zip(calls, results, strict=True):
+            call.done.set_result(result)
+
+    def _forget(self) -> None:
+        """Forget the items that were not used for the longest time."""
+        while len(self._items) > self._cached:
+            self._items.popitem(last=False)
+
+    def loaded(self, ids: Sequence[Any], keys: Sequence[bytes]) -> list[Item | None]:
+        """Items from memory, or else from the store; None for those that are not there."""
+        new = {key: own for key, own in zip(keys, ids, strict=True) if key not in self._items}
+        for (key, own), record in zip(new.items(), self._store.read(list(new)), strict=True):
+            if record is not None:
+                self._items[key] = Item.of(own, record)
+        for key in keys:
+            if key in self._items:
+                self._items.move_to_end(key)
+        return [self._items.get(key) for key in keys]
+
+    def whole(self, key: bytes, own: Any) -> Record:
+        """The whole journal of an item."""
+        (record,) = self._store.read([key], whole=True)
+        if record is None:
+            raise _absent(own)
+        return record
+
+    def as_of(self, key: bytes, own: Any, moment: int) -> Begun:
+        """The state of an item as it was at a moment, in microseconds since 1970."""
+        events = [event for event in self.whole(key, own).events if event.time <= moment]
+        if not events:
+            raise _absent(own, " by then")
+        item = Item.of(own, Record(None, events, len(events), moment))
+        self._replay.compute([item])
+        return _state_of(item)
+
+    def set_state(self, key: bytes, own: Any, packed: bytes, at: int) -> None:
+        """Let an item go on from a packed state after the step ``at``."""
+        self._begin(key, own, packed, at, set_event(at, packed))
+
+    def reset(self, key: bytes, own: Any) -> None:
+        """Let an item begin again from its static features."""
+        self._begin(key, own, None, LEAST, RESET)
+
+    def fork(self, keys: Sequence[bytes], own: Any, other: Any) -> None:
+        """Copy the first item to the second, which must not be there."""
+        record = self.whole(keys[0], own)
+        change = Change(keys[1], 0, record.events, record.snapshot or "keep")
+        if self._store.commit([change]):
+            raise DataError(
+                f"as_: expected an id that is not an item yet; received {quoted(other)}.",
+                item=other,
+            )
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove all of items; return how many there were."""
+        for key in keys:
+            self._items.pop(key, None)
+        return self._store.delete(keys) if keys else 0
+
+    def expire(self, before: int, after: bytes) -> list[bytes]:
+        """Delete some items with ids after one, whose last event is before a moment."""
+        keys = self._store.idle(before, after)
+        self.delete(keys)
+        return keys
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _answer(self, calls: list[Call]) -> list[list[Begun]]:
+        """The states that calls ask for."""
+        found: list[list[Item]] = []
+        for call in calls:
+            items = self.loaded(call.work.ids, call.work.keys)
+            for own, item in zip(call.work.ids, items, strict=True):
+                if item is None:
+                    raise _absent(own)
+            found.append([item for item in items if item is not None])
+        distinct = {id(item): item for items in found for item in items}
+        self._replay.compute([item for item in distinct.values() if item.waiting])
+        return [[_state_of(item) for item in items] for items in found]
+
+    def _observe(self, calls: list[Call]) -> list[Any]:
+        """Accept the rows of calls in one transaction."""
+        for _ in range(_TRIES):
+            drafts, codes, before = self._drafted(calls)
+            if self._commit(drafts):
+                after = {}
+                if calls[0].work.forecast:
+                    after = {key: _state_of(draft.item) for key, draft in drafts.items()}
+                return [(each, before, after) for each in codes]
+        raise _overtaken()
+
+    def _drafted(
+        self, calls: list[Call]
+    ) -> tuple[dict[bytes, Draft], list[np.ndarray], dict[bytes, Begun]]:
+        """The items after the rows of calls, the status of each row, and the states before."""
+        ids = [own for call in calls for own in call.work.ids]
+        keys = [key for call in calls for key in call.work.keys]
+        drafts: dict[bytes, Draft] = {}
+        for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
+            if key not in drafts:
+                drafts[key] = Draft(item, Item(own) if item is None else item.copy())
+        before = {}
+        if calls[0].work.forecast:  # such a call is alone
+            old = [draft.item for draft in drafts.values() if draft.old is not None]
+            self._replay.compute([item for item in old if item.waiting])
+            before = {key: _state_of(d.item) for key, d in drafts.items() if d.old is not None}
+        self._read_whole(calls, drafts)
+        codes = [self._take(call.work, drafts) for call in calls]
+        changed = [d.item for d in drafts.values() if d.events or calls[0].work.forecast]
+        self._replay.compute([item for item in changed if item.waiting])
+        return drafts, codes, before
+
+    def _read_whole(self, calls: list[Call], drafts: Mapping[bytes, Draft]) -> None:
+        """Read the whole journals of the items that may go back in time."""
+        back: dict[bytes, None] = {}
+        for call in calls:
+            keys = call.work.keys
+            for row, kind, at, data in call.work.parts:
+                item = drafts[keys[row]].item
+                if item.static != data if kind == STATIC else at <= item.known:
+                    back[keys[row]] = None
+        back = {key: None for key in back if drafts[key].old is not None}
+        for key, record in zip(back, self._store.read(list(back), whole=True), strict=True):
+            if record is not None:
+                drafts[key].journal = record, History(record.events)
+
+    def _take(self, rows: Rows, drafts: Mapping[bytes, Draft]) -> np.ndarray:
+        """Let the drafts take the rows of a call; return the status of each row."""
+        codes = np.zeros(len(rows.ids), np.int64)
+        for row, kind, at, data in rows.parts:
+            draft = drafts[rows.keys[row]]
+            if at is None:
+                code = self._take_static(draft, data)
+            else:
+                code = self._take_step(draft, kind, at, data)
+            if code >= LATE and self._policy == "reject":
+                self._refuse(draft.item, at, code)
+            if code > codes[row]:
+                codes[row] = code
+        return codes
+
+    def _refuse(self, item: Item, at: int | None, code: int) -> NoReturn:
+        """Raise for what ``policy="reject"`` does not accept."""
+        expected, received = "the static features that it has", "others"
+        if at is not None:
+            expected = "a step after the observed ones, or the same values again"
+            received = f"step {self._cells.steps([at])[0]}"
+            if code == _CORRECTED:
+                received = f"other values of {received}"
+        raise DataError(
+            f'Item {quoted(item.id)}: expected {expected}, as policy="reject"; received '
+            f"{received}. Nothing of this call was accepted. Leave the row out.",
+            item=item.id,
+        )
+
+    def _take_static(self, draft: Draft, data: bytes) -> int:
+        item = draft.item
+        if item.static == data:
+            return _DUPLICATE
+        if item.static is not None:
+            if item.start is not None:
+                raise DataError(
+                    f"Item {quoted(item.id)}: expected the static features that it has, as its "
+                    "state was set; received others. Reset it first.",
+                    item=item.id,
+                )
+            self._rewind(draft, LEAST)
+        code = _NEW if item.static is None else _CORRECTED
+        item.static = data
+        self._add(draft, None, data)
+        return code
+
+    def _take_step(self, draft: Draft, kind: bytes, at: int, data: bytes) -> int:
+        """Let an item take an observation or the future covariates of a step."""
+        item = draft.item
+        if item.static is None:
+            columns = listed(self._replay.layout.static.columns)
+            raise DataError(
+                f"Item {quoted(item.id)} is new: expected its static features ({columns}); "
+                "received none.",
+                item=item.id,
+            )
+        if at <= item.start_at:
+            last, given = self._cells.steps([item.start_at, at])
+            raise DataError(
+                f"Item {quoted(item.id)}: expected a step after {last}, to which its state was "
+                f"set; received {given}. Reset the item first.",
+                item=item.id,
+            )
+        now = item.rows if kind == ROW else item.plans
+        if at <= item.known:
+            _, history = draft.journal
+            old = (history.rows if kind == ROW else history.plans).get(at)
+            if old == data:
+                return _DUPLICATE
+            self._rewind(draft, at - 1)
+            now = item.rows if kind == ROW else item.plans
+        old = now.get(at)
+        if old == data:
+            return _DUPLICATE
+        late = kind == ROW and at < item.last
+        now[at] = data
+        if kind == ROW:
+            item.last = max(item.last, at)
+        self._add(draft, at, data)
+        return _CORRECTED if old is not None else LATE if late else _NEW
+
+    def _rewind(self, draft: Draft, before: int) -> None:
+        """Take an item back to a state of a step up to ``before``."""
+        item = draft.item
+        draft.stale |= item.snapshot_at > before
+        record, history = draft.journal
+        item.rewind(history, record, before)
+
+    def _add(self, draft: Draft, at: int | None, data: bytes) -> None:
+        """Add an event to a draft. Its time is not before that of any other."""
+        item = draft.item
+        self._time = max(self._time, time.time_ns() // 1000)
+        item.seq, item.time = item.seq + 1, max(item.time, self._time)
+        draft.events.append(Event(item.seq, item.time, at, data))
+
+    def _commit(self, drafts: Mapping[bytes, Draft]) -> bool:
+        """Write the events of drafts; return whether they were written."""
+        changes = []
+        changed = {key: draft for key, draft in drafts.items() if draft.events}
+        for key, draft in changed.items():
+            item, snapshot = draft.item, "keep"
+            if draft.stale or item.seq - item.snapshot_seq >= _EVERY:
+                snapshot = "drop"
+                if item.known != LEAST and item.state is not None:
+                    snapshot = Snapshot(item.seq, item.known, item.state)
+                    item.snapshot_seq, item.snapshot_at = item.seq, item.known
+                else:
+                    item.snapshot_seq, item.snapshot_at = 0, LEAST
+            changes.append(Change(key, item.seq - len(draft.events), draft.events, snapshot))
+        stale = self._store.commit(changes) if changes else []
+        if stale:
+            for number in stale:
+                self._items.pop(changes[number].id, None)
+            return False
+        for key, draft in drafts.items():
+            if draft.old is not None or draft.events:
+                self._items[key] = draft.item
+        return True
+
+    def _begin(self, key: bytes, own: Any, start: bytes | None, at: int, data: bytes) -> None:
+        """Begin a new era of an item, with the event that says so."""
+        for _ in range(_TRIES):
+            (item,) = self.loaded([own], [key])
+            if item is None:
+                raise _absent(own)
+            draft = Draft(item, item.copy(), stale=True)
+            draft.item.begin(start, at)
+            self._add(draft, None, data)
+            if self._commit({key: draft}):
+                return
+        raise _overtaken()
+
+
+def _kind(call: Call) -> Any:
+    """What neighbours share that are done together; a call with a forecast is alone."""
+    work = call.work
+    return call if isinstance(work, Rows) and work.forecast else type(work)
+
+
+def _state_of(item: Item) -> Begun:
+    assert item.state is not None  # it was computed
+    return item.state, item.plans
+
+
+def _absent(item: Any, when: str = "") -> DataError:
+    return DataError(
+        f"Item {quoted(item)}: expected an item that was observed{when}; received one that is not "
+        "there. Call `observe` first, with its static features for k = 0.",
+        item=item,
+    )
+
+
+def _overtaken() -> StoreError:
+    return StoreError(
+        f"Expected to write alone; another writer changed the items {_TRIES} times. Repeat the "
+        "call."
+    )

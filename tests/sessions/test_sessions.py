@@ -1,0 +1,491 @@
+"""Sessions: whatever comes in whatever order, an item has the state of its ordered history."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import streams
+from curves import T
+from effort import examples
+from statecast import errors
+from statecast.forecast.forecaster import Forecaster
+from statecast.sessions import Sessions, writer
+from statecast.state import State
+from statecast.tokens.forecaster import TokenForecaster
+from streams import Stream
+
+pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
+
+KINDS = ("plain", "several", "covariates", "dated")
+X = {"level": 0.5, "group": "a"}
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Forecaster]:
+    return {name: getattr(streams, name)() for name in KINDS}
+
+
+@pytest.fixture
+def model(models: dict[str, Forecaster]) -> Forecaster:
+    return models["plain"]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, model: Forecaster) -> Any:
+    with Sessions(model, tmp_path / "items.db") as sessions:
+        yield sessions
+
+
+def act(stream: Stream, sessions: Sessions, reopened: Callable[[], Sessions]) -> Sessions:
+    """One random act, most often an observation."""
+    rng, items = stream.rng, list(stream.items)
+    chance, item = rng.random(), f"item {rng.integers(4)}"
+    known = stream.items.get(item)
+    if known is None or chance < 0.4:  # in order
+        last = max(known.rows, default=0) if known else 0
+        stream.observe(sessions, item, min(last + int(rng.integers(1, 3)), T))
+    elif chance < 0.65:  # late, a correction, or in order
+        stream.observe(sessions, item, int(rng.integers(1, T + 1)))
+    elif chance < 0.75 and known.rows:
+        stream.observe(sessions, item, int(rng.choice(list(known.rows))), again=True)
+    elif chance < 0.8 and stream.static:  # other static features
+        known.static = stream.draw_static()
+        sessions.observe(item, static=known.static)
+    elif chance < 0.85:
+        copy = f"copy {len(items)} of {item}"
+        if copy not in stream.items:
+            sessions.fork(item, copy)
+            stream.items[copy] = streams.Known(
+                known.static, dict(known.rows), dict(known.visits), dict(known.future)
+            )
+    elif chance < 0.88:
+        assert sessions.delete(item) == 1
+        del stream.items[item]
+    elif chance < 0.9:
+        sessions.reset(item)
+        stream.items[item] = streams.Known(known.static)
+    elif chance < 0.95:
+        stream.check(sessions)
+    else:
+        sessions.close()
+        return reopened()
+    return sessions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(24))
+@given(seed=st.integers(0, 2**32 - 1), cached=st.sampled_from([1, 3, 100]))
+def test_a_stream_has_the_states_of_the_ordered_history(
+    kind: str, seed: int, cached: int, models: dict[str, Forecaster], tmp_path_factory: Any
+) -> None:
+    stream = Stream(models[kind], seed)
+    path = tmp_path_factory.mktemp("stream") / "items.db"
+
+    def reopened() -> Sessions:
+        return Sessions(models[kind], path, cached=cached)
+
+    with pytest.MonkeyPatch.context() as often:
+        often.setattr(writer, "_EVERY", 3)
+        sessions = reopened()
+        try:
+            for _ in range(40):
+                sessions = act(stream, sessions, reopened)
+            stream.check(sessions)
+        finally:
+            sessions.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(15))
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_batch_in_any_order_is_its_rows_one_by_one(
+    kind: str, seed: int, models: dict[str, Forecaster], tmp_path_factory: Any
+) -> None:
+    f, rng = models[kind], np.random.default_rng(seed)
+    stream, folder = Stream(f, seed), tmp_path_factory.mktemp("batch")
+    rows = [(f"item {i}", t) for i in range(3) for t in range(1, T + 1) if rng.random() < 0.6]
+    rows = [rows[i] for i in rng.permutation(len(rows))] or [("item 0", 1)]
+    with Sessions(f, folder / "one") as one, Sessions(f, folder / "batch") as batch:
+        for item, number in rows:
+            stream.observe(one, item, number)
+        ids = [item for item, _ in rows]
+        known = [stream.items[item] for item in ids]
+        more: dict[str, Any] = {}
+        if stream.static:
+            more["static"] = {name: [k.static[name] for k in known] for name in known[0].static}
+        if f.schema.future.kinds:
+            plans = [(i, t, plan) for i, k in stream.items.items() for t, plan in k.future.items()]
+            own = {name: [stream.items[i].static[name] for i, _, _ in plans] for name in X}
+            future = {name: [plan[name] for _, _, plan in plans] for name in ("promo", "season")}
+            batch.observe_batch(
+                [i for i, _, _ in plans], [t for _, t, _ in plans], static=own, future=future
+            )
+            more["past"] = {"visits": [k.visits[t] for k, (_, t) in zip(known, rows, strict=True)]}
+        values = np.array([k.rows[t] for k, (_, t) in zip(known, rows, strict=True)])
+        given = values if stream.targets > 1 else values[:, 0]
+        found = batch.observe_batch(ids, [stream.step(t) for _, t in rows], given, **more)
+        assert set(found.status) <= {"new", "late"}
+        assert one.state(list(stream.items)) == batch.state(list(stream.items))
+        stream.check(batch)
+
+
+def test_an_answer_says_what_changed(opened: Sessions) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    opened.observe("a", 3, 52.0)
+    before = opened.forecast("a", h=2)
+    found = opened.observe("a", 2, 40.0, h=2)
+    assert (found.status.tolist(), found.revised) == (["late"], ("a",))
+    assert found.before.equals(before)
+    assert found.forecast.equals(opened.forecast("a", h=2))
+    assert not found.forecast.equals(before)
+    again = opened.observe("a", 2, 40.0, h=2)
+    assert (again.status.tolist(), again.revised, again.before) == (["duplicate"], (), None)
+    assert again.forecast.equals(found.forecast)
+    first = opened.observe("b", static=X, until=3)
+    assert (first.status.tolist(), first.before) == (["new"], None)
+    assert first.forecast.equals(opened.forecast("b", until=3))
+
+
+def test_a_duplicate_is_acknowledged_and_not_journalled(opened: Sessions) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    journal = opened.history("a")
+    for value in (50, np.float32(50.0), 50.0):
+        assert opened.observe("a", 1, value, static=X).status.tolist() == ["duplicate"]
+    assert opened.history("a").equals(journal)
+    zero = (
+        opened.observe("a", 2, 0.0).status.tolist() + opened.observe("a", 2, -0.0).status.tolist()
+    )
+    assert zero == ["new", "duplicate"]
+
+
+def test_reject_refuses_what_is_not_in_order_and_takes_nothing(
+    tmp_path: Path, model: Forecaster
+) -> None:
+    with Sessions(model, tmp_path / "items.db", policy="reject") as sessions:
+        sessions.observe("a", 1, 50.0, static=X)
+        sessions.observe("a", 3, 52.0)
+        state, journal = sessions.state("a"), sessions.history("a")
+        wrong: list[tuple[list[int], list[float]]] = [([4, 2], [1.0, 2.0]), ([4, 1], [1.0, 2.0])]
+        for steps, values in wrong:
+            with pytest.raises(errors.DataError, match="reject") as error:
+                sessions.observe_batch(["a", "a"], steps, values)
+            assert error.value.item == "a"
+        with pytest.raises(errors.DataError, match="static features"):
+            sessions.observe("a", static=X | {"group": "b"})
+        assert sessions.state("a") == state
+        assert sessions.history("a").equals(journal)
+        assert sessions.observe("a", 3, 52.0).status.tolist() == ["duplicate"]
+        assert sessions.observe("a", 4, 52.0).status.tolist() == ["new"]
+
+
+def test_a_set_state_is_where_an_item_goes_on(
+    opened: Sessions, model: Forecaster, tmp_path: Path
+) -> None:
+    for step in range(1, 4):
+        opened.observe_batch(["a", "b"], [step, step], [50.0, 60.0 + step], static=_twice(X))
+    other = opened.state("b")
+    opened.set_state("a", State(other.leaves, ["any"], other.fingerprint))
+    assert _leaves(opened.state("a")) == _leaves(other)
+    with pytest.raises(errors.DataError, match="to which its state was set"):
+        opened.observe("a", 3, 1.0)
+    with pytest.raises(errors.StateError, match="was set"):
+        opened.tables("a")
+    opened.close()
+    with Sessions(model, tmp_path / "items.db") as again:
+        again.observe_batch(["a", "b"], [5, 5], [70.0, 70.0])
+        again.observe_batch(["a", "b"], [4, 4], [71.0, 71.0])
+        assert _leaves(again.state("a")) == _leaves(again.state("b"))
+        again.reset("a")
+        assert _leaves(again.state("a")) == _leaves(model.state(None, _static("a")))
+        assert again.observe("a", 1, 2.0).status.tolist() == ["new"]
+    other = model.state(None, _static("a")).take([0])
+    with pytest.raises(errors.StateError, match="one of another fit"):
+        model.check_state(State(other.leaves, fingerprint="0" * 32))
+
+
+def _twice(one: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: [value, value] for name, value in one.items()}
+
+
+def _static(item: Any) -> pl.DataFrame:
+    return pl.DataFrame({"unique_id": [item], **{name: [value] for name, value in X.items()}})
+
+
+def _leaves(state: State) -> list[bytes]:
+    return [state[name].tobytes() for name in state]
+
+
+def test_a_forecast_as_of_a_moment_is_the_one_that_was_given_then(
+    opened: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**15, 10**16, 10**6))
+    monkeypatch.setattr(writer.time, "time_ns", lambda: 1000 * next(clock))
+    given = []
+    for step, value in ((2, 50.0), (4, 55.0), (3, 40.0), (4, 60.0), (1, 45.0)):
+        opened.observe("a", step, value, static=X)
+        moment = opened.history("a")["time"][-1]
+        given.append((moment, opened.forecast("a", until=T)))
+    opened.reset("a")
+    for moment, forecast in given:
+        assert opened.as_of("a", moment, until=T).equals(forecast)
+        utc = np.datetime64(moment.replace(tzinfo=None), "us")
+        assert opened.as_of("a", utc, until=T).equals(forecast)
+    early = given[0][0] - dt.timedelta(days=1)
+    with pytest.raises(errors.DataError, match="by then"):
+        opened.as_of("a", early, until=T)
+    with pytest.raises(errors.ArgumentError, match="with a time zone"):
+        opened.as_of("a", early.replace(tzinfo=None), until=T)
+
+
+def test_times_never_go_back(opened: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([5_000_000_000, 3_000_000_000, 4_000_000_000, 9_000_000_000, 1, 2])
+    monkeypatch.setattr(writer.time, "time_ns", lambda: next(clock))
+    for step in range(1, 4):
+        opened.observe("a", step, 50.0, static=X)
+    times = opened.history("a")["time"].dt.epoch("us").to_list()
+    assert times == sorted(times)
+    assert times[0] == 5_000_000
+
+
+def test_history_and_tables_say_what_is_in_effect(opened: Sessions, model: Forecaster) -> None:
+    opened.observe("a", 2, 50.0, static={"level": None, "group": "b"})
+    opened.observe("a", 1, 40.0)
+    opened.observe("a", 2, 60.0, static=X)
+    journal = opened.history("a")
+    assert journal["kind"].to_list() == [
+        "static features", "observation", "observation", "static features", "observation",
+    ]  # fmt: skip
+    assert journal["current"].to_list() == [False, False, True, True, True]
+    assert journal["y"].to_list() == [None, 50.0, 40.0, None, 60.0]
+    series, static, future = opened.tables(["a"])
+    assert series.rows() == [("a", 1, 40.0), ("a", 2, 60.0)]
+    assert static.rows() == [("a", 0.5, "a")]
+    assert future is None
+    assert model.predict(series, static, until=T).equals(opened.forecast("a", until=T))
+    left = opened.explain(["a"], until=T).observations
+    np.testing.assert_array_equal(left, model.explain(series, static, until=T).observations)
+    drawn = opened.simulate("a", until=T, paths=5).values
+    np.testing.assert_array_equal(drawn, model.simulate(series, static, until=T, paths=5).values)
+
+
+def test_what_is_deleted_is_in_no_file(opened: Sessions, tmp_path: Path) -> None:
+    secret = "a-name-that-is-found"
+    for step in range(1, 9):
+        opened.observe(secret, step, 50.0, static=X | {"group": "also-to-be-found"})
+        opened.observe("b", step, 50.0, static=X)
+    files = [tmp_path / "items.db", tmp_path / "items.db-wal"]
+
+    def holds(text: str) -> bool:
+        return any(text.encode() in path.read_bytes() for path in files if path.exists())
+
+    assert holds(secret)
+    assert holds("also-to-be-found")
+    kept = opened.state("b")
+    assert opened.delete([secret, "never there"]) == 1
+    assert not holds(secret)
+    assert not holds("also-to-be-found")
+    assert secret not in opened
+    assert opened.state("b") == kept
+    with pytest.raises(errors.DataError, match="not there") as error:
+        opened.forecast(secret, h=1)
+    assert error.value.item == secret
+    assert opened.observe(secret, 1, 50.0, static=X).status.tolist() == ["new"]
+
+
+def test_items_that_nobody_touched_expire(
+    opened: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10**6 * 1000, 10**6 * 1000, 3 * 10**6 * 1000, 3 * 10**6 * 1000])
+    monkeypatch.setattr(writer.time, "time_ns", lambda: next(clock))
+    opened.observe("old", 1, 50.0, static=X)
+    opened.observe("new", 1, 50.0, static=X)
+    moment = np.datetime64("1970-01-01T00:00:02")
+    assert opened.expire(moment) == 1
+    assert (list(opened.items()), opened.expire(moment), len(opened)) == (["new"], 0, 1)
+
+
+@pytest.mark.parametrize("item", ["a", 7, True, dt.date(2024, 1, 2), b"\0", ("x", 3), "", "é:1"])
+def test_ids_of_every_type_come_back(item: Any, opened: Sessions) -> None:
+    opened.observe(item, 1, 50.0, static=X)
+    assert list(opened.items()) == [item]
+    assert type(next(opened.items())) is type(item)
+    if isinstance(item, (str, int)):
+        assert opened.forecast([item], h=1)["unique_id"].to_list() == [item]
+
+
+def test_a_plan_is_known_before_its_step(models: dict[str, Forecaster], tmp_path: Path) -> None:
+    f, plan = models["covariates"], {"promo": [1.0] * T, "season": ["a"] * T}
+    with Sessions(f, tmp_path / "items.db") as sessions:
+        sessions.observe("a", static=X)
+        with pytest.raises(errors.DataError, match="future"):
+            sessions.observe("a", 1, 50.0, past={"visits": 0.0})
+        assert sessions.observe_batch(["a"] * T, range(1, T + 1), future=plan).revised == ()
+        sessions.observe("a", 2, 50.0, past={"visits": 0.0})
+        series, static, future = sessions.tables("a")
+        expected = f.predict(series, static, future=future, until=T)
+        assert sessions.forecast("a", until=T).equals(expected)
+        other = future.with_columns(promo=pl.lit(-1.0))
+        revised = f.predict(series, static, future=future.filter(pl.col("ds") <= 2).vstack(
+            other.filter(pl.col("ds") > 2)), until=T)  # fmt: skip
+        assert sessions.forecast("a", until=T, future=other).equals(revised)
+        with pytest.raises(errors.DataError, match="past"):
+            sessions.observe("a", 3, 50.0)
+        known = sessions.observe("a", 1, future={"promo": -1.0, "season": None})
+        assert (known.status.tolist(), known.revised) == (["corrected"], ("a",))
+
+
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("new: expected its static", {"item": "z", "step": 1, "values": 1.0}),
+    ("not a number|expected a number", {"step": 4, "values": "x"}),
+    ("whole number", {"step": 1.5, "values": 1.0}),
+    ("whole number", {"step": 0, "values": 1.0}),
+    ("expected numbers, as in fit", {"step": "2024-01-01", "values": 1.0}),
+    ("expected a step", {"values": 1.0}),
+    ("neither", {"step": 4}),
+    ("expected 'level'|expected the columns", {"static": {"group": "a"}}),
+    ("columns of fit", {"static": X | {"more": 1}}),
+    ("text, as in fit", {"static": X | {"group": 3}}),
+    ("mapping", {"static": 3}),
+    ("columns of fit", {"step": 4, "values": 1.0, "past": {"visits": 1}}),
+    ("columns of fit", {"step": 4, "future": {"promo": 1}}),
+    ("1e\\+100", {"step": 4, "values": 1e200}),
+    ("id of one of the types", {"item": 1.5, "step": 4, "values": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), WRONG)
+def test_a_wrong_call_is_refused_and_changes_nothing(
+    message: str, call: dict[str, Any], opened: Sessions
+) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    state, journal = opened.state("a"), opened.history("a")
+    with pytest.raises((errors.DataError, errors.ArgumentError), match=message):
+        opened.observe(**{"item": "a", **call})
+    assert opened.state("a") == state
+    assert opened.history("a").equals(journal)
+    assert list(opened.items()) == ["a"]
+    assert opened.observe("a", 2, 51.0).status.tolist() == ["new"]
+
+
+def test_dates_are_checked_against_the_grid(models: dict[str, Forecaster], tmp_path: Path) -> None:
+    with Sessions(models["dated"], tmp_path / "items.db") as sessions:
+        sessions.observe("a", "2024-03-05", 50.0)
+        with pytest.raises(errors.DataError, match="dates from"):
+            sessions.observe("a", dt.datetime(2024, 3, 6, 12), 50.0)
+        with pytest.raises(errors.DataError, match="without a time zone"):
+            sessions.observe("a", dt.datetime(2024, 3, 6, tzinfo=dt.UTC), 50.0)
+        with pytest.raises(errors.DataError, match="as in fit"):
+            sessions.observe("a", 2, 50.0)
+        sessions.observe("a", np.datetime64("2024-03-07"), 51.0)
+        assert sessions.observe("a", dt.date(2024, 3, 1), 49.0).status.tolist() == ["late"]
+        assert sessions.forecast("a", h=1)["step"].to_list() == [8]
+
+
+def test_calls_together_get_their_own_errors(opened: Sessions) -> None:
+    """While one call is worked on, the others gather, and are done together."""
+    opened.observe_batch([f"{i}" for i in range(40)], static={n: [v] * 40 for n, v in X.items()})
+
+    def call(i: int) -> str:
+        try:
+            step, value = (1, 50.0 + i) if i % 5 else (1, 50.0)
+            own = f"{i}" if i % 7 else f"absent {i}"
+            return opened.observe(own, step, value).status[0]
+        except errors.DataError as error:
+            return str(error.item)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(call, range(40)))
+    assert found == ["new" if i % 7 else f"absent {i}" for i in range(40)]
+    for i in range(40):
+        values = [50.0 + i if i % 5 else 50.0] if i % 7 else []
+        assert opened.history(f"{i}")["y"].drop_nulls().to_list() == values
+
+
+def test_many_threads_observe_and_forecast(opened: Sessions, model: Forecaster) -> None:
+    def work(thread: int) -> None:
+        rng = np.random.default_rng(thread)
+        for step in rng.permutation(T) + 1:
+            opened.observe("shared", int(step), 50.0 + step, static=X)
+            opened.observe(thread, int(step), 60.0 + step, static=X)
+            opened.forecast(thread, until=T + 1 - (step == T))
+
+    with pytest.warns(errors.DataWarning), ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    series = pl.DataFrame({"unique_id": 0, "ds": range(1, T + 1)})
+    for item, base in (("shared", 50.0), (2, 60.0)):
+        full = series.with_columns(unique_id=pl.lit(item), y=base + pl.col("ds"))
+        assert _leaves(opened.state(item)) == _leaves(model.state(full, _static(item)))
+
+
+def test_a_full_queue_refuses(tmp_path: Path, model: Forecaster) -> None:
+    with Sessions(model, tmp_path / "items.db", waiting=2) as sessions:
+        sessions.observe("a", 1, 50.0, static=X)
+        begun, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            begun.set()
+            assert go.wait(10)
+
+        with ThreadPoolExecutor(4) as pool:
+            held = pool.submit(sessions._batcher.do, hold)
+            begun.wait(10)
+            waiting = pool.submit(sessions.observe_batch, ["a", "a"], [2, 3], [51.0, 52.0])
+            while not sessions._batcher._calls:
+                time.sleep(0.001)
+            with pytest.raises(errors.OverloadError, match="at most 2 waiting rows"):
+                sessions.observe("a", 4, 53.0)
+            go.set()
+            held.result()
+            assert waiting.result().status.tolist() == ["new", "new"]
+        assert sessions.history("a")["ds"].drop_nulls().to_list() == [1, 2, 3]
+        assert sessions.observe("a", 4, 53.0).status.tolist() == ["new"]
+
+
+def test_a_store_belongs_to_one_model(
+    models: dict[str, Forecaster], tmp_path: Path, opened: Sessions, model: Forecaster
+) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    opened.close()
+    with pytest.raises(errors.StoreError, match="closed"):
+        opened.observe("a", 2, 50.0)
+    opened.close()
+    with pytest.raises(errors.StoreError, match=r"another fit.*another file"):
+        Sessions(models["several"], tmp_path / "items.db")
+    with Sessions(model, tmp_path / "items.db") as again:
+        assert list(again.items()) == ["a"]
+    with pytest.raises(errors.ArgumentError, match="events of a journal hold numbers"):
+        Sessions(TokenForecaster(), tmp_path / "tokens.db")  # type: ignore[arg-type]
+    with pytest.raises(errors.NotFittedError):
+        Sessions(Forecaster(), tmp_path / "none.db")
+    with pytest.raises(errors.ArgumentError, match="policy"):
+        Sessions(model, tmp_path / "items.db", policy="other")  # type: ignore[arg-type]
+    with pytest.raises(errors.ArgumentError, match="path of a file, or a Store"):
+        Sessions(model, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_of_the_process_is_refused(opened: Sessions) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            opened.observe("a", 2, 50.0)
+        except errors.ForkError:
+            code = 0
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert opened.observe("a", 2, 50.0).status.tolist() == ["new"]
