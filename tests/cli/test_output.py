@@ -77,6 +77,7 @@ def test_info_shows_what_was_learnt_about_groups(folder: Path) -> None:
     assert code == 0
     for model, values, name in (
         (forecaster.dependence, "loading", "loadings on the group"),
+        (forecaster.dependence, "spread", "spread in time"),
         (forecaster.pooling, "strength", "strength of a context"),
     ):
         assert model is not None

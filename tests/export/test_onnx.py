@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -307,6 +307,8 @@ class Case:
         static = future = None
         if self.statics:
             static = pl.DataFrame([{"unique_id": i, **each} for i, each in enumerate(data.static)])
+            if "group_col" in self.settings:
+                static = static.with_columns(group=pl.col("unique_id") // 3)
         if self.future:
             future = pl.DataFrame(
                 [
@@ -359,6 +361,10 @@ def with_random_weights(f: Any, series: Any, static: Any, future: Any = None) ->
         # So few items have the same offsets of calibration at all horizons otherwise.
         patch.setattr("statecast.forecast.stacking._ENOUGH", 10)
         companions = f._learn_after(schema, weights, panel, held, f._learn_before(schema, panel))
+    if companions.dependence is not None:  # forecasts in time would take a training
+        spread = np.linspace(1.0, 2.0, len(companions.dependence.known))
+        dependence = replace(companions.dependence, spread=spread)
+        companions = replace(companions, dependence=dependence)
     f._adopt(schema, weights, {}, companions)
     return f
 
@@ -383,6 +389,7 @@ CASES = {
     "lognormal": Case({"head": "lognormal"}, "positive"),
     "logitnormal": Case({"head": "logitnormal", "bounds": (0, 10)}, "shares", future=True),
     "ends": Case({"ends": True}),
+    "groups": Case({"group_col": "group"}),
     "few": Case({}, rows=6),
     "many": Case({"transform": "log"}, "positive", rows=130),
     "far": Case({}, "far", statics=False, rows=130, gaps=0.4),

@@ -1,6 +1,8 @@
 """The dependence between the items of a group: its estimate, and the order of paths."""
 
+import copy
 import warnings
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -51,6 +53,26 @@ def _draws(rows, shared, paths=4000):
 def test_the_loadings_of_a_one_factor_model_are_found(loadings):
     found = Dependence.fit(KNOWN, [_scores(loadings, groups=4000)])
     np.testing.assert_allclose(found.loading, loadings, atol=0.08)
+
+
+@pytest.mark.parametrize("deviations", [(1.0, 1.0, 1.0), (1.4, 1.2, 1.0), (0.7, 0.8, 0.9)])
+def test_the_spread_is_the_deviation_of_scores_in_time_and_never_below_1(deviations):
+    group, known, score = _scores((0.5, 0.5, 0.5), groups=4000)
+    score = score * np.asarray(deviations)[np.searchsorted(KNOWN, known)]
+    found = Dependence.fit(KNOWN, [(group, known, score)], in_time=True)
+    np.testing.assert_allclose(found.spread, np.maximum(deviations, 1.0), atol=0.05)
+    held_out = Dependence.fit(KNOWN, [(group, known, score)])
+    np.testing.assert_array_equal(held_out.spread, 1.0)
+
+
+def test_few_groups_have_no_spread_and_large_scores_a_limited_one():
+    group, known, score = _scores((0.5, 0.5, 0.5), groups=7)
+    few = Dependence.fit(KNOWN, [(group, known, 3 * score)], in_time=True)
+    np.testing.assert_array_equal(few.spread, 1.0)
+    np.testing.assert_array_equal(Dependence.fit(KNOWN, [], in_time=True).spread, 1.0)
+    group, known, score = _scores((0.5, 0.5, 0.5), groups=1000)
+    many = Dependence.fit(KNOWN, [(group, known, 9 * score)], in_time=True)
+    np.testing.assert_array_equal(many.spread, 3.0)
 
 
 def test_several_forecasts_of_the_same_items_are_never_paired_with_each_other():
@@ -107,7 +129,7 @@ def test_normal_scores_are_those_of_ranks():
 def test_the_order_keeps_every_path_and_gives_the_correlation():
     rng = np.random.default_rng(1)
     totals = np.exp(rng.normal(size=(3, 4000)))
-    dependence = Dependence(KNOWN, np.array([0.5, 0.8, 0.9]))
+    dependence = Dependence(KNOWN, np.array([0.5, 0.8, 0.9]), np.ones(3))
     known = np.array([0, 1, 7])
     order = dependence.order(totals, np.full(3, 5), known, _draws)
     assert (np.sort(order, axis=1) == np.arange(4000)).all()
@@ -123,7 +145,7 @@ def test_the_order_keeps_every_path_and_gives_the_correlation():
 def test_each_row_has_the_order_of_its_own_totals():
     """Also if the rows before it are in no group."""
     totals = np.random.default_rng(6).normal(size=(4, 4000))
-    dependence, known = Dependence(KNOWN, np.array([0.9, 0.9, 0.9])), np.zeros(4, int)
+    dependence, known = Dependence(KNOWN, np.full(3, 0.9), np.ones(3)), np.zeros(4, int)
     group = np.array([0, 7, 0, 7])
     order = dependence.order(totals, group, known, _draws)
     ranks = np.take_along_axis(totals, order, axis=1).argsort(axis=1).argsort(axis=1)
@@ -134,7 +156,7 @@ def test_each_row_has_the_order_of_its_own_totals():
 
 def test_without_a_group_or_a_loading_the_order_is_unchanged():
     totals = np.random.default_rng(2).normal(size=(2, 50))
-    dependence = Dependence(KNOWN, np.array([0.0, 0.8, 0.9]))
+    dependence = Dependence(KNOWN, np.array([0.0, 0.8, 0.9]), np.ones(3))
     order = dependence.order(totals, np.array([0, 3]), np.array([1, 0]), _draws)
     assert (order == np.arange(50)).all()
 
@@ -180,6 +202,23 @@ def test_shared_shocks_are_found_and_widen_the_totals_of_groups():
     quantiles = pl.col("^statecast(-lo-80|-hi-80)?$")
     assert items.select(quantiles).equals(free.select(quantiles))
     np.testing.assert_allclose(items["statecast-mean"], free["statecast-mean"], rtol=1e-12)
+
+
+def test_a_forecast_is_wider_by_the_spread_of_its_prefix_length():
+    f, levels = _fitted(), [0.1, 0.5, 0.8]
+    dependence = f.dependence
+    assert dependence is not None
+    spread = np.linspace(1.0, 2.0, len(dependence.known))
+    wider = copy.copy(f)
+    wider._companions = replace(f._companions, dependence=replace(dependence, spread=spread))
+    for at, k in enumerate(dependence.known.tolist()):
+        panel = f.schema.panel(*_begun(k=k))
+        low, middle, high = np.moveaxis(f.quantiles(panel, 6, levels)[:, k:], -1, 0)
+        found = np.moveaxis(wider.quantiles(panel, 6, levels)[:, k:], -1, 0)
+        for one, other in zip(found, (low, middle, high), strict=True):
+            np.testing.assert_allclose(one, middle + spread[at] * (other - middle), atol=1e-4)
+        raw = [each.quantiles(panel, 6, levels, calibrated=False) for each in (f, wider)]
+        np.testing.assert_array_equal(raw[0], raw[1])
 
 
 def test_an_item_has_the_same_paths_in_another_order():
@@ -392,9 +431,10 @@ def test_a_forecast_needs_the_groups():
 
 
 def test_damaged_arrays_are_refused():
-    good = Dependence(KNOWN, np.array([0.1, 0.2, 0.3])).arrays()
+    good = Dependence(KNOWN, np.array([0.1, 0.2, 0.3]), np.array([1.0, 1.5, 2.0])).arrays()
     assert Dependence.from_arrays(good, 6).loading.tolist() == [0.1, 0.2, 0.3]
     wrong = ({"loading": np.array([0.1, 0.2, 1.0])}, {"loading": np.array([0.1, np.nan, 0.3])})
+    wrong += ({"spread": np.array([1.0, 0.9, 1.0])}, {"spread": np.array([1.0, np.nan, 1.0])})
     wrong += ({"loading": np.zeros(2)}, {"known": np.array([0, 3, 1])}, {"more": np.zeros(1)})
     for change in wrong:
         with pytest.raises(ValueError, match="dependence"):

@@ -228,6 +228,7 @@ def _group_pairs(forecaster: Forecaster | TokenForecaster) -> Iterator[tuple[str
     pooling = getattr(forecaster, "pooling", None)
     learnt = {
         "loadings on the group": (dependence, "loading"),
+        "spread in time": (dependence, "spread"),
         "strength of a context": (pooling, "strength"),
     }
     for name, (model, values) in learnt.items():

@@ -439,6 +439,10 @@ class NumberGraphs:
             offset = np.where(alone[:, None], self._missing_offset(state, place), offset)
         width = quantiles[:, _HIGH : _HIGH + 1] - quantiles[:, _LOW : _LOW + 1]
         quantiles = np.sort(quantiles + offset * np.maximum(width, 1e-6), axis=-1)
+        if self.companions.dependence is not None:
+            middle = quantiles[:, _MIDDLE : _MIDDLE + 1]
+            spread = take(self.companions.dependence.spread, fitted)[:, None]
+            quantiles = middle + spread * (quantiles - middle)
         return np.where(applies[:, None], quantiles.astype(F4), network)
 
     def _missing_offset(self, state: Mapping[str, Tensor], place: _Place) -> Any:

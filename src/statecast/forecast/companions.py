@@ -299,7 +299,7 @@ class Companions:
             The prefix lengths.
         schema : Schema
         calibrated : bool
-            Whether the quantiles are calibrated on held-out items.
+            Whether the quantiles are calibrated: on held-out items, and in time.
 
         Returns
         -------
@@ -332,6 +332,8 @@ class Companions:
                 quantiles[alone] = self.missing.calibrate(
                     complete[alone], missing[alone], known[alone]
                 )
+            if self.dependence is not None:
+                quantiles = self.dependence.widen(quantiles, known)
         rest = (np.arange(until) >= known[:, None])[..., None] & ~np.isnan(quantiles)
         return np.where(rest, quantiles, network).astype("float32")
 

@@ -8,25 +8,34 @@ estimated from the scores of known totals, by the products of pairs of items.
 
 Paths are put in an order in which their totals have this dependence (Iman and Conover 1982). The
 set of an item's paths does not change.
+
+Where the known totals are later than the training data, their scores also show whether intervals
+are wide enough. If fewer than 80 % of the totals are within their 80 % intervals, the forecasts
+become wider.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from statecast.forecast.stacking import FEWEST, check_fitted, fitted_at
+from statecast.heads.quantiles import QUANTILE_LEVELS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.state import outline
 
 _LARGEST = 0.99  # of a loading
+_WIDEST = 3.0  # of a spread
+_WITHIN = 0.8  # the share of the totals that should be within the interval of this share
+_LIMIT = float(normal_quantile(np.array(0.5 + _WITHIN / 2)))  # of the scores in this interval
 _GRID = np.linspace(0.0, _LARGEST, 100)
 _SWEEPS = 30  # over all prefix lengths
 # The pairs that the estimate from all prefix lengths counts for, for each two lengths. The products
 # of as many pairs have a standard error of a tenth.
 _PRIOR = 100.0
+_MIDDLE = QUANTILE_LEVELS.index(0.5)
 _PAST = 1 / 2  # the share of the values that are known where forecasts in time begin
 
 # The groups, prefix lengths and normal scores of items that were forecast together
@@ -46,21 +55,27 @@ class Dependence:
         next lower one.
     loading : array, ``(n,)``
         From 0 to 0.99. Two items with the loadings a and b have the correlation a b.
+    spread : array, ``(n,)``
+        What the distance of a quantile from the median is multiplied by, from 1 to 3.
     """
 
     known: np.ndarray
     loading: np.ndarray
+    spread: np.ndarray
 
     __repr__ = outline
 
     @classmethod
-    def fit(cls, known: np.ndarray, scores: Iterable[Scores]) -> Dependence:
+    def fit(
+        cls, known: np.ndarray, scores: Iterable[Scores], *, in_time: bool = False
+    ) -> Dependence:
         """Fit to the scores of known totals.
 
         The correlation of all pairs is shrunk towards 0 by its standard error, in which a group is
         one observation, and is never negative. The products of pairs with two prefix lengths are
         shrunk towards this correlation. The loadings are those of the one-factor model that is
-        nearest to them by least squares.
+        nearest to them by least squares. The spread is the factor with which 80 % of the totals are
+        within their 80 % intervals, shrunk likewise towards 1.
 
         Parameters
         ----------
@@ -69,12 +84,15 @@ class Dependence:
         scores : iterable of (group, known, score), arrays ``(rows,)``
             Forecasts that were made together. Only pairs of items within one of them are compared.
             ``group`` is 0 for an item in no group.
+        in_time : bool
+            Whether the totals are later than the training data. Otherwise the spread is 1, as
+            forecasts of held-out items are calibrated.
         """
         n = len(known)
         product, pairs = np.zeros((n, n)), np.zeros((n, n))
         by_group: dict[int, np.ndarray] = {}
-        for group, own, score in scores:
-            at = fitted_at(known, own)
+        scores = [(group, fitted_at(known, own), score) for group, own, score in scores]
+        for group, at, score in scores:
             for number in np.unique(group[group != 0]).tolist():
                 rows = np.flatnonzero(group == number)
                 total, squares, count = (
@@ -86,9 +104,17 @@ class Dependence:
                 product, pairs = product + added, pairs + more
                 sums = by_group.setdefault(number, np.zeros(2))
                 sums += added.sum(), more.sum()
-        pooled = _pooled(np.array(list(by_group.values())).reshape(-1, 2))
+        pooled = _pooled(np.array(list(by_group.values())).reshape(-1, 2), _LARGEST**2)
         mean = (product + _PRIOR * pooled) / (pairs + _PRIOR)
-        return cls(known, _loadings(mean, pairs + _PRIOR, pooled))
+        spread = _spread(scores, n) if in_time and scores else np.ones(n)
+        return cls(known, _loadings(mean, pairs + _PRIOR, pooled), spread)
+
+    def widen(self, quantiles: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The quantiles ``(rows, steps, levels)`` of a forecast, with the spread of their prefix
+        lengths ``(rows,)``. The median does not change."""
+        middle = quantiles[..., _MIDDLE : _MIDDLE + 1]
+        spread = self.spread[fitted_at(self.known, known)][:, None, None]
+        return middle + spread * (quantiles - middle)
 
     def order(
         self, totals: np.ndarray, group: np.ndarray, known: np.ndarray, draw: Draw
@@ -127,7 +153,7 @@ class Dependence:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, as a model file stores them."""
-        return {"known": self.known, "loading": self.loading}
+        return {"known": self.known, "loading": self.loading, "spread": self.spread}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], steps: int) -> Dependence:
@@ -139,10 +165,11 @@ class Dependence:
             Other names, or shapes, types or values that do not fit together.
         """
         size = arrays.get("known", np.zeros(0)).size
-        expected = {"known": ((size,), "int64"), "loading": ((size,), "float64")}
-        check_fitted("dependence", arrays, expected, steps)
-        if not ((arrays["loading"] >= 0) & (arrays["loading"] <= _LARGEST)).all():
-            raise ValueError(f"dependence: loading: expected numbers from 0 to {_LARGEST}")
+        numbers = dict.fromkeys(("loading", "spread"), ((size,), "float64"))
+        check_fitted("dependence", arrays, {"known": ((size,), "int64")} | numbers, steps)
+        for name, least, most in (("loading", 0.0, _LARGEST), ("spread", 1.0, _WIDEST)):
+            if not ((arrays[name] >= least) & (arrays[name] <= most)).all():
+                raise ValueError(f"dependence: {name}: expected numbers from {least} to {most}")
         return cls(**arrays)
 
 
@@ -181,18 +208,48 @@ def normal_scores(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return normal_quantile((below + 0.5) / (samples.shape[1] + 1.0))
 
 
-def _pooled(sums: np.ndarray) -> float:
-    """The correlation of all pairs, shrunk; 0 with fewer than ``FEWEST`` groups.
+def _pooled(sums: np.ndarray, most: float) -> float:
+    """The mean of all values, shrunk, from 0 to ``most``; 0 with fewer than ``FEWEST`` groups.
 
-    ``sums (groups, 2)`` has the sum of the products of a group's pairs, and the number of pairs.
+    ``sums (groups, 2)`` has the sum of a group's values, and their number.
     """
     sums = sums[sums[:, 1] > 0]
-    product, pairs = sums.sum(axis=0)
-    if len(sums) < FEWEST or product <= 0:
+    total, count = sums.sum(axis=0)
+    if len(sums) < FEWEST or total <= 0:
         return 0.0
-    mean, free = product / pairs, 1.0 - 1.0 / len(sums)
-    variance = ((sums[:, 0] - mean * sums[:, 1]) ** 2).sum() / pairs**2 / free
-    return float(np.clip(mean * (1.0 - variance / mean**2), 0.0, _LARGEST**2))
+    mean, free = total / count, 1.0 - 1.0 / len(sums)
+    variance = ((sums[:, 0] - mean * sums[:, 1]) ** 2).sum() / count**2 / free
+    return float(np.clip(mean * (1.0 - variance / mean**2), 0.0, most))
+
+
+def _spread(scores: Sequence[Scores], n: int) -> np.ndarray:
+    """The spread of each of the ``n`` prefix lengths, from totals that were forecast in time.
+
+    The scores have the indices of the prefix lengths in place of these. The spread of all items is
+    shrunk in proportion to the share of totals beyond their intervals, in whose standard error a
+    group is one observation. A prefix length's own spread counts for its number of items.
+    """
+    group, at, size = (np.concatenate([each[i] for each in scores]) for i in range(3))
+    at, size, group = (each[group != 0] for each in (at, np.abs(size), group))
+    beyond = (size > _LIMIT) - (1.0 - _WITHIN)
+    number = np.unique(group, return_inverse=True)[1].ravel()
+    sums = np.stack([np.bincount(number, beyond), np.bincount(number)], axis=1)
+    excess = _pooled(sums, 1.0)
+    if not excess:
+        return np.ones(n)
+    whole, spread = excess / beyond.mean() * _log_ratio(size), np.empty(n)
+    for i in range(n):
+        own = size[at == i]
+        ratio = len(own) * _log_ratio(own) if len(own) else 0.0
+        spread[i] = np.exp((ratio + _PRIOR * whole) / (len(own) + _PRIOR))
+    return np.clip(spread, 1.0, _WIDEST)
+
+
+def _log_ratio(size: np.ndarray) -> float:
+    """The logarithm of the factor of the interval that holds 80 % of absolute scores (n,): the one
+    with rank ceil(0.8 (n + 1)), as in split conformal calibration."""
+    rank = min(int(np.ceil(_WITHIN * (len(size) + 1))), len(size))
+    return float(np.log(np.sort(size)[rank - 1] / _LIMIT))
 
 
 def _loadings(mean: np.ndarray, weight: np.ndarray, pooled: float) -> np.ndarray:

@@ -688,8 +688,9 @@ class Forecaster(StateModel[ForecasterSettings]):
 
     @property
     def dependence(self) -> Dependence | None:
-        """How the totals of the items of a group depend on each other: the loadings by prefix
-        length. None without ``group_col``, and with few held-out items (``fit`` warns)."""
+        """How the totals of the items of a group depend on each other (the loadings by prefix
+        length), and how much wider forecasts in time are. None without ``group_col``, and with few
+        held-out items (``fit`` warns)."""
         self.schema  # noqa: B018  raises if nothing is fitted
         return self._companions.dependence
 
@@ -741,7 +742,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             group = panel.group[held.any(axis=0)]
             if scores is not None:
                 group = scores[0]
-                dependence = Dependence.fit(found.stacking.known, [scores])
+                dependence = Dependence.fit(found.stacking.known, [scores], in_time=True)
                 found = replace(found, dependence=dependence)
             several = (np.unique(group[group != 0], return_counts=True)[1] > 1).sum()
             if several < FEWEST:
