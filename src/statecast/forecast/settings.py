@@ -594,8 +594,8 @@ class ForecasterSettings(Settings):
         details="A whole number in the unit of the steps, such as a year. It is not a feature, and "
         "``fit`` alone uses it, with ``group_col``: how the items of a group depend on each other "
         "is then measured on forecasts of the second half of the training data in time, by a "
-        "smaller network that was trained on the first half. If steps are dates, this is done "
-        "without it.",
+        "smaller network that was trained on the first half, and so is how wide intervals must "
+        "be. If steps are dates, this is done without it.",
     )
     conditioning: ConditioningName = setting(
         "state",
