@@ -380,6 +380,20 @@ def test_a_wrong_call_is_refused_and_changes_nothing(
     assert opened.observe("a", 2, 51.0).status.tolist() == ["new"]
 
 
+def test_a_batch_may_be_empty_and_is_a_list(opened: Sessions) -> None:
+    found = opened.observe_batch([], [], [], static={"level": [], "group": []})
+    assert (found.status.tolist(), found.revised, len(opened)) == ([], (), 0)
+    assert opened.delete([]) == 0
+    for items in ("abc", b"abc", 3, iter(["a"])):
+        with pytest.raises(errors.DataError, match="a list or an array of ids"):
+            opened.observe_batch(items, [1, 2, 3], [1.0, 2.0, 3.0])  # type: ignore[arg-type]
+    for wrong in ({"steps": [1]}, {"values": [1.0]}, {"static": {n: [v] for n, v in X.items()}}):
+        given = {"steps": [1, 2], "values": [1.0, 2.0], "static": _twice(X), **wrong}
+        with pytest.raises(errors.DataError, match="expected 2"):
+            opened.observe_batch(["a", "b"], **given)
+    assert len(opened) == 0
+
+
 def test_dates_are_checked_against_the_grid(models: dict[str, Forecaster], tmp_path: Path) -> None:
     with Sessions(models["dated"], tmp_path / "items.db") as sessions:
         sessions.observe("a", "2024-03-05", 50.0)

@@ -81,6 +81,8 @@ class Cells:
     ) -> Rows:
         """The rows of a call, checked and packed."""
         schema, layout = self.schema, self.layout
+        if isinstance(items, (str, bytes)) or not isinstance(items, (Sequence, np.ndarray)):
+            raise DataError(f"items: expected a list or an array of ids; received {quoted(items)}.")
         keys, ids = self.keys(items if isinstance(items, np.ndarray) else list(items))
         if steps is None and (values is not None or future is not None or past is not None):
             raise ArgumentError("steps: expected a step for values and covariates; received None.")

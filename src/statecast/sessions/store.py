@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +42,20 @@ CREATE TABLE snapshots(
     item INTEGER PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL
 );
 """
+# Of several items at once, which are bound as an array.
+_HEADS = """
+SELECT id, item, seq, at, data FROM items LEFT JOIN snapshots USING(item) WHERE id IN carray(?)
+"""
+_EVENTS = """
+SELECT item, seq, time, at, data FROM events WHERE item IN carray(?) ORDER BY item, seq
+"""
+_REST = """
+SELECT item, events.seq, time, events.at, events.data FROM events JOIN snapshots USING(item)
+WHERE item IN carray(?)
+    AND (events.at IS NULL OR events.seq > snapshots.seq OR events.at > snapshots.at)
+ORDER BY item, events.seq
+"""
+_LAST = "SELECT item, max(seq), time FROM events WHERE item IN carray(?) GROUP BY item"
 
 
 class Event(NamedTuple):
@@ -237,8 +252,38 @@ class SQLiteStore:
 
     def read(self, ids: Sequence[bytes], *, whole: bool = False) -> list[Record | None]:
         """See ``Store``."""
+        import apsw
+
         with self._errors("read"):
-            return [self._record(each, whole) for each in ids]
+            if not ids:
+                return []
+            snapshots: dict[int, Snapshot | None] = {}
+            numbers: dict[bytes, int] = {}
+            rows: Iterable[Any] = self._db.execute(_HEADS, (apsw.carray(tuple(ids)),))
+            for each, item, *snapshot in rows:
+                numbers[each] = item
+                snapshots[item] = None if snapshot[0] is None else Snapshot._make(snapshot)
+            short = [item for item, snapshot in snapshots.items() if snapshot and not whole]
+            long = [item for item, snapshot in snapshots.items() if not snapshot or whole]
+            events: dict[int, list[Event]] = {item: [] for item in snapshots}
+            last: dict[int, tuple[int, int]] = {}
+            for some, query in ((long, _EVENTS), (short, _REST), (short, _LAST)):
+                if not some:
+                    continue
+                rows = self._db.execute(query, (apsw.carray(array("q", some)),))
+                if query is _LAST:
+                    last |= {item: (seq, time) for item, seq, time in rows}
+                    continue
+                for item, *event in rows:
+                    events[item].append(Event._make(event))
+        last |= {item: events[item][-1][:2] for item in long}
+        if len(self._numbers) >= _NUMBERS:
+            self._numbers.clear()
+        self._numbers |= {each: (item, last[item][0]) for each, item in numbers.items()}
+        return [
+            Record(snapshots[item], events[item], *last[item]) if item else None
+            for item in map(numbers.get, ids)
+        ]
 
     def commit(self, changes: Sequence[Change]) -> list[int]:
         """See ``Store``."""
@@ -417,26 +462,6 @@ class SQLiteStore:
             query = "SELECT seq FROM events WHERE item = ? ORDER BY seq DESC LIMIT 1"
             known = item, self._db.execute(query, (item,)).get
         return known
-
-    def _record(self, each: bytes, whole: bool) -> Record | None:
-        query = "SELECT item, seq, at, data FROM items LEFT JOIN snapshots USING(item) WHERE id = ?"
-        row: Any = self._db.execute(query, (each,)).fetchone()
-        if row is None:
-            return None
-        item, snapshot = row[0], None if row[1] is None else Snapshot._make(row[1:])
-        query, more = "SELECT seq, time, at, data FROM events WHERE item = ?1", ()
-        if snapshot is not None and not whole:
-            query += " AND (at IS NULL OR seq > ?2 OR at > ?3)"
-            more = snapshot[:2]
-        events = list(map(Event._make, self._db.execute(query + " ORDER BY seq", (item, *more))))
-        last: Any = events[-1] if events else ()
-        if more:
-            query = "SELECT seq, time FROM events WHERE item = ? ORDER BY seq DESC LIMIT 1"
-            last = self._db.execute(query, (item,)).fetchone()
-        if len(self._numbers) >= _NUMBERS:
-            self._numbers.clear()
-        self._numbers[each] = item, last[0]
-        return Record(snapshot, events, last[0], last[1])
 
     def _committed(self, _: Any, __: str, pages: int) -> int:
         """SQLite calls this after each commit, with the pages in the log."""
