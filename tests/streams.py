@@ -16,19 +16,19 @@ from statecast.sessions import Sessions
 DAY = dt.date(2024, 1, 1)
 
 
-def plain() -> Forecaster:
+def plain(seed: int = 0) -> Forecaster:
     """Static features, one target, steps as numbers."""
-    return fit_curves()
+    return fit_curves(seed=seed)
 
 
-def several() -> Forecaster:
+def several(seed: int = 0) -> Forecaster:
     """Two targets."""
     series, static = curve_tables(72)
     series = series.with_columns(z=pl.col("y") * 2 + (pl.col("ds") % 3))
-    return fit_curves(series, static, target_col=["y", "z"])
+    return fit_curves(series, static, target_col=["y", "z"], seed=seed)
 
 
-def covariates() -> Forecaster:
+def covariates(seed: int = 0) -> Forecaster:
     """Future and past covariates, numbers and text."""
     rng = np.random.default_rng(0)
     series, static = curve_tables(72)
@@ -37,15 +37,15 @@ def covariates() -> Forecaster:
     future = pl.DataFrame({"unique_id": item, "ds": step + 1}).with_columns(
         promo=pl.Series(rng.normal(size=72 * T)), season=pl.Series(rng.choice(["a", "b"], 72 * T))
     )
-    f = Forecaster(units=6, ensemble=3, epochs=2, seed=0, encoding=4, past_cols=["visits"])
+    f = Forecaster(units=6, ensemble=3, epochs=2, seed=seed, encoding=4, past_cols=["visits"])
     return f.fit(series, static, future=future, verbose=0)
 
 
-def dated() -> Forecaster:
+def dated(seed: int = 0) -> Forecaster:
     """Dates, without static features."""
     series, _ = curve_tables(72)
     series = series.with_columns(ds=pl.lit(DAY) + pl.duration(days=pl.col("ds") - 1))
-    return fit_curves(series)
+    return fit_curves(series, seed=seed)
 
 
 @dataclass

@@ -72,7 +72,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "forecast.forecaster",
         "tokens.forecaster",
     ),
-    "narwhals": ("tables", "forecast.explanation", "evaluate", "export.mlflow"),
+    "narwhals": ("tables", "forecast.explanation", "evaluate", "export.mlflow", "sessions"),
     "onnx": ("export",),
     "apsw": ("sessions.store",),
     "typer": ("cli",),

@@ -503,3 +503,92 @@ def test_a_fork_of_the_process_is_refused(opened: Sessions) -> None:
         os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert opened.observe("a", 2, 50.0).status.tolist() == ["new"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_migration_replays_every_journal(
+    kind: str, models: dict[str, Forecaster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_EVERY", 3)
+    old, new = models[kind], getattr(streams, kind)(seed=5)
+    assert new.fingerprint != old.fingerprint
+    stream = Stream(old, 1)
+    with Sessions(old, tmp_path / "items.db") as sessions:
+        for item in ("a", "b", "c"):
+            for number in (2, 1, 4, 3):
+                stream.observe(sessions, item, number)
+        before = sessions.forecast(["a", "b", "c"], h=2) if kind != "covariates" else None
+        moved = sessions.migrate(new, h=None if before is None else 2)
+        assert sessions.model is new
+        stream.f = new
+        stream.check(sessions)
+        stream.observe(sessions, "b", 2)
+        stream.check(sessions)
+        if before is not None:
+            assert moved is not None
+            assert moved["unique_id"].to_list() == ["a", "b", "c"]
+            name = "statecast-y" if kind == "several" else "statecast"
+            means = before.group_by("unique_id", maintain_order=True).agg(pl.col(name).mean())
+            np.testing.assert_allclose(moved["y-before"], means[name], rtol=1e-12)
+            assert (moved["y-before"] != moved["y-after"]).all()
+    with pytest.raises(errors.StoreError, match="call `migrate`"):
+        Sessions(old, tmp_path / "items.db")
+    with Sessions(new, tmp_path / "items.db") as sessions:
+        stream.check(sessions)
+
+
+def test_a_migration_that_cannot_be_changes_nothing(
+    models: dict[str, Forecaster], opened: Sessions, model: Forecaster
+) -> None:
+    for step in range(1, 4):
+        opened.observe_batch(["a", "b"], [step, step], [50.0, 60.0], static=_twice(X))
+    new, state = streams.plain(seed=5), opened.state(["a", "b"])
+    with pytest.raises(errors.ArgumentError, match="with the columns"):
+        opened.migrate(models["several"])
+    opened.set_state("b", opened.state("a"))
+    state = opened.state(["a", "b"])
+    with pytest.raises(errors.StateError, match="its state was set"):
+        opened.migrate(new)
+    assert opened.model is model
+    assert opened.state(["a", "b"]) == state
+    moment = opened.history("b")["time"][-1]
+    opened.reset("b")
+    opened.observe("b", 1, 70.0)
+    positive = streams.fit_curves(*streams.curve_tables(72), head="lognormal", seed=3)
+    opened.observe("a", 4, -50.0)
+    with pytest.raises(errors.DataError, match="expected"):
+        opened.migrate(positive)
+    assert opened.model is model
+    opened.migrate(new)
+    with pytest.raises(errors.StateError, match="before the migration"):
+        opened.as_of("b", moment, h=1)
+    assert opened.as_of("a", moment, h=1).height == 1
+
+
+def test_what_is_observed_during_a_migration_is_replayed_too(
+    opened: Sessions, model: Forecaster
+) -> None:
+    stream, new = Stream(model, 3), streams.plain(seed=5)
+    for i in range(200):
+        stream.observe(opened, f"item {i}", 1)
+    ended = threading.Event()
+
+    def observe() -> None:
+        while not ended.is_set():
+            number = stream.rng.integers(200)
+            item = f"item {number}"
+            last = max(stream.items[item].rows)
+            if last < T:
+                stream.observe(opened, item, last + 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        observing = pool.submit(observe)
+        try:
+            for target in (new, model, new):
+                opened.migrate(target)
+                time.sleep(0.05)
+        finally:
+            ended.set()
+        observing.result()
+    stream.f = new
+    stream.check(opened)

@@ -128,6 +128,18 @@ def test_texts_by_name_are_kept(made: Made) -> None:
     assert made().meta() == {"a": "1", "b": "2"}
 
 
+def test_snapshots_are_forgotten_with_a_text(made: Made) -> None:
+    store = made()
+    store.commit([Change(b"a", 0, events(1, 1), Snapshot(1, 1, b"s"))])
+    store.set_meta({"a": "1"})
+    assert store.read([b"a"])[0] == Record(Snapshot(1, 1, b"s"), [], 1, 10)
+    store.set_meta({"a": "2"}, forget=True)
+    for _ in range(2):
+        assert store.read([b"a"])[0] == Record(None, events(1, 1), 1, 10)
+        assert store.meta() == {"a": "2"}
+        store = made()
+
+
 def test_a_closed_store_is_refused(made: Made) -> None:
     store = made()
     store.close()

@@ -140,7 +140,11 @@ class Cells:
         elif isinstance(values, np.ndarray) and values.ndim == 2:
             columns = list(values.T)
         else:
-            columns = [list(column) for column in zip(*values, strict=True)] if len(values) else []
+            try:
+                columns = [list(column) for column in zip(*values, strict=True)]
+            except (TypeError, ValueError):
+                columns = []
+            columns = columns if len(values) else [[] for _ in targets]
         if len(columns) != len(targets):
             names = [target.name for target in targets]
             raise DataError(

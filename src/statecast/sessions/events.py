@@ -120,10 +120,17 @@ class Layout:
         self.plan = Part(PLAN, future.numeric, tuple(future.categories))
         more = [name for name in (schema.group_col, schema.start_col) if name is not None]
         self.static = Part(STATIC, static.numeric, (*static.categories, *more))
+        self._steps = "numbers"
+        if schema.spacing is not None:
+            form = schema.kind.steps
+            self._steps = f"dates{' in a time zone' * (form is not None and form.zone is not None)}"
 
     def __str__(self) -> str:
-        parts = (self.row, self.plan, self.static)
-        return repr([[list(part.numbers), list(part.texts)] for part in parts])
+        parts = {"series": self.row, "future": self.plan, "static": self.static}
+        texts = [
+            f"{name} {[*part.numbers]} and texts {[*part.texts]}" for name, part in parts.items()
+        ]
+        return f"steps as {self._steps}; {'; '.join(texts)}"
 
 
 def _packed(text: str | None, name: str) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from statecast.errors import StateError, silent
 from statecast.forecast.forecaster import Forecaster
+from statecast.sessions.cells import Cells
 from statecast.sessions.events import PLAN, RESET, ROW, SET, STATIC, Layout
 from statecast.sessions.store import Event, Record
 from statecast.state import State
@@ -23,7 +24,7 @@ from statecast.tables.parse import Parsed
 from statecast.tables.steps import Long, Series, Steps
 
 LEAST = -(2**63)  # before any step: NumPy's NaT, which is no date
-_AT = struct.Struct("<q")
+_SET = struct.Struct("<q16s")  # of a state that was set: its step, and the model's fingerprint
 _LABEL = "The journal"
 
 
@@ -38,11 +39,13 @@ class History:
         The packed state that was set at the begin of the era; None: the one of the static features.
     start_at : int
         The step of ``start``.
+    made_by : bytes
+        The fingerprint of the model of ``start``; empty without one.
     rows, plans : dict of int to bytes
         The data of the observations and of the future covariates, by step.
     """
 
-    __slots__ = ("plans", "rows", "start", "start_at", "static")
+    __slots__ = ("made_by", "plans", "rows", "start", "start_at", "static")
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.static: bytes | None = None
@@ -56,20 +59,15 @@ class History:
             elif kind == STATIC:
                 self.static = event.data
             elif kind == SET:
-                (at,) = _AT.unpack_from(event.data, 1)
-                self._begin(event.data[1 + _AT.size :], at)
+                at, made_by = _SET.unpack_from(event.data, 1)
+                self._begin(event.data[1 + _SET.size :], at, made_by)
             elif kind == RESET:
                 self._begin(None, LEAST)
 
-    def _begin(self, start: bytes | None, at: int) -> None:
-        self.start, self.start_at = start, at
+    def _begin(self, start: bytes | None, at: int, made_by: bytes = b"") -> None:
+        self.start, self.start_at, self.made_by = start, at, made_by
         self.rows: dict[int, bytes] = {}
         self.plans: dict[int, bytes] = {}
-
-
-def set_event(at: int, state: bytes) -> bytes:
-    """The data of the event that a state was set."""
-    return SET + _AT.pack(at) + state
 
 
 class Item:
@@ -176,6 +174,7 @@ class Replay:
     Attributes
     ----------
     layout : Layout
+    cells : Cells
     dated : bool
         Whether steps are dates.
     none : bytes
@@ -183,8 +182,10 @@ class Replay:
     """
 
     def __init__(self, model: Forecaster) -> None:
-        self.model, self.layout = model, Layout(model.schema)
         schema = model.schema
+        self.model, self.layout = model, Layout(schema)
+        self.cells = Cells(schema, self.layout)
+        self._digest = bytes.fromhex(model.fingerprint)
         self._form = schema.kind.steps or Form()
         self.dated = schema.spacing is not None
         self._targets = struct.Struct(f"<{len(schema.target_cols)}d")
@@ -213,8 +214,26 @@ class Replay:
         leaves = {name: np.ascontiguousarray(rows[name]) for name in self._row.names or ()}
         return State(leaves, ids, self.model.fingerprint)
 
-    def step_of(self, state: State) -> int:
-        """The last step that the first row of a state has taken, as events have it."""
+    def set_event(self, state: State) -> tuple[bytes, int, bytes]:
+        """A state of one row packed, its step, and the data of the event that it was set.
+
+        Raises
+        ------
+        StateError
+            A state that the model did not make, or of several rows.
+        """
+        self.model.check_state(state)
+        if state.rows != 1:
+            raise StateError(f"state: expected a state of one row; received {state.rows}.")
+        (packed,), at = self.pack(state.at_rest()), self._step_of(state)
+        return packed, at, SET + _SET.pack(at, self._digest) + packed
+
+    def owns(self, history: History) -> bool:
+        """Whether the state at the begin of an era, if one was set, is of this model."""
+        return history.start is None or history.made_by == self._digest
+
+    def _step_of(self, state: State) -> int:
+        """The last step that a state of one row has taken, as events have it."""
         schema = self.model.schema
         step = int(state.at_rest()["step"][0, 0, 0]) // len(schema.target_cols)
         if not step:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+import narwhals.stable.v2 as nw
 import numpy as np
 
 from statecast.checks import check_choice, check_whole
@@ -18,19 +19,20 @@ from statecast.errors import (
     StateError,
     StoreError,
     quoted,
+    silent,
 )
 from statecast.files import id_of
 from statecast.forecast.explanation import ForecastExplanation
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
 from statecast.sessions.batcher import Batcher
-from statecast.sessions.cells import Cells, column
+from statecast.sessions.cells import column
 from statecast.sessions.events import KINDS, PLAN, ROW, STATIC
 from statecast.sessions.replay import History, Replay
 from statecast.sessions.store import Durability, Store, opened
-from statecast.sessions.writer import LATE, STATUS, Ask, Begun, Policy, Writer
+from statecast.sessions.writer import LATE, STATUS, Ask, Current, Policy, Writer, replayed
 from statecast.state import State
-from statecast.tables.ids import id_array
+from statecast.tables.output import column_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -132,24 +134,23 @@ class Sessions:
         cached: int = 50_000,
         waiting: int = 100_000,
     ) -> None:
-        if not isinstance(model, Forecaster):
-            raise ArgumentError(
-                "model: expected a Forecaster, as events of a journal hold numbers; received "
-                f"{type(model).__name__}."
-            )
         check_choice("policy", policy, ["revise", "reject"])
         check_whole("cached", cached)
         check_whole("waiting", waiting)
-        self.model, self._replay, self._process = model, Replay(model), os.getpid()
-        self._cells = Cells(model.schema, self._replay.layout)
+        replay, self._process = _replay_of(model), os.getpid()
         self._store = opened(store, durability)
         try:
-            self._check_model()
+            _check_model(self._store, replay)
         except BaseException:
             self._store.close()
             raise
-        self._writer = Writer(self._store, self._replay, self._cells, policy, cached)
+        self._writer = Writer(self._store, replay, policy, cached)
         self._batcher = Batcher(self._writer.handle, waiting, _BATCH)
+
+    @property
+    def model(self) -> Forecaster:
+        """The model whose states are kept."""
+        return self._writer.replay.model
 
     def __enter__(self) -> Self:
         return self
@@ -256,21 +257,18 @@ class Sessions:
         As ``observe``.
         """
         self._check_process()
-        forecast = until is not None or h is not None
-        rows = self._cells.rows(items, steps, values, static, future, past, forecast)
+        ahead, cells = until is not None or h is not None, self._writer.replay.cells
+        rows = cells.rows(items, steps, values, static, future, past, ahead)
         codes, before, after = self._batcher.do(rows, max(1, len(rows.ids)))
         status = np.array(STATUS, object)[codes]
         revised = {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= LATE)}
         changed = tuple(revised.values())
-        if not forecast:
+        if not ahead:
             return Observed(status, changed)
-        old = {key: before[key] for key in revised}
-        return Observed(
-            status,
-            changed,
-            self._predict(after, None, until=until, h=h),
-            self._predict(old, None, until=until, h=h) if old else None,
-        )
+        forecast, old = after.forecast(None, until=until, h=h), None
+        if revised:
+            old = before.take(revised).forecast(None, until=until, h=h)
+        return Observed(status, changed, forecast, old)
 
     # -- forecasts ---------------------------------------------------------------------
 
@@ -305,7 +303,7 @@ class Sessions:
         DataError
             An item that is not there; what ``Forecaster.predict`` raises.
         """
-        return self._predict(self._states(items), future, until=until, h=h, **options)
+        return self._current(items).forecast(future, until=until, h=h, **options)
 
     def simulate(
         self,
@@ -325,8 +323,9 @@ class Sessions:
         until, h, **options
             As in ``Forecaster.simulate``: ``paths``, ``strict``.
         """
-        states = self._states(items)
-        return self.model.simulate(until=until, h=h, **self._begun(states, future), **options)
+        current = self._current(items)
+        model, given = current.replay.model, current.arguments(future)
+        return model.simulate(until=until, h=h, **given, **options)
 
     def explain(self, items: Any, **options: Any) -> ForecastExplanation:
         """The effects of each observation and static feature on the forecast of each item.
@@ -372,8 +371,8 @@ class Sessions:
         """
         (key,), (own,) = self._keys([item])
         last = _microseconds(moment)
-        state = self._batcher.do(lambda: self._writer.as_of(key, own, last))
-        return self._predict({key: state}, future, until=until, h=h, **options)
+        current = self._batcher.do(lambda: self._writer.as_of(key, own, last))
+        return current.forecast(future, until=until, h=h, **options)
 
     # -- states ------------------------------------------------------------------------
 
@@ -390,8 +389,7 @@ class Sessions:
         State
             A row for each item, with the ids.
         """
-        states = self._states(items)
-        return self._replay.unpack([packed for packed, _ in states.values()], _ids_of(states))
+        return self._current(items).state
 
     def set_state(self, item: Any, state: State) -> None:
         """Let an item go on from another state: the observations before have no effect any more.
@@ -408,13 +406,7 @@ class Sessions:
             A state that this model did not make, or of several rows.
         """
         (key,), (own,) = self._keys([item])
-        self.model.check_state(state)
-        if state.rows != 1:
-            raise StateError(f"state: expected a state of one row; received {state.rows}.")
-        (packed,) = self._replay.pack(state.at_rest())
-        at = self._replay.step_of(state)
-
-        self._batcher.do(lambda: self._writer.set_state(key, own, packed, at))
+        self._batcher.do(lambda: self._writer.set_state(key, own, state))
 
     def reset(self, item: Any) -> None:
         """Let an item begin again with k = 0: its observations have no effect any more."""
@@ -438,6 +430,67 @@ class Sessions:
         keys, (own, other) = self._keys([item, as_])
 
         self._batcher.do(lambda: self._writer.fork(keys, own, other))
+
+    # -- another model -----------------------------------------------------------------
+
+    def migrate(self, model: Forecaster, *, h: int | None = None) -> pl.DataFrame | None:
+        """Go on with another model: from then on every state is one of the new model.
+
+        The new model replays all journals first, while the old one serves. If it cannot replay one,
+        nothing changes. The change itself is one short transaction. After it a state is computed
+        from its journal when it is next used.
+
+        Parameters
+        ----------
+        model : Forecaster
+            With the columns of the one before.
+        h : int, optional
+            Compare the forecasts of the next ``h`` steps of each item. If the model has future
+            covariates, those of these steps must have been observed.
+
+        Returns
+        -------
+        table or None
+            With ``h`` a polars table with a row for each item: its id, and for each target the mean
+            of the medians of these steps by the old and by the new model: ``y-before`` and
+            ``y-after``, null where none of the steps is forecast.
+
+        Raises
+        ------
+        ArgumentError
+            A model with other columns, or no ``Forecaster``.
+        StateError
+            An item whose state was set: reset or delete it first.
+        DataError
+            An item that the new model cannot replay.
+        StoreError
+            Another migration is running.
+        """
+        import polars as pl
+
+        self._check_process()
+        old, new = self._writer.replay, _replay_of(model)
+        if h is not None:
+            check_whole("h", h)
+        if str(new.layout) != str(old.layout):
+            raise ArgumentError(
+                f"model: expected a model with the columns {old.layout}; received one with "
+                f"{new.layout}."
+            )
+        self._batcher.do(self._writer.begin_migration)
+        moved, after = [], b""
+        try:
+            while part := self._batcher.do(lambda after=after: self._writer.part(after, _BATCH)):
+                states = replayed(new, part)
+                if h is not None:
+                    before = _medians(replayed(old, part), h, "before")
+                    moved.append(before.hstack(_medians(states, h, "after")[:, 1:]))
+                after = max(part)
+        except BaseException:
+            self._batcher.do(lambda: self._writer.end_migration(None, {}))
+            raise
+        self._batcher.do(lambda: self._writer.end_migration(new, _meta(new)))
+        return pl.concat(moved) if moved else None
 
     # -- what is kept ------------------------------------------------------------------
 
@@ -470,7 +523,8 @@ class Sessions:
 
         (key,), (own,) = self._keys([item])
         events = self._batcher.do(lambda: self._writer.whole(key, own)).events
-        effect, layout = History(events), self._replay.layout
+        effect, replay = History(events), self._writer.replay
+        layout, schema = replay.layout, replay.model.schema
         start = max((e.seq for e in events if e.data[:1] not in (ROW, PLAN, STATIC)), default=0)
         last: dict[tuple[bytes, int | None], int] = {}
         for event in events:
@@ -483,9 +537,9 @@ class Sessions:
             for name, values in part.unpack([events[i].data for i in of]).items():
                 for i, value in zip(of, values.tolist(), strict=True):
                     columns[name][i] = None if value != value else value
-        launch = self.model.schema.start_col
+        launch = schema.start_col
         if launch is not None:
-            columns[launch] = self._cells.launches(columns[launch])
+            columns[launch] = replay.cells.launches(columns[launch])
         current = [
             last[event.data[:1], event.at] == event.seq
             and (event.seq >= start or event.data == effect.static)
@@ -496,7 +550,7 @@ class Sessions:
             {
                 "time": times.cast(pl.Datetime("us", "UTC")),
                 "kind": [KINDS[event.data[:1]] for event in events],
-                self.model.schema.step_col: self._cells.steps([event.at for event in events]),
+                schema.step_col: replay.cells.steps([event.at for event in events]),
                 **columns,
                 "current": current,
             },
@@ -535,15 +589,16 @@ class Sessions:
                     f"The state of item {quoted(own)} was set: the observations before it are not "
                     "known. Use `forecast` or `simulate`, which start from its state."
                 )
-        layout, schema = self._replay.layout, self.model.schema
-        series = self._cells.table(layout.row, ids, [history.rows for history in histories])
-        future = self._cells.table(layout.plan, ids, [history.plans for history in histories])
+        replay = self._writer.replay
+        layout, schema, write = replay.layout, replay.model.schema, replay.cells
+        series = write.table(layout.row, ids, [history.rows for history in histories])
+        future = write.table(layout.plan, ids, [history.plans for history in histories])
         static = None
         if layout.static.columns:
-            none = self._replay.none
+            none = replay.none
             cells = layout.static.unpack([history.static or none for history in histories])
             if schema.start_col is not None:
-                cells[schema.start_col] = self._cells.launches(cells[schema.start_col])
+                cells[schema.start_col] = write.launches(cells[schema.start_col])
             own = {name: column(values) for name, values in cells.items()}
             static = pl.DataFrame({schema.id_col: ids, **own}, strict=False)
         return series, static, future
@@ -589,48 +644,66 @@ class Sessions:
                 "fork, in one process."
             )
 
-    def _check_model(self) -> None:
-        """Raise ``StoreError`` if the store belongs to another model."""
-        own = {"fingerprint": self.model.fingerprint, "layout": str(self._replay.layout)}
-        found = self._store.meta()
-        if not found:
-            self._store.set_meta(own)
-        elif found != own:
-            raise StoreError(
-                "Expected a store of this model; received one of another fit, with the fingerprint "
-                f"{found.get('fingerprint', '')[:40]}. Its states have no meaning for this model. "
-                "Open it with the model that made it, or name another file."
-            )
-
     def _keys(self, items: Any) -> tuple[list[bytes], list[Any]]:
         self._check_process()
-        return self._cells.keys(items)
+        return self._writer.replay.cells.keys(items)
 
-    def _states(self, items: Any) -> dict[bytes, Begun]:
-        """The packed states of items, and the future covariates of their later steps."""
+    def _current(self, items: Any) -> Current:
+        """The current states of items."""
         keys, ids = self._keys(items)
-        return dict(zip(keys, self._batcher.do(Ask(ids, keys), len(keys)), strict=True))
-
-    def _begun(self, states: Mapping[bytes, Begun], future: Any) -> dict[str, Any]:
-        """The arguments of a forecast from states."""
-        ids = _ids_of(states)
-        state = self._replay.unpack([packed for packed, _ in states.values()], ids)
-        if future is None and self.model.schema.future.kinds:
-            plans = [plans for _, plans in states.values()]
-            future = self._cells.table(self._replay.layout.plan, ids.tolist(), plans)
-        return {"state": state, "future": future}
-
-    def _predict(
-        self,
-        states: Mapping[bytes, Begun],
-        future: Any,
-        **options: Any,
-    ) -> Any:
-        return self.model.predict(**self._begun(states, future), **options)
+        return self._batcher.do(Ask(ids, keys), max(1, len(keys)))
 
 
-def _ids_of(states: Iterable[bytes]) -> np.ndarray:
-    return id_array([id_of(key) for key in states])
+def _replay_of(model: Any) -> Replay:
+    if not isinstance(model, Forecaster):
+        raise ArgumentError(
+            "model: expected a Forecaster, as events of a journal hold numbers; received "
+            f"{type(model).__name__}."
+        )
+    return Replay(model)
+
+
+def _medians(current: Current, h: int, when: str) -> pl.DataFrame:
+    """The mean of the medians of the next steps of each item, for each target."""
+    import polars as pl
+
+    schema, ids = current.replay.model.schema, [id_of(key) for key in current.items]
+    with silent():
+        found = current.forecast(None, h=h, level=None)
+    columns: dict[str, Any] = {schema.id_col: ids}
+    several = len(schema.targets) > 1
+    for place, target in enumerate(schema.target_cols):
+        if isinstance(found, dict):  # of a model that was fitted to arrays
+            values = found["statecast"][..., place] if several else found["statecast"]
+            rows, steps = np.nonzero(~np.isnan(values))
+            each, items = values[rows, steps], [ids[row] for row in rows]
+        else:
+            frame = nw.from_native(found, eager_only=True)
+            name = column_of("statecast", target) if several else "statecast"
+            each, items = frame[name].to_numpy(), frame[schema.id_col].to_list()
+        own: dict[Any, list[float]] = {item: [] for item in ids}
+        for item, value in zip(items, each.tolist(), strict=True):
+            own[item].append(value)
+        means = [sum(values) / len(values) if values else None for values in own.values()]
+        columns[f"{target}-{when}"] = pl.Series(means, dtype=pl.Float64)
+    return pl.DataFrame(columns, strict=False)
+
+
+def _check_model(store: Store, replay: Replay) -> None:
+    """Raise ``StoreError`` if a store belongs to another model."""
+    own, found = _meta(replay), store.meta()
+    if not found:
+        store.set_meta(own)
+    elif found != own:
+        raise StoreError(
+            "Expected a store of this model; received one of another fit, with the fingerprint "
+            f"{found.get('fingerprint', '')[:40]}. Its states have no meaning for this model. Open "
+            "it with the model that made it, and call `migrate`; or name another file."
+        )
+
+
+def _meta(replay: Replay) -> dict[str, str]:
+    return {"fingerprint": replay.model.fingerprint, "layout": str(replay.layout)}
 
 
 def _columns(name: str, given: Any) -> dict[str, list[Any]]:

@@ -139,8 +139,8 @@ class Store(Protocol):
         """What was kept with ``set_meta``."""
         ...
 
-    def set_meta(self, values: dict[str, str]) -> None:
-        """Keep texts by name."""
+    def set_meta(self, values: dict[str, str], *, forget: bool = False) -> None:
+        """Keep texts by name; with ``forget``, remove all snapshots in the same transaction."""
         ...
 
     def read(self, ids: Sequence[bytes], *, whole: bool = False) -> list[Record | None]:
@@ -245,9 +245,11 @@ class SQLiteStore:
             query = "SELECT name, value FROM meta WHERE name <> 'format'"
             return {str(name): str(value) for name, value in self._db.execute(query)}
 
-    def set_meta(self, values: dict[str, str]) -> None:
+    def set_meta(self, values: dict[str, str], *, forget: bool = False) -> None:
         """See ``Store``."""
         with self._transaction():
+            if forget:
+                self._db.execute("DELETE FROM snapshots")
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", values.items())
 
     def read(self, ids: Sequence[bytes], *, whole: bool = False) -> list[Record | None]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from statecast.errors import DataError, StatecastError, StoreError, listed, quoted
+from statecast.errors import DataError, StatecastError, StateError, StoreError, listed, quoted
+from statecast.files import id_of
 from statecast.sessions.batcher import Call
-from statecast.sessions.cells import Cells, Rows
+from statecast.sessions.cells import Rows
 from statecast.sessions.events import RESET, ROW, STATIC
-from statecast.sessions.replay import LEAST, History, Item, Replay, set_event
+from statecast.sessions.replay import LEAST, History, Item, Replay
 from statecast.sessions.store import Change, Event, Record, Snapshot, Store
+from statecast.state import State
+from statecast.tables.ids import id_array
 
 Policy = Literal["revise", "reject"]
 
@@ -25,7 +28,46 @@ _DUPLICATE, _NEW, LATE, _CORRECTED = range(4)
 _EVERY = 64  # events between two snapshots of an item
 _TRIES = 3  # times that a change is made, if another writer was there first
 _NOTHING = Record(None, [], 0, 0), History([])  # of a new item
-Begun = tuple[bytes, dict[int, bytes]]  # a packed state, and the future covariates after it
+
+
+@dataclass(frozen=True)
+class Current:
+    """States of items, with the model that they belong to.
+
+    Attributes
+    ----------
+    replay : Replay
+        That of the model.
+    items : dict of bytes to (bytes, dict)
+        By the bytes of the id: the packed state, and the future covariates of later steps.
+    """
+
+    replay: Replay
+    items: dict[bytes, tuple[bytes, dict[int, bytes]]]
+
+    @property
+    def state(self) -> State:
+        """The states as a value, with the ids."""
+        ids = id_array([id_of(key) for key in self.items])
+        return self.replay.unpack([packed for packed, _ in self.items.values()], ids)
+
+    def arguments(self, future: Any) -> dict[str, Any]:
+        """The arguments ``state`` and ``future`` of a forecast. Without a table of future
+        covariates it is made of those that were observed."""
+        state = self.state
+        if future is None and self.replay.model.schema.future.kinds:
+            plans = [plans for _, plans in self.items.values()]
+            layout, ids = self.replay.layout, [id_of(key) for key in self.items]
+            future = self.replay.cells.table(layout.plan, ids, plans)
+        return {"state": state, "future": future}
+
+    def forecast(self, future: Any, **options: Any) -> Any:
+        """``Forecaster.predict``."""
+        return self.replay.model.predict(**self.arguments(future), **options)
+
+    def take(self, keys: Iterable[bytes]) -> Current:
+        """Those of some items."""
+        return Current(self.replay, {key: self.items[key] for key in keys})
 
 
 @dataclass(eq=False)
@@ -67,19 +109,18 @@ class Writer:
     ----------
     store : Store
     replay : Replay
-    cells : Cells
+        That of the model.
     policy : {"revise", "reject"}
     cached : int
         The number of items that are kept in memory.
     """
 
-    def __init__(
-        self, store: Store, replay: Replay, cells: Cells, policy: Policy, cached: int
-    ) -> None:
-        self._store, self._replay, self._cells = store, replay, cells
+    def __init__(self, store: Store, replay: Replay, policy: Policy, cached: int) -> None:
+        self._store, self.replay = store, replay
         self._policy, self._cached = policy, cached
         self._items: OrderedDict[bytes, Item] = OrderedDict()
         self._time = 0
+        self._changed: set[bytes] | None = None  # during a migration: what it must look at again
 
     def handle(self, calls: list[Call]) -> None:
         """Do calls, in order: together what can be done together."""
@@ -131,18 +172,23 @@ class Writer:
             raise _absent(own)
         return record
 
-    def as_of(self, key: bytes, own: Any, moment: int) -> Begun:
+    def as_of(self, key: bytes, own: Any, moment: int) -> Current:
         """The state of an item as it was at a moment, in microseconds since 1970."""
         events = [event for event in self.whole(key, own).events if event.time <= moment]
         if not events:
             raise _absent(own, " by then")
+        if not self.replay.owns(History(events)):
+            raise StateError(
+                f"Item {quoted(own)}: expected states of this model; by then its state was set, to "
+                "one of the model before the migration."
+            )
         item = Item.of(own, Record(None, events, len(events), moment))
-        self._replay.compute([item])
-        return _state_of(item)
+        self.replay.compute([item])
+        return self._current({key: item})
 
-    def set_state(self, key: bytes, own: Any, packed: bytes, at: int) -> None:
-        """Let an item go on from a packed state after the step ``at``."""
-        self._begin(key, own, packed, at, set_event(at, packed))
+    def set_state(self, key: bytes, own: Any, state: State) -> None:
+        """Let an item go on from a state of one row."""
+        self._begin(key, own, *self.replay.set_event(state))
 
     def reset(self, key: bytes, own: Any) -> None:
         """Let an item begin again from its static features."""
@@ -157,6 +203,8 @@ class Writer:
                 f"as_: expected an id that is not an item yet; received {quoted(other)}.",
                 item=other,
             )
+        if self._changed is not None:
+            self._changed.add(keys[1])
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """Remove all of items; return how many there were."""
@@ -170,35 +218,71 @@ class Writer:
         self.delete(keys)
         return keys
 
+    # -- another model -----------------------------------------------------------------
+
+    def begin_migration(self) -> None:
+        """Note from now on which items change."""
+        if self._changed is not None:
+            raise StoreError("Expected one migration at a time; another one is running.")
+        self._changed = set()
+
+    def part(self, after: bytes, most: int) -> dict[bytes, Record]:
+        """The whole journals of the next items after an id."""
+        return self._journals(self._store.ids(after, most))
+
+    def end_migration(self, replay: Replay | None, meta: dict[str, str]) -> None:
+        """Go on with another model, if it can replay what changed meanwhile; with None, as before.
+
+        From this moment every state is one of the new model.
+        """
+        changed, self._changed = self._changed or set(), None
+        if replay is None:
+            return
+        replayed(replay, self._journals(list(changed)))
+        self._store.set_meta(meta, forget=True)
+        self.replay = replay
+        self._items.clear()
+
+    def _journals(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
+        records = self._store.read(keys, whole=True)
+        both = zip(keys, records, strict=True)
+        return {key: record for key, record in both if record is not None}
+
     # -- inside ------------------------------------------------------------------------
 
-    def _answer(self, calls: list[Call]) -> list[list[Begun]]:
+    def _answer(self, calls: list[Call]) -> list[Current]:
         """The states that calls ask for."""
-        found: list[list[Item]] = []
+        items: dict[bytes, Item] = {}
         for call in calls:
-            items = self.loaded(call.work.ids, call.work.keys)
-            for own, item in zip(call.work.ids, items, strict=True):
+            keys, ids = call.work.keys, call.work.ids
+            for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
                 if item is None:
                     raise _absent(own)
-            found.append([item for item in items if item is not None])
-        distinct = {id(item): item for items in found for item in items}
-        self._replay.compute([item for item in distinct.values() if item.waiting])
-        return [[_state_of(item) for item in items] for items in found]
+                items[key] = item
+        self.replay.compute([item for item in items.values() if item.waiting])
+        return [self._current({key: items[key] for key in call.work.keys}) for call in calls]
+
+    def _current(self, items: Mapping[bytes, Item]) -> Current:
+        found = {}
+        for key, item in items.items():
+            assert item.state is not None  # it was computed
+            found[key] = item.state, item.plans
+        return Current(self.replay, found)
 
     def _observe(self, calls: list[Call]) -> list[Any]:
         """Accept the rows of calls in one transaction."""
         for _ in range(_TRIES):
             drafts, codes, before = self._drafted(calls)
             if self._commit(drafts):
-                after = {}
+                after = None
                 if calls[0].work.forecast:
-                    after = {key: _state_of(draft.item) for key, draft in drafts.items()}
+                    after = self._current({key: draft.item for key, draft in drafts.items()})
                 return [(each, before, after) for each in codes]
         raise _overtaken()
 
     def _drafted(
         self, calls: list[Call]
-    ) -> tuple[dict[bytes, Draft], list[np.ndarray], dict[bytes, Begun]]:
+    ) -> tuple[dict[bytes, Draft], list[np.ndarray], Current | None]:
         """The items after the rows of calls, the status of each row, and the states before."""
         ids = [own for call in calls for own in call.work.ids]
         keys = [key for call in calls for key in call.work.keys]
@@ -206,15 +290,15 @@ class Writer:
         for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
             if key not in drafts:
                 drafts[key] = Draft(item, Item(own) if item is None else item.copy())
-        before = {}
+        before = None
         if calls[0].work.forecast:  # such a call is alone
-            old = [draft.item for draft in drafts.values() if draft.old is not None]
-            self._replay.compute([item for item in old if item.waiting])
-            before = {key: _state_of(d.item) for key, d in drafts.items() if d.old is not None}
+            old = {key: draft.item for key, draft in drafts.items() if draft.old is not None}
+            self.replay.compute([item for item in old.values() if item.waiting])
+            before = self._current(old)
         self._read_whole(calls, drafts)
         codes = [self._take(call.work, drafts) for call in calls]
         changed = [d.item for d in drafts.values() if d.events or calls[0].work.forecast]
-        self._replay.compute([item for item in changed if item.waiting])
+        self.replay.compute([item for item in changed if item.waiting])
         return drafts, codes, before
 
     def _read_whole(self, calls: list[Call], drafts: Mapping[bytes, Draft]) -> None:
@@ -251,7 +335,7 @@ class Writer:
         expected, received = "the static features that it has", "others"
         if at is not None:
             expected = "a step after the observed ones, or the same values again"
-            received = f"step {self._cells.steps([at])[0]}"
+            received = f"step {self.replay.cells.steps([at])[0]}"
             if code == _CORRECTED:
                 received = f"other values of {received}"
         raise DataError(
@@ -281,14 +365,14 @@ class Writer:
         """Let an item take an observation or the future covariates of a step."""
         item = draft.item
         if item.static is None:
-            columns = listed(self._replay.layout.static.columns)
+            columns = listed(self.replay.layout.static.columns)
             raise DataError(
                 f"Item {quoted(item.id)} is new: expected its static features ({columns}); "
                 "received none.",
                 item=item.id,
             )
         if at <= item.start_at:
-            last, given = self._cells.steps([item.start_at, at])
+            last, given = self.replay.cells.steps([item.start_at, at])
             raise DataError(
                 f"Item {quoted(item.id)}: expected a step after {last}, to which its state was "
                 f"set; received {given}. Reset the item first.",
@@ -345,6 +429,8 @@ class Writer:
             for number in stale:
                 self._items.pop(changes[number].id, None)
             return False
+        if self._changed is not None:
+            self._changed |= changed.keys()
         for key, draft in drafts.items():
             if draft.old is not None or draft.events:
                 self._items[key] = draft.item
@@ -364,15 +450,33 @@ class Writer:
         raise _overtaken()
 
 
+def replayed(replay: Replay, journals: Mapping[bytes, Record]) -> Current:
+    """The states of items by a model, from their whole journals.
+
+    Raises
+    ------
+    StateError
+        An item whose state was set, which belongs to the model that made it.
+    DataError, ArgumentError
+        An item that the model cannot replay.
+    """
+    items = {}
+    for key, record in journals.items():
+        if not replay.owns(History(record.events)):
+            raise StateError(
+                f"Item {quoted(id_of(key))}: expected observations to replay; its state was set, "
+                "and the observations before are not in it. Reset or delete the item first."
+            )
+        items[key] = Item.of(id_of(key), replace(record, snapshot=None))
+    replay.compute(list(items.values()))
+    found = {key: (item.state, item.plans) for key, item in items.items() if item.state is not None}
+    return Current(replay, found)
+
+
 def _kind(call: Call) -> Any:
     """What neighbours share that are done together; a call with a forecast is alone."""
     work = call.work
     return call if isinstance(work, Rows) and work.forecast else type(work)
-
-
-def _state_of(item: Item) -> Begun:
-    assert item.state is not None  # it was computed
-    return item.state, item.plans
 
 
 def _absent(item: Any, when: str = "") -> DataError:
