@@ -360,7 +360,8 @@ def with_random_weights(f: Any, series: Any, static: Any, future: Any = None) ->
     with pytest.MonkeyPatch.context() as patch:
         # So few items have the same offsets of calibration at all horizons otherwise.
         patch.setattr("statecast.forecast.stacking._ENOUGH", 10)
-        companions = f._learn_after(schema, weights, panel, held, f._learn_before(schema, panel))
+        before = f._learn_before(schema, panel)
+        companions = f._learn_after(schema, weights, panel, held, before, 0)
     if companions.dependence is not None:  # forecasts in time would take a training
         spread = np.linspace(1.0, 2.0, len(companions.dependence.known))
         dependence = replace(companions.dependence, spread=spread)

@@ -283,7 +283,7 @@ def test_groups_may_be_whole_numbers_in_any_table_and_in_an_array(tmp_path):
     np.testing.assert_allclose(found, drawn, rtol=1e-5)
 
 
-def test_shocks_in_time_are_found_by_forecasts_in_time():
+def test_shocks_in_time_are_found_by_forecasts_in_time(caplog):
     """Later items of a group show a shock to the others; only forecasts in time do not see it."""
     rng = np.random.default_rng(0)
     groups, each, steps = 30, 6, 6
@@ -306,9 +306,15 @@ def test_shocks_in_time_are_found_by_forecasts_in_time():
     dated = series.join(static, on="unique_id").with_columns(
         ds=pl.date(pl.col("start") + pl.col("ds") - 1, 1, 1)
     )
-    d = Forecaster(**SMALL, group_col="g").fit(
-        dated.select("unique_id", "ds", "y"), static.drop("start"), verbose=0
-    )
+    with caplog.at_level("INFO", logger="statecast"):
+        d = Forecaster(**SMALL, group_col="g").fit(
+            dated.select("unique_id", "ds", "y"), static.drop("start"), verbose=2
+        )
+    # Both trainings show their progress.
+    words = [line.split()[0] for line in caplog.messages]
+    training = ["Training,", "Training,", "Trained"]
+    told = [word for word in words if word in (*training, "Forecasts")]
+    assert told == [*training, "Forecasts", *training]
     np.testing.assert_allclose(_loading(d), _loading(f), atol=0.02)
     # ``predict`` needs no time.
     late = series.filter(pl.col("ds") == 1)

@@ -303,7 +303,7 @@ class StateModel(ABC, Generic[S]):
             history = self._train(network, panel, held, interrupt, callbacks, verbose)
             weights = network.weight_arrays()
             _check_weights(weights, s)
-            companions = self._learn_after(schema, weights, panel, held, before)
+            companions = self._learn_after(schema, weights, panel, held, before, verbose)
             self._adopt(schema, weights, history, companions, network)
         return self
 
@@ -679,6 +679,7 @@ class StateModel(ABC, Generic[S]):
         panel: Panel,
         held: np.ndarray,
         before: Companions,
+        verbose: Verbose,
     ) -> Companions:
         """Fit the models that need the network's weights; ``before`` are those fitted before it."""
 

@@ -34,6 +34,7 @@ from statecast.heads.by_name import HEADS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.interrupt import noted
 from statecast.networks.decoder import EMPTY, Decoder
+from statecast.progress import Verbose, say
 from statecast.state import State
 from statecast.tables.groups import Groups, read_weight, without_columns
 from statecast.tables.horizon import Horizon
@@ -727,6 +728,7 @@ class Forecaster(StateModel[ForecasterSettings]):
         panel: Panel,
         held: np.ndarray,
         before: Companions,
+        verbose: Verbose,
     ) -> Companions:
         s, engine = self.settings, NumberEngine(self._plan(schema)[0], weights)
         found = before.fit(engine, panel, held, schema, analogues=s.analogues, seed=s.seed)
@@ -737,7 +739,7 @@ class Forecaster(StateModel[ForecasterSettings]):
                 "calibrated, and too narrow."
             )
         elif found.dependence is not None:
-            scores = self._scores_in_time(schema, panel, before)
+            scores = self._scores_in_time(schema, panel, before, verbose)
             assert panel.group is not None  # with a dependence
             group = panel.group[held.any(axis=0)]
             if scores is not None:
@@ -756,7 +758,9 @@ class Forecaster(StateModel[ForecasterSettings]):
                 )
         return found
 
-    def _scores_in_time(self, schema: Schema, panel: Panel, before: Companions) -> Scores | None:
+    def _scores_in_time(
+        self, schema: Schema, panel: Panel, before: Companions, verbose: Verbose
+    ) -> Scores | None:
         """The normal scores of totals of the second half of the training data in time, which a
         network forecasts that was trained on the first half.
 
@@ -804,8 +808,10 @@ class Forecaster(StateModel[ForecasterSettings]):
             if interrupt.count:
                 return None
             network = model._build(schema, s.seed)
+            if verbose != 0:
+                say("Forecasts in time: a smaller network is trained on the values of the past.")
             try:
-                history = model._train(network, training, held, interrupt)
+                history = model._train(network, training, held, interrupt, verbose=verbose)
             except KeyboardInterrupt:
                 if interrupt.count > 1:
                     raise

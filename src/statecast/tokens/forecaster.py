@@ -24,6 +24,7 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import takes
 from statecast.heads.categorical import Categorical
 from statecast.networks.decoder import EMPTY
+from statecast.progress import Verbose
 from statecast.state import State
 from statecast.tables.horizon import MOST_STEPS, Horizon
 from statecast.tables.panel import Panel
@@ -388,6 +389,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         panel: Panel,
         held: np.ndarray,
         before: Companions,
+        verbose: Verbose,
     ) -> Companions:
         return before
 
