@@ -31,6 +31,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,14 @@ class Load:
     def run(self, seconds: float, rows: int, other: float = 0.0) -> dict[str, float]:
         """Observe for some time; ``other`` is the share of duplicates, and of late rows."""
         took: list[list[float]] = [[] for _ in range(self.threads)]
+        counts = [0] * self.threads
         begin, cpu = time.perf_counter(), time.process_time()
 
         def work(thread: int) -> None:
             rng = np.random.default_rng([thread, rows, int(begin)])
             own = np.arange(thread, len(self.step), self.threads)  # the items of this thread
             while time.perf_counter() < begin + seconds:
-                ids = rng.choice(own, rows, replace=False) if rows > 1 else rng.choice(own, 1)
+                ids = own[np.unique(rng.integers(len(own), size=rows))]
                 ids = ids[self.step[ids] < STEPS - 1]
                 step = self.step[ids]
                 drawn = rng.random(len(ids))
@@ -97,6 +99,7 @@ class Load:
                 else:
                     self.sessions.observe_batch(ids, step, values)
                 took[thread].append(time.perf_counter() - start)
+                counts[thread] += len(ids)
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(self.threads)]
         for thread in threads:
@@ -105,14 +108,20 @@ class Load:
             thread.join()
         every = 1e3 * np.concatenate(took)
         return {
-            "observations_per_second": len(every) * rows / (time.perf_counter() - begin),
+            "observations_per_second": sum(counts) / (time.perf_counter() - begin),
             "calls": len(every),
-            "cpu_us_per_observation": 1e6 * (time.process_time() - cpu) / (len(every) * rows),
+            "cpu_us_per_observation": 1e6 * (time.process_time() - cpu) / sum(counts),
             "p50_ms": float(np.quantile(every, 0.5)),
             "p99_ms": float(np.quantile(every, 0.99)),
             "largest_ms": float(every.max()),
             "resident_mib": resident(),
         }
+
+
+def fit(path: str) -> None:
+    """Fit the model, and save it."""
+    series, static, _ = growth()
+    Forecaster(epochs=3).fit(series, static, verbose=0).save(path)
 
 
 def bytes_of(path: Path) -> int:
@@ -139,8 +148,6 @@ def main() -> None:
     given = parser.parse_args()
     BUILD.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")
-    series, static, _ = growth()
-    model = Forecaster(epochs=3).fit(series, static, verbose=0)
     results: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(given).items()}}
     results["cpus"], results["load_before"] = os.cpu_count(), os.getloadavg()[0]
 
@@ -152,7 +159,12 @@ def main() -> None:
         (BUILD / "sessions.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        path = Path(folder) / "items.db"
+        path, file = Path(folder) / "items.db", f"{folder}/model.safetensors"
+        # In a process of its own: a server has no backend in memory.
+        fitting = get_context("spawn").Process(target=fit, args=(file,))
+        fitting.start()
+        fitting.join()
+        model = Forecaster.load(file)
         with Sessions(model, path, durability="relaxed") as sessions:
             load = Load(sessions, given.items, given.rows, given.threads)
             section("fill", load.fill)

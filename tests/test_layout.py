@@ -62,7 +62,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("plots", "cli"),
     "pandas": ("export.mlflow",),
     "mlflow": ("export.mlflow",),
-    "pyarrow": ("tables.source", "tables.ids", "tables.id_types"),
+    "pyarrow": ("tables.source", "tables.ids", "tables.id_types", "sessions.archive"),
     "polars": (
         "tables",
         "data",

@@ -118,6 +118,8 @@ class Cells:
         """Steps as whole numbers: as they are, or dates in microseconds since 1970."""
         schema = self.schema
         given = steps if isinstance(steps, np.ndarray) else list(steps)
+        if not ids and not len(given):
+            return []
         if len(given) != len(ids):
             raise DataError(f"steps: expected {len(ids)} steps; received {len(given)}.")
         when, form = read_steps("observe", schema.step_col, given, ids)

@@ -59,8 +59,8 @@ class History:
             elif kind == STATIC:
                 self.static = event.data
             elif kind == SET:
-                at, made_by = _SET.unpack_from(event.data, 1)
-                self._begin(event.data[1 + _SET.size :], at, made_by)
+                packed = event.data[1 + _SET.size :]
+                self._begin(packed, *_SET.unpack(event.data[1 : 1 + _SET.size]))
             elif kind == RESET:
                 self._begin(None, LEAST)
 
@@ -230,7 +230,8 @@ class Replay:
 
     def owns(self, history: History) -> bool:
         """Whether the state at the begin of an era, if one was set, is of this model."""
-        return history.start is None or history.made_by == self._digest
+        size = self._row.itemsize if history.start is None else len(history.start)
+        return size == self._row.itemsize and history.made_by in (b"", self._digest)
 
     def _step_of(self, state: State) -> int:
         """The last step that a state of one row has taken, as events have it."""

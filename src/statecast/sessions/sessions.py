@@ -25,11 +25,12 @@ from statecast.files import id_of
 from statecast.forecast.explanation import ForecastExplanation
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
+from statecast.sessions import archive
 from statecast.sessions.batcher import Batcher
 from statecast.sessions.cells import column
 from statecast.sessions.events import KINDS, PLAN, ROW, STATIC
 from statecast.sessions.replay import History, Replay
-from statecast.sessions.store import Durability, Store, opened
+from statecast.sessions.store import Durability, Event, Store, opened
 from statecast.sessions.writer import LATE, STATUS, Ask, Current, Policy, Writer, replayed
 from statecast.state import State
 from statecast.tables.output import column_of
@@ -491,6 +492,72 @@ class Sessions:
             raise
         self._batcher.do(lambda: self._writer.end_migration(new, _meta(new)))
         return pl.concat(moved) if moved else None
+
+    # -- copies ------------------------------------------------------------------------
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all journals to a Parquet file: a copy, or the way to another store.
+
+        Observations may go on meanwhile: each item is written as it is when its turn comes.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, which is replaced if it exists; it is written completely or not at all.
+
+        Returns
+        -------
+        int
+            The number of items.
+
+        Raises
+        ------
+        StoreError
+            A file that cannot be written.
+        MissingExtraError
+            pyarrow is not installed: ``pip install 'statecast[parquet]'``.
+        """
+
+        def parts() -> Iterator[dict[bytes, list[Event]]]:
+            last = b""
+            while part := self._batcher.do(lambda after=last: self._writer.part(after, _BATCH)):
+                yield {key: record.events for key, record in part.items()}
+                last = max(part)
+
+        self._check_process()
+        return archive.write(path, _meta(self._writer.replay), parts())
+
+    def restore(self, path: str | os.PathLike[str]) -> int:
+        """Add the items of a file that ``export`` wrote.
+
+        The model replays each journal, so it may be another one with the same columns. Items are
+        added in parts, each in one transaction. After an error the parts before it are there, and
+        the call can be repeated: an item that is there with the same journal is left as it is.
+
+        Returns
+        -------
+        int
+            The number of items that were added.
+
+        Raises
+        ------
+        StoreError
+            A file that is missing, damaged, not of sessions, or with other columns.
+        DataError
+            An item that is there with another journal, or that the model cannot replay.
+        StateError
+            An item whose state was set with another model.
+        MissingExtraError
+            pyarrow is not installed: ``pip install 'statecast[parquet]'``.
+        """
+        self._check_process()
+        meta, parts = archive.read(path)
+        layout = str(self._writer.replay.layout)
+        if meta.get("layout") != layout:
+            raise StoreError(
+                f"{path}: expected events of {layout}; received {meta.get('layout', 'none')}."
+            )
+        return sum(self._batcher.do(lambda part=part: self._writer.restore(part)) for part in parts)
 
     # -- what is kept ------------------------------------------------------------------
 

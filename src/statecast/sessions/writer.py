@@ -218,6 +218,29 @@ class Writer:
         self.delete(keys)
         return keys
 
+    def restore(self, journals: Mapping[bytes, list[Event]]) -> int:
+        """Add items with whole journals, in one transaction; return how many were not there."""
+        new: dict[bytes, Record] = {}
+        for (key, events), there in zip(
+            journals.items(), self._store.read(list(journals), whole=True), strict=True
+        ):
+            if there is None:
+                new[key] = Record(None, events, events[-1].seq, events[-1].time)
+            elif there.events != events:
+                item = id_of(key)
+                raise DataError(
+                    f"Item {quoted(item)}: expected an item that is not there, or one with the "
+                    "journal of the file; received one with another journal. Delete it first.",
+                    item=item,
+                )
+        replayed(self.replay, new)
+        changes = [Change(key, 0, record.events) for key, record in new.items()]
+        if changes and self._store.commit(changes):
+            raise _overtaken()
+        if self._changed is not None:
+            self._changed |= new.keys()
+        return len(new)
+
     # -- another model -----------------------------------------------------------------
 
     def begin_migration(self) -> None:
