@@ -159,6 +159,46 @@ def test_an_answer_says_what_changed(opened: Sessions) -> None:
     assert first.forecast.equals(opened.forecast("b", until=3))
 
 
+def test_a_new_item_is_revised_within_its_call(opened: Sessions) -> None:
+    opened.observe("b", 1, 50.0, static=X)
+    before = opened.forecast("b", until=T)
+    opened.observe("b", 3, 52.0)
+    found = opened.observe_batch(
+        ["a", "a", "b"], [3, 2, 2], [50.0, 51.0, 52.0], static={n: [v] * 3 for n, v in X.items()},
+        until=T,
+    )  # fmt: skip
+    assert found.status.tolist() == ["new", "late", "late"]
+    assert found.revised == ("a", "b")
+    assert found.before["unique_id"].unique().to_list() == ["b"]
+    assert not found.before.equals(before)
+    assert found.forecast.equals(opened.forecast(["a", "b"], until=T))
+
+
+def test_an_error_of_the_forecast_comes_before_the_observation_is_accepted(
+    models: dict[str, Forecaster], opened: Sessions, tmp_path: Path
+) -> None:
+    opened.observe("a", 1, 50.0, static=X)
+    journal = opened.history("a")
+    asked: list[dict[str, Any]] = [{"until": -1}, {"h": 0}, {"until": 3, "h": 1}]
+    for wrong in asked:
+        with pytest.raises(errors.ArgumentError):
+            opened.observe("a", 2, 51.0, **wrong)
+    assert opened.history("a").equals(journal)
+    with Sessions(models["covariates"], tmp_path / "plans.db") as sessions:
+        plan: dict[str, Any] = {"future": {"promo": 0.0, "season": "a"}, "past": {"visits": 1.0}}
+        with pytest.raises(errors.DataError, match="future table"):
+            sessions.observe("a", 1, 50.0, static=X, **plan, until=2)
+        assert len(sessions) == 0
+        sessions.observe("a", 2, static=X, future=plan["future"])
+        assert sessions.observe("a", 1, 50.0, **plan, until=2).forecast.height == 1
+        other = {"promo": 3.0, "season": "b"}
+        before = sessions.forecast("a", until=2)
+        found = sessions.observe("a", 2, future=other, until=2)
+        assert found.status.tolist() == ["corrected"]
+        assert found.before.equals(before)
+        assert not found.forecast.equals(before)
+
+
 def test_a_duplicate_is_acknowledged_and_not_journalled(opened: Sessions) -> None:
     opened.observe("a", 1, 50.0, static=X)
     journal = opened.history("a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,14 @@ class Rows:
         Its bytes.
     parts : list of (int, bytes, int or None, bytes)
         In order: the row, the kind, the step and the data of an event.
-    forecast : bool
-        Whether the states after the call are asked for, and those before it.
+    forecast : callable or None
+        Forecasts items from their states, before the call and after it.
     """
 
     ids: list[Any]
     keys: list[bytes]
     parts: list[tuple[int, bytes, int | None, bytes]]
-    forecast: bool
+    forecast: Callable[[Any], Any] | None
 
 
 class Cells:
@@ -77,7 +77,7 @@ class Cells:
         static: Mapping[str, Any] | None,
         future: Mapping[str, Any] | None,
         past: Mapping[str, Any] | None,
-        forecast: bool,
+        forecast: Callable[[Any], Any] | None,
     ) -> Rows:
         """The rows of a call, checked and packed."""
         schema, layout = self.schema, self.layout

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import narwhals.stable.v2 as nw
@@ -58,7 +59,7 @@ class Observed:
     forecast : table or None
         With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
     before : table or None
-        The forecast of the revised items before this call, up to the same step.
+        The forecast before this call of those revised items that were there, up to the same step.
     """
 
     status: np.ndarray
@@ -252,24 +253,26 @@ class Sessions:
         static, future, past : mapping of str to sequence, shape (rows,), optional
             Columns.
         until, h : int, optional
+            As in ``observe``.
 
-        Returns, raises
-        ---------------
-        As ``observe``.
+        Returns
+        -------
+        Observed
+            With the status of each row.
+
+        Raises
+        ------
+        DataError, StoreError, OverloadError
+            As ``observe``.
         """
         self._check_process()
-        ahead, cells = until is not None or h is not None, self._writer.replay.cells
+        ahead, cells = None, self._writer.replay.cells
+        if until is not None or h is not None:
+            ahead = partial(Current.forecast, future=None, until=until, h=h)
         rows = cells.rows(items, steps, values, static, future, past, ahead)
-        codes, before, after = self._batcher.do(rows, max(1, len(rows.ids)))
-        status = np.array(STATUS, object)[codes]
+        codes, *forecasts = self._batcher.do(rows, max(1, len(rows.ids)))
         revised = {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= LATE)}
-        changed = tuple(revised.values())
-        if not ahead:
-            return Observed(status, changed)
-        forecast, old = after.forecast(None, until=until, h=h), None
-        if revised:
-            old = before.take(revised).forecast(None, until=until, h=h)
-        return Observed(status, changed, forecast, old)
+        return Observed(np.array(STATUS, object)[codes], tuple(revised.values()), *forecasts)
 
     # -- forecasts ---------------------------------------------------------------------
 

@@ -289,19 +289,29 @@ class Writer:
         found = {}
         for key, item in items.items():
             assert item.state is not None  # it was computed
-            found[key] = item.state, item.plans
+            found[key] = item.state, dict(item.plans)
         return Current(self.replay, found)
 
     def _observe(self, calls: list[Call]) -> list[Any]:
         """Accept the rows of calls in one transaction."""
         for _ in range(_TRIES):
             drafts, codes, before = self._drafted(calls)
+            forecasts = None, None
+            if before is not None:  # before the commit, so that no error follows it
+                forecasts = self._forecasts(calls[0].work, drafts, codes[0], before)
             if self._commit(drafts):
-                after = None
-                if calls[0].work.forecast:
-                    after = self._current({key: draft.item for key, draft in drafts.items()})
-                return [(each, before, after) for each in codes]
+                return [(each, *forecasts) for each in codes]
         raise _overtaken()
+
+    def _forecasts(
+        self, rows: Rows, drafts: Mapping[bytes, Draft], codes: np.ndarray, before: Current
+    ) -> tuple[Any, Any]:
+        """The forecasts of the items after a call, and of those that it revises before it."""
+        assert rows.forecast is not None  # it is asked for
+        after = self._current({key: draft.item for key, draft in drafts.items()})
+        revised = dict.fromkeys(rows.keys[row] for row in np.flatnonzero(codes >= LATE))
+        old = before.take(key for key in revised if key in before.items)
+        return rows.forecast(after), rows.forecast(old) if old.items else None
 
     def _drafted(
         self, calls: list[Call]
