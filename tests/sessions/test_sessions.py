@@ -22,7 +22,7 @@ from curves import T
 from effort import examples
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
-from statecast.sessions import Sessions, writer
+from statecast.sessions import Sessions, SQLiteStore, writer
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 from streams import Stream
@@ -528,6 +528,11 @@ def test_a_store_belongs_to_one_model(
         Sessions(model, tmp_path / "items.db", policy="other")  # type: ignore[arg-type]
     with pytest.raises(errors.ArgumentError, match="path of a file, or a Store"):
         Sessions(model, 3)  # type: ignore[arg-type]
+    own = SQLiteStore(tmp_path / "own.db")
+    with pytest.raises(errors.ArgumentError, match="another store has its own"):
+        Sessions(model, own, durability="relaxed")
+    with Sessions(model, own) as sessions:
+        assert sessions.observe("a", 1, 50.0, static=X).status.tolist() == ["new"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -632,3 +637,88 @@ def test_what_is_observed_during_a_migration_is_replayed_too(
         observing.result()
     stream.f = new
     stream.check(opened)
+
+
+def check(f: Forecaster, sessions: Sessions, ids: list[Any], *tables: Any, until: int) -> None:
+    """States and forecasts are those of tables, and `tables` gives them back."""
+    for own in (tables, sessions.tables(ids)[:2]):
+        expected = f.state(*own)
+        order = [expected.ids.tolist().index(item) for item in ids]
+        found = sessions.state(ids)
+        for name in expected:
+            assert found[name].tobytes() == expected[name][order].tobytes(), name
+        left, right = sessions.forecast(ids, until=until), f.predict(*own, until=until)
+        assert left.sort("unique_id", "step").equals(right.sort("unique_id", "step"))
+
+
+def test_launch_dates_and_groups_are_part_of_the_static_features(tmp_path: Path) -> None:
+    series, static = streams.curve_tables(72)
+    days = pl.lit(streams.DAY) + pl.duration(days=pl.col("ds"))  # the launch is a day before
+    series = series.with_columns(ds=days)
+    static = static.with_columns(
+        launch=pl.lit(streams.DAY), firm=(pl.col("unique_id") % 12).cast(pl.String)
+    )
+    f = streams.fit_curves(series, static, start_col="launch", group_col="firm")
+    rows = series.filter((pl.col("unique_id") < 4) & (pl.col("ds") < dt.date(2024, 1, 6)))
+    who = static.filter(pl.col("unique_id") < 5)  # the last one has k = 0
+    own = {name: who[name].to_list() for name in who.columns[1:]}
+    own["launch"][3] = None
+    who = pl.DataFrame({"unique_id": who["unique_id"], **own})
+    with Sessions(f, tmp_path / "items.db") as sessions:
+        sessions.observe_batch(who["unique_id"].to_list(), static=own)
+        for item, when, y in rows.sample(fraction=1.0, shuffle=True, seed=1).iter_rows():
+            sessions.observe(item, when, y)
+        check(f, sessions, list(range(5)), rows, who, until=8)
+        journal = sessions.history(1)
+        assert journal["launch"].to_list()[0] == dt.datetime(2024, 1, 1)
+        assert sessions.observe(3, static={n: own[n][2] for n in own}).status == ["corrected"]
+        other = who.with_columns(
+            pl.when(pl.col("unique_id") == 3).then(pl.col(n).gather(2)).otherwise(n).alias(n)
+            for n in own
+        )
+        check(f, sessions, list(range(5)), rows, other, until=8)
+        with pytest.raises(errors.DataError, match="launch date"):
+            sessions.observe("new", static={"level": 1.0, "group": "a", "firm": "1"})
+        with pytest.raises(errors.DataError, match="dates from the launch date"):
+            sessions.observe(1, dt.date(2023, 12, 31), 1.0)
+
+
+def test_hours_in_a_time_zone_are_those_of_tables(tmp_path: Path) -> None:
+    series, _ = streams.curve_tables(72)
+    start = dt.datetime(2024, 3, 31, tzinfo=dt.UTC)  # the clock is set forward on this day
+    hours = pl.lit(start) + pl.duration(hours=pl.col("ds"))
+    series = series.with_columns(ds=hours.dt.convert_time_zone("Europe/Paris"))
+    f = streams.fit_curves(series)
+    last = pl.lit(start + dt.timedelta(hours=5)).dt.convert_time_zone("Europe/Paris")
+    rows = series.filter((pl.col("unique_id") < 3) & (pl.col("ds") <= last))
+    with Sessions(f, tmp_path / "items.db") as sessions:
+        for item, when, y in rows.sample(fraction=1.0, shuffle=True, seed=1).iter_rows():
+            given = when if item else when.astimezone(dt.UTC)  # another zone, the same moment
+            sessions.observe(item, given if item < 2 else given.isoformat(), y)
+        check(f, sessions, [0, 1, 2], rows, until=8)
+        again = sessions.observe(0, rows["ds"][0].astimezone(dt.UTC), rows["y"][0])
+        assert again.status.tolist() == ["duplicate"]
+
+
+def test_a_model_of_arrays_forecasts_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 6)).cumsum(axis=1)
+    f = Forecaster(units=4, ensemble=2, epochs=1, encoding=4).fit(y, x, verbose=0)
+    known = np.where(np.arange(6) < 3, y, np.nan)[:2]
+    with Sessions(f, tmp_path / "items.db") as sessions:
+        for row, step in ((0, 3), (1, 2), (1, 1), (0, 1), (1, 3), (0, 2)):
+            static = {"x1": x[row, 0], "x2": x[row, 1]}
+            sessions.observe(f"row {row}", step, y[row, step - 1], static=static)
+        found, expected = (
+            sessions.forecast(["row 0", "row 1"], until=6),
+            f.predict(known, x[:2], until=6),
+        )
+        assert list(found) == list(expected)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+        moved = sessions.migrate(f, h=2)
+        assert moved is not None
+        assert moved["unique_id"].to_list() == ["row 0", "row 1"]
+        np.testing.assert_array_equal(moved["y-before"], moved["y-after"])
+        medians = sessions.forecast(["row 0", "row 1"], h=2)["statecast"][:, 3:]
+        np.testing.assert_allclose(moved["y-after"], medians.mean(axis=1), rtol=1e-12)

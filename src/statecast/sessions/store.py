@@ -504,4 +504,9 @@ def opened(store: Store | str | os.PathLike[str], durability: Durability) -> Sto
         raise ArgumentError(
             f"store: expected the path of a file, or a Store; received {type(store).__name__}."
         )
+    if durability != "full":
+        raise ArgumentError(
+            "durability: expected the path of a file with it, as another store has its own; "
+            f"received a {type(store).__name__}. Leave it out."
+        )
     return store

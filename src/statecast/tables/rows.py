@@ -93,7 +93,8 @@ def read_values(label: str, name: str, given: Any, ids: Sequence[Any]) -> np.nda
     if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
         values, bad = given.astype(np.float64), np.zeros(given.shape, bool)
     else:
-        values, bad = object_floats(list(given))
+        given = list(given)
+        values, bad = object_floats(given)
     if values.shape != (len(ids),):
         raise DataError(
             f"{label}, column {quoted(name)}: expected {len(ids)} values; received "
