@@ -456,7 +456,9 @@ _PANEL = (
 PEERS: Mapping[str, Peer] = {
     "panel LightGBM": Peer("lightgbm", partial(panel_lightgbm, False), _PANEL),
     "panel LightGBM, less last": Peer(
-        "lightgbm", partial(panel_lightgbm, True), "the same; the target is less the last value"
+        "lightgbm",
+        partial(panel_lightgbm, True),
+        "panel LightGBM; the target is less the last value",
     ),
     "NeuralForecast LSTM": Peer(
         "neuralforecast",
