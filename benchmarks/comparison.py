@@ -526,9 +526,9 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
         *textwrap.wrap(
             "Each fold is forecast by a fit on the other folds. The number of folds that were "
             f"forecast is below the name of each set. {used} "
-            "used for Statecast; the scores of a method are averaged over its seeds. A method without "
-            "an average rank forecast fewer folds, or gives no quantiles; it is compared with "
-            "Statecast on the same items. The measures "
+            "used for Statecast; the scores of a method are averaged over its seeds. A method "
+            "without an average rank forecast fewer folds, or gives no quantiles; it is compared "
+            "with Statecast on the same items. The measures "
             "are defined in `statecast.evaluate`: CRPS is the mean weighted quantile loss of nine "
             "levels, WAPE the weighted absolute error of the median, and coverage the share of "
             "values in the 80 % interval. *Beyond chance* means that the 95 % interval of the "
