@@ -11,7 +11,9 @@ import statecast
 from statecast import errors
 
 NAMES = [
+    "AbsentError",
     "ArgumentError",
+    "ConflictError",
     "DataError",
     "DataWarning",
     "Forecaster",
@@ -25,6 +27,7 @@ NAMES = [
     "OverloadError",
     "Panel",
     "Recurrence",
+    "RequestError",
     "ResetStates",
     "Schema",
     "Scores",
@@ -34,6 +37,7 @@ NAMES = [
     "StatecastError",
     "StoreError",
     "TokenForecaster",
+    "VersionError",
     "Windows",
     "__version__",
     "cells",
@@ -203,7 +207,9 @@ VERBS = {
 }
 
 ERRORS = {
+    "AbsentError": ValueError,
     "ArgumentError": ValueError,
+    "ConflictError": ValueError,
     "DataError": ValueError,
     "ForkError": RuntimeError,
     "KernelError": RuntimeError,
@@ -212,8 +218,10 @@ ERRORS = {
     "NotFittedError": AttributeError,
     "NotStatefulError": AttributeError,
     "OverloadError": RuntimeError,
+    "RequestError": ValueError,
     "StateError": ValueError,
     "StoreError": RuntimeError,
+    "VersionError": ValueError,
 }
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     )
     from statecast.control.windows import ResetStates, Windows
     from statecast.errors import (
+        AbsentError,
         ArgumentError,
+        ConflictError,
         DataError,
         DataWarning,
         ForkError,
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
         NotFittedError,
         NotStatefulError,
         OverloadError,
+        RequestError,
         StatecastError,
         StateError,
         StoreError,
+        VersionError,
     )
     from statecast.evaluate.cross_validation import cross_validation
     from statecast.evaluate.scores import Scores
@@ -62,7 +66,9 @@ if sys.modules.get("keras") is None and "KERAS_BACKEND" not in os.environ:
 
 # The module that defines each public name. A name equal to the last part of it is that module.
 _MODULES = {
+    "AbsentError": "errors",
     "ArgumentError": "errors",
+    "ConflictError": "errors",
     "DataError": "errors",
     "DataWarning": "errors",
     "Forecaster": "forecast.forecaster",
@@ -76,6 +82,7 @@ _MODULES = {
     "OverloadError": "errors",
     "Panel": "tables.schema",
     "Recurrence": "recurrence.kernels.native.arrays",
+    "RequestError": "errors",
     "ResetStates": "control",
     "Schema": "tables.schema",
     "Scores": "evaluate",
@@ -85,6 +92,7 @@ _MODULES = {
     "StatecastError": "errors",
     "StoreError": "errors",
     "TokenForecaster": "tokens.forecaster",
+    "VersionError": "errors",
     "Windows": "control",
     "cells": "recurrence.cells",
     "control": "control",
@@ -105,7 +113,9 @@ _MODULES = {
 }
 
 __all__ = [
+    "AbsentError",
     "ArgumentError",
+    "ConflictError",
     "DataError",
     "DataWarning",
     "Forecaster",
@@ -119,6 +129,7 @@ __all__ = [
     "OverloadError",
     "Panel",
     "Recurrence",
+    "RequestError",
     "ResetStates",
     "Schema",
     "Scores",
@@ -128,6 +139,7 @@ __all__ = [
     "StatecastError",
     "StoreError",
     "TokenForecaster",
+    "VersionError",
     "Windows",
     "__version__",
     "cells",

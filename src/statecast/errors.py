@@ -2,6 +2,9 @@
 
     StatecastError
     ├── DataError            (ValueError)      a table or an array that cannot be used
+    │   ├── AbsentError                        an item that the sessions do not have
+    │   └── ConflictError                      an item that is not as the call expects
+    │       └── VersionError                   an item that changed since it was read
     ├── ArgumentError        (ValueError)      an argument whose value is not allowed
     ├── StateError           (ValueError)      a state of the wrong leaves, shapes or rows
     │   └── NotStatefulError (AttributeError)  a layer that keeps no state between calls
@@ -10,6 +13,7 @@
     ├── ForkError            (RuntimeError)    a forked process whose parent used the backend
     ├── StoreError           (RuntimeError)    a store of sessions that cannot be used
     ├── OverloadError        (RuntimeError)    more calls wait than the sessions may hold
+    ├── RequestError         (ValueError)      a request over HTTP that cannot be answered
     ├── NotFittedError       (AttributeError)  a method that needs ``fit`` first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
 
@@ -30,7 +34,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_silent: ContextVar[bool] = ContextVar("_silent", default=False)
+_silent: ContextVar[list[str] | None] = ContextVar("_silent", default=None)
 
 
 class StatecastError(Exception):
@@ -52,6 +56,18 @@ class DataError(StatecastError, ValueError):
         super().__init__(message)
         self.column = column
         self.item = item
+
+
+class AbsentError(DataError):
+    """An item that the sessions do not have."""
+
+
+class ConflictError(DataError):
+    """An item that is not as the call expects: there already, observed later, or changed since."""
+
+
+class VersionError(ConflictError):
+    """An item that changed since the caller read it."""
 
 
 class ArgumentError(StatecastError, ValueError):
@@ -96,6 +112,23 @@ class OverloadError(StatecastError, RuntimeError):
     """More observations wait than the sessions may hold: this call is refused. Repeat it later."""
 
 
+class RequestError(StatecastError, ValueError):
+    """A request over HTTP that cannot be answered.
+
+    Attributes
+    ----------
+    status : int
+        The status of the answer.
+    headers : dict of str to str
+        Further headers of the answer.
+    """
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 class NotFittedError(StatecastError, AttributeError):
     """A method that needs a fitted forecaster."""
 
@@ -110,7 +143,9 @@ class DataWarning(UserWarning):
 
 def warn(message: str) -> None:
     """Issue a ``DataWarning`` that names the line of the user's code that called Statecast."""
-    if _silent.get():
+    found = _silent.get()
+    if found is not None:
+        found.append(message)
         return
     package, level = f"{__name__.partition('.')[0]}.", 1
     frame = sys._getframe(1)
@@ -120,11 +155,12 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """Issue no ``DataWarning`` within the block and its thread: the data was warned of before."""
-    token = _silent.set(True)
+def silent() -> Iterator[list[str]]:
+    """Issue no ``DataWarning`` within the block and its thread; yield a list of their messages."""
+    found: list[str] = []
+    token = _silent.set(found)
     try:
-        yield
+        yield found
     finally:
         _silent.reset(token)
 

@@ -142,6 +142,50 @@ def test_a_batch_in_any_order_is_its_rows_one_by_one(
         stream.check(batch)
 
 
+def test_a_change_names_the_version_that_it_expects(opened: Sessions) -> None:
+    first = opened.observe("a", static=X).versions[0]
+    assert opened.version("a") == first
+    with pytest.raises(errors.VersionError, match="it is not there"):
+        opened.observe("b", static=X, expected=first)
+    second = opened.observe("a", 1, 50.0, expected=first).versions[0]
+    assert opened.observe("a", 1, 50.0, expected=second).versions == (second,)  # a duplicate
+    state = opened.state("a")
+    for change in (
+        lambda: opened.observe("a", 2, 51.0, expected=first),
+        lambda: opened.set_state("a", state, expected=first),
+        lambda: opened.reset("a", expected=first),
+        lambda: opened.delete("a", expected=first),
+    ):
+        with pytest.raises(errors.VersionError, match=second):
+            change()
+    assert (opened.version("a"), opened.history("a").height) == (second, 2)
+    opened.reset("a", expected=second)
+    assert opened.delete("a", expected=opened.version("a")) == 1
+    opened.observe("a", static=X)
+    assert opened.version("a") != first  # another item with the same id
+    for absent in (lambda: opened.version("b"), lambda: opened.forecast("b", h=1)):
+        with pytest.raises(errors.AbsentError):
+            absent()
+
+
+def test_of_callers_that_expect_one_version_one_succeeds(opened: Sessions) -> None:
+    """Also if their calls are done together."""
+    version = opened.observe("a", static=X).versions[0]
+    start = threading.Barrier(8)
+
+    def change(number: int) -> bool:
+        start.wait()
+        try:
+            opened.observe("a", 1, 50.0 + number, expected=version)
+        except errors.VersionError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(change, range(8))) == 1
+    assert opened.history("a").height == 2
+
+
 def test_an_answer_says_what_changed(opened: Sessions) -> None:
     opened.observe("a", 1, 50.0, static=X)
     opened.observe("a", 3, 52.0)

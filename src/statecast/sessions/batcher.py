@@ -84,6 +84,11 @@ class Batcher:
             self._ready.notify()
         return call.done.result()
 
+    @property
+    def waiting(self) -> int:
+        """The rows that wait."""
+        return self._waiting
+
     def close(self) -> None:
         """Do what waits, and end. Later calls are refused."""
         with self._ready:

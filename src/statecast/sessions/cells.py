@@ -34,12 +34,15 @@ class Rows:
         In order: the row, the kind, the step and the data of an event.
     forecast : callable or None
         Forecasts items from their states, before the call and after it.
+    expected : str or None
+        The version that the items have before the call.
     """
 
     ids: list[Any]
     keys: list[bytes]
     parts: list[tuple[int, bytes, int | None, bytes]]
     forecast: Callable[[Any], Any] | None
+    expected: str | None
 
 
 class Cells:
@@ -78,6 +81,7 @@ class Cells:
         future: Mapping[str, Any] | None,
         past: Mapping[str, Any] | None,
         forecast: Callable[[Any], Any] | None,
+        expected: str | None,
     ) -> Rows:
         """The rows of a call, checked and packed."""
         schema, layout = self.schema, self.layout
@@ -112,7 +116,7 @@ class Cells:
             for row in range(len(ids))
             for kind, at, data in packed
         ]
-        return Rows(ids, keys, parts, forecast)
+        return Rows(ids, keys, parts, forecast, expected)
 
     def _at(self, steps: Any, ids: list[Any]) -> list[int]:
         """Steps as whole numbers: as they are, or dates in microseconds since 1970."""

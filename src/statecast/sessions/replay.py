@@ -157,6 +157,12 @@ class Item:
         self.plans = {at: data for at, data in history.plans.items() if at > self.known} | plans
 
     @property
+    def version(self) -> str:
+        """Its last event: the number and the time. An item that was deleted and made again has
+        another time."""
+        return f"{self.seq}-{self.time}"
+
+    @property
     def waiting(self) -> bool:
         """Whether ``state`` is not computed, or rows are in effect that it has not taken."""
         return self.state is None or bool(self.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -60,12 +61,15 @@ class Observed:
         With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
     before : table or None
         The forecast before this call of those revised items that were there, up to the same step.
+    versions : tuple of str
+        For each row, the version of its item after this call, as ``Sessions.version`` gives it.
     """
 
     status: np.ndarray
     revised: tuple[Any, ...] = ()
     forecast: Any = None
     before: Any = None
+    versions: tuple[str, ...] = ()
 
 
 class Sessions:
@@ -179,6 +183,7 @@ class Sessions:
         past: Mapping[str, Any] | None = None,
         until: int | None = None,
         h: int | None = None,
+        expected: str | None = None,
     ) -> Observed:
         """Accept what is observed of an item at a step.
 
@@ -204,6 +209,9 @@ class Sessions:
             The past covariates, observed with the values; needed if the model has them.
         until, h : int, optional
             As in ``forecast``: the answer has the forecast too.
+        expected : str, optional
+            The version that the item has before this call, so that a change by another caller is
+            not overwritten.
 
         Returns
         -------
@@ -213,8 +221,12 @@ class Sessions:
         Raises
         ------
         DataError
-            What cannot be used, as in ``Forecaster.update``; with ``policy="reject"``, a late
-            observation or a correction.
+            What cannot be used, as in ``Forecaster.update``.
+        ConflictError
+            With ``policy="reject"``, a late observation or a correction; a step up to that of a
+            state that was set.
+        VersionError
+            An item of another version than expected.
         StoreError
             The store cannot be written to.
         OverloadError
@@ -228,7 +240,7 @@ class Sessions:
         }
         steps = None if step is None else [step]
         given = None if values is None else [values]
-        return self.observe_batch([item], steps, given, **one, until=until, h=h)
+        return self.observe_batch([item], steps, given, **one, until=until, h=h, expected=expected)
 
     def observe_batch(
         self,
@@ -241,6 +253,7 @@ class Sessions:
         past: Mapping[str, Any] | None = None,
         until: int | None = None,
         h: int | None = None,
+        expected: str | None = None,
     ) -> Observed:
         """Accept what is observed of several items: all of it, or after an error nothing.
 
@@ -254,6 +267,8 @@ class Sessions:
             Columns.
         until, h : int, optional
             As in ``observe``.
+        expected : str, optional
+            The version that every item has before this call.
 
         Returns
         -------
@@ -266,13 +281,15 @@ class Sessions:
             As ``observe``.
         """
         self._check_process()
-        ahead, cells = None, self._writer.replay.cells
+        context, ahead = copy_context(), None  # of the caller, who may have asked for no warnings
         if until is not None or h is not None:
-            ahead = partial(Current.forecast, future=None, until=until, h=h)
-        rows = cells.rows(items, steps, values, static, future, past, ahead)
-        codes, *forecasts = self._batcher.do(rows, max(1, len(rows.ids)))
+            ahead = partial(_ahead, context, until=until, h=h)
+        cells = self._writer.replay.cells
+        rows = cells.rows(items, steps, values, static, future, past, ahead, expected)
+        codes, versions, *forecasts = self._batcher.do(rows, max(1, len(rows.ids)))
         revised = {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= LATE)}
-        return Observed(np.array(STATUS, object)[codes], tuple(revised.values()), *forecasts)
+        status, changed = np.array(STATUS, object)[codes], tuple(revised.values())
+        return Observed(status, changed, *forecasts, versions=tuple(versions))
 
     # -- forecasts ---------------------------------------------------------------------
 
@@ -304,8 +321,10 @@ class Sessions:
 
         Raises
         ------
+        AbsentError
+            An item that is not there.
         DataError
-            An item that is not there; what ``Forecaster.predict`` raises.
+            What ``Forecaster.predict`` raises.
         """
         return self._current(items).forecast(future, until=until, h=h, **options)
 
@@ -370,7 +389,7 @@ class Sessions:
 
         Raises
         ------
-        DataError
+        AbsentError
             An item that is not there, or was not there yet.
         """
         (key,), (own,) = self._keys([item])
@@ -395,7 +414,23 @@ class Sessions:
         """
         return self._current(items).state
 
-    def set_state(self, item: Any, state: State) -> None:
+    def version(self, item: Any) -> str:
+        """The version of an item: another one after each event that was accepted.
+
+        Raises
+        ------
+        AbsentError
+            An item that is not there.
+        """
+        (key,), (own,) = self._keys([item])
+        return self._batcher.do(lambda: self._writer.version(key, own))
+
+    @property
+    def waiting(self) -> int:
+        """The rows that wait to be written."""
+        return self._batcher.waiting
+
+    def set_state(self, item: Any, state: State, *, expected: str | None = None) -> None:
         """Let an item go on from another state: the observations before have no effect any more.
 
         Parameters
@@ -403,20 +438,36 @@ class Sessions:
         item : object
         state : State
             Of one row, from this model. Float leaves are kept as float32.
+        expected : str, optional
+            The version that the item has before this call.
 
         Raises
         ------
         StateError
             A state that this model did not make, or of several rows.
+        AbsentError, VersionError
+            An item that is not there, or of another version.
         """
         (key,), (own,) = self._keys([item])
-        self._batcher.do(lambda: self._writer.set_state(key, own, state))
+        self._batcher.do(lambda: self._writer.set_state(key, own, state, expected))
 
-    def reset(self, item: Any) -> None:
-        """Let an item begin again with k = 0: its observations have no effect any more."""
+    def reset(self, item: Any, *, expected: str | None = None) -> None:
+        """Let an item begin again with k = 0: its observations have no effect any more.
+
+        Parameters
+        ----------
+        item : object
+        expected : str, optional
+            The version that the item has before this call.
+
+        Raises
+        ------
+        AbsentError, VersionError
+            An item that is not there, or of another version.
+        """
         (key,), (own,) = self._keys([item])
 
-        self._batcher.do(lambda: self._writer.reset(key, own))
+        self._batcher.do(lambda: self._writer.reset(key, own, expected))
 
     def fork(self, item: Any, as_: Any) -> None:
         """Copy an item, with its journal, to a new one: to try what would follow.
@@ -428,7 +479,7 @@ class Sessions:
 
         Raises
         ------
-        DataError
+        AbsentError, ConflictError
             An item that is not there, or a new one that is.
         """
         keys, (own, other) = self._keys([item, as_])
@@ -673,17 +724,29 @@ class Sessions:
             static = pl.DataFrame({schema.id_col: ids, **own}, strict=False)
         return series, static, future
 
-    def delete(self, items: Any) -> int:
+    def delete(self, items: Any, *, expected: str | None = None) -> int:
         """Remove all of items: no file has their bytes any more. Forks of them are other items.
+
+        Parameters
+        ----------
+        items
+            As in ``forecast``.
+        expected : str, optional
+            The version that every item has before this call.
 
         Returns
         -------
         int
             The number of items that were there.
-        """
-        keys, _ = self._keys(items)
 
-        return self._batcher.do(lambda: self._writer.delete(keys))
+        Raises
+        ------
+        VersionError
+            An item of another version, or with ``expected`` one that is not there.
+        """
+        keys, ids = self._keys(items)
+
+        return self._batcher.do(lambda: self._writer.delete(keys, ids, expected))
 
     def expire(self, before: dt.datetime | np.datetime64) -> int:
         """Delete the items of which nothing was accepted since a moment.
@@ -774,6 +837,11 @@ def _check_model(store: Store, replay: Replay) -> None:
 
 def _meta(replay: Replay) -> dict[str, str]:
     return {"fingerprint": replay.model.fingerprint, "layout": str(replay.layout)}
+
+
+def _ahead(context: Context, states: Current, *, until: Any, h: int | None) -> Any:
+    """The forecast from states, in the context of the caller."""
+    return context.run(states.forecast, None, until=until, h=h)
 
 
 def _columns(name: str, given: Any) -> dict[str, list[Any]]:

@@ -11,7 +11,17 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from statecast.errors import DataError, StatecastError, StateError, StoreError, listed, quoted
+from statecast.errors import (
+    AbsentError,
+    ConflictError,
+    DataError,
+    StatecastError,
+    StateError,
+    StoreError,
+    VersionError,
+    listed,
+    quoted,
+)
 from statecast.files import id_of
 from statecast.sessions.batcher import Call
 from statecast.sessions.cells import Rows
@@ -186,28 +196,41 @@ class Writer:
         self.replay.compute([item])
         return self._current({key: item})
 
-    def set_state(self, key: bytes, own: Any, state: State) -> None:
+    def set_state(self, key: bytes, own: Any, state: State, expected: str | None) -> None:
         """Let an item go on from a state of one row."""
-        self._begin(key, own, *self.replay.set_event(state))
+        self._begin(key, own, *self.replay.set_event(state), expected)
 
-    def reset(self, key: bytes, own: Any) -> None:
+    def reset(self, key: bytes, own: Any, expected: str | None) -> None:
         """Let an item begin again from its static features."""
-        self._begin(key, own, None, LEAST, RESET)
+        self._begin(key, own, None, LEAST, RESET, expected)
 
     def fork(self, keys: Sequence[bytes], own: Any, other: Any) -> None:
         """Copy the first item to the second, which must not be there."""
         record = self.whole(keys[0], own)
         change = Change(keys[1], 0, record.events, record.snapshot or "keep")
         if self._store.commit([change]):
-            raise DataError(
+            raise ConflictError(
                 f"as_: expected an id that is not an item yet; received {quoted(other)}.",
                 item=other,
             )
         if self._changed is not None:
             self._changed.add(keys[1])
 
-    def delete(self, keys: Sequence[bytes]) -> int:
-        """Remove all of items; return how many there were."""
+    def version(self, key: bytes, own: Any) -> str:
+        """The version of an item."""
+        (item,) = self.loaded([own], [key])
+        if item is None:
+            raise _absent(own)
+        return item.version
+
+    def delete(
+        self, keys: Sequence[bytes], ids: Sequence[Any] = (), expected: str | None = None
+    ) -> int:
+        """Remove all of items; return how many there were. With ``expected``, the version of each
+        of ``ids`` is compared first."""
+        if expected is not None:
+            for own, item in zip(ids, self.loaded(ids, keys), strict=True):
+                _check_version(own, item, expected)
         for key in keys:
             self._items.pop(key, None)
         return self._store.delete(keys) if keys else 0
@@ -295,12 +318,12 @@ class Writer:
     def _observe(self, calls: list[Call]) -> list[Any]:
         """Accept the rows of calls in one transaction."""
         for _ in range(_TRIES):
-            drafts, codes, before = self._drafted(calls)
+            drafts, found, before = self._drafted(calls)
             forecasts = None, None
             if before is not None:  # before the commit, so that no error follows it
-                forecasts = self._forecasts(calls[0].work, drafts, codes[0], before)
+                forecasts = self._forecasts(calls[0].work, drafts, found[0][0], before)
             if self._commit(drafts):
-                return [(each, *forecasts) for each in codes]
+                return [(*each, *forecasts) for each in found]
         raise _overtaken()
 
     def _forecasts(
@@ -315,8 +338,9 @@ class Writer:
 
     def _drafted(
         self, calls: list[Call]
-    ) -> tuple[dict[bytes, Draft], list[np.ndarray], Current | None]:
-        """The items after the rows of calls, the status of each row, and the states before."""
+    ) -> tuple[dict[bytes, Draft], list[tuple[np.ndarray, list[str]]], Current | None]:
+        """The items after the rows of calls, the status of each row and the version of its item,
+        and the states before."""
         ids = [own for call in calls for own in call.work.ids]
         keys = [key for call in calls for key in call.work.keys]
         drafts: dict[bytes, Draft] = {}
@@ -348,8 +372,13 @@ class Writer:
             if record is not None:
                 drafts[key].journal = record, History(record.events)
 
-    def _take(self, rows: Rows, drafts: Mapping[bytes, Draft]) -> np.ndarray:
-        """Let the drafts take the rows of a call; return the status of each row."""
+    def _take(self, rows: Rows, drafts: Mapping[bytes, Draft]) -> tuple[np.ndarray, list[str]]:
+        """Let the drafts take the rows of a call; return the status of each row, and the version
+        of its item after the call."""
+        if rows.expected is not None:
+            for own, key in zip(rows.ids, rows.keys, strict=True):
+                item = drafts[key].item
+                _check_version(own, item if item.seq else None, rows.expected)
         codes = np.zeros(len(rows.ids), np.int64)
         for row, kind, at, data in rows.parts:
             draft = drafts[rows.keys[row]]
@@ -361,7 +390,7 @@ class Writer:
                 self._refuse(draft.item, at, code)
             if code > codes[row]:
                 codes[row] = code
-        return codes
+        return codes, [drafts[key].item.version for key in rows.keys]
 
     def _refuse(self, item: Item, at: int | None, code: int) -> NoReturn:
         """Raise for what ``policy="reject"`` does not accept."""
@@ -371,7 +400,7 @@ class Writer:
             received = f"step {self.replay.cells.steps([at])[0]}"
             if code == _CORRECTED:
                 received = f"other values of {received}"
-        raise DataError(
+        raise ConflictError(
             f'Item {quoted(item.id)}: expected {expected}, as policy="reject"; received '
             f"{received}. Nothing of this call was accepted. Leave the row out.",
             item=item.id,
@@ -383,7 +412,7 @@ class Writer:
             return _DUPLICATE
         if item.static is not None:
             if item.start is not None:
-                raise DataError(
+                raise ConflictError(
                     f"Item {quoted(item.id)}: expected the static features that it has, as its "
                     "state was set; received others. Reset it first.",
                     item=item.id,
@@ -406,7 +435,7 @@ class Writer:
             )
         if at <= item.start_at:
             last, given = self.replay.cells.steps([item.start_at, at])
-            raise DataError(
+            raise ConflictError(
                 f"Item {quoted(item.id)}: expected a step after {last}, to which its state was "
                 f"set; received {given}. Reset the item first.",
                 item=item.id,
@@ -469,12 +498,21 @@ class Writer:
                 self._items[key] = draft.item
         return True
 
-    def _begin(self, key: bytes, own: Any, start: bytes | None, at: int, data: bytes) -> None:
+    def _begin(
+        self,
+        key: bytes,
+        own: Any,
+        start: bytes | None,
+        at: int,
+        data: bytes,
+        expected: str | None,
+    ) -> None:
         """Begin a new era of an item, with the event that says so."""
         for _ in range(_TRIES):
             (item,) = self.loaded([own], [key])
             if item is None:
                 raise _absent(own)
+            _check_version(own, item, expected)
             draft = Draft(item, item.copy(), stale=True)
             draft.item.begin(start, at)
             self._add(draft, None, data)
@@ -512,8 +550,20 @@ def _kind(call: Call) -> Any:
     return call if isinstance(work, Rows) and work.forecast else type(work)
 
 
-def _absent(item: Any, when: str = "") -> DataError:
-    return DataError(
+def _check_version(own: Any, item: Item | None, expected: str | None) -> None:
+    """Raise ``VersionError`` unless an item has the expected version; None: whatever it has."""
+    found = None if item is None else item.version
+    if expected not in (None, found):
+        has = "it is not there" if found is None else f"it has the version {found}"
+        raise VersionError(
+            f"Item {quoted(own)}: expected the version {quoted(expected)}; {has}. Nothing of this "
+            "call was accepted. Read the item again, and decide anew.",
+            item=own,
+        )
+
+
+def _absent(item: Any, when: str = "") -> AbsentError:
+    return AbsentError(
         f"Item {quoted(item)}: expected an item that was observed{when}; received one that is not "
         "there. Call `observe` first, with its static features for k = 0.",
         item=item,
