@@ -41,6 +41,7 @@ _DTYPES = {
 _MICROSECOND = dt.timedelta(microseconds=1)
 _DIGITS = re.compile(r"-?[0-9]{1,1000}")
 # Half of a surrogate pair is not valid text: it can be neither printed nor written again.
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.statecast\.part")
 _BINARY = getattr(os, "O_BINARY", 0)  # on Windows
@@ -271,7 +272,7 @@ def strict_json(text: str | bytes) -> Any:
         raise ValueError(
             f"expected at most {_MOST_VALUES:,} values in it, received about {values:,}"
         )
-    if _SURROGATE.search(text):
+    if _SURROGATE.search(_PAIR.sub(r"\1", text)):
         raise ValueError("a text has half of a surrogate pair")
     try:
         return json.loads(text, parse_constant=refuse, parse_float=real, object_pairs_hook=distinct)
