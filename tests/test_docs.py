@@ -3,6 +3,7 @@
 - ``python`` blocks of a file run in order and share their names;
 - in ``console`` and ``bash`` blocks the lines that start with ``statecast`` run, and ``make``
   lines must name a target of the Makefile; other allowed lines are in ``UNTOUCHED``;
+  ``statecast serve`` runs until the end of its block, on a free port, and ``curl`` lines ask it;
 - ``text`` and ``mermaid`` blocks are not code. A block of any other kind, or without one, fails.
 
 The blocks of a file run in a new folder with series.csv, static.csv and folds.csv of the growth
@@ -15,12 +16,17 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
+
+from served import Client, served
+from statecast.forecast.forecaster import Forecaster
+from statecast.sessions import Sessions
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,7 +65,39 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):(?!=)", makefile, re.MULTILINE))
 
 
-def run_command(command: str) -> str | None:
+class Served(ExitStack):
+    """The server of a block, if it starts one. It ends with the block."""
+
+    client: Client | None = None
+
+    def start(self, words: list[str]) -> None:
+        """Serve the model and the store of ``statecast serve MODEL --store STORE``."""
+        _, _, model, option, store = words
+        assert option == "--store"
+        sessions = self.enter_context(Sessions(Forecaster.load(model), store))
+        self.client = self.enter_context(served(sessions))
+
+    def ask(self, words: list[str]) -> str | None:
+        """Send the request of a ``curl`` line; what is wrong with its answer, or None."""
+        options = {"-X": "", "-H": "", "-d": ""}
+        rest, left = [], iter(words[1:])
+        for word in left:
+            if word in options:
+                options[word] = next(left)
+            else:
+                rest.append(word)
+        (url,) = rest
+        host, path = url[: url.index("/")], url[url.index("/") :]
+        if self.client is None or host != "localhost:8000":
+            return "expected a server at localhost:8000"
+        data = options["-d"].encode() or None
+        name, _, value = options["-H"].partition(": ")
+        method = options["-X"] or ("GET" if data is None else "POST")
+        found = self.client.ask(method, path, data, **({name: value} if name else {}))
+        return None if found.status < 300 else found.data.decode()
+
+
+def run_command(command: str, servers: Served) -> str | None:
     """Run one line of a shell block; what is wrong with it, or None."""
     if command.startswith(UNTOUCHED):
         return None
@@ -67,6 +105,11 @@ def run_command(command: str) -> str | None:
     if words[0] == "make":
         unknown = {word for word in words[1:] if "=" not in word} - make_targets()
         return f"no such target: {unknown}" if unknown else None
+    if words[0] == "curl":
+        return servers.ask(words)
+    if words[:2] == ["statecast", "serve"]:
+        servers.start(words)
+        return None
     if words[0] == "statecast":
         from statecast.cli.commands import app
 
@@ -103,9 +146,10 @@ def test_every_block_runs(
         elif block.kind in ("console", "bash"):
             found = commands(block)
             assert found, f"{where}: a {block.kind} block without a command"
-            for command in found:
-                wrong = run_command(command)
-                assert wrong is None, f"{where}: {command}\n{wrong}"
+            with Served() as servers:
+                for command in found:
+                    wrong = run_command(command, servers)
+                    assert wrong is None, f"{where}: {command}\n{wrong}"
         else:
             assert block.kind in NO_CODE, f"{where}: a block of kind {block.kind!r}; see above"
 
@@ -135,15 +179,16 @@ def test_blocks_are_found() -> None:
         ("make nonsense", "no such target"),
         ("rm -rf x", "not a command"),
         ("statecast nonsense", "No such command"),
+        ("curl localhost:8000/v1/items/a/state", "expected a server"),
     ],
 )
 def test_a_wrong_command_is_found(command: str, wrong: str) -> None:
-    assert wrong in (run_command(command) or "")
+    assert wrong in (run_command(command, Served()) or "")
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test SLOW=1", "git clone x", "cd x"])
 def test_a_right_command_is_fine(command: str) -> None:
-    assert run_command(command) is None
+    assert run_command(command, Served()) is None
 
 
 def test_the_index_of_decisions_lists_every_page_by_its_title() -> None:

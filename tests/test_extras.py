@@ -173,6 +173,21 @@ raised(lambda: Sessions(Forecaster.load({str(model)!r}), {str(tmp_path / "items.
     assert run(code) == "nothing"  # neither Keras, its backends nor pyarrow
 
 
+def test_a_server_needs_its_packages_and_no_keras(tmp_path: Path) -> None:
+    model, (item, step) = tmp_path / "model.safetensors", np.indices(Y.shape)
+    series = pl.DataFrame({"unique_id": item.ravel(), "ds": step.ravel() + 1, "y": Y.ravel()})
+    Forecaster(units=4, ensemble=1, epochs=1).fit(series, verbose=0).save(model)
+    code = f"""
+from statecast import Forecaster, Sessions
+from statecast.server import application
+sessions = Sessions(Forecaster.load({str(model)!r}), {str(tmp_path / "items.db")!r})
+raised(lambda: application(sessions))
+"""
+    assert "pip install 'statecast[serve]'" in run(code, ("starlette",))
+    assert "pip install 'statecast[serve]'" in run(code, ("prometheus_client",))
+    assert run(code) == "nothing"  # neither Keras, its backends nor pyarrow
+
+
 def test_commands_that_use_a_model_need_no_keras(model: Path, tmp_path: Path) -> None:
     series = tmp_path / "y.csv"
     pl.DataFrame({"unique_id": [1, 1], "ds": [1, 2], "y": [1.0, 2.0]}).write_csv(series)

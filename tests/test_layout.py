@@ -35,6 +35,7 @@ LEVELS = (
     {"tokens"},
     {"evaluate", "plots"},
     {"export", "sessions"},
+    {"server"},
     {"cli"},
 )
 
@@ -72,9 +73,20 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "forecast.forecaster",
         "tokens.forecaster",
     ),
-    "narwhals": ("tables", "forecast.explanation", "evaluate", "export.mlflow", "sessions"),
+    "narwhals": (
+        "tables",
+        "forecast.explanation",
+        "evaluate",
+        "export.mlflow",
+        "sessions",
+        "server.wire",
+    ),
     "onnx": ("export",),
     "apsw": ("sessions.store",),
+    "anyio": ("server.application",),
+    "prometheus_client": ("server.guard",),
+    "starlette": ("server",),
+    "uvicorn": ("server.run",),
     "typer": ("cli",),
     "rich": ("cli",),
 }
@@ -92,6 +104,10 @@ NOT_AT_LOAD = {
     "rich",
     "onnx",
     "apsw",
+    "anyio",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
 }
 
 
@@ -269,6 +285,8 @@ def test_imports_go_downward() -> None:
         ("export.graph", "import onnx", "inside the function"),
         ("sessions.store", "import apsw", "inside the function"),
         ("sessions.writer", "def f():\n    import apsw", "not allowed here"),
+        ("sessions.writer", "from statecast.server.wire import Limits", "upward"),
+        ("server.run", "import uvicorn", "inside the function"),
         ("forecast.base", "from statecast.export.onnx import write", "upward"),
         ("forecast.base", "def f():\n    from statecast.export.graph import Graph", "upward"),
         ("tokens.engine", "def f():\n    from statecast.export.onnx import write", "upward"),

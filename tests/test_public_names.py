@@ -264,6 +264,12 @@ def test_the_public_names_of_the_export() -> None:
     assert set(mlflow.__all__) == {"Served", "load_model", "log_model", "save_model"}
 
 
+def test_the_public_names_of_the_server() -> None:
+    from statecast import server
+
+    assert set(server.__all__) == {"Limits", "application", "serve"}
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_the_verbs(name: str) -> None:
     public = {verb for verb in dir(getattr(statecast, name)) if not verb.startswith("_")}

@@ -48,6 +48,7 @@ from statecast.cli.options import (
     read_cutoffs,
     read_groups,
     read_list,
+    read_token,
     read_until,
     refuse_for_numbers,
     refuse_for_tokens,
@@ -557,6 +558,52 @@ def update(
     found = load_model(model).update(State.load(state), rows, future=future)
     found.save(out)
     say(f"Wrote the state of {found.rows:,} items to {out}.")
+
+
+@app.command()
+def serve(
+    model: Model,
+    *,
+    store: Annotated[Path, typer.Option(help="The file of the items; it is made if not there.")],
+    host: Annotated[str, typer.Option(help="The address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0: any free one.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the token that requests need.", show_default=False),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let every machine that reaches HOST ask.")
+    ] = False,
+    policy: Annotated[
+        str, typer.Option(help="Late and corrected observations: revise or reject.")
+    ] = "revise",
+    durability: Annotated[
+        str, typer.Option(help="full, or relaxed: a crash of the machine may lose the last ones.")
+    ] = "full",
+) -> None:
+    """Serve a model over HTTP, with one durable state per item, until Ctrl-C or SIGTERM.
+
+    Observations come in, and forecasts go out, as JSON: GET /openapi.json describes it. A line of
+    JSON for each request is written to stderr.
+    """
+    if token_file is not None and no_token:
+        raise ArgumentError("Expected one of --token-file and --no-token; received both.")
+    token = None if token_file is None else read_token(token_file)
+    check_extra("serve", ("apsw", "starlette", "uvicorn", "prometheus_client"))
+    from statecast.server.run import serve as serve_sessions
+    from statecast.sessions.sessions import Sessions
+    from statecast.tokens.forecaster import load_model
+
+    sessions: Any = Sessions  # which checks the policy and the durability
+    with sessions(load_model(model), store, policy=policy, durability=durability) as opened:
+        serve_sessions(
+            opened,
+            host=host,
+            port=port,
+            token=token,
+            without_token=no_token,
+            started=lambda url: say(f"Serving {store} with {model} at {url}."),
+        )
 
 
 @app.command()

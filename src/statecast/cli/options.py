@@ -208,6 +208,21 @@ def read_until(given: str | None) -> int | Path | None:
         ) from None
 
 
+def read_token(path: Path) -> str:
+    """Return the token in the file of ``--token-file``: its text without white space at the ends.
+
+    Raises
+    ------
+    ArgumentError
+        A file that cannot be read.
+    """
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise ArgumentError(f"--token-file: {path} cannot be read ({why}).") from None
+
+
 def read_cutoffs(given: Sequence[str] | None) -> list[str] | list[float] | float | None:
     """Return ``--cutoffs`` as dates or numbers; a single whole number is a number of cutoffs."""
     texts = read_list("cutoffs", given)

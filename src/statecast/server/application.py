@@ -1,0 +1,375 @@
+"""``application``: the calls of ``Sessions`` as an ASGI application. It has no rules of its own.
+
+Each route has a function that takes a ``Call`` and returns an ``Answer``. It runs in a thread, as
+``Sessions`` waits for the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from statecast.errors import (
+    AbsentError,
+    ArgumentError,
+    MissingExtraError,
+    RequestError,
+    VersionError,
+    silent,
+)
+from statecast.process import check_extra
+from statecast.server.description import FORECAST, ROUTES, ROW, Route, described
+from statecast.server.guard import Guard, Metrics
+from statecast.server.wire import (
+    Answer,
+    Call,
+    Limits,
+    check_item,
+    expected_version,
+    is_known,
+    one_of,
+    read_columns,
+    read_features,
+    read_horizon,
+    read_item,
+    read_lines,
+    read_moment,
+    read_object,
+    read_options,
+    read_query,
+    read_row,
+    read_state,
+    response_of,
+    state_content,
+    table_content,
+)
+from statecast.sessions.sessions import Observed, Sessions
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+
+
+def application(
+    sessions: Sessions,
+    *,
+    token: str | None = None,
+    without_token: bool = False,
+    limits: Limits | None = None,
+) -> Any:
+    """Make an ASGI application that serves sessions.
+
+    ``docs/serving.md`` has the requests and what they promise. ``GET /openapi.json`` describes them
+    for the columns of the model.
+
+    Parameters
+    ----------
+    sessions : Sessions
+        Of a model that was fitted on tables. The caller closes them.
+    token : str, optional
+        Every request but those of ``/livez`` and ``/readyz`` needs it: ``Authorization: Bearer
+        TOKEN``.
+    without_token : bool
+        What is answered if there is no token. False: only requests that name this machine as their
+        host (``localhost``, ``127.0.0.1``), so that a page in a browser cannot reach the
+        application by another name. True: every request.
+    limits : Limits, optional
+
+    Returns
+    -------
+    ASGI application
+
+    Raises
+    ------
+    ArgumentError
+        A model that was fitted on arrays; a token of fewer than 16 characters or of others than
+        visible ASCII.
+    MissingExtraError
+        The extra is not installed: ``pip install 'statecast[serve]'``. Or the library of the
+        model's tables is not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from statecast import Forecaster, Sessions
+    >>> from statecast.server import application
+    >>> rows = [(i, t, float(i + t)) for i in range(9) for t in range(1, 5)]
+    >>> series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(series, verbose=0)
+    >>> with tempfile.TemporaryDirectory() as folder, Sessions(f, f"{folder}/items.db") as sessions:
+    ...     app = application(sessions)  # for uvicorn or another ASGI server
+    """
+    check_extra("serve", PACKAGES, "The server")
+    library = sessions.model.schema.kind.library
+    if library == "arrays":
+        raise ArgumentError(
+            "sessions: expected a model that was fitted on tables; this one was fitted on arrays, "
+            "and its columns have no names. Fit it on tables."
+        )
+    if find_spec(library) is None:
+        raise MissingExtraError(
+            f"The forecaster was fitted on tables of {library}, and so its forecasts are such "
+            f"tables; {library} is not installed: pip install {library}."
+        )
+    limits, metrics = limits or Limits(), Metrics(sessions)
+    served = _Application(sessions, limits, metrics).routed()
+    return Guard(
+        served, token, local=token is None and not without_token, limits=limits, metrics=metrics
+    )
+
+
+class _Application:
+    """The functions of the routes: ``ROUTES`` has their names."""
+
+    def __init__(self, sessions: Sessions, limits: Limits, metrics: Metrics) -> None:
+        import anyio
+
+        self._sessions, self._limits, self._metrics = sessions, limits, metrics
+        self._schema = sessions.model.schema
+        self._description = described(self._schema, limits)
+        self._threads = anyio.CapacityLimiter(limits.threads)
+        self._apart = anyio.CapacityLimiter(4)  # so that health is not behind all other requests
+
+    def routed(self) -> Any:
+        """The ASGI application of all routes."""
+        from starlette.routing import Route as Path
+        from starlette.routing import Router
+
+        return Router(
+            [Path(each.path, self._endpoint(each), methods=[each.method]) for each in ROUTES],
+            redirect_slashes=False,
+        )
+
+    def _endpoint(self, route: Route) -> Any:
+        """A route's function as Starlette takes it."""
+        import anyio
+
+        work = getattr(self, route.work)
+        threads = self._threads if route.path.startswith("/v1/") else self._apart
+
+        async def endpoint(request: Request) -> Response:
+            limits = self._limits
+            segment = request.path_params.get("item")
+            item = "" if segment is None else read_item(segment, limits.id)
+            body = b""
+            if route.body is not None:
+                body = await _body(request, route.media, limits)
+            headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+            call = Call(item, request.query_params.multi_items(), headers, body)
+            read_query(call, route.query)
+            answer = await anyio.to_thread.run_sync(work, call, limiter=threads)
+            return response_of(answer)
+
+        endpoint.path = route.path  # type: ignore[attr-defined]  # for metrics and logs
+        return endpoint
+
+    # -- items -------------------------------------------------------------------------
+
+    def put_item(self, call: Call) -> Answer:
+        """Accept the static features of an item."""
+        static = read_features(read_object(call.body, None), "Body")
+        observed, messages = self._observe(call, static=static)
+        (status,) = observed.status
+        content = {"item": call.item, "status": status, "warnings": messages}
+        return Answer(201 if status == "new" else 200, content, self._tag(observed.versions[0]))
+
+    def delete_item(self, call: Call) -> Answer:
+        """Remove all of an item."""
+        if not self._sessions.delete(call.item, expected=self._expected(call)):
+            raise _absent(call.item)
+        return Answer(204)
+
+    def post_observation(self, call: Call) -> Answer:
+        """Accept an observation."""
+        given = read_object(call.body, (*ROW, "until", "h"))
+        row = read_row(given, len(self._schema.targets), "Body")
+        observed, messages = self._observe(call, **row, **read_horizon(given, self._limits))
+        (status,) = observed.status
+        content = {"item": call.item, "status": status, "revised": bool(observed.revised)}
+        for name in ("forecast", "before"):
+            table = getattr(observed, name)
+            if table is not None:
+                content[name] = table_content(table, (self._schema.id_col,))
+        return Answer(200, content | {"warnings": messages}, self._tag(observed.versions[0]))
+
+    def post_batch(self, call: Call) -> Answer:
+        """Accept the observations of several items: all of them, or none."""
+        given = read_lines(call.body, ("item", *ROW), self._limits.rows)
+        targets, items, rows = len(self._schema.targets), [], []
+        for number, line in enumerate(given, 1):
+            where = f"Line {number}"
+            items.append(check_item(line.get("item"), self._limits.id, f"{where}, item"))
+            rows.append(read_row(line, targets, where))
+        columns: dict[str, Any] = {}
+        for name in rows[0]:
+            if name in ("step", "values"):
+                columns["steps" if name == "step" else name] = [row[name] for row in rows]
+            else:
+                columns[name] = read_columns(rows, name)
+        with silent() as messages:
+            observed = self._sessions.observe_batch(items, **columns)
+        self._metrics.observed(observed.status)
+        return Answer(
+            200,
+            {
+                "status": observed.status.tolist(),
+                "revised": list(observed.revised),
+                "warnings": messages,
+            },
+        )
+
+    def get_forecast(self, call: Call) -> Answer:
+        """Forecast an item, from what is observed or was at a moment."""
+        query = read_query(call, FORECAST)
+        options = read_options(query, self._limits)
+
+        def found(forecast: Callable[..., Any], *given: Any) -> dict[str, Any]:
+            with silent() as messages:
+                rows = table_content(forecast(call.item, *given, **options), (self._schema.id_col,))
+            return {"item": call.item, "forecast": rows, "warnings": messages}
+
+        if "as_of" in query:
+            moment = read_moment(one_of("as_of", query["as_of"]))
+            return Answer(200, found(self._sessions.as_of, moment))
+        return self._read(call, lambda: found(self._sessions.forecast))
+
+    def get_history(self, call: Call) -> Answer:
+        """The journal of an item."""
+
+        def found() -> dict[str, Any]:
+            return {"item": call.item, "events": table_content(self._sessions.history(call.item))}
+
+        return self._read(call, found)
+
+    def get_state(self, call: Call) -> Answer:
+        """The state of an item."""
+        return self._read(call, lambda: state_content(self._sessions.state(call.item)))
+
+    def put_state(self, call: Call) -> Answer:
+        """Let an item go on from another state."""
+        state, expected = read_state(call.body), self._needed(call)
+        self._sessions.set_state(call.item, state, expected=expected)
+        return Answer(204)
+
+    def delete_state(self, call: Call) -> Answer:
+        """Let an item begin again."""
+        self._sessions.reset(call.item, expected=self._needed(call))
+        return Answer(204)
+
+    def post_fork(self, call: Call) -> Answer:
+        """Copy an item."""
+        given = read_object(call.body, ("as",))
+        other = check_item(given.get("as"), self._limits.id, "as")
+        self._sessions.fork(call.item, other)
+        content = {"item": other, "of": call.item}
+        return Answer(201, content, {"Location": f"/v1/items/{quote(other, safe='')}"})
+
+    # -- the server --------------------------------------------------------------------
+
+    def get_description(self, call: Call) -> Answer:
+        """The OpenAPI description."""
+        return Answer(200, self._description)
+
+    def get_metrics(self, call: Call) -> Answer:
+        """The metrics, in the text format of Prometheus."""
+        text, kind = self._metrics.text()
+        return Answer(200, text, {"Content-Type": kind})
+
+    def get_live(self, call: Call) -> Answer:
+        """Whether the process answers."""
+        return Answer(200, {"status": "live"})
+
+    def get_ready(self, call: Call) -> Answer:
+        """Whether the store answers."""
+        _ = "" in self._sessions
+        return Answer(200, {"status": "ready"})
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _read(self, call: Call, content: Callable[[], dict[str, Any]]) -> Answer:
+        """What is asked of an item, unless the client has it already."""
+        # The version is read first. If the item changes in between, the tag is that of the earlier
+        # version, and a change that names it is refused.
+        tag = self._tag(self._sessions.version(call.item))
+        if is_known(call, tag["ETag"]):
+            return Answer(304, headers=tag)
+        return Answer(200, content(), tag)
+
+    def _tag(self, version: str) -> dict[str, str]:
+        """The header with a version of an item. It names the model too: forecasts depend on it."""
+        return {"ETag": f'"{version}{self._model}"'}
+
+    @property
+    def _model(self) -> str:
+        return f"-{self._sessions.model.fingerprint[:8]}"
+
+    def _observe(self, call: Call, **given: Any) -> tuple[Observed, list[str]]:
+        """What became of an observation, and the warnings of it."""
+        expected = self._expected(call)
+        with silent() as messages:
+            observed = self._sessions.observe(call.item, **given, expected=expected)
+        self._metrics.observed(observed.status)
+        return observed, messages
+
+    def _expected(self, call: Call) -> str | None:
+        """The version that a call names; None for any."""
+        expected = expected_version(call)
+        if expected != "*":
+            return None if expected is None else expected.removesuffix(self._model)
+        try:
+            self._sessions.version(call.item)
+        except AbsentError as error:
+            raise VersionError(str(error), item=call.item) from None
+        return None
+
+    def _needed(self, call: Call) -> str | None:
+        """As ``_expected``, of a call that takes observations out of effect."""
+        if "if-match" not in call.headers:
+            raise RequestError(
+                428,
+                "If-Match: expected the ETag of the item, or * for any, as this call takes what "
+                "was observed out of effect, and a retry of it would too.",
+            )
+        return self._expected(call)
+
+
+async def _body(request: Request, kind: str, limits: Limits) -> bytes:
+    """The body of a request, of a media type."""
+    import anyio
+
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != kind:
+        raise RequestError(415, f"Content-Type: expected {kind}; received {given or 'none'}.")
+    if "content-encoding" in request.headers:
+        raise RequestError(415, "Content-Encoding: expected none.")
+    too_long = RequestError(
+        413, f"Body: expected at most {limits.body:,} bytes; received more.", Connection="close"
+    )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limits.body:
+        raise too_long
+    found = bytearray()
+    try:
+        with anyio.fail_after(limits.seconds):
+            async for part in request.stream():
+                found += part
+                if len(found) > limits.body:
+                    raise too_long
+    except TimeoutError:
+        raise RequestError(
+            408,
+            f"Body: expected all of it within {limits.seconds:g} seconds.",
+            Connection="close",
+        ) from None
+    return bytes(found)
+
+
+def _absent(item: str) -> AbsentError:
+    return AbsentError(
+        f"Item {item[:80]!r}: expected an item that is there; received one that is not.", item=item
+    )

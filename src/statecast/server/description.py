@@ -1,0 +1,350 @@
+"""The routes, and their description in OpenAPI for the columns of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from statecast.server.wire import JSON, NDJSON, PROBLEM, Limits
+from statecast.tables.schema import Schema
+
+ROW = ("step", "values", "static", "future", "past")
+FORECAST = ("until", "h", "level", "quantiles", "mean", "calibrated", "as_of")
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route.
+
+    Attributes
+    ----------
+    method, path : str
+    work : str
+        The name of its function in the application.
+    meaning : str
+        One sentence.
+    answers : mapping of int to str
+        What an answer has, by status: the name of a schema, or "" without a body.
+    problems : collection of int
+        The statuses of its own problems; those of every route are in ``_EVERY``.
+    body : str or None
+        The name of the schema of its body; None: it has none.
+    query : collection of str
+    match : collection of str
+        The headers about versions that it reads.
+    """
+
+    method: str
+    path: str
+    work: str
+    meaning: str
+    answers: Mapping[int, str]
+    problems: Collection[int] = ()
+    body: str | None = None
+    query: Collection[str] = ()
+    match: Collection[str] = ()
+
+    @property
+    def media(self) -> str:
+        """The media type of its body."""
+        return NDJSON if self.body == "Line" else JSON
+
+
+_ITEM = "/v1/items/{item}"
+_EVERY = (401, 421, 422, 500, 503)
+_BODY = (400, 408, 413, 415)
+_CHANGE, _READ = ("If-Match",), ("If-None-Match",)
+
+ROUTES: Sequence[Route] = (
+    Route(
+        "PUT",
+        _ITEM,
+        "put_item",
+        "Accept the static features of an item: an item with k = 0.",
+        {200: "Accepted", 201: "Accepted"},
+        (*_BODY, 409, 412),
+        "Static",
+        match=_CHANGE,
+    ),
+    Route(
+        "DELETE",
+        _ITEM,
+        "delete_item",
+        "Remove all of an item.",
+        {204: ""},
+        (400, 404, 412),
+        match=_CHANGE,
+    ),
+    Route(
+        "POST",
+        f"{_ITEM}/observations",
+        "post_observation",
+        "Accept an observation of an item.",
+        {200: "Observed"},
+        (*_BODY, 409, 412),
+        "Observation",
+        match=_CHANGE,
+    ),
+    Route(
+        "GET",
+        f"{_ITEM}/forecast",
+        "get_forecast",
+        "Forecast the steps after the last observation of an item.",
+        {200: "Forecast", 304: ""},
+        (400, 404),
+        query=FORECAST,
+        match=_READ,
+    ),
+    Route(
+        "GET",
+        f"{_ITEM}/history",
+        "get_history",
+        "The journal of an item: its events in the order in which they were accepted.",
+        {200: "History", 304: ""},
+        (400, 404),
+        match=_READ,
+    ),
+    Route(
+        "GET",
+        f"{_ITEM}/state",
+        "get_state",
+        "The state of an item.",
+        {200: "State", 304: ""},
+        (400, 404),
+        match=_READ,
+    ),
+    Route(
+        "PUT",
+        f"{_ITEM}/state",
+        "put_state",
+        "Let an item go on from another state: its observations have no effect any more.",
+        {204: ""},
+        (*_BODY, 404, 412, 428),
+        "State",
+        match=_CHANGE,
+    ),
+    Route(
+        "DELETE",
+        f"{_ITEM}/state",
+        "delete_state",
+        "Let an item begin again with k = 0: its observations have no effect any more.",
+        {204: ""},
+        (400, 404, 412, 428),
+        match=_CHANGE,
+    ),
+    Route(
+        "POST",
+        f"{_ITEM}/fork",
+        "post_fork",
+        "Copy an item, with its journal, to a new one.",
+        {201: "Forked"},
+        (*_BODY, 404, 409),
+        "Fork",
+    ),
+    Route(
+        "POST",
+        "/v1/batch",
+        "post_batch",
+        "Accept observations of several items, one on each line: all of them, or none.",
+        {200: "Batch"},
+        (*_BODY, 409),
+        "Line",
+    ),
+    Route("GET", "/openapi.json", "get_description", "This description.", {200: "Any"}),
+    Route("GET", "/metrics", "get_metrics", "The metrics, for Prometheus.", {200: "Text"}),
+    Route("GET", "/livez", "get_live", "Whether the process answers.", {200: "Health"}),
+    Route("GET", "/readyz", "get_ready", "Whether the store answers.", {200: "Health"}),
+)
+
+_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+
+
+def described(schema: Schema, limits: Limits) -> dict[str, Any]:
+    """Return the OpenAPI description of the routes, for a model and limits."""
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, limits)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Statecast",
+            "version": "1",
+            "summary": "One durable state per item: observations in, forecasts out.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(schema, limits),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    }
+
+
+def _operation(route: Route, limits: Limits) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = []
+    if "{item}" in route.path:
+        parameters.append(
+            {
+                "name": "item",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1, "maxLength": limits.id},
+                "description": f"The id of the item: percent-encoded UTF-8 of at most {limits.id} "
+                "bytes, a slash as %2F.",
+            }
+        )
+    parameters += [{"name": name, "in": "query", **_query(name, limits)} for name in route.query]
+    needed = 428 in route.problems
+    parameters += [
+        {
+            "name": name,
+            "in": "header",
+            "required": needed,
+            "schema": _TEXT,
+            "description": "The ETag of the item.",
+        }
+        for name in route.match
+    ]
+    answers = {str(status): _answer(name) for status, name in route.answers.items()}
+    answers |= {
+        str(status): {
+            "description": "A problem (RFC 9457).",
+            "content": {PROBLEM: {"schema": _of("Problem")}},
+        }
+        for status in sorted({*route.problems, *_EVERY})
+    }
+    found: dict[str, Any] = {
+        "operationId": route.work,
+        "summary": route.meaning,
+        "parameters": parameters,
+        "responses": answers,
+    }
+    if route.body is not None:
+        found["requestBody"] = {
+            "required": True,
+            "content": {route.media: {"schema": _of(route.body)}},
+        }
+    return found
+
+
+def _answer(name: str) -> dict[str, Any]:
+    if not name:
+        return {"description": "Done, or not changed."}
+    if name == "Text":
+        return {"description": "Metrics.", "content": {"text/plain": {"schema": _TEXT}}}
+    return {"description": name, "content": {JSON: {"schema": _of(name)}}}
+
+
+def _of(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(properties: Mapping[str, Any], required: Collection[str] = ()) -> dict[str, Any]:
+    """An object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _query(name: str, limits: Limits) -> dict[str, Any]:
+    """The type and the meaning of a parameter of a forecast."""
+    whole = {"type": "integer", "minimum": 1, "maximum": limits.steps}
+    listed = {"type": "array", "items": {"type": "number"}, "maxItems": limits.quantiles}
+    several = {"schema": listed, "style": "form", "explode": False}
+    return {
+        "until": {"schema": whole, "description": "The last step to forecast."},
+        "h": {"schema": whole, "description": "Instead of until: the number of steps."},
+        "level": {**several, "description": "Coverage of central intervals, in percent."},
+        "quantiles": {**several, "description": "Further quantiles, from 0 to 1."},
+        "mean": {"schema": _FLAG, "description": "Whether the mean is given too."},
+        "calibrated": {"schema": _FLAG, "description": "False: the quantiles of the network."},
+        "as_of": {
+            "schema": {"type": "string", "format": "date-time"},
+            "description": "The forecast from what had been accepted up to this moment.",
+        },
+    }[name]
+
+
+def _schemas(schema: Schema, limits: Limits) -> dict[str, Any]:
+    """The objects of bodies and answers."""
+    whole = {"type": "integer", "minimum": 1, "maximum": limits.steps}
+    number = {"type": ["number", "null"]}
+    several = {
+        "type": "array",
+        "items": number,
+        "minItems": len(schema.targets),
+        "maxItems": len(schema.targets),
+        "description": f"Of {', '.join(schema.target_cols)}, in this order.",
+    }
+    static = _features(schema.static.kinds)
+    more = [name for name in (schema.group_col, schema.start_col) if name is not None]
+    static["properties"] |= {name: {"type": ["string", "number", "null"]} for name in more}
+    static["required"] += more
+    row = {
+        "step": _TEXT if schema.spacing is not None else {"type": "integer"},
+        "values": number if len(schema.targets) == 1 else several,
+        "static": _of("Static"),
+        "future": _features(schema.future.kinds),
+        "past": _features(schema.past.kinds),
+    }
+    ident = {"type": "string", "minLength": 1, "maxLength": limits.id}
+    status = {"enum": ["duplicate", "new", "late", "corrected"]}
+    messages = {"type": "array", "items": _TEXT}
+    rows = {"type": "array", "items": {"type": "object"}}
+    leaf = _object({"dtype": {"enum": ["float32", "int64"]}, "values": {}}, ("dtype", "values"))
+    accepted = {"item": _TEXT, "status": status, "warnings": messages}
+    observed = {
+        **accepted,
+        "revised": {**_FLAG, "description": "Whether the past of the item changed."},
+        "forecast": rows,
+        "before": {**rows, "description": "Of a revised item: the forecast before this call."},
+    }
+    batch = {
+        "status": {"type": "array", "items": status},
+        "revised": {"type": "array", "items": _TEXT},
+        "warnings": messages,
+    }
+    state = {"fingerprint": _TEXT, "leaves": {"type": "object", "additionalProperties": leaf}}
+    return {
+        "Any": {"type": "object"},
+        "Health": _object({"status": _TEXT}, ("status",)),
+        "Static": static,
+        "Observation": _object({**row, "until": whole, "h": whole}),
+        "Line": _object({"item": ident, **row}, ("item",)),
+        "Fork": _object({"as": ident}, ("as",)),
+        "Accepted": _object(accepted, accepted),
+        "Observed": _object(observed, ("item", "status", "revised", "warnings")),
+        "Batch": _object(batch, batch),
+        "Forecast": _object(
+            {"item": _TEXT, "forecast": rows, "warnings": messages},
+            ("item", "forecast", "warnings"),
+        ),
+        "History": _object({"item": _TEXT, "events": rows}, ("item", "events")),
+        "State": _object(state, state),
+        "Forked": _object({"item": _TEXT, "of": _TEXT}, ("item", "of")),
+        "Problem": {
+            "type": "object",
+            "properties": {
+                "type": _TEXT,
+                "title": _TEXT,
+                "status": {"type": "integer"},
+                "detail": _TEXT,
+                "error": {**_TEXT, "description": "The class of the error."},
+                "column": {"description": "The column at fault."},
+                "item": {"description": "The item at fault."},
+            },
+            "required": ["type", "title", "status", "detail"],
+        },
+    }
+
+
+def _features(kinds: Mapping[str, str]) -> dict[str, Any]:
+    """An object with a value for each feature; null is a missing one."""
+    cell = {"type": ["number", "string", "boolean", "null"]}
+    number = {"type": ["number", "null"]}
+    properties = {name: number if kind == "numeric" else cell for name, kind in kinds.items()}
+    return _object(properties, properties)
