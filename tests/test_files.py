@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from statecast import files
 from statecast.errors import ArgumentError, ModelFileError, StateError
-from statecast.files import id_bytes, id_of, read_ids, write_whole
+from statecast.files import id_bytes, id_of, read_ids, strict_json, write_whole
 from statecast.state import State
 
 
@@ -404,3 +404,13 @@ def test_equal_ids_have_equal_bytes_and_others_are_refused() -> None:
     for item in (1.5, None, np.datetime64("2024-01-01"), object(), ["a"], "\ud800"):
         with pytest.raises(ValueError, match=r"one of the types|surrogates"):
             id_bytes(item)
+
+
+@given(text=st.text() | st.text('\\"ud8c0\U0001f600\U00010000'), ascii_only=st.booleans())
+def test_strict_json_reads_any_text(text: str, ascii_only: bool) -> None:
+    """Also characters that are written as a pair of surrogates; never half of one."""
+    whole = json.dumps([text], ensure_ascii=ascii_only)
+    assert strict_json(whole) == [text]
+    for half in ("\\ud83d", "\\ude00"):
+        with pytest.raises(ValueError, match="surrogate"):
+            strict_json(whole.replace('"]', f'{half}"]') if text else f'["{half}"]')
