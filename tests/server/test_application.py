@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from socket import create_connection
 from typing import Any
@@ -609,8 +610,9 @@ def test_a_late_observation_is_a_conflict_if_the_policy_rejects_it(
 # -- load and faults ------------------------------------------------------------------------------
 
 
-def hold(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Let the store wait until an event is set."""
+@contextmanager
+def held(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let the store wait until an event is set, or until the end of the block."""
     go, commit = threading.Event(), sessions._store.commit
 
     def late(changes: Any) -> Any:
@@ -618,37 +620,43 @@ def hold(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> threading.Event
         return commit(changes)
 
     monkeypatch.setattr(sessions._store, "commit", late)
-    return go
+    try:
+        yield go
+    finally:
+        go.set()
 
 
 def test_more_than_the_queue_holds_is_refused(
     models: dict[str, Forecaster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Sessions(models["plain"], tmp_path / "items.db", waiting=1) as opened:
-        go = hold(opened, monkeypatch)
-        with served(opened) as client, ThreadPoolExecutor(8) as pool:
-            sent = [pool.submit(client.item, "PUT", f"i{i}", "", X) for i in range(8)]
-            while sum(each.done() for each in sent) < 6:  # one is in work, and one waits
-                time.sleep(0.01)
-            assert b"statecast_waiting_rows 1.0" in client.ask("GET", "/metrics").data
-            go.set()
-            found = [each.result() for each in sent]
-            full = [each for each in found if each.status != 201]
-            for each in full:
-                refused(each, 503, "waiting rows")
-                assert each.headers["retry-after"] == "1"
-            assert len(full) == 6
-            assert len(opened) == 2
-            assert client.item("PUT", "later", "", X).status == 201
+    with (
+        Sessions(models["plain"], tmp_path / "items.db", waiting=1) as opened,
+        served(opened) as client,
+        ThreadPoolExecutor(8) as pool,
+        held(opened, monkeypatch) as go,
+    ):
+        sent = [pool.submit(client.item, "PUT", f"i{i}", "", X) for i in range(8)]
+        while sum(each.done() for each in sent) < 6:  # one is in work, and one waits
+            time.sleep(0.01)
+        assert b"statecast_waiting_rows 1.0" in client.ask("GET", "/metrics").data
+        go.set()
+        found = [each.result() for each in sent]
+        full = [each for each in found if each.status != 201]
+        for each in full:
+            refused(each, 503, "waiting rows")
+            assert each.headers["retry-after"] == "1"
+        assert len(full) == 6
+        assert len(opened) == 2
+        assert client.item("PUT", "later", "", X).status == 201
 
 
 def test_more_requests_than_the_limit_are_refused(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = hold(sessions, monkeypatch)
     with (
         served(sessions, limits=Limits(requests=2, threads=1)) as client,
         ThreadPoolExecutor(6) as pool,
+        held(sessions, monkeypatch) as go,
     ):
         sent = [pool.submit(client.item, "PUT", f"i{i}", "", X) for i in range(6)]
         while sum(each.done() for each in sent) < 4:
