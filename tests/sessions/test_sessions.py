@@ -439,6 +439,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("expected numbers, as in fit", {"step": "2024-01-01", "values": 1.0}),
     ("expected a step", {"values": 1.0}),
     ("neither", {"step": 4}),
+    ("none of them", {}),
+    ("none of them", {"item": "z", "until": 5}),
     ("expected 'level'|expected the columns", {"static": {"group": "a"}}),
     ("columns of fit", {"static": X | {"more": 1}}),
     ("text, as in fit", {"static": X | {"group": 3}}),

@@ -111,6 +111,11 @@ class Cells:
                 _, _, _, unseen = schema.past.encode(columns, ids)
                 warn_of_features("Past", unseen)
             packed.append((ROW, at, layout.row.pack(columns, len(ids))))
+        if ids and not packed:
+            raise ArgumentError(
+                "static: expected static features, or a step with values or future covariates; "
+                "received none of them."
+            )
         parts = [
             (row, kind, None if at is None else at[row], data[row])
             for row in range(len(ids))
