@@ -56,6 +56,7 @@ class Cells:
 
     def __init__(self, schema: Schema, layout: Layout) -> None:
         self.schema, self.layout = schema, layout
+        self._zone = None if schema.kind.steps is None else schema.kind.steps.zone
 
     # -- in ----------------------------------------------------------------------------
 
@@ -125,14 +126,13 @@ class Cells:
 
     def _at(self, steps: Any, ids: list[Any]) -> list[int]:
         """Steps as whole numbers: as they are, or dates in microseconds since 1970."""
-        schema = self.schema
+        schema, zone = self.schema, self._zone
         given = steps if isinstance(steps, np.ndarray) else list(steps)
         if not ids and not len(given):
             return []
         if len(given) != len(ids):
             raise DataError(f"steps: expected {len(ids)} steps; received {len(given)}.")
         when, form = read_steps("observe", schema.step_col, given, ids)
-        zone = None if schema.kind.steps is None else schema.kind.steps.zone
         if form.dated != (schema.spacing is not None) or (form.zone is None) != (zone is None):
             expected = "numbers"
             if schema.spacing is not None:
@@ -178,27 +178,24 @@ class Cells:
         kinds = dict(schema.static.kinds)
         if schema.group_col is not None:
             kinds[schema.group_col] = "codes"
-        given, launch = dict(static), None
-        if schema.start_col is not None:
-            if schema.start_col not in given:
+        given, start = dict(static), schema.start_col
+        launch: list[Any] = []
+        if start is not None:
+            if start not in given:
                 raise DataError(
-                    f"static: expected {quoted(schema.start_col)}, the launch date; None is a "
-                    "missing one.",
-                    column=schema.start_col,
+                    f"static: expected {quoted(start)}, the launch date; None is a missing one.",
+                    column=start,
                 )
-            launch = list(given.pop(schema.start_col))
+            launch = list(given.pop(start))
         columns = read_features("static", kinds, given, ids)
         features = {name: columns[name] for name in schema.static.kinds}
         _, _, missing, unseen = schema.static.encode(features, ids)
         warn_of_features("Static", missing + unseen)
-        if launch is not None and schema.start_col is not None:
-            texts, there = (
-                np.full(len(ids), None, object),
-                [i for i, d in enumerate(launch) if d is not None],
-            )
-            at = self._at([launch[i] for i in there], [ids[i] for i in there]) if there else []
-            texts[there] = list(map(str, at))
-            columns[schema.start_col] = texts
+        if start is not None:
+            there = [i for i, date in enumerate(launch) if date is not None]
+            at = self._at([launch[i] for i in there], [ids[i] for i in there])
+            columns[start] = np.full(len(ids), None, object)
+            columns[start][there] = list(map(str, at))
         return columns
 
     # -- out ---------------------------------------------------------------------------
@@ -229,10 +226,9 @@ class Cells:
         if schema.spacing is None:
             return column
         column = column.cast(pl.Datetime("us"))
-        zone = None if schema.kind.steps is None else schema.kind.steps.zone
-        if zone is None:
+        if self._zone is None:
             return column
-        return column.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+        return column.dt.replace_time_zone("UTC").dt.convert_time_zone(self._zone)
 
     def launches(self, texts: Iterable[str | None]) -> Any:
         """Launch dates as a polars column, of the texts of a journal."""
