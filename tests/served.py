@@ -11,10 +11,8 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import quote
 
-import uvicorn
-
-from statecast.server import application
-from statecast.server.run import listening
+from statecast.server import Limits, application
+from statecast.server.run import listening, server_of
 from statecast.sessions import Observed, Sessions
 
 NDJSON = "application/x-ndjson"
@@ -79,8 +77,7 @@ def served(sessions: Sessions, **options: Any) -> Iterator[Client]:
     """Serve sessions in a thread."""
     app = application(sessions, **options)
     with listening("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none")
-        server = uvicorn.Server(config)
+        server = server_of(app, options.get("limits") or Limits())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -86,7 +86,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "anyio": ("server.application",),
     "prometheus_client": ("server.guard",),
     "starlette": ("server",),
-    "uvicorn": ("server.run",),
+    "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
     "rich": ("cli",),
 }

@@ -27,7 +27,9 @@ from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 from streams import Stream
 
-pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(Static|Future) columns|Values far outside|until: 9"
+)
 
 KINDS = ("plain", "several", "covariates", "dated")
 X = {"level": 0.5, "group": "a"}
@@ -768,3 +770,78 @@ def test_a_model_of_arrays_forecasts_arrays(tmp_path: Path) -> None:
         np.testing.assert_array_equal(moved["y-before"], moved["y-after"])
         medians = sessions.forecast(["row 0", "row 1"], h=2)["statecast"][:, 3:]
         np.testing.assert_allclose(moved["y-after"], medians.mean(axis=1), rtol=1e-12)
+
+
+# -- calls that wait together ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "several", "dated"])
+@settings(max_examples=examples(12))
+@given(seed=st.integers(0, 2**32 - 1))
+def test_calls_that_wait_together_have_the_answers_of_calls_one_by_one(
+    kind: str, seed: int, models: dict[str, Forecaster], tmp_path_factory: Any
+) -> None:
+    rng, f = np.random.default_rng(seed), models[kind]
+    stream, folder = Stream(f, seed), tmp_path_factory.mktemp("together")
+    horizons: list[dict[str, Any]] = [{}, {"until": T}, {"until": T}, {"h": 2}, {"until": "never"}]
+    calls = []
+    for _ in range(int(rng.integers(2, 16))):
+        items = [f"item {i}" for i in rng.integers(0, 6, rng.integers(1, 4))]
+        steps = [stream.step(int(i)) for i in rng.integers(1, T, len(items))]
+        y = (50 + 5 * rng.normal(size=(len(items), stream.targets))).round(1)
+        values = y.tolist() if stream.targets > 1 else y[:, 0].tolist()
+        drawn = [stream.draw_static() for _ in items]
+        drawn = [X if rng.random() < 0.9 else each for each in drawn]
+        static = {name: [each[name] for each in drawn] for name in X} if stream.static else None
+        calls.append(((items, steps, values), {"static": static, **rng.choice(horizons)}))  # type: ignore[arg-type]
+
+    def answer(result: Callable[[], Any]) -> Any:
+        try:
+            found = result()
+        except errors.StatecastError as error:
+            return type(error), str(error)
+        numbers = [version.partition("-")[0] for version in found.versions]
+        return found.status.tolist(), found.revised, numbers, found.forecast, found.before
+
+    with Sessions(f, folder / "together.db") as one, Sessions(f, folder / "apart.db") as two:
+        go = threading.Event()
+        first = one._batcher.submit(go.wait)  # so that the others wait
+        waiting = [one.submit(*given, **more) for given, more in calls]
+        go.set()
+        assert first.result()
+        for (given_, more), found in zip(calls, waiting, strict=True):
+            left = answer(found.result)
+            right = answer(lambda given_=given_, more=more: two.observe_batch(*given_, **more))
+            assert left[:3] == right[:3]
+            for mine, other in zip(left[3:], right[3:], strict=True):
+                assert mine is other is None or mine.equals(other)
+
+
+def test_the_warning_of_a_forecast_is_that_of_its_own_caller(opened: Sessions) -> None:
+    opened.observe_batch(["a", "b"], static={"level": [0.5, 0.5], "group": ["a", "b"]})
+    go, found = threading.Event(), []
+    first = opened._batcher.submit(go.wait)
+    for item, until in (("a", T), ("b", T), ("a", T + 3)):
+        with errors.silent() as messages:
+            found.append((opened.submit([item], [1], [50.0], until=until), messages))
+    go.set()
+    assert first.result()
+    assert [future.result().forecast.height for future, _ in found] == [T - 1, T - 1, T + 2]
+    assert [bool(messages) for _, messages in found] == [False, False, True]
+
+
+def test_a_call_can_be_cancelled_as_long_as_it_waits(opened: Sessions) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return go.wait()
+
+    first = opened._batcher.submit(wait)
+    assert begun.wait(10)
+    waiting = [opened.submit([item], static={"level": [0.5], "group": ["a"]}) for item in "abc"]
+    assert waiting[1].cancel()
+    assert not first.cancel()
+    go.set()
+    assert waiting[0].result().status == waiting[2].result().status == ["new"]
+    assert sorted(opened.items()) == ["a", "c"]

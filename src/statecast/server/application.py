@@ -6,8 +6,11 @@ Each route has a function that takes a ``Call`` and returns an ``Answer``. It ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -26,11 +29,11 @@ from statecast.server.wire import (
     Answer,
     Call,
     Limits,
+    batch_of,
     check_item,
     expected_version,
     is_known,
     one_of,
-    read_columns,
     read_features,
     read_horizon,
     read_item,
@@ -45,13 +48,14 @@ from statecast.server.wire import (
     state_content,
     table_content,
 )
-from statecast.sessions.sessions import Observed, Sessions
+from statecast.sessions.sessions import Sessions
+from statecast.sessions.writer import Observed
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 
 def application(
@@ -127,13 +131,11 @@ class _Application:
     """The functions of the routes: ``ROUTES`` has their names."""
 
     def __init__(self, sessions: Sessions, limits: Limits, metrics: Metrics) -> None:
-        import anyio
-
         self._sessions, self._limits, self._metrics = sessions, limits, metrics
         self._schema = sessions.model.schema
         self._description = described(self._schema, limits)
-        self._threads = anyio.CapacityLimiter(limits.threads)
-        self._apart = anyio.CapacityLimiter(4)  # so that health is not behind all other requests
+        self._in_thread = _in_thread(limits.threads)
+        self._apart = _in_thread(4)  # so that health is not behind all other requests
 
     def routed(self) -> Any:
         """The ASGI application of all routes."""
@@ -147,10 +149,8 @@ class _Application:
 
     def _endpoint(self, route: Route) -> Any:
         """A route's function as Starlette takes it."""
-        import anyio
-
         work = getattr(self, route.work)
-        threads = self._threads if route.path.startswith("/v1/") else self._apart
+        in_thread = self._in_thread if route.path.startswith("/v1/") else self._apart
 
         async def endpoint(request: Request) -> Response:
             limits = self._limits
@@ -162,18 +162,19 @@ class _Application:
             headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
             call = Call(item, request.query_params.multi_items(), headers, body)
             read_query(call, route.query)
-            answer = await anyio.to_thread.run_sync(work, call, limiter=threads)
-            return response_of(answer)
+            if iscoroutinefunction(work):
+                return response_of(await work(call))
+            return response_of(await in_thread(work, call))
 
         endpoint.path = route.path  # type: ignore[attr-defined]  # for metrics and logs
         return endpoint
 
     # -- items -------------------------------------------------------------------------
 
-    def put_item(self, call: Call) -> Answer:
+    async def put_item(self, call: Call) -> Answer:
         """Accept the static features of an item."""
         static = read_features(read_object(call.body, None), "Body")
-        observed, messages = self._observe(call, static=static)
+        observed, messages = await self._observe(call, {"static": static})
         (status,) = observed.status
         content = {"item": call.item, "status": status, "warnings": messages}
         return Answer(201 if status == "new" else 200, content, self._tag(observed.versions[0]))
@@ -184,11 +185,11 @@ class _Application:
             raise _absent(call.item)
         return Answer(204)
 
-    def post_observation(self, call: Call) -> Answer:
+    async def post_observation(self, call: Call) -> Answer:
         """Accept an observation."""
         given = read_object(call.body, (*ROW, "until", "h"))
         row = read_row(given, len(self._schema.targets), "Body")
-        observed, messages = self._observe(call, **row, **read_horizon(given, self._limits))
+        observed, messages = await self._observe(call, row, **read_horizon(given, self._limits))
         (status,) = observed.status
         content = {"item": call.item, "status": status, "revised": bool(observed.revised)}
         for name in ("forecast", "before"):
@@ -205,12 +206,7 @@ class _Application:
             where = f"Line {number}"
             items.append(check_item(line.get("item"), self._limits.id, f"{where}, item"))
             rows.append(read_row(line, targets, where))
-        columns: dict[str, Any] = {}
-        for name in rows[0]:
-            if name in ("step", "values"):
-                columns["steps" if name == "step" else name] = [row[name] for row in rows]
-            else:
-                columns[name] = read_columns(rows, name)
+        columns = batch_of(rows)
         with silent() as messages:
             observed = self._sessions.observe_batch(items, **columns)
         self._metrics.observed(observed.status)
@@ -308,11 +304,22 @@ class _Application:
     def _model(self) -> str:
         return f"-{self._sessions.model.fingerprint[:8]}"
 
-    def _observe(self, call: Call, **given: Any) -> tuple[Observed, list[str]]:
-        """What became of an observation, and the warnings of it."""
-        expected = self._expected(call)
+    async def _observe(
+        self, call: Call, row: Mapping[str, Any], **horizon: Any
+    ) -> tuple[Observed, list[str]]:
+        """What became of an observation, and the warnings of it.
+
+        It waits for the disk without a thread of its own: this is what is asked most often.
+        """
+        expected = None
+        if call.headers.keys() & {"if-match", "if-none-match"}:
+            expected = await self._in_thread(self._expected, call)
         with silent() as messages:
-            observed = self._sessions.observe(call.item, **given, expected=expected)
+            observing = self._sessions.submit(
+                [call.item], **batch_of([row]), **horizon, expected=expected
+            )
+            # Shielded: what is accepted is accepted, also if nobody waits for the answer.
+            observed = await asyncio.shield(asyncio.wrap_future(observing))
         self._metrics.observed(observed.status)
         return observed, messages
 
@@ -336,6 +343,13 @@ class _Application:
                 "was observed out of effect, and a retry of it would too.",
             )
         return self._expected(call)
+
+
+def _in_thread(most: int) -> Callable[..., Awaitable[Any]]:
+    """A function that calls others in threads, ``most`` at once."""
+    import anyio
+
+    return partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(most))
 
 
 async def _body(request: Request, kind: str, limits: Limits) -> bytes:

@@ -10,14 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statecast.checks import check_whole
 from statecast.errors import ArgumentError
 from statecast.server.application import application
+from statecast.server.connection import connection_of
 from statecast.server.guard import LOG, JsonLines
 from statecast.server.wire import Limits
 from statecast.sessions.sessions import Sessions
+
+if TYPE_CHECKING:
+    import uvicorn
 
 _STOP = 30  # seconds: what was begun when the process is told to stop has so long to end
 
@@ -66,26 +70,33 @@ def serve(
             f"token; received {host!r}. Name a file with a token, or say that there is none."
         )
     served = application(sessions, token=token, without_token=without_token, limits=limits)
-    import uvicorn
-
-    config = uvicorn.Config(
-        served,
-        access_log=False,  # the guard writes a line for each request
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=_STOP,
-        h11_max_incomplete_event_size=65_536,
-    )
+    server = server_of(served, limits or Limits())
     with listening(host, port) as listener, _logged(), _signals_ignored():
         url = _url(listener)
         LOG.info("started", extra={"fields": {"url": url}})
         if started is not None:
             started(url)
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
         LOG.info("stopped")
+
+
+def server_of(served: Any, limits: Limits) -> uvicorn.Server:
+    """The server of an application: uvicorn with the limits of this project."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            served,
+            http=connection_of(limits),
+            access_log=False,  # the guard writes a line for each request
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_STOP,
+        )
+    )
 
 
 def _is_local(host: str) -> bool:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -77,9 +77,13 @@ class Limits:
     requests : int
         Requests at once. Further ones are refused with status 503.
     threads : int
-        Requests that are computed at once; the others of them wait.
+        Requests that are computed at once in threads; the others of them wait.
+    headers : int
+        Bytes of the headers of a request.
+    connections : int
+        Connections at once. Further ones are answered with status 503.
     seconds : float
-        In which a body must have arrived.
+        In which the headers, and then a body, must have arrived.
 
     Raises
     ------
@@ -94,11 +98,14 @@ class Limits:
     rows: int = 10_000
     requests: int = 1_000
     threads: int = 64
+    headers: int = 65_536
+    connections: int = 2_000
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("body", "id", "steps", "quantiles", "rows", "requests", "threads"):
-            check_whole(name, getattr(self, name))
+        for each in fields(self):
+            if each.name != "seconds":
+                check_whole(each.name, getattr(self, each.name))
         check_number("seconds", self.seconds, 0.001, 86_400.0)
 
 
@@ -460,14 +467,25 @@ def read_features(given: Any, where: str) -> dict[str, Any]:
     return given
 
 
-def read_columns(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Any]]:
-    """Return the features ``name`` of several rows as columns.
+def batch_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rows of ``read_row``, which have the same keys, as arguments of ``observe_batch``.
 
     Raises
     ------
     RequestError
         A row with other features than the first (status 422).
     """
+    found: dict[str, Any] = {}
+    for name in rows[0]:
+        if name in ("step", "values"):
+            found["steps" if name == "step" else name] = [row[name] for row in rows]
+        else:
+            found[name] = _columns(rows, name)
+    return found
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Any]]:
+    """The features ``name`` of several rows as columns."""
     first = rows[0][name]
     for number, row in enumerate(rows, 1):
         if row[name].keys() != first.keys():
@@ -564,7 +582,7 @@ def plain(value: Any) -> Any:
         value = value.item()
     if value is None or value != value:
         return None
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, (float, str, int)):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
@@ -575,8 +593,8 @@ def table_content(table: Any, without: Collection[str] = ()) -> list[dict[str, A
 
     frame = nw.from_native(table, eager_only=True)
     names = [name for name in frame.columns if name not in without]
-    rows = frame.select(names).iter_rows()
-    return [dict(zip(names, map(plain, row), strict=True)) for row in rows]
+    columns = [[plain(cell) for cell in frame.get_column(name).to_list()] for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def state_content(state: State) -> dict[str, Any]:

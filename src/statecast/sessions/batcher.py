@@ -63,12 +63,23 @@ class Batcher:
 
         Raises
         ------
+        OverloadError, StoreError
+            As ``submit``.
+        Exception
+            The error of the call.
+        """
+        return self.submit(work, size).result()
+
+    def submit(self, work: Any, size: int = 1) -> Future[Any]:
+        """Let a call wait for its turn; return what will have its result, or its error. It can be
+        cancelled as long as it waits.
+
+        Raises
+        ------
         OverloadError
             Too many rows wait. Nothing of the call is done.
         StoreError
             The batcher has ended.
-        Exception
-            The error of the call.
         """
         call = Call(work, size)
         with self._ready:
@@ -82,7 +93,7 @@ class Batcher:
             self._calls.append(call)
             self._waiting += size
             self._ready.notify()
-        return call.done.result()
+        return call.done
 
     @property
     def waiting(self) -> int:
@@ -98,6 +109,8 @@ class Batcher:
 
     def _run(self) -> None:
         while calls := self._next():
+            # From now on a call cannot be cancelled: it may be on the disk.
+            calls = [call for call in calls if call.done.set_running_or_notify_cancel()]
             try:
                 self._handle(calls)
             except BaseException as error:  # the thread must go on: others wait for it

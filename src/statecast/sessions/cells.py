@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
+class Ahead:
+    """The forecast that a call asks for.
+
+    Attributes
+    ----------
+    until, h : int or None
+        As in ``Forecaster.predict``.
+    context : Context
+        Of the caller, who may have asked for no warnings.
+    """
+
+    until: Any
+    h: Any
+    context: Context
+
+
+@dataclass(eq=False)
 class Rows:
     """The checked rows of a call.
 
@@ -32,8 +50,8 @@ class Rows:
         Its bytes.
     parts : list of (int, bytes, int or None, bytes)
         In order: the row, the kind, the step and the data of an event.
-    forecast : callable or None
-        Forecasts items from their states, before the call and after it.
+    ahead : Ahead or None
+        The forecast that the answer has too.
     expected : str or None
         The version that the items have before the call.
     """
@@ -41,7 +59,7 @@ class Rows:
     ids: list[Any]
     keys: list[bytes]
     parts: list[tuple[int, bytes, int | None, bytes]]
-    forecast: Callable[[Any], Any] | None
+    ahead: Ahead | None
     expected: str | None
 
 
@@ -81,7 +99,7 @@ class Cells:
         static: Mapping[str, Any] | None,
         future: Mapping[str, Any] | None,
         past: Mapping[str, Any] | None,
-        forecast: Callable[[Any], Any] | None,
+        ahead: Ahead | None,
         expected: str | None,
     ) -> Rows:
         """The rows of a call, checked and packed."""
@@ -122,7 +140,7 @@ class Cells:
             for row in range(len(ids))
             for kind, at, data in packed
         ]
-        return Rows(ids, keys, parts, forecast, expected)
+        return Rows(ids, keys, parts, ahead, expected)
 
     def _at(self, steps: Any, ids: list[Any]) -> list[int]:
         """Steps as whole numbers: as they are, or dates in microseconds since 1970."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import Context, copy_context
-from dataclasses import dataclass
-from functools import partial
+from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 import narwhals.stable.v2 as nw
@@ -29,11 +28,12 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
 from statecast.sessions import archive
 from statecast.sessions.batcher import Batcher
-from statecast.sessions.cells import column
+from statecast.sessions.cells import Ahead, column
+from statecast.sessions.current import Current
 from statecast.sessions.events import KINDS, PLAN, ROW, STATIC
 from statecast.sessions.replay import History, Replay
 from statecast.sessions.store import Durability, Event, Store, opened
-from statecast.sessions.writer import LATE, STATUS, Ask, Current, Policy, Writer, replayed
+from statecast.sessions.writer import Ask, Observed, Policy, Writer, replayed
 from statecast.state import State
 from statecast.tables.output import column_of
 
@@ -43,33 +43,6 @@ if TYPE_CHECKING:
 _BATCH = 1024  # rows of one transaction, about
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What became of observations.
-
-    Attributes
-    ----------
-    status : ndarray of str, shape (rows,)
-        For each row "duplicate": it was observed before with these values; "new"; "late": a later
-        step had been observed; or "corrected": it had other values. If these differ between the
-        parts of a row (static features, future covariates, values), the last in this list counts.
-    revised : tuple
-        The items whose past changed: those with a late or a corrected row.
-    forecast : table or None
-        With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
-    before : table or None
-        The forecast before this call of those revised items that were there, up to the same step.
-    versions : tuple of str
-        For each row, the version of its item after this call, as ``Sessions.version`` gives it.
-    """
-
-    status: np.ndarray
-    revised: tuple[Any, ...] = ()
-    forecast: Any = None
-    before: Any = None
-    versions: tuple[str, ...] = ()
 
 
 class Sessions:
@@ -280,16 +253,51 @@ class Sessions:
         DataError, StoreError, OverloadError
             As ``observe``.
         """
+        return self.submit(
+            items,
+            steps,
+            values,
+            static=static,
+            future=future,
+            past=past,
+            until=until,
+            h=h,
+            expected=expected,
+        ).result()
+
+    def submit(
+        self,
+        items: Sequence[Any] | np.ndarray,
+        steps: Any = None,
+        values: Any = None,
+        *,
+        static: Mapping[str, Any] | None = None,
+        future: Mapping[str, Any] | None = None,
+        past: Mapping[str, Any] | None = None,
+        until: int | None = None,
+        h: int | None = None,
+        expected: str | None = None,
+    ) -> Future[Observed]:
+        """As ``observe_batch``, without waiting: for callers that have other things to do.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its result is that of ``observe_batch``, or an error as there. The observations are on
+            the disk when it has a result, and not before. ``asyncio.wrap_future`` awaits it.
+
+        Raises
+        ------
+        DataError, OverloadError, StoreError
+            As ``observe_batch``, if the call cannot be accepted to wait.
+        """
         self._check_process()
-        context, ahead = copy_context(), None  # of the caller, who may have asked for no warnings
+        ahead = None
         if until is not None or h is not None:
-            ahead = partial(_ahead, context, until=until, h=h)
+            ahead = Ahead(until, h, copy_context())
         cells = self._writer.replay.cells
         rows = cells.rows(items, steps, values, static, future, past, ahead, expected)
-        codes, versions, *forecasts = self._batcher.do(rows, max(1, len(rows.ids)))
-        revised = {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= LATE)}
-        status, changed = np.array(STATUS, object)[codes], tuple(revised.values())
-        return Observed(status, changed, *forecasts, versions=tuple(versions))
+        return self._batcher.submit(rows, max(1, len(rows.ids)))
 
     # -- forecasts ---------------------------------------------------------------------
 
@@ -837,11 +845,6 @@ def _check_model(store: Store, replay: Replay) -> None:
 
 def _meta(replay: Replay) -> dict[str, str]:
     return {"fingerprint": replay.model.fingerprint, "layout": str(replay.layout)}
-
-
-def _ahead(context: Context, states: Current, *, until: Any, h: int | None) -> Any:
-    """The forecast from states, in the context of the caller."""
-    return context.run(states.forecast, None, until=until, h=h)
 
 
 def _columns(name: str, given: Any) -> dict[str, list[Any]]:

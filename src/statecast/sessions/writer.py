@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -25,59 +24,47 @@ from statecast.errors import (
 from statecast.files import id_of
 from statecast.sessions.batcher import Call
 from statecast.sessions.cells import Rows
+from statecast.sessions.current import Current
 from statecast.sessions.events import RESET, ROW, STATIC
 from statecast.sessions.replay import LEAST, History, Item, Replay
 from statecast.sessions.store import Change, Event, Record, Snapshot, Store
 from statecast.state import State
-from statecast.tables.ids import id_array
 
 Policy = Literal["revise", "reject"]
 
-STATUS = ("duplicate", "new", "late", "corrected")
-_DUPLICATE, _NEW, LATE, _CORRECTED = range(4)
+_STATUS = np.array(["duplicate", "new", "late", "corrected"], object)
+_DUPLICATE, _NEW, _LATE, _CORRECTED = range(4)
+_TOGETHER = 64  # items that are forecast together: so a call does not wait long for the others
 _EVERY = 64  # events between two snapshots of an item
 _TRIES = 3  # times that a change is made, if another writer was there first
 _NOTHING = Record(None, [], 0, 0), History([])  # of a new item
 
 
 @dataclass(frozen=True)
-class Current:
-    """States of items, with the model that they belong to.
+class Observed:
+    """What became of observations.
 
     Attributes
     ----------
-    replay : Replay
-        That of the model.
-    items : dict of bytes to (bytes, dict)
-        By the bytes of the id: the packed state, and the future covariates of later steps.
+    status : ndarray of str, shape (rows,)
+        For each row "duplicate": it was observed before with these values; "new"; "late": a later
+        step had been observed; or "corrected": it had other values. If these differ between the
+        parts of a row (static features, future covariates, values), the last in this list counts.
+    revised : tuple
+        The items whose past changed: those with a late or a corrected row.
+    forecast : table or None
+        With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
+    before : table or None
+        The forecast before this call of those revised items that were there, up to the same step.
+    versions : tuple of str
+        For each row, the version of its item after this call, as ``Sessions.version`` gives it.
     """
 
-    replay: Replay
-    items: dict[bytes, tuple[bytes, dict[int, bytes]]]
-
-    @property
-    def state(self) -> State:
-        """The states as a value, with the ids."""
-        ids = id_array([id_of(key) for key in self.items])
-        return self.replay.unpack([packed for packed, _ in self.items.values()], ids)
-
-    def arguments(self, future: Any) -> dict[str, Any]:
-        """The arguments ``state`` and ``future`` of a forecast. Without a table of future
-        covariates it is made of those that were observed."""
-        state = self.state
-        if future is None and self.replay.model.schema.future.kinds:
-            plans = [plans for _, plans in self.items.values()]
-            layout, ids = self.replay.layout, [id_of(key) for key in self.items]
-            future = self.replay.cells.table(layout.plan, ids, plans)
-        return {"state": state, "future": future}
-
-    def forecast(self, future: Any, **options: Any) -> Any:
-        """``Forecaster.predict``."""
-        return self.replay.model.predict(**self.arguments(future), **options)
-
-    def take(self, keys: Iterable[bytes]) -> Current:
-        """Those of some items."""
-        return Current(self.replay, {key: self.items[key] for key in keys})
+    status: np.ndarray
+    revised: tuple[Any, ...] = ()
+    forecast: Any = None
+    before: Any = None
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -134,14 +121,14 @@ class Writer:
 
     def handle(self, calls: list[Call]) -> None:
         """Do calls, in order: together what can be done together."""
-        for kind, some in groupby(calls, _kind):
-            if kind is Rows or isinstance(kind, Call):
-                self._do(list(some), self._observe)
-            elif kind is Ask:
-                self._do(list(some), self._answer)
+        for some in _grouped(calls):
+            work = some[0].work
+            if isinstance(work, Rows):
+                self._do(some, self._observe)
+            elif isinstance(work, Ask):
+                self._do(some, self._answer)
             else:
-                for call in some:
-                    self._do([call], lambda own: [own[0].work()])
+                self._do(some, lambda own: [own[0].work()])
 
     def _do(self, calls: list[Call], work: Callable[[list[Call]], list[Any]]) -> None:
         """Do calls together. If that fails, do each alone, so that each gets its own error."""
@@ -315,48 +302,82 @@ class Writer:
             found[key] = item.state, dict(item.plans)
         return Current(self.replay, found)
 
-    def _observe(self, calls: list[Call]) -> list[Any]:
+    def _observe(self, calls: list[Call]) -> list[Observed]:
         """Accept the rows of calls in one transaction."""
         for _ in range(_TRIES):
-            drafts, found, before = self._drafted(calls)
-            forecasts = None, None
-            if before is not None:  # before the commit, so that no error follows it
-                forecasts = self._forecasts(calls[0].work, drafts, found[0][0], before)
+            drafts, found = self._drafted(calls)
+            # Before the commit, so that no error follows it.
+            observed = self._observed([call.work for call in calls], drafts, found)
             if self._commit(drafts):
-                return [(*each, *forecasts) for each in found]
+                return observed
         raise _overtaken()
 
+    def _observed(
+        self,
+        calls: Sequence[Rows],
+        drafts: Mapping[bytes, Draft],
+        found: Sequence[tuple[np.ndarray, list[str]]],
+    ) -> list[Observed]:
+        """The answers to calls, with the forecasts that they ask for: those of their items after
+        them, and those of the items that they revise before them."""
+        revised = [
+            {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= _LATE)}
+            for rows, (codes, _) in zip(calls, found, strict=True)
+        ]
+        asking = [number for number, rows in enumerate(calls) if rows.ahead is not None]
+        own = {number: list(dict.fromkeys(calls[number].keys)) for number in asking}
+        after = self._forecasts(calls, own, {key: draft.item for key, draft in drafts.items()})
+        old = {
+            key: each.copy()
+            for number in asking
+            for key in revised[number]
+            if (each := drafts[key].old) is not None
+        }
+        self.replay.compute([item for item in old.values() if item.waiting])
+        own = {number: [key for key in revised[number] if key in old] for number in asking}
+        before = self._forecasts(calls, {n: keys for n, keys in own.items() if keys}, old)
+        return [
+            Observed(
+                _STATUS[codes],
+                tuple(revised[number].values()),
+                after.get(number),
+                before.get(number),
+                tuple(versions),
+            )
+            for number, (codes, versions) in enumerate(found)
+        ]
+
     def _forecasts(
-        self, rows: Rows, drafts: Mapping[bytes, Draft], codes: np.ndarray, before: Current
-    ) -> tuple[Any, Any]:
-        """The forecasts of the items after a call, and of those that it revises before it."""
-        assert rows.forecast is not None  # it is asked for
-        after = self._current({key: draft.item for key, draft in drafts.items()})
-        revised = dict.fromkeys(rows.keys[row] for row in np.flatnonzero(codes >= LATE))
-        old = before.take(key for key in revised if key in before.items)
-        return rows.forecast(after), rows.forecast(old) if old.items else None
+        self, calls: Sequence[Rows], own: Mapping[int, list[bytes]], items: Mapping[bytes, Item]
+    ) -> dict[int, Any]:
+        """The forecast of some items of each call, by its number; those without items have none."""
+        asked = {
+            number: (ahead, keys)
+            for number, keys in own.items()
+            if (ahead := calls[number].ahead) is not None
+        }
+        if not asked:
+            return {}
+        current = self._current({key: items[key] for _, keys in asked.values() for key in keys})
+        return dict(zip(asked, current.forecasts(list(asked.values())), strict=True))
 
     def _drafted(
         self, calls: list[Call]
-    ) -> tuple[dict[bytes, Draft], list[tuple[np.ndarray, list[str]]], Current | None]:
-        """The items after the rows of calls, the status of each row and the version of its item,
-        and the states before."""
+    ) -> tuple[dict[bytes, Draft], list[tuple[np.ndarray, list[str]]]]:
+        """The items after the rows of calls, and the status of each row and the version of its
+        item."""
         ids = [own for call in calls for own in call.work.ids]
         keys = [key for call in calls for key in call.work.keys]
         drafts: dict[bytes, Draft] = {}
         for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
             if key not in drafts:
                 drafts[key] = Draft(item, Item(own) if item is None else item.copy())
-        before = None
-        if calls[0].work.forecast:  # such a call is alone
-            old = {key: draft.item for key, draft in drafts.items() if draft.old is not None}
-            self.replay.compute([item for item in old.values() if item.waiting])
-            before = self._current(old)
         self._read_whole(calls, drafts)
-        codes = [self._take(call.work, drafts) for call in calls]
-        changed = [d.item for d in drafts.values() if d.events or calls[0].work.forecast]
+        found = [self._take(call.work, drafts) for call in calls]
+        asked = {key for call in calls if call.work.ahead is not None for key in call.work.keys}
+        changed = [draft.item for key, draft in drafts.items() if draft.events or key in asked]
         self.replay.compute([item for item in changed if item.waiting])
-        return drafts, codes, before
+        return drafts, found
 
     def _read_whole(self, calls: list[Call], drafts: Mapping[bytes, Draft]) -> None:
         """Read the whole journals of the items that may go back in time."""
@@ -386,7 +407,7 @@ class Writer:
                 code = self._take_static(draft, data)
             else:
                 code = self._take_step(draft, kind, at, data)
-            if code >= LATE and self._policy == "reject":
+            if code >= _LATE and self._policy == "reject":
                 self._refuse(draft.item, at, code)
             if code > codes[row]:
                 codes[row] = code
@@ -456,7 +477,7 @@ class Writer:
         if kind == ROW:
             item.last = max(item.last, at)
         self._add(draft, at, data)
-        return _CORRECTED if old is not None else LATE if late else _NEW
+        return _CORRECTED if old is not None else _LATE if late else _NEW
 
     def _rewind(self, draft: Draft, before: int) -> None:
         """Take an item back to a state of a step up to ``before``."""
@@ -544,10 +565,38 @@ def replayed(replay: Replay, journals: Mapping[bytes, Record]) -> Current:
     return Current(replay, found)
 
 
-def _kind(call: Call) -> Any:
-    """What neighbours share that are done together; a call with a forecast is alone."""
-    work = call.work
-    return call if isinstance(work, Rows) and work.forecast else type(work)
+def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
+    """Calls in their order, those together that are done together.
+
+    Calls with forecasts are, if these have one horizon. No item of theirs is in another call: a
+    forecast is that of the item after its own call and not after later ones.
+    """
+    group: list[Call] = []
+    horizon: tuple[Any, Any] | None = None
+    seen: set[bytes] = set()  # the items of the group
+    asked: set[bytes] = set()  # those that are forecast
+    for call in calls:
+        work = call.work
+        keys, own = set[bytes](), None
+        if isinstance(work, Rows):
+            keys = set(work.keys)
+            if work.ahead is not None:
+                own = work.ahead.until, work.ahead.h
+        apart = not isinstance(work, (Rows, Ask)) or (
+            group and type(work) is not type(group[0].work)
+        )
+        if own is not None:
+            same = horizon is None or repr(own) == repr(horizon)  # not checked yet: any object
+            apart = apart or not same or not keys.isdisjoint(seen) or len(asked) >= _TOGETHER
+        if group and (apart or not keys.isdisjoint(asked)):
+            yield group
+            group, horizon, seen, asked = [], None, set(), set()
+        group.append(call)
+        seen |= keys
+        if own is not None:
+            horizon, asked = own, asked | keys
+    if group:
+        yield group
 
 
 def _check_version(own: Any, item: Item | None, expected: str | None) -> None:

@@ -1,0 +1,119 @@
+"""``connection_of``: connections of a client, with limits that uvicorn does not have.
+
+uvicorn reads headers for as long and as much as a client sends them. So a client that sends them
+slowly, or without an end, would keep a connection or fill the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from statecast.errors import OverloadError, RequestError, StatecastError
+from statecast.server.wire import JSON, Limits, json_bytes, problem
+
+
+def connection_of(limits: Limits) -> Any:
+    """Return the protocol of a connection, as ``uvicorn.Config`` takes it for ``http``.
+
+    Parameters
+    ----------
+    limits : Limits
+        ``seconds``, in which headers must have arrived; ``headers``, the bytes that they may have;
+        ``connections``, how many there may be.
+    """
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Connection(HttpToolsProtocol):
+        """A connection that ends with an answer if its client sends headers without an end."""
+
+        _deadline: asyncio.TimerHandle | None = None
+        _size = 0  # the bytes that came since a part of a body, or since the first of a request
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait()
+            if len(self.connections) > limits.connections:
+                self._refuse(
+                    OverloadError(
+                        f"Expected at most {limits.connections:,} connections. Nothing was done. "
+                        "Repeat the request later."
+                    )
+                )
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._arrived()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():  # of a client that was refused
+                return
+            self._size += len(data)
+            super().data_received(data)
+            if self._size > limits.headers and not self.transport.is_closing():
+                self._refuse(
+                    RequestError(
+                        431, f"Headers: expected at most {limits.headers:,} bytes; received more."
+                    )
+                )
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._size = 0
+            self._wait()
+
+        def on_headers_complete(self) -> None:
+            self._size = 0
+            self._arrived()
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._size = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._size = 0
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(RequestError(400, "Expected a request of HTTP/1.1; received other bytes."))
+
+        def _wait(self) -> None:
+            """Begin to wait for the headers of a request."""
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(limits.seconds, self._expired)
+
+        def _arrived(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _expired(self) -> None:
+            self._deadline = None
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._wait()  # the answer to the request before is not complete yet
+            else:
+                expected = f"Headers: expected all of them within {limits.seconds:g} seconds."
+                self._refuse(RequestError(408, expected))
+
+        def _refuse(self, error: StatecastError) -> None:
+            """Answer with an error, and end the connection."""
+            self._arrived()
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_bytes_of(error))
+            self.transport.close()
+
+    return Connection
+
+
+def _bytes_of(error: StatecastError) -> bytes:
+    """An error as an answer of HTTP."""
+    answer = problem(error)
+    assert answer.content is not None
+    assert not isinstance(answer.content, bytes)
+    content = json_bytes(answer.content)
+    headers = {"Content-Type": JSON, **answer.headers}
+    headers |= {"Content-Length": str(len(content)), "Connection": "close"}
+    title = answer.content["title"]
+    lines = [f"HTTP/1.1 {answer.status} {title}", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
