@@ -87,7 +87,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "nested list of batches": (lambda: [ARROW.to_batches()], "a list of pyarrow.RecordBatch"),
     "dict of lists": (lambda: SERIES.to_dict(as_series=False), r"dict. .*polars.DataFrame\("),
     "list of dicts": (lambda: SERIES.rows(named=True), r"a list of dict. .*polars.DataFrame\("),
-    "labelled array": (Labelled, r"test_source.Labelled. .*to_dataframe\(\)"),
+    "labelled array": (Labelled, r"\w+.Labelled. .*to_dataframe\(\)"),
     "generator": (lambda: (row for row in Y), "generator. It can be read only once"),
     "map": (lambda: map(list, Y), "map. It can be read only once"),
     "set": (lambda: {1.0, 2.0}, "set"),
