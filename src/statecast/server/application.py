@@ -133,6 +133,7 @@ class _Application:
     def __init__(self, sessions: Sessions, limits: Limits, metrics: Metrics) -> None:
         self._sessions, self._limits, self._metrics = sessions, limits, metrics
         self._schema = sessions.model.schema
+        self._rows = partial(table_content, without=(self._schema.id_col,))
         self._description = described(self._schema, limits)
         self._in_thread = _in_thread(limits.threads)
         self._apart = _in_thread(4)  # so that health is not behind all other requests
@@ -159,7 +160,9 @@ class _Application:
             body = b""
             if route.body is not None:
                 body = await _body(request, route.media, limits)
-            headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+            headers: dict[str, str] = {}
+            for name, value in request.headers.items():
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
             call = Call(item, request.query_params.multi_items(), headers, body)
             read_query(call, route.query)
             if iscoroutinefunction(work):
@@ -193,9 +196,9 @@ class _Application:
         (status,) = observed.status
         content = {"item": call.item, "status": status, "revised": bool(observed.revised)}
         for name in ("forecast", "before"):
-            table = getattr(observed, name)
-            if table is not None:
-                content[name] = table_content(table, (self._schema.id_col,))
+            rows = getattr(observed, name)
+            if rows is not None:
+                content[name] = rows
         return Answer(200, content | {"warnings": messages}, self._tag(observed.versions[0]))
 
     def post_batch(self, call: Call) -> Answer:
@@ -226,7 +229,7 @@ class _Application:
 
         def found(forecast: Callable[..., Any], *given: Any) -> dict[str, Any]:
             with silent() as messages:
-                rows = table_content(forecast(call.item, *given, **options), (self._schema.id_col,))
+                rows = self._rows(forecast(call.item, *given, **options))
             return {"item": call.item, "forecast": rows, "warnings": messages}
 
         if "as_of" in query:
@@ -316,7 +319,7 @@ class _Application:
             expected = await self._in_thread(self._expected, call)
         with silent() as messages:
             observing = self._sessions.submit(
-                [call.item], **batch_of([row]), **horizon, expected=expected
+                [call.item], **batch_of([row]), **horizon, expected=expected, read=self._rows
             )
             # Shielded: what is accepted is accepted, also if nobody waits for the answer.
             observed = await asyncio.shield(asyncio.wrap_future(observing))
@@ -354,8 +357,6 @@ def _in_thread(most: int) -> Callable[..., Awaitable[Any]]:
 
 async def _body(request: Request, kind: str, limits: Limits) -> bytes:
     """The body of a request, of a media type."""
-    import anyio
-
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != kind:
         raise RequestError(415, f"Content-Type: expected {kind}; received {given or 'none'}.")
@@ -369,7 +370,7 @@ async def _body(request: Request, kind: str, limits: Limits) -> bytes:
         raise too_long
     found = bytearray()
     try:
-        with anyio.fail_after(limits.seconds):
+        async with asyncio.timeout(limits.seconds):
             async for part in request.stream():
                 found += part
                 if len(found) > limits.body:

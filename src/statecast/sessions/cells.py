@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,16 @@ class Ahead:
     ----------
     until, h : int or None
         As in ``Forecaster.predict``.
+    read : callable or None
+        Takes the table of a forecast, and returns a list with an element for each of its rows: the
+        answer has this list. None: it has the table.
     context : Context
         Of the caller, who may have asked for no warnings.
     """
 
     until: Any
     h: Any
+    read: Callable[[Any], list[Any]] | None
     context: Context
 
 

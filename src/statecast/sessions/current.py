@@ -57,7 +57,8 @@ class Current:
         return Current(self.replay, {key: self.items[key] for key in keys})
 
     def forecasts(self, asked: Sequence[tuple[Ahead, Sequence[bytes]]]) -> list[Any]:
-        """The forecasts that calls ask for, each of its own items, all with one horizon.
+        """The forecasts that calls ask for, each of its own items, all with one horizon
+        and one way to read them.
 
         They are made together and divided. Each has the bits that it has alone, as no row of
         ``predict`` depends on the others.
@@ -65,10 +66,12 @@ class Current:
         found = self._together(asked) if len(asked) > 1 else None
         if found is not None:
             return found
-        return [
-            ahead.context.run(self.take(keys).forecast, None, until=ahead.until, h=ahead.h)
-            for ahead, keys in asked
-        ]
+        return [ahead.context.run(self.take(keys)._alone, ahead) for ahead, keys in asked]
+
+    def _alone(self, ahead: Ahead) -> Any:
+        """The forecast that a call asks for."""
+        table = self.forecast(None, until=ahead.until, h=ahead.h)
+        return table if ahead.read is None else ahead.read(table)
 
     def _together(self, asked: Sequence[tuple[Ahead, Sequence[bytes]]]) -> list[Any] | None:
         """The forecasts of several calls; None where they have to be made one by one."""
@@ -84,12 +87,16 @@ class Current:
         rows = [sum(1 for _ in some) for _, some in groupby(ids)]
         if messages or len(rows) != len(joint.items):  # a caller's own warning; items without rows
             return None
+        if first.read is not None:
+            table = first.read(table.to_native())
         ends = list(accumulate(rows, initial=0))
         begins = accumulate((len(keys) for _, keys in asked), initial=0)
         return [_part(table, ends[a], ends[b]) for a, b in pairwise(begins)]
 
 
-def _part(table: nw.DataFrame[Any], begin: int, end: int) -> Any:
-    """Some rows of a table, as a table of its own."""
+def _part(table: list[Any] | nw.DataFrame[Any], begin: int, end: int) -> Any:
+    """Some rows of a table, as a table of its own; or of a list."""
+    if isinstance(table, list):
+        return table[begin:end]
     native = table[begin:end].to_native()
     return native.reset_index(drop=True) if hasattr(native, "reset_index") else native

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
@@ -277,8 +277,18 @@ class Sessions:
         until: int | None = None,
         h: int | None = None,
         expected: str | None = None,
+        read: Callable[[Any], list[Any]] | None = None,
     ) -> Future[Observed]:
         """As ``observe_batch``, without waiting: for callers that have other things to do.
+
+        Parameters
+        ----------
+        items, steps, values, static, future, past, until, h, expected
+            As in ``observe_batch``.
+        read : callable, optional
+            Takes the table of a forecast, and returns a list with an element for each of its rows.
+            Then the answer has this list in place of the table. Calls that wait together, with the
+            same function, are read together, which takes less time.
 
         Returns
         -------
@@ -294,7 +304,7 @@ class Sessions:
         self._check_process()
         ahead = None
         if until is not None or h is not None:
-            ahead = Ahead(until, h, copy_context())
+            ahead = Ahead(until, h, read, copy_context())
         cells = self._writer.replay.cells
         rows = cells.rows(items, steps, values, static, future, past, ahead, expected)
         return self._batcher.submit(rows, max(1, len(rows.ids)))

@@ -52,9 +52,10 @@ class Observed:
         parts of a row (static features, future covariates, values), the last in this list counts.
     revised : tuple
         The items whose past changed: those with a late or a corrected row.
-    forecast : table or None
-        With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it.
-    before : table or None
+    forecast : table, list or None
+        With ``until`` or ``h``: the forecast of the items, as ``Sessions.forecast`` gives it; or
+        what ``read`` makes of it.
+    before : table, list or None
         The forecast before this call of those revised items that were there, up to the same step.
     versions : tuple of str
         For each row, the version of its item after this call, as ``Sessions.version`` gives it.
@@ -568,11 +569,12 @@ def replayed(replay: Replay, journals: Mapping[bytes, Record]) -> Current:
 def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
     """Calls in their order, those together that are done together.
 
-    Calls with forecasts are, if these have one horizon. No item of theirs is in another call: a
+    Calls with forecasts are, if these have one horizon and are read in one way. No item of theirs is in another
+    call: a
     forecast is that of the item after its own call and not after later ones.
     """
     group: list[Call] = []
-    horizon: tuple[Any, Any] | None = None
+    horizon: tuple[Any, ...] | None = None
     seen: set[bytes] = set()  # the items of the group
     asked: set[bytes] = set()  # those that are forecast
     for call in calls:
@@ -581,7 +583,7 @@ def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
         if isinstance(work, Rows):
             keys = set(work.keys)
             if work.ahead is not None:
-                own = work.ahead.until, work.ahead.h
+                own = work.ahead.until, work.ahead.h, work.ahead.read
         apart = not isinstance(work, (Rows, Ask)) or (
             group and type(work) is not type(group[0].work)
         )
