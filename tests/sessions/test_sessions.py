@@ -27,9 +27,7 @@ from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 from streams import Stream
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:(Static|Future) columns|Values far outside|until: 9"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside|until")
 
 KINDS = ("plain", "several", "covariates", "dated")
 X = {"level": 0.5, "group": "a"}

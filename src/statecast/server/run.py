@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import signal
@@ -73,11 +74,14 @@ def serve(
     server = server_of(served, limits or Limits())
     with listening(host, port) as listener, _logged(), _signals_ignored():
         url = _url(listener)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not visit it while requests wait
         LOG.info("started", extra={"fields": {"url": url}})
         if started is not None:
             started(url)
         server.run(sockets=[listener])
         LOG.info("stopped")
+        gc.unfreeze()
 
 
 def server_of(served: Any, limits: Limits) -> uvicorn.Server:

@@ -26,7 +26,7 @@ from statecast.sessions.batcher import Call
 from statecast.sessions.cells import Rows
 from statecast.sessions.current import Current
 from statecast.sessions.events import RESET, ROW, STATIC
-from statecast.sessions.replay import LEAST, History, Item, Replay
+from statecast.sessions.replay import LEAST, History, Item, Packed, Replay
 from statecast.sessions.store import Change, Event, Record, Snapshot, Store
 from statecast.state import State
 
@@ -82,8 +82,8 @@ class Draft:
 
     Attributes
     ----------
-    old : Item or None
-        As it is; None for a new item.
+    old : bool
+        Whether the item was there before.
     item : Item
     journal : (Record, History)
         All that the store has of it, if that was read; else nothing.
@@ -93,7 +93,7 @@ class Draft:
         Whether the snapshot in the store is not one of the item any more.
     """
 
-    old: Item | None
+    old: bool
     item: Item
     journal: tuple[Record, History] = _NOTHING
     events: list[Event] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Writer:
     def __init__(self, store: Store, replay: Replay, policy: Policy, cached: int) -> None:
         self._store, self.replay = store, replay
         self._policy, self._cached = policy, cached
-        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self._items: OrderedDict[bytes, Packed] = OrderedDict()
         self._time = 0
         self._changed: set[bytes] | None = None  # during a migration: what it must look at again
 
@@ -153,15 +153,19 @@ class Writer:
             self._items.popitem(last=False)
 
     def loaded(self, ids: Sequence[Any], keys: Sequence[bytes]) -> list[Item | None]:
-        """Items from memory, or else from the store; None for those that are not there."""
+        """Items from memory, or else from the store; None for those that are not there.
+
+        They are the caller's, who may change them.
+        """
         new = {key: own for key, own in zip(keys, ids, strict=True) if key not in self._items}
         for (key, own), record in zip(new.items(), self._store.read(list(new)), strict=True):
             if record is not None:
-                self._items[key] = Item.of(own, record)
+                self._items[key] = Item.of(own, record).packed()
         for key in keys:
             if key in self._items:
                 self._items.move_to_end(key)
-        return [self._items.get(key) for key in keys]
+        there = map(self._items.get, keys)
+        return [None if packed is None else Item.unpacked(packed) for packed in there]
 
     def whole(self, key: bytes, own: Any) -> Record:
         """The whole journal of an item."""
@@ -293,7 +297,9 @@ class Writer:
                 if item is None:
                     raise _absent(own)
                 items[key] = item
-        self.replay.compute([item for item in items.values() if item.waiting])
+        waiting = {key: item for key, item in items.items() if item.waiting}
+        self.replay.compute(list(waiting.values()))
+        self._items |= {key: item.packed() for key, item in waiting.items()}
         return [self._current({key: items[key] for key in call.work.keys}) for call in calls]
 
     def _current(self, items: Mapping[bytes, Item]) -> Current:
@@ -329,10 +335,10 @@ class Writer:
         own = {number: list(dict.fromkeys(calls[number].keys)) for number in asking}
         after = self._forecasts(calls, own, {key: draft.item for key, draft in drafts.items()})
         old = {
-            key: each.copy()
+            key: Item.unpacked(self._items[key])
             for number in asking
             for key in revised[number]
-            if (each := drafts[key].old) is not None
+            if drafts[key].old
         }
         self.replay.compute([item for item in old.values() if item.waiting])
         own = {number: [key for key in revised[number] if key in old] for number in asking}
@@ -372,7 +378,7 @@ class Writer:
         drafts: dict[bytes, Draft] = {}
         for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
             if key not in drafts:
-                drafts[key] = Draft(item, Item(own) if item is None else item.copy())
+                drafts[key] = Draft(item is not None, item or Item(own))
         self._read_whole(calls, drafts)
         found = [self._take(call.work, drafts) for call in calls]
         asked = {key for call in calls if call.work.ahead is not None for key in call.work.keys}
@@ -389,7 +395,7 @@ class Writer:
                 item = drafts[keys[row]].item
                 if item.static != data if kind == STATIC else at <= item.known:
                     back[keys[row]] = None
-        back = {key: None for key in back if drafts[key].old is not None}
+        back = {key: None for key in back if drafts[key].old}
         for key, record in zip(back, self._store.read(list(back), whole=True), strict=True):
             if record is not None:
                 drafts[key].journal = record, History(record.events)
@@ -516,8 +522,8 @@ class Writer:
         if self._changed is not None:
             self._changed |= changed.keys()
         for key, draft in drafts.items():
-            if draft.old is not None or draft.events:
-                self._items[key] = draft.item
+            if draft.old or draft.events:
+                self._items[key] = draft.item.packed()
         return True
 
     def _begin(
@@ -535,7 +541,7 @@ class Writer:
             if item is None:
                 raise _absent(own)
             _check_version(own, item, expected)
-            draft = Draft(item, item.copy(), stale=True)
+            draft = Draft(True, item, stale=True)
             draft.item.begin(start, at)
             self._add(draft, None, data)
             if self._commit({key: draft}):
@@ -569,9 +575,8 @@ def replayed(replay: Replay, journals: Mapping[bytes, Record]) -> Current:
 def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
     """Calls in their order, those together that are done together.
 
-    Calls with forecasts are, if these have one horizon and are read in one way. No item of theirs is in another
-    call: a
-    forecast is that of the item after its own call and not after later ones.
+    Calls with forecasts are, if these have one horizon and are read in one way. No item of theirs
+    is in another call: a forecast is that of the item after its own call and not after later ones.
     """
     group: list[Call] = []
     horizon: tuple[Any, ...] | None = None
