@@ -713,7 +713,7 @@ def test_a_log_has_no_ids(client: Client, caplog: pytest.LogCaptureFixture) -> N
     assert "Ada" not in json.dumps(own)
 
 
-def test_metrics_count_what_happened(client: Client) -> None:
+def test_metrics_count_what_happened(client: Client, sessions: Sessions) -> None:
     begun(client, "a")
     client.observe("a", 2, 52.0)
     client.observe("a", 1, 40.0)
@@ -733,6 +733,10 @@ def test_metrics_count_what_happened(client: Client) -> None:
         'statecast_requests_total{method="GET",route="/v1/items/{item}/state",status="404"} 1.0',
         "statecast_waiting_rows 0.0",
         "statecast_current_requests 1.0",
+        "statecast_commit_events_count 6.0",
+        "statecast_commit_events_sum 7.0",
+        "statecast_commit_seconds_count 6.0",
+        f'statecast_items{{model="{sessions.model.fingerprint[:8]}"}} 1.0',
     ):
         assert line in text
 

@@ -8,10 +8,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from statecast.errors import ArgumentError, OverloadError, RequestError, StatecastError, quoted
+from statecast.errors import (
+    ArgumentError,
+    OverloadError,
+    RequestError,
+    StatecastError,
+    StoreError,
+    quoted,
+)
 from statecast.server.description import ROUTES
 from statecast.server.wire import Limits, problem, response_of, status_of
 from statecast.sessions.sessions import Sessions
@@ -63,6 +71,25 @@ class Metrics:
             "statecast_waiting_rows", "Rows that wait to be written.", registry=registry
         )
         waiting.set_function(lambda: sessions.waiting)
+        events = Histogram(
+            "statecast_commit_events",
+            "Events of a commit.",
+            registry=registry,
+            buckets=(1, 10, 100, 1_000, 10_000),
+        )
+        seconds = Histogram(
+            "statecast_commit_seconds", "From a commit to the disk.", registry=registry
+        )
+
+        def committed(count: int, took: float) -> None:
+            events.observe(count)
+            seconds.observe(took)
+
+        sessions.watch(committed)
+        self._sessions = sessions
+        self._items = Gauge(
+            "statecast_items", "Items, by the model of their states.", ["model"], registry=registry
+        )
 
     def observed(self, statuses: Iterable[str]) -> None:
         """Count the rows of an accepted call."""
@@ -81,6 +108,9 @@ class Metrics:
         """All metrics in the text format of Prometheus, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+        self._items.clear()
+        with suppress(OverloadError, StoreError):  # then the answer is without this one
+            self._items.labels(self._sessions.model.fingerprint[:8]).set(len(self._sessions))
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
 

@@ -448,6 +448,18 @@ class Sessions:
         """The rows that wait to be written."""
         return self._batcher.waiting
 
+    def watch(self, committed: Callable[[int, float], None] | None) -> None:
+        """Call a function after each commit of observations: for metrics.
+
+        Parameters
+        ----------
+        committed : callable or None
+            Takes the number of events of the commit, and the seconds that it took until they were
+            on the disk. It runs in the thread that writes, so it must be fast and raise nothing.
+            None: no function any more.
+        """
+        self._writer.committed = committed
+
     def set_state(self, item: Any, state: State, *, expected: str | None = None) -> None:
         """Let an item go on from another state: the observations before have no effect any more.
 

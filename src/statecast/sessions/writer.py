@@ -118,6 +118,7 @@ class Writer:
         self._policy, self._cached = policy, cached
         self._items: OrderedDict[bytes, Packed] = OrderedDict()
         self._time = 0
+        self.committed: Callable[[int, float], None] | None = None  # see ``Sessions.watch``
         self._changed: set[bytes] | None = None  # during a migration: what it must look at again
 
     def handle(self, calls: list[Call]) -> None:
@@ -514,11 +515,15 @@ class Writer:
                 else:
                     item.snapshot_seq, item.snapshot_at = 0, LEAST
             changes.append(Change(key, item.seq - len(draft.events), draft.events, snapshot))
+        begin = time.perf_counter()
         stale = self._store.commit(changes) if changes else []
         if stale:
             for number in stale:
                 self._items.pop(changes[number].id, None)
             return False
+        if self.committed is not None and changes:
+            events = sum(len(change.events) for change in changes)
+            self.committed(events, time.perf_counter() - begin)
         if self._changed is not None:
             self._changed |= changed.keys()
         for key, draft in drafts.items():
