@@ -79,6 +79,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "evaluate",
         "export.mlflow",
         "sessions",
+        "server.invocations",
         "server.wire",
     ),
     "onnx": ("export",),

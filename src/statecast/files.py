@@ -237,8 +237,14 @@ def packed(
 # -- reading ----------------------------------------------------------------------------------
 
 
-def strict_json(text: str | bytes) -> Any:
+def strict_json(text: str | bytes, *, nan: bool = False) -> Any:
     """Parse JSON of unknown origin.
+
+    Parameters
+    ----------
+    text : str or bytes
+    nan : bool
+        Whether NaN, which is not JSON, is read as null: Python's ``json`` writes it.
 
     Raises
     ------
@@ -249,6 +255,10 @@ def strict_json(text: str | bytes) -> Any:
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is not strict JSON")
+
+    def constant(name: str) -> None:
+        if name != "NaN" or not nan:
+            refuse(name)
 
     def real(digits: str) -> float:
         number = float(digits)
@@ -275,7 +285,9 @@ def strict_json(text: str | bytes) -> Any:
     if _SURROGATE.search(_PAIR.sub(r"\1", text)):
         raise ValueError("a text has half of a surrogate pair")
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=real, object_pairs_hook=distinct)
+        return json.loads(
+            text, parse_constant=constant, parse_float=real, object_pairs_hook=distinct
+        )
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
 

@@ -9,11 +9,11 @@ which has all methods.
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -34,6 +34,7 @@ from statecast.process import check_extra
 from statecast.tables.dates import Form
 from statecast.tables.features import Columns
 from statecast.tables.schema import Schema
+from statecast.tables.source import is_missing
 from statecast.tokens.decoding import Beam
 from statecast.tokens.forecaster import TokenForecaster
 from statecast.tokens.forecaster import load_model as read_model
@@ -157,7 +158,7 @@ def save_model(
         input_example = example_of(model)
     table, params = input_example if isinstance(input_example, tuple) else (input_example, None)
     try:
-        result = served.forecast(table, params)
+        result = _with_none(served.forecast(table, params))
     except StatecastError as error:
         raise ArgumentError(f"input_example: {error}") from error
     table = _with_none(table.copy())  # MLflow writes it as JSON
@@ -296,24 +297,49 @@ class Served:
             A table or parameters that cannot be used.
         """
         try:
-            return self.forecast(model_input, params)
+            return _with_none(self.forecast(model_input, params))
         except (DataError, ArgumentError) as error:
             from mlflow.exceptions import MlflowException
 
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
     def forecast(self, table: Any, params: Mapping[str, Any] | None) -> Any:
-        """Do as ``predict``, with the errors of Statecast."""
+        """Do as ``predict`` for a table of any library, with the errors of Statecast.
+
+        Missing values of the result are those of its library.
+        """
+        options = self.options(params)
+        series, static, future = self._tables(table)
+        if isinstance(self.model, Forecaster):
+            return self.model.predict(series, static, future=future, **options)
+        beam = {name: options.pop(name) for name in _OF_TOKENS if name in options}
+        return self.model.generate(series, static, beam=Beam(**beam), **options)
+
+    def options(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the arguments of ``predict`` or ``generate`` for the parameters of a request."""
         options = dict(params or {})
         if options.get("until") is None and options.get("h") is None:
             options["until"] = self.model.schema.number(self.model.schema.steps)
-        series, static, future = self._tables(table)
-        if isinstance(self.model, Forecaster):
-            result = self.model.predict(series, static, future=future, **options)
-        else:
-            beam = {name: options.pop(name) for name in _OF_TOKENS if name in options}
-            result = self.model.generate(series, static, beam=Beam(**beam), **options)
-        return _with_none(result)
+        return options
+
+    @property
+    def types(self) -> dict[str, str]:
+        """MLflow's type of each column of a request, "any" where no other has all valid values."""
+        schema = self.model.schema
+        types = dict.fromkeys(self.columns, "any")
+        if _is_whole(schema):
+            types[schema.id_col] = "long"
+        elif _id_type(schema).lower() in ("string", "str", "large_string"):
+            types[schema.id_col] = "string"
+        if _has_datetimes(schema):
+            types[schema.step_col] = "datetime"
+        for columns in (schema.static, schema.past, schema.future):
+            for name, kind in columns.kinds.items():
+                if kind == "categorical":
+                    types[name] = "string"
+        if schema.vocabulary is not None and schema.vocabulary.type is str:
+            types |= dict.fromkeys(schema.target_cols, "string")
+        return types
 
     def _tables(self, table: Any) -> tuple[Any, Any, Any]:
         """Return the series, the static table and the future table of a request."""
@@ -337,9 +363,9 @@ class Served:
         for name in (key, *self.static):
             _check_cells(frame, name)
         zone = schema.output().form.zone
-        if zone is not None:
+        if zone is not None or _has_datetimes(schema):
             for name in {step, schema.start_col} - {None}:
-                frame = _in_zone(frame, name, zone)
+                frame = _with_dates(frame, name, zone)
         static = frame.select(key).unique(key, keep="first", maintain_order=True)
         for name in self.static:
             static = static.join(self._static_values(frame, name), on=key, how="left")
@@ -457,26 +483,6 @@ def _has_datetimes(schema: Schema) -> bool:
     return form.type == "Datetime" and form.cells == "typed" and form.zone is None
 
 
-def _column_types(served: Served) -> dict[str, str]:
-    """Return MLflow's type of each column of a request, "any" where no other type has all valid
-    values."""
-    schema = served.model.schema
-    types = dict.fromkeys(served.columns, "any")
-    if _is_whole(schema):
-        types[schema.id_col] = "long"
-    elif _id_type(schema).lower() in ("string", "str", "large_string"):
-        types[schema.id_col] = "string"
-    if _has_datetimes(schema):
-        types[schema.step_col] = "datetime"
-    for columns in (schema.static, schema.past, schema.future):
-        for name, kind in columns.kinds.items():
-            if kind == "categorical":
-                types[name] = "string"
-    if schema.vocabulary is not None and schema.vocabulary.type is str:
-        types |= dict.fromkeys(schema.target_cols, "string")
-    return types
-
-
 def _signature(served: Served, result: Any) -> ModelSignature:
     """Return the signature of a served model; ``result`` is a forecast, as a pandas table."""
     from mlflow.models import ModelSignature
@@ -487,7 +493,7 @@ def _signature(served: Served, result: Any) -> ModelSignature:
         each = types.items()
         return Specification([ColSpec(AnyType() if t == "any" else t, name) for name, t in each])
 
-    inputs = _column_types(served)
+    inputs = served.types
     (target, *_), numbers = served.model.schema.target_cols, {"f": "double", "i": "long"}
     outputs = {
         str(name): inputs.get(str(name)) or numbers.get(result[name].dtype.kind, inputs[target])
@@ -519,26 +525,29 @@ def _check_cells(frame: Any, name: str) -> None:
                 )
 
 
-def _in_zone(frame: Any, name: str, zone: str) -> Any:
-    """Return a table with a column of ISO texts as dates of a time zone.
+def _with_dates(frame: Any, name: str, zone: str | None) -> Any:
+    """Return a table with a column of ISO texts as dates, of a time zone if there is one.
 
-    A text has an offset, which changes within a year in most zones: without the zone, steps of a
-    day cannot be counted. Texts that cannot be read, or without an offset, are left as they are,
-    for the message of the reader of tables.
+    With a zone a text has an offset, which changes within a year in most zones: without the zone,
+    steps of a day cannot be counted. If a text cannot be read, or has an offset or none against
+    expectation, the column is left as it is, for the message of the reader of tables.
     """
     column = frame[name]
-    texts = column.dtype in (nw.String, nw.Object) and column.drop_nulls()
-    offset = re.compile(r".*\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)")
-    if texts is False or not all(isinstance(t, str) and offset.fullmatch(t) for t in texts):
+    cells = [None if is_missing(cell) or cell == "NaT" else cell for cell in column.to_list()]
+    if not any(cells) or not all(cell is None or isinstance(cell, str) for cell in cells):
         return frame
-    import pandas as pd
-
     try:
-        times = pd.to_datetime(column.to_native(), utc=True, format="ISO8601")
-        times = times.dt.tz_convert(zone)
-    except (ValueError, KeyError):  # no date, or a zone that pandas does not know
+        dates = [cell and datetime.fromisoformat(cell) for cell in cells]
+        if any(date and (date.tzinfo is None) == (zone is not None) for date in dates):
+            return frame
+        if zone is not None:
+            dates = [date and date.astimezone(UTC).replace(tzinfo=None) for date in dates]
+        made = nw.new_series(name, dates, nw.Datetime("us"), backend=frame.implementation)
+        if zone is not None:
+            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+    except (ValueError, OverflowError, LookupError):  # no date, or a zone that is not known
         return frame
-    return nw.from_native(frame.to_native().assign(**{name: times}), eager_only=True)
+    return frame.with_columns(made)
 
 
 def _with_whole_steps(frame: Any, step: str) -> Any:

@@ -7,8 +7,9 @@ Each route has a function that takes a ``Call`` and returns an ``Answer``. It ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,14 @@ from statecast.errors import (
     MissingExtraError,
     RequestError,
     VersionError,
+    listed,
+    quoted,
     silent,
 )
 from statecast.process import check_extra
 from statecast.server.description import FORECAST, ROUTES, ROW, Route, described
 from statecast.server.guard import Guard, Metrics
+from statecast.server.invocations import Invocations
 from statecast.server.wire import (
     Answer,
     Call,
@@ -137,6 +141,7 @@ class _Application:
         self._description = described(self._schema, limits)
         self._in_thread = _in_thread(limits.threads)
         self._apart = _in_thread(4)  # so that health is not behind all other requests
+        self._invocations = Invocations(sessions, limits)
 
     def routed(self) -> Any:
         """The ASGI application of all routes."""
@@ -150,20 +155,23 @@ class _Application:
 
     def _endpoint(self, route: Route) -> Any:
         """A route's function as Starlette takes it."""
-        work = getattr(self, route.work)
-        in_thread = self._in_thread if route.path.startswith("/v1/") else self._apart
+        part = self._invocations if route.protocol == "mlflow" else self
+        work = getattr(part, route.work)
+        of_items = "{item}" in route.path or route.body
+        in_thread = self._in_thread if of_items else self._apart
 
         async def endpoint(request: Request) -> Response:
             limits = self._limits
             segment = request.path_params.get("item")
             item = "" if segment is None else read_item(segment, limits.id)
-            body = b""
-            if route.body is not None:
-                body = await _body(request, route.media, limits)
+            body, media = b"", ""
+            if route.body:
+                media = _media(request, route.body)
+                body = await _body(request, limits)
             headers: dict[str, str] = {}
             for name, value in request.headers.items():
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
-            call = Call(item, request.query_params.multi_items(), headers, body)
+            call = Call(item, request.query_params.multi_items(), headers, body, media)
             read_query(call, route.query)
             if iscoroutinefunction(work):
                 return response_of(await work(call))
@@ -288,6 +296,12 @@ class _Application:
         _ = "" in self._sessions
         return Answer(200, {"status": "ready"})
 
+    get_ping = get_health = get_ready
+
+    def get_version(self, call: Call) -> Answer:
+        """The version of Statecast."""
+        return Answer(200, version("statecast").encode(), {"Content-Type": "text/plain"})
+
     # -- inside ------------------------------------------------------------------------
 
     def _read(self, call: Call, content: Callable[[], dict[str, Any]]) -> Answer:
@@ -355,13 +369,25 @@ def _in_thread(most: int) -> Callable[..., Awaitable[Any]]:
     return partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(most))
 
 
-async def _body(request: Request, kind: str, limits: Limits) -> bytes:
-    """The body of a request, of a media type."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != kind:
-        raise RequestError(415, f"Content-Type: expected {kind}; received {given or 'none'}.")
+def _media(request: Request, known: Collection[str]) -> str:
+    """The media type of the body of a request: one of those of its route."""
+    given = request.headers.get("content-type", "")
+    media, _, more = given.lower().replace(" ", "").partition(";")
+    if media not in known:
+        raise RequestError(
+            415, f"Content-Type: expected {listed(known)}; received {quoted(given) or 'none'}."
+        )
+    if more not in ("", "charset=utf-8", 'charset="utf-8"'):
+        raise RequestError(
+            415, f"Content-Type: expected {media}, in UTF-8; received {quoted(given)}."
+        )
     if "content-encoding" in request.headers:
         raise RequestError(415, "Content-Encoding: expected none.")
+    return media
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The body of a request."""
     too_long = RequestError(
         413, f"Body: expected at most {limits.body:,} bytes; received more.", Connection="close"
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from statecast.server.wire import JSON, NDJSON, PROBLEM, Limits
+from statecast.server.wire import CSV, JSON, NDJSON, PROBLEM, Limits, Protocol, shown
 from statecast.tables.schema import Schema
 
 ROW = ("step", "values", "static", "future", "past")
@@ -28,11 +28,15 @@ class Route:
         What an answer has, by status: the name of a schema, or "" without a body.
     problems : collection of int
         The statuses of its own problems; those of every route are in ``_EVERY``.
-    body : str or None
-        The name of the schema of its body; None: it has none.
+    body : mapping of str to str
+        The media types of its body, and the name of a schema for each; empty: it has no body.
     query : collection of str
     match : collection of str
         The headers about versions that it reads.
+    free : bool
+        Whether it needs no token: for load balancers, which have none.
+    protocol : {"", "mlflow"}
+        The part of the application that has its function, and the form of its problems.
     """
 
     method: str
@@ -41,14 +45,11 @@ class Route:
     meaning: str
     answers: Mapping[int, str]
     problems: Collection[int] = ()
-    body: str | None = None
+    body: Mapping[str, str] = field(default_factory=dict)
     query: Collection[str] = ()
     match: Collection[str] = ()
-
-    @property
-    def media(self) -> str:
-        """The media type of its body."""
-        return NDJSON if self.body == "Line" else JSON
+    free: bool = False
+    protocol: Protocol = ""
 
 
 _ITEM = "/v1/items/{item}"
@@ -64,7 +65,7 @@ ROUTES: Sequence[Route] = (
         "Accept the static features of an item: an item with k = 0.",
         {200: "Accepted", 201: "Accepted"},
         (*_BODY, 409, 412),
-        "Static",
+        {JSON: "Static"},
         match=_CHANGE,
     ),
     Route(
@@ -83,7 +84,7 @@ ROUTES: Sequence[Route] = (
         "Accept an observation of an item.",
         {200: "Observed"},
         (*_BODY, 409, 412),
-        "Observation",
+        {JSON: "Observation"},
         match=_CHANGE,
     ),
     Route(
@@ -121,7 +122,7 @@ ROUTES: Sequence[Route] = (
         "Let an item go on from another state: its observations have no effect any more.",
         {204: ""},
         (*_BODY, 404, 412, 428),
-        "State",
+        {JSON: "State"},
         match=_CHANGE,
     ),
     Route(
@@ -140,7 +141,7 @@ ROUTES: Sequence[Route] = (
         "Copy an item, with its journal, to a new one.",
         {201: "Forked"},
         (*_BODY, 404, 409),
-        "Fork",
+        {JSON: "Fork"},
     ),
     Route(
         "POST",
@@ -149,15 +150,56 @@ ROUTES: Sequence[Route] = (
         "Accept observations of several items, one on each line: all of them, or none.",
         {200: "Batch"},
         (*_BODY, 409),
-        "Line",
+        {NDJSON: "Line"},
     ),
     Route("GET", "/openapi.json", "get_description", "This description.", {200: "Any"}),
     Route("GET", "/metrics", "get_metrics", "The metrics, for Prometheus.", {200: "Text"}),
-    Route("GET", "/livez", "get_live", "Whether the process answers.", {200: "Health"}),
-    Route("GET", "/readyz", "get_ready", "Whether the store answers.", {200: "Health"}),
+    Route("GET", "/livez", "get_live", "Whether the process answers.", {200: "Health"}, free=True),
+    Route("GET", "/readyz", "get_ready", "Whether the store answers.", {200: "Health"}, free=True),
+    Route(
+        "POST",
+        "/invocations",
+        "post_invocation",
+        "MLflow: forecast the items of a table, or stored items.",
+        {200: "Predictions"},
+        (*_BODY, 404),
+        {JSON: "Invocation", CSV: "Text"},
+        protocol="mlflow",
+    ),
+    *(
+        Route(
+            "GET", f"/{name}", f"get_{name}", "As /readyz, for MLflow.", {200: "Health"}, free=True
+        )
+        for name in ("ping", "health")
+    ),
+    Route("GET", "/version", "get_version", "The version of Statecast, for MLflow.", {200: "Text"}),
 )
+FREE = frozenset(route.path for route in ROUTES if route.free)
+_PROTOCOLS: Mapping[str, Protocol] = {route.path.split("/")[1]: route.protocol for route in ROUTES}
+
+
+def protocol_of(path: str) -> Protocol:
+    """Return the protocol of a path, whether or not a route has it."""
+    return _PROTOCOLS.get(path.split("/")[1], "") if path.startswith("/") else ""
+
 
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+
+
+def _of(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_PROBLEMS: Mapping[Protocol, dict[str, Any]] = {
+    "": {
+        "description": "A problem (RFC 9457).",
+        "content": {PROBLEM: {"schema": _of("Problem")}},
+    },
+    "mlflow": {
+        "description": "An error as MLflow writes it.",
+        "content": {JSON: {"schema": _of("MlflowError")}},
+    },
+}
 
 
 def described(schema: Schema, limits: Limits) -> dict[str, Any]:
@@ -207,37 +249,25 @@ def _operation(route: Route, limits: Limits) -> dict[str, Any]:
         for name in route.match
     ]
     answers = {str(status): _answer(name) for status, name in route.answers.items()}
-    answers |= {
-        str(status): {
-            "description": "A problem (RFC 9457).",
-            "content": {PROBLEM: {"schema": _of("Problem")}},
-        }
-        for status in sorted({*route.problems, *_EVERY})
-    }
+    statuses = {shown(status, route.protocol) for status in (*route.problems, *_EVERY)}
+    answers |= {str(status): _PROBLEMS[route.protocol] for status in sorted(statuses)}
     found: dict[str, Any] = {
         "operationId": route.work,
         "summary": route.meaning,
         "parameters": parameters,
         "responses": answers,
     }
-    if route.body is not None:
-        found["requestBody"] = {
-            "required": True,
-            "content": {route.media: {"schema": _of(route.body)}},
-        }
+    if route.body:
+        content = {media: {"schema": _of(name)} for media, name in route.body.items()}
+        found["requestBody"] = {"required": True, "content": content}
     return found
 
 
 def _answer(name: str) -> dict[str, Any]:
     if not name:
         return {"description": "Done, or not changed."}
-    if name == "Text":
-        return {"description": "Metrics.", "content": {"text/plain": {"schema": _TEXT}}}
-    return {"description": name, "content": {JSON: {"schema": _of(name)}}}
-
-
-def _of(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
+    media = "text/plain" if name == "Text" else JSON
+    return {"description": name, "content": {media: {"schema": _of(name)}}}
 
 
 def _object(properties: Mapping[str, Any], required: Collection[str] = ()) -> dict[str, Any]:
@@ -309,8 +339,24 @@ def _schemas(schema: Schema, limits: Limits) -> dict[str, Any]:
         "warnings": messages,
     }
     state = {"fingerprint": _TEXT, "leaves": {"type": "object", "additionalProperties": leaf}}
+    columns = {"type": "object", "additionalProperties": {"type": "array"}}
+    split = _object(
+        {
+            "columns": {"type": "array", "items": _TEXT},
+            "data": {"type": "array", "items": {"type": "array"}},
+            "index": {"type": "array"},
+        },
+        ("columns", "data"),
+    )
+    table = {
+        "dataframe_split": split,
+        "dataframe_records": rows,
+        "inputs": {"oneOf": [columns, rows]},
+        "instances": {"oneOf": [columns, rows]},
+    }
     return {
         "Any": {"type": "object"},
+        "Text": _TEXT,
         "Health": _object({"status": _TEXT}, ("status",)),
         "Static": static,
         "Observation": _object({**row, "until": whole, "h": whole}),
@@ -326,6 +372,12 @@ def _schemas(schema: Schema, limits: Limits) -> dict[str, Any]:
         "History": _object({"item": _TEXT, "events": rows}, ("item", "events")),
         "State": _object(state, state),
         "Forked": _object({"item": _TEXT, "of": _TEXT}, ("item", "of")),
+        "Invocation": {
+            **_object({**table, "params": {"type": "object"}}),
+            "oneOf": [{"required": [name]} for name in table],
+        },
+        "Predictions": _object({"predictions": rows}, ("predictions",)),
+        "MlflowError": _object({"error_code": _TEXT, "message": _TEXT}, ("error_code", "message")),
         "Problem": {
             "type": "object",
             "properties": {

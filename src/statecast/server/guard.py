@@ -20,12 +20,11 @@ from statecast.errors import (
     StoreError,
     quoted,
 )
-from statecast.server.description import ROUTES
+from statecast.server.description import FREE, ROUTES, protocol_of
 from statecast.server.wire import Limits, problem, response_of, status_of
 from statecast.sessions.sessions import Sessions
 
 LOG = logging.getLogger("statecast.server")
-FREE = ("/livez", "/readyz")  # for load balancers, which have no token
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _SHORTEST = 16  # characters of a token
@@ -183,7 +182,8 @@ class Guard:
         except Exception as error:
             fault = _unknown(scope, error) if isinstance(error, HTTPException) else error
             if not status:
-                await response_of(problem(fault))(scope, receive, noted)
+                answer = problem(fault, protocol_of(scope["path"]))
+                await response_of(answer)(scope, receive, noted)
         finally:
             self._current -= 1
             self._metrics.current.dec()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -37,11 +37,14 @@ from statecast.errors import (
 )
 from statecast.files import strict_json
 from statecast.state import State
+from statecast.tables.schema import Schema
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
+CSV = "text/csv"
+Protocol = Literal["", "mlflow"]  # "": that of Statecast
 _LARGEST = 2**63  # of a whole number: beyond, neither a step nor a code
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -56,6 +59,12 @@ _STATUS: tuple[tuple[type[StatecastError], int], ...] = (  # the first that fits
     (OverloadError, 503),
     (StoreError, 503),
 )
+_MLFLOW_CODES = {
+    401: "UNAUTHENTICATED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ class Limits:
     quantiles : int
         Levels and quantiles of a forecast.
     rows : int
-        Rows of a batch.
+        Rows of a batch, and of a table.
+    numbers : int
+        Numbers of the forecast of several items: items, steps and columns multiplied.
     requests : int
         Requests at once. Further ones are refused with status 503.
     threads : int
@@ -96,6 +107,7 @@ class Limits:
     steps: int = 10_000
     quantiles: int = 100
     rows: int = 10_000
+    numbers: int = 1_000_000
     requests: int = 1_000
     threads: int = 64
     headers: int = 65_536
@@ -122,12 +134,15 @@ class Call:
     headers : mapping of str to str
         Names in lower case.
     body : bytes
+    media : str
+        The media type of the body; "" if the route has none.
     """
 
     item: str
     query: list[tuple[str, str]]
     headers: Mapping[str, str]
     body: bytes
+    media: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,13 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def problem(error: Exception) -> Answer:
-    """Return the answer to an error.
+def shown(status: int, protocol: Protocol) -> int:
+    """Return the status that an error has in a protocol: those but ours know 400, and not 422."""
+    return 400 if protocol and status == 422 else status
+
+
+def problem(error: Exception, protocol: Protocol = "") -> Answer:
+    """Return the answer to an error, in the form of a protocol.
 
     The text of a fault of the server is for its log: it may name files.
     """
@@ -174,6 +194,10 @@ def problem(error: Exception) -> Answer:
     if isinstance(error, DataError):
         more = {"column": error.column, "item": error.item}
         content |= {name: plain(value) for name, value in more.items() if value is not None}
+    if protocol == "mlflow":
+        headers["Content-Type"], status = JSON, shown(status, protocol)
+        code = _MLFLOW_CODES.get(status, "INVALID_PARAMETER_VALUE")
+        content = {"error_code": code, "message": content["detail"]}
     return Answer(status, content, headers)
 
 
@@ -331,6 +355,39 @@ def read_options(query: Mapping[str, list[str]], limits: Limits) -> dict[str, An
     return found
 
 
+def check_numbers(options: Mapping[str, Any], items: int, schema: Schema, limits: Limits) -> None:
+    """Check how many numbers the forecast of several items has.
+
+    Parameters
+    ----------
+    options : mapping
+        Arguments of a forecast, with ``until`` or ``h``.
+    items : int
+    schema : Schema
+    limits : Limits
+
+    Raises
+    ------
+    RequestError
+        More steps or quantiles than the limits (status 422), or more numbers (413).
+    """
+    until, h = options.get("until"), options.get("h")
+    steps = h or (until or 0) - schema.first + 1
+    if steps > limits.steps:
+        raise RequestError(422, f"Expected at most {limits.steps:,} steps; received {steps:,}.")
+    levels, others = options.get("level", [80]), options.get("quantiles", [])
+    if len(levels) + len(others) > limits.quantiles:
+        raise RequestError(422, f"Expected at most {limits.quantiles} levels and quantiles.")
+    columns = 1 + 2 * len(levels) + len(others) + options.get("mean", False)
+    numbers = items * steps * columns * len(schema.targets)
+    if numbers > limits.numbers:
+        raise RequestError(
+            413,
+            f"Expected a forecast of at most {limits.numbers:,} numbers; this one has "
+            f"{numbers:,}: its items, steps and columns multiplied.",
+        )
+
+
 def read_moment(text: str) -> dt.datetime:
     """Return a moment, in ISO 8601 with its distance from UTC.
 
@@ -365,8 +422,10 @@ def _number(name: str, text: str) -> float:
 # -- bodies ---------------------------------------------------------------------------------------
 
 
-def read_object(data: bytes, keys: Collection[str] | None, where: str = "Body") -> dict[str, Any]:
-    """Return a JSON object, with no other keys than these; None: with any.
+def read_object(
+    data: bytes, keys: Collection[str] | None, where: str = "Body", *, nan: bool = False
+) -> dict[str, Any]:
+    """Return a JSON object, with no other keys than these; None: with any. ``nan``: NaN is null.
 
     Raises
     ------
@@ -378,7 +437,7 @@ def read_object(data: bytes, keys: Collection[str] | None, where: str = "Body") 
     except UnicodeDecodeError:
         raise RequestError(400, f"{where}: expected JSON in UTF-8; received other bytes.") from None
     try:
-        found = strict_json(text)
+        found = strict_json(text, nan=nan)
     except ValueError as error:
         raise RequestError(400, f"{where}: expected JSON ({cut(str(error), 200)}).") from None
     if not isinstance(found, dict):
