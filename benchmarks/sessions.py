@@ -18,6 +18,8 @@ The sections:
   answer before its next call. Most items are not in memory;
 - ``mixed``: the same with 10 % duplicates and 10 % late observations;
 - ``single``: threads observe one item in each call;
+- ``long``, with ``--long 10_000_000``: so many observations in batches, and the memory that the
+  process holds after each tenth of them;
 - ``restart``: the sessions are opened, and one item is forecast.
 """
 
@@ -71,6 +73,19 @@ class Load:
                 print(f"  {first:,} items", flush=True)
         self.step[:] = 1
         return {"items_per_second": items / (time.perf_counter() - begin)}
+
+    def long(self, observations: int, rows: int) -> dict[str, float]:
+        """Observe so often, in ten parts; the memory after each."""
+        found: dict[str, float] = {}
+        done, begin = 0.0, time.perf_counter()
+        while done < observations:
+            part = self.run(10.0, rows)
+            done += part["observations_per_second"] * 10.0
+            tenth = int(10 * done / observations)
+            if f"resident_mib_{tenth}" not in found:
+                found[f"resident_mib_{tenth}"] = resident()
+                print(f"  {done:,.0f} observations, {resident():,.0f} MiB", flush=True)
+        return found | {"observations": done, "seconds": time.perf_counter() - begin}
 
     def run(self, seconds: float, rows: int, other: float = 0.0) -> dict[str, float]:
         """Observe for some time; ``other`` is the share of duplicates, and of late rows."""
@@ -143,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="observations in a call")
     parser.add_argument("--threads", type=int, default=2, help="callers")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each section")
+    parser.add_argument("--long", type=int, default=0, help="observations of the section long")
     parser.add_argument("--folder", type=Path, default=BUILD)
     parser.add_argument("--durability", choices=["full", "relaxed"], default="full")
     given = parser.parse_args()
@@ -174,6 +190,8 @@ def main() -> None:
             section("batches", lambda: load.run(given.seconds, given.rows))
             section("mixed", lambda: load.run(given.seconds, given.rows, other=0.1))
             section("single", lambda: load.run(given.seconds, 1))
+            if given.long:
+                section("long", lambda: load.long(given.long, given.rows))
         results["bytes_per_event"] = bytes_of(path) / events_of(path)
 
         def restart() -> dict[str, float]:
