@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from statecast.sessions.sessions import Sessions
 LOG = logging.getLogger("statecast.server")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_COUNTED = 1.0  # seconds that metrics wait for the number of items
 _SHORTEST = 16  # characters of a token
 
 
@@ -86,9 +88,15 @@ class Metrics:
 
         sessions.watch(committed)
         self._sessions = sessions
+        self._pool = ThreadPoolExecutor(1, "statecast-count")
+        self._counting: Future[tuple[str, int]] | None = None
         self._items = Gauge(
             "statecast_items", "Items, by the model of their states.", ["model"], registry=registry
         )
+
+    def _count(self) -> tuple[str, int]:
+        """The fingerprint of the model, and the number of items."""
+        return self._sessions.model.fingerprint, len(self._sessions)
 
     def observed(self, statuses: Iterable[str]) -> None:
         """Count the rows of an accepted call."""
@@ -107,9 +115,16 @@ class Metrics:
         """All metrics in the text format of Prometheus, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        self._items.clear()
-        with suppress(OverloadError, StoreError):  # then the answer is without this one
-            self._items.labels(self._sessions.model.fingerprint[:8]).set(len(self._sessions))
+        # The store may be busy, and metrics must be answered then above all: if the items are not
+        # counted in time, their number is that of the last count.
+        counting = self._counting or self._pool.submit(self._count)
+        self._counting = counting
+        with suppress(TimeoutError, OverloadError, StoreError):
+            model, count = counting.result(_COUNTED)
+            self._items.clear()
+            self._items.labels(model[:8]).set(count)
+        if counting.done():
+            self._counting = None
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
 
