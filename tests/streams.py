@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from statecast.sessions import Sessions
 DAY = dt.date(2024, 1, 1)
 
 
+@cache
 def plain(seed: int = 0) -> Forecaster:
     """Static features, one target, steps as numbers."""
     return fit_curves(seed=seed)
 
 
+@cache
 def several(seed: int = 0) -> Forecaster:
     """Two targets."""
     series, static = curve_tables(72)
@@ -28,6 +31,7 @@ def several(seed: int = 0) -> Forecaster:
     return fit_curves(series, static, target_col=["y", "z"], seed=seed)
 
 
+@cache
 def covariates(seed: int = 0) -> Forecaster:
     """Future and past covariates, numbers and text."""
     rng = np.random.default_rng(0)
@@ -41,6 +45,7 @@ def covariates(seed: int = 0) -> Forecaster:
     return f.fit(series, static, future=future, verbose=0)
 
 
+@cache
 def dated(seed: int = 0) -> Forecaster:
     """Dates, without static features."""
     series, _ = curve_tables(72)

@@ -42,6 +42,7 @@ class Run:
         """
         began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-q", "tests", "-m", self.mark]
+        command += ["--durations=12", "--durations-min=4"]  # what to look at if a run takes long
         environment = os.environ | {"KERAS_BACKEND": self.backend}
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
