@@ -35,6 +35,7 @@ LEVELS = (
     {"tokens"},
     {"evaluate", "plots"},
     {"export", "sessions"},
+    {"playground"},
     {"server"},
     {"cli"},
 )

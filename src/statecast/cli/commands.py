@@ -878,6 +878,24 @@ def export(
 
 
 @app.command()
+def playground(
+    model: Model,
+    *,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Write a model as one HTML file that forecasts in the browser.
+
+    The file needs no server and no network. It has the weights, and the values of the training
+    items that are analogues.
+    """
+    from statecast.playground.page import write_page
+    from statecast.tokens.forecaster import load_model
+
+    write_page(load_model(model), out)
+    say(f"Wrote {out}.")
+
+
+@app.command()
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="A file of a model or a state.")

@@ -76,10 +76,10 @@ def write(model: Any, companions: Companions, folder: str | os.PathLike[str]) ->
             for graph, (name, data) in zip(recorded, files.items(), strict=True)
         },
         "state": {"leaves": list(graphs.leaves), "after": AFTER},
-        "steps": _of_steps(schema),
-        **{name: _of_columns(getattr(schema, name)) for name in ("static", "future", "past")},
+        "steps": described_steps(schema),
+        **{name: described_columns(getattr(schema, name)) for name in ("static", "future", "past")},
     }
-    about |= _of_numbers(schema) if schema.vocabulary is None else _of_tokens(graphs, model)
+    about |= described_numbers(schema) if schema.vocabulary is None else _of_tokens(graphs, model)
     files["model.json"] = json.dumps(about, indent=1, allow_nan=False).encode()
     try:
         folder.mkdir(exist_ok=True)
@@ -130,7 +130,8 @@ def _of_graph(graph: Graph, name: str, data: bytes) -> dict[str, Any]:
     }
 
 
-def _of_steps(schema: Schema) -> dict[str, Any]:
+def described_steps(schema: Schema) -> dict[str, Any]:
+    """The field ``steps`` of ``model.json``."""
     return {
         "longest": schema.steps,
         "first": schema.first,
@@ -139,7 +140,8 @@ def _of_steps(schema: Schema) -> dict[str, Any]:
     }
 
 
-def _of_columns(columns: Columns) -> dict[str, Any]:
+def described_columns(columns: Columns) -> dict[str, Any]:
+    """The fields ``static``, ``future`` and ``past``: how features are encoded."""
     return {
         "numeric": [
             {
@@ -163,7 +165,8 @@ def _of_columns(columns: Columns) -> dict[str, Any]:
     }
 
 
-def _of_numbers(schema: Schema) -> dict[str, Any]:
+def described_numbers(schema: Schema) -> dict[str, Any]:
+    """The fields ``targets`` and ``quantiles``: how values are scaled."""
     targets = []
     for target in schema.targets:
         to_line, from_line = FORMULAS[target.transform.name]

@@ -68,7 +68,7 @@ class Quantiles(Head):
 
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)
-        m, start = self.location_index, self._start
+        m, start = self.location_index, self.start
         below = ops.softplus(raw[..., :m] + constant(start[:m], raw)) + SMALLEST
         above = ops.softplus(raw[..., m + 1 :] + constant(start[m:], raw)) + SMALLEST
         median = raw[..., m : m + 1] + shift
@@ -78,10 +78,10 @@ class Quantiles(Head):
     def native(self, levels: Sequence[float]) -> NativeHead | None:
         if tuple(levels) != self.levels:
             return None
-        return NativeHead("quantiles", tuple(self._start.tolist()), SMALLEST, self.levels)
+        return NativeHead("quantiles", tuple(self.start.tolist()), SMALLEST, self.levels)
 
     @cached_property
-    def _start(self) -> np.ndarray:
+    def start(self) -> np.ndarray:
         """What is added to raw distances: untrained, the quantiles are those of a normal
         distribution with half of the data's standard deviation."""
         deviates = [NormalDist().inv_cdf(level) for level in self.levels]
@@ -91,7 +91,7 @@ class Quantiles(Head):
         return score.declines(readout.outputs)
 
     def _native_score(self, readout: Readout, y: Any, weight: Any) -> Any:
-        spec = score.Spec(tuple(self.levels), tuple(self._start.tolist()), SMALLEST)
+        spec = score.Spec(tuple(self.levels), tuple(self.start.tolist()), SMALLEST)
         return score.run(spec, vars(readout) | {"target": y, "weight": weight})
 
     def mean(self, parameters: Any) -> Any:

@@ -142,13 +142,18 @@ def piecewise(numeric: Any, intervals: int, divided: Sequence[int], xp: Any) -> 
     if not divided:
         return numeric
     value, parts = xp.take(numeric, np.array(divided), axis=-1), [numeric]
-    evenly = np.linspace(-1.0, 1.0, intervals + 1)
-    edges = (_REACH * np.sign(evenly) * np.abs(evenly) ** _SPREAD).astype(np.float32)
-    for low, high in pairwise(edges):
+    for low, high in pairwise(edges(intervals)):
         at_zero = np.clip(-low / (high - low), 0.0, 1.0)
         part = xp.clip((value - low) / (high - low), 0.0, 1.0) - at_zero
         parts.append(part * np.float32(_GAIN))
     return xp.concatenate(parts, axis=-1)
+
+
+def edges(intervals: int) -> np.ndarray:
+    """The edges of the intervals of a divided feature, float32 ``(intervals + 1,)``; see
+    ``piecewise``."""
+    evenly = np.linspace(-1.0, 1.0, intervals + 1)
+    return (_REACH * np.sign(evenly) * np.abs(evenly) ** _SPREAD).astype(np.float32)
 
 
 def weight_shapes(
