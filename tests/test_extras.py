@@ -184,7 +184,7 @@ sessions = Sessions(Forecaster.load({str(model)!r}), {str(tmp_path / "items.db")
 raised(lambda: application(sessions))
 """
     assert "pip install 'statecast[serve]'" in run(code, ("starlette",))
-    assert "pip install 'statecast[serve]'" in run(code, ("httptools",))
+    assert "pip install 'statecast[serve]'" in run(code, ("orjson",))
     assert "pip install 'statecast[serve]'" in run(code, ("prometheus_client",))
     assert run(code) == "nothing"  # neither Keras, its backends nor pyarrow
 

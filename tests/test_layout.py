@@ -88,6 +88,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "anyio": ("server.application",),
     "prometheus_client": ("server.guard",),
     "starlette": ("server",),
+    "orjson": ("server.wire",),
     "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
     "rich": ("cli",),
@@ -109,6 +110,7 @@ NOT_AT_LOAD = {
     "anyio",
     "prometheus_client",
     "starlette",
+    "orjson",
     "uvicorn",
 }
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
+PACKAGES = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 
 def application(

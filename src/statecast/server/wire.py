@@ -8,7 +8,6 @@ error.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -636,7 +635,10 @@ def _kind(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a cell of a table as a JSON value: NaN and NaT become None, dates ISO 8601 text."""
+    """Return a cell of a table as a JSON value: NaN and NaT become None, dates ISO 8601 text.
+
+    orjson does this with Python's own types itself.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value != value:
@@ -652,7 +654,7 @@ def table_content(table: Any, without: Collection[str] = ()) -> list[dict[str, A
 
     frame = nw.from_native(table, eager_only=True)
     names = [name for name in frame.columns if name not in without]
-    columns = [[plain(cell) for cell in frame.get_column(name).to_list()] for name in names]
+    columns = [frame.get_column(name).to_list() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -666,8 +668,11 @@ def state_content(state: State) -> dict[str, Any]:
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return an object as JSON in UTF-8. A float has the digits that give it back."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    """Return an object as JSON in UTF-8, as ``plain`` says. A float has the digits that give it
+    back."""
+    import orjson
+
+    return orjson.dumps(content, plain)
 
 
 def response_of(answer: Answer) -> Response:

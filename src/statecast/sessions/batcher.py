@@ -1,12 +1,15 @@
 """``Batcher``: the calls of many threads, done together by one thread.
 
-The thread takes all calls that wait, without a delay, and hands them over as one list. While it
-works, further calls gather. So a batch is small when there is little to do and large under load.
+The thread takes all calls that wait, and hands them over as one list. While it works, further calls
+gather. So a batch is small when there is little to do and large under load. A call that comes alone
+is not delayed. If the last list had several calls, their callers are likely to come again at once:
+then the thread takes the next list when no call has come for half a millisecond.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from statecast.errors import OverloadError, StoreError
+
+_PAUSE, _LONGEST = 0.0005, 0.005  # seconds without a further call, and in all
 
 
 @dataclass(eq=False)
@@ -53,7 +58,7 @@ class Batcher:
     def __init__(self, handle: Callable[[list[Call]], None], most: int, batch: int) -> None:
         self._handle, self._most, self._batch = handle, most, batch
         self._calls: deque[Call] = deque()
-        self._waiting, self._ended = 0, False
+        self._waiting, self._several, self._ended = 0, False, False
         self._ready = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="statecast-sessions", daemon=True)
         self._thread.start()
@@ -123,9 +128,13 @@ class Batcher:
         with self._ready:
             while not self._calls and not self._ended:
                 self._ready.wait()
+            end = time.monotonic() + _LONGEST
+            while self._several and time.monotonic() < end and self._ready.wait(_PAUSE):
+                pass
             calls, rows = [], 0
             while self._calls and rows < self._batch:
                 calls.append(self._calls.popleft())
                 rows += calls[-1].size
             self._waiting -= rows
+            self._several = len(calls) > 1
             return calls
