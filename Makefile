@@ -18,13 +18,14 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check fuzz sanitize bench package matrix clean
+.PHONY: help demo test check clients fuzz sanitize bench package matrix clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests; those marked backends on $(BACKENDS); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
+	@echo 'make clients  public clients of the server, for its slow tests'
 	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
 	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'
 	@echo '             under the address, undefined-behaviour and thread sanitizers'
@@ -36,7 +37,7 @@ help:
 demo: $(VENV)/.demo
 	@$(VENV)/bin/statecast demo
 
-test: $(VENV)/.all
+test: $(VENV)/.all $(if $(filter 1,$(SLOW)),clients)
 	@$(RUN) tools/run_tests.py $(BACKENDS)
 
 check: $(VENV)/.all
@@ -46,6 +47,15 @@ check: $(VENV)/.all
 	$(VENV)/bin/clang-format --dry-run --Werror native/*.cpp native/*.h
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
 	    tests/test_layout.py tests/test_public_names.py
+
+# Public clients that the server is tested with. Their packages need older versions of ours.
+CLIENTS := build/clients
+clients: $(CLIENTS)/.made
+$(CLIENTS)/.made: Makefile
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    'tritonclient[http]==2.73.0' 'schemathesis==4.32.5'
+	@touch $@
 
 # Damaged model and state files; counts and failures go to build/fuzz.
 FUZZ_SECONDS ?= 600

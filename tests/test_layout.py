@@ -80,6 +80,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
         "evaluate",
         "export.mlflow",
         "sessions",
+        "server.inference",
         "server.invocations",
         "server.wire",
     ),

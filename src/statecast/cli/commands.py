@@ -580,6 +580,9 @@ def serve(
     durability: Annotated[
         str, typer.Option(help="full, or relaxed: a crash of the machine may lose the last ones.")
     ] = "full",
+    name: Annotated[
+        str, typer.Option(help="The name of the model in the Open Inference Protocol.")
+    ] = "statecast",
 ) -> None:
     """Serve a model over HTTP, with one durable state per item, until Ctrl-C or SIGTERM.
 
@@ -602,6 +605,7 @@ def serve(
             port=port,
             token=token,
             without_token=no_token,
+            name=name,
             started=lambda url: say(f"Serving {store} with {model} at {url}."),
         )
 

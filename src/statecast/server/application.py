@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from statecast.errors import (
     AbsentError,
@@ -28,11 +28,13 @@ from statecast.errors import (
 from statecast.process import check_extra
 from statecast.server.description import FORECAST, ROUTES, ROW, Route, described
 from statecast.server.guard import Guard, Metrics
+from statecast.server.inference import Inference
 from statecast.server.invocations import Invocations
 from statecast.server.wire import (
     Answer,
     Call,
     Limits,
+    Protocol,
     batch_of,
     check_item,
     expected_version,
@@ -68,6 +70,7 @@ def application(
     token: str | None = None,
     without_token: bool = False,
     limits: Limits | None = None,
+    name: str = "statecast",
 ) -> Any:
     """Make an ASGI application that serves sessions.
 
@@ -86,6 +89,8 @@ def application(
         host (``localhost``, ``127.0.0.1``), so that a page in a browser cannot reach the
         application by another name. True: every request.
     limits : Limits, optional
+    name : str
+        The name of the model in the paths of the Open Inference Protocol.
 
     Returns
     -------
@@ -125,7 +130,7 @@ def application(
             f"tables; {library} is not installed: pip install {library}."
         )
     limits, metrics = limits or Limits(), Metrics(sessions)
-    served = _Application(sessions, limits, metrics).routed()
+    served = _Application(sessions, limits, metrics, name).routed()
     return Guard(
         served, token, local=token is None and not without_token, limits=limits, metrics=metrics
     )
@@ -134,14 +139,26 @@ def application(
 class _Application:
     """The functions of the routes: ``ROUTES`` has their names."""
 
-    def __init__(self, sessions: Sessions, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, sessions: Sessions, limits: Limits, metrics: Metrics, name: str) -> None:
         self._sessions, self._limits, self._metrics = sessions, limits, metrics
         self._schema = sessions.model.schema
         self._rows = partial(table_content, without=(self._schema.id_col,))
-        self._description = described(self._schema, limits)
+        model = {"name": name, "version": self._mark}
+        self._description = described(self._schema, limits, model)
         self._in_thread = _in_thread(limits.threads)
         self._apart = _in_thread(4)  # so that health is not behind all other requests
-        self._invocations = Invocations(sessions, limits)
+        self._parts: Mapping[Protocol, Any] = {
+            "": self,
+            "mlflow": Invocations(sessions, limits),
+            "v2": Inference(
+                sessions,
+                limits,
+                model,
+                observe=self._observe,
+                tag=self._tag,
+                in_thread=self._in_thread,
+            ),
+        }
 
     def routed(self) -> Any:
         """The ASGI application of all routes."""
@@ -155,14 +172,14 @@ class _Application:
 
     def _endpoint(self, route: Route) -> Any:
         """A route's function as Starlette takes it."""
-        part = self._invocations if route.protocol == "mlflow" else self
-        work = getattr(part, route.work)
+        work = getattr(self._parts[route.protocol], route.work)
         of_items = "{item}" in route.path or route.body
         in_thread = self._in_thread if of_items else self._apart
 
         async def endpoint(request: Request) -> Response:
             limits = self._limits
-            segment = request.path_params.get("item")
+            path = dict(request.path_params)
+            segment = path.pop("item", None)
             item = "" if segment is None else read_item(segment, limits.id)
             body, media = b"", ""
             if route.body:
@@ -171,7 +188,8 @@ class _Application:
             headers: dict[str, str] = {}
             for name, value in request.headers.items():
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
-            call = Call(item, request.query_params.multi_items(), headers, body, media)
+            path = {name: unquote(text) for name, text in path.items()}
+            call = Call(item, request.query_params.multi_items(), headers, body, media, path)
             read_query(call, route.query)
             if iscoroutinefunction(work):
                 return response_of(await work(call))
@@ -296,7 +314,8 @@ class _Application:
         _ = "" in self._sessions
         return Answer(200, {"status": "ready"})
 
-    get_ping = get_health = get_ready
+    get_ping = get_health = get_v2_ready = get_ready
+    get_v2_live = get_live
 
     def get_version(self, call: Call) -> Answer:
         """The version of Statecast."""
@@ -315,11 +334,12 @@ class _Application:
 
     def _tag(self, version: str) -> dict[str, str]:
         """The header with a version of an item. It names the model too: forecasts depend on it."""
-        return {"ETag": f'"{version}{self._model}"'}
+        return {"ETag": f'"{version}-{self._mark}"'}
 
     @property
-    def _model(self) -> str:
-        return f"-{self._sessions.model.fingerprint[:8]}"
+    def _mark(self) -> str:
+        """What tells the model apart from others."""
+        return self._sessions.model.fingerprint[:8]
 
     async def _observe(
         self, call: Call, row: Mapping[str, Any], **horizon: Any
@@ -344,7 +364,7 @@ class _Application:
         """The version that a call names; None for any."""
         expected = expected_version(call)
         if expected != "*":
-            return None if expected is None else expected.removesuffix(self._model)
+            return None if expected is None else expected.removesuffix(f"-{self._mark}")
         try:
             self._sessions.version(call.item)
         except AbsentError as error:
@@ -373,9 +393,12 @@ def _media(request: Request, known: Collection[str]) -> str:
     """The media type of the body of a request: one of those of its route."""
     given = request.headers.get("content-type", "")
     media, _, more = given.lower().replace(" ", "").partition(";")
-    if media not in known:
+    # A page of another site can send a body without a type. Its browser then names the page.
+    if media not in known or (not media and "origin" in request.headers):
         raise RequestError(
-            415, f"Content-Type: expected {listed(known)}; received {quoted(given) or 'none'}."
+            415,
+            f"Content-Type: expected {listed(filter(None, known))}; received "
+            f"{quoted(given) if given else 'none'}.",
         )
     if more not in ("", "charset=utf-8", 'charset="utf-8"'):
         raise RequestError(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from statecast.server.wire import CSV, JSON, NDJSON, PROBLEM, Limits, Protocol, shown
+from statecast.server.wire import CSV, JSON, NDJSON, OCTETS, PROBLEM, Limits, Protocol, shown
 from statecast.tables.schema import Schema
 
 ROW = ("step", "values", "static", "future", "past")
@@ -29,13 +29,14 @@ class Route:
     problems : collection of int
         The statuses of its own problems; those of every route are in ``_EVERY``.
     body : mapping of str to str
-        The media types of its body, and the name of a schema for each; empty: it has no body.
+        The media types of its body, and the name of a schema for each; empty: it has no body. The
+        type "" is a body without a type, as clients of the Open Inference Protocol send it.
     query : collection of str
     match : collection of str
         The headers about versions that it reads.
     free : bool
         Whether it needs no token: for load balancers, which have none.
-    protocol : {"", "mlflow"}
+    protocol : {"", "mlflow", "v2"}
         The part of the application that has its function, and the form of its problems.
     """
 
@@ -56,6 +57,9 @@ _ITEM = "/v1/items/{item}"
 _EVERY = (401, 421, 422, 500, 503)
 _BODY = (400, 408, 413, 415)
 _CHANGE, _READ = ("If-Match",), ("If-None-Match",)
+
+# The Open Inference Protocol: the paths of the model, and what the names of their functions end in.
+_MODELS = {"/v2/models/{name}": "", "/v2/models/{name}/versions/{version}": "_of_version"}
 
 ROUTES: Sequence[Route] = (
     Route(
@@ -172,6 +176,53 @@ ROUTES: Sequence[Route] = (
         )
         for name in ("ping", "health")
     ),
+    Route("GET", "/v2", "get_server", "V2: what the server is.", {200: "Any"}, protocol="v2"),
+    *(
+        Route(
+            "GET",
+            f"/v2/health/{name}",
+            f"get_v2_{name}",
+            f"V2: as /{name}z.",
+            {200: "Health"},
+            free=True,
+        )
+        for name in ("live", "ready")
+    ),
+    *(
+        route
+        for model, of in _MODELS.items()
+        for route in (
+            Route(
+                "GET",
+                model,
+                f"get_model{of}",
+                "V2: the tensors of the model.",
+                {200: "Any"},
+                (404,),
+                protocol="v2",
+            ),
+            Route(
+                "GET",
+                f"{model}/ready",
+                f"get_model_ready{of}",
+                "V2: whether the model answers.",
+                {200: "Any"},
+                (404,),
+                protocol="v2",
+            ),
+            Route(
+                "POST",
+                f"{model}/infer",
+                f"post_inference{of}",
+                "V2: accept an observation of an item, or forecast it, or both.",
+                {200: "Tensors"},
+                (*_BODY, 404, 409, 412),
+                {JSON: "Inference", OCTETS: "Bytes", "": "Bytes"},
+                match=_CHANGE,
+                protocol="v2",
+            ),
+        )
+    ),
     Route("GET", "/version", "get_version", "The version of Statecast, for MLflow.", {200: "Text"}),
 )
 FREE = frozenset(route.path for route in ROUTES if route.free)
@@ -199,14 +250,21 @@ _PROBLEMS: Mapping[Protocol, dict[str, Any]] = {
         "description": "An error as MLflow writes it.",
         "content": {JSON: {"schema": _of("MlflowError")}},
     },
+    "v2": {
+        "description": "An error as the Open Inference Protocol has it.",
+        "content": {JSON: {"schema": _of("InferenceError")}},
+    },
 }
 
 
-def described(schema: Schema, limits: Limits) -> dict[str, Any]:
-    """Return the OpenAPI description of the routes, for a model and limits."""
+def described(schema: Schema, limits: Limits, model: Mapping[str, str]) -> dict[str, Any]:
+    """Return the OpenAPI description of the routes, for a model and limits.
+
+    ``model`` has its ``name`` and its ``version``.
+    """
     paths: dict[str, Any] = {}
     for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, limits)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, limits, model)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -223,7 +281,7 @@ def described(schema: Schema, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, limits: Limits) -> dict[str, Any]:
+def _operation(route: Route, limits: Limits, model: Mapping[str, str]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = []
     if "{item}" in route.path:
         parameters.append(
@@ -236,6 +294,11 @@ def _operation(route: Route, limits: Limits) -> dict[str, Any]:
                 "bytes, a slash as %2F.",
             }
         )
+    parameters += [
+        {"name": name, "in": "path", "required": True, "schema": {"enum": [value]}}
+        for name, value in model.items()
+        if f"{{{name}}}" in route.path
+    ]
     parameters += [{"name": name, "in": "query", **_query(name, limits)} for name in route.query]
     needed = 428 in route.problems
     parameters += [
@@ -258,7 +321,7 @@ def _operation(route: Route, limits: Limits) -> dict[str, Any]:
         "responses": answers,
     }
     if route.body:
-        content = {media: {"schema": _of(name)} for media, name in route.body.items()}
+        content = {media: {"schema": _of(name)} for media, name in route.body.items() if media}
         found["requestBody"] = {"required": True, "content": content}
     return found
 
@@ -378,6 +441,7 @@ def _schemas(schema: Schema, limits: Limits) -> dict[str, Any]:
         },
         "Predictions": _object({"predictions": rows}, ("predictions",)),
         "MlflowError": _object({"error_code": _TEXT, "message": _TEXT}, ("error_code", "message")),
+        **_tensors(),
         "Problem": {
             "type": "object",
             "properties": {
@@ -400,3 +464,40 @@ def _features(kinds: Mapping[str, str]) -> dict[str, Any]:
     number = {"type": ["number", "null"]}
     properties = {name: number if kind == "numeric" else cell for name, kind in kinds.items()}
     return _object(properties, properties)
+
+
+def _tensors() -> dict[str, Any]:
+    """The objects of the Open Inference Protocol."""
+    shape = {"type": "array", "items": {"type": "integer"}}
+    tensor = {"name": _TEXT, "shape": shape, "datatype": _TEXT, "data": {"type": "array"}}
+    size = {"binary_data_size": {"type": "integer", "minimum": 0}}
+    more = {"type": ["string", "number", "boolean"]}
+    output = _object({"name": _TEXT, "parameters": _object({"binary_data": _FLAG})}, ("name",))
+    named = {"id": _TEXT, "model_name": _TEXT, "model_version": _TEXT}
+    return {
+        "Tensor": _object({**tensor, "parameters": _object(size)}, ("name", "shape", "datatype")),
+        "Inference": _object(
+            {
+                "id": _TEXT,
+                "parameters": {
+                    "type": "object",
+                    "properties": {"item": _TEXT, "step": {"type": ["integer", "string"]}},
+                    "required": ["item"],
+                    "additionalProperties": more,
+                },
+                "inputs": {"type": "array", "items": _of("Tensor")},
+                "outputs": {"type": "array", "items": output},
+            },
+            ("parameters",),
+        ),
+        "Tensors": _object(
+            {**named, "outputs": {"type": "array", "items": _of("Tensor")}},
+            ("model_name", "model_version", "outputs"),
+        ),
+        "Bytes": {
+            "type": "string",
+            "description": "An Inference, and the binary tensors after it: the header "
+            "Inference-Header-Content-Length has the length of the Inference.",
+        },
+        "InferenceError": _object({"error": _TEXT}, ("error",)),
+    }

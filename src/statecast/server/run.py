@@ -35,6 +35,7 @@ def serve(
     token: str | None = None,
     without_token: bool = False,
     limits: Limits | None = None,
+    name: str = "statecast",
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve sessions over HTTP until SIGTERM or Ctrl-C.
@@ -51,7 +52,7 @@ def serve(
         The address. One that other machines can reach needs a ``token`` or ``without_token``.
     port : int
         0: any free one.
-    token, without_token, limits
+    token, without_token, limits, name
         As in ``application``.
     started : callable, optional
         Called with the URL when the server listens.
@@ -70,7 +71,9 @@ def serve(
             f"host: expected an address of this machine alone, such as 127.0.0.1, as there is no "
             f"token; received {host!r}. Name a file with a token, or say that there is none."
         )
-    served = application(sessions, token=token, without_token=without_token, limits=limits)
+    served = application(
+        sessions, token=token, without_token=without_token, limits=limits, name=name
+    )
     server = server_of(served, limits or Limits())
     with listening(host, port) as listener, _logged(), _signals_ignored():
         url = _url(listener)

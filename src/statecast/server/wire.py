@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
-CSV = "text/csv"
-Protocol = Literal["", "mlflow"]  # "": that of Statecast
+CSV, OCTETS = "text/csv", "application/octet-stream"
+Protocol = Literal["", "mlflow", "v2"]  # "": that of Statecast
 _LARGEST = 2**63  # of a whole number: beyond, neither a step nor a code
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -134,7 +134,9 @@ class Call:
         Names in lower case.
     body : bytes
     media : str
-        The media type of the body; "" if the route has none.
+        The media type of the body; "" if it has none.
+    path : mapping of str to str
+        The parts of the path that name something else than an item, decoded.
     """
 
     item: str
@@ -142,6 +144,7 @@ class Call:
     headers: Mapping[str, str]
     body: bytes
     media: str = ""
+    path: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,11 @@ def problem(error: Exception, protocol: Protocol = "") -> Answer:
     if isinstance(error, DataError):
         more = {"column": error.column, "item": error.item}
         content |= {name: plain(value) for name, value in more.items() if value is not None}
-    if protocol == "mlflow":
+    if protocol:
         headers["Content-Type"], status = JSON, shown(status, protocol)
         code = _MLFLOW_CODES.get(status, "INVALID_PARAMETER_VALUE")
-        content = {"error_code": code, "message": content["detail"]}
+        as_mlflow = {"error_code": code, "message": content["detail"]}
+        content = as_mlflow if protocol == "mlflow" else {"error": content["detail"]}
     return Answer(status, content, headers)
 
 
