@@ -402,7 +402,7 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("PUT", "/v1/items/", X, 404, "path"),
     ("PUT", "/v1/items/a/", X, 404, "path"),
     ("PUT", "/v1/items/a/b", X, 404, "%2F"),
-    ("PATCH", "/v1/items/a", X, 405, "DELETE, PUT"),
+    ("PATCH", "/v1/items/a", X, 405, "DELETE, GET, PUT"),
     ("GET", "/v1/batch", None, 405, "POST"),
     ("POST", "/v1/items/a/fork", {"as": "a"}, 409, "not an item yet"),
     ("POST", "/v1/items/a/fork", {"as": ""}, 422, "an id"),

@@ -20,6 +20,7 @@ from statecast.files import write_whole
 from statecast.playground.description import described
 
 _SCRIPTS = ("uplot/uPlot.iife.min.js", "engine.js", "page.js")
+_SERVED = (*_SCRIPTS, "live.js")
 _STYLES = ("uplot/uPlot.min.css", "page.css")
 
 
@@ -66,7 +67,8 @@ def page(description: dict[str, Any] | None) -> str:
     description : dict or None
         From ``described``. None: the page of a server, which asks the server for it.
     """
-    script, style = _joined(_SCRIPTS), _joined(_STYLES)
+    script = _joined(_SCRIPTS if description is not None else _SERVED)
+    style = _joined(_STYLES)
     connect = "'none'" if description is not None else "'self'"
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "

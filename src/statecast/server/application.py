@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -25,6 +26,8 @@ from statecast.errors import (
     quoted,
     silent,
 )
+from statecast.playground.description import described as playground
+from statecast.playground.page import page
 from statecast.process import check_extra
 from statecast.server.description import FORECAST, ROUTES, ROW, Route, described
 from statecast.server.guard import Guard, Metrics
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+_IDS = 1000  # of an answer, at most
 PACKAGES = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 
@@ -198,7 +202,39 @@ class _Application:
         endpoint.path = route.path  # type: ignore[attr-defined]  # for metrics and logs
         return endpoint
 
+    # -- the page ----------------------------------------------------------------------
+
+    def get_page(self, call: Call) -> Answer:
+        """The page without a model: it asks for the token, and then for the model."""
+        headers = {"Content-Type": "text/html; charset=utf-8"}
+        headers["Content-Security-Policy"] = "frame-ancestors 'none'"
+        return Answer(200, page(None).encode(), headers)
+
+    def get_playground(self, call: Call) -> Answer:
+        """The model, for the page."""
+        return Answer(200, playground(self._sessions.model))
+
     # -- items -------------------------------------------------------------------------
+
+    def get_items(self, call: Call) -> Answer:
+        """The next ids."""
+        query = read_query(call, ("after",))
+        after = one_of("after", query["after"]) if "after" in query else None
+        texts = (each for each in self._sessions.items(after=after) if isinstance(each, str))
+        return Answer(200, {"items": [*islice(texts, _IDS)]})
+
+    def get_item(self, call: Call) -> Answer:
+        """What is in effect of an item."""
+
+        def found() -> dict[str, Any]:
+            tables = zip(
+                ("series", "static", "future"), self._sessions.tables(call.item), strict=True
+            )
+            return {"item": call.item} | {
+                name: [] if table is None else self._rows(table) for name, table in tables
+            }
+
+        return self._read(call, found)
 
     async def put_item(self, call: Call) -> Answer:
         """Accept the static features of an item."""

@@ -35,7 +35,7 @@ class Route:
     match : collection of str
         The headers about versions that it reads.
     free : bool
-        Whether it needs no token: for load balancers, which have none.
+        Whether it needs no token: for load balancers, and for the first request of a browser.
     protocol : {"", "mlflow", "v2"}
         The part of the application that has its function, and the form of its problems.
     """
@@ -62,6 +62,25 @@ _CHANGE, _READ = ("If-Match",), ("If-None-Match",)
 _MODELS = {"/v2/models/{name}": "", "/v2/models/{name}/versions/{version}": "_of_version"}
 
 ROUTES: Sequence[Route] = (
+    Route("GET", "/", "get_page", "The page, for a browser.", {200: "Page"}, free=True),
+    Route("GET", "/v1/playground", "get_playground", "The model, for the page.", {200: "Any"}),
+    Route(
+        "GET",
+        "/v1/items",
+        "get_items",
+        "Ids of items in the order of their bytes: at most 1,000, those after another one.",
+        {200: "Items"},
+        query=("after",),
+    ),
+    Route(
+        "GET",
+        _ITEM,
+        "get_item",
+        "What is in effect of an item: its observations, static features and future covariates.",
+        {200: "Item", 304: ""},
+        (400, 404),
+        match=_READ,
+    ),
     Route(
         "PUT",
         _ITEM,
@@ -329,7 +348,7 @@ def _operation(route: Route, limits: Limits, model: Mapping[str, str]) -> dict[s
 def _answer(name: str) -> dict[str, Any]:
     if not name:
         return {"description": "Done, or not changed."}
-    media = "text/plain" if name == "Text" else JSON
+    media = {"Text": "text/plain", "Page": "text/html"}.get(name, JSON)
     return {"description": name, "content": {media: {"schema": _of(name)}}}
 
 
@@ -344,7 +363,7 @@ def _object(properties: Mapping[str, Any], required: Collection[str] = ()) -> di
 
 
 def _query(name: str, limits: Limits) -> dict[str, Any]:
-    """The type and the meaning of a parameter of a forecast."""
+    """The type and the meaning of a parameter."""
     whole = {"type": "integer", "minimum": 1, "maximum": limits.steps}
     listed = {"type": "array", "items": {"type": "number"}, "maxItems": limits.quantiles}
     several = {"schema": listed, "style": "form", "explode": False}
@@ -355,6 +374,7 @@ def _query(name: str, limits: Limits) -> dict[str, Any]:
         "quantiles": {**several, "description": "Further quantiles, from 0 to 1."},
         "mean": {"schema": _FLAG, "description": "Whether the mean is given too."},
         "calibrated": {"schema": _FLAG, "description": "False: the quantiles of the network."},
+        "after": {"schema": _TEXT, "description": "The id that the first one comes after."},
         "as_of": {
             "schema": {"type": "string", "format": "date-time"},
             "description": "The forecast from what had been accepted up to this moment.",
@@ -432,6 +452,12 @@ def _schemas(schema: Schema, limits: Limits) -> dict[str, Any]:
             {"item": _TEXT, "forecast": rows, "warnings": messages},
             ("item", "forecast", "warnings"),
         ),
+        "Items": _object({"items": {"type": "array", "items": _TEXT}}, ("items",)),
+        "Item": _object(
+            {"item": _TEXT, "series": rows, "static": rows, "future": rows},
+            ("item", "series", "static", "future"),
+        ),
+        "Page": _TEXT,
         "History": _object({"item": _TEXT, "events": rows}, ("item", "events")),
         "State": _object(state, state),
         "Forked": _object({"item": _TEXT, "of": _TEXT}, ("item", "of")),

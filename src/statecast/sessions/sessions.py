@@ -22,7 +22,7 @@ from statecast.errors import (
     quoted,
     silent,
 )
-from statecast.files import id_of
+from statecast.files import id_bytes, id_of
 from statecast.forecast.explanation import ForecastExplanation
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.paths import Paths
@@ -652,9 +652,9 @@ class Sessions:
         keys, ids = self._keys([item])
         return self._batcher.do(lambda: self._writer.loaded(ids, keys))[0] is not None
 
-    def items(self) -> Iterator[Any]:
-        """Yield the ids of all items."""
-        last = b""
+    def items(self, *, after: Any = None) -> Iterator[Any]:
+        """Yield the ids of all items, in the order of their bytes, or of those after an id."""
+        last = b"" if after is None else id_bytes(after)
         while found := self._batcher.do(lambda after=last: self._store.ids(after)):
             yield from map(id_of, found)
             last = found[-1]

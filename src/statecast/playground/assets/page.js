@@ -15,7 +15,6 @@ const STEPS = 10000; // of a forecast, at most
 const BANDS = [[0, 10, 0.13], [1, 9, 0.16], [2, 8, 0.16], [3, 7, 0.18], [4, 6, 0.2]];
 const CELL_NAMES = { lstm: "LSTM", gru: "GRU", simple_rnn: "RNN" };
 const SAID_AFTER = 700; // milliseconds after the last change
-const ASKED_EACH = 2000; // milliseconds between two requests of a live item
 
 // -- elements --------------------------------------------------------------------------------------
 
@@ -107,6 +106,7 @@ class Scenes {
       if (!wrong.includes("y")) wrong.push("y");
       return null;
     }));
+    while (y.length && y.at(-1).every((value) => value === null)) y.pop();
     const side = (own) => {
       const found = { static: this.cells(this.model.static, own?.static), future: [] };
       const agree = Object.entries(own?.static ?? {}).every(([name, v]) => found.static[name] === v);
@@ -118,8 +118,8 @@ class Scenes {
       }
       return found;
     };
-    const past = this.model.network.past
-      ? rows(asked.past).map((row) => this.cells(this.model.past, row, false)) : [];
+    const past = !this.model.network.past ? [] : y.map((_, step) => (
+      this.cells(this.model.past, rows(asked.past)[step], false)));
     const scene = {
       y,
       past,
@@ -162,7 +162,7 @@ class Chart {
     const add = (name, count, options) => {
       this.places[name] = this.series.length;
       for (let i = 0; i < count; i++) {
-        this.series.push({ points: { show: false }, spanGaps: false, ...options });
+        this.series.push({ points: { show: false }, spanGaps: true, ...options });
       }
     };
     const sides = [...SIDES].reverse();
@@ -404,8 +404,9 @@ class Chart {
 // -- the page --------------------------------------------------------------------------------------
 
 class Page {
-  constructor(model) {
-    this.model = model;
+  /** `live` is that of a server's page. */
+  constructor(model, live = null) {
+    Object.assign(this, { model, live });
     this.engine = new Engine(model);
     this.scenes = new Scenes(model, this.engine.targets);
     const { scene, wrong } = this.scenes.fromLink();
@@ -425,7 +426,7 @@ class Page {
     this.draw();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     addEventListener("hashchange", () => {
-      if (location.hash === this.scenes.link(this.scene)) return;
+      if (location.hash === this.link) return;
       this.scene = this.scenes.fromLink().scene;
       this.side = Math.min(this.side, this.scene.sides.length - 1);
       this.changed({ rebuild: true });
@@ -513,10 +514,14 @@ class Page {
 
   /** What is done when nothing has changed for a moment. */
   settled() {
-    history.replaceState(null, "", this.scenes.link(this.scene));
+    history.replaceState(null, "", this.link);
     const last = this.scene.until - 1;
     $("said").textContent = this.forecasts.map((each, i) => this.named(i) + this.sentence(each, last))
       .join(" ");
+  }
+
+  get link() {
+    return this.live?.link ?? this.scenes.link(this.scene);
   }
 
   named(i) {
@@ -696,7 +701,7 @@ class Page {
       this.changed({ rebuild: true });
     });
     $("share").addEventListener("click", async () => {
-      history.replaceState(null, "", this.scenes.link(this.scene));
+      history.replaceState(null, "", this.link);
       try {
         await navigator.clipboard.writeText(location.href);
         $("share").textContent = "Copied";
