@@ -26,7 +26,7 @@ help:
 	@echo 'make test    the tests; those marked backends on $(BACKENDS); SLOW=1 adds the slow ones'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make clients  public clients of the server, for its slow tests'
-	@echo 'make fuzz    damaged model and state files for FUZZ_SECONDS (600)'
+	@echo 'make fuzz    damaged files for FUZZ_SECONDS (600), and FUZZ_REQUESTS (1000000) damaged requests'
 	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'
 	@echo '             under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
@@ -57,10 +57,12 @@ $(CLIENTS)/.made: Makefile
 	    'tritonclient[http]==2.73.0' 'schemathesis==4.32.5'
 	@touch $@
 
-# Damaged model and state files; counts and failures go to build/fuzz.
+# Damaged model and state files, and damaged requests; counts and failures go to build/.
 FUZZ_SECONDS ?= 600
+FUZZ_REQUESTS ?= 1000000
 fuzz: $(VENV)/.all
 	$(RUN) tools/fuzz_files.py --seconds $(FUZZ_SECONDS)
+	$(RUN) tools/fuzz_server.py --count $(FUZZ_REQUESTS) --seconds 7200
 
 # The kernel's tests under the address and undefined-behaviour sanitizers, and its threads under
 # the thread sanitizer. The slow tests of threads are left out: they measure time.

@@ -64,7 +64,13 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("plots", "cli"),
     "pandas": ("export.mlflow",),
     "mlflow": ("export.mlflow",),
-    "pyarrow": ("tables.source", "tables.ids", "tables.id_types", "sessions.archive"),
+    "pyarrow": (
+        "tables.source",
+        "tables.ids",
+        "tables.id_types",
+        "sessions.archive",
+        "server.columns",
+    ),
     "polars": (
         "tables",
         "data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -114,6 +115,29 @@ def test_requests_in_one_piece_are_answered_in_their_order(client: Client) -> No
         )
         found = [line for line in ended(raw) if b"HTTP/1.1" in line]
     assert [line.rpartition(b"HTTP/1.1 ")[2][:3] for line in found] == [b"200"] * 40 + [b"404"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        ((LINE + b"\r\n") * 3 + b"\0\r\n\r\n", [b"200", b"200", b"200", b"400"]),
+        (LINE + b"\r\n" + LINE + b"Content-Length: x\r\n\r\n", [b"200", b"400"]),
+        (BATCH + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", [b"400"]),
+        (LINE + b"\r\n" + BATCH + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", [b"200", b"400"]),
+        (LINE + b"Connection: close\r\n\r\n\0", [b"200"]),
+    ],
+)
+def test_requests_before_a_wrong_one_are_answered(
+    sent: bytes, statuses: list[bytes], client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(client) as raw:
+        raw.sendall(sent)
+        found = re.findall(rb"HTTP/1\.1 (\d{3})", b"\n".join(ended(raw)))
+    assert found == statuses
+    with connected(client) as raw:  # a client that does not wait
+        raw.sendall(sent)
+    assert client.ask("GET", "/livez").status == 200
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 def test_more_connections_than_the_limit_are_refused(client: Client) -> None:

@@ -285,6 +285,7 @@ ROW = {"unique_id": "i", "ds": 1, "y": 50.0, "level": 0.5, "group": "a"}
         ({"inputs": [{**ROW, "y": 10**400}]}, "'y'"),
         ({"inputs": [{**ROW, "y": 1e200}]}, "'y'"),
         ({"inputs": [{**ROW, "ds": 0}]}, "ds"),
+        ({"inputs": [{**ROW, "ds": 1e308}]}, "ds"),
         ({"inputs": [{**ROW, "ds": "2024-01-01"}]}, "ds"),
         ({"inputs": [{**ROW, "ds": True}]}, "ds"),
         ({"inputs": [{**ROW, "unique_id": None}]}, "unique_id"),

@@ -554,7 +554,7 @@ def _with_whole_steps(frame: Any, step: str) -> Any:
     """Return a table whose steps are whole numbers, if they can be: pandas makes floats of whole
     numbers beside nulls, and JSON does not tell the two apart."""
     steps = frame[step]
-    whole = steps.dtype.is_float() and bool((steps % 1 == 0).all())
+    whole = steps.dtype.is_float() and bool(((steps % 1 == 0) & (steps.abs() < 2**53)).all())
     return frame.with_columns(nw.col(step).cast(nw.Int64())) if whole else frame
 
 

@@ -29,11 +29,13 @@ from statecast.errors import (
 from statecast.playground.description import described as playground
 from statecast.playground.page import page
 from statecast.process import check_extra
+from statecast.server.columns import Columns
 from statecast.server.description import FORECAST, ROUTES, ROW, Route, described
 from statecast.server.guard import Guard, Metrics
 from statecast.server.inference import Inference
 from statecast.server.invocations import Invocations
 from statecast.server.wire import (
+    ARROW,
     Answer,
     Call,
     Limits,
@@ -265,7 +267,10 @@ class _Application:
 
     def post_batch(self, call: Call) -> Answer:
         """Accept the observations of several items: all of them, or none."""
-        given = read_lines(call.body, ("item", *ROW), self._limits.rows)
+        if call.media == ARROW:
+            given = Columns(self._schema).rows(call.body, self._limits.rows)
+        else:
+            given = read_lines(call.body, ("item", *ROW), self._limits.rows)
         targets, items, rows = len(self._schema.targets), [], []
         for number, line in enumerate(given, 1):
             where = f"Line {number}"

@@ -29,6 +29,8 @@ def connection_of(limits: Limits) -> Any:
 
         _deadline: asyncio.TimerHandle | None = None
         _size = 0  # the bytes that came since a part of a body, or since the first of a request
+        _running: Any = None  # the request in work; uvicorn has the last one that came
+        _refusal = b""  # what is answered after the requests in work
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -43,10 +45,12 @@ def connection_of(limits: Limits) -> Any:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._arrived()
+            if self._running is not None:
+                _disconnect(self._running)
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():  # of a client that was refused
+            if self.transport.is_closing() or self._refusal:
                 return
             self._size += len(data)
             super().data_received(data)
@@ -75,6 +79,15 @@ def connection_of(limits: Limits) -> Any:
             self._size = 0
             super().on_message_complete()
 
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            self._running = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._refusal and self._running.response_complete:
+                self._end()
+
         def send_400_response(self, msg: str) -> None:
             self._refuse(RequestError(400, "Expected a request of HTTP/1.1; received other bytes."))
 
@@ -97,13 +110,33 @@ def connection_of(limits: Limits) -> Any:
                 self._refuse(RequestError(408, expected))
 
         def _refuse(self, error: StatecastError) -> None:
-            """Answer with an error, and end the connection."""
+            """Answer with an error, after the requests in work, and end the connection."""
             self._arrived()
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_bytes_of(error))
+            self._refusal = _bytes_of(error)
+            self.flow.pause_reading()
+            last, running = self.cycle, self._running
+            if last is not None and last.more_body and not last.response_complete:
+                if last is running:  # the rest of its body will not come
+                    _disconnect(last)
+                else:
+                    self.pipeline.popleft()
+            if running is None or running.response_complete or running.disconnected:
+                self._end()
+
+        def _end(self) -> None:
+            """Write the refusal, unless a part of an answer is written; and end the connection."""
+            running = self._running
+            if running is None or running.response_complete or not running.response_started:
+                self.transport.write(self._refusal)
             self.transport.close()
 
     return Connection
+
+
+def _disconnect(cycle: Any) -> None:
+    """Let the application know that nobody waits for the answer to a request."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _bytes_of(error: StatecastError) -> bytes:

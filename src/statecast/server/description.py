@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from statecast.server.wire import CSV, JSON, NDJSON, OCTETS, PROBLEM, Limits, Protocol, shown
+from statecast.server.wire import ARROW, CSV, JSON, NDJSON, OCTETS, PROBLEM, Limits, Protocol, shown
 from statecast.tables.schema import Schema
 
 ROW = ("step", "values", "static", "future", "past")
@@ -170,10 +170,11 @@ ROUTES: Sequence[Route] = (
         "POST",
         "/v1/batch",
         "post_batch",
-        "Accept observations of several items, one on each line: all of them, or none.",
+        "Accept observations of several items, the lines of JSON or the rows of a table of Arrow: "
+        "all of them, or none.",
         {200: "Batch"},
         (*_BODY, 409),
-        {NDJSON: "Line"},
+        {NDJSON: "Line", ARROW: "Bytes"},
     ),
     Route("GET", "/openapi.json", "get_description", "This description.", {200: "Any"}),
     Route("GET", "/metrics", "get_metrics", "The metrics, for Prometheus.", {200: "Text"}),
@@ -523,7 +524,8 @@ def _tensors() -> dict[str, Any]:
         "Bytes": {
             "type": "string",
             "description": "An Inference, and the binary tensors after it: the header "
-            "Inference-Header-Content-Length has the length of the Inference.",
+            "Inference-Header-Content-Length has the length of the Inference. Or a stream of "
+            "Arrow: a table with the columns of the model.",
         },
         "InferenceError": _object({"error": _TEXT}, ("error",)),
     }

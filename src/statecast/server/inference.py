@@ -19,6 +19,7 @@ import numpy as np
 
 from statecast.errors import RequestError, listed, quoted, silent
 from statecast.forecast.paths import MEAN, quantile_columns
+from statecast.server.columns import Columns
 from statecast.server.wire import (
     OCTETS,
     Answer,
@@ -77,6 +78,7 @@ class Inference:
     ) -> None:
         self._sessions, self._limits, self._model = sessions, limits, model
         self._observe, self._tag, self._in_thread = observe, tag, in_thread
+        self._columns = Columns(sessions.model.schema)
 
     def get_server(self, call: Call) -> Answer:
         """What the server is, and which extensions it has."""
@@ -94,7 +96,7 @@ class Inference:
         self._check_model(call)
         inputs = {
             name: "FP64" if kind == "numeric" else "BYTES"
-            for kinds in self._tables.values()
+            for kinds in self._columns.kinds.values()
             for name, kind in kinds.items()
         }
         return Answer(
@@ -138,7 +140,8 @@ class Inference:
         if not isinstance(known, str):
             raise RequestError(422, f"id: expected a text; received {quoted(known)}.")
         if given or step:
-            row = read_row(step | self._row(given), len(self._tables["values"]), "inputs")
+            row = step | self._columns.row(given, "inputs")
+            row = read_row(row, len(self._columns.kinds["values"]), "inputs")
             columns, headers = await self._observed(replace(call, item=item), row, options)
         else:
             columns, headers = await self._in_thread(self._forecast, item, options), {}
@@ -165,27 +168,6 @@ class Inference:
             columns |= {name: [each[name] for each in rows] for name in names}
         return columns, self._tag(observed.versions[0])
 
-    def _row(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of ``observe`` for input tensors."""
-        tables = self._tables
-        parts: dict[str, dict[str, Any]] = {name: {} for name in tables}
-        for name, value in given.items():
-            of = [part for part, kinds in tables.items() if name in kinds]
-            if len(of) != 1:
-                names = dict.fromkeys(name for kinds in tables.values() for name in kinds)
-                raise RequestError(
-                    422,
-                    f"inputs: expected columns of the model, {listed(names, 20)}; received "
-                    f"{quoted(name)}" + (f", which is one of {listed(of)}." if of else "."),
-                )
-            parts[of[0]][name] = value
-        values = parts.pop("values")
-        row: dict[str, Any] = {name: columns for name, columns in parts.items() if columns}
-        if values:
-            cells = [values.get(name) for name in tables["values"]]
-            row["values"] = cells if len(cells) > 1 else cells[0]
-        return row
-
     def _forecast(self, item: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The output tensors of a forecast."""
         if not options.keys() & {"until", "h"}:
@@ -194,7 +176,7 @@ class Inference:
             )
         check_numbers(options, 1, self._sessions.model.schema, self._limits)
         with silent():
-            return self._columns(self._sessions.forecast(item, **options))
+            return self._tensors(self._sessions.forecast(item, **options))
 
     def _outputs(self, options: Mapping[str, Any], *, observed: bool) -> dict[str, str]:
         """The output tensors of a request, with their types."""
@@ -212,22 +194,10 @@ class Inference:
                 found[name if len(schema.targets) == 1 else column_of(name, target)] = "FP64"
         return found
 
-    def _columns(self, table: Any) -> dict[str, Any]:
+    def _tensors(self, table: Any) -> dict[str, Any]:
         frame = nw.from_native(table, eager_only=True)
         schema = self._sessions.model.schema
         return {name: frame[name].to_list() for name in frame.columns if name != schema.id_col}
-
-    @property
-    def _tables(self) -> dict[str, Mapping[str, str]]:
-        """The columns of each argument of ``observe``, with their kinds."""
-        schema = self._sessions.model.schema
-        more = [name for name in (schema.group_col, schema.start_col) if name is not None]
-        return {
-            "values": dict.fromkeys(schema.target_cols, "numeric"),
-            "static": {**schema.static.kinds, **dict.fromkeys(more, "categorical")},
-            "future": schema.future.kinds,
-            "past": schema.past.kinds,
-        }
 
     def _check_model(self, call: Call) -> None:
         """Raise ``RequestError`` for another model, or another version of it (status 404)."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
 CSV, OCTETS = "text/csv", "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
 Protocol = Literal["", "mlflow", "v2"]  # "": that of Statecast
 _LARGEST = 2**63  # of a whole number: beyond, neither a step nor a code
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
