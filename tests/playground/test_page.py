@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -316,8 +318,8 @@ def test_a_forecast_beside_another(plain: Any) -> None:
     for step, row in both.items():
         np.testing.assert_allclose(row[5:], wanted[step], atol=0.006, rtol=0)
     said = wait(page.driver, "const said = document.getElementById('said').textContent;"
-        "return said.includes('B: ') && said")  # fmt: skip
-    assert said.startswith("A: Step 7: median ")
+        "return said.includes('B, ') && said")  # fmt: skip
+    assert said.startswith("A, step 7: median ")
     page.click("#sides button:first-child")
     assert page.find("#static-group").get_attribute("value") == "0"
     page.click("#fork")
@@ -598,3 +600,14 @@ def test_the_command(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert written == Path(url.removeprefix("file://")).read_text(encoding="utf-8")
     done = CliRunner().invoke(app, ["playground", "model.safetensors", "--out", "none/page.html"])
     assert done.exit_code == 2
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_documentation_can_be_made_again(clean: Chrome, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "tools" / "playground_pictures.py"
+    command = [sys.executable, str(script), "--quick", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = script.parents[1] / "docs"
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {path.name for path in folder.glob("playground*.png")}

@@ -9,7 +9,7 @@
  */
 "use strict";
 
-// -- arrays --------------------------------------------------------------------------------------
+// -- arrays ---------------------------------------------------------------------------------------
 
 const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 const sum = (values) => values.reduce((total, each) => total + each, 0);
@@ -54,7 +54,7 @@ function part({ shape, values }, index) {
   return values.subarray(index * size, (index + 1) * size);
 }
 
-// -- statistical functions: heads/namespace.py and heads/special.py ---------------------------------
+// -- statistical functions: heads/namespace.py and heads/special.py -------------------------------
 
 const LEAST_LEVEL = 1e-6;
 const HALF_LOG_2PI = 0.5 * Math.log(2 * Math.PI);
@@ -252,7 +252,7 @@ function root(f, target, low, high, guess) {
   return at;
 }
 
-// -- heads: heads/continuous.py, counts.py and quantiles.py ------------------------------------------
+// -- heads: heads/continuous.py, counts.py and quantiles.py ---------------------------------------
 
 const SMALLEST = 1e-4;
 const GAP = Math.log(Math.expm1(0.5));
@@ -397,7 +397,7 @@ const HEADS = {
   negative_binomial: NegativeBinomialHead,
 };
 
-// -- cells: recurrence/cells.py. Each returns the next leaves ----------------------------------------
+// -- cells: recurrence/cells.py. Each returns the next leaves -------------------------------------
 
 const CELLS = {
   simple_rnn({ kernel, recurrent_kernel, bias }, x, { h }) {
@@ -428,9 +428,13 @@ const CELLS = {
   },
 };
 
-// -- one member of the network: networks/decoder.py --------------------------------------------------
+// -- one member of the network: networks/decoder.py -----------------------------------------------
 
 const STEP_FUNCTIONS = 8;
+
+/** Radial basis functions of a step, whose place is from 0 to 1. */
+const stepFunctions = (place) => Array.from({ length: STEP_FUNCTIONS }, (_, i) =>
+  Math.exp(-(((STEP_FUNCTIONS - 1) * place - i) ** 2)));
 
 class Member {
   /** `weights` are by name, as in a model file, of one member. */
@@ -518,7 +522,7 @@ class Member {
   }
 }
 
-// -- feature columns and targets: tables/ ------------------------------------------------------------
+// -- feature columns and targets: tables/ ---------------------------------------------------------
 
 /** Feature columns as standardised numbers, with a flag for each, and codes. */
 function encodedCells({ numeric, categorical }, cells) {
@@ -607,7 +611,7 @@ class Target {
   }
 }
 
-// -- analogues: forecast/analogues.py ----------------------------------------------------------------
+// -- analogues: forecast/analogues.py -------------------------------------------------------------
 
 const WINDOW = 100;
 const NEAREST = 100;
@@ -784,7 +788,7 @@ function solve(factor, right) {
   return x;
 }
 
-// -- the engine --------------------------------------------------------------------------------------
+// -- the engine -----------------------------------------------------------------------------------
 
 class Engine {
   /** `model` is the description. */
@@ -878,11 +882,7 @@ class Engine {
     return (position) => {
       if (kept[position]) return kept[position];
       const [step, target] = [Math.floor(position / this.count), position % this.count];
-      const place = Math.min(step + 1, network.horizon) / network.horizon;
-      const rest = [];
-      for (let i = 0; i < STEP_FUNCTIONS; i++) {
-        rest.push(Math.exp(-(((STEP_FUNCTIONS - 1) * place - i) ** 2)));
-      }
+      const rest = stepFunctions(Math.min(step + 1, network.horizon) / network.horizon);
       if (this.count > 1) this.targets.forEach((_, i) => rest.push(i === target ? 1 : 0));
       if (network.future) {
         const cells = item.future[step] ?? {}; // beyond the forecast they are unknown
@@ -1060,8 +1060,8 @@ class Engine {
   /** Joint sample paths of a forecast: for each target a list of Float64Array (until), NaN on the
    *  prefix and after the end of a path.
    *
-   *  `uniform(position, path)` and, for the ends, `ending(position, path)` are random numbers from 0
-   *  to 1. `number` is a multiple of the number of members. */
+   *  `uniform(position, path)` and, for the ends, `ending(position, path)` are random numbers from
+   *  0 to 1. `number` is a multiple of the number of members. */
   paths(forecast, number, uniform, ending) {
     const { read, network, scaled } = forecast;
     const { known, reach, item } = read;
@@ -1098,8 +1098,9 @@ class Engine {
         }
         const order = [...alive].sort((a, b) => drawn[a][position] - drawn[b][position]);
         order.forEach((path, rank) => {
-          const place = (rank + 0.5) / order.length * number - 0.5;
-          found[index][path][step] = marginal[index][step * number + clip(rint(place), 0, number - 1)];
+          const place = rint((rank + 0.5) / order.length * number - 0.5);
+          const at = step * number + clip(place, 0, number - 1);
+          found[index][path][step] = marginal[index][at];
         });
       });
     }
@@ -1118,11 +1119,11 @@ class Engine {
   ending(encoded, step, line) {
     const own = (name) => this.arrays[`endings/${name}`];
     const z = clip((line - own("scale")[0]) / own("scale")[1], -5, 5);
-    const place = (STEP_FUNCTIONS - 1) * Math.min(step / this.model.steps.longest, 1);
-    const functions = Array.from({ length: STEP_FUNCTIONS }, (_, i) => Math.exp(-((place - i) ** 2)));
+    const functions = stepFunctions(Math.min(step / this.model.steps.longest, 1));
     const knots = Array.from(own("knots"), (knot) => Math.max(z - knot, 0));
     const x = oneHot(encoded, own("categories"));
-    const logit = sum([1, ...functions, z, ...knots, ...x].map((each, i) => each * own("weights")[i]));
+    const inputs = [1, ...functions, z, ...knots, ...x];
+    const logit = sum(inputs.map((each, i) => each * own("weights")[i]));
     return 1 / (1 + Math.exp(-clip(logit, -30, 30)));
   }
 }

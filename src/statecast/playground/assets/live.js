@@ -163,7 +163,9 @@ class Live {
       values.fill(NaN); // closed steps have no forecast
       for (const row of this.rows) {
         const step = this.step(row, null);
-        engine.levels.forEach((level, q) => { values[step * size + q] = row[`${title}-q-${level}`]; });
+        engine.levels.forEach((level, q) => {
+          values[step * size + q] = row[`${title}-q-${level}`];
+        });
       }
     });
   }

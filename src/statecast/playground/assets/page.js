@@ -16,7 +16,7 @@ const BANDS = [[0, 10, 0.13], [1, 9, 0.16], [2, 8, 0.16], [3, 7, 0.18], [4, 6, 0
 const CELL_NAMES = { lstm: "LSTM", gru: "GRU", simple_rnn: "RNN" };
 const SAID_AFTER = 700; // milliseconds after the last change
 
-// -- elements --------------------------------------------------------------------------------------
+// -- elements -------------------------------------------------------------------------------------
 
 /** An element with attributes and children. A handler is an attribute that is a function. */
 function element(name, attributes = {}, ...children) {
@@ -64,7 +64,7 @@ function random(position, path, use) {
   return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
 }
 
-// -- the scene -------------------------------------------------------------------------------------
+// -- the scene ------------------------------------------------------------------------------------
 
 /** Read and check scenes of a model. */
 class Scenes {
@@ -109,8 +109,8 @@ class Scenes {
     while (y.length && y.at(-1).every((value) => value === null)) y.pop();
     const side = (own) => {
       const found = { static: this.cells(this.model.static, own?.static), future: [] };
-      const agree = Object.entries(own?.static ?? {}).every(([name, v]) => found.static[name] === v);
-      if (!agree) wrong.push("static");
+      const asked = Object.entries(own?.static ?? {});
+      if (!asked.every(([name, value]) => found.static[name] === value)) wrong.push("static");
       if (this.model.network.future) {
         const steps = Math.max(rows(own?.future).length, until);
         const each = (step) => this.cells(this.model.future, own?.future?.[step]);
@@ -145,7 +145,7 @@ class Scenes {
   }
 }
 
-// -- the chart of one target -----------------------------------------------------------------------
+// -- the chart of one target ----------------------------------------------------------------------
 
 class Chart {
   /** `index` is that of the target. `page` has the scene and is told of changes. */
@@ -175,7 +175,9 @@ class Chart {
       }
     }
     add("alike", ALIKE, { stroke: () => faded("grey", 0.6), width: 1 });
-    for (const side of sides) add(`${side}-paths`, PATHS, { stroke: () => faded(side, 0.75), width: 1 });
+    for (const side of sides) {
+      add(`${side}-paths`, PATHS, { stroke: () => faded(side, 0.75), width: 1 });
+    }
     for (const side of sides) add(`${side}-median`, 1, { stroke: () => colour(side), width: 2.5 });
     const axis = { stroke: () => colour("quiet"), font: "12px system-ui, sans-serif",
       grid: { stroke: () => colour("grid"), width: 1 }, ticks: { show: false } };
@@ -185,13 +187,21 @@ class Chart {
       ...this.size(),
       padding: [several ? 28 : 12, 14, 0, 0],
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
+      cursor: {
+        y: false,
+        // With `move`, uPlot takes a click for a drag, and would stop it.
+        drag: { x: false, y: false, click: () => {} },
+        points: { show: false },
+        move: (plot, left, top) => [ // to the nearest step
+          left < 0 ? left : plot.valToPos(Math.round(plot.posToVal(left, "x")), "x"), top],
+      },
       scales: { x: { time: false, range: () => this.across() }, y: { range: () => this.range } },
       series: this.series,
       bands,
       axes: [
         { ...axis, ...(index === page.engine.count - 1 ? named : {}), incrs: whole, size: 34 },
-        { ...axis, size: (u, values) => 14 + 7 * Math.max(3, ...(values ?? []).map((v) => v.length)) },
+        { ...axis,
+          size: (_, texts) => 14 + 7 * Math.max(3, ...(texts ?? []).map((text) => text.length)) },
       ],
       hooks: { draw: [() => this.place()], setCursor: [() => this.hovered()] },
     }, this.data(), this.box);
@@ -309,9 +319,9 @@ class Chart {
     const focused = [...this.points.values()].find((each) => each === document.activeElement);
     const first = focused ?? this.points.get(Math.max(...this.points.keys()));
     for (const point of this.points.values()) point.tabIndex = point === first ? 0 : -1;
-    this.box.setAttribute("aria-label", `Chart of ${this.target.name}. Its points are observations: `
-      + "arrow up and down change a value, arrow left and right go to another point, Delete removes "
-      + "a point.");
+    this.box.setAttribute("aria-label", `Chart of ${this.target.name}. Its points are `
+      + "observations. The arrow keys up and down change a value, those left and right go to "
+      + "another point, and Delete removes a point.");
   }
 
   point(step) {
@@ -320,7 +330,6 @@ class Chart {
       "aria-label": `${this.target.name} at ${this.page.step(step)}`,
       pointerdown: (event) => this.grabbed(event, point, step),
       keydown: (event) => this.pressed(event, step),
-      click: (event) => event.stopPropagation(),
       dblclick: () => this.set(step, null),
     });
     // In the order of the steps, as a screen reader goes through them.
@@ -388,6 +397,7 @@ class Chart {
   }
 
   clicked(event) {
+    if (event.target !== this.over) return; // a point
     const { left, top } = this.over.getBoundingClientRect();
     const number = Math.round(this.plot.posToVal(event.clientX - left, "x"));
     const step = number - this.page.model.steps.first;
@@ -401,7 +411,7 @@ class Chart {
   }
 }
 
-// -- the page --------------------------------------------------------------------------------------
+// -- the page -------------------------------------------------------------------------------------
 
 class Page {
   /** `live` is that of a server's page. */
@@ -411,7 +421,10 @@ class Page {
     this.scenes = new Scenes(model, this.engine.targets);
     const { scene, wrong } = this.scenes.fromLink();
     this.scene = scene;
-    if (wrong.length) complain(`The link has values that this model cannot take: ${wrong.join(", ")}. They were left out.`);
+    if (wrong.length) {
+      complain(`The link has values that this model cannot take: ${wrong.join(", ")}. They were `
+        + "left out.");
+    }
     this.unit = model.steps.name === "ds" ? "step" : model.steps.name;
     this.side = 0;
     this.looked = null;
@@ -437,10 +450,13 @@ class Page {
     const names = this.model.targets.map(({ name }) => name).join(" and ");
     $("title").textContent = `Forecasts of ${names}`;
     document.title = `${$("title").textContent} · Statecast`;
+    document.querySelector("label[for=until]").textContent = `up to ${this.unit}`;
+    $("add").textContent = `Add the next ${this.unit}`;
     const { cell, units, members, layers } = this.model.network;
     const [items, longest] = [this.model.items.length, this.model.steps.longest];
+    const stack = layers > 1 ? `${layers} layers of ` : "";
     const what = [
-      `${members} networks of ${layers > 1 ? `${layers} layers of ` : ""}${units} ${CELL_NAMES[cell]} units`,
+      `${members} networks of ${stack}${units} ${CELL_NAMES[cell]} units`,
       ...(items ? [`${items.toLocaleString("en")} training items`] : []),
       `up to ${longest} steps`,
     ];
@@ -516,8 +532,7 @@ class Page {
   settled() {
     history.replaceState(null, "", this.link);
     const last = this.scene.until - 1;
-    $("said").textContent = this.forecasts.map((each, i) => this.named(i) + this.sentence(each, last))
-      .join(" ");
+    $("said").textContent = this.forecasts.map((_, i) => this.sentence(i, last)).join(" ");
   }
 
   get link() {
@@ -532,27 +547,27 @@ class Page {
     return `${this.unit} ${step + this.model.steps.first}`;
   }
 
-  /** The step at the beginning of a sentence. */
-  begun(step) {
-    const text = this.step(step);
-    return text[0].toUpperCase() + text.slice(1);
-  }
 
-  /** The forecast of a step in words. */
-  sentence({ known, quantiles }, step) {
+  /** The forecast of a step in words; `i` is the side. */
+  sentence(i, step) {
+    const { known, quantiles } = this.forecasts[i];
     const size = this.engine.levels.length;
+    const alone = this.scene.sides.length < 2;
+    const where = alone ? this.step(step) : `${SIDES[i].toUpperCase()}, ${this.step(step)}`;
+    const begin = where[0].toUpperCase() + where.slice(1);
     if (step < known) {
       const values = this.scene.y[step].map((value, index) => (
         value === null ? "missing" : written(value, this.charts[index].grain)));
-      return `${this.begun(step)}: observed ${values.join(", ")}.`;
+      return `${begin}: observed ${values.join(", ")}.`;
     }
     const each = this.engine.targets.map(({ name }, index) => {
-      const [low, middle, high] = [0.1, 0.5, 0.9].map((level) => written(
-        quantiles[index][step * size + this.engine.levels.indexOf(level)], this.charts[index].grain));
+      const own = quantiles[index].subarray(step * size, (step + 1) * size);
+      const [low, middle, high] = [0.1, 0.5, 0.9].map((level) => (
+        written(own[this.engine.levels.indexOf(level)], this.charts[index].grain)));
       const which = this.engine.count > 1 ? `${name} ` : "";
       return `${which}median ${middle}, 80 % interval ${low} to ${high}`;
     });
-    return `${this.begun(step)}: ${each.join("; ")}.`;
+    return `${begin}: ${each.join("; ")}.`;
   }
 
   /** Show a step beside the chart: the one under the pointer, or else the last one. */
@@ -561,8 +576,7 @@ class Page {
     if (!this.forecasts) return;
     const last = Math.max(this.scene.until, this.scene.y.length) - 1;
     const at = step === null ? this.scene.until - 1 : Math.min(step, last);
-    $("readout").textContent = this.forecasts.map((each, i) => this.named(i)
-      + (at < this.scene.until || at < each.known ? this.sentence(each, at) : "")).join("  ");
+    $("readout").textContent = this.forecasts.map((_, i) => this.sentence(i, at)).join(" ");
     this.state(step === null ? null : at);
   }
 
@@ -575,7 +589,7 @@ class Page {
     if (alike.length) {
       const names = alike.slice(0, 4).map((item) => this.model.items[item]);
       entries.push(element("span", { class: "thin", style: "--shade: var(--grey)" },
-        `began alike: ${names.join(", ")}${alike.length > 4 ? ", …" : ""}`));
+        `training items that began alike: ${names.join(", ")}${alike.length > 4 ? ", …" : ""}`));
     }
     $("key").replaceChildren(...entries);
   }
@@ -584,7 +598,7 @@ class Page {
 
   state(step) {
     const forecast = this.forecasts[this.side];
-    const at = step === null ? forecast.known : Math.min(step + 1, this.scene.until);
+    const at = step === null ? forecast.known : step + 1;
     const which = this.named(this.side);
     const when = at === 0 ? "before the first step" : `after ${this.step(at - 1)}`;
     $("state-title").textContent = `${which}State ${when}`;
@@ -599,7 +613,7 @@ class Page {
     }
     const shades = ["cold", "even", "warm"].map((name) => rgb(colour(name)));
     leaves.forEach(({ name, members }, i) => {
-      const [canvas, caption] = ["canvas", "figcaption"].map((each) => $("strips").children[i].querySelector(each));
+      const [, canvas, caption] = $("strips").children[i].children;
       const [low, high] = extent(members);
       const most = name === "h" ? 1 : Math.max(1, -low, high);
       paint(canvas, members, most, shades);
@@ -618,11 +632,10 @@ class Page {
       return;
     }
     const columns = [["median", 5], ["80 % from", 1], ["to", 9], ["95 % from", 0], ["to", 10]];
-    const several = this.forecasts.length * this.engine.count > 1;
-    const blocks = this.forecasts.flatMap((forecast, i) => this.engine.targets.map((target, index) => (
-      { forecast, index, title: `${this.named(i)}${target.name}` })));
+    const blocks = this.forecasts.flatMap((forecast, i) => this.engine.targets.map(
+      (target, index) => ({ forecast, index, title: `${this.named(i)}${target.name}` })));
     const head = element("thead", {},
-      ...(several ? [element("tr", {}, element("td"), ...blocks.map(({ title }) => (
+      ...(blocks.length > 1 ? [element("tr", {}, element("td"), ...blocks.map(({ title }) => (
         element("th", { colspan: String(columns.length), scope: "colgroup" }, title))))] : []),
       element("tr", {}, element("th", { scope: "col" }, this.unit),
         ...blocks.flatMap(() => columns.map(([name]) => element("th", { scope: "col" }, name)))));
@@ -642,21 +655,23 @@ class Page {
   /** Make the controls of the scene. */
   controls() {
     const { scene, model } = this;
-    const side = scene.sides[this.side];
+    const { static: cells } = scene.sides[this.side];
     $("static").hidden = !model.static.numeric.length && !model.static.categorical.length;
     $("features").replaceChildren(
-      ...model.static.numeric.map((column) => this.numeric(column, side.static)),
-      ...model.static.categorical.map((column) => this.choice(column, side.static)));
-    $("sides").replaceChildren(...(scene.sides.length < 2 ? [] : SIDES.map((name, i) => element("button", {
+      ...model.static.numeric.map((column) => this.numeric(column, cells)),
+      ...model.static.categorical.map((column) => this.choice(column, cells)));
+    const side = (name, i) => element("button", {
       type: "button", class: name, "aria-pressed": String(i === this.side),
       click: () => {
         this.side = i;
         this.changed({ rebuild: true });
         requestAnimationFrame(() => $("sides").children[i].focus());
       },
-    }, name.toUpperCase()))));
+    }, name.toUpperCase());
+    $("sides").replaceChildren(...(scene.sides.length < 2 ? [] : SIDES.map(side)));
     $("fork").hidden = $("static").hidden && !model.network.future;
-    $("fork").textContent = scene.sides.length > 1 ? "Stop comparing" : "Compare with other features";
+    $("fork").textContent = scene.sides.length > 1
+      ? "Stop comparing" : "Compare with other features";
     $("with-alike").hidden = !model.items.length;
     $("until").value = scene.until + model.steps.first - 1;
     $("until").min = String(model.steps.first);
@@ -677,7 +692,8 @@ class Page {
       this.scene.until = value;
       this.scene = this.scenes.read(this.scene).scene; // with the future covariates of each step
       if (model.network.future) this.future();
-      complain(value > model.steps.longest ? "Nothing was learnt about steps beyond the longest training item: the forecast may drift there." : "");
+      complain(value <= model.steps.longest ? "" : "Nothing was learnt about steps beyond the "
+        + "longest training item: the forecast may drift there.");
       this.changed();
     });
     $("show-paths").addEventListener("change", () => {
@@ -696,7 +712,8 @@ class Page {
     });
     $("fork").addEventListener("click", () => {
       const { sides } = this.scene;
-      this.scene.sides = sides.length > 1 ? [sides[this.side]] : [sides[0], structuredClone(sides[0])];
+      this.scene.sides = sides.length > 1
+        ? [sides[this.side]] : [sides[0], structuredClone(sides[0])];
       this.side = this.scene.sides.length - 1;
       this.changed({ rebuild: true });
     });
@@ -721,8 +738,8 @@ class Page {
     const { levels, middle } = this.engine;
     this.charts.forEach((chart, index) => {
       const median = quantiles[index][step * levels.length + middle];
-      const value = Number.isFinite(median) ? median : chart.target.value(chart.target.onLine(0, step));
-      chart.set(step, value);
+      const { target } = chart;
+      chart.set(step, Number.isFinite(median) ? median : target.value(target.onLine(0, step)));
     });
   }
 
@@ -733,8 +750,9 @@ class Page {
     const round = (value) => Number((Math.round(value / size) * size).toPrecision(12));
     const id = `static-${name}`;
     const value = cells[name];
-    const slide = element("input", { type: "range", min: String(round(least)), max: String(round(most)),
-      step: "any", "aria-label": `${name}, slider`, input: () => set(round(Number(slide.value))) });
+    const slide = element("input", { type: "range", step: "any", "aria-label": `${name}, slider`,
+      min: String(round(least)), max: String(round(most)),
+      input: () => set(round(Number(slide.value))) });
     const number = element("input", { type: "number", id, step: "any",
       input: () => set(number.value === "" ? NaN : Number(number.value), number) });
     const missing = element("input", { type: "checkbox", "aria-label": `${name} is missing`,
@@ -757,9 +775,9 @@ class Page {
     };
     slide.value = String(value ?? start);
     show();
-    const hint = gain ? [] : [element("span", { class: "hint" }, "did not vary in training: no effect")];
+    const hint = element("span", { class: "hint" }, "did not vary in training: no effect");
     return element("div", { class: "field" }, element("label", { for: id }, name), number, slide,
-      element("label", { class: "check" }, missing, "missing"), ...hint);
+      element("label", { class: "check" }, missing, "missing"), ...(gain ? [] : [hint]));
   }
 
   /** A menu of the categories of training. */
@@ -789,14 +807,20 @@ class Page {
     $("clear").hidden = !y.length;
     if (this.drawn.points !== y.length) {
       this.drawn.points = y.length;
-      const names = this.engine.count > 1 ? [element("thead", {}, element("tr", {}, element("td"),
-        ...this.engine.targets.map(({ name }) => element("th", { scope: "col" }, name))))] : [];
-      place.replaceChildren(...(y.length ? [element("table", {}, ...names, element("tbody", {},
-        ...y.map((_, step) => element("tr", {},
-          element("th", { scope: "row" }, this.step(step)),
-          ...this.engine.targets.map((target, index) => element("td", {}, this.typed(step, index, target))),
-          element("td", {}, element("button", { type: "button", "aria-label": `Remove ${this.step(step)}`,
-            click: () => this.engine.targets.forEach((_, index) => this.observe(step, index, null)) }, "×"))))))] : []));
+      const { targets } = this.engine;
+      const names = element("thead", {}, element("tr", {}, element("td"),
+        ...targets.map(({ name }) => element("th", { scope: "col" }, name))));
+      const remove = (step) => element("button", {
+        type: "button", "aria-label": `Remove ${this.step(step)}`,
+        click: () => targets.forEach((_, index) => this.observe(step, index, null)),
+      }, "×");
+      const rows = y.map((_, step) => element("tr", {},
+        element("th", { scope: "row" }, this.step(step)),
+        ...targets.map((target, index) => element("td", {}, this.typed(step, index, target))),
+        element("td", {}, remove(step))));
+      const body = element("tbody", {}, ...rows);
+      place.replaceChildren(...(rows.length
+        ? [element("table", {}, ...(targets.length > 1 ? [names] : []), body)] : []));
       place.scrollTop = place.scrollHeight;
     }
     place.querySelectorAll("input").forEach((input) => {
@@ -831,13 +855,15 @@ class Page {
     const field = ({ name, codes }, cells, step) => {
       const label = { "aria-label": `${name} at ${this.step(step)}` };
       if (codes) return this.menu(codes, cells, name, label);
-      const input = element("input", { ...label, type: "number", step: "any", placeholder: "missing",
+      const input = element("input", {
+        ...label, type: "number", step: "any", placeholder: "missing",
         input: () => {
           if (!input.validity.valid) return;
           cells[name] = input.value === "" ? null : Number(input.value);
           this.live?.left();
           this.changed();
-        } });
+        },
+      });
       input.value = cells[name] === null ? "" : String(cells[name]);
       return input;
     };
@@ -863,7 +889,7 @@ class Page {
   }
 }
 
-// -- heat strips -----------------------------------------------------------------------------------
+// -- heat strips ----------------------------------------------------------------------------------
 
 /** The channels of a colour as the style sheet writes it: #rrggbb. */
 const rgb = (text) => [1, 3, 5].map((i) => parseInt(text.trim().slice(i, i + 2), 16));
@@ -890,7 +916,7 @@ function paint(canvas, rows, most, [cold, even, warm]) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// -- start -----------------------------------------------------------------------------------------
+// -- start ----------------------------------------------------------------------------------------
 
 let page = null;
 
