@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -64,10 +65,14 @@ class Known:
 
 
 class Stream:
-    """Random observations of items, and what is known after them."""
+    """Random observations of items, and what is known after them.
 
-    def __init__(self, f: Forecaster, seed: int) -> None:
+    With ``other``, a model of the same columns, ``act`` migrates to it and back.
+    """
+
+    def __init__(self, f: Forecaster, seed: int, other: Forecaster | None = None) -> None:
         self.f, self.rng, self.items = f, np.random.default_rng(seed), dict[str, Known]()
+        self.other = other
         self.static = bool(f.schema.static.kinds)
         self.dated, self.targets = f.schema.spacing is not None, len(f.schema.targets)
 
@@ -120,6 +125,44 @@ class Stream:
             expected = "late"
         assert status == expected
         return status
+
+    def act(self, sessions: Sessions, reopened: Callable[[], Sessions]) -> Sessions:
+        """One random act, most often an observation."""
+        rng, items = self.rng, list(self.items)
+        chance, item = rng.random(), f"item {rng.integers(4)}"
+        known = self.items.get(item)
+        if known is None or chance < 0.4:  # in order
+            last = max(known.rows, default=0) if known else 0
+            self.observe(sessions, item, min(last + int(rng.integers(1, 3)), T))
+        elif chance < 0.65:  # late, a correction, or in order
+            self.observe(sessions, item, int(rng.integers(1, T + 1)))
+        elif chance < 0.75 and known.rows:
+            self.observe(sessions, item, int(rng.choice(list(known.rows))), again=True)
+        elif chance < 0.8 and self.static:  # other static features
+            known.static = self.draw_static()
+            sessions.observe(item, static=known.static)
+        elif chance < 0.85:
+            copy = f"copy {len(items)} of {item}"
+            if copy not in self.items:
+                sessions.fork(item, copy)
+                self.items[copy] = Known(
+                    known.static, dict(known.rows), dict(known.visits), dict(known.future)
+                )
+        elif chance < 0.88:
+            assert sessions.delete(item) == 1
+            del self.items[item]
+        elif chance < 0.9:
+            sessions.reset(item)
+            self.items[item] = Known(known.static)
+        elif chance < 0.92 and self.other is not None:
+            sessions.migrate(self.other)
+            self.f, self.other = self.other, self.f
+        elif chance < 0.95:
+            self.check(sessions)
+        else:
+            sessions.close()
+            return reopened()
+        return sessions
 
     def tables(self) -> tuple[Any, dict[str, Any]]:
         """What is known, as the tables of ``predict``."""

@@ -164,13 +164,19 @@ raised(lambda: f.clone().fit({path!r}))
         assert "pip install 'statecast[parquet]'" in line
 
 
-def test_sessions_need_apsw(model: Path, tmp_path: Path) -> None:
+def test_sessions_need_the_packages_of_their_store(model: Path, tmp_path: Path) -> None:
     code = f"""
 from statecast import Forecaster, Sessions
 raised(lambda: Sessions(Forecaster.load({str(model)!r}), {str(tmp_path / "items.db")!r}))
 """
     assert "pip install 'statecast[sessions]'" in run(code, ("apsw",))
     assert run(code) == "nothing"  # neither Keras, its backends nor pyarrow
+    code = f"""
+from statecast import Forecaster, Sessions
+raised(lambda: Sessions(Forecaster.load({str(model)!r}), "redis://localhost:1/0"))
+"""
+    assert "pip install 'statecast[redis]'" in run(code, ("redis",))
+    assert "the server does not answer" in run(code, (*ALL, "apsw"))
 
 
 def test_a_server_needs_its_packages_and_no_keras(tmp_path: Path) -> None:

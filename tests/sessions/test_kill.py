@@ -20,8 +20,8 @@ from statecast.state import State
 CHILD = """
 import random, sys, threading
 from statecast.forecast.forecaster import Forecaster
-from statecast.sessions import Sessions, store
-store._PAGES = 20  # so that kills meet the copy of the log
+from statecast.sessions import Sessions, sqlite
+sqlite._PAGES = 20  # so that kills meet the copy of the log
 f, path, seed = Forecaster.load(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sessions = Sessions(f, path, cached=4)
 lock = threading.Lock()

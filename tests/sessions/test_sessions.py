@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import streams
 from curves import T
 from effort import examples
+from redis_server import server
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.sessions import Sessions, SQLiteStore, writer
@@ -30,6 +32,8 @@ from streams import Stream
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside|until")
 
 KINDS = ("plain", "several", "covariates", "dated")
+STORES = ("sqlite", "redis")
+Place = Callable[..., str]
 X = {"level": 0.5, "group": "a"}
 
 
@@ -38,87 +42,71 @@ def models() -> dict[str, Forecaster]:
     return {name: getattr(streams, name)() for name in KINDS}
 
 
+@pytest.fixture(scope="module")
+def others() -> dict[str, Forecaster]:
+    """Other fits of the models."""
+    return {name: getattr(streams, name)(seed=5) for name in KINDS}
+
+
 @pytest.fixture
 def model(models: dict[str, Forecaster]) -> Forecaster:
     return models["plain"]
 
 
+def where(store: str, folder: Path, name: str = "items.db") -> str:
+    """The place of a store of this kind: a path, or a URL of a server."""
+    return server().url(f"{folder}/{name}") if store == "redis" else f"{folder}/{name}"
+
+
+@pytest.fixture(params=STORES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return partial(where, request.param, tmp_path)
+
+
 @pytest.fixture
-def opened(tmp_path: Path, model: Forecaster) -> Any:
-    with Sessions(model, tmp_path / "items.db") as sessions:
+def opened(place: Place, model: Forecaster) -> Any:
+    with Sessions(model, place()) as sessions:
         yield sessions
 
 
-def act(stream: Stream, sessions: Sessions, reopened: Callable[[], Sessions]) -> Sessions:
-    """One random act, most often an observation."""
-    rng, items = stream.rng, list(stream.items)
-    chance, item = rng.random(), f"item {rng.integers(4)}"
-    known = stream.items.get(item)
-    if known is None or chance < 0.4:  # in order
-        last = max(known.rows, default=0) if known else 0
-        stream.observe(sessions, item, min(last + int(rng.integers(1, 3)), T))
-    elif chance < 0.65:  # late, a correction, or in order
-        stream.observe(sessions, item, int(rng.integers(1, T + 1)))
-    elif chance < 0.75 and known.rows:
-        stream.observe(sessions, item, int(rng.choice(list(known.rows))), again=True)
-    elif chance < 0.8 and stream.static:  # other static features
-        known.static = stream.draw_static()
-        sessions.observe(item, static=known.static)
-    elif chance < 0.85:
-        copy = f"copy {len(items)} of {item}"
-        if copy not in stream.items:
-            sessions.fork(item, copy)
-            stream.items[copy] = streams.Known(
-                known.static, dict(known.rows), dict(known.visits), dict(known.future)
-            )
-    elif chance < 0.88:
-        assert sessions.delete(item) == 1
-        del stream.items[item]
-    elif chance < 0.9:
-        sessions.reset(item)
-        stream.items[item] = streams.Known(known.static)
-    elif chance < 0.95:
-        stream.check(sessions)
-    else:
-        sessions.close()
-        return reopened()
-    return sessions
-
-
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=examples(24))
+@settings(max_examples=examples(18))
 @given(seed=st.integers(0, 2**32 - 1), cached=st.sampled_from([1, 3, 100]))
 def test_a_stream_has_the_states_of_the_ordered_history(
-    kind: str, seed: int, cached: int, models: dict[str, Forecaster], tmp_path_factory: Any
-) -> None:
-    stream = Stream(models[kind], seed)
-    path = tmp_path_factory.mktemp("stream") / "items.db"
+    kind: str, store: str, seed: int, cached: int, models: dict[str, Forecaster],
+    others: dict[str, Forecaster], tmp_path_factory: Any,
+) -> None:  # fmt: skip
+    stream = Stream(models[kind], seed, others[kind])
+    path = where(store, tmp_path_factory.mktemp("stream"))
 
     def reopened() -> Sessions:
-        return Sessions(models[kind], path, cached=cached)
+        return Sessions(stream.f, path, cached=cached)
 
     with pytest.MonkeyPatch.context() as often:
         often.setattr(writer, "_EVERY", 3)
         sessions = reopened()
         try:
             for _ in range(40):
-                sessions = act(stream, sessions, reopened)
+                sessions = stream.act(sessions, reopened)
             stream.check(sessions)
         finally:
             sessions.close()
 
 
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=examples(15))
+@settings(max_examples=examples(9))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_batch_in_any_order_is_its_rows_one_by_one(
-    kind: str, seed: int, models: dict[str, Forecaster], tmp_path_factory: Any
+    kind: str, store: str, seed: int, models: dict[str, Forecaster], tmp_path_factory: Any
 ) -> None:
     f, rng = models[kind], np.random.default_rng(seed)
     stream, folder = Stream(f, seed), tmp_path_factory.mktemp("batch")
     rows = [(f"item {i}", t) for i in range(3) for t in range(1, T + 1) if rng.random() < 0.6]
     rows = [rows[i] for i in rng.permutation(len(rows))] or [("item 0", 1)]
-    with Sessions(f, folder / "one") as one, Sessions(f, folder / "batch") as batch:
+    one, batch = where(store, folder, "one"), where(store, folder, "batch")
+    with Sessions(f, one) as one, Sessions(f, batch) as batch:
         for item, number in rows:
             stream.observe(one, item, number)
         ids = [item for item, _ in rows]
@@ -219,7 +207,7 @@ def test_a_new_item_is_revised_within_its_call(opened: Sessions) -> None:
 
 
 def test_an_error_of_the_forecast_comes_before_the_observation_is_accepted(
-    models: dict[str, Forecaster], opened: Sessions, tmp_path: Path
+    models: dict[str, Forecaster], opened: Sessions, place: Place
 ) -> None:
     opened.observe("a", 1, 50.0, static=X)
     journal = opened.history("a")
@@ -228,7 +216,7 @@ def test_an_error_of_the_forecast_comes_before_the_observation_is_accepted(
         with pytest.raises(errors.ArgumentError):
             opened.observe("a", 2, 51.0, **wrong)
     assert opened.history("a").equals(journal)
-    with Sessions(models["covariates"], tmp_path / "plans.db") as sessions:
+    with Sessions(models["covariates"], place("plans.db")) as sessions:
         plan: dict[str, Any] = {"future": {"promo": 0.0, "season": "a"}, "past": {"visits": 1.0}}
         with pytest.raises(errors.DataError, match="future table"):
             sessions.observe("a", 1, 50.0, static=X, **plan, until=2)
@@ -276,7 +264,7 @@ def test_reject_refuses_what_is_not_in_order_and_takes_nothing(
 
 
 def test_a_set_state_is_where_an_item_goes_on(
-    opened: Sessions, model: Forecaster, tmp_path: Path
+    opened: Sessions, model: Forecaster, place: Place
 ) -> None:
     for step in range(1, 4):
         opened.observe_batch(["a", "b"], [step, step], [50.0, 60.0 + step], static=_twice(X))
@@ -288,7 +276,7 @@ def test_a_set_state_is_where_an_item_goes_on(
     with pytest.raises(errors.StateError, match="was set"):
         opened.tables("a")
     opened.close()
-    with Sessions(model, tmp_path / "items.db") as again:
+    with Sessions(model, place()) as again:
         again.observe_batch(["a", "b"], [5, 5], [70.0, 70.0])
         again.observe_batch(["a", "b"], [4, 4], [71.0, 71.0])
         assert _leaves(again.state("a")) == _leaves(again.state("b"))
@@ -365,28 +353,34 @@ def test_history_and_tables_say_what_is_in_effect(opened: Sessions, model: Forec
     np.testing.assert_array_equal(drawn, model.simulate(series, static, until=T, paths=5).values)
 
 
-def test_what_is_deleted_is_in_no_file(opened: Sessions, tmp_path: Path) -> None:
-    secret = "a-name-that-is-found"
+def test_what_is_deleted_is_gone(opened: Sessions) -> None:
     for step in range(1, 9):
-        opened.observe(secret, step, 50.0, static=X | {"group": "also-to-be-found"})
-        opened.observe("b", step, 50.0, static=X)
-    files = [tmp_path / "items.db", tmp_path / "items.db-wal"]
+        opened.observe_batch(["a", "b"], [step] * 2, [50.0] * 2, static=_twice(X))
+    kept = opened.state("b")
+    assert opened.delete(["a", "never there"]) == 1
+    assert "a" not in opened
+    assert opened.state("b") == kept
+    with pytest.raises(errors.DataError, match="not there") as error:
+        opened.forecast("a", h=1)
+    assert error.value.item == "a"
+    assert opened.observe("a", 1, 50.0, static=X).status.tolist() == ["new"]
+
+
+def test_what_is_deleted_is_in_no_file(tmp_path: Path, model: Forecaster) -> None:
+    secret, files = "a-name-that-is-found", [tmp_path / "items.db", tmp_path / "items.db-wal"]
 
     def holds(text: str) -> bool:
         return any(text.encode() in path.read_bytes() for path in files if path.exists())
 
-    assert holds(secret)
-    assert holds("also-to-be-found")
-    kept = opened.state("b")
-    assert opened.delete([secret, "never there"]) == 1
-    assert not holds(secret)
-    assert not holds("also-to-be-found")
-    assert secret not in opened
-    assert opened.state("b") == kept
-    with pytest.raises(errors.DataError, match="not there") as error:
-        opened.forecast(secret, h=1)
-    assert error.value.item == secret
-    assert opened.observe(secret, 1, 50.0, static=X).status.tolist() == ["new"]
+    with Sessions(model, files[0]) as sessions:
+        for step in range(1, 9):
+            sessions.observe(secret, step, 50.0, static=X | {"group": "also-to-be-found"})
+            sessions.observe("b", step, 50.0, static=X)
+        assert holds(secret)
+        assert holds("also-to-be-found")
+        assert sessions.delete(secret) == 1
+        assert not holds(secret)
+        assert not holds("also-to-be-found")
 
 
 def test_items_that_nobody_touched_expire(
@@ -555,7 +549,11 @@ def test_a_full_queue_refuses(tmp_path: Path, model: Forecaster) -> None:
 
 
 def test_a_store_belongs_to_one_model(
-    models: dict[str, Forecaster], tmp_path: Path, opened: Sessions, model: Forecaster
+    models: dict[str, Forecaster],
+    place: Place,
+    tmp_path: Path,
+    opened: Sessions,
+    model: Forecaster,
 ) -> None:
     opened.observe("a", 1, 50.0, static=X)
     opened.close()
@@ -563,8 +561,8 @@ def test_a_store_belongs_to_one_model(
         opened.observe("a", 2, 50.0)
     opened.close()
     with pytest.raises(errors.StoreError, match=r"another fit.*another file"):
-        Sessions(models["several"], tmp_path / "items.db")
-    with Sessions(model, tmp_path / "items.db") as again:
+        Sessions(models["several"], place())
+    with Sessions(model, place()) as again:
         assert list(again.items()) == ["a"]
     with pytest.raises(errors.ArgumentError, match="events of a journal hold numbers"):
         Sessions(TokenForecaster(), tmp_path / "tokens.db")  # type: ignore[arg-type]
@@ -572,7 +570,7 @@ def test_a_store_belongs_to_one_model(
         Sessions(Forecaster(), tmp_path / "none.db")
     with pytest.raises(errors.ArgumentError, match="policy"):
         Sessions(model, tmp_path / "items.db", policy="other")  # type: ignore[arg-type]
-    with pytest.raises(errors.ArgumentError, match="path of a file, or a Store"):
+    with pytest.raises(errors.ArgumentError, match="path of a file, the URL"):
         Sessions(model, 3)  # type: ignore[arg-type]
     own = SQLiteStore(tmp_path / "own.db")
     with pytest.raises(errors.ArgumentError, match="another store has its own"):
@@ -598,13 +596,17 @@ def test_a_fork_of_the_process_is_refused(opened: Sessions) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_migration_replays_every_journal(
-    kind: str, models: dict[str, Forecaster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    models: dict[str, Forecaster],
+    others: dict[str, Forecaster],
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(writer, "_EVERY", 3)
-    old, new = models[kind], getattr(streams, kind)(seed=5)
+    old, new = models[kind], others[kind]
     assert new.fingerprint != old.fingerprint
     stream = Stream(old, 1)
-    with Sessions(old, tmp_path / "items.db") as sessions:
+    with Sessions(old, place()) as sessions:
         for item in ("a", "b", "c"):
             for number in (2, 1, 4, 3):
                 stream.observe(sessions, item, number)
@@ -623,17 +625,20 @@ def test_a_migration_replays_every_journal(
             np.testing.assert_allclose(moved["y-before"], means[name], rtol=1e-12)
             assert (moved["y-before"] != moved["y-after"]).all()
     with pytest.raises(errors.StoreError, match="call `migrate`"):
-        Sessions(old, tmp_path / "items.db")
-    with Sessions(new, tmp_path / "items.db") as sessions:
+        Sessions(old, place())
+    with Sessions(new, place()) as sessions:
         stream.check(sessions)
 
 
 def test_a_migration_that_cannot_be_changes_nothing(
-    models: dict[str, Forecaster], opened: Sessions, model: Forecaster
+    models: dict[str, Forecaster],
+    others: dict[str, Forecaster],
+    opened: Sessions,
+    model: Forecaster,
 ) -> None:
     for step in range(1, 4):
         opened.observe_batch(["a", "b"], [step, step], [50.0, 60.0], static=_twice(X))
-    new, state = streams.plain(seed=5), opened.state(["a", "b"])
+    new, state = others["plain"], opened.state(["a", "b"])
     with pytest.raises(errors.ArgumentError, match="with the columns"):
         opened.migrate(models["several"])
     opened.set_state("b", opened.state("a"))
@@ -657,9 +662,9 @@ def test_a_migration_that_cannot_be_changes_nothing(
 
 
 def test_what_is_observed_during_a_migration_is_replayed_too(
-    opened: Sessions, model: Forecaster
+    others: dict[str, Forecaster], opened: Sessions, model: Forecaster
 ) -> None:
-    stream, new = Stream(model, 3), streams.plain(seed=5)
+    stream, new = Stream(model, 3), others["plain"]
     for i in range(200):
         stream.observe(opened, f"item {i}", 1)
     ended = threading.Event()
@@ -843,3 +848,31 @@ def test_a_call_can_be_cancelled_as_long_as_it_waits(opened: Sessions) -> None:
     go.set()
     assert waiting[0].result().status == waiting[2].result().status == ["new"]
     assert sorted(opened.items()) == ["a", "c"]
+
+
+def test_times_go_on_after_a_restart_with_an_earlier_clock(
+    place: Place, model: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nothing that was observed after it seems to be idle."""
+    clock = [2_000_000_000]
+    monkeypatch.setattr(writer.time, "time_ns", lambda: 10**9 * clock[0])
+
+    def time_of(sessions: Sessions, item: str) -> float:
+        sessions.observe(item, 1, 50.0, static=X)
+        return sessions.history(item)["time"].dt.epoch("us")[-1] / 10**6
+
+    with Sessions(model, place()) as sessions:
+        assert 2_000_000_000 <= time_of(sessions, "a") < 2_000_000_001
+        sessions.delete("a")  # its time is known all the same
+    clock[0] = 5
+    with pytest.warns(errors.DataWarning, match=r"2033-05-18 03:33:20.*1970-01-01 00:00:05"):
+        opened = Sessions(model, place())
+    with opened as sessions:
+        assert 2_000_000_000 < time_of(sessions, "b") < 2_000_000_001
+        assert sessions.expire(np.datetime64(1_999_999_999, "s")) == 0
+        clock[0] = 3_000_000_000  # forward
+        assert 3_000_000_000 <= time_of(sessions, "c") < 3_000_000_001
+        clock[0] = 5
+        assert time_of(sessions, "d") > time_of(sessions, "c") >= 3_000_000_000
+        assert sessions.expire(np.datetime64(2_500_000_000, "s")) == 1
+        assert sorted(sessions.items()) == ["c", "d"]

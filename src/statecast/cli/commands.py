@@ -564,7 +564,12 @@ def update(
 def serve(
     model: Model,
     *,
-    store: Annotated[Path, typer.Option(help="The file of the items; it is made if not there.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            help="The file of the items, made if not there; or the URL of a Redis server."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="The address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0: any free one.")] = 8000,
     token_file: Annotated[
@@ -606,7 +611,7 @@ def serve(
             token=token,
             without_token=no_token,
             name=name,
-            started=lambda url: say(f"Serving {store} with {model} at {url}."),
+            started=lambda url: say(f"Serving {model} at {url}."),
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from statecast.errors import StateError, silent
 from statecast.forecast.forecaster import Forecaster
 from statecast.sessions.cells import Cells
 from statecast.sessions.events import PLAN, RESET, ROW, SET, STATIC, Layout
-from statecast.sessions.store import Event, Record
+from statecast.sessions.store import Event, Record, Version
 from statecast.state import State
 from statecast.tables.dates import Form
 from statecast.tables.parse import Parsed
@@ -41,6 +41,7 @@ _PLAIN = (  # attributes of an item
     "time",
 )
 _plain = attrgetter(*_PLAIN)
+_version = itemgetter(_PLAIN.index("seq"), _PLAIN.index("time"))
 Packed = tuple[Any, ...]  # an item
 
 
@@ -122,7 +123,7 @@ class Item:
     def of(cls, item: Any, record: Record) -> Item:
         """An item that is read from a store."""
         self, history, snapshot = cls(item), History(record.events), record.snapshot
-        self.seq, self.time, self.static = record.seq, record.time, history.static
+        (self.seq, self.time), self.static = record.version, history.static
         if snapshot is not None:
             self.snapshot_seq, self.snapshot_at = snapshot.seq, snapshot.at
         self.rewind(history, record, LEAST if snapshot is None else snapshot.at)
@@ -166,15 +167,19 @@ class Item:
         self.plans = {at: data for at, data in history.plans.items() if at > self.known} | plans
 
     @property
-    def version(self) -> str:
-        """Its last event: the number and the time. An item that was deleted and made again has
-        another time."""
-        return f"{self.seq}-{self.time}"
+    def version(self) -> Version:
+        """Its last event."""
+        return Version(self.seq, self.time)
 
     @property
     def waiting(self) -> bool:
         """Whether ``state`` is not computed, or rows are in effect that it has not taken."""
         return self.state is None or bool(self.rows)
+
+
+def version_of(packed: Packed) -> Version:
+    """The version of an item in memory."""
+    return Version._make(_version(packed))
 
 
 class Replay:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +23,7 @@ from statecast.errors import (
     StoreError,
     quoted,
     silent,
+    warn,
 )
 from statecast.files import id_bytes, id_of
 from statecast.forecast.explanation import ForecastExplanation
@@ -31,8 +34,10 @@ from statecast.sessions.batcher import Batcher
 from statecast.sessions.cells import Ahead, column
 from statecast.sessions.current import Current
 from statecast.sessions.events import KINDS, PLAN, ROW, STATIC
+from statecast.sessions.redis import SCHEMES, RedisStore
 from statecast.sessions.replay import History, Replay
-from statecast.sessions.store import Durability, Event, Store, opened
+from statecast.sessions.sqlite import SQLiteStore
+from statecast.sessions.store import Durability, Event, Store
 from statecast.sessions.writer import Ask, Observed, Policy, Writer, replayed
 from statecast.state import State
 from statecast.tables.output import column_of
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 _BATCH = 1024  # rows of one transaction, about
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
+_SKEW = 60_000_000  # microseconds between the clocks of machines that are set right
 
 
 class Sessions:
@@ -55,21 +61,24 @@ class Sessions:
     (decision 53).
 
     Several threads may use one object at once: calls that wait together are one native call and
-    one transaction. Only one process may have a file at a time.
+    one transaction. Only one process may have a file at a time. A Redis server is for several
+    processes and machines: each sees at once what the others have accepted (decision 57).
 
     Parameters
     ----------
     model : Forecaster
         A fitted one.
     store : str, path or Store
-        A file, which is made if it does not exist; or another store.
+        A file, which is made if it does not exist; the URL of a server of Redis or Valkey, as
+        ``RedisStore`` takes it; or another store.
     policy : {"revise", "reject"}
         What to do with a late observation (before the last observed step of its item) and a
         correction (other values at an observed step). "revise": the state becomes the one of the
         history as it now is. "reject": an error.
     durability : {"full", "relaxed"}
         "full": accepted observations survive a crash of the machine. "relaxed": a crash of the
-        machine may lose the last ones; a crash of the process loses none. For a file only.
+        machine may lose the last ones; a crash of the process loses none. On a server, "full" needs
+        its settings, and "relaxed" takes them as they are. For a path or a URL only.
     cached : int
         The number of items that are kept in memory: those used last.
     waiting : int
@@ -78,9 +87,11 @@ class Sessions:
     Raises
     ------
     StoreError
-        A store that cannot be opened, that another process has open, or of another model.
+        A store that cannot be opened, that another process has open, or of another model; a server
+        that would lose what it acknowledged. Every method raises it if the store cannot be read or
+        written to, or if another process went on with another model.
     MissingExtraError
-        apsw is not installed: ``pip install 'statecast[sessions]'``.
+        apsw or redis-py is not installed: ``pip install 'statecast[sessions]'`` or ``[redis]``.
     ArgumentError
         A model that is no ``Forecaster``, or another argument outside its range.
     NotFittedError
@@ -117,9 +128,10 @@ class Sessions:
         check_whole("cached", cached)
         check_whole("waiting", waiting)
         replay, self._process = _replay_of(model), os.getpid()
-        self._store = opened(store, durability)
+        self._store = _opened(store, durability)
         try:
             _check_model(self._store, replay)
+            _check_clock(self._store)
         except BaseException:
             self._store.close()
             raise
@@ -571,10 +583,11 @@ class Sessions:
                     before = _medians(replayed(old, part), h, "before")
                     moved.append(before.hstack(_medians(states, h, "after")[:, 1:]))
                 after = max(part)
+            self._batcher.do(lambda: self._writer.end_migration(new, _meta(new)))
         except BaseException:
-            self._batcher.do(lambda: self._writer.end_migration(None, {}))
+            with suppress(StoreError):  # the first error is the one to tell
+                self._batcher.do(lambda: self._writer.end_migration(None, {}))
             raise
-        self._batcher.do(lambda: self._writer.end_migration(new, _meta(new)))
         return pl.concat(moved) if moved else None
 
     # -- copies ------------------------------------------------------------------------
@@ -755,7 +768,10 @@ class Sessions:
         return series, static, future
 
     def delete(self, items: Any, *, expected: str | None = None) -> int:
-        """Remove all of items: no file has their bytes any more. Forks of them are other items.
+        """Remove all of items. Forks of them are other items.
+
+        The file has none of their bytes any more. Those of a server have them until they are next
+        written: ``BGREWRITEAOF`` and ``SAVE`` do so.
 
         Parameters
         ----------
@@ -852,6 +868,26 @@ def _medians(current: Current, h: int, when: str) -> pl.DataFrame:
     return pl.DataFrame(columns, strict=False)
 
 
+def _opened(store: Store | str | os.PathLike[str], durability: Durability) -> Store:
+    """Return a store: the given one, or that of a file or a URL."""
+    if isinstance(store, str) and store.startswith(SCHEMES):
+        return RedisStore(store, durability)
+    if isinstance(store, (str, os.PathLike)):
+        return SQLiteStore(store, durability)
+    needed = [name for name in vars(Store) if not name.startswith("_")]
+    if not all(hasattr(store, name) for name in needed):
+        raise ArgumentError(
+            "store: expected the path of a file, the URL of a Redis server, or a Store; received "
+            f"{type(store).__name__}."
+        )
+    if durability != "full":
+        raise ArgumentError(
+            "durability: expected a path or a URL with it, as another store has its own; received "
+            f"a {type(store).__name__}. Leave it out."
+        )
+    return store
+
+
 def _check_model(store: Store, replay: Replay) -> None:
     """Raise ``StoreError`` if a store belongs to another model."""
     own, found = _meta(replay), store.meta()
@@ -862,6 +898,18 @@ def _check_model(store: Store, replay: Replay) -> None:
             "Expected a store of this model; received one of another fit, with the fingerprint "
             f"{found.get('fingerprint', '')[:40]}. Its states have no meaning for this model. Open "
             "it with the model that made it, and call `migrate`; or name another file."
+        )
+
+
+def _check_clock(store: Store) -> None:
+    """Warn if the clock is before the last event of a store."""
+    last, now = store.latest, time.time_ns() // 1000
+    if last > now + _SKEW:
+        then, here = (f"{_EPOCH + each * _MICROSECOND:%Y-%m-%d %H:%M:%S}" for each in (last, now))
+        warn(
+            f"The last event of the store was accepted at {then} UTC, and the clock of this "
+            f"machine is at {here}. Set the clock if it is wrong. Nothing is lost: the times of "
+            "new events go on from the last one."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,8 @@ from statecast.sessions.batcher import Call
 from statecast.sessions.cells import Rows
 from statecast.sessions.current import Current
 from statecast.sessions.events import RESET, ROW, STATIC
-from statecast.sessions.replay import LEAST, History, Item, Packed, Replay
-from statecast.sessions.store import Change, Event, Record, Snapshot, Store
+from statecast.sessions.replay import LEAST, History, Item, Packed, Replay, version_of
+from statecast.sessions.store import Change, Event, Record, Snapshot, Store, Version
 from statecast.state import State
 
 Policy = Literal["revise", "reject"]
@@ -36,8 +37,8 @@ _STATUS = np.array(["duplicate", "new", "late", "corrected"], object)
 _DUPLICATE, _NEW, _LATE, _CORRECTED = range(4)
 _TOGETHER = 64  # items that are forecast together: so a call does not wait long for the others
 _EVERY = 64  # events between two snapshots of an item
-_TRIES = 3  # times that a change is made, if another writer was there first
-_NOTHING = Record(None, [], 0, 0), History([])  # of a new item
+_TRIES = 50  # times that a change is made, if another process was there first
+_NOTHING = Record(None, [], Version()), History([])  # of a new item
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Draft:
 
     Attributes
     ----------
-    old : bool
-        Whether the item was there before.
+    old : Version or None
+        The version of the item before; None for a new item.
     item : Item
     journal : (Record, History)
         All that the store has of it, if that was read; else nothing.
@@ -93,7 +94,7 @@ class Draft:
         Whether the snapshot in the store is not one of the item any more.
     """
 
-    old: bool
+    old: Version | None
     item: Item
     journal: tuple[Record, History] = _NOTHING
     events: list[Event] = field(default_factory=list)
@@ -119,7 +120,6 @@ class Writer:
         self._items: OrderedDict[bytes, Packed] = OrderedDict()
         self._time = 0
         self.committed: Callable[[int, float], None] | None = None  # see ``Sessions.watch``
-        self._changed: set[bytes] | None = None  # during a migration: what it must look at again
 
     def handle(self, calls: list[Call]) -> None:
         """Do calls, in order: together what can be done together."""
@@ -158,6 +158,9 @@ class Writer:
 
         They are the caller's, who may change them.
         """
+        known = ((key, version_of(self._items[key])) for key in keys if key in self._items)
+        for key in self._store.stale(known):
+            self._items.pop(key, None)
         new = {key: own for key, own in zip(keys, ids, strict=True) if key not in self._items}
         for (key, own), record in zip(new.items(), self._store.read(list(new)), strict=True):
             if record is not None:
@@ -185,7 +188,7 @@ class Writer:
                 f"Item {quoted(own)}: expected states of this model; by then its state was set, to "
                 "one of the model before the migration."
             )
-        item = Item.of(own, Record(None, events, len(events), moment))
+        item = Item.of(own, Record(None, events, Version(*events[-1][:2])))
         self.replay.compute([item])
         return self._current({key: item})
 
@@ -200,39 +203,43 @@ class Writer:
     def fork(self, keys: Sequence[bytes], own: Any, other: Any) -> None:
         """Copy the first item to the second, which must not be there."""
         record = self.whole(keys[0], own)
-        change = Change(keys[1], 0, record.events, record.snapshot or "keep")
+        change = Change(keys[1], Version(), record.events, record.snapshot or "keep")
         if self._store.commit([change]):
             raise ConflictError(
                 f"as_: expected an id that is not an item yet; received {quoted(other)}.",
                 item=other,
             )
-        if self._changed is not None:
-            self._changed.add(keys[1])
 
     def version(self, key: bytes, own: Any) -> str:
         """The version of an item."""
         (item,) = self.loaded([own], [key])
         if item is None:
             raise _absent(own)
-        return item.version
+        return str(item.version)
 
     def delete(
         self, keys: Sequence[bytes], ids: Sequence[Any] = (), expected: str | None = None
     ) -> int:
         """Remove all of items; return how many there were. With ``expected``, the version of each
         of ``ids`` is compared first."""
-        if expected is not None:
-            for own, item in zip(ids, self.loaded(ids, keys), strict=True):
-                _check_version(own, item, expected)
-        for key in keys:
-            self._items.pop(key, None)
-        return self._store.delete(keys) if keys else 0
+        for _ in _tries():
+            versions: dict[bytes, Version | None] = dict.fromkeys(keys)
+            if expected is not None:
+                for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
+                    _check_version(own, item, expected)
+                    versions[key] = item and item.version
+            found = self._remove(versions)
+            if found is not None:
+                return found
+        raise _overtaken()
 
     def expire(self, before: int, after: bytes) -> list[bytes]:
         """Delete some items with ids after one, whose last event is before a moment."""
-        keys = self._store.idle(before, after)
-        self.delete(keys)
-        return keys
+        for _ in _tries():
+            found = self._store.idle(before, after)
+            if self._remove(found) is not None:  # else one of them was observed meanwhile
+                return list(found)
+        raise _overtaken()
 
     def restore(self, journals: Mapping[bytes, list[Event]]) -> int:
         """Add items with whole journals, in one transaction; return how many were not there."""
@@ -241,7 +248,7 @@ class Writer:
             journals.items(), self._store.read(list(journals), whole=True), strict=True
         ):
             if there is None:
-                new[key] = Record(None, events, events[-1].seq, events[-1].time)
+                new[key] = Record(None, events, Version(*events[-1][:2]))
             elif there.events != events:
                 item = id_of(key)
                 raise DataError(
@@ -250,20 +257,16 @@ class Writer:
                     item=item,
                 )
         replayed(self.replay, new)
-        changes = [Change(key, 0, record.events) for key, record in new.items()]
+        changes = [Change(key, Version(), record.events) for key, record in new.items()]
         if changes and self._store.commit(changes):
             raise _overtaken()
-        if self._changed is not None:
-            self._changed |= new.keys()
         return len(new)
 
     # -- another model -----------------------------------------------------------------
 
     def begin_migration(self) -> None:
         """Note from now on which items change."""
-        if self._changed is not None:
-            raise StoreError("Expected one migration at a time; another one is running.")
-        self._changed = set()
+        self._store.watch()
 
     def part(self, after: bytes, most: int) -> dict[bytes, Record]:
         """The whole journals of the next items after an id."""
@@ -274,11 +277,12 @@ class Writer:
 
         From this moment every state is one of the new model.
         """
-        changed, self._changed = self._changed or set(), None
         if replay is None:
+            self._store.unwatch()
             return
-        replayed(replay, self._journals(list(changed)))
-        self._store.set_meta(meta, forget=True)
+        for last in (False, True):  # other processes wait for the last part only, which is small
+            replayed(replay, self._journals(self._store.watched(last=last)))
+        self._store.set_meta(meta)
         self.replay = replay
         self._items.clear()
 
@@ -292,12 +296,12 @@ class Writer:
     def _answer(self, calls: list[Call]) -> list[Current]:
         """The states that calls ask for."""
         items: dict[bytes, Item] = {}
-        for call in calls:
-            keys, ids = call.work.keys, call.work.ids
-            for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
-                if item is None:
-                    raise _absent(own)
-                items[key] = item
+        ids = [own for call in calls for own in call.work.ids]
+        keys = [key for call in calls for key in call.work.keys]
+        for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
+            if item is None:
+                raise _absent(own)
+            items[key] = item
         waiting = {key: item for key, item in items.items() if item.waiting}
         self.replay.compute(list(waiting.values()))
         self._items |= {key: item.packed() for key, item in waiting.items()}
@@ -312,8 +316,11 @@ class Writer:
 
     def _observe(self, calls: list[Call]) -> list[Observed]:
         """Accept the rows of calls in one transaction."""
-        for _ in range(_TRIES):
-            drafts, found = self._drafted(calls)
+        for _ in _tries():
+            drafted = self._drafted(calls)
+            if drafted is None:
+                continue
+            drafts, found = drafted
             # Before the commit, so that no error follows it.
             observed = self._observed([call.work for call in calls], drafts, found)
             if self._commit(drafts):
@@ -371,24 +378,26 @@ class Writer:
 
     def _drafted(
         self, calls: list[Call]
-    ) -> tuple[dict[bytes, Draft], list[tuple[np.ndarray, list[str]]]]:
+    ) -> tuple[dict[bytes, Draft], list[tuple[np.ndarray, list[str]]]] | None:
         """The items after the rows of calls, and the status of each row and the version of its
-        item."""
+        item; None if another process changes an item meanwhile."""
         ids = [own for call in calls for own in call.work.ids]
         keys = [key for call in calls for key in call.work.keys]
         drafts: dict[bytes, Draft] = {}
         for key, own, item in zip(keys, ids, self.loaded(ids, keys), strict=True):
             if key not in drafts:
-                drafts[key] = Draft(item is not None, item or Item(own))
-        self._read_whole(calls, drafts)
+                drafts[key] = Draft(item and item.version, item or Item(own))
+        if not self._read_whole(calls, drafts):
+            return None
         found = [self._take(call.work, drafts) for call in calls]
         asked = {key for call in calls if call.work.ahead is not None for key in call.work.keys}
         changed = [draft.item for key, draft in drafts.items() if draft.events or key in asked]
         self.replay.compute([item for item in changed if item.waiting])
         return drafts, found
 
-    def _read_whole(self, calls: list[Call], drafts: Mapping[bytes, Draft]) -> None:
-        """Read the whole journals of the items that may go back in time."""
+    def _read_whole(self, calls: list[Call], drafts: Mapping[bytes, Draft]) -> bool:
+        """Read the whole journals of the items that may go back in time; return whether the items
+        are still those of the journals."""
         back: dict[bytes, None] = {}
         for call in calls:
             keys = call.work.keys
@@ -396,10 +405,14 @@ class Writer:
                 item = drafts[keys[row]].item
                 if item.static != data if kind == STATIC else at <= item.known:
                     back[keys[row]] = None
-        back = {key: None for key in back if drafts[key].old}
-        for key, record in zip(back, self._store.read(list(back), whole=True), strict=True):
-            if record is not None:
+        olds = {key: old for key in back if (old := drafts[key].old) is not None}
+        records, same = self._store.read(list(olds), whole=True), True
+        for (key, old), record in zip(olds.items(), records, strict=True):
+            if record is not None and record.version == old:
                 drafts[key].journal = record, History(record.events)
+            else:
+                same = False
+        return same
 
     def _take(self, rows: Rows, drafts: Mapping[bytes, Draft]) -> tuple[np.ndarray, list[str]]:
         """Let the drafts take the rows of a call; return the status of each row, and the version
@@ -419,7 +432,7 @@ class Writer:
                 self._refuse(draft.item, at, code)
             if code > codes[row]:
                 codes[row] = code
-        return codes, [drafts[key].item.version for key in rows.keys]
+        return codes, [str(drafts[key].item.version) for key in rows.keys]
 
     def _refuse(self, item: Item, at: int | None, code: int) -> NoReturn:
         """Raise for what ``policy="reject"`` does not accept."""
@@ -495,10 +508,12 @@ class Writer:
         item.rewind(history, record, before)
 
     def _add(self, draft: Draft, at: int | None, data: bytes) -> None:
-        """Add an event to a draft. Its time is not before that of any other."""
+        """Add an event to a draft. Its time is after that of all others that are known: also if
+        the clock was set back, and so that no two items that had the same id have one version."""
         item = draft.item
-        self._time = max(self._time, time.time_ns() // 1000)
-        item.seq, item.time = item.seq + 1, max(item.time, self._time)
+        last = max(self._time, self._store.latest, item.time)
+        item.time = self._time = max(last + 1, time.time_ns() // 1000)
+        item.seq += 1
         draft.events.append(Event(item.seq, item.time, at, data))
 
     def _commit(self, drafts: Mapping[bytes, Draft]) -> bool:
@@ -514,7 +529,7 @@ class Writer:
                     item.snapshot_seq, item.snapshot_at = item.seq, item.known
                 else:
                     item.snapshot_seq, item.snapshot_at = 0, LEAST
-            changes.append(Change(key, item.seq - len(draft.events), draft.events, snapshot))
+            changes.append(Change(key, draft.old or Version(), draft.events, snapshot))
         begin = time.perf_counter()
         stale = self._store.commit(changes) if changes else []
         if stale:
@@ -524,8 +539,6 @@ class Writer:
         if self.committed is not None and changes:
             events = sum(len(change.events) for change in changes)
             self.committed(events, time.perf_counter() - begin)
-        if self._changed is not None:
-            self._changed |= changed.keys()
         for key, draft in drafts.items():
             if draft.old or draft.events:
                 self._items[key] = draft.item.packed()
@@ -541,17 +554,23 @@ class Writer:
         expected: str | None,
     ) -> None:
         """Begin a new era of an item, with the event that says so."""
-        for _ in range(_TRIES):
+        for _ in _tries():
             (item,) = self.loaded([own], [key])
             if item is None:
                 raise _absent(own)
             _check_version(own, item, expected)
-            draft = Draft(True, item, stale=True)
+            draft = Draft(item.version, item, stale=True)
             draft.item.begin(start, at)
             self._add(draft, None, data)
             if self._commit({key: draft}):
                 return
         raise _overtaken()
+
+    def _remove(self, versions: Mapping[bytes, Version | None]) -> int | None:
+        """Delete items of expected versions; None if one has another version."""
+        for key in versions:
+            self._items.pop(key, None)
+        return self._store.delete(versions) if versions else 0
 
 
 def replayed(replay: Replay, journals: Mapping[bytes, Record]) -> Current:
@@ -613,7 +632,7 @@ def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
 
 def _check_version(own: Any, item: Item | None, expected: str | None) -> None:
     """Raise ``VersionError`` unless an item has the expected version; None: whatever it has."""
-    found = None if item is None else item.version
+    found = None if item is None else str(item.version)
     if expected not in (None, found):
         has = "it is not there" if found is None else f"it has the version {found}"
         raise VersionError(
@@ -631,8 +650,17 @@ def _absent(item: Any, when: str = "") -> AbsentError:
     )
 
 
+def _tries() -> Iterator[None]:
+    """The times that a change is made. Before each, processes wait for different times, so that
+    one of them is first."""
+    for number in range(_TRIES):
+        if number:
+            time.sleep(random.uniform(0, min(0.001 * 2**number, 0.1)))
+        yield
+
+
 def _overtaken() -> StoreError:
     return StoreError(
-        f"Expected to write alone; another writer changed the items {_TRIES} times. Repeat the "
-        "call."
+        f"Expected to change the items; another process was first {_TRIES} times. Nothing of this "
+        "call was accepted. Repeat it."
     )
