@@ -6,7 +6,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from statecast.checks import check_choice
@@ -106,6 +106,7 @@ class SQLiteStore:
         self._numbers: dict[bytes, tuple[int, Version]] = {}
         self._watched: set[bytes] | None = None
         self._filled, self._copied, self._copier = threading.Event(), False, None
+        self._copying = threading.Lock()
         self._db.set_wal_hook(self._committed)
 
     # -- a store -----------------------------------------------------------------------
@@ -201,6 +202,8 @@ class SQLiteStore:
 
     def delete(self, items: Mapping[bytes, Version | None]) -> int | None:
         """See ``Store``. No file has the bytes of the items any more."""
+        import apsw
+
         found = 0
         with self._transaction():
             for each, expected in items.items():
@@ -212,12 +215,18 @@ class SQLiteStore:
                 found += bool(item)
                 for table in ("events", "snapshots", "items"):
                     self._db.execute(f"DELETE FROM {table} WHERE item = ?", (item,))
-        with self._errors("write"):  # the log has what was removed until it is empty
-            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-        if busy:
+        # The log has what was removed until it is empty. While another thread copies it, it cannot
+        # be emptied.
+        with self._copying:
+            try:
+                busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+                reason = "another program reads it: close it" if busy else ""
+            except apsw.Error as error:
+                reason = f"it cannot be copied: {type(error).__name__}: {error}"
+        if reason:
             raise StoreError(
-                f"{self.path}: the items are deleted, but their bytes are still in the log, which "
-                "another program reads. Close it, and delete them again."
+                f"{self.path}: the items are deleted, but their bytes are still in the log "
+                f"({reason}). Then delete them again."
             )
         return found
 
@@ -266,8 +275,10 @@ class SQLiteStore:
         self._filled.set()
         if self._copier is not None:
             self._copier.join()
-        self._db.close()
-        self._lock.close()
+        try:
+            self._db.close()
+        finally:
+            self._lock.close()
 
     # -- inside ------------------------------------------------------------------------
 
@@ -392,14 +403,13 @@ class SQLiteStore:
         """
         import apsw
 
-        with apsw.Connection(self.path) as db:
+        with closing(apsw.Connection(self.path)) as db:
             db.set_busy_timeout(_WAIT)
             while True:
                 self._filled.wait()
                 self._filled.clear()
                 if self._closed:
                     break
-                with suppress(apsw.Error):
+                with self._copying, suppress(apsw.Error):
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                     self._copied = True
-        db.close()
