@@ -32,9 +32,8 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -45,8 +44,8 @@ from urllib.parse import quote, unquote_to_bytes
 os.environ.setdefault("KERAS_BACKEND", "torch")  # it compiles nothing
 
 PATIENCE = 20.0  # seconds until the end of a connection
-QUIET = 0.1  # seconds after which a sender says that nothing more comes
-TOGETHER = 64  # executions at once
+QUIET = 1.0  # seconds without an answer, after which a sender says that nothing more comes
+TOGETHER = 96  # executions at once
 KEPT = [f"kept {i}" for i in range(5)]
 ITEMS, STEPS = 24, 6
 
@@ -75,30 +74,41 @@ def fitted(path: Path) -> None:
 
 
 class Server:
-    """``statecast serve`` in a process; its log is kept, and its errors are counted."""
+    """``statecast serve`` in a process. Its log is a file: the reader of a pipe would slow it."""
 
-    def __init__(self, model: Path, store: Path) -> None:
+    def __init__(self, model: Path, store: Path, log: Path) -> None:
         command = [sys.executable, "-m", "statecast.cli", "serve", str(model)]
         command += ["--store", str(store), "--port", "0", "--durability", "relaxed"]
-        self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.last: deque[str] = deque(maxlen=400)
-        self.errors, self.port, found = 0, 0, threading.Event()
+        self._log, self._read = log, 0
+        with log.open("wb") as file:
+            self.child = subprocess.Popen(command, stderr=file)
+        for _ in range(1_200):
+            found = re.search(
+                r"^Serving .* at http://[\d.]+:(\d+)\.$", log.read_text(), re.MULTILINE
+            )
+            if found or self.child.poll() is not None:
+                break
+            time.sleep(0.1)
+        else:
+            found = None
+        if found is None:
+            raise SystemExit(f"The server did not start:\n{log.read_text()}")
+        self.port = int(found[1])
 
-        def read() -> None:
-            assert self.child.stderr is not None
-            for line in self.child.stderr:
-                self.last.append(line)
-                self.errors += '"level": "error"' in line or "Traceback" in line
-                if port := re.match(r"Serving .* at http://[\d.]+:(\d+)\.$", line):
-                    self.port = int(port[1])
-                    found.set()
-            found.set()
+    def last(self) -> str:
+        """The end of its log."""
+        with self._log.open("rb") as file:
+            file.seek(max(0, self._log.stat().st_size - 50_000))
+            return file.read().decode("utf-8", "replace")
 
-        self._reader = threading.Thread(target=read)
-        self._reader.start()
-        found.wait(120)
-        if not self.port:
-            raise SystemExit(f"The server did not start:\n{''.join(self.last)}")
+    def errors(self) -> list[str]:
+        """The errors in its log since the last call."""
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        self._read += len(data)
+        lines = data.decode("utf-8", "replace").splitlines()
+        return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Send a good request."""
@@ -114,9 +124,7 @@ class Server:
     def stop(self) -> int:
         """Stop it as a service is stopped; its exit status."""
         self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(60)
-        self._reader.join()
-        return code
+        return self.child.wait(60)
 
     def memory(self) -> int:
         """Bytes of memory that it has now."""
@@ -472,8 +480,11 @@ async def executed(port: int, execution: Execution, place: int) -> list[int]:
             raw = transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return []
-        if execution.end == "wait" and await client.end(QUIET):
-            return statuses(bytes(client.data))
+        before = -1
+        while execution.end == "wait" and before < len(client.data):  # as long as more comes
+            before = len(client.data)
+            if await client.end(QUIET):
+                return statuses(bytes(client.data))
         if not transport.is_closing():
             transport.write_eof()
         if not await client.end(PATIENCE):
@@ -500,8 +511,8 @@ class Run:
         folder.mkdir(exist_ok=True)
         if execution is not None:
             (folder / f"{seed}.bin").write_bytes(b"".join(execution.parts))
-        (folder / f"{seed}.txt").write_text(f"{what}\n\n{''.join(server.last)}")
-        print(f"seed {seed}: {what[:300]}", flush=True)
+        (folder / f"{seed}.txt").write_text(f"{what}\n\n{server.last()}")
+        print(f"seed {seed}: {what[:600]}", flush=True)
 
     def over(self) -> bool:
         passed = time.monotonic() - self.begun
@@ -513,7 +524,6 @@ class Run:
             seed, self.seed = self.seed, self.seed + 1
             execution = Execution.of(seed)
             self.named |= execution.named()
-            errors = server.errors
             try:
                 found = await executed(server.port, execution, seed)
             except (TimeoutError, ValueError, OSError) as error:
@@ -521,13 +531,19 @@ class Run:
                 continue
             self.statuses.update(found)
             self.requests += len(found)
-            if any(status >= 500 for status in found) or server.errors > errors:
-                self.fail(seed, f"statuses {found}; an error in the log", execution, server)
+            if any(status >= 500 for status in found):
+                self.fail(seed, f"statuses {found}", execution, server)
 
     async def progress(self, server: Server) -> None:
         while True:
             await asyncio.sleep(10)
             self.say(server)
+            self.read(server)
+
+    def read(self, server: Server) -> None:
+        """Fail for each error in the log of the server."""
+        for line in server.errors():
+            self.fail(self.seed, f"an error in the log before this seed: {line}", None, server)
 
     def say(self, server: Server) -> None:
         passed = time.monotonic() - self.begun
@@ -563,7 +579,7 @@ def run(args: argparse.Namespace) -> int:
         fitted(model)
     for old in out.glob("items.db*"):
         old.unlink()
-    server = Server(model, store)
+    server = Server(model, store, out / "server.log")
     found = Run(args)
     try:
         for number, item in enumerate(KEPT):
@@ -575,10 +591,11 @@ def run(args: argparse.Namespace) -> int:
         if args.replay is not None:
             execution = Execution.of(args.replay)
             print(b"".join(execution.parts)[:5_000], execution.end)
-            print(asyncio.run(executed(server.port, execution, 0)), "".join(server.last))
+            print(asyncio.run(executed(server.port, execution, 0)), server.last())
             return 0
         asyncio.run(found.all(server))
         found.say(server)
+        found.read(server)
         if server.child.poll() is not None:
             found.fail(-1, f"the server ended with {server.child.returncode}", None, server)
         elif kept(server) != before:

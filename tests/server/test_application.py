@@ -672,6 +672,35 @@ def test_more_requests_than_the_limit_are_refused(
         assert len(sessions) == 2
 
 
+def test_requests_that_need_more_memory_than_the_limit_are_refused(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a request takes is given back: of a good one, and of a refused one."""
+    row, most = {"step": 1, "values": 51.0, "static": X, "h": 3}, 20_000
+    with served(sessions, limits=Limits(memory=most)) as client, ThreadPoolExecutor(2) as pool:
+        for _ in range(50):  # 2,500 bytes each
+            assert client.item("POST", "a", "/observations", row).status == 200
+            refused(client.item("POST", "a", "/observations", {"step": "x" * 800}), 422)
+            long = client.item("POST", "a", "/observations", {**row, "step": " " * 3_000})
+            refused(long, 503, "memory")
+            assert long.headers["retry-after"] == "1"
+            refused(client.item("GET", "a", "/forecast?h=100"), 503, "memory")
+            assert client.item("GET", "a", "/forecast?h=30").status == 200
+        assert sessions.history("a").height == 2
+        with held(sessions, monkeypatch) as go:
+            begin = {"step": 2, "values": 51.0, "static": {**X, "group": "x" * 1_700}}
+            first = pool.submit(client.item, "POST", "a", "/observations", begin)
+            while client.ask("GET", "/metrics").data.find(b"_waiting_rows 0.0") > 0:
+                if b"statecast_current_requests 2.0" in client.ask("GET", "/metrics").data:
+                    break
+                time.sleep(0.01)
+            second = client.item("POST", "b", "/observations", {**begin, "step": 1})
+            refused(second, 503, "memory")
+            go.set()
+            assert first.result().status == 200
+        assert client.item("POST", "b", "/observations", {**begin, "step": 1}).status == 200
+
+
 def test_a_fault_is_in_the_log_and_not_in_the_answer(
     client: Client,
     sessions: Sessions,

@@ -36,9 +36,11 @@ from statecast.server.inference import Inference
 from statecast.server.invocations import Invocations
 from statecast.server.wire import (
     ARROW,
+    BODY_BYTES,
     Answer,
     Call,
     Limits,
+    Memory,
     Protocol,
     batch_of,
     check_item,
@@ -58,6 +60,7 @@ from statecast.server.wire import (
     response_of,
     state_content,
     table_content,
+    take_numbers,
 )
 from statecast.sessions.sessions import Sessions
 from statecast.sessions.writer import Observed
@@ -151,6 +154,7 @@ class _Application:
         self._rows = partial(table_content, without=(self._schema.id_col,))
         model = {"name": name, "version": self._mark}
         self._description = described(self._schema, limits, model)
+        self._memory = Memory(limits.memory)
         self._in_thread = _in_thread(limits.threads)
         self._apart = _in_thread(4)  # so that health is not behind all other requests
         self._parts: Mapping[Protocol, Any] = {
@@ -187,19 +191,19 @@ class _Application:
             path = dict(request.path_params)
             segment = path.pop("item", None)
             item = "" if segment is None else read_item(segment, limits.id)
-            body, media = b"", ""
-            if route.body:
-                media = _media(request, route.body)
-                body = await _body(request, limits)
             headers: dict[str, str] = {}
             for name, value in request.headers.items():
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
             path = {name: unquote(text) for name, text in path.items()}
-            call = Call(item, request.query_params.multi_items(), headers, body, media, path)
-            read_query(call, route.query)
-            if iscoroutinefunction(work):
-                return response_of(await work(call))
-            return response_of(await in_thread(work, call))
+            media = _media(request, route.body) if route.body else ""
+            with self._memory.of_request() as take:
+                body = await _body(request, limits, take) if route.body else b""
+                query = request.query_params.multi_items()
+                call = Call(item, query, headers, body, media, path, take)
+                read_query(call, route.query)
+                asynchronous = iscoroutinefunction(work)
+                answer = await (work(call) if asynchronous else in_thread(work, call))
+                return response_of(answer)
 
         endpoint.path = route.path  # type: ignore[attr-defined]  # for metrics and logs
         return endpoint
@@ -256,7 +260,9 @@ class _Application:
         """Accept an observation."""
         given = read_object(call.body, (*ROW, "until", "h"))
         row = read_row(given, len(self._schema.targets), "Body")
-        observed, messages = await self._observe(call, row, **read_horizon(given, self._limits))
+        horizon = read_horizon(given, self._limits)
+        take_numbers(call, horizon, 1, self._schema, self._limits)
+        observed, messages = await self._observe(call, row, **horizon)
         (status,) = observed.status
         content = {"item": call.item, "status": status, "revised": bool(observed.revised)}
         for name in ("forecast", "before"):
@@ -293,6 +299,7 @@ class _Application:
         """Forecast an item, from what is observed or was at a moment."""
         query = read_query(call, FORECAST)
         options = read_options(query, self._limits)
+        take_numbers(call, options, 1, self._schema, self._limits)
 
         def found(forecast: Callable[..., Any], *given: Any) -> dict[str, Any]:
             with silent() as messages:
@@ -450,8 +457,8 @@ def _media(request: Request, known: Collection[str]) -> str:
     return media
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The body of a request."""
+async def _body(request: Request, limits: Limits, take: Callable[[int], None]) -> bytes:
+    """The body of a request, for which memory is taken."""
     too_long = RequestError(
         413, f"Body: expected at most {limits.body:,} bytes; received more.", Connection="close"
     )
@@ -462,6 +469,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
     try:
         async with asyncio.timeout(limits.seconds):
             async for part in request.stream():
+                take(BODY_BYTES * len(part))
                 found += part
                 if len(found) > limits.body:
                     raise too_long

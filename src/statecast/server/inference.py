@@ -26,12 +26,12 @@ from statecast.server.wire import (
     Call,
     Limits,
     check_item,
-    check_numbers,
     json_bytes,
     plain,
     read_object,
     read_options,
     read_row,
+    take_numbers,
 )
 from statecast.sessions.sessions import Sessions
 from statecast.sessions.writer import Observed
@@ -144,7 +144,7 @@ class Inference:
             row = read_row(row, len(self._columns.kinds["values"]), "inputs")
             columns, headers = await self._observed(replace(call, item=item), row, options)
         else:
-            columns, headers = await self._in_thread(self._forecast, item, options), {}
+            columns, headers = await self._in_thread(self._forecast, call, item, options), {}
         content = {f"model_{part}": value for part, value in self._model.items()}
         content |= {"id": known} if known else {}
         return _answer(content, columns, outputs, wanted, headers)
@@ -161,6 +161,7 @@ class Inference:
                 "parameters: expected level, quantiles, mean and calibrated without inputs only. "
                 "Ask for this forecast in a request of its own.",
             )
+        take_numbers(call, options, 1, self._sessions.model.schema, self._limits)
         observed, _ = await self._observe(call, row, **options)
         columns: dict[str, Any] = {"status": observed.status.tolist()}
         for rows in () if observed.forecast is None else (observed.forecast,):
@@ -168,13 +169,13 @@ class Inference:
             columns |= {name: [each[name] for each in rows] for name in names}
         return columns, self._tag(observed.versions[0])
 
-    def _forecast(self, item: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _forecast(self, call: Call, item: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The output tensors of a forecast."""
         if not options.keys() & {"until", "h"}:
             raise RequestError(
                 422, "Expected inputs, which are observed, or until or h, for a forecast."
             )
-        check_numbers(options, 1, self._sessions.model.schema, self._limits)
+        take_numbers(call, options, 1, self._sessions.model.schema, self._limits)
         with silent():
             return self._tensors(self._sessions.forecast(item, **options))
 

@@ -23,9 +23,9 @@ from statecast.server.wire import (
     Call,
     Limits,
     check_item,
-    check_numbers,
     read_object,
     table_content,
+    take_numbers,
 )
 from statecast.sessions.sessions import Sessions
 
@@ -66,7 +66,7 @@ class Invocations:
             raise RequestError(
                 413, f"Table: expected at most {self._limits.rows:,} rows; received {len(ids):,}."
             )
-        check_numbers(params, len(set(map(str, ids))), schema, self._limits)
+        take_numbers(call, params, len(set(map(str, ids))), schema, self._limits)
         with silent() as messages:
             if list(columns) == [schema.id_col]:
                 found = self._stored(ids, params)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from http import HTTPStatus
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -45,6 +47,7 @@ JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application
 CSV, OCTETS = "text/csv", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 Protocol = Literal["", "mlflow", "v2"]  # "": that of Statecast
+BODY_BYTES, _NUMBER_BYTES = 8, 128  # of memory, for a byte of a body and a number of a forecast
 _LARGEST = 2**63  # of a whole number: beyond, neither a step nor a code
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -84,7 +87,10 @@ class Limits:
     rows : int
         Rows of a batch, and of a table.
     numbers : int
-        Numbers of the forecast of several items: items, steps and columns multiplied.
+        Numbers of a forecast: items, steps and columns multiplied.
+    memory : int
+        Bytes that the requests in work may take together, as estimated: 8 for each byte of a body,
+        and 128 for each number of a forecast. Further requests are refused with status 503.
     requests : int
         Requests at once. Further ones are refused with status 503.
     threads : int
@@ -108,6 +114,7 @@ class Limits:
     quantiles: int = 100
     rows: int = 10_000
     numbers: int = 1_000_000
+    memory: int = 512 * 2**20
     requests: int = 1_000
     threads: int = 64
     headers: int = 65_536
@@ -119,6 +126,44 @@ class Limits:
             if each.name != "seconds":
                 check_whole(each.name, getattr(self, each.name))
         check_number("seconds", self.seconds, 0.001, 86_400.0)
+
+
+class Memory:
+    """The memory of requests in work, as estimated.
+
+    Parameters
+    ----------
+    most : int
+        Bytes of all of them together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._used, self._lock = most, 0, Lock()
+
+    @contextmanager
+    def of_request(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes bytes for a request; they are given back after the block.
+
+        It raises ``OverloadError`` if too many are taken.
+        """
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            with self._lock:
+                if self._used + size > self._most:
+                    raise OverloadError(
+                        "The requests in work need the memory that they may have. Nothing of this "
+                        "one was done. Repeat it later, or ask for less at once."
+                    )
+                self._used += size
+                held += size
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._used -= held
 
 
 @dataclass(frozen=True)
@@ -138,14 +183,17 @@ class Call:
         The media type of the body; "" if it has none.
     path : mapping of str to str
         The parts of the path that name something else than an item, decoded.
+    take : callable
+        As ``Memory.of_request`` yields it.
     """
 
     item: str
     query: list[tuple[str, str]]
     headers: Mapping[str, str]
     body: bytes
-    media: str = ""
-    path: Mapping[str, str] = field(default_factory=dict)
+    media: str
+    path: Mapping[str, str]
+    take: Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -359,13 +407,16 @@ def read_options(query: Mapping[str, list[str]], limits: Limits) -> dict[str, An
     return found
 
 
-def check_numbers(options: Mapping[str, Any], items: int, schema: Schema, limits: Limits) -> None:
-    """Check how many numbers the forecast of several items has.
+def take_numbers(
+    call: Call, options: Mapping[str, Any], items: int, schema: Schema, limits: Limits
+) -> None:
+    """Check how many numbers a forecast has, and take memory for them.
 
     Parameters
     ----------
+    call : Call
     options : mapping
-        Arguments of a forecast, with ``until`` or ``h``.
+        Arguments of a forecast.
     items : int
     schema : Schema
     limits : Limits
@@ -374,6 +425,8 @@ def check_numbers(options: Mapping[str, Any], items: int, schema: Schema, limits
     ------
     RequestError
         More steps or quantiles than the limits (status 422), or more numbers (413).
+    OverloadError
+        The memory is taken by other requests.
     """
     until, h = options.get("until"), options.get("h")
     steps = h or (until or 0) - schema.first + 1
@@ -390,6 +443,7 @@ def check_numbers(options: Mapping[str, Any], items: int, schema: Schema, limits
             f"Expected a forecast of at most {limits.numbers:,} numbers; this one has "
             f"{numbers:,}: its items, steps and columns multiplied.",
         )
+    call.take(_NUMBER_BYTES * max(0, numbers))
 
 
 def read_moment(text: str) -> dt.datetime:
