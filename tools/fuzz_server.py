@@ -478,7 +478,8 @@ async def executed(port: int, execution: Execution, place: int) -> list[int]:
                 await asyncio.sleep(0.002)
         if execution.end == "reset":
             raw = transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):  # the server has ended it
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return []
         before = -1
         while execution.end == "wait" and before < len(client.data):  # as long as more comes
