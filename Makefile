@@ -18,7 +18,7 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check clients fuzz sanitize bench package matrix clean
+.PHONY: help demo test check clients fuzz overload sanitize bench package matrix clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make clients  public clients of the server, for its slow tests'
 	@echo 'make fuzz    damaged files for FUZZ_SECONDS (600), and FUZZ_REQUESTS (1000000) damaged requests'
+	@echo 'make overload  twice the load that the server can take, for OVERLOAD_SECONDS (600)'
 	@echo 'make sanitize  tests of the native kernel and its threads, the slow ones of threads left out,'
 	@echo '             under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench   the scripts in benchmarks/ that measure speed and control'
@@ -63,6 +64,11 @@ FUZZ_REQUESTS ?= 1000000
 fuzz: $(VENV)/.all
 	$(RUN) tools/fuzz_files.py --seconds $(FUZZ_SECONDS)
 	$(RUN) tools/fuzz_server.py --count $(FUZZ_REQUESTS) --seconds 7200
+
+# Twice the load that the server can take.
+OVERLOAD_SECONDS ?= 600
+overload: $(VENV)/.all
+	$(RUN) tools/overload.py --seconds $(OVERLOAD_SECONDS)
 
 # The kernel's tests under the address and undefined-behaviour sanitizers, and its threads under
 # the thread sanitizer. The slow tests of threads are left out: they measure time.

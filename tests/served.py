@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from statecast.server import Limits, application
-from statecast.server.run import listening, server_of
+from statecast.server.run import copies_of, listening, server_of
 from statecast.sessions import Observed, Sessions
 
 NDJSON = "application/x-ndjson"
@@ -78,7 +78,7 @@ def served(sessions: Sessions, **options: Any) -> Iterator[Client]:
     app = application(sessions, **options)
     with listening("127.0.0.1", 0) as listener:
         server = server_of(app, options.get("limits") or Limits())
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": copies_of(listener)})
         thread.start()
         try:
             yield Client(listener.getsockname()[1], options.get("token"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -42,6 +43,7 @@ from statecast.server.wire import (
     Limits,
     Memory,
     Protocol,
+    Work,
     batch_of,
     check_item,
     expected_version,
@@ -139,10 +141,9 @@ def application(
             f"tables; {library} is not installed: pip install {library}."
         )
     limits, metrics = limits or Limits(), Metrics(sessions)
-    served = _Application(sessions, limits, metrics, name).routed()
-    return Guard(
-        served, token, local=token is None and not without_token, limits=limits, metrics=metrics
-    )
+    own = _Application(sessions, limits, metrics, name)
+    local = token is None and not without_token
+    return Guard(own.routed(), token, local=local, work=own.work, metrics=metrics)
 
 
 class _Application:
@@ -154,7 +155,7 @@ class _Application:
         self._rows = partial(table_content, without=(self._schema.id_col,))
         model = {"name": name, "version": self._mark}
         self._description = described(self._schema, limits, model)
-        self._memory = Memory(limits.memory)
+        self._memory, self.work = Memory(limits.memory), Work(limits.requests)
         self._in_thread = _in_thread(limits.threads)
         self._apart = _in_thread(4)  # so that health is not behind all other requests
         self._parts: Mapping[Protocol, Any] = {
@@ -202,7 +203,8 @@ class _Application:
                 call = Call(item, query, headers, body, media, path, take)
                 read_query(call, route.query)
                 asynchronous = iscoroutinefunction(work)
-                answer = await (work(call) if asynchronous else in_thread(work, call))
+                with self.work.of_request() if of_items else nullcontext():
+                    answer = await (work(call) if asynchronous else in_thread(work, call))
                 return response_of(answer)
 
         endpoint.path = route.path  # type: ignore[attr-defined]  # for metrics and logs

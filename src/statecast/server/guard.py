@@ -1,4 +1,4 @@
-"""``Guard``: what happens around every request. Who may ask, how many at once, metrics and logs."""
+"""``Guard``: what happens around every request. Who may ask, metrics and logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from statecast.errors import (
     quoted,
 )
 from statecast.server.description import FREE, ROUTES, protocol_of
-from statecast.server.wire import Limits, problem, response_of, status_of
+from statecast.server.wire import Work, problem, response_of, status_of
 from statecast.sessions.sessions import Sessions
 
 LOG = logging.getLogger("statecast.server")
@@ -141,7 +141,8 @@ class Guard:
     token : str or None
     local : bool
         Whether only requests to a name of this machine are answered.
-    limits : Limits
+    work : Work
+        Requests beyond are refused before their bodies are read.
     metrics : Metrics
 
     Raises
@@ -151,7 +152,7 @@ class Guard:
     """
 
     def __init__(
-        self, served: Any, token: str | None, *, local: bool, limits: Limits, metrics: Metrics
+        self, served: Any, token: str | None, *, local: bool, work: Work, metrics: Metrics
     ) -> None:
         if token is not None and not (
             isinstance(token, str)
@@ -162,8 +163,8 @@ class Guard:
                 f"token: expected at least {_SHORTEST} letters, digits and signs of ASCII, without "
                 "spaces; received another text."
             )
-        self._served, self._local, self._limits = served, local, limits
-        self._metrics, self._current = metrics, 0
+        self._served, self._local, self._work = served, local, work
+        self._metrics = metrics
         self._token = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -186,7 +187,6 @@ class Guard:
 
         raw = scope.get("raw_path") or quote(scope["path"]).encode()
         scope = scope | {"path": raw.decode("latin-1"), "root_path": "", "app": self}
-        self._current += 1
         self._metrics.current.inc()
         fault: Exception | None = None
         try:
@@ -200,7 +200,6 @@ class Guard:
                 answer = problem(fault, protocol_of(scope["path"]))
                 await response_of(answer)(scope, receive, noted)
         finally:
-            self._current -= 1
             self._metrics.current.dec()
             seconds = time.perf_counter() - begun
             route = getattr(scope.get("endpoint"), "path", "none")
@@ -210,11 +209,8 @@ class Guard:
     def _check(self, scope: Any) -> None:
         """Raise ``RequestError`` for a request that may not be answered."""
         free = scope["path"] in FREE
-        if self._current > self._limits.requests and not free:
-            raise OverloadError(
-                f"Expected at most {self._limits.requests:,} requests at once. Nothing of this one "
-                "was done. Repeat it later."
-            )
+        if not free:
+            self._work.check()
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.lower(), []).append(value)
@@ -248,14 +244,16 @@ class Guard:
             "status": status,
             "seconds": round(seconds, 6),
         }
-        fault = error is not None and status_of(error) >= 500
+        overload = isinstance(error, OverloadError)
+        fault = error is not None and status_of(error) >= 500 and not overload
         if error is not None:
             fields["error"] = type(error).__name__
         if fault and isinstance(error, StatecastError):
             fields["detail"] = str(error)
         unknown = error if fault and not isinstance(error, StatecastError) else None
         LOG.log(
-            logging.ERROR if fault else logging.INFO,
+            # Under overload, lines would take the time that is needed. Metrics count the refusals.
+            logging.ERROR if fault else logging.DEBUG if overload else logging.INFO,
             "request",
             exc_info=unknown,
             extra={"fields": fields},

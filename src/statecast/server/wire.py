@@ -92,7 +92,8 @@ class Limits:
         Bytes that the requests in work may take together, as estimated: 8 for each byte of a body,
         and 128 for each number of a forecast. Further requests are refused with status 503.
     requests : int
-        Requests at once. Further ones are refused with status 503.
+        Requests in work at once. Further ones are refused with status 503. It bounds the time that
+        a request waits for others.
     threads : int
         Requests that are computed at once in threads; the others of them wait.
     headers : int
@@ -115,7 +116,7 @@ class Limits:
     rows: int = 10_000
     numbers: int = 1_000_000
     memory: int = 512 * 2**20
-    requests: int = 1_000
+    requests: int = 256
     threads: int = 64
     headers: int = 65_536
     connections: int = 2_000
@@ -164,6 +165,37 @@ class Memory:
         finally:
             with self._lock:
                 self._used -= held
+
+
+class Work:
+    """How many requests are in work. One whose body still arrives takes no work.
+
+    Parameters
+    ----------
+    most : int
+        Further ones are refused.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._now = most, 0
+
+    def check(self) -> None:
+        """Raise ``OverloadError`` if no further request may be in work."""
+        if self._now >= self._most:
+            raise OverloadError(
+                f"Expected at most {self._most:,} requests at once. Nothing of this one was done. "
+                "Repeat it later."
+            )
+
+    @contextmanager
+    def of_request(self) -> Iterator[None]:
+        """Count a request, or refuse it as ``check`` does."""
+        self.check()
+        self._now += 1
+        try:
+            yield
+        finally:
+            self._now -= 1
 
 
 @dataclass(frozen=True)
