@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--memory", type=int, default=768, help="MiB, of the server")
-    parser.add_argument("--latency", type=float, default=10.0, help="seconds of an accepted request")
+    parser.add_argument("--latency", type=float, default=30.0, help="seconds, of a request")
     parser.add_argument("--out", default="build/overload")
     failed = run(parser.parse_args())
     print("\n".join(failed) or "passed")
