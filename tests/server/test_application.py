@@ -573,6 +573,33 @@ def test_a_body_beyond_the_limit_is_refused(client: Client, sessions: Sessions) 
     assert sessions.history("a").height == 3
 
 
+def test_the_answer_to_a_body_beyond_the_limit_arrives(client: Client) -> None:
+    begun(client, "a")
+    for size in (3_001, 20_000, 24_000):  # of one that sends all before it reads
+        with create_connection(("127.0.0.1", client.port), timeout=20) as raw:
+            raw.sendall(b"POST /v1/items/a/observations HTTP/1.1\r\nHost: localhost\r\n")
+            raw.sendall(b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size)
+            time.sleep(0.1)
+            raw.sendall(b" " * (size // 2))
+            time.sleep(0.1)
+            raw.sendall(b" " * (size - size // 2))
+            assert b" 413 " in raw.recv(1_000).split(b"\r\n")[0]
+
+
+def test_dates_beyond_the_calendar_are_no_fault_of_the_server(
+    models: dict[str, Forecaster], tmp_path: Path
+) -> None:
+    with Sessions(models["dated"], tmp_path / "items.db") as opened, served(opened) as client:
+        last = {"step": "9999-12-30", "values": 50.0}
+        refused(client.item("POST", "a", "/observations", {**last, "h": 3}), 422, "year 9999")
+        assert len(opened) == 0
+        assert client.item("POST", "a", "/observations", last).status == 200
+        refused(client.item("GET", "a", "/forecast?h=3"), 422, "year 9999")
+        for step in ("9999-12-31", "0001-01-01"):
+            row = {"step": step, "values": 50.0}
+            refused(client.item("POST", "b", "/observations", row), 422, "0001-01-02")
+
+
 def test_a_body_that_does_not_arrive_is_refused(client: Client) -> None:
     begun(client, "a")
     with create_connection(("127.0.0.1", client.port), timeout=20) as raw:

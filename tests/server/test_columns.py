@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -134,7 +136,6 @@ def test_what_is_not_read(client: Client, sessions: Sessions) -> None:
     for odd in (
         pa.array([["a"]] * 2),
         pa.array([b"a"] * 2),
-        pa.array(["a"] * 2, pa.string_view()),
         pa.array([dt.timedelta(1)] * 2),
         pa.array([{"a": 1}] * 2),
         pa.array([1] * 2, pa.decimal128(5)),
@@ -155,6 +156,14 @@ def test_what_is_not_read(client: Client, sessions: Sessions) -> None:
     assert len(sessions) == 0
     assert send(client, data).status == 200
     assert sorted(sessions.items()) == ["i0", "i1"]
+
+
+def test_a_stream_of_polars_is_read(client: Client, sessions: Sessions) -> None:
+    buffer = io.BytesIO()
+    pl.DataFrame(rows_of()).write_ipc_stream(buffer)  # texts are views
+    assert send(client, buffer.getvalue()).status == 200
+    assert sorted(sessions.items()) == ["i0", "i1"]
+    assert sessions.history("i0")["group"].to_list() == ["a", None]
 
 
 DATA = stream(pa.table(rows_of(7)))

@@ -323,12 +323,23 @@ def test_a_wrong_request_is_answered_as_by_mlflow(
         (b"unique_id,ds\n1\n", "rows of 2 cells"),
         (b'unique_id\n"a', "expected CSV"),
         (b"unique_id,ds,y,level,group\ni,1,much,0.5,a\n", "'y'"),
-        (b"unique_id,ds,y,level,group\ni,1,nan,0.5,a\n", "'y'"),
         (b"unique_id,ds,y,level,group\ni,1,\x00,0.5,a\n", ""),
     ],
 )
 def test_wrong_csv(text: bytes, word: str, client: Client) -> None:
     refused(ask(client, text, Content_Type="text/csv"), 400, "INVALID_PARAMETER_VALUE", word)
+
+
+def test_ids_and_marks_of_csv(client: Client, sessions: Sessions) -> None:
+    rows = b"01,1,50,0.5,a\n1,1,51,0.5,a\n1,2,NA,0.5,a\ntrue,1,nan,0.5,a\n1e3,1,,0.5,a\n"
+    found = ask(client, b"unique_id,ds,y,level,group\n" + rows, Content_Type="text/csv")
+    assert found.status == 200, found.data
+    items = [row["unique_id"] for row in found.json["predictions"]]
+    assert list(dict.fromkeys(items)) == ["01", "1", "true", "1e3"]
+    for item in ("1", "01"):
+        sessions.observe(item, 1, 50.0, static={"level": 0.5, "group": "a"})
+    found = ask(client, b"unique_id\n01\n", Content_Type="text/csv")
+    assert {row["unique_id"] for row in found.json["predictions"]} == {"01"}
 
 
 def test_limits_and_headers(client: Client) -> None:

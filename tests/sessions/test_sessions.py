@@ -876,3 +876,49 @@ def test_times_go_on_after_a_restart_with_an_earlier_clock(
         assert time_of(sessions, "d") > time_of(sessions, "c") >= 3_000_000_000
         assert sessions.expire(np.datetime64(2_500_000_000, "s")) == 1
         assert sorted(sessions.items()) == ["c", "d"]
+
+
+# -- unusual names, ids and dates -----------------------------------------------------------------
+
+
+def test_ids_of_several_types_are_compared_by_a_migration(opened: Sessions) -> None:
+    ids = [5, "5", "Ada", (1, "a")]
+    for place, item in enumerate(ids):
+        opened.observe(item, 1, 45.0 + 5 * place, static=X)
+    moved = opened.migrate(streams.plain(seed=5), h=2)
+    assert moved is not None
+    assert moved.height == len(ids)
+    assert not moved["y-before"].has_nulls()
+    assert moved["y-before"].n_unique() == len(ids)
+
+
+def test_columns_of_the_model_do_not_hide_those_of_the_journal(tmp_path: Path) -> None:
+    series, static = streams.curve_tables(72)
+    static = static.rename({"level": "time", "group": "kind"})
+    with Sessions(streams.fit_curves(series, static), tmp_path / "items.db") as sessions:
+        sessions.observe("a", 1, 50.0, static={"time": 0.5, "kind": "a"})
+        found = sessions.history("a")
+        assert found["kind"].to_list() == ["static features", "observation"]
+        assert found["kind_"].to_list() == ["a", None]
+        assert found["time_"].to_list() == [0.5, None]
+        assert sessions.as_of("a", found["time"][-1], h=1).height == 1
+
+
+def test_dates_without_a_time_of_day_stay_so(models: dict[str, Forecaster], tmp_path: Path) -> None:
+    with Sessions(models["dated"], tmp_path / "items.db") as sessions:
+        for wrong in (dt.datetime(2024, 1, 1, 12), "2024-01-01T12:00", "0001-01-01", "9999-12-31"):
+            with pytest.raises(errors.DataError, match=r"without a time of day|0001-01-02 to 9999"):
+                sessions.observe("a", wrong, 50.0)
+        sessions.observe("a", "2024-01-01", 50.0)
+        sessions.observe("a", dt.datetime(2024, 1, 2), 51.0)
+        assert sessions.history("a")["ds"].dtype == pl.Date
+        assert sessions.tables("a")[0]["ds"].to_list() == [dt.date(2024, 1, 1), dt.date(2024, 1, 2)]
+
+
+def test_a_text_that_is_a_url_is_no_file(model: Forecaster, tmp_path: Path) -> None:
+    for url in ("valkey://localhost/0", "http://localhost", "rediss:/x://"):
+        with pytest.raises(errors.ArgumentError, match="begins with 'redis://'"):
+            Sessions(model, url)
+    for url in ("redis://localhost/production", "redis://localhost/0/1"):
+        with pytest.raises(errors.ArgumentError, match="the number of a database"):
+            Sessions(model, url)

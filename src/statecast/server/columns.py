@@ -181,7 +181,7 @@ def _is_read(kind: pa.DataType) -> bool:
 
     types = pa.types
     numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    texts = types.is_string(kind) or types.is_large_string(kind)
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     dates = types.is_date(kind) or types.is_timestamp(kind)
     return numbers or texts or dates or types.is_null(kind)
 

@@ -28,6 +28,7 @@ from statecast.server.wire import (
     take_numbers,
 )
 from statecast.sessions.sessions import Sessions
+from statecast.tables.columns import is_mark
 
 _FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -125,7 +126,8 @@ def _of_split(content: Any) -> Columns:
 def _of_csv(body: bytes, served: Served) -> Columns:
     """The columns of a table as CSV, with a header. An empty cell is a missing value.
 
-    Cells of a column of text stay text. Others are numbers or booleans, where they are written so.
+    Ids and the cells of a column of text stay text. Others are numbers or booleans where they are
+    written so, and missing where ``NA_MARKS`` has them.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -139,7 +141,7 @@ def _of_csv(body: bytes, served: Served) -> Columns:
         raise RequestError(422, "Body: expected CSV with a header; received nothing.")
     columns = _transposed(rows[0], rows[1:], "Body")
     schema = served.model.schema
-    texts = {name for name, kind in served.types.items() if kind == "string"}
+    texts = {name for name, kind in served.types.items() if kind == "string"} | {schema.id_col}
     if schema.spacing is not None:
         texts |= {schema.step_col, schema.start_col or schema.step_col}
     return {
@@ -167,7 +169,9 @@ def _cell(text: str) -> Any:
         return int(text)
     if _NUMBER.fullmatch(text):
         return float(text)
-    return {"": None, "true": True, "false": False}.get(text.lower(), text)
+    if not text.strip() or is_mark(text):
+        return None
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _table(columns: Columns, served: Served) -> Any:

@@ -745,7 +745,12 @@ def table_content(table: Any, without: Collection[str] = ()) -> list[dict[str, A
 
     frame = nw.from_native(table, eager_only=True)
     names = [name for name in frame.columns if name not in without]
-    columns = [frame.get_column(name).to_list() for name in names]
+    try:
+        columns = [frame.get_column(name).to_list() for name in names]
+    except (ValueError, OverflowError) as error:  # Python has no dates beyond the year 9999
+        raise DataError(
+            f"Expected dates up to the year 9999; the answer has others ({error})."
+        ) from None
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

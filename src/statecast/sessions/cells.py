@@ -20,6 +20,9 @@ from statecast.tables.source import fail
 if TYPE_CHECKING:
     import polars as pl
 
+# Dates of Python's datetime, in every time zone.
+_FIRST, _LAST = np.datetime64("0001-01-02"), np.datetime64("9999-12-30")
+
 
 @dataclass(eq=False)
 class Ahead:
@@ -78,7 +81,9 @@ class Cells:
 
     def __init__(self, schema: Schema, layout: Layout) -> None:
         self.schema, self.layout = schema, layout
-        self._zone = None if schema.kind.steps is None else schema.kind.steps.zone
+        form = schema.kind.steps
+        self._zone = None if form is None else form.zone
+        self._whole = form is not None and form.type == "Date"
 
     # -- in ----------------------------------------------------------------------------
 
@@ -162,8 +167,19 @@ class Cells:
             fail("observe", schema.step_col, f"{expected}, as in fit", quoted(given[0]), ids[0], "")
         if schema.spacing is None:
             return when.astype(np.int64).tolist()
+        self._check_dates(when, given, ids)
         place = schema.spacing.place(when, zone)  # the same place is the same step
         return schema.spacing.date(place, zone).astype("datetime64[us]").astype(np.int64).tolist()
+
+    def _check_dates(self, when: np.ndarray, given: Any, ids: list[Any]) -> None:
+        """Raise ``DataError`` for a date that no table can hold, or with a time of day where
+        there is none."""
+        wrong, expected = (when < _FIRST) | (when > _LAST), f"a date from {_FIRST} to {_LAST}"
+        if not wrong.any() and self._whole:
+            wrong, expected = when != when.astype("datetime64[D]"), "a date without a time of day"
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            fail("observe", self.schema.step_col, expected, quoted(given[at]), ids[at], "")
 
     def _values(self, values: Any, ids: list[Any]) -> dict[str, np.ndarray]:
         """The targets by name, of values that their transforms can take."""
@@ -248,6 +264,8 @@ class Cells:
         if schema.spacing is None:
             return column
         column = column.cast(pl.Datetime("us"))
+        if self._whole:
+            return column.cast(pl.Date)
         if self._zone is None:
             return column
         return column.dt.replace_time_zone("UTC").dt.convert_time_zone(self._zone)

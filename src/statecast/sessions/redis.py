@@ -9,6 +9,7 @@ server runs alone: it compares before it writes. Decision 57 has the reasons.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -196,6 +197,8 @@ class RedisStore:
             options = dict(parse_qsl(query, keep_blank_values=True))
             self._prefix = options.pop("prefix", _PREFIX)
             parts = urlsplit(place)
+            if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+", parts.path):
+                raise ValueError(f"the path is the number of a database, not {parts.path!r}")
             self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
             pool = redis.ConnectionPool.from_url(
                 f"{place}?{urlencode(options)}",

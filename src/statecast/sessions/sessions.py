@@ -21,6 +21,7 @@ from statecast.errors import (
     ForkError,
     StateError,
     StoreError,
+    listed,
     quoted,
     silent,
     warn,
@@ -681,7 +682,8 @@ class Sessions:
             A polars table with a row for each event: ``time`` (when it was accepted, UTC), ``kind``
             ("observation", "future covariates", "static features", "state set", "reset"), the
             column of steps, a column for each target, covariate and static feature, and
-            ``current``: whether the event is in effect.
+            ``current``: whether the event is in effect. A column of the model with the name of one
+            of these has an underscore after its name.
         """
         import polars as pl
 
@@ -709,6 +711,8 @@ class Sessions:
             and (event.seq >= start or event.data == effect.static)
             for event in events
         ]
+        taken = ("time", "kind", "current")
+        columns = {f"{name}_" if name in taken else name: columns[name] for name in columns}
         times = pl.Series("time", [event.time for event in events], pl.Int64)
         return pl.DataFrame(
             {
@@ -847,22 +851,25 @@ def _medians(current: Current, h: int, when: str) -> pl.DataFrame:
     import polars as pl
 
     schema, ids = current.replay.model.schema, [id_of(key) for key in current.items]
+    # By number, as a table writes ids of several types as text: 5 and "5" are two items.
+    rows = list(range(len(ids)))
+    numbered = dict(zip(map(id_bytes, rows), current.items.values(), strict=True))
     with silent():
-        found = current.forecast(None, h=h, level=None)
+        found = Current(current.replay, numbered).forecast(None, h=h, level=None)
     columns: dict[str, Any] = {schema.id_col: ids}
     several = len(schema.targets) > 1
     for place, target in enumerate(schema.target_cols):
         if isinstance(found, dict):  # of a model that was fitted to arrays
             values = found["statecast"][..., place] if several else found["statecast"]
-            rows, steps = np.nonzero(~np.isnan(values))
-            each, items = values[rows, steps], [ids[row] for row in rows]
+            there = np.nonzero(~np.isnan(values))
+            each, items = values[there], there[0].tolist()
         else:
             frame = nw.from_native(found, eager_only=True)
             name = column_of("statecast", target) if several else "statecast"
             each, items = frame[name].to_numpy(), frame[schema.id_col].to_list()
-        own: dict[Any, list[float]] = {item: [] for item in ids}
+        own: dict[int, list[float]] = {row: [] for row in rows}
         for item, value in zip(items, each.tolist(), strict=True):
-            own[item].append(value)
+            own[int(item)].append(value)
         means = [sum(values) / len(values) if values else None for values in own.values()]
         columns[f"{target}-{when}"] = pl.Series(means, dtype=pl.Float64)
     return pl.DataFrame(columns, strict=False)
@@ -872,6 +879,11 @@ def _opened(store: Store | str | os.PathLike[str], durability: Durability) -> St
     """Return a store: the given one, or that of a file or a URL."""
     if isinstance(store, str) and store.startswith(SCHEMES):
         return RedisStore(store, durability)
+    if isinstance(store, str) and "://" in store:
+        raise ArgumentError(
+            f"store: expected the path of a file, or a URL that begins with {listed(SCHEMES)}; "
+            f"received {quoted(store)}."
+        )
     if isinstance(store, (str, os.PathLike)):
         return SQLiteStore(store, durability)
     needed = [name for name in vars(Store) if not name.startswith("_")]
