@@ -43,7 +43,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # it compiles nothing
 
-PATIENCE = 20.0  # seconds until the end of a connection
+PATIENCE = 60.0  # seconds until the end of a connection; the server waits for 30
 QUIET = 1.0  # seconds without an answer, after which a sender says that nothing more comes
 TOGETHER = 96  # executions at once
 KEPT = [f"kept {i}" for i in range(5)]
