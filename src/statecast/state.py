@@ -486,7 +486,7 @@ class State:
             state that other weights made.
         """
         index = row_index(rows, self.rows)
-        self.check(state.spec)
+        state.check(self.spec)
         if None not in (prints := (self.fingerprint, state.fingerprint)) and len({*prints}) > 1:
             raise StateError(
                 "Expected a state that the same weights made, received one of another fit. Make "
@@ -535,14 +535,15 @@ class State:
         )
 
     def check(self, spec: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ``StateError`` unless ``spec`` (name to shape without rows) fits this state."""
+        """Raise ``StateError`` unless this state has the leaves of ``spec`` (name to shape without
+        rows)."""
         if set(spec) != set(self.spec):
-            raise StateError(f"Expected leaves {list(self.spec)}, received {list(spec)}.")
+            raise StateError(f"Expected leaves {list(spec)}, received {list(self.spec)}.")
         for name, shape in self.spec.items():
             if tuple(spec[name]) != shape:
                 raise StateError(
-                    f"Leaf {name!r}: expected shape (rows, {_dims(shape)}), "
-                    f"received (rows, {_dims(spec[name])})."
+                    f"Leaf {name!r}: expected shape (rows, {_dims(spec[name])}), "
+                    f"received (rows, {_dims(shape)})."
                 )
 
     # -- files -----------------------------------------------------------------------

@@ -226,3 +226,25 @@ def test_an_item_is_what_is_in_effect(tmp_path: Path) -> None:
         assert client.item("GET", "Bea").status == 404
         sessions.set_state("Ada", sessions.state("Ada"))
         assert client.item("GET", "Ada").status == 422  # the observations before it are not known
+
+
+def test_what_is_shown_is_followed_after_an_answer_of_404(clean: Chrome, tmp_path: Path) -> None:
+    f, x = streams.plain(), {"level": 0.5, "group": "a"}
+    with Sessions(f, tmp_path / "items.db") as sessions, served(sessions) as client:
+        sessions.observe("keep", 1, 50.0, static=x)
+        clean.get(f"http://localhost:{client.port}/")
+        wait(clean, "return page !== null")
+        show(clean, "keep")
+        field = find(clean, "#item")
+        field.clear()
+        field.send_keys("nobody")
+        find(clean, "#live button").click()
+        wait(clean, "return !document.getElementById('fault').hidden")
+        sessions.observe("keep", 2, 51.0)
+        wait(clean, "return page.scene.y.length === 2 && !page.waits")
+        assert "nobody" in find(clean, "#fault").text  # it is still to be read
+        # An item that is deleted and made again is shown again.
+        sessions.delete("keep")
+        wait(clean, "return document.getElementById('fault').textContent.includes('keep')")
+        sessions.observe("keep", 1, 45.0, static=x)
+        wait(clean, "return page.scene.y.length === 1 && page.scene.y[0][0] === 45")

@@ -70,7 +70,8 @@ def serve(
     if token is None and not without_token and not _is_local(host):
         raise ArgumentError(
             f"host: expected an address of this machine alone, such as 127.0.0.1, as there is no "
-            f"token; received {host!r}. Name a file with a token, or say that there is none."
+            f"token; received {host!r}. Name a token (`--token-file`), or say that there is none "
+            "(`--no-token`; in Python without_token=True)."
         )
     served = application(
         sessions, token=token, without_token=without_token, limits=limits, name=name

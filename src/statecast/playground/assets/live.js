@@ -12,6 +12,7 @@ class Live {
     this.token = null;
     this.tag = null; // of what is shown
     this.item = null; // that is followed
+    this.refused = false; // whether another item was asked for, in vain
     this.rows = []; // of its forecast
   }
 
@@ -56,21 +57,29 @@ class Live {
 
   async follow(item) {
     if (item === "") return;
-    [this.item, this.tag] = [item, null];
+    const before = [this.item, this.tag];
+    [this.item, this.tag, this.refused] = [item, null, false];
     $("item").value = item;
-    await this.again();
+    const status = await this.again();
+    if (status === 200 || before[0] === null) return;
+    // What is on the page is the item before: it is followed still.
+    [this.item, this.tag] = before;
+    this.refused = true;
   }
 
-  /** Show the item again if it has changed. */
+  /** Show the item again if it has changed. One that is deleted is shown again when it is there.
+   *  Returns the status of the answer; 0 without one. */
   async again() {
-    if (this.item === null || document.hidden || this.asking) return;
+    if (this.item === null || document.hidden || this.asking) return 200;
     this.asking = true;
     try {
       await this.show(this.item);
-      complain("");
+      if (!this.refused) complain("");
+      return 200;
     } catch (error) {
       complain(error.status ? error.message : "The server does not answer.");
-      if (error.status) this.item = null;
+      this.tag = null;
+      return error.status ?? 0;
     } finally {
       this.asking = false;
     }
