@@ -37,6 +37,10 @@ class RedisServer:
         given = {"port": "0", "unixsocket": str(self.socket), "dir": self._folder.name, "save": ""}
         words = [(f"--{name.replace('_', '-')}", text) for name, text in (given | settings).items()]
         self._command = [program, *(word for pair in words for word in pair)]
+        if shutil.which(
+            "setpriv"
+        ):  # of Linux: the server ends with a process of tests that is killed
+            self._command = ["setpriv", "--pdeathsig", "KILL", *self._command]
         self.start()
 
     def start(self) -> None:
