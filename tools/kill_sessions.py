@@ -13,8 +13,8 @@ work, and others, are compared with what was reported:
 - torn: the items of a block have different numbers of steps, or a journal has a gap;
 - crossed: a value is that of another item or step.
 
-At the end all journals are compared, and the states of some items with those of one run. Progress
-is printed, and written to ``report.json`` in ``--out``.
+At the end, or after Ctrl-C, all journals are compared, and the states of some items with those of
+one run. Progress is printed, and written to ``report.json`` in ``--out``.
 """
 
 from __future__ import annotations
@@ -232,18 +232,19 @@ def main() -> None:
     shutil.rmtree(given.out, ignore_errors=True)
     given.out.mkdir(parents=True)
     fit(given.out)
-    run, begin = Run(given), time.monotonic()
+    run, begin, ended = Run(given), time.monotonic(), threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: ended.set())
     while run.counts["kills"] < given.kills or run.counts["rows"] < given.rows:
         run.kill()
         if run.counts["kills"] % 10 == 0:
             seconds = time.monotonic() - begin
             print(f"{seconds:,.0f} s: {dict(run.counts)}", flush=True)
-        if run.counts["lost"] or run.counts["torn"] or run.counts["crossed"]:
+        if ended.is_set() or any(run.counts[name] for name in ("lost", "torn", "crossed")):
             break
     run.compare(set(range(run.blocks)), None, states=100)
     run.save()
     print(dict(run.counts))
-    sys.exit(bool(run.counts["lost"] or run.counts["torn"] or run.counts["crossed"]))
+    sys.exit(any(run.counts[name] for name in ("lost", "torn", "crossed")))
 
 
 if __name__ == "__main__":

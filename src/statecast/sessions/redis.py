@@ -205,8 +205,8 @@ class RedisStore:
                 protocol=2,
                 retry=Retry(NoBackoff(), 0),  # a commit that is sent twice would find itself
                 redis_connect_func=self._connected,
-                socket_connect_timeout=float(options.get("socket_connect_timeout", _CONNECT)),
-                socket_timeout=float(options.get("socket_timeout", _ANSWER)),
+                socket_connect_timeout=_CONNECT,
+                socket_timeout=_ANSWER,
                 health_check_interval=30,
             )
         except ValueError as error:
