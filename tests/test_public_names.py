@@ -264,6 +264,12 @@ def test_the_public_names_of_the_export() -> None:
     assert set(mlflow.__all__) == {"Served", "load_model", "log_model", "save_model"}
 
 
+def test_the_public_names_of_the_playground() -> None:
+    from statecast import playground
+
+    assert set(playground.__all__) == {"write_page"}
+
+
 def test_the_public_names_of_the_server() -> None:
     from statecast import server
 

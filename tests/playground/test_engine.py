@@ -123,7 +123,13 @@ def forecasters() -> Callable[[str], Forecaster]:
     return of
 
 
-@pytest.mark.parametrize("name", CASES)
+# The others are slow together. Some of them are drawn by the test of all settings too.
+FAST = ("plain", "normal-gru-two-layers-state", "targets-covariates", "negative-binomial", "ends")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[] if each in FAST else pytest.mark.slow) for each in CASES]
+)
 def test_forecasts_equal_predict(name: str, forecasters: Any, run: Run) -> None:
     f = forecasters(name)
     assert off(f, CASES[name], run, described(f)) <= CLOSE
@@ -150,7 +156,8 @@ def cases(draw: st.DrawFn) -> Case:
         if draw(st.booleans()):
             chosen |= {"encoding_hidden": 5, "encoding_intervals": 4}
     targets = 1 if heads[head] in ("counts", "positive") else draw(st.integers(1, 3))
-    if targets == 1 and draw(st.booleans()):
+    rows = draw(st.sampled_from([6, 24, 40]))
+    if targets == 1 and rows > 6 and draw(st.booleans()):  # 8 items or more must end
         chosen["ends"] = True
     return Case(
         chosen,
@@ -159,7 +166,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.booleans()),
         draw(st.booleans()),
         targets,
-        draw(st.sampled_from([6, 24, 40])),
+        rows,
         draw(st.sampled_from([0.0, 0.15, 0.4])),
         draw(st.sampled_from([None, 4])),
     )

@@ -121,12 +121,26 @@ def test_items_of_the_store_are_shown_and_followed(
         np.testing.assert_allclose(page, server, rtol=1e-5, atol=1e-4)
         # A change of the item appears by itself.
         before = len(clean.execute_script("return page.scene.y"))
+        values: Any = [52.0, 100.0] if len(f.schema.targets) > 1 else 52.0
+        past = {"past": {"visits": 0.5}} if f.schema.past.kinds else {}
         if kind != "covariates":
-            values: Any = [52.0, 100.0] if len(f.schema.targets) > 1 else 52.0
             sessions.observe("A/b ?", stream.step(5), values)
             wait(clean, "return page.scene.y.length === 5 && !page.waits")
             assert before < 5
             check(clean, client, "A/b ?", len(f.schema.targets))
+        # Another forecast beside it keeps its features, and the item is followed.
+        clean.execute_script("document.getElementById('fork').click()")
+        wait(clean, "return page.scene.sides.length === 2 && !page.waits")
+        if f.schema.static.kinds:
+            clean.execute_script(
+                "const menu = document.getElementById('static-group'); menu.value = '1';"
+                "menu.dispatchEvent(new Event('change'))"
+            )
+            sessions.observe("A/b ?", stream.step(1), values, **past)
+            wait(clean, "return page.scene.y[0][0] === 52 && !page.waits")
+            assert clean.execute_script("return page.scene.sides[1].static.group") == "b"
+        clean.execute_script("document.getElementById('fork').click()")
+        wait(clean, "return page.scene.sides.length === 1 && !page.waits")
         # A change on the page is no longer the item of the server.
         clean.execute_script("document.getElementById('add').click()")
         wait(clean, "return page.live.item === null && !page.waits")

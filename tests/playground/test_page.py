@@ -33,6 +33,7 @@ from statecast.tokens.forecaster import TokenForecaster
 
 ASSETS = Path(statecast.playground.__file__).parent / "assets"
 Y = [1.2, 1.5, 2.0]
+OTHERS = ("ends", "poisson-analogues", "past")  # models beside the plain one
 
 
 class Page:
@@ -409,7 +410,10 @@ def test_a_link_may_hold_anything(link: str, why: str | None, plain: Any) -> Non
     check(page, f, usual(page))
 
 
-@pytest.mark.parametrize("name", ["targets-covariates", "ends", "poisson-analogues", "past"])
+@pytest.mark.parametrize(
+    "name",
+    ["targets-covariates", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)],
+)
 def test_pages_of_other_models(name: str, made: Any, clean: Chrome) -> None:
     f, url = made(name)
     page, targets = Page(clean, url), len(f.schema.targets)

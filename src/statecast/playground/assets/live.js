@@ -33,21 +33,28 @@ class Live {
       model = (await this.ask("v1/playground")).content;
     } catch (error) {
       if (error.status !== 401) throw error;
-      complain(this.token === null ? "" : "The server has another token.");
+      complain("token", this.token === null ? "" : "The server has another token.");
       $("gate").hidden = false;
       $("token").focus();
       return;
     }
-    complain("");
+    complain("token", "");
     $("gate").hidden = true;
     page = new Page(model, this);
     $("live").hidden = false;
     $("live").querySelector("button").addEventListener("click", () => this.follow($("item").value));
     await this.list();
-    if (location.hash.startsWith("#item=")) {
-      await this.follow(decodeURIComponent(location.hash.slice(6)));
-    }
+    addEventListener("hashchange", () => this.linked());
+    await this.linked();
     setInterval(() => this.again(), ASKED_EACH);
+  }
+
+  /** Show the item of the link, if it has one. */
+  async linked() {
+    const { hash } = location;
+    if (hash.startsWith("#item=") && hash !== this.link) {
+      await this.follow(decodeURIComponent(hash.slice(6)));
+    }
   }
 
   async list() {
@@ -74,10 +81,10 @@ class Live {
     this.asking = true;
     try {
       await this.show(this.item);
-      if (!this.refused) complain("");
+      if (!this.refused) complain("server", "");
       return 200;
     } catch (error) {
-      complain(error.status ? error.message : "The server does not answer.");
+      complain("server", error.status ? error.message : "The server does not answer.");
       this.tag = null;
       return error.status ?? 0;
     } finally {
@@ -98,7 +105,7 @@ class Live {
     [this.tag, this.until, this.rows] = [found.tag, until, ahead.rows];
     const given = this.scene(found.content, ahead);
     page.scene = page.scenes.read({ ...page.scene, ...given }).scene;
-    page.side = 0;
+    page.side = Math.min(page.side, page.scene.sides.length - 1);
     $("version").textContent = ahead.problem ?? "Changes of the item appear within seconds.";
     page.changed({ rebuild: true });
     if (![...$("items").children].some((each) => each.value === item)) await this.list();
@@ -158,7 +165,9 @@ class Live {
     for (const row of future) plans[this.step(row, dated)] = typed(model.future, row);
     const rows = Array.from(plans, (row) => row ?? typed(model.future, {}));
     while (rows.length < page.scene.until) rows.push(typed(model.future, {}));
-    return { y, past, sides: [{ static: typed(model.static, own), future: rows }] };
+    // Another forecast beside that of the item keeps its features.
+    const [, ...beside] = page.scene.sides;
+    return { y, past, sides: [{ static: typed(model.static, own), future: rows }, ...beside] };
   }
 
   /** Put the numbers of the server in the place of those of the page. */
@@ -194,11 +203,12 @@ class Live {
 
 {
   const live = new Live();
+  const begin = () => live.begin().catch((error) => complain("server", error.message));
   $("gate").addEventListener("submit", (event) => {
     event.preventDefault();
     live.token = $("token").value;
     $("token").value = "";
-    live.begin();
+    begin();
   });
-  live.begin().catch((error) => complain(error.message));
+  begin();
 }

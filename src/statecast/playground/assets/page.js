@@ -34,9 +34,13 @@ function element(name, attributes = {}, ...children) {
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
 const faded = (name, alpha) => `color-mix(in srgb, ${colour(name)} ${100 * alpha}%, transparent)`;
 
-function complain(message) {
-  $("fault").textContent = message;
-  $("fault").hidden = message === "";
+const faults = {}; // what is wrong, by its source
+
+/** Show what is wrong; an empty message if nothing is any more. */
+function complain(source, message) {
+  faults[source] = message;
+  $("fault").textContent = Object.values(faults).filter((each) => each !== "").join(" ");
+  $("fault").hidden = $("fault").textContent === "";
 }
 
 /** A number in few digits; `grain` is a difference that is still seen. */
@@ -313,6 +317,8 @@ class Chart {
       const point = this.points.get(step);
       point.style.left = `${this.plot.valToPos(this.number(step), "x")}px`;
       point.style.top = `${this.plot.valToPos(value, "y")}px`;
+      point.setAttribute("aria-valuemin", String(this.range[0]));
+      point.setAttribute("aria-valuemax", String(this.range[1]));
       point.setAttribute("aria-valuenow", String(value));
       point.setAttribute("aria-valuetext", written(value, this.grain));
     }
@@ -421,10 +427,7 @@ class Page {
     this.scenes = new Scenes(model, this.engine.targets);
     const { scene, wrong } = this.scenes.fromLink();
     this.scene = scene;
-    if (wrong.length) {
-      complain(`The link has values that this model cannot take: ${wrong.join(", ")}. They were `
-        + "left out.");
-    }
+    this.linked(wrong);
     this.unit = model.steps.name === "ds" ? "step" : model.steps.name;
     this.side = 0;
     this.looked = null;
@@ -440,10 +443,18 @@ class Page {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     addEventListener("hashchange", () => {
       if (location.hash === this.link) return;
-      this.scene = this.scenes.fromLink().scene;
+      if (location.hash.startsWith("#item=")) return; // of a server: live.js reads it
+      const found = this.scenes.fromLink();
+      this.linked(found.wrong);
+      this.scene = found.scene;
       this.side = Math.min(this.side, this.scene.sides.length - 1);
       this.changed({ rebuild: true });
     });
+  }
+
+  linked(wrong) {
+    complain("link", wrong.length ? `The link has values that this model cannot take: `
+      + `${wrong.join(", ")}. They were left out.` : "");
   }
 
   titles() {
@@ -477,6 +488,12 @@ class Page {
     });
   }
 
+  /** The user has changed the item. A change of the other side is none of the item of a server. */
+  edited(side = this.side) {
+    if (side === 0) this.live?.left();
+    this.changed();
+  }
+
   /** Set or remove an observation. */
   observe(step, index, value) {
     const { y, past } = this.scene;
@@ -489,8 +506,7 @@ class Page {
       while (past.length < y.length) past.push(blank());
       past.length = y.length;
     }
-    this.live?.left();
-    this.changed();
+    this.edited(0);
   }
 
   compute() {
@@ -521,9 +537,12 @@ class Page {
     this.key(alike);
     this.look(this.looked);
     this.table();
-    const finite = this.forecasts.every(({ known, quantiles }) => quantiles.every((each) =>
-      each.subarray(known * this.engine.levels.length).every(Number.isFinite)));
-    if (!finite) complain("The forecast leaves the range of numbers. Ask for fewer steps.");
+    const finite = this.forecasts.every(({ network }) => network.quantiles.every(Number.isFinite));
+    complain("range", finite ? ""
+      : "The forecast leaves the range of numbers. Ask for fewer steps.");
+    const within = this.scene.until <= this.model.steps.longest;
+    complain("steps", within ? "" : "Nothing was learnt about steps beyond the longest training "
+      + "item: the forecast may drift there.");
     clearTimeout(this.later);
     this.later = setTimeout(() => this.settled(), SAID_AFTER);
   }
@@ -692,8 +711,6 @@ class Page {
       this.scene.until = value;
       this.scene = this.scenes.read(this.scene).scene; // with the future covariates of each step
       if (model.network.future) this.future();
-      complain(value <= model.steps.longest ? "" : "Nothing was learnt about steps beyond the "
-        + "longest training item: the forecast may drift there.");
       this.changed();
     });
     $("show-paths").addEventListener("change", () => {
@@ -707,11 +724,11 @@ class Page {
     $("add").addEventListener("click", () => this.next());
     $("clear").addEventListener("click", () => {
       [this.scene.y, this.scene.past] = [[], []];
-      this.live?.left();
-      this.changed();
+      this.edited(0);
     });
     $("fork").addEventListener("click", () => {
       const { sides } = this.scene;
+      if (this.side > 0) this.live?.left(); // the other features are kept
       this.scene.sides = sides.length > 1
         ? [sides[this.side]] : [sides[0], structuredClone(sides[0])];
       this.side = this.scene.sides.length - 1;
@@ -763,8 +780,7 @@ class Page {
       if (!good) return;
       cells[name] = next;
       show(from);
-      this.live?.left();
-      this.changed();
+      this.edited();
     };
     const show = (from) => {
       const now = cells[name];
@@ -787,15 +803,14 @@ class Page {
       this.menu(codes, cells, name, { id }));
   }
 
-  menu(codes, cells, name, attributes) {
+  menu(codes, cells, name, attributes, side = undefined) {
     const words = [...Object.keys(codes).map((word) => [word, word]),
       ["another one", this.scenes.other], ["missing", null]];
     const options = words.map(([text, value], i) => element("option", { value: String(i),
       selected: cells[name] === value }, text));
     const menu = element("select", { ...attributes, change: () => {
       [, cells[name]] = words[Number(menu.value)];
-      this.live?.left();
-      this.changed();
+      this.edited(side);
     } }, ...options);
     return menu;
   }
@@ -850,18 +865,17 @@ class Page {
 
   // -- covariates ------------------------------------------------------------------------------
 
-  /** A table with a row for each step, and a field for each covariate. */
-  cells(columns, rows, place) {
+  /** A table with a row for each step, and a field for each covariate of a side. */
+  cells(columns, rows, place, side) {
     const field = ({ name, codes }, cells, step) => {
       const label = { "aria-label": `${name} at ${this.step(step)}` };
-      if (codes) return this.menu(codes, cells, name, label);
+      if (codes) return this.menu(codes, cells, name, label, side);
       const input = element("input", {
         ...label, type: "number", step: "any", placeholder: "missing",
         input: () => {
           if (!input.validity.valid) return;
           cells[name] = input.value === "" ? null : Number(input.value);
-          this.live?.left();
-          this.changed();
+          this.edited(side);
         },
       });
       input.value = cells[name] === null ? "" : String(cells[name]);
@@ -878,14 +892,14 @@ class Page {
 
   future() {
     const rows = this.scene.sides[this.side].future.slice(0, this.scene.until);
-    this.cells(this.model.future, rows, document.querySelector("#future .scroll"));
+    this.cells(this.model.future, rows, document.querySelector("#future .scroll"), this.side);
   }
 
   past() {
     const { past } = this.scene;
     if (!this.model.network.past || this.drawn.past === past.length) return;
     this.drawn.past = past.length;
-    this.cells(this.model.past, past, document.querySelector("#past .scroll"));
+    this.cells(this.model.past, past, document.querySelector("#past .scroll"), 0);
   }
 }
 
