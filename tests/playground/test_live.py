@@ -63,14 +63,12 @@ def check(driver: Chrome, client: Client, item: str, targets: int = 1) -> None:
         "model.steps.first", "scene.until"))  # fmt: skip
     levels = ",".join(map(str, LEVELS))
     path = f"/forecast?until={until + first - 1}&quantiles={levels}"
-    rows = {
-        each.get("step", each["ds"]): each
-        for each in client.item("GET", item, path).json["forecast"]
-    }
+    forecast = client.item("GET", item, path).json["forecast"]
+    rows = {str(each["ds"])[:10]: each for each in forecast}
     assert shown
-    assert {int(row[0]) for row in shown} == {*rows}
+    assert {row[0] for row in shown} == {*rows}
     for row in shown:
-        own, cells = rows[int(row[0])], row[1:]
+        own, cells = rows[row[0]], row[1:]
         assert len(cells) == targets * len(LEVELS)
         for i, cell in enumerate(cells):
             title = "statecast" if targets == 1 else f"statecast-{['y', 'z'][i // len(LEVELS)]}"
@@ -122,7 +120,7 @@ def test_items_of_the_store_are_shown_and_followed(
         # A change of the item appears by itself.
         before = len(clean.execute_script("return page.scene.y"))
         values: Any = [52.0, 100.0] if len(f.schema.targets) > 1 else 52.0
-        past = {"past": {"visits": 0.5}} if f.schema.past.kinds else {}
+        past: dict[str, Any] = {"past": {"visits": 0.5}} if f.schema.past.kinds else {}
         if kind != "covariates":
             sessions.observe("A/b ?", stream.step(5), values)
             wait(clean, "return page.scene.y.length === 5 && !page.waits")

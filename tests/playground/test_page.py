@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +30,7 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.playground import write_page
 from statecast.playground.description import described
 from statecast.playground.page import page
+from statecast.tables.dates import Calendar, Spacing
 from statecast.tokens.forecaster import TokenForecaster
 
 ASSETS = Path(statecast.playground.__file__).parent / "assets"
@@ -97,22 +99,22 @@ class Page:
     def focused(self) -> str | None:
         return self.driver.switch_to.active_element.get_attribute("aria-label")
 
-    def table(self) -> dict[int, list[float]]:
-        """The numbers of the table by step, as they are shown."""
+    def table(self) -> dict[str, list[float]]:
+        """The numbers of the table by step or date, as they are shown."""
         self.run("document.getElementById('table').open = true")
         wait(self.driver, "return document.querySelector('#table tbody') !== null")
         rows = self.run(
             "return [...document.querySelectorAll('#table tbody tr')].map("
             "(row) => [...row.children].map((cell) => cell.textContent))"
         )
-        return {int(row[0]): [shown(cell) for cell in row[1:]] for row in rows}
+        return {row[0]: [shown(cell) for cell in row[1:]] for row in rows}
 
 
 def shown(cell: str) -> float:
     return float(cell.replace("−", "-").replace(",", ""))
 
 
-def expected(f: Forecaster, y: list[Any], static: Any, until: int = STEPS) -> dict[int, Any]:
+def expected(f: Forecaster, y: list[Any], static: Any, until: int = STEPS) -> dict[str, Any]:
     """The forecast as a table of the page."""
     rows = [(0, step + 1, value) for step, value in enumerate(y) if value is not None]
     series = pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row") if rows else None
@@ -121,7 +123,7 @@ def expected(f: Forecaster, y: list[Any], static: Any, until: int = STEPS) -> di
         warnings.simplefilter("ignore", DataWarning)  # missing features, and steps beyond training
         found: Any = f.predict(series, table, until=until, level=[80, 95])
     columns = [f"statecast{each}" for each in ("", "-lo-80", "-hi-80", "-lo-95", "-hi-95")]
-    return {row[0]: list(row[1:]) for row in found.select("ds", *columns).iter_rows()}
+    return {str(row[0]): list(row[1:]) for row in found.select("ds", *columns).iter_rows()}
 
 
 def check(page: Page, f: Forecaster, static: Any, until: int = STEPS) -> None:
@@ -442,6 +444,71 @@ def test_pages_of_other_models(name: str, made: Any, clean: Chrome) -> None:
         assert all(value == round(value) for value in page.y)
 
 
+def test_steps_have_dates_and_closed_days_have_no_forecast(made: Any, clean: Chrome) -> None:
+    f, url = made("past-closed-days")
+    page = Page(clean, url)
+    static = usual(page)
+    first, y, visits = date(2024, 1, 4), [1.0, 1.4], [2.0, 3.0]  # Thursday and Friday
+    assert len(page.table()) == STEPS  # without a date all steps have a forecast
+    scene = {"y": y, "past": [{"visits": each} for each in visits], "until": STEPS + 2}
+    page.open(scene | {"begin": first.isoformat()})
+    days = [first + timedelta(days=1) * step for step in range(2)]
+    series = pl.DataFrame({"unique_id": 0, "ds": days, "y": y, "visits": visits})
+    with pytest.warns(DataWarning, match="beyond the longest training item"):
+        found: Any = f.predict(
+            series, pl.DataFrame([{"unique_id": 0, **static}]), until=STEPS + 2, level=[80, 95]
+        )
+    table = page.table()
+    assert list(table) == [each.isoformat() for each in found["ds"]]
+    assert len(table) == STEPS - 2  # without a weekend
+    medians = [row[0] for row in table.values()]
+    np.testing.assert_allclose(medians, found["statecast"], atol=0.006)
+    assert page.find("#points th").text == "2024-01-04"
+    page.run("page.look(2)")
+    assert page.find("#readout").text == "2024-01-06: closed."
+    page.type("#begin", "01082024")  # a Monday
+    wait(clean, "return page.scene.begin === '2024-01-08' && !page.waits")
+    assert len(page.all("#table tbody tr")) == STEPS - 2
+    page.open({"begin": "soon"})
+    assert "cannot take: begin." in page.find("#fault").text
+
+
+def test_dates_are_those_of_a_spacing(made: Any, clean: Chrome) -> None:
+    """The dates of steps and whether they are closed, for spacings of every kind."""
+    _, url = made("plain")
+    page = Page(clean, url)
+    rng = np.random.default_rng(0)
+    for unit, count, day, clock, zone in (
+        ("microseconds", 86_400_000_000, None, "none", None),
+        ("microseconds", 3_600_000_000, None, "absolute", "Europe/Berlin"),
+        ("microseconds", 7 * 86_400_000_000, None, "wall", "Europe/Berlin"),
+        ("months", 1, None, "none", None),
+        ("months", 1, 31, "none", None),
+        ("months", 3, 30, "wall", "America/New_York"),
+        ("months", 12, 29, "none", None),
+    ):
+        spacing, zoned = Spacing(unit, count, day, clock), zone if clock == "absolute" else None
+        calendar = Calendar((6,), (3, 4), (24 * 2 + 9,), (7,))
+        about = {"dates": spacing.to_config(), "closed": calendar.to_config(), "zone": zoned}
+        for _ in range(5):
+            minutes = 60 if clock == "absolute" else 1440
+            begin = np.datetime64("2019-12-25T00", "us")
+            begin = begin + rng.integers(0, 900) * np.timedelta64(minutes, "m")
+            if day is not None:
+                begin = begin.astype("datetime64[M]").astype("datetime64[D]") + (day - 1)
+                begin = begin.astype("datetime64[us]")
+            places = spacing.dates(np.full(60, begin), np.arange(1, 61))
+            closed = calendar.closed(spacing.clock_of(places, zone))
+            found = page.run(
+                "const dates = new Dates(arguments[0]); const begin = dates.read(arguments[1]);"
+                "const all = Array.from({ length: 60 }, (_, step) => dates.at(begin, step));"
+                "return all.map((date) => [dates.write(date), dates.closed(date)]);",
+                *(about, str(begin)),
+            )
+            assert [each[0] for each in found] == [str(each)[: len(found[0][0])] for each in places]
+            assert [each[1] for each in found] == closed.tolist()
+
+
 # -- everyone ---------------------------------------------------------------------------
 
 
@@ -499,7 +566,7 @@ def test_the_forecast_is_said(plain: Any) -> None:
     _, page = plain
     page.open({"y": Y})
     said = wait(page.driver, "return document.getElementById('said').textContent")
-    median, low, high = page.table()[7][:3]
+    median, low, high = page.table()["7"][:3]
     numbers = [shown(each) for each in re.findall(r"−?\d+\.\d+", said)]
     np.testing.assert_allclose(numbers, [median, low, high], atol=0.051)
     assert page.find("#said").get_attribute("aria-live") == "polite"

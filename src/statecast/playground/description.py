@@ -71,7 +71,11 @@ def described(model: Any) -> dict[str, Any]:
         "statecast": version("statecast"),
         "fingerprint": model.fingerprint,
         "id": schema.id_col,
-        "steps": described_steps(schema) | {"name": schema.step_col},
+        "steps": described_steps(schema)
+        | {
+            "name": schema.step_col,
+            "zone": schema.output().form.zone,
+        },
         "first_category": FIRST_CATEGORY,
         "static": _features(schema.static, analogues),
         "future": _features(schema.future),

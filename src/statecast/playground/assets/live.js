@@ -141,6 +141,15 @@ class Live {
     return dated.step - 1 - Math.round(apart / dates.count);
   }
 
+  /** The date of step 1, from that of a row of the forecast. */
+  begun(dated) {
+    const text = dated?.[page.model.steps.name];
+    if (!page.dates || !text) return null;
+    const { dates } = page;
+    const date = dates.clock === "absolute" ? Date.parse(text) : dates.read(text);
+    return dates.write(dates.at(date, 1 - dated.step));
+  }
+
   /** The scene of an item: `series`, `static` and `future` as tables. */
   scene({ series, static: [own], future }, { dated }) {
     const { model, engine } = page;
@@ -167,7 +176,8 @@ class Live {
     while (rows.length < page.scene.until) rows.push(typed(model.future, {}));
     // Another forecast beside that of the item keeps its features.
     const [, ...beside] = page.scene.sides;
-    return { y, past, sides: [{ static: typed(model.static, own), future: rows }, ...beside] };
+    const sides = [{ static: typed(model.static, own), future: rows }, ...beside];
+    return { y, past, begin: this.begun(dated), sides };
   }
 
   /** Put the numbers of the server in the place of those of the page. */

@@ -68,12 +68,60 @@ function random(position, path, use) {
   return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
 }
 
+// -- dates: tables/dates.py -----------------------------------------------------------------------
+
+const DAY = 86400000; // milliseconds
+
+/** The dates of steps. A date is in milliseconds, on the clock that steps are counted on. */
+class Dates {
+  constructor({ dates, closed, zone }) {
+    Object.assign(this, dates, { slots: closed, zone });
+    this.daily = this.unit === "months" || this.count % (DAY * 1000) === 0;
+  }
+
+  /** The date of a text as fields have it, or null. */
+  read(text) {
+    if (typeof text !== "string") return null;
+    const found = Date.parse(`${text.length > 10 ? text.slice(0, 16) : `${text}T00:00`}Z`);
+    return Number.isFinite(found) ? found : null;
+  }
+
+  write(date) {
+    return new Date(date).toISOString().slice(0, this.daily ? 10 : 16);
+  }
+
+  /** The date of a step, from 0, of an item that begins at a date. */
+  at(begin, step) {
+    if (this.unit === "microseconds") return begin + step * this.count / 1000;
+    const first = new Date(begin);
+    const [year, month] = [first.getUTCFullYear(), first.getUTCMonth()];
+    const last = (each) => new Date(Date.UTC(year, each + 1, 0)).getUTCDate();
+    let day = first.getUTCDate();
+    if (this.day !== null && day === Math.min(this.day, last(month))) day = this.day;
+    const then = month + step * this.count;
+    return Date.UTC(year, then, Math.min(day, last(then))) + (begin % DAY + DAY) % DAY;
+  }
+
+  /** Whether training items were never observed at such dates. */
+  closed(date) {
+    let local = new Date(date);
+    if (this.clock === "absolute" && this.zone !== null) {
+      local = new Date(`${local.toLocaleString("sv", { timeZone: this.zone }).replace(" ", "T")}Z`);
+    }
+    const [weekday, hour] = [(local.getUTCDay() + 6) % 7, local.getUTCHours()];
+    const { weekdays, hours, week_hours: weekHours, months } = this.slots;
+    return weekdays.includes(weekday) || hours.includes(hour)
+      || weekHours.includes(24 * weekday + hour) || months.includes(local.getUTCMonth());
+  }
+}
+
 // -- the scene ------------------------------------------------------------------------------------
 
 /** Read and check scenes of a model. */
 class Scenes {
   constructor(model, targets) {
     Object.assign(this, { model, targets });
+    this.dates = model.steps.dates === null ? null : new Dates(model.steps);
     const words = model.static.categorical.concat(model.future.categorical, model.past.categorical)
       .flatMap(({ codes }) => Object.keys(codes));
     this.other = "(new)"; // a category that no column has
@@ -104,6 +152,9 @@ class Scenes {
     const until = Number.isInteger(asked.until) && asked.until >= 1 && asked.until <= STEPS
       ? asked.until : this.model.steps.longest;
     if (asked.until !== undefined && until !== asked.until) wrong.push("until");
+    const date = this.dates?.read(asked.begin) ?? null;
+    const begin = date === null ? null : this.dates.write(date);
+    if (begin === null && (asked.begin ?? null) !== null) wrong.push("begin");
     const y = rows(asked.y).map((row) => this.targets.map((target, i) => {
       const value = Array.isArray(row) ? row[i] : row;
       if (value === null || value === undefined || target.takes(value)) return value ?? null;
@@ -128,6 +179,7 @@ class Scenes {
       y,
       past,
       until,
+      begin,
       sides: (asked.sides?.length === 2 ? asked.sides : [asked.sides?.[0]]).map(side),
       paths: asked.paths === true,
       alike: asked.alike !== false,
@@ -203,7 +255,9 @@ class Chart {
       series: this.series,
       bands,
       axes: [
-        { ...axis, ...(index === page.engine.count - 1 ? named : {}), incrs: whole, size: 34 },
+        { ...axis, ...(index === page.engine.count - 1 ? named : {}), incrs: whole, size: 34,
+          space: page.dates ? 96 : 50,
+          values: (_, numbers) => numbers.map((number) => this.tick(number)) },
         { ...axis,
           size: (_, texts) => 14 + 7 * Math.max(3, ...(texts ?? []).map((text) => text.length)) },
       ],
@@ -220,6 +274,11 @@ class Chart {
 
   number(step) {
     return step + this.page.model.steps.first;
+  }
+
+  tick(number) {
+    const step = number - this.page.model.steps.first;
+    return this.page.scene.begin === null ? String(number) : this.page.step(step);
   }
 
   across() {
@@ -281,7 +340,8 @@ class Chart {
       const size = this.page.engine.levels.length;
       // The forecast begins at the last observation.
       const begin = known ? this.page.scene.y[known - 1][this.index] ?? undefined : undefined;
-      const from = (values) => filled((step) => (step === known - 1 ? begin : values(step)));
+      const from = (values) => filled((step) => (
+        step === known - 1 ? begin : this.page.closed(step) ? NaN : values(step)));
       const [fan, median] = ["fan", "median"].map((name) => this.places[`${SIDES[i]}-${name}`]);
       for (let q = 0; q < size; q++) {
         data[fan + q] = from((step) => quantiles[step * size + q]);
@@ -428,7 +488,8 @@ class Page {
     const { scene, wrong } = this.scenes.fromLink();
     this.scene = scene;
     this.linked(wrong);
-    this.unit = model.steps.name === "ds" ? "step" : model.steps.name;
+    this.dates = this.scenes.dates;
+    this.unit = this.dates || model.steps.name === "ds" ? "step" : model.steps.name;
     this.side = 0;
     this.looked = null;
     const size = this.engine.members.length;
@@ -562,8 +623,21 @@ class Page {
     return this.scene.sides.length > 1 ? `${SIDES[i].toUpperCase()}: ` : "";
   }
 
+  /** The name of a step: its date, if the date of step 1 is known. */
   step(step) {
-    return `${this.unit} ${step + this.model.steps.first}`;
+    const date = this.date(step);
+    return date === null ? `${this.unit} ${step + this.model.steps.first}` : this.dates.write(date);
+  }
+
+  date(step) {
+    const { begin } = this.scene;
+    return begin === null ? null : this.dates.at(this.dates.read(begin), step);
+  }
+
+  /** Whether a step has no forecast, as its date is closed. */
+  closed(step) {
+    const date = this.date(step);
+    return date !== null && this.dates.closed(date);
   }
 
 
@@ -579,6 +653,7 @@ class Page {
         value === null ? "missing" : written(value, this.charts[index].grain)));
       return `${begin}: observed ${values.join(", ")}.`;
     }
+    if (this.closed(step)) return `${begin}: closed.`;
     const each = this.engine.targets.map(({ name }, index) => {
       const own = quantiles[index].subarray(step * size, (step + 1) * size);
       const [low, middle, high] = [0.1, 0.5, 0.9].map((level) => (
@@ -661,8 +736,10 @@ class Page {
     const size = this.engine.levels.length;
     const body = element("tbody");
     for (let step = this.forecasts[0].known; step < this.scene.until; step++) {
+      if (this.closed(step)) continue;
       body.append(element("tr", {},
-        element("th", { scope: "row" }, String(step + this.model.steps.first)),
+        element("th", { scope: "row" }, this.scene.begin === null
+          ? String(step + this.model.steps.first) : this.step(step)),
         ...blocks.flatMap(({ forecast, index }) => columns.map(([, q]) => element("td", {},
           written(forecast.quantiles[index][step * size + q], this.charts[index].grain / 10))))));
     }
@@ -694,6 +771,13 @@ class Page {
     $("with-alike").hidden = !model.items.length;
     $("until").value = scene.until + model.steps.first - 1;
     $("until").min = String(model.steps.first);
+    $("dated").hidden = this.dates === null;
+    if (this.dates) {
+      $("begin").type = this.dates.daily ? "date" : "datetime-local";
+      $("begin").value = scene.begin ?? "";
+      const zone = this.dates.clock === "absolute" ? " (UTC)" : "";
+      document.querySelector("label[for=begin]").textContent = `date of step 1${zone}`;
+    }
     $("show-paths").checked = scene.paths;
     $("show-alike").checked = scene.alike;
     $("future").hidden = !model.network.future;
@@ -712,6 +796,10 @@ class Page {
       this.scene = this.scenes.read(this.scene).scene; // with the future covariates of each step
       if (model.network.future) this.future();
       this.changed();
+    });
+    $("begin").addEventListener("change", () => {
+      this.scene.begin = $("begin").value || null;
+      this.changed({ rebuild: true });
     });
     $("show-paths").addEventListener("change", () => {
       this.scene.paths = $("show-paths").checked;
