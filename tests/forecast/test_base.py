@@ -330,6 +330,7 @@ def test_a_load_and_a_forecast_take_memory_in_relation_to_the_file(
     assert done.returncode == 0, done.stderr
     # TensorFlow copies a weight once more than JAX and PyTorch when it makes a variable.
     most = 3.0 if keras.backend.backend() == "tensorflow" else 2.5
+    most += 0.1  # what the libraries take in between: it differs between machines
     assert float(done.stdout) <= most
 
 

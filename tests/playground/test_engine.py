@@ -11,14 +11,14 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from selenium.webdriver import Chrome
 
 import statecast.playground
 from effort import examples
 from forecast_cases import CASES, LEVELS, STEPS, Case, Data, predicted, prefixes
-from statecast.errors import DataWarning
+from statecast.errors import DataError, DataWarning
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import CellName, ConditioningName
 from statecast.playground.description import described
@@ -157,7 +157,7 @@ def cases(draw: st.DrawFn) -> Case:
             chosen |= {"encoding_hidden": 5, "encoding_intervals": 4}
     targets = 1 if heads[head] in ("counts", "positive") else draw(st.integers(1, 3))
     rows = draw(st.sampled_from([6, 24, 40]))
-    if targets == 1 and rows > 6 and draw(st.booleans()):  # 8 items or more must end
+    if targets == 1 and rows == 40 and draw(st.booleans()):  # 8 items or more must end
         chosen["ends"] = True
     return Case(
         chosen,
@@ -175,7 +175,11 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_forecasts_equal_predict_for_all_settings(case: Case, run: Run) -> None:
-    f = fitted(case)
+    try:
+        f = fitted(case)
+    except DataError as error:
+        assume("at least 8 items that end" not in str(error))  # too few by chance
+        raise
     assert off(f, case, run, described(f)) <= CLOSE
 
 

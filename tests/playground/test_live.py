@@ -29,6 +29,7 @@ def clean(chromium: Chrome) -> Iterator[Chrome]:
     chromium.get("about:blank")
     chromium.get_log("browser")
     yield chromium
+    chromium.get("about:blank")  # so that this page asks no server that has ended
     faults = [each["message"] for each in chromium.get_log("browser") if each["level"] == "SEVERE"]
     # The browser itself writes each answer with a problem to the console.
     assert [each for each in faults if "Failed to load resource" not in each] == []

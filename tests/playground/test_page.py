@@ -154,6 +154,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Fore
 def clean(chromium: Chrome) -> Iterator[Chrome]:
     """The browser, at the size of a desk, in which no page may write an error to the console."""
     resize(chromium, 1280, 900)
+    chromium.get("about:blank")
     chromium.get_log("browser")
     yield chromium
     assert [each for each in chromium.get_log("browser") if each["level"] == "SEVERE"] == []

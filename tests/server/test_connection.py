@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from socket import create_connection, socket
 
@@ -140,7 +141,15 @@ def test_requests_before_a_wrong_one_are_answered(
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
-def test_more_connections_than_the_limit_are_refused(client: Client) -> None:
+def test_more_connections_than_the_limit_are_refused(tmp_path: Path) -> None:
+    limits = replace(LIMITS, seconds=20.0)  # the connections wait without a request
+    with ExitStack() as stack:
+        sessions = stack.enter_context(Sessions(streams.plain(), tmp_path / "items.db"))
+        client = stack.enter_context(served(sessions, limits=limits))
+        _check_connections(client)
+
+
+def _check_connections(client: Client) -> None:
     with ExitStack() as stack:
         for _ in range(LIMITS.connections):
             stack.enter_context(connected(client))
