@@ -721,7 +721,7 @@ def test_launch_dates_and_groups_are_part_of_the_static_features(tmp_path: Path)
             sessions.observe(item, when, y)
         check(f, sessions, list(range(5)), rows, who, until=8)
         journal = sessions.history(1)
-        assert journal["launch"].to_list()[0] == dt.datetime(2024, 1, 1)
+        assert journal["launch"].to_list()[0] == dt.date(2024, 1, 1)
         assert sessions.observe(3, static={n: own[n][2] for n in own}).status == ["corrected"]
         other = who.with_columns(
             pl.when(pl.col("unique_id") == 3).then(pl.col(n).gather(2)).otherwise(n).alias(n)
@@ -730,6 +730,8 @@ def test_launch_dates_and_groups_are_part_of_the_static_features(tmp_path: Path)
         check(f, sessions, list(range(5)), rows, other, until=8)
         with pytest.raises(errors.DataError, match="launch date"):
             sessions.observe("new", static={"level": 1.0, "group": "a", "firm": "1"})
+        with pytest.raises(errors.DataError, match="'launch'"):
+            sessions.observe("new", static={n: own[n][2] for n in own} | {"launch": "2025-02-30"})
         with pytest.raises(errors.DataError, match="dates from the launch date"):
             sessions.observe(1, dt.date(2023, 12, 31), 1.0)
 

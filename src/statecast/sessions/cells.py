@@ -151,27 +151,29 @@ class Cells:
         ]
         return Rows(ids, keys, parts, ahead, expected)
 
-    def _at(self, steps: Any, ids: list[Any]) -> list[int]:
-        """Steps as whole numbers: as they are, or dates in microseconds since 1970."""
+    def _at(self, steps: Any, ids: list[Any], column: str | None = None) -> list[int]:
+        """Steps as whole numbers: as they are, or dates in microseconds since 1970. Messages name
+        the column of steps, or another one."""
         schema, zone = self.schema, self._zone
+        name = schema.step_col if column is None else column
         given = steps if isinstance(steps, np.ndarray) else list(steps)
         if not ids and not len(given):
             return []
         if len(given) != len(ids):
             raise DataError(f"steps: expected {len(ids)} steps; received {len(given)}.")
-        when, form = read_steps("observe", schema.step_col, given, ids)
+        when, form = read_steps("observe", name, given, ids)
         if form.dated != (schema.spacing is not None) or (form.zone is None) != (zone is None):
             expected = "numbers"
             if schema.spacing is not None:
                 expected = f"dates {'with' if zone else 'without'} a time zone"
-            fail("observe", schema.step_col, f"{expected}, as in fit", quoted(given[0]), ids[0], "")
+            fail("observe", name, f"{expected}, as in fit", quoted(given[0]), ids[0], "")
         if schema.spacing is None:
             return when.astype(np.int64).tolist()
-        self._check_dates(when, given, ids)
+        self._check_dates(name, when, given, ids)
         place = schema.spacing.place(when, zone)  # the same place is the same step
         return schema.spacing.date(place, zone).astype("datetime64[us]").astype(np.int64).tolist()
 
-    def _check_dates(self, when: np.ndarray, given: Any, ids: list[Any]) -> None:
+    def _check_dates(self, name: str, when: np.ndarray, given: Any, ids: list[Any]) -> None:
         """Raise ``DataError`` for a date that no table can hold, or with a time of day where
         there is none."""
         wrong, expected = (when < _FIRST) | (when > _LAST), f"a date from {_FIRST} to {_LAST}"
@@ -179,7 +181,7 @@ class Cells:
             wrong, expected = when != when.astype("datetime64[D]"), "a date without a time of day"
         if wrong.any():
             at = int(np.argmax(wrong))
-            fail("observe", self.schema.step_col, expected, quoted(given[at]), ids[at], "")
+            fail("observe", name, expected, quoted(given[at]), ids[at], "")
 
     def _values(self, values: Any, ids: list[Any]) -> dict[str, np.ndarray]:
         """The targets by name, of values that their transforms can take."""
@@ -231,7 +233,7 @@ class Cells:
         warn_of_features("Static", missing + unseen)
         if start is not None:
             there = [i for i, date in enumerate(launch) if date is not None]
-            at = self._at([launch[i] for i in there], [ids[i] for i in there])
+            at = self._at([launch[i] for i in there], [ids[i] for i in there], start)
             columns[start] = np.full(len(ids), None, object)
             columns[start][there] = list(map(str, at))
         return columns
