@@ -477,7 +477,7 @@ def test_a_batch_may_be_empty_and_is_a_list(opened: Sessions) -> None:
 def test_dates_are_checked_against_the_grid(models: dict[str, Forecaster], tmp_path: Path) -> None:
     with Sessions(models["dated"], tmp_path / "items.db") as sessions:
         sessions.observe("a", "2024-03-05", 50.0)
-        with pytest.raises(errors.DataError, match="dates from"):
+        with pytest.raises(errors.DataError, match="without a time of day"):
             sessions.observe("a", dt.datetime(2024, 3, 6, 12), 50.0)
         with pytest.raises(errors.DataError, match="without a time zone"):
             sessions.observe("a", dt.datetime(2024, 3, 6, tzinfo=dt.UTC), 50.0)

@@ -32,6 +32,7 @@ from statecast.tables.columns import is_mark
 
 _FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_ID = re.compile(r"0|-?[1-9]\d{0,17}")
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 _TYPES = {"long": (int,), "double": (int, float), "boolean": (bool,)}  # of MLflow's parameters
@@ -126,8 +127,9 @@ def _of_split(content: Any) -> Columns:
 def _of_csv(body: bytes, served: Served) -> Columns:
     """The columns of a table as CSV, with a header. An empty cell is a missing value.
 
-    Ids and the cells of a column of text stay text. Others are numbers or booleans where they are
-    written so, and missing where ``NA_MARKS`` has them.
+    Cells of a column of text stay text. Others are numbers or booleans where they are written so,
+    and missing where ``NA_MARKS`` has them. Ids are whole numbers if all are written as such
+    without leading zeros, in a table with further columns; else they are text, as stored items are.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -144,6 +146,9 @@ def _of_csv(body: bytes, served: Served) -> Columns:
     texts = {name for name, kind in served.types.items() if kind == "string"} | {schema.id_col}
     if schema.spacing is not None:
         texts |= {schema.step_col, schema.start_col or schema.step_col}
+    ids = columns.get(schema.id_col, [])
+    if len(columns) > 1 and all(map(_ID.fullmatch, ids)):
+        texts -= {schema.id_col}
     return {
         name: [cell or None if name in texts else _cell(cell) for cell in cells]
         for name, cells in columns.items()
