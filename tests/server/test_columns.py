@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ def client(sessions: Sessions) -> Iterator[Client]:
         yield found
 
 
-def stream(table: Any, **options: Any) -> bytes:
-    """A table as a stream of Arrow."""
+def stream(table: Any, rows: int = 3, **options: Any) -> bytes:
+    """A table as a stream of Arrow, in batches of so many rows."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, **options) as writer:
-        writer.write_table(table, 3)  # batches of three rows
+        writer.write_table(table, rows)
     return sink.getvalue().to_pybytes()
 
 
@@ -164,6 +165,18 @@ def test_a_stream_of_polars_is_read(client: Client, sessions: Sessions) -> None:
     assert send(client, buffer.getvalue()).status == 200
     assert sorted(sessions.items()) == ["i0", "i1"]
     assert sessions.history("i0")["group"].to_list() == ["a", None]
+
+
+def test_views_that_share_their_bytes_are_refused(client: Client, sessions: Sessions) -> None:
+    text = b"x" * 100_000
+    view = struct.pack("<i4sii", len(text), text[:4], 0, 0)
+    shared = pa.Array.from_buffers(
+        pa.string_view(), 20, [None, pa.py_buffer(view * 20), pa.py_buffer(text)]
+    )
+    data = stream(pa.table(rows_of(20) | {"group": shared}), rows=20)
+    assert 8 * len(data) < 20 * len(text)
+    refused(send(client, data), 413, "bytes of text")
+    assert len(sessions) == 0
 
 
 DATA = stream(pa.table(rows_of(7)))

@@ -1,7 +1,8 @@
 """``Columns``: the columns of a model as the arguments of ``observe``; of tensors and of Arrow.
 
-A table of unknown origin is read in this process. So compressed columns, dictionaries and views are
-refused, with which a few bytes could stand for gigabytes.
+A table of unknown origin is read in this process. Compressed columns, dictionaries and views can
+stand for gigabytes in a few bytes. So the first two are refused, and views whose texts are longer
+than the memory that is taken for a body.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from statecast.errors import RequestError, cut, listed, quoted
+from statecast.server.wire import BODY_BYTES
 from statecast.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -139,12 +143,19 @@ def _table(data: bytes, most: int) -> pa.Table:
                     f"Body, {quoted(field.name)}: expected a column of numbers, text, booleans or "
                     f"dates; received {quoted(str(field.type))}.",
                 )
-        batches = []
+        batches, length = [], 0
         for batch in stream:
             rows += batch.num_rows
             if rows > most:
                 raise RequestError(413, f"Body: expected at most {most:,} rows; received more.")
             batch.validate(full=True)
+            length += _length_of_views(batch)
+            if length > BODY_BYTES * len(data):
+                raise RequestError(
+                    413,
+                    f"Body: expected views of at most {BODY_BYTES * len(data):,} bytes of text; "
+                    "received more. Send the columns as string.",
+                )
             batches.append(batch)
         if not rows:
             raise RequestError(422, "Body: expected a row for each observation; received none.")
@@ -173,6 +184,18 @@ def _check_plain(metadata: bytes) -> None:
     header += struct.unpack_from("<I", metadata, header)[0]
     if at(header, 3):
         raise RequestError(415, "Body: expected columns without compression.")
+
+
+def _length_of_views(batch: pa.RecordBatch) -> int:
+    """The bytes of the texts of views. Views may share them."""
+    import pyarrow as pa
+
+    length = 0
+    for column in batch.columns:
+        if pa.types.is_string_view(column.type):
+            views = np.frombuffer(column.buffers()[1], "<i4").reshape(-1, 4)  # a length is first
+            length += int(views[column.offset : column.offset + len(column), 0].sum(dtype=np.int64))
+    return length
 
 
 def _is_read(kind: pa.DataType) -> bool:
