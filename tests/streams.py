@@ -16,6 +16,7 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.sessions import Sessions
 
 DAY = dt.date(2024, 1, 1)
+KINDS = ("plain", "several", "covariates", "dated")  # of the forecasters below
 
 
 @cache

@@ -34,6 +34,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -564,6 +565,18 @@ class Run:
         said.cancel()
 
 
+def started(out: Path, fit: Callable[[Path], None]) -> tuple[Server, Path, Path]:
+    """A server of a new store in a folder, its model, which is made if it is not there, and its
+    store."""
+    out.mkdir(parents=True, exist_ok=True)
+    model, store = out / "model.safetensors", out / "items.db"
+    if not model.exists():
+        fit(model)
+    for old in out.glob("items.db*"):
+        old.unlink()
+    return Server(model, store, out / "server.log"), model, store
+
+
 def kept(server: Server) -> list[bytes]:
     """The journals of the items that no execution names."""
     return [server.ask("GET", f"/v1/items/{quote(item)}/history")[1] for item in KEPT]
@@ -573,14 +586,7 @@ def run(args: argparse.Namespace) -> int:
     """How many failures there were."""
     from statecast import Forecaster, Sessions
 
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    model, store = out / "model.safetensors", out / "items.db"
-    if not model.exists():
-        fitted(model)
-    for old in out.glob("items.db*"):
-        old.unlink()
-    server = Server(model, store, out / "server.log")
+    server, model, store = started(Path(args.out), fitted)
     found = Run(args)
     try:
         for number, item in enumerate(KEPT):

@@ -29,7 +29,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # it compiles nothing
 
-from fuzz_server import Server
+from fuzz_server import Server, started
 
 ITEMS, STEPS = 24, 6
 NAMES = 20_000  # items that are observed, step by step
@@ -201,14 +201,7 @@ def missing(model: Path, store: Path, acknowledged: list[tuple[int, int]]) -> in
 
 def run(args: argparse.Namespace) -> list[str]:
     """What failed."""
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    model, store = out / "model.safetensors", out / "items.db"
-    if not model.exists():
-        fitted(model)
-    for old in out.glob("items.db*"):
-        old.unlink()
-    server = Server(model, store, out / "server.log")
+    server, model, store = started(Path(args.out), fitted)
     load = Load(server.port)
 
     async def both() -> tuple[float, int]:

@@ -31,28 +31,16 @@ from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.server import Limits, application, description, guard, wire
 from statecast.sessions import Sessions
-from streams import Stream
+from streams import KINDS, Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
 
-KINDS = ("plain", "several", "covariates", "dated")
 X = {"level": 0.5, "group": "a"}
 TOKEN = "a-token-of-this-test"
 SMALL = Limits(body=3_000, id=20, steps=12, quantiles=4, rows=5, seconds=0.3)
 shared = settings(
     max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Forecaster]:
-    return {name: getattr(streams, name)() for name in KINDS}
-
-
-@pytest.fixture
-def sessions(models: dict[str, Forecaster], tmp_path: Path) -> Iterator[Sessions]:
-    with Sessions(models["plain"], tmp_path / "items.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import io
 import json
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,8 @@ from statecast.sessions import Sessions
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
 
-KINDS = ("plain", "several", "covariates", "dated")
 ARROW = "application/vnd.apache.arrow.stream"
 DAY = dt.date(2024, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Forecaster]:
-    return {name: getattr(streams, name)() for name in KINDS}
-
-
-@pytest.fixture
-def sessions(models: dict[str, Forecaster], tmp_path: Path) -> Iterator[Sessions]:
-    with Sessions(models["plain"], tmp_path / "items.db") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -67,7 +54,7 @@ def refused(found: Reply, status: int, *words: str) -> None:
         assert word in found.json["detail"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", streams.KINDS)
 @settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), small=st.booleans())
 def test_a_table_is_the_batch_of_its_lines(

@@ -146,21 +146,17 @@ def test_more_connections_than_the_limit_are_refused(tmp_path: Path) -> None:
     with ExitStack() as stack:
         sessions = stack.enter_context(Sessions(streams.plain(), tmp_path / "items.db"))
         client = stack.enter_context(served(sessions, limits=limits))
-        _check_connections(client)
-
-
-def _check_connections(client: Client) -> None:
-    with ExitStack() as stack:
-        for _ in range(LIMITS.connections):
-            stack.enter_context(connected(client))
-        time.sleep(0.05)
-        with connected(client) as raw:
-            refused(raw, 503, "8 connections")
-    end = time.monotonic() + 20
-    while time.monotonic() < end:  # until the server knows that the others are gone
-        try:
-            assert client.ask("GET", "/livez").status == 200
-            return
-        except (ConnectionError, AssertionError):
+        with ExitStack() as waiting:
+            for _ in range(LIMITS.connections):
+                waiting.enter_context(connected(client))
             time.sleep(0.05)
-    pytest.fail("No further connection is accepted.")
+            with connected(client) as raw:
+                refused(raw, 503, "8 connections")
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # until the server knows that the others are gone
+            try:
+                assert client.ask("GET", "/livez").status == 200
+                return
+            except (ConnectionError, AssertionError):
+                time.sleep(0.05)
+        pytest.fail("No further connection is accepted.")

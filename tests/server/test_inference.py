@@ -15,18 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import streams
 from curves import T
 from effort import examples
 from served import Client, Reply, served
 from statecast.forecast.forecaster import Forecaster
 from statecast.server import Limits
 from statecast.sessions import Observed, Sessions
-from streams import Stream
+from streams import KINDS, Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
 
-KINDS = ("plain", "several", "covariates", "dated")
 SMALL = Limits(steps=40, quantiles=4, body=20_000)
 LENGTH = "inference-header-content-length"
 PATH = "/v2/models/statecast/infer"
@@ -35,17 +33,6 @@ TYPES = {
     "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
     "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Forecaster]:
-    return {name: getattr(streams, name)() for name in KINDS}
-
-
-@pytest.fixture
-def sessions(models: dict[str, Forecaster], tmp_path: Path) -> Iterator[Sessions]:
-    with Sessions(models["plain"], tmp_path / "items.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from statecast.sessions import Sessions
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside")
 
-KINDS = ("plain", "several", "covariates", "dated", "timed", "zoned")
+KINDS = (*streams.KINDS, "timed", "zoned")
 SMALL = Limits(rows=20, steps=40, numbers=600, quantiles=4, body=20_000)
 START = pl.datetime(2024, 3, 1, time_unit="us")
 
@@ -81,12 +81,6 @@ def clients(
             opened = stack.enter_context(Sessions(model, folder / f"{name}.db"))
             found[name] = stack.enter_context(served(opened))
         yield found
-
-
-@pytest.fixture
-def sessions(models: dict[str, Forecaster], tmp_path: Path) -> Iterator[Sessions]:
-    with Sessions(models["plain"], tmp_path / "items.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.sessions import Sessions, SQLiteStore, writer
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
-from streams import Stream
+from streams import KINDS, Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Static|Future) columns|Values far outside|until")
 
-KINDS = ("plain", "several", "covariates", "dated")
+
 STORES = ("sqlite", "redis")
 Place = Callable[..., str]
 X = {"level": 0.5, "group": "a"}
