@@ -597,11 +597,12 @@ def serve(
     if token_file is not None and no_token:
         raise ArgumentError("Expected one of --token-file and --no-token; received both.")
     token = None if token_file is None else read_token(token_file)
-    check_extra("serve", ("apsw", "starlette", "uvicorn", "prometheus_client"))
+    from statecast.server.application import PACKAGES
     from statecast.server.run import serve as serve_sessions
     from statecast.sessions.sessions import Sessions
     from statecast.tokens.forecaster import load_model
 
+    check_extra("serve", ("apsw", *PACKAGES))
     sessions: Any = Sessions  # which checks the policy and the durability
     with sessions(load_model(model), store, policy=policy, durability=durability) as opened:
         serve_sessions(

@@ -1,7 +1,7 @@
 """``application``: the calls of ``Sessions`` as an ASGI application. It has no rules of its own.
 
 Each route has a function that takes a ``Call`` and returns an ``Answer``. It runs in a thread, as
-``Sessions`` waits for the disk.
+``Sessions`` waits for the disk. Those of observations are coroutines, which wait without a thread.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ slowly, or without an end, would keep a connection or fill the memory.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from statecast.errors import OverloadError, RequestError, StatecastError
-from statecast.server.wire import JSON, Limits, json_bytes, problem
+from statecast.server.wire import Limits, problem, response_of
 
 
 def connection_of(limits: Limits) -> Any:
@@ -141,12 +142,8 @@ def _disconnect(cycle: Any) -> None:
 
 def _bytes_of(error: StatecastError) -> bytes:
     """An error as an answer of HTTP."""
-    answer = problem(error)
-    assert answer.content is not None
-    assert not isinstance(answer.content, bytes)
-    content = json_bytes(answer.content)
-    headers = {"Content-Type": JSON, **answer.headers}
-    headers |= {"Content-Length": str(len(content)), "Connection": "close"}
-    title = answer.content["title"]
-    lines = [f"HTTP/1.1 {answer.status} {title}", *(f"{name}: {headers[name]}" for name in headers)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+    sent = response_of(problem(error))
+    phrase = HTTPStatus(sent.status_code).phrase
+    lines = [f"HTTP/1.1 {sent.status_code} {phrase}".encode(), b"Connection: close"]
+    lines += [name + b": " + value for name, value in sent.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(sent.body)])

@@ -164,9 +164,9 @@ class Inference:
         take_numbers(call, options, 1, self._sessions.model.schema, self._limits)
         observed, _ = await self._observe(call, row, **options)
         columns: dict[str, Any] = {"status": observed.status.tolist()}
-        for rows in () if observed.forecast is None else (observed.forecast,):
+        if observed.forecast is not None:
             names = self._outputs(options, observed=False)
-            columns |= {name: [each[name] for each in rows] for name in names}
+            columns |= {name: [each[name] for each in observed.forecast] for name in names}
         return columns, self._tag(observed.versions[0])
 
     def _forecast(self, call: Call, item: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,10 +300,7 @@ def _of_json(data: Any, datatype: str, where: str) -> Any:
     if data is None:
         return None
     kind = _NUMBERS.get(datatype, "")
-    types = {"": (str,), "?": (bool,), "i": (int,), "u": (int,), "f": (int, float)}[
-        kind[-2:-1] or kind
-    ]
-    if type(data) not in types:
+    if type(data) not in _JSON_TYPES[kind[-2:-1] or kind]:
         raise RequestError(422, f"{where}: expected one {datatype} value; received {quoted(data)}.")
     if not kind:
         return data

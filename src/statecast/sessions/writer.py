@@ -24,7 +24,7 @@ from statecast.errors import (
 )
 from statecast.files import id_of
 from statecast.sessions.batcher import Call
-from statecast.sessions.cells import Rows
+from statecast.sessions.cells import Ahead, Rows
 from statecast.sessions.current import Current
 from statecast.sessions.events import RESET, ROW, STATIC
 from statecast.sessions.replay import LEAST, History, Item, Packed, Replay, version_of
@@ -339,18 +339,20 @@ class Writer:
             {rows.keys[row]: rows.ids[row] for row in np.flatnonzero(codes >= _LATE)}
             for rows, (codes, _) in zip(calls, found, strict=True)
         ]
-        asking = [number for number, rows in enumerate(calls) if rows.ahead is not None]
-        own = {number: list(dict.fromkeys(calls[number].keys)) for number in asking}
-        after = self._forecasts(calls, own, {key: draft.item for key, draft in drafts.items()})
+        asking = {n: rows.ahead for n, rows in enumerate(calls) if rows.ahead is not None}
+        own = {n: (ahead, list(dict.fromkeys(calls[n].keys))) for n, ahead in asking.items()}
+        after = self._forecasts(
+            own, {key: drafts[key].item for _, keys in own.values() for key in keys}
+        )
         old = {
             key: Item.unpacked(self._items[key])
-            for number in asking
-            for key in revised[number]
+            for n in asking
+            for key in revised[n]
             if drafts[key].old
         }
         self.replay.compute([item for item in old.values() if item.waiting])
-        own = {number: [key for key in revised[number] if key in old] for number in asking}
-        before = self._forecasts(calls, {n: keys for n, keys in own.items() if keys}, old)
+        own = {n: (ahead, [key for key in revised[n] if key in old]) for n, ahead in asking.items()}
+        before = self._forecasts({n: asked for n, asked in own.items() if asked[1]}, old)
         return [
             Observed(
                 _STATUS[codes],
@@ -363,18 +365,11 @@ class Writer:
         ]
 
     def _forecasts(
-        self, calls: Sequence[Rows], own: Mapping[int, list[bytes]], items: Mapping[bytes, Item]
+        self, asked: Mapping[int, tuple[Ahead, list[bytes]]], items: Mapping[bytes, Item]
     ) -> dict[int, Any]:
-        """The forecast of some items of each call, by its number; those without items have none."""
-        asked = {
-            number: (ahead, keys)
-            for number, keys in own.items()
-            if (ahead := calls[number].ahead) is not None
-        }
-        if not asked:
-            return {}
-        current = self._current({key: items[key] for _, keys in asked.values() for key in keys})
-        return dict(zip(asked, current.forecasts(list(asked.values())), strict=True))
+        """The forecast that each call asks for, by the number of the call."""
+        found = self._current(items).forecasts(list(asked.values()))
+        return dict(zip(asked, found, strict=True))
 
     def _drafted(
         self, calls: list[Call]
@@ -612,13 +607,18 @@ def _grouped(calls: Sequence[Call]) -> Iterator[list[Call]]:
         if isinstance(work, Rows):
             keys = set(work.keys)
             if work.ahead is not None:
-                own = work.ahead.until, work.ahead.h, work.ahead.read
+                ends = repr((work.ahead.until, work.ahead.h))  # not checked yet: any objects
+                own = ends, work.ahead.read
         apart = not isinstance(work, (Rows, Ask)) or (
             group and type(work) is not type(group[0].work)
         )
         if own is not None:
-            same = horizon is None or repr(own) == repr(horizon)  # not checked yet: any object
-            apart = apart or not same or not keys.isdisjoint(seen) or len(asked) >= _TOGETHER
+            apart = (
+                apart
+                or horizon not in (None, own)
+                or not keys.isdisjoint(seen)
+                or len(asked) >= _TOGETHER
+            )
         if group and (apart or not keys.isdisjoint(asked)):
             yield group
             group, horizon, seen, asked = [], None, set(), set()
