@@ -11,6 +11,8 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from statecast.server import Limits, application
 from statecast.server.run import copies_of, listening, server_of
 from statecast.sessions import Observed, Sessions
@@ -85,3 +87,19 @@ def served(sessions: Sessions, **options: Any) -> Iterator[Client]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def held(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let the store wait until an event is set, or until the end of the block."""
+    go, commit = threading.Event(), sessions._store.commit
+
+    def late(changes: Any) -> Any:
+        go.wait()
+        return commit(changes)
+
+    monkeypatch.setattr(sessions._store, "commit", late)
+    try:
+        yield go
+    finally:
+        go.set()

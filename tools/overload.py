@@ -32,7 +32,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # it compiles nothing
 from fuzz_server import Server, started
 
 ITEMS, STEPS = 24, 6
-NAMES = 20_000  # items that are observed, step by step
+NAMES = 20_000  # items that are observed, step by step; after their last step come others
 UNUSED = 3.0  # seconds after which a connection is not used again: the server ends it after 5
 CONNECTIONS = 1_900  # at most, of a client that does not wait; the limit of the server is 2,000
 
@@ -68,7 +68,7 @@ class Load:
         """The next request, and its observations."""
         self.sent, kind = self.sent + 1, self.sent % 50
         rows = 100 if kind == 1 else 1
-        cells = [(n % NAMES, 1 + n // NAMES) for n in range(self.number, self.number + rows)]
+        cells = [cell_of(number) for number in range(self.number, self.number + rows)]
         self.number += rows
         if kind == 2:
             path = f"/v1/items/n{cells[0][0]}/forecast?h=200"
@@ -171,6 +171,12 @@ class Load:
             "memory": f"{most / 2**20:.0f} MiB",
         }
         return f"{passed:7.0f} s  {json.dumps(found)}"
+
+
+def cell_of(number: int) -> tuple[int, int]:
+    """The item and the step of an observation."""
+    turn, item = divmod(number, NAMES)
+    return turn // STEPS * NAMES + item, 1 + turn % STEPS
 
 
 def value_of(item: int, step: int) -> float:

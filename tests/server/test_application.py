@@ -8,11 +8,9 @@ import logging
 import math
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from socket import create_connection
 from typing import Any
@@ -26,7 +24,7 @@ from hypothesis import strategies as st
 import streams
 from curves import T
 from effort import examples
-from served import NDJSON, Client, Reply, served
+from served import NDJSON, Client, Reply, held, served
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.server import Limits, application, description, guard, wire
@@ -623,22 +621,6 @@ def test_a_late_observation_is_a_conflict_if_the_policy_rejects_it(
 
 
 # -- load and faults ------------------------------------------------------------------------------
-
-
-@contextmanager
-def held(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let the store wait until an event is set, or until the end of the block."""
-    go, commit = threading.Event(), sessions._store.commit
-
-    def late(changes: Any) -> Any:
-        go.wait()
-        return commit(changes)
-
-    monkeypatch.setattr(sessions._store, "commit", late)
-    try:
-        yield go
-    finally:
-        go.set()
 
 
 def test_more_than_the_queue_holds_is_refused(

@@ -14,11 +14,12 @@ from socket import create_connection, socket
 import pytest
 
 import streams
-from served import Client, served
+from served import Client, held, served
 from statecast.server import Limits
 from statecast.sessions import Sessions
 
 LIMITS = Limits(headers=2_000, body=3_000, seconds=0.5, connections=8)
+X = {"level": 0.5, "group": "a"}
 LINE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 BATCH = b"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
 
@@ -160,3 +161,59 @@ def test_more_connections_than_the_limit_are_refused(tmp_path: Path) -> None:
             except (ConnectionError, AssertionError):
                 time.sleep(0.05)
         pytest.fail("No further connection is accepted.")
+
+
+def test_refusals_keep_the_connection_and_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that wait in one connection behind a request, bodies that arrive in parts, and
+    each protocol."""
+    many = 2_000
+    item = b"/v1/items/a HTTP/1.1\r\nHost: localhost\r\n"
+    body = json.dumps({"step": 1, "values": 51.0, "static": X}).encode()
+    write = (
+        b"POST " + item.replace(b" H", b"/observations H") + b"Content-Type: application/json\r\n"
+    )
+    write += b"Content-Length: %d\r\n\r\n" % len(body)
+    other = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nGET / HTT"
+    with (
+        Sessions(streams.plain(), tmp_path / "items.db") as sessions,
+        served(sessions, limits=Limits(requests=1)) as client,
+        held(sessions, monkeypatch) as go,
+        connected(client) as first,
+        connected(client) as second,
+    ):
+        first.sendall(write + body)
+        end = time.monotonic() + 20
+        while b"statecast_current_requests 2.0" not in client.ask("GET", "/metrics").data:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        # They wait behind metrics, which are answered.
+        second.sendall(
+            LINE.replace(b"livez", b"metrics")
+            + b"\r\n"
+            + (b"GET " + item + b"\r\n") * many
+            + write
+            + body[:7]
+        )
+        time.sleep(0.05)
+        last = b"GET " + item + b"Connection: close\r\n\r\n"
+        second.sendall(body[7:] + other % b"invocations" + other % b"v2/x" + LINE + b"\r\n" + last)
+        found = b"\n".join(ended(second))
+        assert re.findall(rb"HTTP/1\.1 (\d{3})", found) == [
+            b"200",
+            *[b"503"] * (many + 3),
+            b"200",
+            b"503",
+        ]
+        assert found.count(b"application/problem+json") == many + 2
+        assert found.count(b'"error_code"') == 1
+        assert found.count(b"Retry-After: 1") + found.count(b"retry-after: 1") == many + 4
+        metrics = client.ask("GET", "/metrics").data.decode()
+        assert f'method="GET",route="none",status="503"}} {many + 1}.0' in metrics
+        first.sendall((b"GET " + item + b"\r\n") * (many - 1) + last)
+        time.sleep(0.05)
+        go.set()
+        found = b"\n".join(ended(first))
+        assert len(re.findall(rb"HTTP/1\.1 \d{3}", found)) == many + 1
+        assert client.ask("GET", "/livez").status == 200

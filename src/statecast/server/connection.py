@@ -1,20 +1,24 @@
 """``connection_of``: connections of a client, with limits that uvicorn does not have.
 
 uvicorn reads headers for as long and as much as a client sends them. So a client that sends them
-slowly, or without an end, would keep a connection or fill the memory.
+slowly, or without an end, would keep a connection or fill the memory. And it calls the application
+for each request, also for those that are refused as too many requests are in work.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
 from statecast.errors import OverloadError, RequestError, StatecastError
-from statecast.server.wire import Limits, problem, response_of
+from statecast.server.description import protocol_of
+from statecast.server.guard import Guard
+from statecast.server.wire import Limits, Protocol, problem, response_of, too_many
 
 
-def connection_of(limits: Limits) -> Any:
+def connection_of(limits: Limits, guard: Guard) -> Any:
     """Return the protocol of a connection, as ``uvicorn.Config`` takes it for ``http``.
 
     Parameters
@@ -22,8 +26,14 @@ def connection_of(limits: Limits) -> Any:
     limits : Limits
         ``seconds``, in which headers must have arrived; ``headers``, the bytes that they may have;
         ``connections``, how many there may be.
+    guard : Guard
+        The application. It says which requests are refused without calling it.
     """
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    @cache
+    def refusal(protocol: Protocol, keep: bool) -> bytes:
+        return _bytes_of(too_many(limits.requests), protocol, keep=keep)
 
     class Connection(HttpToolsProtocol):
         """A connection that ends with an answer if its client sends headers without an end."""
@@ -82,7 +92,17 @@ def connection_of(limits: Limits) -> Any:
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             self._running = cycle
-            super()._start_asgi_task(cycle, app)
+            if not guard.refuses(cycle.scope):
+                super()._start_asgi_task(cycle, app)
+                return
+            cycle.response_started = cycle.response_complete = True  # so a body is not kept
+            self.transport.write(refusal(protocol_of(cycle.scope["path"]), cycle.keep_alive))
+            if not cycle.keep_alive:
+                self.transport.close()
+            if self.pipeline:  # not within this call: there may be thousands
+                self.loop.call_soon(self.on_response_complete)
+            else:
+                self.on_response_complete()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -140,10 +160,11 @@ def _disconnect(cycle: Any) -> None:
     cycle.message_event.set()
 
 
-def _bytes_of(error: StatecastError) -> bytes:
-    """An error as an answer of HTTP."""
-    sent = response_of(problem(error))
+def _bytes_of(error: StatecastError, protocol: Protocol = "", *, keep: bool = False) -> bytes:
+    """An error as an answer of HTTP; ``keep`` says whether the connection stays."""
+    sent = response_of(problem(error, protocol))
     phrase = HTTPStatus(sent.status_code).phrase
-    lines = [f"HTTP/1.1 {sent.status_code} {phrase}".encode(), b"Connection: close"]
+    lines = [f"HTTP/1.1 {sent.status_code} {phrase}".encode()]
+    lines += [] if keep else [b"Connection: close"]
     lines += [name + b": " + value for name, value in sent.raw_headers]
     return b"\r\n".join([*lines, b"", bytes(sent.body)])

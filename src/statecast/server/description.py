@@ -246,6 +246,8 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/version", "get_version", "The version of Statecast, for MLflow.", {200: "Text"}),
 )
 FREE = frozenset(route.path for route in ROUTES if route.free)
+# Answered also while too many requests are in work.
+ALWAYS = FREE | {"/metrics"}
 _PROTOCOLS: Mapping[str, Protocol] = {route.path.split("/")[1]: route.protocol for route in ROUTES}
 
 

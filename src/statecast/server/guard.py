@@ -21,7 +21,7 @@ from statecast.errors import (
     StoreError,
     quoted,
 )
-from statecast.server.description import FREE, ROUTES, protocol_of
+from statecast.server.description import ALWAYS, FREE, ROUTES, protocol_of
 from statecast.server.wire import Work, problem, response_of, status_of
 from statecast.sessions.sessions import Sessions
 
@@ -111,6 +111,10 @@ class Metrics:
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
+    def refused(self, method: str) -> None:
+        """Count a request that the application did not see."""
+        self._requests.labels(method if method in _METHODS else "other", "none", "503").inc()
+
     def text(self) -> tuple[bytes, str]:
         """All metrics in the text format of Prometheus, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -167,6 +171,17 @@ class Guard:
         self._metrics = metrics
         self._token = None if token is None else f"Bearer {token}".encode()
 
+    def refuses(self, scope: Any) -> bool:
+        """Whether a request is refused since too many are in work. It is counted then.
+
+        The connection answers it without calling the application: under overload the time for that
+        is missing to the requests in work.
+        """
+        if not self._work.full or scope["path"] in ALWAYS or scope["method"] == "HEAD":
+            return False
+        self._metrics.refused(scope["method"])
+        return True
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, as ASGI has it."""
         if scope["type"] == "lifespan":
@@ -208,8 +223,7 @@ class Guard:
 
     def _check(self, scope: Any) -> None:
         """Raise ``RequestError`` for a request that may not be answered."""
-        free = scope["path"] in FREE
-        if not free:
+        if scope["path"] not in ALWAYS:
             self._work.check()
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
@@ -223,7 +237,7 @@ class Guard:
                     f"Host: expected one of {', '.join(_LOCAL)}, as the server has no token; "
                     f"received {quoted(host)}.",
                 )
-        if self._token is None or free:
+        if self._token is None or scope["path"] in FREE:
             return
         given = b",".join(headers.get(b"authorization", []))
         if not hmac.compare_digest(given, self._token):

@@ -17,7 +17,7 @@ from statecast.checks import check_whole
 from statecast.errors import ArgumentError
 from statecast.server.application import application
 from statecast.server.connection import connection_of
-from statecast.server.guard import LOG, JsonLines
+from statecast.server.guard import LOG, Guard, JsonLines
 from statecast.server.wire import Limits
 from statecast.sessions.sessions import Sessions
 
@@ -89,14 +89,14 @@ def serve(
         gc.unfreeze()
 
 
-def server_of(served: Any, limits: Limits) -> uvicorn.Server:
+def server_of(served: Guard, limits: Limits) -> uvicorn.Server:
     """The server of an application: uvicorn with the limits of this project."""
     import uvicorn
 
     return uvicorn.Server(
         uvicorn.Config(
             served,
-            http=connection_of(limits),
+            http=connection_of(limits, served),
             access_log=False,  # the guard writes a line for each request
             log_config=None,
             lifespan="off",

@@ -167,6 +167,14 @@ class Memory:
                 self._used -= held
 
 
+def too_many(most: int) -> OverloadError:
+    """The refusal of a request if ``most`` are in work."""
+    return OverloadError(
+        f"Expected at most {most:,} requests at once. Nothing of this one was done. Repeat it "
+        "later."
+    )
+
+
 class Work:
     """How many requests are in work. One whose body still arrives takes no work.
 
@@ -179,13 +187,15 @@ class Work:
     def __init__(self, most: int) -> None:
         self._most, self._now = most, 0
 
+    @property
+    def full(self) -> bool:
+        """Whether no further request may be in work."""
+        return self._now >= self._most
+
     def check(self) -> None:
         """Raise ``OverloadError`` if no further request may be in work."""
-        if self._now >= self._most:
-            raise OverloadError(
-                f"Expected at most {self._most:,} requests at once. Nothing of this one was done. "
-                "Repeat it later."
-            )
+        if self.full:
+            raise too_many(self._most)
 
     @contextmanager
     def of_request(self) -> Iterator[None]:
