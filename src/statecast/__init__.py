@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from statecast.process import default_backend
 
 if TYPE_CHECKING:
-    from statecast import control, data, evaluate, heads, layers, plots
+    from statecast import control, data, distributed, evaluate, heads, layers, plots
     from statecast.control.models import (
         explain_state,
         get_state,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DataError,
         DataWarning,
         ForkError,
+        JobError,
         KernelError,
         MissingExtraError,
         ModelFileError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         StateError,
         StoreError,
         VersionError,
+        WorkerError,
     )
     from statecast.evaluate.cross_validation import cross_validation
     from statecast.evaluate.scores import Scores
@@ -74,6 +76,7 @@ _MODULES = {
     "Forecaster": "forecast.forecaster",
     "InitialState": "layers",
     "ForkError": "errors",
+    "JobError": "errors",
     "KernelError": "errors",
     "MissingExtraError": "errors",
     "ModelFileError": "errors",
@@ -94,11 +97,13 @@ _MODULES = {
     "TokenForecaster": "tokens.forecaster",
     "VersionError": "errors",
     "Windows": "control",
+    "WorkerError": "errors",
     "cells": "recurrence.cells",
     "control": "control",
     "cross_validation": "evaluate",
     "data": "data",
     "decoding": "tokens.decoding",
+    "distributed": "distributed",
     "evaluate": "evaluate",
     "explain_state": "control",
     "get_state": "control",
@@ -121,6 +126,7 @@ __all__ = [
     "Forecaster",
     "ForkError",
     "InitialState",
+    "JobError",
     "KernelError",
     "MissingExtraError",
     "ModelFileError",
@@ -141,12 +147,14 @@ __all__ = [
     "TokenForecaster",
     "VersionError",
     "Windows",
+    "WorkerError",
     "__version__",
     "cells",
     "control",
     "cross_validation",
     "data",
     "decoding",
+    "distributed",
     "evaluate",
     "explain_state",
     "get_state",

@@ -13,6 +13,8 @@
     ├── ForkError            (RuntimeError)    a forked process whose parent used the backend
     ├── StoreError           (RuntimeError)    a store of sessions that cannot be used
     ├── OverloadError        (RuntimeError)    more calls wait than the sessions may hold
+    ├── JobError             (RuntimeError)    a job of which some parts failed
+    ├── WorkerError          (RuntimeError)    workers of a cluster that have ended
     ├── RequestError         (ValueError)      a request over HTTP that cannot be answered
     ├── NotFittedError       (AttributeError)  a method that needs ``fit`` first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
@@ -110,6 +112,24 @@ class StoreError(StatecastError, RuntimeError):
 
 class OverloadError(StatecastError, RuntimeError):
     """More observations wait than the sessions may hold: this call is refused. Repeat it later."""
+
+
+class JobError(StatecastError, RuntimeError):
+    """A job of which some parts failed. The other parts are there.
+
+    Attributes
+    ----------
+    failed : dict of int to str
+        The error of each part that failed, by its number.
+    """
+
+    def __init__(self, message: str, *, failed: dict[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.failed = failed or {}
+
+
+class WorkerError(StatecastError, RuntimeError):
+    """Workers of a cluster ended before their work was done, each time that it was tried."""
 
 
 class RequestError(StatecastError, ValueError):

@@ -205,7 +205,8 @@ def packed(
     metadata: Mapping[str, str],
     tensors: Mapping[str, np.ndarray],
 ) -> bytes:
-    """Return the bytes of a safetensors file that ``read_safetensors`` accepts.
+    """Return the bytes of a safetensors file that ``read_safetensors`` accepts: the same bytes for
+    the same content.
 
     Raises
     ------
@@ -224,7 +225,12 @@ def packed(
         text = error.object[max(0, error.start - 20) : error.end + 20]
         raise ArgumentError(f"Expected names of valid Unicode text, received {text!r}.") from None
     length = int.from_bytes(data[:8], "little")
-    values = _values(data[8 : 8 + length].decode())
+    # The library writes the entries of the metadata in an order that changes with each call.
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    data = data[:8] + text.encode().ljust(length) + data[8 + length :]
+    values = _values(text)
     if length > header_cap or values > _MOST_VALUES:
         raise ArgumentError(
             f"Expected names, categories and tokens of at most {header_cap:,} bytes and "

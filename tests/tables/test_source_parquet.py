@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from statecast.errors import DataError
+from statecast.tables.files import ParquetFiles
 from statecast.tables.schema import Schema
-from statecast.tables.source import _ParquetFile
 
 N, STEPS = 100, 6
 SERIES = pl.DataFrame(
@@ -116,7 +116,7 @@ def test_no_damaged_file_ends_the_process_or_is_an_error_but_ours(tmp_path: Path
 def test_a_batch_is_a_run_of_groups_of_rows_or_a_part_of_one(tmp_path):
     for size in (1, 10, 64, 65, 1000):
         SERIES.write_parquet(tmp_path / "x.parquet", row_group_size=size)
-        batches = list(_ParquetFile(tmp_path / "x.parquet", "x").batches(64))
+        batches = list(ParquetFiles.find(str(tmp_path / "x.parquet"), "x").batches(64))
         assert pl.concat(batches).equals(SERIES)
         assert all(len(batch) <= 64 for batch in batches)
         assert len(batches) <= 2 * len(SERIES) // 64 + 1
@@ -143,11 +143,12 @@ def test_columns_come_as_polars_reads_them(tmp_path):
     )
     for table in (frame, frame.head(0)):
         table.write_parquet(path)
-        found = pl.concat(_ParquetFile(path, "x").batches(64))
+        found = pl.concat(ParquetFiles.find(str(path), "x").batches(64))
         assert found.equals(pl.read_parquet(path))
         assert found.schema == frame.schema
     frame.write_parquet(path)
-    assert next(_ParquetFile(path, "x", ["a"]).batches(64)).equals(frame.select("a"))
+    files = ParquetFiles.find(str(path), "x").with_columns(["a"])
+    assert next(files.batches(64)).equals(frame.select("a"))
 
 
 def test_text_that_is_not_utf_8_is_refused_and_not_handed_to_polars(tmp_path):

@@ -25,8 +25,10 @@ from statecast.cli.options import (
     NONE,
     NUMBERS,
     SEVERAL,
+    Address,
     Ahead,
     Context,
+    Engine,
     Forbid,
     FromState,
     Future,
@@ -34,13 +36,17 @@ from statecast.cli.options import (
     Model,
     OfTokens,
     Out,
+    Overwrite,
+    Partition,
     Quantile,
     Require,
+    Rows,
     Series,
     SeriesOrState,
     Static,
     Strict,
     Until,
+    Workers,
     given_only,
     new_forecaster,
     read_constraints,
@@ -52,6 +58,7 @@ from statecast.cli.options import (
     read_until,
     refuse_for_numbers,
     refuse_for_tokens,
+    refuse_without_engine,
     with_settings,
 )
 from statecast.cli.output import (
@@ -185,7 +192,7 @@ def fit(
     say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
 
 
-def _check_items(series: Path | None, static: Path | None, state: Path | None) -> None:
+def _check_items(series: str | None, static: str | None, state: Path | None) -> None:
     """Raise ``ArgumentError`` unless the items of a forecast are those of tables, or of a state."""
     if state is None and series is None:
         raise ArgumentError("Expected SERIES (or - for none), or --state; received neither.")
@@ -195,8 +202,8 @@ def _check_items(series: Path | None, static: Path | None, state: Path | None) -
 
 def _begun(
     forecaster: Forecaster | TokenForecaster,
-    series: Path | None,
-    static: Path | None,
+    series: str | None,
+    static: str | None,
     state: Path | None,
 ) -> dict[str, Any]:
     """Return the arguments of a forecast that are its items: tables, or a state."""
@@ -248,24 +255,50 @@ def forecast(
     ] = None,
     forbid: Forbid = None,
     require: Require = None,
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV or Parquet file; default CSV to stdout. With --engine: a folder, or its URL."
+        ),
+    ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    partition: Partition = None,
+    rows: Rows = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Forecast the steps after the prefix of every item, from its static features and its prefix.
 
     An item of STATIC without a row in SERIES is forecast from its static features only. With `-`
     for SERIES this holds for all items. With --state, the items are those of a state.
+
+    With --engine the forecasts are computed in parts, and a call that was interrupted goes on where
+    it was.
     """
     _check_items(series, static, state)
-    if out is not None:
-        read = [model, series, static, state, future, *(context or ()), until]
-        check_outputs({out: TABLES}, inputs=read)
+    job = {
+        "workers": workers,
+        "address": address,
+        "partition": partition,
+        "rows": rows,
+        "overwrite": overwrite or None,
+    }
+    if engine is None:
+        refuse_without_engine({f"--{name}": value for name, value in job.items()})
+        if out is not None:
+            read = [model, series, static, state, future, *(context or ()), until]
+            check_outputs({Path(out): TABLES}, inputs=read)
+    elif out is None or state is not None or context:
+        raise ArgumentError(
+            "--engine: expected --out with a folder, and neither --state nor --context."
+        )
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
     forecaster = load_model(model)
     begun = _begun(forecaster, series, static, state)
     ahead = {"h": h, "strict": strict, "until": read_until(until)}
-    table: Any
     if isinstance(forecaster, TokenForecaster):
         refuse_for_tokens(
             {
@@ -280,7 +313,7 @@ def forecast(
         width = best if beam is None else beam
         search = {"width": width, "best": best, "length_power": length_power}
         search |= read_constraints(forecaster.schema.vocabulary, forbid, require)
-        table = forecaster.generate(**begun, **ahead, beam=Beam(**given_only(search)))
+        asked: dict[str, Any] = {"beam": Beam(**given_only(search))}
     else:
         refuse_for_numbers(
             {
@@ -291,17 +324,29 @@ def forecast(
                 "--require": require,
             }
         )
-        table = forecaster.predict(
-            **begun,
-            **ahead,
-            future=future,
-            context=read_context(context, future),
-            level=read_list("level", level, float) or (80,),
-            quantiles=read_list("quantile", quantile, float),
-            mean=mean,
-            calibrated=calibrated,
+        asked = {
+            "level": read_list("level", level, float) or (80,),
+            "quantiles": read_list("quantile", quantile, float),
+            "mean": mean,
+            "calibrated": calibrated,
+        }
+    if engine is not None:
+        from statecast.distributed.forecasts import forecast as forecast_in_parts
+
+        given = given_only(begun | {"future": future, "out": out} | job)
+        report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
+        say(
+            f"Wrote {report.rows:,} rows for {report.items:,} items to {out}, in {report.parts:,} "
+            f"parts ({report.kept:,} were there), in {report.seconds:.1f} s."
         )
-    deliver(table, out)
+        return
+    table: Any
+    if isinstance(forecaster, TokenForecaster):
+        table = forecaster.generate(**begun, **ahead, **asked)
+    else:
+        asked["context"] = read_context(context, future)
+        table = forecaster.predict(**begun, **ahead, **asked, future=future)
+    deliver(table, None if out is None else Path(out))
 
 
 @app.command()

@@ -112,10 +112,11 @@ def with_settings(
     return extend
 
 
-Series = Annotated[Path, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
-NONE = Path("-")
+# Text and not paths: they may be patterns of files, and URLs.
+Series = Annotated[str, typer.Argument(metavar="SERIES", help="Long table: id, step, value.")]
+NONE = "-"
 SeriesOrState = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(metavar="SERIES", help="Long table: id, step, value.", show_default=False),
 ]
 FromState = Annotated[
@@ -128,7 +129,7 @@ FromState = Annotated[
     ),
 ]
 Static = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(metavar="STATIC", help="Static features: one row per item.", show_default=False),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fit` wrote.")]
@@ -151,7 +152,7 @@ Strict = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; default CSV to stdout.")]
 Future = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="FUTURE",
         help="Known future covariates, a long table: id, step and the covariates.",
@@ -165,6 +166,48 @@ Context = Annotated[
         help="What other items of the groups did, of groups that were not in training: two tables. "
         "For models with --group-col. Their future covariates are in FUTURE too.",
         show_default=False,
+    ),
+]
+_PARTS = "Forecasts in parts"
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENGINE",
+        help="Forecast in parts on several processors: processes, ray or spark. The tables are "
+        "Parquet files, and OUT is a folder, or its URL.",
+        rich_help_panel=_PARTS,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes, or tasks at once.  [all CPUs]", rich_help_panel=_PARTS),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Of a cluster of Ray, or the master of Spark.  [this machine]",
+        rich_help_panel=_PARTS,
+    ),
+]
+Partition = Annotated[
+    str | None,
+    typer.Option(
+        metavar="input|hash",
+        help="Parts as the input lies, which is sorted by id; or by a hash of the ids.  [input]",
+        rich_help_panel=_PARTS,
+    ),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option(help="Rows of a part, about.  [1,000,000]", rich_help_panel=_PARTS),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Delete the forecasts of another job in OUT.",
+        rich_help_panel=_PARTS,
     ),
 ]
 Level = Annotated[
@@ -189,7 +232,7 @@ Require = Annotated[
 
 
 def read_context(
-    context: tuple[Path, Path] | None, future: Path | None
+    context: tuple[Path, Path] | None, future: str | None
 ) -> tuple[Path, Path, Path | None] | None:
     """Return ``--context`` as the argument of a forecaster. Its future covariates are in
     ``--future``, which may have rows of other items."""
@@ -330,6 +373,11 @@ def refuse_for_tokens(options: Mapping[str, Any]) -> None:
 def refuse_for_numbers(options: Mapping[str, Any]) -> None:
     """Raise ``ArgumentError`` for an option that a model of numbers does not have."""
     _refuse(options, "is for tokens; this model is of numbers.")
+
+
+def refuse_without_engine(options: Mapping[str, Any]) -> None:
+    """Raise ``ArgumentError`` for options that need ``--engine``."""
+    _refuse(options, "is for forecasts in parts: give --engine too, or leave it out.")
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:

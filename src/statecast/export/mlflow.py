@@ -12,8 +12,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -27,14 +25,10 @@ from statecast.errors import (
     DataError,
     StatecastError,
     listed,
-    quoted,
 )
 from statecast.forecast.forecaster import Forecaster
 from statecast.process import check_extra
-from statecast.tables.dates import Form
-from statecast.tables.features import Columns
-from statecast.tables.schema import Schema
-from statecast.tables.source import is_missing
+from statecast.tables.joined import Joined, has_datetimes, id_type, is_whole
 from statecast.tokens.decoding import Beam
 from statecast.tokens.forecaster import TokenForecaster
 from statecast.tokens.forecaster import load_model as read_model
@@ -263,21 +257,10 @@ class Served:
 
     def __init__(self, model: Forecaster | TokenForecaster) -> None:
         self.model = model
-        schema = model.schema
         own = _OF_NUMBERS if isinstance(model, Forecaster) else _OF_TOKENS
         self.parameters = _ENDS | own
-        roles = [name for name in (schema.start_col, schema.group_col) if name is not None]
-        self.static = (*roles, *schema.static.kinds)
-        self.series = (*schema.target_cols, *schema.past.kinds)
-        self.future = tuple(schema.future.kinds)
-        self.columns = (schema.id_col, schema.step_col, *self.series, *self.future, *self.static)
-        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        if repeated:
-            raise ArgumentError(
-                "Expected columns of different names in the static table, the future table and the "
-                f"series, as a request to MLflow has one table; several have {listed(repeated)}. "
-                "Rename them and fit again."
-            )
+        self._joined = Joined(model.schema)
+        self.columns = self._joined.columns
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Forecast the items of a table.
@@ -309,7 +292,7 @@ class Served:
         Missing values of the result are those of its library.
         """
         options = self.options(params)
-        series, static, future = self._tables(table)
+        series, static, future = self._joined.tables(table)
         if isinstance(self.model, Forecaster):
             return self.model.predict(series, static, future=future, **options)
         beam = {name: options.pop(name) for name in _OF_TOKENS if name in options}
@@ -327,11 +310,11 @@ class Served:
         """MLflow's type of each column of a request, "any" where no other has all valid values."""
         schema = self.model.schema
         types = dict.fromkeys(self.columns, "any")
-        if _is_whole(schema):
+        if is_whole(schema):
             types[schema.id_col] = "long"
-        elif _id_type(schema).lower() in ("string", "str", "large_string"):
+        elif id_type(schema).lower() in ("string", "str", "large_string"):
             types[schema.id_col] = "string"
-        if _has_datetimes(schema):
+        if has_datetimes(schema):
             types[schema.step_col] = "datetime"
         for columns in (schema.static, schema.past, schema.future):
             for name, kind in columns.kinds.items():
@@ -340,68 +323,6 @@ class Served:
         if schema.vocabulary is not None and schema.vocabulary.type is str:
             types |= dict.fromkeys(schema.target_cols, "string")
         return types
-
-    def _tables(self, table: Any) -> tuple[Any, Any, Any]:
-        """Return the series, the static table and the future table of a request."""
-        frame = nw.from_native(table, eager_only=True, pass_through=True)
-        if not isinstance(frame, nw.DataFrame):
-            raise DataError(
-                f"Expected a table with the columns {listed(self.columns, 20)}; received "
-                f"{type(table).__name__}."
-            )
-        missing = [name for name in self.columns if name not in frame.columns]
-        if missing:
-            raise DataError(
-                f"Expected a table with the columns {listed(self.columns, 20)}; received "
-                f"{listed(frame.columns, 20)}. {listed(missing)} are missing.",
-                column=missing[0],
-            )
-        if not len(frame):
-            raise DataError("Expected a table with a row for each item and step; received no row.")
-        schema = self.model.schema
-        key, step = schema.id_col, schema.step_col
-        for name in (key, *self.static):
-            _check_cells(frame, name)
-        zone = schema.output().form.zone
-        if zone is not None or _has_datetimes(schema):
-            for name in {step, schema.start_col} - {None}:
-                frame = _with_dates(frame, name, zone)
-        static = frame.select(key).unique(key, keep="first", maintain_order=True)
-        for name in self.static:
-            static = static.join(self._static_values(frame, name), on=key, how="left")
-        placed = frame.filter(~nw.col(step).is_null())
-        if schema.spacing is None:
-            placed = _with_whole_steps(placed, step)
-        series = placed.select(key, step, *self.series)
-        if schema.spacing is None:
-            # A row without y places an item that has none only if steps are dates.
-            seen = nw.any_horizontal(
-                *(~nw.col(name).is_null() for name in schema.target_cols), ignore_nulls=True
-            )
-            known = series.filter(seen).select(key).unique(key)
-            series = series.join(known, on=key, how="semi")
-        future = placed.select(key, step, *self.future) if self.future else None
-        return (
-            series.to_native() if len(series) else None,
-            static.to_native(),
-            None if future is None else future.to_native(),
-        )
-
-    def _static_values(self, frame: Any, name: str) -> Any:
-        """Return a row for each item that has a value of a static feature."""
-        key = self.model.schema.id_col
-        values = frame.select(key, name).filter(~nw.col(name).is_null()).unique(maintain_order=True)
-        repeated = values.filter(values[key].is_duplicated())
-        if len(repeated):
-            item = repeated[key].to_list()[0]
-            both = repeated.filter(nw.col(key) == item)[name].to_list()
-            raise DataError(
-                f"Column {quoted(name)}: expected one value for each item, as it is a static "
-                f"feature; item {quoted(item)} has {listed(both, 3)}.",
-                column=name,
-                item=item,
-            )
-        return values
 
 
 def _load_pyfunc(path: str) -> Served:
@@ -413,74 +334,12 @@ def _load_pyfunc(path: str) -> Served:
 
 
 def example_of(model: Forecaster | TokenForecaster) -> tuple[Any, dict[str, Any]]:
-    """Return a request: one item with its first two steps at most, and the parameter ``h`` of 1.
-
-    The values are those of an average training item. The id and the date of step 1 are made up.
-    """
-    schema = model.schema
-    known = min(2, schema.steps - 1)
-    rows = known + 1 if schema.future.kinds or not known else known
-    values: dict[str, Any] = {schema.id_col: [1 if _is_whole(schema) else "1"] * rows}
-    values[schema.step_col] = _steps(schema, rows)
-    for index, target in enumerate(schema.targets):
-        if schema.vocabulary is not None:
-            y = [schema.vocabulary.tokens[0]] * known
-        else:
-            count = len(schema.targets)
-            y = schema.unscale(np.zeros(schema.positions))[index::count][:known].tolist()
-        values[target.name] = y + [None] * (rows - known)
-    for columns in (schema.past, schema.future, schema.static):
-        values |= {name: [value] * rows for name, value in _average(columns).items()}
-    if schema.start_col is not None:
-        values[schema.start_col] = _steps(schema, 1) * rows
-    if schema.group_col is not None:
-        values[schema.group_col] = [None] * rows
+    """Return a request: one item with its first two steps at most, and the parameter ``h`` of 1."""
+    values = Joined(model.schema).example()
     return nw.from_dict(values, backend="pandas").to_native(), {"h": 1}
 
 
-def _average(columns: Columns) -> dict[str, Any]:
-    """Return a value for each column: the mean of numbers, the first of the categories."""
-    values: dict[str, Any] = {}
-    for name, (centre, mean, _) in zip(columns.numeric, columns.scaling.tolist(), strict=True):
-        values[name] = centre * np.expm1(mean) if centre > 0 else mean
-    return values | {name: next(iter(known), None) for name, known in columns.categories.items()}
-
-
-def _steps(schema: Schema, rows: int) -> list[Any]:
-    """Return the first steps of an item; if they are dates, from January 2024 on."""
-    steps = np.arange(1, rows + 1)
-    if schema.spacing is None:
-        return (steps + schema.first - 1).tolist()
-    zone = schema.output().form.zone
-    origin = np.datetime64("2024-01-01", "us")
-    places = schema.spacing.dates(np.repeat(origin, rows), steps)
-    while schema.calendar.closed(schema.spacing.clock_of(places, zone)).any():
-        origin += np.timedelta64(1, "h")
-        places = schema.spacing.dates(np.repeat(origin, rows), steps)
-    form = Form() if _has_datetimes(schema) else Form(unit="s", zone=zone, cells="text")
-    form = replace(form, type="Datetime")
-    dates = form.column("", schema.spacing.date(places, zone), "pandas")
-    return nw.from_dict({"": dates}, backend="pandas")[""].to_list()
-
-
 # -- the signature ---------------------------------------------------------------------
-
-
-def _is_whole(schema: Schema) -> bool:
-    """Return whether ids are whole numbers."""
-    if schema.kind.library == "arrays":
-        return True
-    return _id_type(schema).lower().startswith("int")
-
-
-def _id_type(schema: Schema) -> str:
-    return str(getattr(schema.kind.ids, "name", schema.kind.ids))
-
-
-def _has_datetimes(schema: Schema) -> bool:
-    """Return whether steps are of a type that MLflow has: datetimes without a time zone."""
-    form = schema.output().form
-    return form.type == "Datetime" and form.cells == "typed" and form.zone is None
 
 
 def _signature(served: Served, result: Any) -> ModelSignature:
@@ -512,50 +371,6 @@ def _check_model(model: Any) -> None:
             f"model: expected a Forecaster or a TokenForecaster; received {type(model).__name__}."
         )
     model.schema  # noqa: B018  raises if nothing is fitted
-
-
-def _check_cells(frame: Any, name: str) -> None:
-    """Raise for a list or an object of JSON in a column of ids or static features."""
-    if frame[name].dtype == nw.Object:
-        for cell in frame[name].to_list():
-            if isinstance(cell, (list, dict)):
-                raise DataError(
-                    f"Column {quoted(name)}: expected numbers or text; received {quoted(cell)}.",
-                    column=name,
-                )
-
-
-def _with_dates(frame: Any, name: str, zone: str | None) -> Any:
-    """Return a table with a column of ISO texts as dates, of a time zone if there is one.
-
-    With a zone a text has an offset, which changes within a year in most zones: without the zone,
-    steps of a day cannot be counted. If a text cannot be read, or has an offset or none against
-    expectation, the column is left as it is, for the message of the reader of tables.
-    """
-    column = frame[name]
-    cells = [None if is_missing(cell) or cell == "NaT" else cell for cell in column.to_list()]
-    if not any(cells) or not all(cell is None or isinstance(cell, str) for cell in cells):
-        return frame
-    try:
-        dates = [cell and datetime.fromisoformat(cell) for cell in cells]
-        if any(date and (date.tzinfo is None) == (zone is not None) for date in dates):
-            return frame
-        if zone is not None:
-            dates = [date and date.astimezone(UTC).replace(tzinfo=None) for date in dates]
-        made = nw.new_series(name, dates, nw.Datetime("us"), backend=frame.implementation)
-        if zone is not None:
-            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-    except (ValueError, OverflowError, LookupError):  # no date, or a zone that is not known
-        return frame
-    return frame.with_columns(made)
-
-
-def _with_whole_steps(frame: Any, step: str) -> Any:
-    """Return a table whose steps are whole numbers, if they can be: pandas makes floats of whole
-    numbers beside nulls, and JSON does not tell the two apart."""
-    steps = frame[step]
-    whole = steps.dtype.is_float() and bool(((steps % 1 == 0) & (steps.abs() < 2**53)).all())
-    return frame.with_columns(nw.col(step).cast(nw.Int64())) if whole else frame
 
 
 def _with_none(table: Any) -> Any:

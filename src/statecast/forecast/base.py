@@ -590,7 +590,7 @@ class StateModel(ABC, Generic[S]):
         schema, arrays = self.schema.to_config()
         config = {
             "settings": asdict(self.settings),
-            "given": self.settings.forms(self._given),
+            "given": dict(sorted(self.settings.forms(self._given).items())),
             "schema": schema,
             "history": self.history,
             "statecast": version("statecast"),

@@ -15,12 +15,10 @@ import numbers
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
-from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,7 +26,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from statecast.errors import DataError, MissingExtraError, listed, quoted, warn
+from statecast.errors import DataError, listed, quoted, warn
+from statecast.tables.files import ParquetFiles, names_files, reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,7 +54,7 @@ class Table:
     kind: str
     text: bool  # a CSV file: how a column is read depends on its use
     start: int = 0
-    file: _ParquetFile | None = None
+    file: ParquetFiles | None = None
     first: int | None = None
 
     @cached_property
@@ -81,74 +80,6 @@ class Table:
             start += len(frame)
 
 
-@dataclass(frozen=True)
-class _ParquetFile:
-    """A Parquet file, which is read by Arrow in batches of rows.
-
-    polars may allocate too much memory for a damaged file, which ends the process. Arrow raises an
-    error.
-    """
-
-    path: Path
-    label: str
-    only: Sequence[str] | None = None  # the columns to read; None: all
-
-    def names(self) -> list[str]:
-        """Return the names of the columns; raise if there are too many or repeated ones."""
-        import pyarrow.parquet as pq
-
-        with _reading(self.label, "parquet"):
-            names = pq.read_schema(self.path).names
-        _check_header(self.label, names)
-        return names
-
-    def batches(self, rows: int) -> Iterator[pl.DataFrame]:
-        """Yield the rows in batches; for a file without rows one empty frame."""
-        import polars as pl
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns = None if self.only is None else list(self.only)
-        with _reading(self.label, "parquet"), pq.ParquetFile(pa.OSFile(str(self.path))) as file:
-            schema, metadata, found = file.schema_arrow, file.metadata, 0
-            # polars stores enums in the metadata of a column, and panics if it is not UTF-8.
-            for field in schema:
-                for note in chain.from_iterable((field.metadata or {}).items()):
-                    note.decode()
-            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            # Arrow keeps in memory all row groups that it is asked for, so it is asked for few.
-            # Its threads are not used, because they do not exist in a forked process.
-            for groups in _runs(sizes, rows):
-                for batch in file.iter_batches(
-                    rows, row_groups=groups, columns=columns, use_threads=False
-                ):
-                    batch.validate(full=True)  # polars does not check that text is UTF-8
-                    found += len(batch)
-                    yield pl.DataFrame(batch.replace_schema_metadata())
-            if found != metadata.num_rows:
-                raise pa.ArrowInvalid(
-                    f"it has {found:,} rows; its header says {metadata.num_rows:,}"
-                )
-            if not found:
-                yield pl.DataFrame(
-                    schema.remove_metadata().empty_table().select(columns or schema.names)
-                )
-
-
-def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield runs of consecutive indices whose sizes add up to at most ``most``, or single ones."""
-    run: list[int] = []
-    total = 0
-    for number, size in enumerate(sizes):
-        if run and total + size > most:
-            yield run
-            run, total = [], 0
-        run.append(number)
-        total += size
-    if run:
-        yield run
-
-
 def open_table(
     source: Any, role: str, letter: str, only: Sequence[str] | None = None, *, empty: bool = False
 ) -> Table | np.ndarray:
@@ -160,7 +91,7 @@ def open_table(
     if isinstance(source, Table):
         return source
     if isinstance(source, (str, PathLike)):
-        table = _open_path(Path(os.fsdecode(source)), role, only)
+        table = _open_path(os.fsdecode(source), role, only)
     else:
         label = f"The {role} table"
         if isinstance(source, np.ndarray):
@@ -197,37 +128,44 @@ def no_rows(table: Table, role: str) -> DataError:
     )
 
 
-def _open_path(name: Path, role: str, only: Sequence[str] | None) -> Table:
-    label = f"The {role} table {quoted(str(name), 200)}"
+def _open_path(text: str, role: str, only: Sequence[str] | None) -> Table:
+    label = f"The {role} table {quoted(text, 200)}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{label}: expected a file name in UTF-8. Rename the file.") from error
+    if names_files(text):
+        return _open_parquet(ParquetFiles.find(text, role), only)
+    name = Path(text)
     ending = name.suffix.lower()
-    if ending not in (".csv", ".parquet"):
-        raise DataError(f"{label}: expected a .csv or a .parquet file; received {quoted(ending)}.")
+    if ending != ".csv":
+        raise DataError(
+            f"{label}: expected a .csv or a .parquet file, or a folder of .parquet files; received "
+            f"{quoted(ending)}."
+        )
     try:
         there = name.is_file()
     except OSError:  # the name is too long
         there = False
     if not there:
         raise DataError(f"{label}: expected a file; there is none.")
-    try:
-        str(name).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{label}: expected a file name in UTF-8. Rename the file.") from error
+    with reading(label, "csv"):
+        return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
+
+
+def _open_parquet(files: ParquetFiles, only: Sequence[str] | None) -> Table:
     import polars as pl
 
-    if ending == ".csv":
-        with _reading(label, "csv"):
-            return Table(nw.from_native(_read_csv(name.read_bytes(), label)), label, "polars", True)
-    _check_pyarrow(label)
-    file = _ParquetFile(name, label)
-    names = file.names()
+    names, label = files.names(), files.label
+    _check_header(label, names)
     if only is None:
-        frame = pl.concat(file.batches(BATCH))
+        frame = pl.concat(files.batches(BATCH), how="vertical_relaxed")
     elif not set(only) <= set(names):  # a missing column: one row is enough for the message
-        frame = next(file.batches(1))
+        frame = next(files.batches(1))
     else:
-        file = replace(file, only=only)
-        frame = next(file.batches(BATCH))
-        return Table(nw.from_native(frame), label, "polars", False, 0, file)
+        files = files.with_columns(only)
+        frame = next(files.batches(BATCH))
+        return Table(nw.from_native(frame), label, "polars", False, 0, files)
     return Table(nw.from_native(frame), label, "polars", False)
 
 
@@ -238,23 +176,13 @@ def columns_of(source: Any) -> list[str]:
     if isinstance(source, (str, PathLike)):
         import polars as pl
 
-        path = Path(os.fsdecode(source))
-        if path.suffix.lower() == ".csv":
-            return pl.read_csv(path, n_rows=1, infer_schema=False).columns
-        _check_pyarrow(label := f"The table {quoted(str(path), 200)}")
-        return _ParquetFile(path, label).names()
+        text = os.fsdecode(source)
+        if names_files(text):
+            return ParquetFiles.find(text, "series").names()
+        return pl.read_csv(text, n_rows=1, infer_schema=False).columns
     frame = nw.from_native(source, pass_through=True)
     known = isinstance(frame, (nw.DataFrame, nw.LazyFrame))
     return list(frame.collect_schema().names()) if known else []
-
-
-def _check_pyarrow(label: str) -> None:
-    """Raise ``MissingExtraError`` if pyarrow, which reads Parquet, is not installed."""
-    if find_spec("pyarrow") is None:
-        raise MissingExtraError(
-            f"{label}: Parquet files are read by pyarrow, which is not installed. "
-            "Run: pip install 'statecast[parquet]'; or write the table as CSV."
-        )
 
 
 def _check_header(label: str, names: list[Any]) -> None:
@@ -366,23 +294,6 @@ def _unlike_of_quoted(content: bytes, fields: int) -> Iterator[_Line]:
             stop = begin + len(whole.rstrip(b"\r\n"))
             yield _Line(reader.line_num, begin, stop, len(row), cells, blank)
         begin += len(whole)
-
-
-@contextmanager
-def _reading(label: str, kind: str) -> Iterator[None]:
-    """Turn the errors of reading a file into ``DataError``."""
-    import polars as pl
-
-    unreadable = (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error)
-    if kind == "parquet":
-        import pyarrow as pa
-
-        unreadable += (pa.ArrowException,)
-    try:
-        yield
-    except (OSError, UnicodeError, *unreadable) as e:
-        what = str(e).strip().split("\n")[0] or type(e).__name__
-        raise DataError(f"{label}: expected a {kind} table; cannot read it: {what}") from e
 
 
 # Libraries whose arrays are accepted. NumPy would make an array of almost any object.

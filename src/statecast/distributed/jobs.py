@@ -1,0 +1,653 @@
+"""``forecast_files``: forecasts of the items of Parquet files, part by part, written to a folder.
+
+A part has all rows of its items: those whose ids are in a range, if the files are sorted by id, or
+those whose ids have one hash. It is computed by one task of an engine. Its file appears whole or
+not at all. Beside the parts, in ``_statecast/``, are what the job is (``job.json``), a receipt of
+each part, and at the end ``manifest.json``. So a job that was killed goes on where it was, and one
+that is complete does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from itertools import accumulate, groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from statecast.distributed.engines import Run
+from statecast.distributed.scoring import ROLES, Scoring
+from statecast.errors import (
+    ArgumentError,
+    DataError,
+    JobError,
+    StatecastError,
+    cut,
+    listed,
+    quoted,
+    silent,
+    warn,
+)
+from statecast.files import id_bytes, strict_json, write_whole
+from statecast.progress import Verbose, say
+from statecast.tables.files import File, ParquetFiles, RowGroup, system_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 1_000_000  # of a part, about
+MOST_PARTS = 100_000
+_OWN = "_statecast"
+_PIECES = f"{_OWN}/pieces"
+_JOB, _MANIFEST = f"{_OWN}/job.json", f"{_OWN}/manifest.json"
+_SECONDS = 10.0  # between lines of progress
+_SHOWN = 5  # errors and warnings of parts in a message
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job did.
+
+    Attributes
+    ----------
+    out : str
+        The folder.
+    parts : int
+        All parts: their files are ``part-00000.parquet`` and so on.
+    kept : int
+        Those of them that were there before.
+    items, rows : int
+        The items of all parts, and the rows of their forecasts.
+    seconds : float
+        That this call took.
+    """
+
+    out: str
+    parts: int
+    kept: int
+    items: int
+    rows: int
+    seconds: float
+
+
+def forecast_files(
+    scoring: Scoring,
+    sources: Mapping[str, str],
+    out: str,
+    engine: AbstractContextManager[Run],
+    *,
+    partition: str,
+    rows: int,
+    overwrite: bool,
+    verbose: Verbose,
+) -> Report:
+    """Forecast the items of Parquet files; see ``distributed.forecast``.
+
+    ``sources`` are paths, folders, patterns or URLs, by "series", "static" and "future".
+    """
+    begun = time.monotonic()
+    folder, key = _Folder.of(out), scoring.model.schema.id_col
+    files = {
+        role: ParquetFiles.find(source, role).with_columns(scoring.columns(role))
+        for role, source in sources.items()
+    }
+    tables = _Tables(files, key)
+    _begin(folder, scoring, sorted(files), partition, rows, overwrite)
+    receipts = _complete(folder, tables.made_from)
+    if receipts is not None:
+        return _report(out, receipts, len(receipts), begun)
+    work = partial(_forecast_part, scoring, folder, scoring.schema(tables.types()), key)
+    with engine as run:
+        plan = _plan(folder, tables, run, partition, rows, verbose)
+        found = _receipts(folder, plan)
+        kept = len(found)
+        left = [part for part in plan if part.number not in found]
+        found |= _run(run, work, left, "Forecasts", tables, verbose)
+    receipts = [found[part.number] for part in plan]
+    manifest = {"made_from": tables.made_from, "parts": receipts}
+    folder.write(_MANIFEST, _json(manifest))
+    folder.delete_folder(_PIECES)
+    return _report(out, receipts, kept, begun)
+
+
+def _report(out: str, receipts: Sequence[Mapping[str, Any]], kept: int, begun: float) -> Report:
+    items, rows = (sum(receipt[name] for receipt in receipts) for name in ("items", "rows"))
+    return Report(out, len(receipts), kept, items, rows, time.monotonic() - begun)
+
+
+def _run(
+    run: Run,
+    work: Callable[[Any], dict[str, Any]],
+    tasks: Sequence[Any],
+    what: str,
+    tables: _Tables,
+    verbose: Verbose,
+) -> dict[int, dict[str, Any]]:
+    """The receipts of tasks by their numbers, with lines of progress.
+
+    Raises
+    ------
+    JobError
+        Some tasks failed. The others are done then.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    failed: dict[int, tuple[str, Any]] = {}
+    warned: dict[str, int] = {}
+    said = time.monotonic()
+    for receipt in run(work, tasks):
+        if "error" in receipt:
+            failed[receipt["number"]] = receipt["error"], receipt["item"]
+        else:
+            found[receipt["number"]] = receipt
+        for text in receipt.get("warnings", ()):
+            warned[text] = warned.get(text, 0) + 1
+        if verbose != 0 and time.monotonic() - said > _SECONDS:
+            said = time.monotonic()
+            say(f"{what}, {len(found) + len(failed)} of {len(tasks)} parts")
+    for text, count in list(warned.items())[:_SHOWN]:
+        warn(text if count == 1 else f"{text} So in {count} parts.")
+    if len(warned) > _SHOWN:
+        warn(f"{len(warned) - _SHOWN} further warnings are in the receipts of the parts.")
+    if failed:
+        texts = {
+            number: tables.placed(*failed[number]) if at < _SHOWN else failed[number][0]
+            for at, number in enumerate(sorted(failed))
+        }
+        shown = [f"Part {number}: {text}" for number, text in list(texts.items())[:_SHOWN]]
+        more = f" And {len(failed) - _SHOWN} more." if len(failed) > _SHOWN else ""
+        raise JobError(
+            f"{len(failed)} of {len(tasks)} parts failed; the others are written. Mend their input "
+            f"and run the job again: it computes these alone. {' '.join(shown)}{more}",
+            failed=texts,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of a job, and the column of their ids."""
+
+    files: Mapping[str, ParquetFiles]
+    key: str
+
+    @cached_property
+    def groups(self) -> dict[str, list[RowGroup]]:
+        """Their groups of rows, with the bounds of the ids."""
+        return {role: files.row_groups(self.key) for role, files in self.files.items()}
+
+    @cached_property
+    def made_from(self) -> str:
+        """A digest of their files."""
+        return _digest({role: _identity(files.files) for role, files in self.files.items()})
+
+    def types(self) -> dict[str, pa.DataType]:
+        """The types of their columns."""
+        return {name: kind for files in self.files.values() for name, kind in files.types().items()}
+
+    def placed(self, text: str, item: Any) -> str:
+        """The text of an error about an item, with the place of the item in the table that the
+        text names."""
+        import pyarrow.compute as pc
+
+        role = next((role for role in self.files if f"The {role} table" in text), None)
+        if role is None or item is None:
+            return text
+        files = self.files[role].with_columns((self.key,))
+        with suppress(DataError, TypeError):  # no place is better than no error
+            for group in self.groups[role]:
+                if group.least is not None and group.least <= item <= group.most:
+                    at = pc.index(_decoded(files.read([group]).column(0)), item).as_py()
+                    if at >= 0:
+                        path = quoted(files.files[group.file].path, 200)
+                        return f"{text} The item is in {path} from row {group.start + at} on."
+        return text
+
+
+# -- the folder of a job ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder whose files are written whole or not at all, here or in an object store."""
+
+    name: str
+    system: Any
+    path: str
+
+    @classmethod
+    def of(cls, name: str) -> _Folder:
+        """The folder of a path or a URL; made if it is not there."""
+        system, path = system_of(name, f"out: {quoted(name, 200)}")
+        folder = cls(name, system, path.rstrip("/") or "/")
+        try:
+            system.create_dir(folder.path, recursive=True)
+        except OSError as error:
+            raise ArgumentError(f"out: {quoted(name, 200)} cannot be made ({error}).") from error
+        return folder
+
+    def write(self, name: str, data: bytes) -> None:
+        from pyarrow import fs
+
+        path = f"{self.path}/{name}"
+        parent, _, last = path.rpartition("/")
+        self.system.create_dir(parent, recursive=True)
+        if isinstance(self.system, fs.LocalFileSystem):
+            write_whole(path, data)
+            return
+        # In an object store a file appears once its stream is closed, elsewhere once it is moved.
+        with self.system.open_output_stream(f"{parent}/.{last}.part") as stream:
+            stream.write(data)
+        self.system.move(f"{parent}/.{last}.part", path)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            with self.system.open_input_file(f"{self.path}/{name}") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def files(self, below: str = "") -> list[File]:
+        """The files in this folder, or in one below it."""
+        from pyarrow import fs
+
+        path = f"{self.path}/{below}".rstrip("/")
+        found = self.system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return [
+            File(info.path, info.size or 0, info.mtime_ns or 0) for info in found if info.is_file
+        ]
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """The bytes of ``files`` by their names."""
+        return {file.path.rpartition("/")[2]: file.size for file in self.files(below)}
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.system.delete_file(f"{self.path}/{name}")
+
+    def delete_folder(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.system.delete_dir(f"{self.path}/{name}")
+
+
+def _begin(
+    folder: _Folder,
+    scoring: Scoring,
+    roles: list[str],
+    partition: str,
+    rows: int,
+    overwrite: bool,
+) -> None:
+    """Write what the job is; raise if the folder has another one, or other files."""
+    plain = (int, float, str, bool, type(None))
+    options = {
+        name: value if isinstance(value, plain) else repr(value)
+        for name, value in scoring.options.items()
+    }
+    job = {
+        "model": scoring.model.fingerprint,
+        "digest": scoring.digest,
+        "options": options,
+        "tables": roles,
+        "partition": partition,
+        "rows": rows,
+    }
+    written = folder.read(_JOB)
+    if written is None:
+        others = [name for name in folder.sizes() if not name.startswith(".")]
+        if others:
+            raise ArgumentError(
+                "out: expected a new or empty folder, or that of the same job; "
+                f"{quoted(folder.name, 200)} has {listed(others, 3)}."
+            )
+    elif overwrite:
+        for name in folder.sizes():
+            if name.startswith("part-"):
+                folder.delete(name)
+        folder.delete_folder(_OWN)
+    else:
+        try:
+            before = strict_json(written.decode())
+        except ValueError as error:
+            raise DataError(
+                f"{folder.name}/{_JOB} is damaged ({error}). Pass overwrite=True to begin again."
+            ) from error
+        for name, value in job.items():
+            if before.get(name) != value:
+                raise ArgumentError(
+                    f"out: {quoted(folder.name, 200)} has the forecasts of another job: {name} was "
+                    f"{cut(str(before.get(name)))}, and is {cut(str(value))}. Choose another "
+                    "folder, or pass overwrite=True, which deletes them."
+                )
+        return
+    folder.write(_JOB, _json({**job, "statecast": version("statecast")}))
+
+
+def _complete(folder: _Folder, made_from: str) -> list[dict[str, Any]] | None:
+    """The receipts of a complete job from the same files; None if it is not complete."""
+    written = folder.read(_MANIFEST)
+    if written is None:
+        return None
+    manifest, sizes = strict_json(written.decode()), folder.sizes()
+    there = all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"])
+    return manifest["parts"] if manifest["made_from"] == made_from and there else None
+
+
+def _receipts(folder: _Folder, plan: Sequence[_Part]) -> dict[int, dict[str, Any]]:
+    """The receipts of those parts of a plan that are there. Files of other plans are deleted."""
+    sizes, receipts = folder.sizes(), folder.sizes(_OWN)
+    found = {}
+    for part in plan:
+        if part.receipt.rpartition("/")[2] in receipts and part.file in sizes:
+            with suppress(ValueError, KeyError):
+                receipt = strict_json((folder.read(part.receipt) or b"").decode())
+                same = receipt["made_from"] == part.made_from
+                if same and receipt["bytes"] == sizes[part.file]:
+                    found[part.number] = receipt
+    known = {part.file for part in plan}
+    for name in sizes:
+        if name.startswith("part-") and name not in known:
+            folder.delete(name)
+    folder.delete(_MANIFEST)
+    return found
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _identity(files: Sequence[File]) -> Any:
+    return [[file.path, file.size, file.changed] for file in files]
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Groups of rows of a table, which have all rows of the items of a part."""
+
+    files: ParquetFiles
+    groups: tuple[RowGroup, ...]
+
+    @classmethod
+    def of(cls, files: ParquetFiles, groups: Sequence[RowGroup]) -> _Slice:
+        """The slice of some groups, with their files alone."""
+        numbers = sorted({group.file for group in groups})
+        new = {number: at for at, number in enumerate(numbers)}
+        kept = tuple(files.files[number] for number in numbers)
+        own = tuple(replace(group, file=new[group.file]) for group in groups)
+        return cls(replace(files, files=kept), own)
+
+    def identity(self) -> Any:
+        groups = [[group.file, group.number] for group in self.groups]
+        return [_identity(self.files.files), groups]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a job: the items whose ids are from ``first`` to below ``before`` (None: no
+    bound)."""
+
+    number: int
+    first: Any
+    before: Any
+    slices: Mapping[str, _Slice]
+
+    @property
+    def file(self) -> str:
+        return f"part-{self.number:05d}.parquet"
+
+    @property
+    def receipt(self) -> str:
+        return f"{_OWN}/part-{self.number:05d}.json"
+
+    @cached_property
+    def made_from(self) -> str:
+        """A digest of its input."""
+        slices = {role: each.identity() for role, each in self.slices.items()}
+        return _digest([self.first, self.before, slices])
+
+    def read(self, role: str, key: str) -> pa.Table | None:
+        """The rows of its items in a table; None without such rows."""
+        if role not in self.slices or not self.slices[role].groups:
+            return None
+        slice_ = self.slices[role]
+        table = slice_.files.read(slice_.groups)
+        table = table.filter(self._inside(table.column(key)))
+        return table if len(table) else None
+
+    def _inside(self, ids: Any) -> Any:
+        """Which ids are in the range. Missing ones are, so that they are refused."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        ids = _decoded(ids)
+        inside = pa.repeat(pa.scalar(True), len(ids))
+        if self.first is not None:
+            inside = pc.and_(inside, pc.fill_null(pc.greater_equal(ids, self.first), True))
+        if self.before is not None:
+            inside = pc.and_(inside, pc.fill_null(pc.less(ids, self.before), True))
+        return inside
+
+
+def _plan(
+    folder: _Folder, tables: _Tables, run: Run, partition: str, rows: int, verbose: Verbose
+) -> list[_Part]:
+    if partition == "input":
+        plan = _ranges(tables, rows)
+    else:
+        plan = _hashed(folder, tables, run, rows, verbose)
+    if len(plan) > MOST_PARTS:
+        raise ArgumentError(
+            f"rows: expected at most {MOST_PARTS:,} parts; received {rows:,} rows of each, which "
+            f"makes {len(plan):,}. Choose more rows."
+        )
+    return plan
+
+
+def _ranges(tables: _Tables, rows: int) -> list[_Part]:
+    """Parts as the input lies: ranges of ids with about so many rows, between groups of rows."""
+    lead = next(role for role in ROLES if role in tables.files)
+    borders, size, previous = [], 0, None
+    for group in tables.groups[lead]:
+        if group.least is None:
+            continue
+        if previous is not None:
+            _check_sorted(tables.files[lead], previous, group, tables.key)
+            if size >= rows:
+                borders.append(group.least)
+                size = 0
+        size, previous = size + group.rows, group
+    borders = list(dict.fromkeys(borders))  # an item with the rows of several parts is in one
+    return [
+        _Part(
+            number,
+            *bounds,
+            {
+                role: _Slice.of(files, [g for g in tables.groups[role] if _overlaps(g, *bounds)])
+                for role, files in tables.files.items()
+            },
+        )
+        for number, bounds in enumerate(pairwise([None, *borders, None]))
+    ]
+
+
+def _check_sorted(files: ParquetFiles, previous: RowGroup, group: RowGroup, key: str) -> None:
+    with suppress(TypeError):  # ids of two types
+        if group.least >= previous.most:
+            return
+    raise DataError(
+        f"{files.of_file(group.file)}: expected rows that are sorted by {key!r}, in all files in "
+        f"the order of their names; received {quoted(group.least)} after {quoted(previous.most)}. "
+        "Sort them (ORDER BY), or pass partition='hash', which brings the rows of each item "
+        "together.",
+        column=key,
+        item=group.least,
+    )
+
+
+def _overlaps(group: RowGroup, first: Any, before: Any) -> bool:
+    """Whether a group of rows may have ids of a range; one of missing ids, those of the first."""
+    if group.least is None:
+        return first is None
+    return (first is None or group.most >= first) and (before is None or group.least < before)
+
+
+# -- parts by hash ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Groups of rows whose rows are divided by the hash of their ids, in files of a folder."""
+
+    number: int
+    role: str
+    slice: _Slice
+
+
+def _hashed(folder: _Folder, tables: _Tables, run: Run, rows: int, verbose: Verbose) -> list[_Part]:
+    """Parts by the hash of the ids. First the tables are divided, each task some of their rows."""
+    sizes = [sum(group.rows for group in groups) for groups in tables.groups.values()]
+    count = max(1, math.ceil(max(sizes) / rows))
+    pieces: list[_Piece] = []
+    for role, files in tables.files.items():
+        groups = tables.groups[role]
+        ends = accumulate(group.rows for group in groups)
+        for _, each in groupby(zip(ends, groups, strict=True), key=lambda pair: pair[0] // rows):
+            pieces.append(_Piece(len(pieces), role, _Slice.of(files, [group for _, group in each])))
+    made_from = _digest([count, [[piece.role, piece.slice.identity()] for piece in pieces]])
+    if folder.read(f"{_PIECES}/made_from") != made_from.encode():
+        folder.delete_folder(_PIECES)
+        folder.write(f"{_PIECES}/made_from", made_from.encode())
+    done = folder.sizes(f"{_PIECES}/done")
+    left = [piece for piece in pieces if str(piece.number) not in done]
+    work = partial(_divide, folder, tables.key, count)
+    _run(run, work, left, "Rows by their items", tables, verbose)
+    parts = []
+    for number in range(count):
+        slices = {}
+        for role, files in tables.files.items():
+            found = sorted(folder.files(f"{_PIECES}/{role}/{number:05d}"), key=lambda f: f.path)
+            if found:
+                own = replace(files, system=folder.system, files=tuple(found))
+                slices[role] = _Slice(own, tuple(own.row_groups(tables.key)))
+        parts.append(_Part(number, None, None, slices))
+    return parts
+
+
+def _divide(folder: _Folder, key: str, count: int, piece: _Piece) -> dict[str, Any]:
+    """Write the rows of a piece by the hash of their ids, each in a file of its part."""
+    import pyarrow.compute as pc
+
+    try:
+        table = piece.slice.files.read(piece.slice.groups)
+        bucket = bucket_of(table.column(key), count)
+        for number in pc.unique(bucket).to_pylist():
+            rows = table.filter(pc.equal(bucket, number))
+            name = f"{_PIECES}/{piece.role}/{number:05d}/{piece.number:05d}.parquet"
+            folder.write(name, _parquet(rows))
+        folder.write(f"{_PIECES}/done/{piece.number}", b"")
+    except Exception as error:  # to the driver, so that no other piece is lost
+        return {"number": piece.number, **_failed(error)}
+    return {"number": piece.number}
+
+
+def bucket_of(ids: pa.ChunkedArray, count: int) -> pa.Array:
+    """The number of the bucket of each id, from 0: a hash of the id, the same everywhere.
+
+    Parameters
+    ----------
+    ids : pyarrow.ChunkedArray, ``(rows,)``
+        A missing id is in bucket 0.
+    count : int
+        The number of buckets.
+
+    Returns
+    -------
+    pyarrow.Array of int32, ``(rows,)``
+    """
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_encode()
+    ids = ids.combine_chunks()
+    cells = ids.dictionary.to_pylist()
+    hashed = [0 if item is None else zlib.crc32(id_bytes(item)) % count for item in cells]
+    return pa.array(hashed, pa.int32()).take(ids.indices).fill_null(0)
+
+
+# -- the work on a part ----------------------------------------------------------------------------
+
+
+def _forecast_part(
+    scoring: Scoring, folder: _Folder, schema: pa.Schema, key: str, part: _Part
+) -> dict[str, Any]:
+    """Forecast the items of a part and write its file and its receipt; return the receipt, or the
+    text of an error."""
+    import pyarrow.compute as pc
+
+    warned: list[str] = []
+    try:
+        tables = {role: part.read(role, key) for role in ROLES}
+        with silent() as warned:
+            found = schema.empty_table()
+            if any(table is not None for table in tables.values()):
+                found = scoring.of_tables(**tables).replace_schema_metadata().cast(schema)
+        data = _parquet(found)
+        folder.write(part.file, data)
+        receipt = {
+            "number": part.number,
+            "file": part.file,
+            "bytes": len(data),
+            "checksum": f"blake2b:{hashlib.blake2b(data, digest_size=16).hexdigest()}",
+            "items": pc.count_distinct(found.column(key)).as_py(),
+            "rows": len(found),
+            "first": _shown(part.first),
+            "before": _shown(part.before),
+            "made_from": part.made_from,
+            "warnings": list(warned),
+        }
+        folder.write(part.receipt, _json(receipt))
+        return receipt
+    except Exception as error:  # to the driver, so that no other part is lost
+        return {"number": part.number, "warnings": list(warned), **_failed(error)}
+
+
+def _decoded(ids: Any) -> Any:
+    """A column of ids whose type is not that of categories."""
+    import pyarrow as pa
+
+    return ids.cast(ids.type.value_type) if pa.types.is_dictionary(ids.type) else ids
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue().to_pybytes()
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """The text of an error, and the item that it is about."""
+    own = isinstance(error, StatecastError)
+    text = str(error) if own else f"{type(error).__name__}: {error}"
+    return {"error": text, "item": getattr(error, "item", None)}
+
+
+def _shown(item: Any) -> Any:
+    return item if isinstance(item, (int, str, type(None))) else repr(item)

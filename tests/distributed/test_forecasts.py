@@ -1,0 +1,588 @@
+"""Forecasts in parts are those of one call, bit for bit, on each engine, also through crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import streams
+from curves import T, curve_tables, prefixes_of
+from effort import CI
+from statecast import distributed
+from statecast.distributed.frames import _whole_items
+from statecast.distributed.jobs import bucket_of, forecast_files
+from statecast.distributed.scoring import Scoring
+from statecast.errors import ArgumentError, DataError, DataWarning, JobError
+from words import fitted_words, word_prefixes, word_tables
+
+ITEMS, UNTIL = 120, T
+
+
+def serial(work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    """An engine without workers."""
+    return map(work, tasks)
+
+
+def items(count: int = ITEMS) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Prefixes of 0 to 4 steps, sorted by item, and static features."""
+    series, static = curve_tables(count, seed=3)
+    return prefixes_of(series, {i: i % 5 for i in range(count)}).sort("unique_id", "ds"), static
+
+
+def written(table: pl.DataFrame, folder: Path, files: int, group: int) -> Path:
+    """A table in several files, with groups of so many rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = -(-len(table) // files)
+    for number in range(files):
+        part = table[number * size : (number + 1) * size]
+        part.write_parquet(folder / f"{number:03d}.parquet", row_group_size=group)
+    return folder
+
+
+def forecasts(out: Path) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(path) for path in sorted(out.glob("part-*.parquet")))
+
+
+def ordered(table: pl.DataFrame) -> pl.DataFrame:
+    keys = ("unique_id", "ds", "step", "rank")
+    return table.sort([name for name in keys if name in table.columns])
+
+
+def same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert found.schema == expected.schema
+    assert ordered(found).equals(ordered(expected))  # bits: no tolerance
+
+
+def expected_of(model: Any, series: Any, static: Any = None, **options: Any) -> pl.DataFrame:
+    tables = (None if table is None else table.to_arrow() for table in (series, static))
+    return pl.DataFrame(model.predict(*tables, **options))
+
+
+def serially(
+    model: Any, sources: dict[str, Any], out: Path | str, **given: Any
+) -> distributed.Report:
+    """``distributed.forecast`` in this process."""
+    job = {"partition": "input", "rows": 30, "overwrite": False, "verbose": 0}
+    job |= {name: given.pop(name) for name in job if name in given}
+    sources = {role: str(source) for role, source in sources.items()}
+    return forecast_files(Scoring(model, given), sources, str(out), nullcontext(serial), **job)
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_parts_are_one_call(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Any files, groups of rows and sizes of parts; items over several files; k = 0; no static."""
+    whole = st.integers(1, 40)
+    folder, model = tmp_path_factory.mktemp("parts"), streams.plain()
+    series, static = items(data.draw(st.integers(1, 40)))
+    partition = data.draw(st.sampled_from(["input", "hash"]))
+    if partition == "hash":
+        series = series.sample(fraction=1, shuffle=True, seed=data.draw(whole))
+        static = static.sample(fraction=1, shuffle=True, seed=data.draw(whole))
+    sources = {"static": written(static, folder / "x", data.draw(whole), data.draw(whole))}
+    if data.draw(st.booleans()) and len(series):
+        sources["series"] = written(series, folder / "s", data.draw(whole), data.draw(whole))
+        given = series
+    else:
+        given = None
+    rows = data.draw(whole)
+    report = serially(
+        model, sources, folder / "out", partition=partition, rows=rows, until=UNTIL, mean=True
+    )
+    same(forecasts(folder / "out"), expected_of(model, given, static, until=UNTIL, mean=True))
+    assert report.items == len(static)
+    assert report.rows == len(forecasts(folder / "out"))
+    assert not (folder / "out/_statecast/pieces").exists()
+
+
+@pytest.mark.parametrize("kind", ["several", "dated", "covariates", "words", "text"])
+def test_every_kind_of_model(tmp_path: Path, kind: str) -> None:
+    future: Any = None
+    model: Any = streams.plain()
+    if kind == "words":
+        model, (series, static) = fitted_words("both"), word_tables(60, seed=1)
+        series = word_prefixes(series, 1)
+        sources = {"series": series, "static": static}
+        expected = pl.DataFrame(model.generate(series.to_arrow(), static.to_arrow(), h=3))
+        options: dict[str, Any] = {"h": 3}
+    else:
+        series, static = items()
+        options = {"until": UNTIL, "level": [50, 90]}
+        if kind == "text":  # ids of text, in the order of their bytes
+            name = pl.format("item {}", "unique_id").alias("unique_id")
+            series, static = (table.with_columns(name) for table in (series, static))
+        if kind == "several":
+            model = streams.several()
+            series = series.with_columns(z=pl.col("y") + 1)
+        if kind == "covariates":
+            model = streams.covariates()
+            series = series.with_columns(visits=pl.col("y") / 7)
+            steps = pl.DataFrame({"ds": range(1, UNTIL + 1)})
+            future = static.select("unique_id").join(steps, how="cross")
+            future = future.with_columns(promo=pl.col("ds") / 3, season=pl.lit("b"))
+        if kind == "dated":
+            model, static = streams.dated(), static.select("unique_id")
+            days = pl.duration(days=pl.col("ds"))
+            series = series.with_columns(ds=pl.lit("2024-01-01").str.to_date() + days)
+            series = series.cast({"ds": pl.Datetime("ms")})
+        sources = {"series": series, "static": static}
+        if future is not None:
+            sources["future"] = future
+            options["future"] = future.to_arrow()
+        expected = expected_of(model, series, static, **options)
+        options.pop("future", None)
+    sources = {name: table.sort("unique_id") for name, table in sources.items()}
+    paths = {name: written(table, tmp_path / name, 3, 17) for name, table in sources.items()}
+    for partition in ("input", "hash"):
+        out = tmp_path / partition
+        serially(model, paths, out, partition=partition, rows=20, **options)
+        assert len(list(out.glob("part-*"))) > 1
+        same(forecasts(out), expected)
+
+
+def test_a_folder_a_pattern_and_a_url_name_the_same_files(tmp_path: Path) -> None:
+    series, static = items(20)
+    written(series, tmp_path / "all" / "deep", 3, 10)
+    written(series, tmp_path / "all" / "_hidden", 1, 10)
+    (tmp_path / "all" / "notes.txt").write_text("no table")
+    model, expected = streams.plain(), expected_of(streams.plain(), series, static, until=UNTIL)
+    static.write_parquet(tmp_path / "x.parquet")
+    for number, source in enumerate(
+        (
+            tmp_path / "all",
+            tmp_path / "all" / "deep",
+            f"{tmp_path}/all/d*/0*.parquet",
+            f"{tmp_path}/all/**/*.parquet",
+            (tmp_path / "all").as_uri(),
+            f"{(tmp_path / 'all').as_uri()}/deep/*.parquet",
+        )
+    ):
+        out = tmp_path / str(number)
+        serially(model, {"series": source, "static": tmp_path / "x.parquet"}, out, until=UNTIL)
+        same(forecasts(out), expected)
+        one = model.predict(str(source), str(tmp_path / "x.parquet"), until=UNTIL)
+        assert ordered(one).equals(ordered(expected))  # one process takes them too
+    with pytest.raises(DataError, match=r"\.parquet; there is none"):
+        serially(model, {"series": f"{tmp_path}/none/*.parquet"}, tmp_path / "no", until=UNTIL)
+
+
+def test_a_file_system_of_fsspec(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    series, static = items(20)
+    memory = fsspec.filesystem("memory")
+    for name, table in (("s", series), ("x", static)):
+        with memory.open(f"/bucket/{name}/0.parquet", "wb") as file:
+            table.write_parquet(file)
+    model, out = streams.plain(), "memory://bucket/out"
+    sources: Any = {"series": "memory://bucket/s", "static": "memory://bucket/x/*.parquet"}
+    try:
+        for kept in (0, 1):
+            report = serially(model, sources, out, until=UNTIL, rows=1_000)
+            assert (report.parts, report.kept) == (1, kept)
+        with memory.open("/bucket/out/part-00000.parquet", "rb") as file:
+            same(pl.read_parquet(file), expected_of(model, series, static, until=UNTIL))
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=50)
+    | st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=50),
+    st.integers(1, 1_000),
+)
+def test_a_bucket_is_that_of_the_id_alone(ids: list[Any], count: int) -> None:
+    kind = pa.int64() if all(isinstance(each, int) or each is None for each in ids) else pa.string()
+    column = pa.chunked_array([pa.array(ids, kind)])
+    found = bucket_of(column, count).to_pylist()
+    assert all(0 <= each < count for each in found)
+    for each, bucket in zip(ids, found, strict=True):
+        alone = pa.chunked_array([pa.array([each], kind)])
+        assert bucket_of(alone, count).to_pylist() == [bucket]
+    coded = column.dictionary_encode()
+    assert bucket_of(coded, count).to_pylist() == found
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=8), st.integers(1, 6))
+def test_batches_are_cut_between_items(runs: list[tuple[int, int]], size: int) -> None:
+    ids = sorted(item for item, count in runs for _ in range(count))
+    table = pa.table({"unique_id": pa.array(ids, pa.int64())})
+    found = list(_whole_items(iter(table.to_batches(size)), "unique_id"))
+    assert [item for part in found for item in part.column(0).to_pylist()] == ids
+    seen = [set(part.column(0).to_pylist()) for part in found]
+    assert sum(map(len, seen)) == len(set(ids))
+    assert all(seen)
+
+
+# -- what a folder holds, and what is refused ------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """The sources of a job of many parts, and its folder."""
+    series, static = items()
+    sources = {"series": written(series, tmp_path / "s", 4, 20)}
+    sources["static"] = written(static, tmp_path / "x", 4, 10)
+    return sources, tmp_path / "out"
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+
+
+def test_a_job_goes_on_where_it_was(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    assert serially(model, sources, out, until=UNTIL).kept == 0
+    before, expected = times(out), forecasts(out)
+    assert len(before) > 4
+    assert serially(model, sources, out, until=UNTIL).kept == len(before)
+    assert times(out) == before
+    (out / "_statecast/manifest.json").unlink()
+    (out / "part-00002.parquet").write_bytes(b"torn")
+    (out / "_statecast/part-00001.json").write_bytes(b"{")
+    report = serially(model, sources, out, until=UNTIL)
+    assert report.kept == len(before) - 2
+    changed = {name for name, when in times(out).items() if when != before[name]}
+    assert changed == {"part-00001.parquet", "part-00002.parquet"}
+    same(forecasts(out), expected)
+    manifest = json.loads((out / "_statecast/manifest.json").read_text())
+    for receipt in manifest["parts"]:
+        assert (out / receipt["file"]).stat().st_size == receipt["bytes"]
+
+
+def test_parts_whose_input_changed_are_computed_again(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    serially(model, sources, out, until=UNTIL)
+    before = times(out)
+    last = sources["series"] / "003.parquet"
+    table = pl.read_parquet(last).with_columns(pl.col("y") + 1)
+    table.write_parquet(last, row_group_size=20)
+    report = serially(model, sources, out, until=UNTIL)
+    assert 0 < report.kept < len(before)
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL))
+    for path in sorted(sources["series"].glob("*"))[1:]:
+        path.unlink()  # fewer parts: the others' files go
+    serially(model, sources, out, until=UNTIL)
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL))
+
+
+def test_a_folder_of_another_job_is_refused(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    serially(model, sources, out, until=UNTIL)
+    expected = forecasts(out)
+    for other, options in (
+        (streams.plain(1), {"until": UNTIL}),
+        (model, {"until": UNTIL + 1}),
+        (model, {"until": UNTIL, "rows": 60}),
+        (model, {"until": UNTIL, "partition": "hash"}),
+    ):
+        with pytest.raises(ArgumentError, match="another job"):
+            serially(other, sources, out, **options)
+    same(forecasts(out), expected)
+    serially(model, sources, out, h=2, overwrite=True)
+    assert forecasts(out).height != expected.height
+    (out / "_statecast/job.json").unlink()
+    shutil.rmtree(out / "_statecast")
+    with pytest.raises(ArgumentError, match="new or empty folder"):
+        serially(model, sources, out, until=UNTIL)
+
+
+def test_a_part_that_fails_loses_no_other(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    whole = [pl.read_parquet(sources[name] / "*") for name in ("series", "static")]
+    bad = sources["series"] / "002.parquet"
+    good, table = bad.read_bytes(), pl.read_parquet(bad)
+    broken = bytearray(good)
+    broken[200:260] = bytes(60)
+
+    def with_y(at: int, y: float) -> pl.DataFrame:
+        values = table["y"].to_list()
+        values[at] = y
+        return table.with_columns(pl.Series("y", values))
+
+    with_y(33, float("inf")).write_parquet(bad, row_group_size=20)
+    with pytest.raises(JobError) as error:
+        serially(model, sources, out, until=UNTIL)
+    first = table["unique_id"].to_list().index(table["unique_id"][33])
+    assert f"002.parquet' from row {first} on" in str(error.value)
+    assert len(error.value.failed) == 1
+    parts = len(times(out)) + 1
+    table.drop("y").write_parquet(bad, row_group_size=20)
+    with pytest.raises(JobError, match=r"002\.parquet'.*'y'"):
+        serially(model, sources, out, until=UNTIL)
+    bad.write_bytes(bytes(broken))
+    with pytest.raises(JobError, match=r"002\.parquet'.*cannot read"):
+        serially(model, sources, out, until=UNTIL)
+    bad.write_bytes(good[:-9])
+    with pytest.raises(DataError, match=r"002\.parquet'.*cannot read"):
+        serially(model, sources, out, until=UNTIL)  # the plan needs its footer
+    bad.write_bytes(good)
+    report = serially(model, sources, out, until=UNTIL)
+    assert 0 < report.kept < parts
+    same(forecasts(out), expected_of(model, *whole, until=UNTIL))
+
+
+def test_items_without_static_features_are_named(job: Any) -> None:
+    sources, out = job
+    (sources["static"] / "001.parquet").unlink()
+    with pytest.raises(JobError, match=r"static table.* from row \d+ on"):
+        serially(streams.plain(), sources, out, until=UNTIL)
+
+
+def test_rows_without_an_id_are_refused(tmp_path: Path) -> None:
+    series, static = items(20)
+    series = pl.concat([series, series[-1:].with_columns(unique_id=pl.lit(None, pl.Int64))])
+    sources = {"series": written(series, tmp_path / "s", 1, 10)}
+    sources["static"] = written(static, tmp_path / "x", 1, 10)
+    for partition in ("input", "hash"):
+        with pytest.raises(JobError, match="unique_id"):
+            serially(
+                streams.plain(), sources, tmp_path / partition, until=UNTIL, partition=partition
+            )
+
+
+def test_files_that_are_not_sorted_are_refused(job: Any) -> None:
+    sources, out = job
+    (sources["series"] / "000.parquet").rename(sources["series"] / "9.parquet")
+    with pytest.raises(DataError, match=r"sorted by 'unique_id'.*ORDER BY.*partition='hash'"):
+        serially(streams.plain(), sources, out, until=UNTIL)
+
+
+def test_arguments_are_refused_before_any_work(job: Any, tmp_path: Path) -> None:
+    sources, out = job
+    model = streams.plain()
+    paths: dict[str, Any] = {name: str(path) for name, path in sources.items()}
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({}, "until"),
+        ({"until": UNTIL, "level": 101}, "level"),
+        ({"until": UNTIL, "width": 3}, "width"),
+        ({"until": {1: 2}}, "one step for all"),
+        ({"until": UNTIL, "engine": "dask"}, "processes"),
+        ({"until": UNTIL, "workers": 0}, "workers"),
+        ({"until": UNTIL, "rows": 0}, "rows"),
+        ({"until": UNTIL, "partition": "item"}, "partition"),
+        ({"until": UNTIL, "address": "auto"}, "address"),
+    ]
+    for options, word in refused:
+        with pytest.raises(ArgumentError, match=word):
+            distributed.forecast(model, **paths, out=out, **options)
+    with pytest.raises(ArgumentError, match="out"):
+        distributed.forecast(model, **paths, until=UNTIL)
+    with pytest.raises(ArgumentError, match="Use `predict`"):
+        distributed.forecast(model, items()[0], out=out, until=UNTIL)
+    with pytest.raises(ArgumentError, match="received neither"):
+        distributed.forecast(model, out=out, until=UNTIL)
+    with pytest.raises(ArgumentError, match="model"):
+        distributed.forecast(3, **paths, out=out, until=UNTIL)  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+def test_a_warning_of_parts_is_issued_once(job: Any) -> None:
+    sources, out = job
+    for path in sources["static"].glob("*"):
+        table = pl.read_parquet(path).with_columns(group=pl.lit("new"))
+        table.write_parquet(path, row_group_size=10)
+    with pytest.warns(DataWarning, match="group") as found:
+        serially(streams.plain(), sources, out, until=UNTIL)
+    assert 0 < len(found) <= 6
+
+
+# -- engines ---------------------------------------------------------------------------------------
+
+
+def children(name: str) -> list[int]:
+    """The processes of this machine whose command has a word."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if name in words and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+WORKERS = {"processes": "spawn_main", "ray": "ray::", "spark": "pyspark.daemon"}
+
+
+@pytest.fixture(params=WORKERS)
+def engine(request: pytest.FixtureRequest) -> str:
+    """A name of an engine that can be used here; in CI each can."""
+    if request.param == "ray" and not CI:
+        pytest.importorskip("ray")
+    if request.param == "spark" and not CI:
+        pytest.importorskip("pyspark")
+        if shutil.which("java") is None:
+            pytest.skip("java is not installed: apt-get install default-jre-headless")
+    return request.param
+
+
+@pytest.mark.slow
+def test_an_engine_gives_what_one_call_gives(engine: str, job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    paths: dict[str, Any] = {name: str(path) for name, path in sources.items()}
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    report = distributed.forecast(
+        model, **paths, out=out, engine=engine, workers=2, rows=50, until=UNTIL, verbose=0
+    )
+    assert report.parts > 2
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL))
+    bad = sources["series"] / "002.parquet"
+    table = pl.read_parquet(bad)
+    values = [*table["y"][:-1].to_list(), float("inf")]
+    table.with_columns(y=pl.Series(values)).write_parquet(bad)
+    with pytest.raises(JobError, match=r"1 of 3 .*002\.parquet' from row \d+ on"):
+        distributed.forecast(
+            model,
+            **paths,
+            out=out.with_name("hash"),
+            engine=engine,
+            workers=2,
+            rows=100,
+            partition="hash",
+            until=UNTIL,
+            verbose=0,
+        )
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_changes_nothing(engine: str, tmp_path: Path) -> None:
+    series, static = items(3_000)
+    model = streams.plain()
+    sources: dict[str, Any] = {"series": str(written(series, tmp_path / "s", 4, 100))}
+    sources["static"] = str(written(static, tmp_path / "x", 4, 100))
+    out, killed, stop = tmp_path / "out", list[int](), threading.Event()
+
+    def kill() -> None:
+        while not stop.is_set() and len(killed) < 2:
+            if len(times(out)) > len(killed):
+                for process in children(WORKERS[engine])[-1:]:
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+                time.sleep(1.0)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        distributed.forecast(
+            model,
+            **sources,
+            out=out,
+            engine=engine,
+            workers=2,
+            rows=100,
+            until=UNTIL,
+            mean=True,
+            verbose=0,
+        )
+    finally:
+        stop.set()
+        killer.join()
+    assert killed
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL, mean=True))
+
+
+_DRIVER = """
+import sys
+from statecast import distributed
+if __name__ == "__main__":
+    model, series, static, out, engine = sys.argv[1:]
+    report = distributed.forecast(model, series, static, out=out, engine=engine, workers=2,
+                                  rows=100, until=8, mean=True, verbose=0)
+    print(report.kept)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_goes_on(engine: str, tmp_path: Path) -> None:
+    series, static = items(2_000)
+    model = streams.plain()
+    model.save(tmp_path / "m.safetensors")
+    (tmp_path / "driver.py").write_text(_DRIVER)
+    out = tmp_path / "out"
+    command = [sys.executable, tmp_path / "driver.py", tmp_path / "m.safetensors"]
+    command += [written(series, tmp_path / "s", 4, 100), written(static, tmp_path / "x", 4, 100)]
+    command += [out, engine]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as driver:
+        while len(list(out.glob("_statecast/part-*.json"))) < 2:
+            assert driver.poll() is None
+            time.sleep(0.005)
+        os.killpg(driver.pid, signal.SIGKILL)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    assert 2 <= int(ran.stdout) < len(times(out))
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL, mean=True))
+
+
+@pytest.mark.slow
+def test_a_dataset_of_ray(job: Any) -> None:
+    ray = pytest.importorskip("ray")
+    sources, _ = job
+    model = streams.plain()
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        tables = [ray.data.read_parquet(str(sources[name])) for name in ("series", "static")]
+        found = distributed.forecast(
+            model, tables[0].random_shuffle(seed=1), tables[1], rows=100, until=UNTIL
+        )
+        blocks = [pl.DataFrame(ray.get(block)) for block in found.to_arrow_refs()]
+        blocks = [block for block in blocks if len(block)]
+        same(pl.concat(blocks), expected_of(model, series, static, until=UNTIL))
+        with pytest.raises(DataError, match="'level'"):
+            distributed.forecast(model, tables[0], tables[1].drop_columns(["level"]), until=UNTIL)
+        with pytest.raises(ArgumentError, match="out"):
+            distributed.forecast(model, *tables, out="x", until=UNTIL)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_dataframe_of_spark(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyspark")
+    if shutil.which("java") is None and not CI:
+        pytest.skip("java is not installed: apt-get install default-jre-headless")
+    from pyspark.sql import SparkSession
+
+    sources, _ = job
+    model = streams.plain()
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", 7)
+    session = builder.config("spark.sql.shuffle.partitions", 3).getOrCreate()
+    try:
+        tables = [session.read.parquet(str(sources[name])) for name in ("series", "static")]
+        found = distributed.forecast(model, tables[0].orderBy("y"), tables[1], until=UNTIL)
+        table = pl.DataFrame(found.toArrow())
+        same(table, expected_of(model, series, static, until=UNTIL))
+        with pytest.raises(DataError, match="'level'"):
+            distributed.forecast(model, tables[0], tables[1].drop("level"), until=UNTIL)
+    finally:
+        session.stop()
