@@ -73,7 +73,11 @@ def small(monkeypatch: pytest.MonkeyPatch, few_trees: None) -> dict[str, int]:
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks keep their initial weights: for tests that do not depend on the training."""
-    monkeypatch.setattr("statecast.networks.training.train", lambda *_, **__: {})
+    from statecast.interrupt import Interrupt
+    from statecast.networks.training import KeepBest, after
+
+    nothing = KeepBest(after(1), Interrupt())
+    monkeypatch.setattr("statecast.networks.training.train", lambda *_, **__: nothing)
 
 
 @pytest.fixture(scope="session")

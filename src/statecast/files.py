@@ -237,7 +237,12 @@ def packed(
             f"{_MOST_VALUES:,} values in a file; received {length:,} and {values:,}. Is one of the "
             "columns an id?"
         )
-    return data
+    # safetensors writes the entries of the metadata in random order; equal models have equal files.
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]])
 
 
 # -- reading ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -38,7 +38,7 @@ from statecast.files import (
 from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import Interrupt, noted
-from statecast.networks.decoder import EMPTY, weight_shapes
+from statecast.networks.decoder import ALL, EMPTY, weight_shapes
 from statecast.progress import Verbose, check_verbose
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State, leaf_dtypes
@@ -136,6 +136,29 @@ class ModelFile:
             f" Statecast {found} wrote the file, {age(found, own)} version than this one ({own}), "
             "whose files may differ."
         )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained members of an ensemble.
+
+    Attributes
+    ----------
+    weights : mapping of str to array
+        As ``Network.weight_arrays`` returns them.
+    history : mapping of str to array, ``(epochs, members)``
+        As ``KeepBest.histories`` returns it.
+    network : Network or None
+        The Keras model, if it is in this process.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    history: Mapping[str, np.ndarray]
+    network: Network | None = None
+
+
+# Trains the members on the panel of the training tables, with the rows that each member holds out.
+Train = Callable[[Schema, Panel, np.ndarray, Interrupt], Trained]
 
 
 class StateModel(ABC, Generic[S]):
@@ -286,11 +309,21 @@ class StateModel(ABC, Generic[S]):
             ``group_col`` with two items or more: their items are independent.
         """
         process.check_backend()
-        from statecast.networks.batches import held_out
         from statecast.networks.training import checked_callbacks
 
         check_verbose(verbose)
-        callbacks = checked_callbacks(callbacks)
+        more = {"callbacks": checked_callbacks(callbacks), "verbose": verbose}
+
+        def train(schema: Schema, panel: Panel, held: np.ndarray, interrupt: Interrupt) -> Trained:
+            return self._train(schema, panel, held, interrupt, **more)
+
+        return self._fit(series, static, future, train, verbose)
+
+    def _fit(self, series: Any, static: Any, future: Any, train: Train, verbose: Verbose) -> Self:
+        """Fit the model, with ``train`` for the training of the members."""
+        from statecast.networks.batches import held_out
+        from statecast.networks.training import mean_history
+
         s = self.settings
         schema = self._learn_schema(series, static, future)
         covariates = bool(schema.future.kinds or schema.past.kinds)
@@ -298,13 +331,12 @@ class StateModel(ABC, Generic[S]):
         panel = schema.panel(series, static, future=future, for_fit=True)
         before = self._learn_before(schema, panel)
         with noted() as interrupt:
-            network = self._build(schema, s.seed)
             held = held_out(panel.groups, s.ensemble, s.seed)
-            history = self._train(network, panel, held, interrupt, callbacks, verbose)
-            weights = network.weight_arrays()
-            _check_weights(weights, s)
-            companions = self._learn_after(schema, weights, panel, held, before, verbose)
-            self._adopt(schema, weights, history, companions, network)
+            found = train(schema, panel, held, interrupt)
+            _check_weights(found.weights, s)
+            companions = self._learn_after(schema, found.weights, panel, held, before, verbose)
+            history = mean_history(found.history)
+            self._adopt(schema, found.weights, history, companions, found.network)
         return self
 
     # -- states ------------------------------------------------------------------------
@@ -665,10 +697,13 @@ class StateModel(ABC, Generic[S]):
         """Check the training panel, and fit the models that are fitted before the network."""
 
     @abstractmethod
-    def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
-        """The batches to train on, and the validation batches that decide when to stop.
+    def _batches(
+        self, decoder: Any, panel: Panel, held: np.ndarray, own: slice = ALL
+    ) -> tuple[Batches, Batches]:
+        """The batches to train ``own`` members on, and the validation batches that decide when to
+        stop.
 
-        ``held`` is bool ``(members, rows)``: the rows that each member holds out.
+        ``held`` is bool ``(members, rows)``: the rows that each member of the ensemble holds out.
         """
 
     @abstractmethod
@@ -689,9 +724,14 @@ class StateModel(ABC, Generic[S]):
 
     @abstractmethod
     def _build(
-        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self,
+        schema: Schema,
+        seed: int,
+        weights: Mapping[str, np.ndarray] = EMPTY,
+        own: slice = ALL,
     ) -> Network:
-        """The network for tables of a schema, with random initial weights or with ``weights``."""
+        """The network of ``own`` members for tables of a schema, with ``weights``, or for all
+        members with random initial weights."""
 
     @abstractmethod
     def _read_companions(
@@ -741,30 +781,31 @@ class StateModel(ABC, Generic[S]):
 
     def _train(
         self,
-        network: Network,
+        schema: Schema,
         panel: Panel,
         held: np.ndarray,
         interrupt: Interrupt,
+        *,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Verbose = 0,
-    ) -> dict[str, list[float]]:
-        """Train a network on a panel, and return the history; ``held`` is as in ``_batches``."""
-        from statecast.networks.training import train
+    ) -> Trained:
+        """Train all members on a panel, in one network; ``held`` is as in ``_batches``."""
+        from statecast.networks.training import after, prepare, train
 
         s = self.settings
-        training, validation = self._batches(network, panel, held)
-        return train(
+        network = self._build(schema, s.seed)
+        batches = self._batches(network.decoder, panel, held)
+        prepare(network, s.epochs * len(batches[0]), s.learning_rate, s.weight_decay)
+        keep = train(
             network,
-            training,
-            validation,
+            *batches,
             epochs=s.epochs,
-            learning_rate=s.learning_rate,
-            weight_decay=s.weight_decay,
-            patience=s.patience,
+            ends=after(s.patience),
             interrupt=interrupt,
             callbacks=callbacks,
             verbose=verbose,
         )
+        return Trained(network.weight_arrays(), keep.histories(), network)
 
     def _adopt(
         self,

@@ -33,7 +33,7 @@ from statecast.forecast.stacking import FEWEST, MOST_ITEMS
 from statecast.heads.by_name import HEADS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.interrupt import noted
-from statecast.networks.decoder import EMPTY, Decoder
+from statecast.networks.decoder import ALL, EMPTY, Decoder
 from statecast.progress import Verbose, say
 from statecast.state import State
 from statecast.tables.groups import Groups, read_weight, without_columns
@@ -714,12 +714,14 @@ class Forecaster(StateModel[ForecasterSettings]):
     def _learn_before(self, schema: Schema, panel: Panel) -> Companions:
         return Companions(endings=self._learn_endings(schema, panel))
 
-    def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+    def _batches(
+        self, decoder: Decoder, panel: Panel, held: np.ndarray, own: slice = ALL
+    ) -> tuple[Batches, Batches]:
         from statecast.networks.batches import LARGEST_BATCH, HeldOutBatches, TrainingBatches
 
         batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, LARGEST_BATCH))
-        training = TrainingBatches(panel, held, batch, self.settings.seed)
-        return training, HeldOutBatches(panel, held, batch)
+        training = TrainingBatches(panel, held, batch, self.settings.seed, own)
+        return training, HeldOutBatches(panel, held, batch, own)
 
     def _learn_after(
         self,
@@ -774,6 +776,7 @@ class Forecaster(StateModel[ForecasterSettings]):
             None if times or later values are unknown, if there are few items, or after Ctrl-C.
         """
         from statecast.networks.batches import held_out
+        from statecast.networks.training import mean_history
 
         if panel.begin is None or panel.group is None:
             return None
@@ -807,19 +810,17 @@ class Forecaster(StateModel[ForecasterSettings]):
         with noted() as interrupt:
             if interrupt.count:
                 return None
-            network = model._build(schema, s.seed)
             if verbose != 0:
                 say("Forecasts in time: a smaller network is trained on the values of the past.")
             try:
-                history = model._train(network, training, held, interrupt, verbose=verbose)
+                trained = model._train(schema, training, held, interrupt, verbose=verbose)
             except KeyboardInterrupt:
                 if interrupt.count > 1:
                     raise
                 return None
-        weights = network.weight_arrays()
-        engine = NumberEngine(model._plan(schema)[0], weights)
+        engine = NumberEngine(model._plan(schema)[0], trained.weights)
         companions = before.fit(engine, training, held, schema, analogues=s.analogues, seed=s.seed)
-        model._adopt(schema, weights, history, companions)
+        model._adopt(schema, trained.weights, mean_history(trained.history), companions)
         last, found = panel.known[rows], []
         reach, own = int(last.max()), past.take(rows)
         begun = _Begun(own.ids, own.known, last, own.origin, own.future, own)
@@ -856,12 +857,16 @@ class Forecaster(StateModel[ForecasterSettings]):
         return decoder, options
 
     def _build(
-        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self,
+        schema: Schema,
+        seed: int,
+        weights: Mapping[str, np.ndarray] = EMPTY,
+        own: slice = ALL,
     ) -> Network:
         from statecast.networks.network import Network
 
         decoder, options = self._plan(schema)
-        return Network(decoder, **options, seed=seed, weights=weights)
+        return Network(decoder, **options, seed=seed, weights=weights, own=own)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)

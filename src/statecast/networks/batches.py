@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from statecast.networks.decoder import ALL
 from statecast.tables.panel import Covariates, Panel
 
 WHOLE = 0.25  # the share of training rows with every step as input: one-step-ahead forecasts
@@ -66,8 +67,36 @@ def padded_width(steps: int) -> int:
     return 3 * power // 4 if steps <= 3 * power // 4 else power
 
 
+class Draws:
+    """Random numbers of a stream for some members of an ensemble.
+
+    They are drawn for all members, so that a member has the same numbers whichever members it is
+    trained with. A draw takes far less time than the training that it is for.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    members : int
+        Members of the ensemble.
+    own : slice
+        The members whose numbers are returned.
+    """
+
+    def __init__(self, rng: np.random.Generator, members: int, own: slice = ALL) -> None:
+        self.rng, self.members, self.own = rng, members, own
+
+    def random(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Numbers from 0 to below 1, float64 ``(batch, own members, ...)``."""
+        return self.rng.random((shape[0], self.members, *shape[2:]))[:, self.own]
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Whole numbers from ``low`` to below ``high``, ``(batch, own members, ...)``."""
+        every = (shape[0], self.members, *shape[2:])
+        return self.rng.integers(low, high, every, dtype)[:, self.own]
+
+
 def drop_features(
-    numeric: np.ndarray, codes: np.ndarray, rng: np.random.Generator
+    numeric: np.ndarray, codes: np.ndarray, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
     """Feature dropout: mask some features of some rows at random.
 
@@ -76,7 +105,7 @@ def drop_features(
     numeric : array, ``(batch, members, ..., 2 * n)``
         As in a panel: n numbers, and n flags that are 1 for missing numbers.
     codes : array of int, ``(batch, members, ..., m)``
-    rng : numpy.random.Generator
+    draws : Draws
 
     Returns
     -------
@@ -87,18 +116,22 @@ def drop_features(
     if not n + m:
         return numeric, codes
     rows = codes.shape[:2]
-    share = np.where(rng.random(rows) < FEATURE_DROPOUT, rng.random(rows), 0.0)
+    share = np.where(draws.random(rows) < FEATURE_DROPOUT, draws.random(rows), 0.0)
     share = share.reshape(*rows, *[1] * (codes.ndim - 2))
-    masked = rng.random((*codes.shape[:-1], n + m)) < share
+    masked = draws.random((*codes.shape[:-1], n + m)) < share
     value = np.where(masked[..., :n], 0, numeric[..., :n])
     flag = masked[..., :n] | (numeric[..., n:] > 0)
-    other = rng.integers(0, 2, codes.shape, codes.dtype)
+    other = draws.integers(0, 2, codes.shape, codes.dtype)
     numeric = np.concatenate([value, flag], axis=-1, dtype=numeric.dtype)
     return numeric, np.where(masked[..., n:], other, codes)
 
 
 class Batches(keras.utils.PyDataset):
     """Batches of rows of similar length, without the steps after the longest row.
+
+    Rows, lengths and random numbers are those of all members of the ensemble; the arrays of a batch
+    are those of its ``own`` members only. So a member has the same batches whichever members it is
+    trained with.
 
     Parameters
     ----------
@@ -107,13 +140,15 @@ class Batches(keras.utils.PyDataset):
         The number of rows in a batch.
     steps : int
         The number of batches of an epoch.
+    own : slice
+        The members that are trained.
     """
 
-    def __init__(self, panel: Panel, batch: int, steps: int) -> None:
+    def __init__(self, panel: Panel, batch: int, steps: int, own: slice = ALL) -> None:
         super().__init__()
-        self.panel, self.batch, self.steps = panel, batch, steps
+        self.panel, self.batch, self.steps, self.own = panel, batch, steps, own
         self.length = panel.known
-        self.feature_rng: np.random.Generator | None = None  # None: no feature dropout
+        self.feature_draws: Draws | None = None  # None: no feature dropout
         # On TensorFlow, Keras assumes that all batches have the shape of the first one.
         self.one_width = keras.backend.backend() == "tensorflow"
 
@@ -158,8 +193,8 @@ class Batches(keras.utils.PyDataset):
     def static(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The static features of rows ``(batch, members)``, with feature dropout in training."""
         numeric, codes = self.panel.numeric[rows], self.panel.codes[rows]
-        if self.feature_rng is not None:
-            numeric, codes = drop_features(numeric, codes, self.feature_rng)
+        if self.feature_draws is not None:
+            numeric, codes = drop_features(numeric, codes, self.feature_draws)
         return {"numeric": numeric, "codes": codes}
 
     def longest(self, rows: np.ndarray) -> int:
@@ -184,7 +219,7 @@ class ObservationBatches(Batches):
         counted: np.ndarray,
         past_observed: np.ndarray | None = None,
     ) -> tuple[Any, ...]:
-        """Inputs, targets and weights of a batch.
+        """Inputs, targets and weights of a batch. Its members are the ``own`` ones.
 
         Parameters
         ----------
@@ -214,8 +249,8 @@ class ObservationBatches(Batches):
         for name, covariates in (("future", panel.future), ("past", panel.past)):
             if covariates is not None:
                 part = covariates.take(at)
-                if self.feature_rng is not None:
-                    features = drop_features(part.numeric, part.codes, self.feature_rng)
+                if self.feature_draws is not None:
+                    features = drop_features(part.numeric, part.codes, self.feature_draws)
                     part = Covariates(*features, part.there)
                 inputs |= part.named(name)
         if panel.past is not None:
@@ -227,34 +262,38 @@ class ObservationBatches(Batches):
 class TrainingBatches(ObservationBatches):
     """The training items of each member, with random prefixes; new order and prefixes each epoch.
 
-    ``held`` is bool ``(members, rows)``, from ``held_out``.
+    ``held`` is bool ``(members, rows)``, from ``held_out``, for all members of the ensemble.
     """
 
-    def __init__(self, panel: Panel, held: np.ndarray, batch: int, seed: int) -> None:
+    def __init__(
+        self, panel: Panel, held: np.ndarray, batch: int, seed: int, own: slice = ALL
+    ) -> None:
         self.rows = training_rows(held)
         most = max(map(len, self.rows))
         # A batch holds a row several times if there are few; a huge one would not end.
         batch = min(batch, max(most, LARGEST_BATCH))
-        super().__init__(panel, batch, max(STEPS, math.ceil(most / batch)))
-        self.rng, self.feature_rng = (np.random.default_rng([seed, use]) for use in (2, 5))
+        super().__init__(panel, batch, max(STEPS, math.ceil(most / batch)), own)
+        self.draws, self.feature_draws = (
+            Draws(np.random.default_rng([seed, use]), len(held), own) for use in (2, 5)
+        )
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        self.order = self.epoch(self.rows, self.rng)
+        self.order = self.epoch(self.rows, self.draws.rng)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        rng, rows = self.rng, self.order[index]
-        width = self.width(rows)
-        steps = np.arange(width)
+        random, rows = self.draws.random, self.order[index]
+        steps = np.arange(self.width(rows))
+        rows = rows[:, self.own]
         targets = self.panel.targets  # a prefix ends with the last target of a step
-        prefix = targets * np.floor(self.length[rows] / targets * rng.random(rows.shape) ** SHORT)
-        whole = rng.random(rows.shape) < WHOLE
+        prefix = targets * np.floor(self.length[rows] / targets * random(rows.shape) ** SHORT)
+        whole = random(rows.shape) < WHOLE
         observed = (steps < prefix[..., None]) | whole[..., None]
-        gapped = rng.random(rows.shape) < GAPPED
-        observed &= ~(gapped[..., None] & (rng.random(observed.shape) < GAPS))
+        gapped = random(rows.shape) < GAPPED
+        observed &= ~(gapped[..., None] & (random(observed.shape) < GAPS))
         past_observed = None
         if self.panel.past is not None:  # trained without, too: sampled paths have none
-            cut = np.where(rng.random(rows.shape) < GAPPED, rng.random(rows.shape), 1.0)
+            cut = np.where(random(rows.shape) < GAPPED, random(rows.shape), 1.0)
             past_observed = observed & (steps < (cut * self.panel.y.shape[1])[..., None])
         return self.pack(rows, observed, np.ones_like(observed), past_observed)
 
@@ -262,16 +301,16 @@ class TrainingBatches(ObservationBatches):
 class HeldOutBatches(ObservationBatches):
     """The held-out items of each member at fixed prefixes. Only the steps after them count.
 
-    ``held`` is bool ``(members, rows)``, from ``held_out``.
+    ``held`` is bool ``(members, rows)``, from ``held_out``, for all members of the ensemble.
     """
 
-    def __init__(self, panel: Panel, held: np.ndarray, batch: int) -> None:
+    def __init__(self, panel: Panel, held: np.ndarray, batch: int, own: slice = ALL) -> None:
         out = [np.flatnonzero(rows) for rows in held]
         most = max(map(len, out))
         prefixes = [k * panel.targets for k in PREFIXES if k * panel.targets < panel.y.shape[1]]
         each = min(len(prefixes), math.ceil(VALIDATION_ROWS / most))
         batch = min(batch, most * each)
-        super().__init__(panel, batch, math.ceil(most * each / batch))
+        super().__init__(panel, batch, math.ceil(most * each / batch), own)
         self.order = self.by_length([np.repeat(rows, each) for rows in out], None)
         turn = np.arange(self.steps * batch).reshape(self.steps, batch, 1)
         self.prefix = np.asarray(prefixes)[turn % len(prefixes)]
@@ -279,5 +318,6 @@ class HeldOutBatches(ObservationBatches):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         rows = self.order[index]
         observed = np.arange(self.width(rows)) < self.prefix[index][..., None]
+        rows = rows[:, self.own]
         observed = np.broadcast_to(observed, (*rows.shape, observed.shape[-1]))
         return self.pack(np.maximum(rows, 0), observed, ~observed & (rows >= 0)[..., None])

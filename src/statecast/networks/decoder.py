@@ -17,6 +17,7 @@ IN_STATE = ("state", "both")  # the conditionings with which X sets the initial 
 Features = tuple[int, Sequence[int]]  # the number of numeric features; the cardinalities of codes
 NO_FEATURES: Features = (0, ())
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+ALL = slice(None)  # the members of an ensemble
 STEP_FUNCTIONS = 8  # radial basis functions of the step, evenly spaced from 0 to the horizon
 # The intervals of a standardised feature reach from minus to plus _REACH. They are wider outside
 # than in the middle, where most values are: edges are evenly spaced numbers to the power _SPREAD.

@@ -22,6 +22,7 @@ from keras import ops
 from statecast.heads.base import Readout
 from statecast.layers.initial import InitialState, starts
 from statecast.networks.decoder import (
+    ALL,
     EMPTY,
     IN_STATE,
     NO_FEATURES,
@@ -164,6 +165,8 @@ class Network(keras.Model):
         Number of codes of each categorical feature.
     members : int
         Members of the ensemble.
+    own : slice
+        The members that this network has. Its loss has the scale of the whole ensemble's.
     encoding : int
         Width of the encoded X.
     conditioning : {"state", "inputs", "both"}
@@ -198,6 +201,7 @@ class Network(keras.Model):
         numeric: int,
         cardinalities: Sequence[int],
         members: int,
+        own: slice = ALL,
         encoding: int,
         conditioning: str,
         future: Features = NO_FEATURES,
@@ -208,7 +212,8 @@ class Network(keras.Model):
         weights: Mapping[str, np.ndarray] = EMPTY,
     ) -> None:
         super().__init__(name="statecast")
-        self.decoder, self.members = decoder, members
+        self.decoder, self.ensemble, self.own = decoder, members, own
+        self.members = members = len(range(members)[own])
         rng = np.random.default_rng(seed)
         self.featured = bool(numeric or cardinalities)
         if self.featured:
@@ -250,6 +255,9 @@ class Network(keras.Model):
                 ),
             )
         self.score = MemberMean(members, decoder.head.measure)
+        # Keras would have the loss of all members in one number. Of metrics with one name, Keras
+        # shows the last one.
+        self.loss_of_members = MemberMean(members, "loss")
         self.built = True
 
     def weight_map(self) -> dict[str, Any]:
@@ -274,6 +282,12 @@ class Network(keras.Model):
             name: np.array(at_rest(weight.value), "float32", order="C")  # a copy
             for name, weight in self.weight_map().items()
         }
+
+    def begin(self, weights: Mapping[str, np.ndarray], own: slice) -> None:
+        """Become the network of other members, as many as before, with these weights."""
+        self.own = own
+        for name, weight in self.weight_map().items():
+            weight.assign(weights[name])
 
     # -- the initial state, and runs from a state -----------------------------------------
 
@@ -436,15 +450,25 @@ class Network(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The mean over members of their mean losses, over the values with weight 1.
+        """The mean over the ensemble of the members' mean losses, over the values with weight 1.
 
         ``sample_weight``, ``(rows, members, steps)``, is 1 for a value whose loss counts, else 0.
         """
         y, weight = (ops.swapaxes(ops.convert_to_tensor(v), 0, 1) for v in (y, sample_weight))
         score = ops.sum(self.decoder.head.score(Readout(**y_pred), y, weight), axis=1)
         weight = ops.sum(weight, axis=(1, 2))
+        return self.measured(score, weight)
+
+    def measured(self, score: Any, weight: Any) -> Any:
+        """The loss of a batch, from each member's sums of scores and of weights, ``(members,)``.
+
+        A member's gradients do not depend on the other members: the loss is a sum, divided by the
+        number of members of the whole ensemble.
+        """
         self.score.update_state(score, weight)
-        return ops.mean(score / ops.maximum(weight, 1.0))
+        loss = score / ops.maximum(weight, 1.0)
+        self.loss_of_members.update_state(loss, ops.ones_like(loss))
+        return ops.sum(loss) / self.ensemble
 
 
 def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,23 +21,34 @@ LINES = 5  # of progress, of a training with all epochs
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of each member's best epoch, and stops after ``patience`` epochs in which
-    no member has improved.
+    """Keeps the weights of each member's best epoch, and the members' history.
 
-    At the end of an epoch ``model.score`` has the score of each member on its held-out items.
+    ``ends`` is called after each epoch with this object. The training stops if it returns True.
 
     An interrupt by Ctrl-C, which ``interrupt`` notes, stops the training after at most one more
     batch. The epoch of this batch is scored like any other. If no epoch has ended before,
     ``KeyboardInterrupt`` is raised.
+
+    Attributes
+    ----------
+    epochs : int
+        The epochs that have ended.
+    last : int
+        The last epoch, from 1, in which a member has improved.
+    best : array, ``(members,)``, or None
+        The score of each member's best epoch; None before the end of an epoch.
+    history : dict of str to list of array, ``(members,)``
     """
 
-    def __init__(self, patience: int, interrupt: Interrupt) -> None:
+    def __init__(self, ends: Callable[[KeepBest], bool], interrupt: Interrupt) -> None:
         super().__init__()
-        self.patience = patience
+        self.ends = ends
         self.interrupt = interrupt
+        self.epochs = self.last = 0
         self.best: np.ndarray | None = None
-        self.weights: list[np.ndarray] = []
-        self.waited = 0
+        self.history: dict[str, list[np.ndarray]] = {}
+        self._weights: list[np.ndarray] = []
+        self._trained: dict[str, np.ndarray] = {}
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Not at the end of a batch: on JAX every batch would then wait for its results.
@@ -46,26 +57,57 @@ class KeepBest(keras.callbacks.Callback):
         else:
             self.interrupt.check()
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._trained = self._measured()  # before the validation of the epoch resets it
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        score = self.model.score.by_member()
+        validated = self._measured()
+        found = self._trained | {f"val_{name}": value for name, value in validated.items()}
+        for name, value in found.items():
+            self.history.setdefault(name, []).append(value)
+        score = validated[self.model.score.name]
         score = np.where(np.isnan(score), np.inf, score)  # a member that diverged is not kept
         now = [at_rest(weight.value) for weight in self.model.trainable_weights]
         if self.best is None:
-            self.best, self.weights = score, [np.array(weight) for weight in now]
+            self.best, self._weights = score, [np.array(weight) for weight in now]
             better = np.ones(len(score), bool)
         else:
             better = score < self.best
             self.best = np.where(better, score, self.best)
-            for kept, weight in zip(self.weights, now, strict=True):
+            for kept, weight in zip(self._weights, now, strict=True):
                 kept[better] = weight[better]
-        self.waited = 0 if better.any() else self.waited + 1
-        if self.waited >= self.patience or self.interrupt.count:
+        self.epochs = epoch + 1
+        if better.any():
+            self.last = self.epochs
+        if self.ends(self) or self.interrupt.count:
             self.model.stop_training = True
+
+    def _measured(self) -> dict[str, np.ndarray]:
+        """The means of the members since the metrics were reset."""
+        metrics = (self.model.loss_of_members, self.model.score)
+        return {each.name: each.by_member() for each in metrics}
+
+    def histories(self) -> dict[str, np.ndarray]:
+        """The history as arrays, float32 ``(epochs, members)``, by the names of Keras."""
+        return {name: np.stack(values) for name, values in self.history.items()}
+
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """The weights of each member's best epoch, as ``Network.weight_arrays`` has them."""
+        kept = dict(zip(map(id, self.model.trainable_weights), self._weights, strict=True))
+        return {
+            name: np.array(kept[id(weight)], "float32", order="C")
+            for name, weight in self.model.weight_map().items()
+        }
 
     def restore(self) -> None:
         """Set the weights of every member to those of its best epoch."""
-        for variable, weight in zip(self.model.trainable_weights, self.weights, strict=True):
+        for variable, weight in zip(self.model.trainable_weights, self._weights, strict=True):
             variable.assign(weight)
+
+
+def after(patience: int) -> Callable[[KeepBest], bool]:
+    """An ``ends`` of ``KeepBest``: after ``patience`` epochs in which no member has improved."""
+    return lambda keep: keep.epochs >= keep.last + patience
 
 
 class Lines(keras.callbacks.Callback):
@@ -112,43 +154,56 @@ def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     return list(callbacks)
 
 
+def mean_history(history: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """The means over the members, per epoch, of ``KeepBest.histories``."""
+    return {name: each.mean(axis=1, dtype="float64").tolist() for name, each in history.items()}
+
+
+def prepare(network: Network, updates: int, learning_rate: float, weight_decay: float) -> None:
+    """Compile ``network`` for ``train``, which then makes up to ``updates`` updates."""
+    network.compile(optimizer=adamw(learning_rate, updates, weight_decay))
+    # Built before the fit: otherwise TensorFlow traces the training step twice, which takes a
+    # quarter of the time of a short fit.
+    network.optimizer.build(network.trainable_variables)
+
+
+def all_values(network: Network) -> list[tuple[Any, np.ndarray]]:
+    """The variables of a prepared network and of its optimiser, each with a copy of its value."""
+    found = [*network.variables, *network.optimizer.variables]
+    return [(variable, np.array(at_rest(variable.value))) for variable in found]
+
+
 def train(
     network: Network,
     training: Batches,
     validation: Batches,
     *,
     epochs: int,
-    learning_rate: float,
-    weight_decay: float,
-    patience: int,
+    ends: Callable[[KeepBest], bool],
     interrupt: Interrupt,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Verbose = "auto",
-) -> dict[str, list[float]]:
-    """Fit ``network`` to the training batches.
+) -> KeepBest:
+    """Fit a prepared network to the training batches.
 
     Each member gets the weights of its best epoch on the validation batches. An interrupt, noted or
-    raised by a callback, ends the fit and keeps the best epoch so far.
+    raised by a callback, ends the fit and keeps the best epoch so far. ``ends`` is as in
+    ``KeepBest``.
 
     Returns
     -------
-    history : dict of str to list of float
-        Per epoch, as in Keras's ``History.history``.
+    KeepBest
+        With the best weights and the history.
 
     Raises
     ------
     KeyboardInterrupt
         An interrupt before the end of the first epoch, or a second one.
     """
-    network.compile(optimizer=adamw(learning_rate, epochs * len(training), weight_decay))
-    # Built before the fit: otherwise TensorFlow traces the training step twice, which takes a
-    # quarter of the time of a short fit.
-    network.optimizer.build(network.trainable_variables)
     if verbose == "auto" and (sys.stdout.isatty() or "ipykernel" in sys.modules):
         verbose = 1
     lines = [Lines(say, each=verbose == 2)] if verbose in ("auto", 2) else []
-    keep = KeepBest(patience, interrupt)
-    history = keras.callbacks.History()
+    keep = KeepBest(ends, interrupt)
     interrupt.check()
     interrupted = False
     try:
@@ -161,7 +216,7 @@ def train(
                 validation_data=validation,
                 shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
                 epochs=epochs,
-                callbacks=[keep, history, *lines, *callbacks],
+                callbacks=[keep, *lines, *callbacks],
                 verbose=int(verbose == 1),
             )
     except KeyboardInterrupt:
@@ -171,6 +226,6 @@ def train(
     if verbose != 0:
         if interrupted or interrupt.count:
             say("Interrupted: the best epoch so far is kept.")
-        say(trained_text(history.history))
+        say(trained_text(mean_history(keep.histories())))
     keep.restore()
-    return history.history
+    return keep

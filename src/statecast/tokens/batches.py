@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from statecast.networks.batches import GAPS, STEPS, Batches, padded_width
+from statecast.networks.batches import GAPS, STEPS, Batches, Draws, padded_width
+from statecast.networks.decoder import ALL
 from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN
 from statecast.tokens.decoder import TokenDecoder
@@ -37,6 +38,8 @@ class TokenBatches(Batches):
         The number of rows in a batch; all rows if they are fewer.
     seed : int, optional
         None for rows in a fixed order without masking and replacement.
+    own : slice
+        The members that are trained; see ``Batches``.
     """
 
     def __init__(
@@ -48,26 +51,31 @@ class TokenBatches(Batches):
         ends: bool,
         batch: int,
         seed: int | None = None,
+        own: slice = ALL,
     ) -> None:
         most = max(map(len, rows))
         batch = min(batch, most)
         steps = math.ceil(most / batch)
-        super().__init__(panel, batch, steps if seed is None else max(STEPS, steps))
+        super().__init__(panel, batch, steps if seed is None else max(STEPS, steps), own)
         self.rows, self.decoder, self.ends = rows, decoder, ends
-        self.rng = None if seed is None else np.random.default_rng([seed, 2])
-        self.feature_rng = None if seed is None else np.random.default_rng([seed, 5])
+        self.draws, self.feature_draws = (
+            None if seed is None else Draws(np.random.default_rng([seed, use]), len(rows), own)
+            for use in (2, 5)
+        )
         self.code = np.where(panel.mask, panel.y, decoder.gap).astype("int32")
         count = np.bincount(self.code[panel.mask], minlength=decoder.gap + 1)
         self.rare = (count == 1)[self.code] & panel.mask
-        self.order = self.by_length(rows, None) if self.rng is None else self.epoch(rows, self.rng)
+        self.order = self.by_length(rows, None)
+        self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        if self.rng is not None:
-            self.order = self.epoch(self.rows, self.rng)
+        if self.draws is not None:
+            self.order = self.epoch(self.rows, self.draws.rng)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         gap, rows = self.decoder.gap, self.order[index]
         width = padded_width(self.longest(rows) + 1) - 1  # with "start", one of few widths
+        rows = rows[:, self.own]
         code = self.code[rows]
         code = np.pad(code, [(0, 0), (0, 0), (0, max(0, width - code.shape[-1]))])[..., :width]
         steps, length = np.arange(width + 1), self.length[rows][..., None]
@@ -76,13 +84,13 @@ class TokenBatches(Batches):
         if self.ends:
             target = np.where(steps == length, END, target)
         counted = (target != gap) & (rows >= 0)[..., None]
-        if self.rng is not None:
+        if self.draws is not None:
             rare = np.pad(self.rare, [(0, 0), (0, max(0, width - self.rare.shape[1]))])
-            rare = rare[rows][..., :width] & (self.rng.random(code.shape) < 0.5)
+            rare = rare[rows][..., :width] & (self.draws.random(code.shape) < 0.5)
             code = np.where(rare, UNKNOWN, code)
             target[..., :-1][rare] = UNKNOWN
-            gapped = self.rng.random(rows.shape) < GAPPED
-            gaps = gapped[..., None] & (self.rng.random(code.shape) < GAPS)
+            gapped = self.draws.random(rows.shape) < GAPPED
+            gaps = gapped[..., None] & (self.draws.random(code.shape) < GAPS)
             code = np.where(gaps, gap, code)
         return (
             {"tokens": code, **self.static(rows)},

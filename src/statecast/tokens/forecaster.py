@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
@@ -23,7 +24,7 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import takes
 from statecast.heads.categorical import Categorical
-from statecast.networks.decoder import EMPTY
+from statecast.networks.decoder import ALL, EMPTY
 from statecast.progress import Verbose
 from statecast.state import State
 from statecast.tables.horizon import MOST_STEPS, Horizon
@@ -371,16 +372,18 @@ class TokenForecaster(StateModel[TokenSettings]):
             )
         return Companions()
 
-    def _batches(self, network: Network, panel: Panel, held: np.ndarray) -> tuple[Batches, Batches]:
+    def _batches(
+        self, decoder: TokenDecoder, panel: Panel, held: np.ndarray, own: slice = ALL
+    ) -> tuple[Batches, Batches]:
         from statecast.networks.batches import training_rows
         from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
 
-        s, decoder = self.settings, network.decoder
+        s = self.settings
         batch = s.batch_size or int(np.clip(panel.rows // 8, 16, 64))
         trained = training_rows(held)
         validated = [np.flatnonzero(rows)[:VALIDATION_ROWS] for rows in held]
-        training = TokenBatches(panel, trained, decoder, ends=s.ends, batch=batch, seed=s.seed)
-        return training, TokenBatches(panel, validated, decoder, ends=s.ends, batch=4 * batch)
+        of = partial(TokenBatches, panel, decoder=decoder, ends=s.ends, own=own)
+        return of(trained, batch=batch, seed=s.seed), of(validated, batch=4 * batch)
 
     def _learn_after(
         self,
@@ -401,13 +404,17 @@ class TokenForecaster(StateModel[TokenSettings]):
         return TokenDecoder(stack, head, s.embedding, s.tied, static, each), options
 
     def _build(
-        self, schema: Schema, seed: int, weights: Mapping[str, np.ndarray] = EMPTY
+        self,
+        schema: Schema,
+        seed: int,
+        weights: Mapping[str, np.ndarray] = EMPTY,
+        own: slice = ALL,
     ) -> Network:
         from statecast.tokens.network import TokenNetwork
 
         decoder, options = self._plan(schema)
-        dropout = self.settings.dropout
-        return TokenNetwork(decoder, **options, seed=seed, weights=weights, dropout=dropout)
+        options |= {"seed": seed, "weights": weights, "own": own}
+        return TokenNetwork(decoder, **options, dropout=self.settings.dropout)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)

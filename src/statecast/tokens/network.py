@@ -40,6 +40,26 @@ class TokenNetwork(Network):
     def __init__(self, decoder: TokenDecoder, *, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(decoder, **options)
         self.dropout = keras.layers.Dropout(dropout, seed=options.get("seed", 0))
+        # The own members as a variable: one compiled training step serves all of them.
+        self.drawn = self.add_weight(
+            name="drawn", shape=(self.members,), dtype="int32", initializer="zeros", trainable=False
+        )
+        self.drawn.assign(range(self.ensemble)[self.own])
+
+    def begin(self, weights: Mapping[str, np.ndarray], own: slice) -> None:
+        super().begin(weights, own)
+        self.drawn.assign(range(self.ensemble)[own])
+
+    def _dropped(self, x: Any, training: bool) -> Any:
+        """``x``, ``(members, ...)``, with dropout in a training step.
+
+        It is drawn for all members, so that a member has the same whichever members it is trained
+        with.
+        """
+        if not (training and self.dropout.rate):
+            return x
+        ones = ops.ones((self.ensemble, *ops.shape(x)[1:]), x.dtype)
+        return x * ops.take(self.dropout(ones, training=True), self.drawn, axis=0)
 
     def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
         decoder, weights = self.decoder, self._computed(self.cell_weights)
@@ -60,7 +80,7 @@ class TokenNetwork(Network):
         first = ops.convert_to_tensor(first)
         table = ops.reshape(weights["embedding"], (-1, decoder.embedding))
         x = ops.take(table, code + first, axis=0)
-        x = self.dropout(x, training=training)
+        x = self._dropped(x, training)
         if decoder.static:
             beside = static[:, :, None, :] + ops.zeros_like(x[..., :1])
             if not decoder.each:
@@ -68,7 +88,7 @@ class TokenNetwork(Network):
                 beside = beside * begins
             x = ops.concatenate([x, beside], axis=-1)
         y, _ = run(decoder.stack, within(weights, "cell"), x, state)
-        y = self.dropout(y, training=training)
+        y = self._dropped(y, training)
 
         raw = ops.matmul(y, weights["head/kernel"][:, None])
         if decoder.tied:
@@ -85,12 +105,12 @@ class TokenNetwork(Network):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The mean over members of their mean negative log-likelihoods, over tokens with weight 1.
+        """The mean over the ensemble of the members' mean negative log-likelihoods, over the tokens
+        with weight 1.
 
         ``sample_weight``, ``(rows, members, steps + 1)``, is 1 for a token that counts, else 0.
         """
         y, sample_weight = ops.convert_to_tensor(y), ops.convert_to_tensor(sample_weight)
         score = -ops.sum(self.decoder.head.log_likelihood(y_pred, y) * sample_weight, axis=(0, 2))
         weight = ops.sum(sample_weight, axis=(0, 2))
-        self.score.update_state(score, weight)
-        return ops.mean(score / ops.maximum(weight, 1.0))
+        return self.measured(score, weight)
