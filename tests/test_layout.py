@@ -53,6 +53,7 @@ _TRAINING = (
     "forecast.companions",
     "forecast.forecaster",
     "tokens.network",
+    "distributed.fitting",
 )
 HEAVY: dict[str, tuple[str, ...]] = {
     "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
@@ -103,6 +104,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("server.guard",),
     "starlette": ("server",),
     "orjson": ("server.wire",),
+    "ray": ("distributed",),
     "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
     "rich": ("cli",),
@@ -129,6 +131,7 @@ NOT_AT_LOAD = {
     "prometheus_client",
     "starlette",
     "orjson",
+    "ray",
     "uvicorn",
 }
 

@@ -263,6 +263,12 @@ def test_the_public_modules(name: str) -> None:
     assert set(getattr(module, "__all__", defined)) == MODULES[name]
 
 
+def test_the_public_names_of_distributed_work() -> None:
+    from statecast import distributed
+
+    assert distributed.__all__ == ["fit"]
+
+
 def test_the_public_names_of_the_export() -> None:
     from statecast.export import mlflow
 

@@ -234,6 +234,24 @@ def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
     assert run("info", "new.safetensors")[0] == 0
 
 
+def test_options_of_a_cluster_are_for_an_engine(folder: Path) -> None:
+    code, _, err = run(*FIT, "--workers", "2")
+    assert code == 2
+    assert "--workers: expected --engine too" in err
+    code, _, err = run(*FIT, "--engine", "spark")
+    assert code == 2
+    assert "'ray'" in err
+    assert not (folder / "new.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_fit_on_ray_writes_the_model(folder: Path) -> None:
+    code, _, err = run(*FIT, "--engine", "ray", "--workers", "2")
+    assert code == 0, err
+    assert "Trained member 1 for" in err
+    assert run("info", "new.safetensors")[0] == 0
+
+
 def test_a_dash_for_the_series_forecasts_from_the_static_features_alone(folder: Path) -> None:
     words = [word.replace("series.csv", "-") for word in FORECAST]
     code, out, err = run(*words, "--out", "none.csv")

@@ -3,6 +3,7 @@ nor on which of them trains a member, in which order, and how often one has to s
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -130,8 +131,8 @@ def test_members_trained_apart_are_those_trained_together_up_to_rounding(name: s
 def epochs_of(improved: np.ndarray, patience: int) -> int:
     """The epochs that an ensemble is trained for, by the definition; ``(members, epochs)``."""
     last = 0
-    for epoch, any_member in enumerate(improved.any(axis=0), 1):
-        last = epoch if any_member else last
+    for epoch in range(1, improved.shape[1] + 1):
+        last = epoch if improved[:, epoch - 1].any() else last
         if epoch - last >= patience:
             return epoch
     return improved.shape[1]
@@ -193,7 +194,7 @@ def cluster() -> Iterator[Any]:
         num_cpus=8,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
     )
     yield ray
     ray.shutdown()
@@ -258,7 +259,7 @@ def test_workers_that_end_again_and_again_are_an_error(cluster: Any) -> None:
         if own.start == 1:
             os._exit(1)
 
-    with pytest.raises(WorkerError, match=r"train member 2 .* 3 of them .* fewer workers"):
+    with pytest.raises(WorkerError, match=r"(?s)train member 2 .* 3 of them .* fewer workers"):
         fit(watched(end)(**SMALL), *curve_tables(41), workers=2, verbose=0)
 
 

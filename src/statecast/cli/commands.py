@@ -32,6 +32,7 @@ from statecast.cli.options import (
     Forbid,
     FromState,
     Future,
+    Gpus,
     Level,
     Model,
     OfTokens,
@@ -174,19 +175,35 @@ def fit(
     tokens: OfTokens = False,
     future: Future = None,
     out: Annotated[Path, typer.Option(help="The model file, .safetensors.")],
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    gpus: Gpus = None,
     settings: dict[str, Any],
 ) -> None:
     """Train a forecaster and write it to a file.
 
     One model serves every prefix length. Ctrl-C ends the training and keeps the best epoch so
     far. A second Ctrl-C, or one before the end of the first epoch, writes nothing.
+
+    With --engine ray the members of the ensemble are trained by processes of a Ray cluster. The
+    model does not depend on their number. Ctrl-C then writes nothing.
     """
     check_outputs({out: MODELS}, inputs=[series, static, future])
     forecaster = new_forecaster(tokens, settings)
+    cluster = given_only({"workers": workers, "address": address, "gpus": gpus})
+    if engine is None and cluster:
+        raise ArgumentError(f"--{next(iter(cluster))}: expected --engine too; received none.")
     # From the start of the training until the file is written, Ctrl-C is noted in a flag.
     with noted(replacing=leave_at_once, at_once=False) as interrupt:
-        with show_progress() as (_, epochs):
-            forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
+        if engine is not None:
+            from statecast.distributed.fitting import fit as fit_apart
+
+            tables = {"series": series, "static": static, "future": future}
+            fit_apart(forecaster, **tables, engine=engine, **cluster, verbose=2)
+        else:
+            with show_progress() as (_, epochs):
+                forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
         forecaster.save(out)
     ended = "Interrupted; the best epoch is kept. " * bool(interrupt.count)
     say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")

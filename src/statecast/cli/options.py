@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -228,6 +228,30 @@ Forbid = Annotated[
 Require = Annotated[
     list[str] | None,
     typer.Option(metavar="TOKEN", help=f"Tokens: first after the prefix. {_TOKENS}"),
+]
+
+Engine = Annotated[
+    Literal["ray"] | None,
+    typer.Option(help="Train the members of the ensemble on a Ray cluster.  [this process]"),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="With --engine: the most processes at once, of one CPU each.  [as there are CPUs, or "
+        "GPUs with --gpus]",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="With --engine: the address of the cluster, as ray.init takes it.  [that of "
+        "RAY_ADDRESS, or one is started on this machine]"
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="With --engine: the GPUs of a process, or a share of one.  [0]"),
 ]
 
 

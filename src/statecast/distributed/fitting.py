@@ -7,14 +7,17 @@ how often one of them had to start again.
 
 from __future__ import annotations
 
+import logging
+import os
 import queue
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -24,12 +27,12 @@ from statecast.checks import check_choice, check_whole, is_number
 from statecast.errors import ArgumentError, WorkerError
 from statecast.forecast.base import StateModel, Trained
 from statecast.interrupt import Interrupt
-from statecast.networks.batches import Batches
 from statecast.progress import Verbose, check_verbose, say
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 
 if TYPE_CHECKING:
+    from statecast.networks.batches import Batches
     from statecast.networks.network import Network
     from statecast.networks.training import KeepBest
 
@@ -359,7 +362,7 @@ def train_apart(
     weights = forecaster._build(schema, s.seed).weight_arrays()
     policy = keras.config.dtype_policy().name
     job = Job(type(forecaster), forecaster._given, schema, panel, held, weights, policy)
-    schedule, deaths = Schedule(s.ensemble, s.epochs, s.patience), Counter[int]()
+    schedule, deaths = Schedule(s.ensemble, s.epochs, s.patience), Counter[int | None]()
     team = team_of(job)
     try:
         for _ in range(min(s.ensemble, workers or team.capacity())):
@@ -377,10 +380,9 @@ def train_apart(
                         say(f"Trained member {member + 1} for {found.epochs} epochs.")
                     continue
                 member = schedule.lost(worker)
-                if member is not None:
-                    deaths[member] += 1
-                    if deaths[member] == _DEATHS:
-                        raise WorkerError(_ended_text(member, found)) from found
+                deaths[member] += 1
+                if deaths[member] == _DEATHS:
+                    raise WorkerError(_ended_text(member, found)) from found
                 team.add()
     finally:
         team.end()
@@ -394,11 +396,17 @@ def train_apart(
     )
 
 
-def _ended_text(member: int, error: BaseException) -> str:
+def _ended_text(member: int | None, error: BaseException) -> str:
+    why = str(error).strip()[:1000]
+    if member is None:
+        return (
+            f"Expected workers that can start; {_DEATHS} of them have ended before. The last one: "
+            f"{why}\nInstall Statecast and the backend on all machines of the cluster."
+        )
     return (
         f"Expected workers that train member {member + 1} to its end; {_DEATHS} of them have ended "
-        f"before, the last one with: {str(error).strip()[:500]} If their machines have too little "
-        "memory, ask for fewer workers, or fit with a smaller batch_size or fewer units."
+        f"before. The last one: {why}\nIf their machines have too little memory, ask for fewer "
+        "workers, or fit with a smaller batch_size or fewer units."
     )
 
 
@@ -408,9 +416,8 @@ def _ended_text(member: int, error: BaseException) -> str:
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     """Connect to Ray, unless this process is connected; disconnect afterwards."""
-    import os
-
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         if address is not None:
@@ -425,8 +432,8 @@ def _connected(address: str | None) -> Iterator[None]:
     else:
         start = partial(ray.init, address=address)
     try:
-        start(log_to_driver=False, logging_level="error", configure_logging=False)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        start(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ArgumentError(
             f"address: expected a Ray cluster, received {address!r}: {error}"
         ) from error
@@ -439,8 +446,6 @@ def _connected(address: str | None) -> Iterator[None]:
 def _alone() -> Callable[..., Any]:
     """What starts Ray on this machine, so that its services listen on the loopback interface only,
     as Ray has it on macOS and Windows. Ray itself makes a token, which its services ask for."""
-    import os
-
     import ray
     from ray._private import ray_constants
 
@@ -471,14 +476,14 @@ class Team:
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
                 "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             }
-        packages = ("statecast", "keras", backend)
-        self.versions = _versions(packages)
+        self.versions = _versions()
 
         class Actor(Worker):
             def versions(self) -> dict[str, str]:
-                return _versions(packages)
+                return _versions()
 
-        self.actor = ray.remote(Actor).options(
+        remote: Any = ray.remote(Actor)
+        self.actor = remote.options(
             num_cpus=1,
             num_gpus=gpus,
             max_restarts=0,
@@ -544,5 +549,10 @@ class Team:
             self.ray.kill(worker)
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    return {name: import_module(name).__version__ for name in packages}
+def _versions() -> dict[str, str]:
+    """The versions of what a member's weights depend on."""
+    import keras
+
+    backend = keras.backend.backend()  # which Keras has imported
+    found = {"statecast": version("statecast"), "keras": keras.__version__}
+    return found | {backend: sys.modules[backend].__version__}
