@@ -227,6 +227,7 @@ ERRORS = {
     "StateError": ValueError,
     "StoreError": RuntimeError,
     "VersionError": ValueError,
+    "WorkerError": RuntimeError,
 }
 
 
