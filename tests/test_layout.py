@@ -104,7 +104,6 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("server.guard",),
     "starlette": ("server",),
     "orjson": ("server.wire",),
-    "ray": ("distributed",),
     "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
     "rich": ("cli",),
@@ -131,7 +130,6 @@ NOT_AT_LOAD = {
     "prometheus_client",
     "starlette",
     "orjson",
-    "ray",
     "uvicorn",
 }
 

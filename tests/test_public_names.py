@@ -227,7 +227,6 @@ ERRORS = {
     "StateError": ValueError,
     "StoreError": RuntimeError,
     "VersionError": ValueError,
-    "WorkerError": RuntimeError,
 }
 
 
@@ -262,12 +261,6 @@ def test_the_public_modules(name: str) -> None:
         if not each.startswith("_") and getattr(value, "__module__", None) == module.__name__
     }
     assert set(getattr(module, "__all__", defined)) == MODULES[name]
-
-
-def test_the_public_names_of_distributed_work() -> None:
-    from statecast import distributed
-
-    assert distributed.__all__ == ["fit"]
 
 
 def test_the_public_names_of_the_export() -> None:

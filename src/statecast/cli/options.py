@@ -230,28 +230,36 @@ Require = Annotated[
     typer.Option(metavar="TOKEN", help=f"Tokens: first after the prefix. {_TOKENS}"),
 ]
 
-Engine = Annotated[
+_CLUSTER = "Training on a cluster"
+FitEngine = Annotated[
     Literal["ray"] | None,
-    typer.Option(help="Train the members of the ensemble on a Ray cluster.  [this process]"),
+    typer.Option(
+        help="Train the members of the ensemble on a Ray cluster.  [this process]",
+        rich_help_panel=_CLUSTER,
+    ),
 ]
-Workers = Annotated[
+FitWorkers = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="With --engine: the most processes at once, of one CPU each.  [as there are CPUs, or "
-        "GPUs with --gpus]",
+        help="The most processes at once, of one CPU each.  [as there are CPUs, or GPUs with "
+        "--gpus]",
+        rich_help_panel=_CLUSTER,
     ),
 ]
-Address = Annotated[
+FitAddress = Annotated[
     str | None,
     typer.Option(
-        help="With --engine: the address of the cluster, as ray.init takes it.  [that of "
-        "RAY_ADDRESS, or one is started on this machine]"
+        help="Of the cluster, as ray.init takes it.  [that of RAY_ADDRESS, or a Ray is started on "
+        "this machine]",
+        rich_help_panel=_CLUSTER,
     ),
 ]
 Gpus = Annotated[
     float | None,
-    typer.Option(metavar="N", help="With --engine: the GPUs of a process, or a share of one.  [0]"),
+    typer.Option(
+        metavar="N", help="Of a process, or a share of one.  [0]", rich_help_panel=_CLUSTER
+    ),
 ]
 
 

@@ -158,7 +158,8 @@ def _call(work: Work, task: Task) -> Any:
 
 @contextmanager
 def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
-    """The connection to Ray of this process, one to ``address``, or a new local Ray.
+    """The connection to Ray of this process, one to ``address``, or to that of the environment
+    variable RAY_ADDRESS, or a new local Ray.
 
     What this function starts it also stops. A new Ray listens on 127.0.0.1 alone, has no dashboard,
     and asks for its token, as it does by default (``RAY_AUTH_MODE=token``).
@@ -169,6 +170,7 @@ def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
         An address beside a connection; an address where no Ray is.
     """
     import ray
+    from ray._private import ray_constants
 
     if ray.is_initialized():
         if address is not None:
@@ -178,18 +180,18 @@ def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
             )
         yield
         return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None and not os.environ.get("RAY_ADDRESS"):
+        options |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        # Ray listens on the loopback interface only if it is told that there are no clusters, as on
+        # macOS and Windows: its processes by the variable, this one by what it read on import.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    else:
+        options["address"] = address
     try:
-        if address is not None:
-            ray.init(address, log_to_driver=False)
-        else:
-            ray.init(
-                num_cpus=workers,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-    except (ConnectionError, ValueError) as error:
+        ray.init(**options)
+    except (OSError, RuntimeError, ValueError) as error:
         raise ArgumentError(f"address: Ray cannot be reached or started: {error}") from error
     try:
         yield

@@ -7,14 +7,11 @@ how often one of them had to start again.
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +21,7 @@ import numpy as np
 
 from statecast import process
 from statecast.checks import check_choice, check_whole, is_number
+from statecast.distributed.engines import ray_started
 from statecast.errors import ArgumentError, WorkerError
 from statecast.forecast.base import StateModel, Trained
 from statecast.interrupt import Interrupt
@@ -114,7 +112,7 @@ def fit(
         raise ArgumentError(f"gpus: expected a number from 0 to 64, received {gpus!r:.80}.")
     check_verbose(verbose)
     process.check_extra("ray", ["ray"], "A fit on Ray")
-    with _connected(address):
+    with ray_started(workers, address):
         train = partial(train_apart, forecaster, partial(Team, gpus=gpus), workers, verbose)
         return forecaster._fit(series, static, future, train, verbose)
 
@@ -411,47 +409,6 @@ def _ended_text(member: int | None, error: BaseException) -> str:
 
 
 # -- Ray -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Connect to Ray, unless this process is connected; disconnect afterwards."""
-    import ray
-    from ray.exceptions import RayError
-
-    if ray.is_initialized():
-        if address is not None:
-            raise ArgumentError(
-                f"address: expected none, as this process is connected to Ray; received "
-                f"{address!r}. Leave it out, or call ray.shutdown() first."
-            )
-        yield
-        return
-    if address is None and not os.environ.get("RAY_ADDRESS"):
-        start = _alone()
-    else:
-        start = partial(ray.init, address=address)
-    try:
-        start(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise ArgumentError(
-            f"address: expected a Ray cluster, received {address!r}: {error}"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _alone() -> Callable[..., Any]:
-    """What starts Ray on this machine, so that its services listen on the loopback interface only,
-    as Ray has it on macOS and Windows. Ray itself makes a token, which its services ask for."""
-    import ray
-    from ray._private import ray_constants
-
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's processes
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which read the variable on import
-    return partial(ray.init, address="local", include_dashboard=False)
 
 
 class Team:
