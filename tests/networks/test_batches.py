@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from statecast.networks.batches import (
     padded_width,
     training_rows,
 )
-from statecast.tables.panel import Panel
+from statecast.tables.panel import Covariates, Panel
 from statecast.tables.schema import Schema
 
 pytestmark = pytest.mark.backends
@@ -74,6 +76,43 @@ def test_every_member_is_trained_on_its_rows_and_validated_on_the_others(drawn) 
         np.testing.assert_array_equal(trained, own)
         left = np.unique(stopping.order[..., member])
         np.testing.assert_array_equal(left[left >= 0], np.flatnonzero(held[member]))
+
+
+@given(ragged(), st.integers(1, 16), st.integers(0, 99), st.data())
+def test_a_member_has_the_same_batches_whichever_members_it_is_trained_with(
+    drawn, batch: int, seed: int, data: st.DataObject
+) -> None:
+    """To the bit, in every epoch: prefixes, gaps, and feature dropout of X and of covariates."""
+    panel, held = drawn
+    rng = np.random.default_rng(seed)
+    rows, steps = panel.y.shape
+    panel = replace(
+        panel,
+        numeric=rng.normal(size=(rows, 4)).astype("float32"),
+        codes=rng.integers(0, 5, (rows, 2)).astype("int32"),
+        past=Covariates(
+            rng.normal(size=(rows, steps, 2)).astype("float32"),
+            rng.integers(0, 3, (rows, steps, 1)).astype("int32"),
+            rng.random((rows, steps)) < 0.9,
+        ),
+    )
+    first = data.draw(st.integers(0, len(held) - 1))
+    own = slice(first, data.draw(st.integers(first + 1, len(held))))
+    pairs = [
+        (TrainingBatches(panel, held, batch, seed), TrainingBatches(panel, held, batch, seed, own)),
+        (HeldOutBatches(panel, held, batch), HeldOutBatches(panel, held, batch, own)),
+    ]
+    for every, part in pairs:
+        assert len(every) == len(part)
+        for _ in range(2):
+            for index in range(len(every)):
+                for found, expected in zip(part[index], every[index], strict=True):
+                    named = found if isinstance(found, dict) else {"": found}
+                    for name, value in named.items():
+                        all_members = expected[name] if name else expected
+                        np.testing.assert_array_equal(value, all_members[:, own])
+            every.on_epoch_end()
+            part.on_epoch_end()
 
 
 @given(st.integers(1, 100_000))
