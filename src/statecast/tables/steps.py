@@ -90,13 +90,13 @@ class Series:
         self._first = next(batches)
         self._lengths: list[int] = []
         self._targets = self._first.y.shape[1]
-        forms = {self._first.form}
+        forms = [self._first.form]
         second = next(batches, None)
         if second is not None:
             try:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
                 for batch in chain((self._first, second), batches):
-                    forms.add(batch.form)
+                    forms.append(batch.form)
                     self._lengths.append(len(batch.row))
                     for array in (batch.row, batch.when, batch.y):
                         self._file.write(array.tobytes())
@@ -108,6 +108,7 @@ class Series:
                     "variable TMPDIR."
                 ) from error
         self.label = self._first.label
+        # The first of them, or the first with times of day.
         self.form = max(forms, key=lambda form: form.type == "Datetime")
 
     @property
