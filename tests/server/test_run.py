@@ -201,6 +201,17 @@ def test_a_port_that_is_taken(model: Path, tmp_path: Path) -> None:
         serve(sessions, port=other.getsockname()[1])
 
 
+def test_a_command_that_cannot_listen_makes_no_store(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = ["--port", str(other.getsockname()[1])]
+        for options in (taken, ["--host", "0.0.0.0"], ["--host", "no such host", "--no-token"]):
+            store = tmp_path / "items.db"
+            code, _, err = run("serve", str(model), "--store", str(store), *options)
+            assert code == 2
+            assert "host" in err or "address" in err or "port" in err
+            assert not store.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -663,11 +663,13 @@ def serve(
         raise ArgumentError("Expected one of --token-file and --no-token; received both.")
     token = None if token_file is None else read_token(token_file)
     from statecast.server.application import PACKAGES
+    from statecast.server.run import check_address
     from statecast.server.run import serve as serve_sessions
     from statecast.sessions.sessions import Sessions
     from statecast.tokens.forecaster import load_model
 
     check_extra("serve", ("apsw", *PACKAGES))
+    check_address(host, port, guarded=token is not None or no_token)
     sessions: Any = Sessions  # which checks the policy and the durability
     with sessions(load_model(model), store, policy=policy, durability=durability) as opened:
         serve_sessions(

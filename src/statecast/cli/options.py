@@ -265,7 +265,7 @@ Gpus = Annotated[
 
 def read_context(
     context: tuple[Path, Path] | None, future: str | None
-) -> tuple[Path, Path, Path | None] | None:
+) -> tuple[Path, Path, str | None] | None:
     """Return ``--context`` as the argument of a forecaster. Its future covariates are in
     ``--future``, which may have rows of other items."""
     return None if context is None else (*context, future)

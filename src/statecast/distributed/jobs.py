@@ -93,12 +93,12 @@ def forecast_files(
     ``sources`` are paths, folders, patterns or URLs, by "series", "static" and "future".
     """
     begun = time.monotonic()
-    folder, key = _Folder.of(out), scoring.model.schema.id_col
+    key = scoring.model.schema.id_col
     files = {
         role: ParquetFiles.find(source, role).with_columns(scoring.columns(role))
         for role, source in sources.items()
     }
-    tables = _Tables(files, key)
+    tables, folder = _Tables(files, key), _Folder.of(out)
     _begin(folder, scoring, sorted(files), partition, rows, overwrite)
     receipts = _complete(folder, tables.made_from)
     if receipts is not None:

@@ -66,13 +66,7 @@ def serve(
     MissingExtraError
         The extra is not installed: ``pip install 'statecast[serve]'``.
     """
-    check_whole("port", port, 0, 65_535)
-    if token is None and not without_token and not _is_local(host):
-        raise ArgumentError(
-            f"host: expected an address of this machine alone, such as 127.0.0.1, as there is no "
-            f"token; received {host!r}. Name a token (`--token-file`), or say that there is none "
-            "(`--no-token`; in Python without_token=True)."
-        )
+    check_address(host, port, guarded=token is not None or without_token)
     served = application(
         sessions, token=token, without_token=without_token, limits=limits, name=name
     )
@@ -87,6 +81,27 @@ def serve(
         server.run(sockets=copies_of(listener))
         LOG.info("stopped")
         gc.unfreeze()
+
+
+def check_address(host: str, port: int, *, guarded: bool) -> None:
+    """Check that a server may and can listen at an address, before a store is opened for it.
+
+    ``guarded`` says whether other machines may ask: with a token, or since they are let.
+
+    Raises
+    ------
+    ArgumentError
+        As ``serve``.
+    """
+    check_whole("port", port, 0, 65_535)
+    if not guarded and not _is_local(host):
+        raise ArgumentError(
+            f"host: expected an address of this machine alone, such as 127.0.0.1, as there is no "
+            f"token; received {host!r}. Name a token (`--token-file`), or say that there is none "
+            "(`--no-token`; in Python without_token=True)."
+        )
+    with listening(host, port):
+        pass
 
 
 def server_of(served: Guard, limits: Limits) -> uvicorn.Server:

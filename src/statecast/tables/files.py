@@ -342,7 +342,7 @@ def _local(path: str) -> list[File]:
     """The files that a path of this machine names."""
     place = Path(path)
     if place.is_file():
-        found = [place]
+        found = [place] if place.suffix.lower() == ".parquet" else []
     elif place.is_dir():
         found = [each for each in place.rglob("*.parquet") if _shown(each.relative_to(place).parts)]
     else:
