@@ -25,10 +25,11 @@ import streams
 from curves import T, curve_tables, prefixes_of
 from effort import CI
 from statecast import distributed
+from statecast.distributed.engines import engine_of
 from statecast.distributed.frames import _whole_items
 from statecast.distributed.jobs import bucket_of, forecast_files
 from statecast.distributed.scoring import Scoring
-from statecast.errors import ArgumentError, DataError, DataWarning, JobError
+from statecast.errors import ArgumentError, DataError, DataWarning, JobError, WorkerError
 from words import fitted_words, word_prefixes, word_tables
 
 ITEMS, UNTIL = 120, T
@@ -468,6 +469,20 @@ def test_an_engine_gives_what_one_call_gives(engine: str, job: Any) -> None:
             until=UNTIL,
             verbose=0,
         )
+
+
+def _die(task: int) -> None:
+    if task == 3:
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_always_dies_ends_the_job(engine: str) -> None:
+    with (
+        pytest.raises(WorkerError, match="died 4 times"),
+        engine_of(engine, 2, None) as run,
+    ):
+        list(run(_die, range(6)))
 
 
 @pytest.mark.slow

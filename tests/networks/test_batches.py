@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from statecast.networks.batches import (
     LARGEST_BATCH,
+    Draws,
     HeldOutBatches,
     TrainingBatches,
     drop_features,
@@ -135,7 +136,7 @@ def test_a_dropped_feature_is_missing_or_new_and_the_others_stay(shape, n, m, se
     gap = rng.random(value.shape) < 0.2
     numeric = np.concatenate([np.where(gap, 0, value), gap], axis=-1, dtype="float32")
     codes = rng.integers(0, 5, (*shape, m)).astype("int32")
-    numbers, found = drop_features(numeric, codes, rng)
+    numbers, found = drop_features(numeric, codes, Draws(rng, codes.shape[1]))
     assert (numbers.dtype, found.dtype) == (numeric.dtype, codes.dtype)
     flag = numbers[..., n:] > 0
     assert (flag | ~gap).all()
@@ -145,7 +146,7 @@ def test_a_dropped_feature_is_missing_or_new_and_the_others_stay(shape, n, m, se
 
 def test_feature_dropout_masks_any_share_of_some_rows_and_nothing_of_most() -> None:
     features = np.zeros((2000, 1, 40), "float32"), np.full((2000, 1, 20), 2, "int32")
-    numbers, codes = drop_features(*features, np.random.default_rng(0))
+    numbers, codes = drop_features(*features, Draws(np.random.default_rng(0), 1))
     share = np.concatenate([numbers[..., 20:] > 0, codes < 2], axis=-1).mean(axis=(1, 2))
     assert 0.6 < (share == 0).mean() < 0.8
     assert share.max() > 0.9

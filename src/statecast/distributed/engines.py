@@ -204,6 +204,9 @@ def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _spark(workers: int | None, address: str | None) -> Iterator[Run]:
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
     with _spark_started(workers, address) as session:
 
         def run(work: Work, tasks: Sequence[Task]) -> Iterator[Any]:
@@ -222,7 +225,12 @@ def _spark(workers: int | None, address: str | None) -> Iterator[Run]:
                 return
             rows = [(pickle.dumps(task),) for task in tasks]
             frame = session.createDataFrame(rows, "task binary").repartition(len(rows))
-            for row in frame.mapInArrow(work_on, "result binary").collect():
+            try:
+                found = frame.mapInArrow(work_on, "result binary").collect()
+            except (PySparkException, Py4JError) as error:
+                # Its text says that a task failed, and not that its worker died.
+                raise _died() from error
+            for row in found:
                 yield pickle.loads(row.result)
 
         yield run
