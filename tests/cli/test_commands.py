@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_writes_the_model(
 def test_options_of_a_cluster_are_for_an_engine(folder: Path) -> None:
     code, _, err = run(*FIT, "--workers", "2")
     assert code == 2
-    assert "--workers: expected --engine too" in err
+    assert "--workers is for work with --engine" in err
     code, _, err = run(*FIT, "--engine", "spark")
     assert code == 2
     assert "'ray'" in err

@@ -195,8 +195,8 @@ def fit(
     check_outputs({out: MODELS}, inputs=[series, static, future])
     forecaster = new_forecaster(tokens, settings)
     cluster = given_only({"workers": workers, "address": address, "gpus": gpus})
-    if engine is None and cluster:
-        raise ArgumentError(f"--{next(iter(cluster))}: expected --engine too; received none.")
+    if engine is None:
+        refuse_without_engine({f"--{name}": value for name, value in cluster.items()})
     # From the start of the training until the file is written, Ctrl-C is noted in a flag.
     with noted(replacing=leave_at_once, at_once=False) as interrupt:
         if engine is not None:

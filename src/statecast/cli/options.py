@@ -409,7 +409,7 @@ def refuse_for_numbers(options: Mapping[str, Any]) -> None:
 
 def refuse_without_engine(options: Mapping[str, Any]) -> None:
     """Raise ``ArgumentError`` for options that need ``--engine``."""
-    _refuse(options, "is for forecasts in parts: give --engine too, or leave it out.")
+    _refuse(options, "is for work with --engine: give it too, or leave this out.")
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:
