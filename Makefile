@@ -88,7 +88,7 @@ sanitize: $(VENV)/.all
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
 # They take hours, or are modules of those that do.
-by_hand := accuracy comparison handmade peers reserving serving
+by_hand := accuracy comparison distributed handmade peers reserving serving
 
 bench: $(VENV)/.all
 	@$(PIP) -e '.[bench]'

@@ -251,6 +251,7 @@ def times(out: Path) -> dict[str, int]:
 def test_a_job_goes_on_where_it_was(job: Any) -> None:
     sources, out = job
     model = streams.plain()
+    begun = time.time()
     assert serially(model, sources, out, until=UNTIL).kept == 0
     before, expected = times(out), forecasts(out)
     assert len(before) > 4
@@ -267,6 +268,8 @@ def test_a_job_goes_on_where_it_was(job: Any) -> None:
     manifest = json.loads((out / "_statecast/manifest.json").read_text())
     for receipt in manifest["parts"]:
         assert (out / receipt["file"]).stat().st_size == receipt["bytes"]
+        ended = receipt["begun"] + receipt["seconds"]
+        assert begun <= receipt["begun"] < ended < time.time()
 
 
 def test_parts_whose_input_changed_are_computed_again(job: Any) -> None:

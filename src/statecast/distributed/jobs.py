@@ -599,6 +599,7 @@ def _forecast_part(
     text of an error."""
     import pyarrow.compute as pc
 
+    begun, clock = time.time(), time.monotonic()
     warned: list[str] = []
     try:
         tables = {role: part.read(role, key) for role in ROLES}
@@ -615,6 +616,8 @@ def _forecast_part(
             "checksum": f"blake2b:{hashlib.blake2b(data, digest_size=16).hexdigest()}",
             "items": pc.count_distinct(found.column(key)).as_py(),
             "rows": len(found),
+            "begun": begun,
+            "seconds": time.monotonic() - clock,
             "first": _shown(part.first),
             "before": _shown(part.before),
             "made_from": part.made_from,
