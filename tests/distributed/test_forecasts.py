@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import streams
 from curves import T, curve_tables, prefixes_of
 from effort import CI
-from statecast import distributed
+from statecast import Forecaster, distributed
 from statecast.distributed.engines import engine_of
 from statecast.distributed.frames import _whole_items
 from statecast.distributed.jobs import bucket_of, forecast_files
@@ -393,8 +393,9 @@ def test_arguments_are_refused_before_any_work(job: Any, tmp_path: Path) -> None
     for options, word in refused:
         with pytest.raises(ArgumentError, match=word):
             distributed.forecast(model, **paths, out=out, **options)
-    with pytest.raises(ArgumentError, match="out"):
-        distributed.forecast(model, **paths, until=UNTIL)
+    for nothing in (None, ""):
+        with pytest.raises(ArgumentError, match="out"):
+            distributed.forecast(model, **paths, out=nothing, until=UNTIL)
     with pytest.raises(ArgumentError, match="Use `predict`"):
         distributed.forecast(model, items()[0], out=out, until=UNTIL)
     with pytest.raises(ArgumentError, match="received neither"):
@@ -412,6 +413,132 @@ def test_a_warning_of_parts_is_issued_once(job: Any) -> None:
     with pytest.warns(DataWarning, match="group") as found:
         serially(streams.plain(), sources, out, until=UNTIL)
     assert 0 < len(found) <= 6
+
+
+def test_whole_numbers_and_ids_of_other_types(tmp_path: Path) -> None:
+    """Types that `predict` takes, with the type of the series' ids in the result."""
+    series, static = items(30)
+    static = static.with_columns(level=(pl.col("level") * 3).round())
+    model = Forecaster(units=4, ensemble=2, epochs=1, encoding=4)
+    model.fit(series.filter(pl.col("y") > 0), static, verbose=0)
+    series = series.with_columns(pl.col("y").round().cast(pl.Int64))
+    static = static.with_columns(pl.col("level").cast(pl.Int8))
+    text = pl.col("unique_id").cast(pl.String)
+    for number, (own, other) in enumerate(
+        (
+            ([], []),
+            ([pl.col("unique_id").cast(pl.Int32)], []),
+            ([], [pl.col("unique_id").cast(pl.Int16)]),
+            ([text.str.zfill(80)], [text.str.zfill(80)]),
+            ([text.str.zfill(3).cast(pl.Categorical)], [text.str.zfill(3).cast(pl.Categorical)]),
+        )
+    ):
+        tables = series.with_columns(own), static.with_columns(other)
+        folder = tmp_path / str(number)
+        sources = {"series": written(tables[0], folder / "s", 2, 20)}
+        sources["static"] = written(tables[1], folder / "x", 2, 20)
+        expected = expected_of(model, *tables, until=UNTIL)
+        for partition in ("input", "hash"):
+            serially(model, sources, folder / partition, partition=partition, until=UNTIL)
+            found = forecasts(folder / partition)
+            same(found.cast(expected.schema), expected)
+            assert found.schema["ds"] == expected.schema["ds"]
+
+
+def test_types_that_differ_between_files_are_widened(tmp_path: Path) -> None:
+    series, static = items(30)
+    first, second = series[:20], series[20:]
+    for name, part in (("0", first.cast({"unique_id": pl.Int32, "y": pl.Float32})), ("1", second)):
+        written(part, tmp_path / "s" / name, 1, 10)
+    pl.DataFrame({"unique_id": [], "ds": [], "y": []}).write_parquet(tmp_path / "s/empty.parquet")
+    sources = {"series": tmp_path / "s", "static": written(static, tmp_path / "x", 1, 10)}
+    out = tmp_path / "out"
+    serially(streams.plain(), sources, out, until=UNTIL)
+    narrow = series.with_columns(
+        y=pl.concat([first["y"].cast(pl.Float32).cast(pl.Float64), second["y"]])
+    )
+    same(forecasts(out), expected_of(streams.plain(), narrow, static, until=UNTIL))
+
+
+def test_ids_of_several_types_are_refused(job: Any) -> None:
+    sources, out = job
+    for path in sources["static"].glob("*"):
+        pl.read_parquet(path).cast({"unique_id": pl.String}).write_parquet(path)
+    with pytest.raises(DataError, match=r"int64 \(series\) and .*string \(static\)"):
+        serially(streams.plain(), sources, out, until=UNTIL)
+    with pytest.raises(DataError, match="Expected a static table"):
+        serially(streams.plain(), {"series": sources["series"]}, out, until=UNTIL)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("partition", ["input", "hash"])
+def test_files_that_are_written_again_meanwhile_are_found(job: Any, partition: str) -> None:
+    """No part mixes the old rows and the new ones."""
+    sources, out = job
+    model, bad = streams.plain(), sources["series"] / "003.parquet"
+
+    def late(work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        for number, task in enumerate(tasks):
+            yield work(task)
+            if number == 0:
+                table = pl.read_parquet(bad).with_columns(pl.col("y") + 1)
+                table.write_parquet(bad, row_group_size=17)
+
+    scoring, paths = Scoring(model, {"until": UNTIL}), {k: str(v) for k, v in sources.items()}
+    options: Any = {"partition": partition, "rows": 30, "overwrite": False, "verbose": 0}
+    with pytest.raises(JobError, match=r"003\.parquet.*written again"):
+        forecast_files(scoring, paths, str(out), nullcontext(late), **options)
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    serially(model, sources, out, partition=partition, until=UNTIL)
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL))
+
+
+def test_files_of_others_are_left_alone_and_damaged_ones_are_no_matter(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+    serially(model, sources, out, until=UNTIL)
+    before, own = forecasts(out), out / "_statecast"
+    (out / "part-mine.csv").write_text("mine")
+    for text in ("[]", "5", "{}", '{"parts": []}', "xx", "null"):
+        (own / "manifest.json").write_text(text)
+        (own / "part-00001.json").write_text(text)
+        serially(model, sources, out, until=UNTIL, level=80)  # the default
+        same(forecasts(out), before)
+        (own / "job.json").write_text(text)
+        with pytest.raises((DataError, ArgumentError), match="overwrite=True"):
+            serially(model, sources, out, until=UNTIL)
+        (out / "part-mine.csv").unlink()
+        serially(model, sources, out, until=UNTIL, overwrite=True)
+        (out / "part-mine.csv").write_text("mine")
+    serially(model, sources, out, until=UNTIL)
+    assert (out / "part-mine.csv").read_text() == "mine"
+
+
+def test_a_piece_of_a_writer_that_was_killed_is_no_matter(job: Any) -> None:
+    sources, out = job
+    model = streams.plain()
+
+    def killed(work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if hasattr(task, "made_from"):  # a part, after the pieces
+                raise KeyboardInterrupt
+            yield work(task)
+
+    scoring, paths = Scoring(model, {"until": UNTIL}), {k: str(v) for k, v in sources.items()}
+    options: Any = {"partition": "hash", "rows": 30, "overwrite": False, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        forecast_files(scoring, paths, str(out), nullcontext(killed), **options)
+    (folder,) = list((out / "_statecast/pieces/series").glob("*0"))
+    (folder / ".0.parquet.0123456789abcdef.statecast.part").write_bytes(b"cut")
+    serially(model, sources, out, partition="hash", until=UNTIL)
+    series, static = (pl.read_parquet(sources[name] / "*") for name in ("series", "static"))
+    same(forecasts(out), expected_of(model, series, static, until=UNTIL))
+
+
+def test_a_folder_within_a_table_is_refused(job: Any) -> None:
+    sources, _ = job
+    with pytest.raises(ArgumentError, match="outside of the series table"):
+        serially(streams.plain(), sources, sources["series"] / "out", until=UNTIL)
 
 
 # -- engines ---------------------------------------------------------------------------------------
@@ -528,7 +655,7 @@ def test_a_worker_that_is_killed_changes_nothing(engine: str, tmp_path: Path) ->
 
 _DRIVER = """
 import sys
-from statecast import distributed
+from statecast import Forecaster, distributed
 if __name__ == "__main__":
     model, series, static, out, engine = sys.argv[1:]
     report = distributed.forecast(model, series, static, out=out, engine=engine, workers=2,

@@ -354,7 +354,11 @@ def forecast(
         from statecast.distributed.forecasts import forecast as forecast_in_parts
 
         given = given_only(begun | {"future": future, "out": out} | job)
-        report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
+        try:
+            report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
+        except KeyboardInterrupt:
+            say("Interrupted; parts that are complete are kept. Repeat the command to go on.")
+            raise typer.Exit(130) from None
         say(
             f"Wrote {report.rows:,} rows for {report.items:,} items to {out}, in {report.parts:,} "
             f"parts ({report.kept:,} were there), in {report.seconds:.1f} s."

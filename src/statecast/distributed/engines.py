@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -66,7 +67,13 @@ def engine_of(name: str, workers: int | None, address: str | None) -> AbstractCo
     return nullcontext(partial(_in_processes, workers or _cpus()))
 
 
-def _died() -> WorkerError:
+def _died(*, began: bool = True) -> WorkerError:
+    if not began:
+        return WorkerError(
+            "New processes ended before any part was computed. A script that starts processes "
+            'needs `if __name__ == "__main__":` around its calls, as with `multiprocessing`. If it '
+            "has it, choose fewer workers or fewer rows= of a part, for their memory."
+        )
     return WorkerError(
         f"A worker died {RETRIES + 1} times while it computed the same part. Has it too little "
         "memory? Choose fewer workers or fewer rows= of a part, and run the job again: parts that "
@@ -89,12 +96,13 @@ def _in_processes(most: int, work: Work, tasks: Sequence[Task]) -> Iterator[Any]
     started, and each task that was handed out has died once.
     """
     left, died = list(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0)
+    count = len(left)
     while left:
         workers = min(most, len(left))
         # Not forked: the threads of a backend would be missing.
         context = multiprocessing.get_context("spawn")
         threads = max(1, _cpus() // workers)
-        with ProcessPoolExecutor(workers, context, _set_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (threads,)) as pool:
             handed = dict[Future[Any], int]()
             waiting = iter(list(left))
             try:
@@ -111,14 +119,22 @@ def _in_processes(most: int, work: Work, tasks: Sequence[Task]) -> Iterator[Any]
                 for number in handed.values():
                     died[number] += 1
                     if died[number] > RETRIES:
-                        raise _died() from None
+                        raise _died(began=len(left) < count) from None
             finally:
                 pool.shutdown(cancel_futures=True)
 
 
-def _set_threads(threads: int) -> None:
-    """Let a process compute on its share of the CPUs."""
+def _begin(threads: int) -> None:
+    """Let a process compute on its share of the CPUs, and end with the one that started it."""
     os.environ["STATECAST_THREADS"] = str(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # a parent that was killed ends no process
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 # -- Ray -------------------------------------------------------------------------------------------
@@ -248,6 +264,7 @@ def _spark_started(workers: int | None, address: str | None) -> Iterator[Any]:
     ArgumentError
         An address beside a session.
     """
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
@@ -271,12 +288,18 @@ def _spark_started(workers: int | None, address: str | None) -> Iterator[Any]:
             builder = builder.config(name, value)
     else:
         builder = builder.master(address)
-    if "PYSPARK_PYTHON" in os.environ:
+    given = os.environ.get("PYSPARK_PYTHON")
+    os.environ["PYSPARK_PYTHON"] = given or sys.executable  # Spark runs the `python3` of the path
+    try:
         session = builder.getOrCreate()
-    else:  # Spark would run the `python3` of the path
-        os.environ["PYSPARK_PYTHON"] = sys.executable
-        session = builder.getOrCreate()
-        del os.environ["PYSPARK_PYTHON"]
+    except PySparkException as error:
+        raise ArgumentError(
+            f"engine='spark': Spark cannot be started: {error}. It needs Java 17 or later "
+            "(Debian: apt-get install default-jre-headless)."
+        ) from error
+    finally:
+        if given is None:
+            del os.environ["PYSPARK_PYTHON"]
     try:
         yield session
     finally:

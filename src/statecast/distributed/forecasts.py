@@ -11,8 +11,10 @@ from statecast.distributed.frames import of_dataframe, of_dataset
 from statecast.distributed.jobs import ROWS, forecast_files
 from statecast.distributed.scoring import ROLES, Scoring
 from statecast.errors import ArgumentError
+from statecast.files import path_text
 from statecast.forecast.forecaster import Forecaster
 from statecast.progress import Verbose, check_verbose
+from statecast.tables.files import is_url
 from statecast.tokens.forecaster import TokenForecaster, load_model
 
 PARTITIONS = ("input", "hash")
@@ -143,11 +145,12 @@ def forecast(
         return of_dataframe(scoring, tables)
     if out is None:
         raise ArgumentError("out: expected the folder for the forecasts; received none.")
-    sources = {role: os.fsdecode(table) for role, table in tables.items()}
+    # Workers may have another working directory.
+    sources = {role: absolute(role, table, "file") for role, table in tables.items()}
     return forecast_files(
         scoring,
         sources,
-        os.fsdecode(out),
+        absolute("out", out, "folder"),
         engine_of(engine, workers, address),
         partition=partition,
         rows=rows,
@@ -156,16 +159,28 @@ def forecast(
     )
 
 
+def absolute(name: str, path: Any, kind: str) -> str:
+    """A path of this machine from its root on; a URL as it is.
+
+    Raises
+    ------
+    ArgumentError
+        Text that names nothing.
+    """
+    text = path_text(name, path, kind)
+    return text if is_url(text) else os.path.abspath(text)
+
+
 def _kind_of(tables: dict[str, Any]) -> str | None:
     """ "Dataset" or "DataFrame", or None for paths; raise for other tables."""
     kinds = set[str | None]()
     for role, table in tables.items():
-        origin = type(table).__module__
+        bases = {(base.__module__.split(".")[0], base.__name__) for base in type(table).__mro__}
         if isinstance(table, (str, os.PathLike)):
             kinds.add(None)
-        elif type(table).__name__ == "Dataset" and origin.startswith("ray.data"):
+        elif ("ray", "Dataset") in bases:
             kinds.add("Dataset")
-        elif type(table).__name__ == "DataFrame" and origin.startswith("pyspark.sql"):
+        elif ("pyspark", "DataFrame") in bases:
             kinds.add("DataFrame")
         else:
             raise ArgumentError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
 ROWS = 1_000_000  # of a part, about
 MOST_PARTS = 100_000
 _OWN = "_statecast"
+_FILE = re.compile(r"part-\d{5,}\.parquet")
 _PIECES = f"{_OWN}/pieces"
 _JOB, _MANIFEST = f"{_OWN}/job.json", f"{_OWN}/manifest.json"
+_DAMAGED = (ValueError, KeyError, TypeError)  # what a damaged file of JSON raises
 _SECONDS = 10.0  # between lines of progress
 _SHOWN = 5  # errors and warnings of parts in a message
 
@@ -95,10 +98,12 @@ def forecast_files(
     begun = time.monotonic()
     key = scoring.model.schema.id_col
     files = {
-        role: ParquetFiles.find(source, role).with_columns(scoring.columns(role))
+        role: ParquetFiles.find(source, role).with_columns(scoring.columns(role)).with_types()
         for role, source in sources.items()
     }
-    tables, folder = _Tables(files, key), _Folder.of(out)
+    tables = _Tables(files, key)
+    _check_tables(scoring, tables, sources, out)
+    folder = _Folder.of(out)
     _begin(folder, scoring, sorted(files), partition, rows, overwrite)
     receipts = _complete(folder, tables.made_from)
     if receipts is not None:
@@ -188,8 +193,13 @@ class _Tables:
         return _digest({role: _identity(files.files) for role, files in self.files.items()})
 
     def types(self) -> dict[str, pa.DataType]:
-        """The types of their columns."""
-        return {name: kind for files in self.files.values() for name, kind in files.types().items()}
+        """The types of their columns; of the keys those of the first table."""
+        found: dict[str, pa.DataType] = {}
+        for files in self.files.values():
+            assert files.types is not None  # by `with_types`
+            for name, kind in zip(files.types.names, files.types.types, strict=True):
+                found.setdefault(name, kind)
+        return found
 
     def placed(self, text: str, item: Any) -> str:
         """The text of an error about an item, with the place of the item in the table that the
@@ -208,6 +218,34 @@ class _Tables:
                         path = quoted(files.files[group.file].path, 200)
                         return f"{text} The item is in {path} from row {group.start + at} on."
         return text
+
+
+def _check_tables(scoring: Scoring, tables: _Tables, sources: Mapping[str, str], out: str) -> None:
+    """Raise for ids of several kinds, a table that is missing, or an ``out`` among the tables."""
+    import pyarrow as pa
+
+    known = scoring.model.schema.static.kinds
+    if known and "static" not in sources:
+        raise DataError(f"Expected a static table with {list(known)}, as in fit; received None.")
+    kinds = {}
+    for role, files in tables.files.items():
+        if files.types is not None and tables.key in files.types.names:
+            kind = files.types.field(tables.key).type
+            kinds[role] = kind.value_type if pa.types.is_dictionary(kind) else kind
+    numbers = {pa.types.is_integer(kind) for kind in kinds.values() if not pa.types.is_null(kind)}
+    if len(numbers) > 1:
+        shown = " and ".join(f"{kind} ({role})" for role, kind in kinds.items())
+        raise DataError(
+            f"Column {tables.key!r}: expected ids of one type in all tables; received {shown}. "
+            "Cast one of them.",
+            column=tables.key,
+        )
+    for role, source in sources.items():
+        if f"{out}/".startswith(f"{source.rstrip('/')}/"):
+            raise ArgumentError(
+                f"out: expected a folder outside of the {role} table, of which its files would be "
+                f"a part; received {quoted(out, 200)}."
+            )
 
 
 # -- the folder of a job ---------------------------------------------------------------------------
@@ -237,14 +275,18 @@ class _Folder:
 
         path = f"{self.path}/{name}"
         parent, _, last = path.rpartition("/")
-        self.system.create_dir(parent, recursive=True)
-        if isinstance(self.system, fs.LocalFileSystem):
-            write_whole(path, data)
-            return
-        # In an object store a file appears once its stream is closed, elsewhere once it is moved.
-        with self.system.open_output_stream(f"{parent}/.{last}.part") as stream:
-            stream.write(data)
-        self.system.move(f"{parent}/.{last}.part", path)
+        try:
+            self.system.create_dir(parent, recursive=True)
+            if isinstance(self.system, fs.LocalFileSystem):
+                write_whole(path, data)
+                return
+            # In an object store a file appears once its stream is closed, elsewhere once it is
+            # moved.
+            with self.system.open_output_stream(f"{parent}/.{last}.part") as stream:
+                stream.write(data)
+            self.system.move(f"{parent}/.{last}.part", path)
+        except OSError as error:
+            raise ArgumentError(f"out: {quoted(path, 200)} cannot be written ({error}).") from error
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
@@ -261,7 +303,9 @@ class _Folder:
         path = f"{self.path}/{below}".rstrip("/")
         found = self.system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return [
-            File(info.path, info.size or 0, info.mtime_ns or 0) for info in found if info.is_file
+            File(info.path, info.size or 0, info.mtime_ns or 0)
+            for info in found
+            if info.is_file and not info.base_name.startswith(".")  # of writers that were killed
         ]
 
     def sizes(self, below: str = "") -> dict[str, int]:
@@ -293,15 +337,15 @@ def _begin(
     }
     job = {
         "model": scoring.model.fingerprint,
-        "digest": scoring.digest,
         "options": options,
         "tables": roles,
         "partition": partition,
         "rows": rows,
+        "digest": scoring.digest,
     }
     written = folder.read(_JOB)
     if written is None:
-        others = [name for name in folder.sizes() if not name.startswith(".")]
+        others = [name for name in folder.sizes() if not (overwrite and _FILE.fullmatch(name))]
         if others:
             raise ArgumentError(
                 "out: expected a new or empty folder, or that of the same job; "
@@ -309,13 +353,13 @@ def _begin(
             )
     elif overwrite:
         for name in folder.sizes():
-            if name.startswith("part-"):
+            if _FILE.fullmatch(name):
                 folder.delete(name)
         folder.delete_folder(_OWN)
     else:
         try:
-            before = strict_json(written.decode())
-        except ValueError as error:
+            before = dict(strict_json(written.decode()))
+        except _DAMAGED as error:
             raise DataError(
                 f"{folder.name}/{_JOB} is damaged ({error}). Pass overwrite=True to begin again."
             ) from error
@@ -332,12 +376,13 @@ def _begin(
 
 def _complete(folder: _Folder, made_from: str) -> list[dict[str, Any]] | None:
     """The receipts of a complete job from the same files; None if it is not complete."""
-    written = folder.read(_MANIFEST)
-    if written is None:
-        return None
-    manifest, sizes = strict_json(written.decode()), folder.sizes()
-    there = all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"])
-    return manifest["parts"] if manifest["made_from"] == made_from and there else None
+    with suppress(*_DAMAGED):
+        manifest, sizes = strict_json((folder.read(_MANIFEST) or b"").decode()), folder.sizes()
+        if manifest["made_from"] == made_from and all(
+            sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"]
+        ):
+            return manifest["parts"]
+    return None
 
 
 def _receipts(folder: _Folder, plan: Sequence[_Part]) -> dict[int, dict[str, Any]]:
@@ -346,14 +391,14 @@ def _receipts(folder: _Folder, plan: Sequence[_Part]) -> dict[int, dict[str, Any
     found = {}
     for part in plan:
         if part.receipt.rpartition("/")[2] in receipts and part.file in sizes:
-            with suppress(ValueError, KeyError):
+            with suppress(*_DAMAGED):
                 receipt = strict_json((folder.read(part.receipt) or b"").decode())
                 same = receipt["made_from"] == part.made_from
                 if same and receipt["bytes"] == sizes[part.file]:
                     found[part.number] = receipt
     known = {part.file for part in plan}
     for name in sizes:
-        if name.startswith("part-") and name not in known:
+        if _FILE.fullmatch(name) and name not in known:
             folder.delete(name)
     folder.delete(_MANIFEST)
     return found
@@ -422,12 +467,13 @@ class _Part:
 
     def read(self, role: str, key: str) -> pa.Table | None:
         """The rows of its items in a table; None without such rows."""
-        if role not in self.slices or not self.slices[role].groups:
+        if role not in self.slices:
             return None
         slice_ = self.slices[role]
         table = slice_.files.read(slice_.groups)
         table = table.filter(self._inside(table.column(key)))
-        return table if len(table) else None
+        # A static table without rows stays, so that items that it lacks are named.
+        return table if len(table) or role == "static" else None
 
     def _inside(self, ids: Any) -> Any:
         """Which ids are in the range. Missing ones are, so that they are refused."""
@@ -585,7 +631,10 @@ def bucket_of(ids: pa.ChunkedArray, count: int) -> pa.Array:
         ids = ids.dictionary_encode()
     ids = ids.combine_chunks()
     cells = ids.dictionary.to_pylist()
-    hashed = [0 if item is None else zlib.crc32(id_bytes(item)) % count for item in cells]
+    try:
+        hashed = [0 if item is None else zlib.crc32(id_bytes(item)) % count for item in cells]
+    except ValueError as error:
+        raise DataError(f"Ids by their hash: {error}. Pass partition='input'.") from error
     return pa.array(hashed, pa.int32()).take(ids.indices).fill_null(0)
 
 
@@ -605,7 +654,7 @@ def _forecast_part(
         tables = {role: part.read(role, key) for role in ROLES}
         with silent() as warned:
             found = schema.empty_table()
-            if any(table is not None for table in tables.values()):
+            if any(table is not None and len(table) for table in tables.values()):
                 found = scoring.of_tables(**tables).replace_schema_metadata().cast(schema)
         data = _parquet(found)
         folder.write(part.file, data)
@@ -614,7 +663,7 @@ def _forecast_part(
             "file": part.file,
             "bytes": len(data),
             "checksum": f"blake2b:{hashlib.blake2b(data, digest_size=16).hexdigest()}",
-            "items": pc.count_distinct(found.column(key)).as_py(),
+            "items": pc.count_distinct(_decoded(found.column(key))).as_py(),
             "rows": len(found),
             "begun": begun,
             "seconds": time.monotonic() - clock,

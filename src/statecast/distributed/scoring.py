@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from statecast.errors import ArgumentError, DataError, listed, silent
 from statecast.forecast.base import StateModel
 from statecast.forecast.forecaster import Forecaster
@@ -54,7 +56,7 @@ class Scoring:
                 "model: expected a Forecaster, a TokenForecaster or the path of a model file; "
                 f"received {type(model).__name__}."
             )
-        self.model, self.options = model, dict(options)
+        self.model = model
         known = OF_NUMBERS if isinstance(model, Forecaster) else OF_TOKENS
         wrong = [name for name in options if name not in known]
         if wrong:
@@ -63,11 +65,20 @@ class Scoring:
                 f"{type(model).__name__}; received {listed(wrong)}."
             )
         until = options.get("until")
+        if isinstance(until, np.integer):
+            until = int(until)
         if until is not None and not isinstance(until, int):
             raise ArgumentError(
                 "until: expected one step for all items, as items are forecast in parts; received "
                 f"{type(until).__name__}. Use h= for a number of steps after each prefix."
             )
+        self.options = {**_defaults(model), **options, "until": until}
+        for name in {"level", "quantiles"} & self.options.keys():
+            given = self.options[name]
+            if isinstance(given, (list, tuple)):
+                self.options[name] = tuple(given)
+            elif isinstance(given, (int, float)):
+                self.options[name] = (given,)
         schema = model.schema
         Horizon.read(until, options.get("h"), schema.id_col, schema.first)
         self._forecast_example({})  # so that what `predict` refuses is refused before any work
@@ -117,8 +128,7 @@ class Scoring:
             return self.model.predict(series, static, future=future, **self.options)
         if future is not None:
             raise DataError("Expected no future table, as tokens have no covariates; received one.")
-        options: dict[str, Any] = {"beam": Beam(), **self.options}
-        return self.model.generate(series, static, **options)
+        return self.model.generate(series, static, **self.options)
 
     def of_table(self, table: pa.Table) -> pa.Table:
         """Forecast the items of one joined table (``Joined``), which has all rows of its items."""
@@ -144,7 +154,7 @@ class Scoring:
         for name, cells in values.items():
             wanted = types.get(name)
             array = nw.new_series(name, cells, backend="pyarrow").to_native()
-            made[name] = array if wanted is None else _cast(array, wanted)
+            made[name] = array if wanted is None else _cast(name, array, wanted)
         example = object.__new__(Scoring)
         example.model = self.model
         example.options = {**self.options, "until": None, "h": 1}
@@ -152,15 +162,37 @@ class Scoring:
             return example.of_table(pa.table(made))
 
 
-def _cast(array: Any, wanted: Any) -> Any:
-    """Values that are made up in another type."""
+def _defaults(model: Any) -> dict[str, Any]:
+    """The options that a caller may leave out, so that equal jobs have equal options."""
+    found = {"until": None, "h": None, "strict": False}
+    if isinstance(model, Forecaster):
+        return found | {"level": (80,), "quantiles": (), "mean": False, "calibrated": True}
+    return found | {"beam": Beam()}
+
+
+def _cast(name: str, array: Any, wanted: Any) -> Any:
+    """The cells of a column, which are made up, in another type."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(wanted):
-        return array.cast(wanted.value_type).dictionary_encode()
-    if pa.types.is_null(wanted):
-        return pa.nulls(len(array))
-    return array.cast(wanted)
+    kinds = pa.types
+    try:
+        if kinds.is_dictionary(wanted):
+            return _cast(name, array, wanted.value_type).dictionary_encode()
+        if kinds.is_null(wanted):
+            return pa.nulls(len(array))
+        if kinds.is_integer(array.type) and (kinds.is_date32(wanted) or kinds.is_time32(wanted)):
+            array = array.cast(pa.int32())
+        if kinds.is_integer(array.type) and (
+            kinds.is_binary(wanted) or kinds.is_large_binary(wanted)
+        ):
+            array = array.cast(pa.string())
+        return array.cast(wanted, safe=False)  # a mean of whole numbers is no whole number
+    except pa.ArrowException as error:
+        raise DataError(
+            f"Column {name!r}: expected a type like that of training, {array.type}; received "
+            f"{wanted} ({error}). Cast the column.",
+            column=name,
+        ) from error
 
 
 _last: tuple[str, Any] = ("", None)  # what this process has read

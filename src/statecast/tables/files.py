@@ -87,12 +87,15 @@ class ParquetFiles:
         In the order of their rows: that of their paths.
     only : sequence of str, optional
         The columns to read; None: all.
+    types : pyarrow.Schema, optional
+        The types that ``read`` gives to these columns.
     """
 
     label: str
     system: pa.fs.FileSystem
     files: tuple[File, ...]
     only: Sequence[str] | None = None
+    types: pa.Schema | None = None
 
     @classmethod
     def find(cls, source: str, role: str) -> ParquetFiles:
@@ -120,7 +123,10 @@ class ParquetFiles:
         check_pyarrow(label)
         with reading(label, "parquet"):
             system, path = system_of(source, label)
-            files = _local(path) if not _URL.match(source) else _remote(system, path)
+            files = _local(path) if not is_url(source) else _remote(system, path)
+        plain = not is_url(source) and _PATTERN.search(source) is None
+        if not files and plain and not Path(source).exists():
+            raise DataError(f"{label}: expected a file or a folder; there is none.")
         if not files:
             raise DataError(f"{label}: expected files that end with .parquet; there is none.")
         if len(files) > MOST_FILES:
@@ -131,7 +137,7 @@ class ParquetFiles:
 
     def of_file(self, number: int) -> str:
         """The label of one file."""
-        if len(self.files) == 1:
+        if repr(self.files[number].path) in self.label:
             return self.label
         return f"{self.label}, file {quoted(self.files[number].path, 200)}"
 
@@ -215,9 +221,8 @@ class ParquetFiles:
                 known = rows.column(place).statistics
                 if not rows.num_rows:
                     continue
-                if known is not None and known.has_min_max:
-                    bounds = known.min, known.max
-                else:
+                bounds = (known.min, known.max) if known and known.has_min_max else (None, None)
+                if bounds[0] is None or any(_may_be_cut(bound) for bound in bounds):
                     values = file.read_row_group(group, columns=[column], use_threads=False)
                     both = pc.min_max(values.column(0)).as_py()
                     bounds = both["min"], both["max"]
@@ -225,11 +230,32 @@ class ParquetFiles:
                 start += rows.num_rows
         return found
 
-    def types(self) -> dict[str, pa.DataType]:
-        """The types of the columns of the first file, as Arrow has them."""
-        with self._open(0) as file:
-            schema = file.schema_arrow
-            return dict(zip(schema.names, schema.types, strict=True))
+    def with_types(self) -> ParquetFiles:
+        """The same files, whose columns are read as types that hold the values of all files.
+
+        Raises
+        ------
+        DataError
+            Files whose types have no such type.
+        """
+        import pyarrow as pa
+
+        def schema_of(number: int) -> pa.Schema:
+            with self._open(number) as file:
+                schema = file.schema_arrow.remove_metadata()
+            names = schema.names if self.only is None else self.only
+            return pa.schema([schema.field(name) for name in names if name in schema.names])
+
+        with ThreadPoolExecutor(min(_AT_ONCE, len(self.files))) as pool:
+            schemas = list(pool.map(schema_of, range(len(self.files))))
+        try:
+            types = pa.unify_schemas(list(dict.fromkeys(schemas)), promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{self.label}: expected columns of types that go together in all files; "
+                f"received: {error}. Cast them to one type."
+            ) from error
+        return replace(self, types=types)
 
     def read(self, groups: Sequence[RowGroup]) -> pa.Table:
         """The rows of some groups, which are in the order of their files.
@@ -242,6 +268,7 @@ class ParquetFiles:
             A file that cannot be read, or without one of the columns.
         """
         import pyarrow as pa
+        from pyarrow import fs
 
         columns = None if self.only is None else list(self.only)
         tables = []
@@ -252,12 +279,21 @@ class ParquetFiles:
                 table = file.read_row_groups(wanted, columns=columns, use_threads=False)
                 table.validate(full=True)
                 tables.append(table.replace_schema_metadata())
+            own = self.files[number]
+            info: fs.FileInfo = self.system.get_file_info(own.path)
+            if (info.size, info.mtime_ns or 0) != (own.size, own.changed):
+                raise DataError(
+                    f"{self.of_file(number)}: expected a file that stays as it is; it was written "
+                    "again since this call began. Run it again when nothing writes."
+                )
         if not tables:
-            with self._open(0) as file:
-                schema = file.schema_arrow.remove_metadata()
-            empty = schema.empty_table()
-            return empty if columns is None else empty.select(columns)
-        return pa.concat_tables(tables, promote_options="permissive")
+            types = self.with_types().types if self.types is None else self.types
+            assert types is not None  # by `with_types`
+            return types.empty_table()
+        table = pa.concat_tables(tables, promote_options="permissive")
+        if self.types is None:
+            return table
+        return table.cast(pa.schema([self.types.field(name) for name in table.column_names]))
 
     def _check_columns(
         self, number: int, names: list[str], wanted: Sequence[str] | None = None
@@ -267,8 +303,8 @@ class ParquetFiles:
         missing = [name for name in wanted or () if name not in names]
         if missing:
             raise DataError(
-                f"{self.of_file(number)}: expected a column {quoted(missing[0])}, as the others "
-                f"have; received {listed(names, 20)}.",
+                f"{self.of_file(number)}: expected a column {quoted(missing[0])}; received "
+                f"{listed(names, 20)}.",
                 column=missing[0],
             )
 
@@ -285,6 +321,12 @@ class ParquetFiles:
             yield file
 
 
+def _may_be_cut(bound: Any) -> bool:
+    """Whether a bound may be a part of the value: some writers keep the first 64 bytes."""
+    data = bound.encode() if isinstance(bound, str) else bound
+    return isinstance(data, bytes) and len(data) >= 64
+
+
 def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
     """Yield runs of consecutive indices whose sizes add up to at most ``most``, or single ones."""
     run: list[int] = []
@@ -299,9 +341,14 @@ def _runs(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield run
 
 
+def is_url(source: str) -> bool:
+    """Whether text is the URL of a file system."""
+    return _URL.match(source) is not None
+
+
 def names_files(source: str) -> bool:
     """Whether text names a Parquet file, a folder, a pattern of files or a URL."""
-    if _URL.match(source) or source.lower().endswith(".parquet"):
+    if is_url(source) or source.lower().endswith(".parquet"):
         return True
     try:
         return Path(source).is_dir() or (
@@ -321,7 +368,7 @@ def system_of(source: str, label: str) -> tuple[Any, str]:
     """
     from pyarrow import ArrowInvalid, fs
 
-    if not _URL.match(source):
+    if not is_url(source):
         return fs.LocalFileSystem(), source
     try:
         # A pattern is no valid URL for Arrow: `?` begins the query.
