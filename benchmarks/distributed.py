@@ -79,7 +79,8 @@ IN_PART, LEAST = 100_000, 1000  # items: the default of `rows`; at least, with f
 BYTES_A_SECOND = 50e6  # of one core, from and to an object store
 REQUEST = 0.05  # seconds until an object store answers
 REQUESTS = 20  # of a part
-FILES = 1000  # of each table, whose footers the driver reads one after the other
+FILES = 1000  # of each table, whose footers the driver reads, 16 at once
+AT_ONCE = 16
 SIMULATED_SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, MANY)
 
 
@@ -256,7 +257,8 @@ class Measured:
             [in_part * seconds for seconds in self.of_item],
             start=self.start,
             dispatch=self.dispatch,
-            before=2 * min(FILES, parts) * 2 * REQUEST,  # two tables; the size and the footer
+            # Of two tables: the size and the footer, for the types and then for the ids.
+            before=2 * min(FILES, parts) * 4 * REQUEST / AT_ONCE,
             moved=in_part * self.bytes_of_item / BYTES_A_SECOND + REQUESTS * REQUEST,
         )
 
