@@ -57,9 +57,9 @@ def forecast(
         Of each table only the columns of ``fit`` are read.
     out : path or URL, optional
         The folder for forecasts of files: ``part-00000.parquet`` and so on, and ``_statecast/``
-        with what the job is and a receipt of each part. A job that was killed, called again with
-        the same arguments, goes on with the parts that are missing. One that is complete does
-        nothing. Parts whose input has changed are computed again.
+        with a description of the job and a receipt of each part. A job that was killed, called
+        again with the same arguments, continues with the parts that are missing. One that is
+        complete does nothing. Parts whose input has changed are computed again.
     engine : {"processes", "ray", "spark"}
         Where the parts of files are computed. ``"processes"`` are new processes of this machine; a
         script that uses them needs ``if __name__ == "__main__":``, as with ``multiprocessing``.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from statecast.distributed.jobs import bucket_of
 from statecast.distributed.scoring import Scoring
-from statecast.errors import ArgumentError, DataError, listed
+from statecast.errors import DataError, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,14 +88,16 @@ def _widened(
 
 def _forecast_group(scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
     """The forecasts of a bucket, whose rows come in any order."""
-    return _forecast(scoring, schema, table.drop_columns([_BUCKET]))
+    own = scoring.model.schema
+    table = table.sort_by([(own.id_col, "ascending"), (own.step_col, "ascending")])
+    return _forecast(scoring, schema, table)
 
 
 def _forecast(scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
-    own = scoring.model.schema
-    table = table.sort_by([(own.id_col, "ascending"), (own.step_col, "ascending")])
+    """The forecasts of the items of a joined table, which may lack the columns of a table that is
+    not given."""
     for name in scoring.joined.columns:
-        if name not in table.column_names:  # a table that is not given
+        if name not in table.column_names:
             table = table.append_column(name, [[None] * len(table)])
     return scoring.of_table(table).replace_schema_metadata().cast(schema)
 
@@ -111,12 +113,8 @@ def of_dataframe(scoring: Scoring, tables: Mapping[str, DataFrame]) -> DataFrame
         {role: dict(zip(kind.names, kind.types, strict=True)) for role, kind in kinds.items()},
     )
     schema = scoring.schema(types)
-    whole = None
-    for role, table in tables.items():
-        each = table.select(*scoring.columns(role))
-        whole = each if whole is None else whole.unionByName(each, allowMissingColumns=True)
-    if whole is None:
-        raise ArgumentError("Expected a series or a static DataFrame; received neither.")
+    narrow = (table.select(*scoring.columns(role)) for role, table in tables.items())
+    whole = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), narrow)
     packed = pickle.dumps((scoring, schema))
 
     def forecast(batches: Iterator[Any]) -> Iterator[Any]:

@@ -2,9 +2,9 @@
 
 A part has all rows of its items: those whose ids are in a range, if the files are sorted by id, or
 those whose ids have one hash. It is computed by one task of an engine. Its file appears whole or
-not at all. Beside the parts, in ``_statecast/``, are what the job is (``job.json``), a receipt of
-each part, and at the end ``manifest.json``. So a job that was killed goes on where it was, and one
-that is complete does nothing.
+not at all. Beside the parts, in ``_statecast/``, are a description of the job (``job.json``), a
+receipt of each part, and at the end ``manifest.json``. So a job that was killed continues with the
+parts that are missing, and one that is complete does nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Report:
     items, rows : int
         The items of all parts, and the rows of their forecasts.
     seconds : float
-        That this call took.
+        The time of this call.
     """
 
     out: str
@@ -329,7 +329,7 @@ def _begin(
     rows: int,
     overwrite: bool,
 ) -> None:
-    """Write what the job is; raise if the folder has another one, or other files."""
+    """Write the description of the job; raise if the folder has another one, or other files."""
     plain = (int, float, str, bool, type(None))
     options = {
         name: value if isinstance(value, plain) else repr(value)
@@ -493,15 +493,16 @@ def _plan(
     folder: _Folder, tables: _Tables, run: Run, partition: str, rows: int, verbose: Verbose
 ) -> list[_Part]:
     if partition == "input":
-        plan = _ranges(tables, rows)
-    else:
-        plan = _hashed(folder, tables, run, rows, verbose)
-    if len(plan) > MOST_PARTS:
+        return _ranges(tables, rows)
+    return _hashed(folder, tables, run, rows, verbose)
+
+
+def _check_parts(parts: int, rows: int) -> None:
+    if parts > MOST_PARTS:
         raise ArgumentError(
             f"rows: expected at most {MOST_PARTS:,} parts; received {rows:,} rows of each, which "
-            f"makes {len(plan):,}. Choose more rows."
+            f"makes {parts:,}. Choose more rows."
         )
-    return plan
 
 
 def _ranges(tables: _Tables, rows: int) -> list[_Part]:
@@ -518,6 +519,7 @@ def _ranges(tables: _Tables, rows: int) -> list[_Part]:
                 size = 0
         size, previous = size + group.rows, group
     borders = list(dict.fromkeys(borders))  # an item with the rows of several parts is in one
+    _check_parts(len(borders) + 1, rows)
     return [
         _Part(
             number,
@@ -568,6 +570,7 @@ def _hashed(folder: _Folder, tables: _Tables, run: Run, rows: int, verbose: Verb
     """Parts by the hash of the ids. First the tables are divided, each task some of their rows."""
     sizes = [sum(group.rows for group in groups) for groups in tables.groups.values()]
     count = max(1, math.ceil(max(sizes) / rows))
+    _check_parts(count, rows)
     pieces: list[_Piece] = []
     for role, files in tables.files.items():
         groups = tables.groups[role]

@@ -84,7 +84,7 @@ class Scoring:
         self._forecast_example({})  # so that what `predict` refuses is refused before any work
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _read, (self._packed, hashlib.blake2b(self._packed).hexdigest())
+        return _read, (self._packed, self.digest)
 
     @cached_property
     def _packed(self) -> bytes:
@@ -124,11 +124,14 @@ class Scoring:
         DataError
             As ``predict``.
         """
+        return self._forecast(series, static, future, self.options)
+
+    def _forecast(self, series: Any, static: Any, future: Any, options: Mapping[str, Any]) -> Any:
         if isinstance(self.model, Forecaster):
-            return self.model.predict(series, static, future=future, **self.options)
+            return self.model.predict(series, static, future=future, **options)
         if future is not None:
             raise DataError("Expected no future table, as tokens have no covariates; received one.")
-        return self.model.generate(series, static, **self.options)
+        return self.model.generate(series, static, **options)
 
     def of_table(self, table: pa.Table) -> pa.Table:
         """Forecast the items of one joined table (``Joined``), which has all rows of its items."""
@@ -155,11 +158,9 @@ class Scoring:
             wanted = types.get(name)
             array = nw.new_series(name, cells, backend="pyarrow").to_native()
             made[name] = array if wanted is None else _cast(name, array, wanted)
-        example = object.__new__(Scoring)
-        example.model = self.model
-        example.options = {**self.options, "until": None, "h": 1}
+        options = {**self.options, "until": None, "h": 1}
         with silent():
-            return example.of_table(pa.table(made))
+            return self._forecast(*self.joined.tables(pa.table(made)), options)
 
 
 def _defaults(model: Any) -> dict[str, Any]:

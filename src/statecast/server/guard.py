@@ -174,8 +174,8 @@ class Guard:
     def refuses(self, scope: Any) -> bool:
         """Whether a request is refused since too many are in work. It is counted then.
 
-        The connection answers it without calling the application: under overload the time for that
-        is missing to the requests in work.
+        The connection answers it without calling the application. Under overload, such calls would
+        take the time that the requests in work need.
         """
         if not self._work.full or scope["path"] in ALWAYS or scope["method"] == "HEAD":
             return False

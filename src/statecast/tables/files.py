@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,13 +17,15 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from statecast.errors import DataError, MissingExtraError, listed, quoted
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
+
+T = TypeVar("T")
 
 MOST_FILES = 1_000_000
 _AT_ONCE = 16  # footers that are read
@@ -200,12 +202,16 @@ class ParquetFiles:
         """The groups of rows of all files, with the bounds of a column.
 
         The bounds are those of the files' footers, or those of the column itself where a footer has
-        none. A bound of long text may be below the least or above the most value.
+        none or may have only the beginning of a long text.
         """
-        # Some at once: in an object store a footer takes a tenth of a second.
+        found = self._of_each_file(lambda number: self._groups_of(number, column))
+        return list(chain.from_iterable(found))
+
+    def _of_each_file(self, function: Callable[[int], T]) -> list[T]:
+        """What a function returns for the number of each file. Some are read at once, because the
+        footer of a file in an object store takes a tenth of a second."""
         with ThreadPoolExecutor(min(_AT_ONCE, len(self.files))) as pool:
-            found = pool.map(lambda number: self._groups_of(number, column), range(len(self.files)))
-            return list(chain.from_iterable(found))
+            return list(pool.map(function, range(len(self.files))))
 
     def _groups_of(self, number: int, column: str) -> list[RowGroup]:
         """The groups of rows of a file."""
@@ -246,10 +252,9 @@ class ParquetFiles:
             names = schema.names if self.only is None else self.only
             return pa.schema([schema.field(name) for name in names if name in schema.names])
 
-        with ThreadPoolExecutor(min(_AT_ONCE, len(self.files))) as pool:
-            schemas = list(pool.map(schema_of, range(len(self.files))))
+        schemas = dict.fromkeys(self._of_each_file(schema_of))
         try:
-            types = pa.unify_schemas(list(dict.fromkeys(schemas)), promote_options="permissive")
+            types = pa.unify_schemas(list(schemas), promote_options="permissive")
         except pa.ArrowException as error:
             raise DataError(
                 f"{self.label}: expected columns of types that go together in all files; "
