@@ -15,8 +15,8 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -165,6 +165,56 @@ def _locked(file: int) -> bool:
     except OSError:  # locked by another process, or a file system without locks
         return False
     return True
+
+
+@contextmanager
+def lock(path: str, wait: float) -> Iterator[bool]:
+    """Hold the lock of a file, which is made for it and removed after it.
+
+    Parameters
+    ----------
+    path : str
+    wait : float
+        Seconds to wait for another holder of the lock.
+
+    Yields
+    ------
+    bool
+        False: another process, or another call, holds the lock. True as well on a system or a file
+        system without locks.
+    """
+    until = time.monotonic() + wait
+    file, alone = _try_lock(path)
+    while not alone and time.monotonic() < until:
+        time.sleep(0.05)
+        file, alone = _try_lock(path)
+    try:
+        yield alone
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                os.unlink(path)
+            os.close(file)
+
+
+def _try_lock(path: str) -> tuple[int | None, bool]:
+    """Lock a file: its descriptor, or None, and False if it is locked by another."""
+    while fcntl is not None:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:  # the first file of the job cannot be written either, and says why
+            return None, True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None, False
+        except OSError:  # a file system without locks
+            return file, True
+        if os.fstat(file).st_nlink:
+            return file, True
+        os.close(file)  # its last holder removed it between the two calls
+    return None, True
 
 
 def _sweep(folder: str) -> None:

@@ -315,6 +315,29 @@ def test_a_folder_of_another_job_is_refused(job: Any) -> None:
         serially(model, sources, out, until=UNTIL)
 
 
+def test_two_jobs_in_one_folder_at_once_are_refused(job: Any, monkeypatch: Any) -> None:
+    """Whether the other one has the same model and files, or not."""
+    sources, out = job
+    monkeypatch.setattr("statecast.distributed.jobs._WAIT", 0.1)
+    refused = []
+
+    def during(work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        for overwrite in (False, True):
+            with pytest.raises(ArgumentError, match="a job is running in") as error:
+                serially(streams.plain(), sources, out, until=UNTIL, overwrite=overwrite)
+            refused.append(error)
+        return serial(work, tasks)
+
+    given = {"partition": "input", "rows": 30, "overwrite": False, "verbose": 0}
+    scoring = Scoring(streams.plain(), {"until": UNTIL})
+    places = {name: str(path) for name, path in sources.items()}
+    parts = forecast_files(scoring, places, str(out), nullcontext(during), **given).parts
+    assert len(refused) == 2
+    assert len(times(out)) == parts
+    assert not [path for path in out.iterdir() if path.name.endswith("lock")]
+    assert serially(streams.plain(), sources, out, until=UNTIL).kept == parts
+
+
 def test_a_part_that_fails_loses_no_other(job: Any) -> None:
     sources, out = job
     model = streams.plain()
@@ -363,8 +386,9 @@ def test_rows_without_an_id_are_refused(tmp_path: Path) -> None:
     series = pl.concat([series, series[-1:].with_columns(unique_id=pl.lit(None, pl.Int64))])
     sources = {"series": written(series, tmp_path / "s", 1, 10)}
     sources["static"] = written(static, tmp_path / "x", 1, 10)
+    row = len(series) - 1
     for partition in ("input", "hash"):
-        with pytest.raises(JobError, match="unique_id"):
+        with pytest.raises(JobError, match=rf"000\.parquet.* 'unique_id' .* row {row} has none"):
             serially(
                 streams.plain(), sources, tmp_path / partition, until=UNTIL, partition=partition
             )

@@ -15,8 +15,8 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -36,7 +36,7 @@ from statecast.errors import (
     silent,
     warn,
 )
-from statecast.files import id_bytes, strict_json, write_whole
+from statecast.files import id_bytes, lock, strict_json, write_whole
 from statecast.progress import Verbose, say
 from statecast.tables.files import File, ParquetFiles, RowGroup, system_of
 
@@ -48,6 +48,8 @@ MOST_PARTS = 100_000
 _OWN = "_statecast"
 _FILE = re.compile(r"part-\d{5,}\.parquet")
 _PIECES = f"{_OWN}/pieces"
+_LOCK = ".statecast.lock"
+_WAIT = 5.0  # seconds for the workers of a job that was killed, which may end after it
 _JOB, _MANIFEST = f"{_OWN}/job.json", f"{_OWN}/manifest.json"
 _DAMAGED = (ValueError, KeyError, TypeError)  # what a damaged file of JSON raises
 _SECONDS = 10.0  # between lines of progress
@@ -104,21 +106,22 @@ def forecast_files(
     tables = _Tables(files, key)
     _check_tables(scoring, tables, sources, out)
     folder = _Folder.of(out)
-    _begin(folder, scoring, sorted(files), partition, rows, overwrite)
-    receipts = _complete(folder, tables.made_from)
-    if receipts is not None:
-        return _report(out, receipts, len(receipts), begun)
-    work = partial(_forecast_part, scoring, folder, scoring.schema(tables.types()), key)
-    with engine as run:
-        plan = _plan(folder, tables, run, partition, rows, verbose)
-        found = _receipts(folder, plan)
-        kept = len(found)
-        left = [part for part in plan if part.number not in found]
-        found |= _run(run, work, left, "Forecasts", tables, verbose)
-    receipts = [found[part.number] for part in plan]
-    manifest = {"made_from": tables.made_from, "parts": receipts}
-    folder.write(_MANIFEST, _json(manifest))
-    folder.delete_folder(_PIECES)
+    with folder.locked():
+        _begin(folder, scoring, sorted(files), partition, rows, overwrite)
+        receipts = _complete(folder, tables.made_from)
+        if receipts is not None:
+            return _report(out, receipts, len(receipts), begun)
+        work = partial(_forecast_part, scoring, folder, scoring.schema(tables.types()), key)
+        with engine as run:
+            plan = _plan(folder, tables, run, partition, rows, verbose)
+            found = _receipts(folder, plan)
+            kept = len(found)
+            left = [part for part in plan if part.number not in found]
+            found |= _run(run, work, left, "Forecasts", tables, verbose)
+        receipts = [found[part.number] for part in plan]
+        manifest = {"made_from": tables.made_from, "parts": receipts}
+        folder.write(_MANIFEST, _json(manifest))
+        folder.delete_folder(_PIECES)
     return _report(out, receipts, kept, begun)
 
 
@@ -269,6 +272,23 @@ class _Folder:
         except OSError as error:
             raise ArgumentError(f"out: {quoted(name, 200)} cannot be made ({error}).") from error
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuse the folder if another process has a job in it. Object stores have no locks."""
+        from pyarrow import fs
+
+        if not isinstance(self.system, fs.LocalFileSystem):
+            yield
+            return
+        with lock(f"{self.path}/{_LOCK}", _WAIT) as alone:
+            if not alone:
+                raise ArgumentError(
+                    f"out: expected a folder that no other job writes to; a job is running in "
+                    f"{quoted(self.name, 200)}. Wait until it has ended, and run this one again; "
+                    "or choose another folder."
+                )
+            yield
 
     def write(self, name: str, data: bytes) -> None:
         from pyarrow import fs
@@ -440,16 +460,33 @@ class _Slice:
         groups = [[group.file, group.number] for group in self.groups]
         return [_identity(self.files.files), groups]
 
+    def read(self, key: str) -> pa.Table:
+        return self.files.read(self.groups, key)
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """The rows of a table whose ids have one hash: all files of a folder of the job."""
+
+    files: ParquetFiles
+    folder: _Folder
+    below: str
+
+    def read(self, _: str) -> pa.Table:
+        found = sorted(self.folder.files(self.below), key=lambda file: file.path)
+        return replace(self.files, system=self.folder.system, files=tuple(found)).read()
+
 
 @dataclass(frozen=True)
 class _Part:
     """A part of a job: the items whose ids are from ``first`` to below ``before`` (None: no
-    bound)."""
+    bound). ``made_from`` is a digest of its input."""
 
     number: int
     first: Any
     before: Any
-    slices: Mapping[str, _Slice]
+    slices: Mapping[str, _Slice | _Bucket]
+    made_from: str
 
     @property
     def file(self) -> str:
@@ -459,33 +496,26 @@ class _Part:
     def receipt(self) -> str:
         return f"{_OWN}/part-{self.number:05d}.json"
 
-    @cached_property
-    def made_from(self) -> str:
-        """A digest of its input."""
-        slices = {role: each.identity() for role, each in self.slices.items()}
-        return _digest([self.first, self.before, slices])
-
     def read(self, role: str, key: str) -> pa.Table | None:
         """The rows of its items in a table; None without such rows."""
         if role not in self.slices:
             return None
-        slice_ = self.slices[role]
-        table = slice_.files.read(slice_.groups)
+        table = self.slices[role].read(key)
         table = table.filter(self._inside(table.column(key)))
         # A static table without rows stays, so that items that it lacks are named.
         return table if len(table) or role == "static" else None
 
     def _inside(self, ids: Any) -> Any:
-        """Which ids are in the range. Missing ones are, so that they are refused."""
+        """Which ids are in the range."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         ids = _decoded(ids)
         inside = pa.repeat(pa.scalar(True), len(ids))
         if self.first is not None:
-            inside = pc.and_(inside, pc.fill_null(pc.greater_equal(ids, self.first), True))
+            inside = pc.and_(inside, pc.greater_equal(ids, self.first))
         if self.before is not None:
-            inside = pc.and_(inside, pc.fill_null(pc.less(ids, self.before), True))
+            inside = pc.and_(inside, pc.less(ids, self.before))
         return inside
 
 
@@ -520,17 +550,15 @@ def _ranges(tables: _Tables, rows: int) -> list[_Part]:
         size, previous = size + group.rows, group
     borders = list(dict.fromkeys(borders))  # an item with the rows of several parts is in one
     _check_parts(len(borders) + 1, rows)
-    return [
-        _Part(
-            number,
-            *bounds,
-            {
-                role: _Slice.of(files, [g for g in tables.groups[role] if _overlaps(g, *bounds)])
-                for role, files in tables.files.items()
-            },
-        )
-        for number, bounds in enumerate(pairwise([None, *borders, None]))
-    ]
+    parts = []
+    for number, bounds in enumerate(pairwise([None, *borders, None])):
+        slices = {
+            role: _Slice.of(files, [g for g in tables.groups[role] if _overlaps(g, *bounds)])
+            for role, files in tables.files.items()
+        }
+        identities = {role: each.identity() for role, each in slices.items()}
+        parts.append(_Part(number, *bounds, slices, _digest([*bounds, identities])))
+    return parts
 
 
 def _check_sorted(files: ParquetFiles, previous: RowGroup, group: RowGroup, key: str) -> None:
@@ -585,16 +613,19 @@ def _hashed(folder: _Folder, tables: _Tables, run: Run, rows: int, verbose: Verb
     left = [piece for piece in pieces if str(piece.number) not in done]
     work = partial(_divide, folder, tables.key, count)
     _run(run, work, left, "Rows by their items", tables, verbose)
-    parts = []
-    for number in range(count):
-        slices = {}
-        for role, files in tables.files.items():
-            found = sorted(folder.files(f"{_PIECES}/{role}/{number:05d}"), key=lambda f: f.path)
-            if found:
-                own = replace(files, system=folder.system, files=tuple(found))
-                slices[role] = _Slice(own, tuple(own.row_groups(tables.key)))
-        parts.append(_Part(number, None, None, slices))
-    return parts
+    return [
+        _Part(
+            number,
+            None,
+            None,
+            {
+                role: _Bucket(files, folder, f"{_PIECES}/{role}/{number:05d}")
+                for role, files in tables.files.items()
+            },
+            _digest([number, made_from]),
+        )
+        for number in range(count)
+    ]
 
 
 def _divide(folder: _Folder, key: str, count: int, piece: _Piece) -> dict[str, Any]:
@@ -602,7 +633,7 @@ def _divide(folder: _Folder, key: str, count: int, piece: _Piece) -> dict[str, A
     import pyarrow.compute as pc
 
     try:
-        table = piece.slice.files.read(piece.slice.groups)
+        table = piece.slice.read(key)
         bucket = bucket_of(table.column(key), count)
         for number in pc.unique(bucket).to_pylist():
             rows = table.filter(pc.equal(bucket, number))

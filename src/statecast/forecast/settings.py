@@ -325,7 +325,10 @@ class Settings:
         15, whole(), "Stop after this many epochs in which no member has improved."
     )
     seed: int = setting(
-        0, whole(0), "Random seed: the same seed gives the same fit and the same random draws."
+        0,
+        whole(0),
+        "Random seed: the same seed gives the same fit and the same random draws. On TensorFlow "
+        "with several threads two fits may differ by rounding.",
     )
     id_col: str = setting("unique_id", text(), "Column of the item's id, in all tables.")
     step_col: str = setting(

@@ -262,28 +262,42 @@ class ParquetFiles:
             ) from error
         return replace(self, types=types)
 
-    def read(self, groups: Sequence[RowGroup]) -> pa.Table:
-        """The rows of some groups, which are in the order of their files.
+    def read(self, groups: Sequence[RowGroup] | None = None, key: str | None = None) -> pa.Table:
+        """All rows, or those of some groups, which are in the order of their files.
 
-        Columns whose types differ between files have a type that holds all.
+        Columns whose types differ between files have a type that holds all. With ``groups``, each
+        row must have a value of the column ``key``.
 
         Raises
         ------
         DataError
-            A file that cannot be read, or without one of the columns.
+            A file that cannot be read, or without one of the columns; a row without ``key``.
         """
         import pyarrow as pa
         from pyarrow import fs
 
         columns = None if self.only is None else list(self.only)
+        wanted: dict[int, list[RowGroup] | None] = dict.fromkeys(range(len(self.files)))
+        if groups is not None:
+            by_file = groupby(groups, key=lambda group: group.file)
+            wanted = {number: list(of_file) for number, of_file in by_file}
         tables = []
-        for number, of_file in groupby(groups, key=lambda group: group.file):
+        for number, of_file in wanted.items():
             with self._open(number) as file:
                 self._check_columns(number, file.schema_arrow.names)
-                wanted = [group.number for group in of_file]
-                table = file.read_row_groups(wanted, columns=columns, use_threads=False)
+                numbers = range(file.num_row_groups)
+                if of_file is not None:
+                    numbers = [group.number for group in of_file]
+                table = file.read_row_groups(numbers, columns=columns, use_threads=False)
                 table.validate(full=True)
                 tables.append(table.replace_schema_metadata())
+            if of_file is not None and key is not None and table.column(key).null_count:
+                row = _first_null(table.column(key), of_file)
+                raise DataError(
+                    f"{self.of_file(number)}: expected a value of {key!r} in each row; row {row} "
+                    "has none.",
+                    column=key,
+                )
             own = self.files[number]
             info: fs.FileInfo = self.system.get_file_info(own.path)
             if (info.size, info.mtime_ns or 0) != (own.size, own.changed):
@@ -324,6 +338,18 @@ class ParquetFiles:
             pq.ParquetFile(opened) as file,
         ):
             yield file
+
+
+def _first_null(column: pa.ChunkedArray, groups: Sequence[RowGroup]) -> int:
+    """The row, in their file, of the first null in the rows of some groups."""
+    import pyarrow.compute as pc
+
+    at = pc.index(pc.is_null(column), True).as_py()
+    for group in groups:
+        if at < group.rows:
+            return group.start + at
+        at -= group.rows
+    raise AssertionError("a null in one of the groups")
 
 
 def _may_be_cut(bound: Any) -> bool:
