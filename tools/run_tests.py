@@ -3,8 +3,9 @@
     python tools/run_tests.py jax tensorflow torch
 
 The tests of what a backend computes (marked ``backends``) run on each of these backends, in a run
-for each. All other tests run once, on the last one. The output of a run is shown when it ends, and
-is in ``build/tests`` meanwhile. Every half minute a line says how far the runs are.
+for each. All other tests run once, on the last one, in two runs: those of processes that serve,
+work together or are killed, and the rest. The output of a run is shown when it ends, and is in
+``build/tests`` meanwhile. Every half minute a line says how far the runs are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +23,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "tests"
 EVERY = 30.0  # seconds between two lines of progress
+OF_PROCESSES = [
+    f"tests/{name}" for name in ("cli", "distributed", "playground", "server", "sessions")
+]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of pytest in a process of its own: the tests with a mark, on a backend."""
+    """A run of pytest in a process of its own: tests of some paths with a mark, on a backend."""
 
     name: str
     backend: str
     mark: str
+    paths: Sequence[str] = ("tests",)
 
     @property
     def log(self) -> Path:
@@ -41,7 +47,7 @@ class Run:
         ``threads`` is the number for OpenMP; 0 leaves it as it is.
         """
         began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-q", "tests", "-m", self.mark]
+        command = [sys.executable, "-m", "pytest", "-q", *self.paths, "-m", self.mark]
         command += ["--durations=12", "--durations-min=4"]  # what to look at if a run takes long
         environment = os.environ | {"KERAS_BACKEND": self.backend}
         if threads:
@@ -70,9 +76,12 @@ def cpus() -> int:
 
 def main() -> None:
     backends = sys.argv[1:]
-    runs = [Run(backend, backend, "backends") for backend in backends]
-    # The shortest run, of the last backend, is the last one: so both CPUs are busy to the end.
-    runs.insert(-1, Run("others", backends[-1], "not backends"))
+    rest = ["tests", *(f"--ignore={path}" for path in OF_PROCESSES)]
+    # The longest run is the first one, and the shortest, of the last backend, is the last one: so
+    # both CPUs are busy to the end.
+    runs = [Run("processes", backends[-1], "not backends", OF_PROCESSES)]
+    runs += [Run(backend, backend, "backends") for backend in backends]
+    runs.insert(-1, Run("others", backends[-1], "not backends", rest))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for run in runs:
         run.log.unlink(missing_ok=True)
