@@ -7,13 +7,14 @@ import operator
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streams
-from curves import T, curve_tables, prefixes_of
+from curves import T, curve_tables, fit_curves, prefixes_of
 from effort import CI
 from statecast import Forecaster, distributed
-from statecast.distributed.engines import engine_of
-from statecast.distributed.frames import _whole_items
+from statecast.distributed.engines import _check_reachable, engine_of
+from statecast.distributed.frames import _Layout, _whole_items
 from statecast.distributed.jobs import bucket_of, forecast_files
 from statecast.distributed.scoring import Scoring
 from statecast.errors import ArgumentError, DataError, DataWarning, JobError, WorkerError
@@ -116,44 +117,81 @@ def test_parts_are_one_call(tmp_path_factory: pytest.TempPathFactory, data: st.D
     assert not (folder / "out/_statecast/pieces").exists()
 
 
-@pytest.mark.parametrize("kind", ["several", "dated", "covariates", "words", "text"])
-def test_every_kind_of_model(tmp_path: Path, kind: str) -> None:
-    future: Any = None
+@cache
+def zoned() -> Forecaster:
+    """Steps are moments of a time zone."""
+    return fit_curves(with_moments(curve_tables(72)[0]))
+
+
+def with_moments(series: pl.DataFrame) -> pl.DataFrame:
+    """A table whose steps are days of Berlin, across the change of its clock."""
+    days = pl.datetime(2024, 3, 20) + pl.duration(days=pl.col("ds"))
+    return series.with_columns(ds=days.dt.replace_time_zone("Europe/Berlin"))
+
+
+def case_of(kind: str) -> tuple[Any, dict[str, pl.DataFrame], dict[str, Any], pl.DataFrame]:
+    """A model, the tables of some items by their roles, options, and what one call gives."""
     model: Any = streams.plain()
-    if kind == "words":
-        model, (series, static) = fitted_words("both"), word_tables(60, seed=1)
-        series = word_prefixes(series, 1)
-        sources = {"series": series, "static": static}
-        expected = pl.DataFrame(model.generate(series.to_arrow(), static.to_arrow(), h=3))
-        options: dict[str, Any] = {"h": 3}
-    else:
-        series, static = items()
-        options = {"until": UNTIL, "level": [50, 90]}
-        if kind == "text":  # ids of text, in the order of their bytes
-            name = pl.format("item {}", "unique_id").alias("unique_id")
-            series, static = (table.with_columns(name) for table in (series, static))
-        if kind == "several":
+    series, static = items()
+    tables = {"series": series, "static": static}
+    options: dict[str, Any] = {"until": UNTIL, "level": [50, 90]}
+    name = "item " + pl.col("unique_id").cast(pl.String)  # in the order of their bytes
+    day = pl.date(2024, 1, 1) + pl.duration(days=pl.col("ds"))
+    match kind:
+        case "words":
+            model = fitted_words("both")
+            series, static = word_tables(60, seed=1)
+            tables = {"series": word_prefixes(series, 1), "static": static}
+            expected = pl.DataFrame(model.generate(*(t.to_arrow() for t in tables.values()), h=3))
+            return model, tables, {"h": 3}, expected
+        case "text":
+            tables = {role: table.with_columns(unique_id=name) for role, table in tables.items()}
+        case "several":
             model = streams.several()
-            series = series.with_columns(z=pl.col("y") + 1)
-        if kind == "covariates":
+            tables["series"] = series.with_columns(z=pl.col("y") + 1)
+        case "covariates":
             model = streams.covariates()
-            series = series.with_columns(visits=pl.col("y") / 7)
             steps = pl.DataFrame({"ds": range(1, UNTIL + 1)})
             future = static.select("unique_id").join(steps, how="cross")
-            future = future.with_columns(promo=pl.col("ds") / 3, season=pl.lit("b"))
-        if kind == "dated":
-            model, static = streams.dated(), static.select("unique_id")
-            days = pl.duration(days=pl.col("ds"))
-            series = series.with_columns(ds=pl.lit("2024-01-01").str.to_date() + days)
-            series = series.cast({"ds": pl.Datetime("ms")})
-        sources = {"series": series, "static": static}
-        if future is not None:
-            sources["future"] = future
-            options["future"] = future.to_arrow()
-        expected = expected_of(model, series, static, **options)
-        options.pop("future", None)
-    sources = {name: table.sort("unique_id") for name, table in sources.items()}
-    paths = {name: written(table, tmp_path / name, 3, 17) for name, table in sources.items()}
+            tables["future"] = future.with_columns(promo=pl.col("ds") / 3, season=pl.lit("b"))
+            tables["series"] = series.with_columns(visits=pl.col("y") / 7)
+        case "dates" | "datetimes":
+            model = streams.dated()
+            kinds = {"dates": pl.Date(), "datetimes": pl.Datetime("ms")}
+            tables["series"] = series.with_columns(ds=day.cast(kinds[kind]))
+            tables["static"] = static.select("unique_id")
+        case "zoned":
+            model = zoned()
+            tables = {"series": with_moments(series), "static": static.select("unique_id")}
+        case "ids of dates":
+            days = pl.date(2024, 1, 1) + pl.duration(days=pl.col("unique_id"))
+            tables = {role: table.with_columns(unique_id=days) for role, table in tables.items()}
+        case "ids of floats":
+            tables = {role: table.cast({"unique_id": pl.Float64}) for role, table in tables.items()}
+        case "decimals":
+            tables["series"] = series.cast({"y": pl.Decimal(12, 2), "ds": pl.Decimal(10, 0)})
+        case "nothing begun":
+            tables = {"static": static}
+    given = {role: table.to_arrow() for role, table in tables.items()}
+    expected = pl.DataFrame(
+        model.predict(
+            given.get("series"), given.get("static"), future=given.get("future"), **options
+        )
+    )
+    return model, tables, options, expected
+
+
+KINDS = [
+    *("several", "dates", "datetimes", "zoned", "covariates", "words", "text", "nothing begun"),
+    *("ids of dates", "ids of floats", "decimals"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model(tmp_path: Path, kind: str) -> None:
+    model, tables, options, expected = case_of(kind)
+    tables = {role: table.sort("unique_id") for role, table in tables.items()}
+    paths = {role: written(table, tmp_path / role, 3, 17) for role, table in tables.items()}
     for partition in ("input", "hash"):
         out = tmp_path / partition
         serially(model, paths, out, partition=partition, rows=20, **options)
@@ -221,6 +259,86 @@ def test_a_bucket_is_that_of_the_id_alone(ids: list[Any], count: int) -> None:
         assert bucket_of(alone, count).to_pylist() == [bucket]
     coded = column.dictionary_encode()
     assert bucket_of(coded, count).to_pylist() == found
+
+
+def through_one_table(
+    model: Any, tables: dict[str, pl.DataFrame], *, buckets: int, **options: Any
+) -> pl.DataFrame:
+    """The forecasts of the buckets of the one table that Ray and Spark get, without these."""
+    scoring = Scoring(model, options)
+    given = {role: table.to_arrow() for role, table in tables.items()}
+    layout = _Layout.of(scoring, {role: table.schema for role, table in given.items()})
+    schema = scoring.schema(layout.types)
+    whole = pa.concat_tables(
+        [layout.widened(role, buckets, table) for role, table in given.items()]
+    )
+    frame = pl.DataFrame(whole).sample(fraction=1, shuffle=True, seed=0)
+    parts = [rows.to_arrow() for rows in frame.partition_by("_statecast_bucket")]
+    return pl.concat([pl.DataFrame(layout.forecasts(scoring, schema, part)) for part in parts])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_one_table_of_a_cluster_has_what_the_tables_have(kind: str) -> None:
+    model, tables, options, expected = case_of(kind)
+    same(through_one_table(model, tables, buckets=5, **options), expected)
+
+
+def test_types_of_the_one_table_may_differ_between_tables() -> None:
+    series, static = items(30)
+    expected = expected_of(streams.plain(), series, static, until=UNTIL)
+    tables = {"series": series.cast({"unique_id": pl.Int16, "ds": pl.Int8}), "static": static}
+    found = through_one_table(streams.plain(), tables, buckets=3, until=UNTIL)
+    assert ordered(found).equals(ordered(expected.cast({"ds": found["ds"].dtype})))
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "words"),
+    [
+        ("series", lambda t: t.with_columns(ds=pl.col("ds").replace(1, None)), "'ds'"),
+        ("series", lambda t: t.with_columns(unique_id=pl.col("unique_id").replace(3, None)), "id"),
+        ("series", lambda t: pl.concat([t, t[-1:]]), "once"),
+        ("static", lambda t: t.filter(pl.col("unique_id") != 7), "static table"),
+        ("static", lambda t: pl.concat([t, t[3:4]]), "static table"),
+        ("static", lambda t: t.with_columns(unique_id=pl.col("unique_id").replace(3, None)), "id"),
+    ],
+)
+def test_what_one_call_refuses_is_refused_in_the_one_table(
+    role: str, change: Callable[[pl.DataFrame], pl.DataFrame], words: str
+) -> None:
+    tables: dict[str, pl.DataFrame] = dict(zip(("series", "static"), items(30), strict=True))
+    tables[role] = change(tables[role])
+    found = []
+    for call in (
+        lambda: expected_of(streams.plain(), *tables.values(), until=UNTIL),
+        lambda: through_one_table(streams.plain(), tables, buckets=3, until=UNTIL),
+    ):
+        with pytest.raises(DataError, match=words) as error:
+            call()
+        found.append(error.value.column)
+        found.append(str(error.value)[:25])  # the name of the table
+    assert found[:2] == found[2:]
+
+
+def test_a_table_that_is_missing_or_not_wanted_is_refused_before_any_work() -> None:
+    series, static = items(30)
+    future = static.with_columns(ds=1, promo=1.0, season=pl.lit("a")).drop("level")
+    with pytest.raises(DataError, match="Expected a static table with"):
+        through_one_table(streams.plain(), {"series": series}, buckets=1, until=UNTIL)
+    tables = {"series": series, "static": static}
+    with pytest.raises(DataError, match="Expected no future table"):
+        through_one_table(streams.plain(), tables | {"future": future}, buckets=1, until=UNTIL)
+    tables["series"] = series.with_columns(visits=pl.col("y"))
+    with pytest.raises(DataError, match="future"):
+        through_one_table(streams.covariates(), tables, buckets=1, until=UNTIL)
+
+
+@pytest.mark.parametrize("column", ["y", "ds"])
+def test_the_error_of_a_type_names_the_type(column: str) -> None:
+    """Not a value, as the one that was tried is made up."""
+    series, static = items(30)
+    tables = {"series": series.cast({column: pl.String}), "static": static}
+    with pytest.raises(DataError, match=rf"'{column}': expected a type .* \w*string \(series\)"):
+        through_one_table(streams.plain(), tables, buckets=1, until=UNTIL)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=8), st.integers(1, 6))
@@ -355,7 +473,7 @@ def test_a_part_that_fails_loses_no_other(job: Any) -> None:
     with_y(33, float("inf")).write_parquet(bad, row_group_size=20)
     with pytest.raises(JobError) as error:
         serially(model, sources, out, until=UNTIL)
-    first = table["unique_id"].to_list().index(table["unique_id"][33])
+    first = table["unique_id"].to_list().index(table["unique_id"][33]) + 1
     assert f"002.parquet' from row {first} on" in str(error.value)
     assert len(error.value.failed) == 1
     parts = len(times(out)) + 1
@@ -386,7 +504,7 @@ def test_rows_without_an_id_are_refused(tmp_path: Path) -> None:
     series = pl.concat([series, series[-1:].with_columns(unique_id=pl.lit(None, pl.Int64))])
     sources = {"series": written(series, tmp_path / "s", 1, 10)}
     sources["static"] = written(static, tmp_path / "x", 1, 10)
-    row = len(series) - 1
+    row = len(series)
     for partition in ("input", "hash"):
         with pytest.raises(JobError, match=rf"000\.parquet.* 'unique_id' .* row {row} has none"):
             serially(
@@ -429,6 +547,24 @@ def test_arguments_are_refused_before_any_work(job: Any, tmp_path: Path) -> None
     with pytest.raises(ArgumentError, match="model"):
         distributed.forecast(3, **paths, out=out, until=UNTIL)  # type: ignore[arg-type]
     assert not out.exists()
+
+
+@pytest.mark.parametrize("address", ["{}", "ray://{}", "spark://{}"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = address.format(f"127.0.0.1:{server.getsockname()[1]}")
+        _check_reachable(place)
+    with pytest.raises(ArgumentError, match=f"nothing answers at '{place}'"):
+        _check_reachable(place)
+    for other in ("auto", "local[2]", "yarn", "k8s://https://127.0.0.1:9", "spark://a:1,b:2"):
+        _check_reachable(other)
+
+
+def test_the_option_that_differs_from_another_job_is_named(job: Any) -> None:
+    sources, out = job
+    serially(streams.plain(), sources, out, until=UNTIL)
+    with pytest.raises(ArgumentError, match=rf"another job: until was {UNTIL}, and is 3\."):
+        serially(streams.plain(), sources, out, until=3)
 
 
 def test_a_warning_of_parts_is_issued_once(job: Any) -> None:
@@ -707,6 +843,9 @@ def test_a_driver_that_is_killed_goes_on(engine: str, tmp_path: Path) -> None:
     same(forecasts(out), expected_of(model, series, static, until=UNTIL, mean=True))
 
 
+OF_CLUSTERS = ("covariates", "dates", "datetimes", "zoned", "words", "nothing begun")
+
+
 @pytest.mark.slow
 def test_a_dataset_of_ray(job: Any) -> None:
     ray = pytest.importorskip("ray")
@@ -726,6 +865,30 @@ def test_a_dataset_of_ray(job: Any) -> None:
             distributed.forecast(model, tables[0], tables[1].drop_columns(["level"]), until=UNTIL)
         with pytest.raises(ArgumentError, match="out"):
             distributed.forecast(model, *tables, out="x", until=UNTIL)
+        for more in ({"workers": 2}, {"partition": "hash"}, {"engine": "spark"}):
+            with pytest.raises(ArgumentError, match=next(iter(more))):
+                distributed.forecast(model, *tables, until=UNTIL, **more)
+        for kind in OF_CLUSTERS:
+            model, given, options, expected = case_of(kind)
+            made = {role: ray.data.from_arrow(table.to_arrow()) for role, table in given.items()}
+            found = distributed.forecast(model, rows=100, **{"series": None, **made}, **options)
+            blocks = [pl.DataFrame(ray.get(block)) for block in found.to_arrow_refs()]
+            same(pl.concat([block for block in blocks if len(block)]), expected)
+        # Blocks of pandas: categories, and one whose cells are all missing.
+        frames = [table.to_pandas() for table in (series, static)]
+        frames[1]["level"] = frames[1]["level"].astype(object)
+        frames[1].loc[:59, "level"] = None
+        frames[0]["unique_id"], frames[1]["unique_id"] = (
+            frame["unique_id"].astype(str).astype("category") for frame in frames
+        )
+        halves = [frames[1][:60], frames[1][60:]]
+        model = streams.plain()
+        expected = expected_of(model, *(pl.from_pandas(frame) for frame in frames), until=UNTIL)
+        made = [ray.data.from_pandas(frames[0]), ray.data.from_pandas(halves)]
+        found = distributed.forecast(model, *made, rows=100, until=UNTIL)
+        same(pl.from_pandas(found.to_pandas()), expected.cast({"unique_id": pl.String}))
+        none = distributed.forecast(model, *(each.limit(0) for each in tables), until=UNTIL)
+        assert none.count() == 0
     finally:
         ray.shutdown()
 
@@ -751,5 +914,10 @@ def test_a_dataframe_of_spark(job: Any, monkeypatch: pytest.MonkeyPatch) -> None
         same(table, expected_of(model, series, static, until=UNTIL))
         with pytest.raises(DataError, match="'level'"):
             distributed.forecast(model, tables[0], tables[1].drop("level"), until=UNTIL)
+        for kind in OF_CLUSTERS:
+            model, given, options, expected = case_of(kind)
+            made = {role: session.createDataFrame(t.to_arrow()) for role, t in given.items()}
+            found = distributed.forecast(model, **{"series": None, **made}, **options)
+            same(pl.DataFrame(found.toArrow()).cast(expected.schema), expected)
     finally:
         session.stop()

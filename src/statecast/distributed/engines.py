@@ -9,6 +9,9 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
+import shutil
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +23,11 @@ from itertools import islice
 from typing import Any
 
 from statecast.checks import check_choice, check_whole
-from statecast.errors import ArgumentError, WorkerError
+from statecast.errors import ArgumentError, WorkerError, quoted
 from statecast.process import check_extra
 
 RETRIES = 3
+_ANSWERS = 10.0  # seconds for a cluster to take a connection
 ENGINES = ("processes", "ray", "spark")
 Task = Any
 Work = Callable[[Task], Any]
@@ -204,6 +208,7 @@ def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
         os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
         ray_constants.ENABLE_RAY_CLUSTER = False
     else:
+        _check_reachable(address or os.environ["RAY_ADDRESS"])
         options["address"] = address
     try:
         ray.init(**options)
@@ -213,6 +218,21 @@ def ray_started(workers: int | None, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ``ArgumentError`` if nothing answers at the address of a cluster. The engines
+    themselves wait for a minute or more, and do not say so clearly."""
+    found = re.fullmatch(r"(?:(?:ray|spark)://)?\[?([^,/]+?)\]?:(\d{1,5})", address)
+    if found is None:  # "auto", "local[2]", "k8s://https://..." and the like
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), _ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        raise ArgumentError(
+            "address: expected that of the head of a Ray cluster, such as '10.0.0.1:6379', or of "
+            f"the master of Spark; nothing answers at {quoted(address, 200)} ({error})."
+        ) from error
 
 
 # -- Spark -----------------------------------------------------------------------------------------
@@ -264,6 +284,7 @@ def _spark_started(workers: int | None, address: str | None) -> Iterator[Any]:
     ArgumentError
         An address beside a session.
     """
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -287,15 +308,27 @@ def _spark_started(workers: int | None, address: str | None) -> Iterator[Any]:
         ):
             builder = builder.config(name, value)
     else:
+        _check_reachable(address)
         builder = builder.master(address)
     given = os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = given or sys.executable  # Spark runs the `python3` of the path
     try:
         session = builder.getOrCreate()
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
+        lines = str(error).strip().splitlines()  # py4j's first line only says where
+        why = next((line[2:] for line in lines if line.startswith(": ")), lines[0])[:500].rstrip(
+            "."
+        )
+        where = ""
+        java = shutil.which("java") or os.environ.get("JAVA_HOME")
+        if address is not None:
+            where = (
+                f" at address={quoted(address, 200)} (expected a master, such as "
+                "spark://HOST:PORT, k8s://URL, yarn or local[N])"
+            )
+        advice = "" if java else " It needs Java 17 (Debian: apt-get install default-jre-headless)."
         raise ArgumentError(
-            f"engine='spark': Spark cannot be started: {error}. It needs Java 17 or later "
-            "(Debian: apt-get install default-jre-headless)."
+            f"engine='spark': Spark cannot be started{where}: {why}.{advice}"
         ) from error
     finally:
         if given is None:

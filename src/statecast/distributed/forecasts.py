@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from statecast.checks import check_choice, check_flag, check_whole
-from statecast.distributed.engines import engine_of
+from statecast.distributed.engines import ENGINES, engine_of
 from statecast.distributed.frames import of_dataframe, of_dataset
 from statecast.distributed.jobs import ROWS, forecast_files
 from statecast.distributed.scoring import ROLES, Scoring
@@ -52,9 +52,13 @@ def forecast(
         - Parquet files: a file, a folder, a pattern such as ``"series/*.parquet"``, or one of these
           with a URL (``s3://``, ``gs://``, ...). ``out`` is needed.
         - ``ray.data.Dataset``. The result is a Dataset, computed when it is used.
-        - A DataFrame of Spark. The result is a DataFrame, computed when it is used.
+        - A DataFrame of Spark. The result is a DataFrame, computed when it is used. If the dates of
+          the model have no time zone, a ``timestamp`` is the time on the clock of the session, as
+          in ``toPandas``.
 
-        Of each table only the columns of ``fit`` are read.
+        An error in the rows of a Dataset or a DataFrame is raised when the result is used, within
+        the exception that its engine has for errors of workers. Of each table only the columns of
+        ``fit`` are read.
     out : path or URL, optional
         The folder for forecasts of files: ``part-00000.parquet`` and so on, and ``_statecast/``
         with a description of the job and a receipt of each part. A job that was killed, called
@@ -124,6 +128,7 @@ def forecast(
     """
     check_verbose(verbose)
     check_choice("partition", partition, PARTITIONS)
+    check_choice("engine", engine, ENGINES)
     check_flag("overwrite", overwrite)
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model)
@@ -140,6 +145,16 @@ def forecast(
                 f"out: expected none with a {kind}, as the result is one; received {out!r}. Write "
                 "it with a method of the result."
             )
+        own = "ray" if kind == "Dataset" else "spark"
+        _check_ignored(
+            kind,
+            engine=engine not in ("processes", own),
+            workers=workers is not None,
+            address=address is not None,
+            partition=partition != "input",
+            overwrite=overwrite,
+            rows=kind == "DataFrame" and rows != ROWS,
+        )
         if kind == "Dataset":
             return of_dataset(scoring, tables, rows)
         return of_dataframe(scoring, tables)
@@ -157,6 +172,16 @@ def forecast(
         overwrite=overwrite,
         verbose=verbose,
     )
+
+
+def _check_ignored(kind: str, **given: bool) -> None:
+    """Raise ``ArgumentError`` for an argument that is given and has no effect on such tables."""
+    for name, is_given in given.items():
+        if is_given:
+            raise ArgumentError(
+                f"{name}: expected none with a {kind}, whose own engine decides; it is for Parquet "
+                "files. Leave it out."
+            )
 
 
 def absolute(name: str, path: Any, kind: str) -> str:
@@ -185,7 +210,8 @@ def _kind_of(tables: dict[str, Any]) -> str | None:
         else:
             raise ArgumentError(
                 f"{role}: expected the path of Parquet files, a Dataset of Ray or a DataFrame of "
-                f"Spark; received {type(table).__name__}. Use `predict` for a table in memory."
+                f"Spark; received {type(table).__module__.partition('.')[0]}."
+                f"{type(table).__name__}. Use `predict` for a table in memory."
             )
     if len(kinds) > 1:
         raise ArgumentError("Expected tables of one kind; received several.")

@@ -1,18 +1,21 @@
-"""Forecasts of the items of a Dataset of Ray and of a DataFrame of Spark, computed where these are.
+"""Forecasts of the items of Datasets of Ray and of DataFrames of Spark, computed where these are.
 
-The tables become one (``Joined``): its rows are those of all tables, with nulls in the columns that
-a table does not have. The engine brings the rows of each item together.
+The tables become one, because an engine brings rows of equal ids together in one table only. A row
+has the number of its table and its id, and the values of its table's other columns; the columns of
+the other tables are null. A worker makes the tables of it again, for some items, and calls
+``Scoring``. So what it checks is what ``predict`` checks.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from statecast.distributed.jobs import bucket_of
-from statecast.distributed.scoring import Scoring
+from statecast.distributed.scoring import ROLES, Scoring
 from statecast.errors import DataError, listed
 
 if TYPE_CHECKING:
@@ -20,110 +23,232 @@ if TYPE_CHECKING:
     import ray.data
     from pyspark.sql import DataFrame
 
-_BUCKET = "_statecast_bucket"
+_BUCKET, _TABLE, _ID = "_statecast_bucket", "_statecast_table", "_statecast_id"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The one table.
+
+    Attributes
+    ----------
+    types : mapping of str to mapping of str to pyarrow.DataType
+        The types of the columns of each table that is given, by its role. Its id is the first one.
+    id_type : pyarrow.DataType
+        The type of all ids.
+    """
+
+    types: Mapping[str, Mapping[str, pa.DataType]]
+    id_type: pa.DataType
+
+    @classmethod
+    def of(cls, scoring: Scoring, given: Mapping[str, pa.Schema]) -> _Layout:
+        """The layout for tables with these columns.
+
+        Raises
+        ------
+        DataError
+            A column that is missing; ids of several types.
+        """
+        import pyarrow as pa
+
+        key = scoring.model.schema.id_col
+        types: dict[str, dict[str, Any]] = {}
+        for role, own in given.items():
+            wanted = scoring.columns(role)
+            missing = [name for name in wanted if name not in own.names]
+            if missing:
+                raise DataError(
+                    f"The {role} table: expected the columns {listed(wanted, 20)}; received "
+                    f"{listed(own.names, 20)}. {listed(missing)} are missing.",
+                    column=missing[0],
+                )
+            types[role] = {name: _plain(own.field(name).type) for name in wanted}
+        try:
+            ids = [pa.schema([(key, own[key])]) for own in types.values()]
+            (id_type,) = pa.unify_schemas(ids, promote_options="permissive").types
+        except pa.ArrowException as error:
+            shown = " and ".join(f"{own[key]} ({role})" for role, own in types.items())
+            raise DataError(
+                f"Column {key!r}: expected ids of one type in all tables; received {shown}. Cast "
+                "one of them.",
+                column=key,
+            ) from error
+        return cls(types, id_type)
+
+    def named(self, role: str) -> dict[str, str]:
+        """The columns of a table beside its id, by their names in the one table."""
+        _, *names = self.types[role]
+        return {f"_statecast_{role}_{at}": name for at, name in enumerate(names)}
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The columns of the one table beside number and id, with their types."""
+        return {
+            wide: own[name]
+            for role, own in self.types.items()
+            for wide, name in self.named(role).items()
+        }
+
+    def widened(self, role: str, parts: int, table: pa.Table) -> pa.Table:
+        """A table of Arrow as rows of the one table, with the bucket of each row's item."""
+        import pyarrow as pa
+
+        own, (key, *_) = self.named(role), self.types[role]
+        ids = _decoded(table.column(key)).cast(self.id_type)
+        columns = {
+            _BUCKET: bucket_of(ids, parts),
+            _TABLE: pa.repeat(pa.scalar(ROLES.index(role), pa.int8()), len(table)),
+            _ID: ids,
+        }
+        for wide, kind in self.columns().items():
+            if wide in own:
+                columns[wide] = _decoded(table.column(own[wide])).cast(kind)
+            else:
+                columns[wide] = pa.nulls(len(table), kind)
+        return pa.table(columns)
+
+    def tables(self, table: pa.Table) -> dict[str, pa.Table]:
+        """The tables of some rows of the one table, by their roles."""
+        import pyarrow.compute as pc
+
+        found = {}
+        for role, (key, *_) in self.types.items():
+            own = self.named(role)
+            rows = table.filter(pc.equal(table.column(_TABLE), ROLES.index(role)))
+            found[role] = rows.select([_ID, *own]).rename_columns([key, *own.values()])
+        return found
+
+    def forecasts(self, scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
+        """The forecasts of the items of some rows of the one table, which has all their rows."""
+        return scoring.of_tables(**self.tables(table)).replace_schema_metadata().cast(schema)
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values of a column."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _decoded(column: Any) -> Any:
+    return column.cast(_plain(column.type))
+
+
+# -- Ray -------------------------------------------------------------------------------------------
 
 
 def of_dataset(
     scoring: Scoring, tables: Mapping[str, ray.data.Dataset], rows: int
 ) -> ray.data.Dataset:
     """Forecast the items of Datasets; see ``distributed.forecast``."""
-    parts = max(1, -(-max(each.count() for each in tables.values()) // rows))
-    types = _types(scoring, {role: _schema_of(each) for role, each in tables.items()})
-    schema = scoring.schema(types)
-    work = partial(_forecast_group, scoring, schema)
+    layout = _Layout.of(scoring, {role: _schema_of(each) for role, each in tables.items()})
+    schema = scoring.schema(layout.types)
+    most = max(each.count() for each in tables.values())
+    if not most:
+        import ray.data
+
+        return ray.data.from_arrow(schema.empty_table())
+    parts = -(-most // rows)
     wide = [
         each.map_batches(
-            partial(_widened, types, scoring.columns(role), parts),
-            batch_format="pyarrow",
-            batch_size=None,
+            partial(layout.widened, role, parts), batch_format="pyarrow", batch_size=None
         )
         for role, each in tables.items()
     ]
     whole = wide[0].union(*wide[1:]) if len(wide) > 1 else wide[0]
+    work = partial(_forecast_bucket, layout, scoring, schema)
     return whole.groupby(_BUCKET, num_partitions=parts).map_groups(work, batch_format="pyarrow")
 
 
-def _schema_of(dataset: ray.data.Dataset) -> dict[str, Any]:
-    schema = dataset.schema()
-    if schema is None:
-        raise DataError("Expected a Dataset with rows; received one without.")
-    return dict(zip(schema.names, schema.types, strict=True))
-
-
-def _types(scoring: Scoring, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The types of the columns of the joined table."""
-    types: dict[str, Any] = {}
-    for role, own in given.items():
-        wanted = scoring.columns(role)
-        missing = [name for name in wanted if name not in own]
-        if missing:
-            raise DataError(
-                f"The {role} table: expected the columns {listed(wanted, 20)}; received "
-                f"{listed(own, 20)}. {listed(missing)} are missing.",
-                column=missing[0],
-            )
-        for name in wanted:
-            if types.setdefault(name, own[name]) != own[name]:
-                raise DataError(
-                    f"Column {name!r}: expected one type in all tables; received {types[name]} and "
-                    f"{own[name]} ({role}). Cast one of them.",
-                    column=name,
-                )
-    return types
-
-
-def _widened(
-    types: Mapping[str, Any], own: tuple[str, ...], parts: int, table: pa.Table
+def _forecast_bucket(
+    layout: _Layout, scoring: Scoring, schema: pa.Schema, table: pa.Table
 ) -> pa.Table:
-    """A table with the columns of the joined one, and the bucket of each row's item."""
+    """The forecasts of a bucket, whose rows come in any order, sorted by item."""
+    return layout.forecasts(scoring, schema, table.sort_by(_ID))
+
+
+def _schema_of(dataset: ray.data.Dataset) -> pa.Schema:
+    """The columns of a Dataset, with types that hold those of all its blocks."""
     import pyarrow as pa
 
-    columns = {
-        name: table.column(name).cast(kind) if name in own else pa.nulls(len(table), kind)
-        for name, kind in types.items()
-    }
-    key = next(iter(types))
-    return pa.table({**columns, _BUCKET: bucket_of(table.column(key), parts)})
+    schema = dataset.schema()
+    if schema is None:
+        raise DataError("Expected a Dataset with columns; received an empty one without.")
+    if isinstance(schema.base_schema, pa.Schema):
+        return schema.base_schema
+    # Blocks of pandas: each says its own types as Arrow, one of missing values alone says null.
+    found = dataset.map_batches(_packed_schema, batch_format="pyarrow", batch_size=None)
+    schemas = [pa.ipc.read_schema(pa.py_buffer(row["schema"])) for row in found.take_all()]
+    plain = [pa.schema([(each.name, _plain(each.type)) for each in own]) for own in schemas]
+    return pa.unify_schemas(plain, promote_options="permissive")
 
 
-def _forecast_group(scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """The forecasts of a bucket, whose rows come in any order."""
-    own = scoring.model.schema
-    table = table.sort_by([(own.id_col, "ascending"), (own.step_col, "ascending")])
-    return _forecast(scoring, schema, table)
+def _packed_schema(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({"schema": [table.schema.remove_metadata().serialize().to_pybytes()]})
 
 
-def _forecast(scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """The forecasts of the items of a joined table, which may lack the columns of a table that is
-    not given."""
-    for name in scoring.joined.columns:
-        if name not in table.column_names:
-            table = table.append_column(name, [[None] * len(table)])
-    return scoring.of_table(table).replace_schema_metadata().cast(schema)
+# -- Spark -----------------------------------------------------------------------------------------
 
 
 def of_dataframe(scoring: Scoring, tables: Mapping[str, DataFrame]) -> DataFrame:
     """Forecast the items of DataFrames; see ``distributed.forecast``."""
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
-    own = scoring.model.schema
-    kinds = {role: to_arrow_schema(each.schema) for role, each in tables.items()}
-    types = _types(
+    if scoring.model.schema.output().form.zone is None:
+        tables = {role: _with_wall_clock(scoring, role, table) for role, table in tables.items()}
+    # Spark gives moments to Python with the time zone of the session.
+    zone = next(iter(tables.values())).sparkSession.conf.get("spark.sql.session.timeZone")
+    layout = _Layout.of(
         scoring,
-        {role: dict(zip(kind.names, kind.types, strict=True)) for role, kind in kinds.items()},
+        {role: to_arrow_schema(each.schema, timezone=zone) for role, each in tables.items()},
     )
-    schema = scoring.schema(types)
-    narrow = (table.select(*scoring.columns(role)) for role, table in tables.items())
+    schema = scoring.schema(layout.types)
+    narrow = (_narrowed(layout, role, table) for role, table in tables.items())
     whole = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), narrow)
-    packed = pickle.dumps((scoring, schema))
+    packed = pickle.dumps((layout, scoring, schema))
 
     def forecast(batches: Iterator[Any]) -> Iterator[Any]:
-        scoring, schema = pickle.loads(packed)
-        for table in _whole_items(batches, scoring.model.schema.id_col):
-            yield from _forecast(scoring, schema, table).to_batches()
+        layout, scoring, schema = pickle.loads(packed)
+        for table in _whole_items(batches, _ID):
+            yield from layout.forecasts(scoring, schema, table).to_batches()
 
-    ordered = whole.repartition(own.id_col).sortWithinPartitions(own.id_col, own.step_col)
+    ordered = whole.repartition(_ID).sortWithinPartitions(_ID)
     return ordered.mapInArrow(forecast, from_arrow_schema(schema))
+
+
+def _with_wall_clock(scoring: Scoring, role: str, table: DataFrame) -> DataFrame:
+    """A table whose moments are those on the clock of the session, as ``toPandas`` has them: for a
+    model whose dates have no time zone."""
+    from pyspark.sql.types import TimestampType
+
+    wanted = scoring.columns(role)
+    moments = [
+        field.name
+        for field in table.schema
+        if field.name in wanted and isinstance(field.dataType, TimestampType)
+    ]
+    return table.withColumns({name: _column(name).cast("timestamp_ntz") for name in moments})
+
+
+def _column(name: str) -> Any:
+    """A column of Spark by its name as it is, with dots too."""
+    from pyspark.sql.functions import col
+
+    return col("`" + name.replace("`", "``") + "`")
+
+
+def _narrowed(layout: _Layout, role: str, table: DataFrame) -> DataFrame:
+    """A table as rows of the one table, without the columns of the others."""
+    from pyspark.sql.functions import lit
+    from pyspark.sql.pandas.types import from_arrow_type
+
+    key, *_ = layout.types[role]
+    own = [_column(name).alias(wide) for wide, name in layout.named(role).items()]
+    ids = _column(key).cast(from_arrow_type(layout.id_type))
+    number = lit(ROLES.index(role)).cast("byte")
+    return table.select(number.alias(_TABLE), ids.alias(_ID), *own)
 
 
 def _whole_items(batches: Iterator[Any], key: str) -> Iterator[pa.Table]:

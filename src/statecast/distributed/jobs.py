@@ -104,14 +104,15 @@ def forecast_files(
         for role, source in sources.items()
     }
     tables = _Tables(files, key)
-    _check_tables(scoring, tables, sources, out)
+    _check_tables(tables, sources, out)
+    columns = scoring.schema(tables.types())
     folder = _Folder.of(out)
     with folder.locked():
         _begin(folder, scoring, sorted(files), partition, rows, overwrite)
         receipts = _complete(folder, tables.made_from)
         if receipts is not None:
             return _report(out, receipts, len(receipts), begun)
-        work = partial(_forecast_part, scoring, folder, scoring.schema(tables.types()), key)
+        work = partial(_forecast_part, scoring, folder, columns, key)
         with engine as run:
             plan = _plan(folder, tables, run, partition, rows, verbose)
             found = _receipts(folder, plan)
@@ -162,7 +163,7 @@ def _run(
     for text, count in list(warned.items())[:_SHOWN]:
         warn(text if count == 1 else f"{text} So in {count} parts.")
     if len(warned) > _SHOWN:
-        warn(f"{len(warned) - _SHOWN} further warnings are in the receipts of the parts.")
+        warn(f"Further warnings, in the receipts of the parts: {len(warned) - _SHOWN}.")
     if failed:
         texts = {
             number: tables.placed(*failed[number]) if at < _SHOWN else failed[number][0]
@@ -170,9 +171,10 @@ def _run(
         }
         shown = [f"Part {number}: {text}" for number, text in list(texts.items())[:_SHOWN]]
         more = f" And {len(failed) - _SHOWN} more." if len(failed) > _SHOWN else ""
+        kept = "" if len(failed) == len(tasks) else "; the others are written"
         raise JobError(
-            f"{len(failed)} of {len(tasks)} parts failed; the others are written. Mend their input "
-            f"and run the job again: it computes these alone. {' '.join(shown)}{more}",
+            f"{len(failed)} of {len(tasks)} parts failed{kept}. Mend their input and run the job "
+            f"again: it computes these alone. {' '.join(shown)}{more}",
             failed=texts,
         )
     return found
@@ -195,13 +197,12 @@ class _Tables:
         """A digest of their files."""
         return _digest({role: _identity(files.files) for role, files in self.files.items()})
 
-    def types(self) -> dict[str, pa.DataType]:
-        """The types of their columns; of the keys those of the first table."""
-        found: dict[str, pa.DataType] = {}
-        for files in self.files.values():
+    def types(self) -> dict[str, dict[str, pa.DataType]]:
+        """The types of their columns."""
+        found = {}
+        for role, files in self.files.items():
             assert files.types is not None  # by `with_types`
-            for name, kind in zip(files.types.names, files.types.types, strict=True):
-                found.setdefault(name, kind)
+            found[role] = dict(zip(files.types.names, files.types.types, strict=True))
         return found
 
     def placed(self, text: str, item: Any) -> str:
@@ -219,17 +220,14 @@ class _Tables:
                     at = pc.index(_decoded(files.read([group]).column(0)), item).as_py()
                     if at >= 0:
                         path = quoted(files.files[group.file].path, 200)
-                        return f"{text} The item is in {path} from row {group.start + at} on."
+                        return f"{text} The item is in {path} from row {group.start + at + 1} on."
         return text
 
 
-def _check_tables(scoring: Scoring, tables: _Tables, sources: Mapping[str, str], out: str) -> None:
-    """Raise for ids of several kinds, a table that is missing, or an ``out`` among the tables."""
+def _check_tables(tables: _Tables, sources: Mapping[str, str], out: str) -> None:
+    """Raise for ids of several kinds, or an ``out`` among the tables."""
     import pyarrow as pa
 
-    known = scoring.model.schema.static.kinds
-    if known and "static" not in sources:
-        raise DataError(f"Expected a static table with {list(known)}, as in fit; received None.")
     kinds = {}
     for role, files in tables.files.items():
         if files.types is not None and tables.key in files.types.names:
@@ -381,17 +379,25 @@ def _begin(
             before = dict(strict_json(written.decode()))
         except _DAMAGED as error:
             raise DataError(
-                f"{folder.name}/{_JOB} is damaged ({error}). Pass overwrite=True to begin again."
+                f"{folder.name}/{_JOB} is damaged ({error}). Pass overwrite=True (--overwrite) to "
+                "begin again."
             ) from error
-        for name, value in job.items():
-            if before.get(name) != value:
+        for name, value in _flat(job).items():
+            if _flat(before).get(name) != value:
+                was = cut(str(_flat(before).get(name)))
                 raise ArgumentError(
                     f"out: {quoted(folder.name, 200)} has the forecasts of another job: {name} was "
-                    f"{cut(str(before.get(name)))}, and is {cut(str(value))}. Choose another "
-                    "folder, or pass overwrite=True, which deletes them."
+                    f"{was}, and is {cut(str(value))}. Choose another folder, or pass "
+                    "overwrite=True (--overwrite), which deletes them."
                 )
         return
     folder.write(_JOB, _json({**job, "statecast": version("statecast")}))
+
+
+def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a job with its options as entries of their own, before the digest."""
+    options = job.get("options")
+    return {**(options if isinstance(options, dict) else {}), **job, "options": None}
 
 
 def _complete(folder: _Folder, made_from: str) -> list[dict[str, Any]] | None:
@@ -497,13 +503,11 @@ class _Part:
         return f"{_OWN}/part-{self.number:05d}.json"
 
     def read(self, role: str, key: str) -> pa.Table | None:
-        """The rows of its items in a table; None without such rows."""
+        """The rows of its items in a table; None without the table."""
         if role not in self.slices:
             return None
         table = self.slices[role].read(key)
-        table = table.filter(self._inside(table.column(key)))
-        # A static table without rows stays, so that items that it lacks are named.
-        return table if len(table) or role == "static" else None
+        return table.filter(self._inside(table.column(key)))
 
     def _inside(self, ids: Any) -> Any:
         """Which ids are in the range."""
@@ -568,8 +572,8 @@ def _check_sorted(files: ParquetFiles, previous: RowGroup, group: RowGroup, key:
     raise DataError(
         f"{files.of_file(group.file)}: expected rows that are sorted by {key!r}, in all files in "
         f"the order of their names; received {quoted(group.least)} after {quoted(previous.most)}. "
-        "Sort them (ORDER BY), or pass partition='hash', which brings the rows of each item "
-        "together.",
+        "Sort them (ORDER BY), or pass partition='hash' (--partition hash), which brings the "
+        "rows of each item together.",
         column=key,
         item=group.least,
     )
@@ -665,11 +669,16 @@ def bucket_of(ids: pa.ChunkedArray, count: int) -> pa.Array:
         ids = ids.dictionary_encode()
     ids = ids.combine_chunks()
     cells = ids.dictionary.to_pylist()
-    try:
-        hashed = [0 if item is None else zlib.crc32(id_bytes(item)) % count for item in cells]
-    except ValueError as error:
-        raise DataError(f"Ids by their hash: {error}. Pass partition='input'.") from error
+    hashed = [0 if item is None else zlib.crc32(_bytes_of(item)) % count for item in cells]
     return pa.array(hashed, pa.int32()).take(ids.indices).fill_null(0)
+
+
+def _bytes_of(item: Any) -> bytes:
+    """The same bytes for equal ids of one type."""
+    try:
+        return id_bytes(item)
+    except ValueError:  # a float or a decimal number
+        return repr(item + 0).encode()  # -0.0 is 0.0
 
 
 # -- the work on a part ----------------------------------------------------------------------------

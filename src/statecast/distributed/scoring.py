@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from statecast.tokens.forecaster import TokenForecaster
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    Types = Mapping[str, Mapping[str, pa.DataType]]
 
 ROLES = ("series", "static", "future")
 OF_NUMBERS = ("until", "h", "strict", "level", "quantiles", "mean", "calibrated")
@@ -81,7 +84,7 @@ class Scoring:
                 self.options[name] = (given,)
         schema = model.schema
         Horizon.read(until, options.get("h"), schema.id_col, schema.first)
-        self._forecast_example({})  # so that what `predict` refuses is refused before any work
+        self._forecast_example()  # so that what `predict` refuses is refused before any work
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _read, (self._packed, self.digest)
@@ -96,23 +99,23 @@ class Scoring:
         return hashlib.blake2b(self._packed, digest_size=16).hexdigest()
 
     @cached_property
-    def joined(self) -> Joined:
-        """The one table that ``of_table`` takes."""
+    def _joined(self) -> Joined:
         return Joined(self.model.schema)
 
     def columns(self, role: str) -> tuple[str, ...]:
         """The columns that are needed of a table: "series", "static" or "future"."""
         schema = self.model.schema
         keys = (schema.id_col,) if role == "static" else (schema.id_col, schema.step_col)
-        return (*keys, *getattr(self.joined, role))
+        return (*keys, *getattr(self._joined, role))
 
-    def of_tables(self, series: Any, static: Any = None, future: Any = None) -> pa.Table:
+    def of_tables(self, series: Any = None, static: Any = None, future: Any = None) -> pa.Table:
         """Forecast the items of Arrow tables.
 
         Parameters
         ----------
         series, static, future : pyarrow.Table or None
-            As ``predict`` takes them.
+            As ``predict`` takes them. A series or a future table without rows is as None. A static
+            table without rows is not, so that items that it lacks are named.
 
         Returns
         -------
@@ -124,6 +127,9 @@ class Scoring:
         DataError
             As ``predict``.
         """
+        series, future = (
+            None if table is None or not len(table) else table for table in (series, future)
+        )
         return self._forecast(series, static, future, self.options)
 
     def _forecast(self, series: Any, static: Any, future: Any, options: Mapping[str, Any]) -> Any:
@@ -133,34 +139,60 @@ class Scoring:
             raise DataError("Expected no future table, as tokens have no covariates; received one.")
         return self.model.generate(series, static, **options)
 
-    def of_table(self, table: pa.Table) -> pa.Table:
-        """Forecast the items of one joined table (``Joined``), which has all rows of its items."""
-        return self.of_tables(*self.joined.tables(table))
-
-    def schema(self, types: Mapping[str, pa.DataType]) -> pa.Schema:
+    def schema(self, types: Types) -> pa.Schema:
         """The columns of the forecasts.
 
         Parameters
         ----------
-        types : mapping of str to pyarrow.DataType
-            The types of the columns of the items' tables.
+        types : mapping of str to mapping of str to pyarrow.DataType
+            The types of the columns of the items' tables, by the roles of the tables.
+
+        Raises
+        ------
+        DataError
+            What ``predict`` raises for tables of these types, or without a table that it needs.
         """
         return self._forecast_example(types).schema.remove_metadata()
 
-    def _forecast_example(self, types: Mapping[str, Any]) -> Any:
-        """The forecast of one item that is made up, in tables whose columns have these types."""
-        import narwhals.stable.v2 as nw
+    def _forecast_example(self, types: Types | None = None) -> Any:
+        """The forecast of one item that is made up, in tables whose columns have these types.
+        Without types it has all tables."""
         import pyarrow as pa
 
-        values = self.joined.example()
-        made = {}
-        for name, cells in values.items():
-            wanted = types.get(name)
-            array = nw.new_series(name, cells, backend="pyarrow").to_native()
-            made[name] = array if wanted is None else _cast(name, array, wanted)
+        cells = self._joined.example()
         options = {**self.options, "until": None, "h": 1}
-        with silent():
-            return self._forecast(*self.joined.tables(pa.table(made)), options)
+        if types is None:
+            made = {name: pa.array(each) for name, each in cells.items()}
+            with silent():
+                return self._forecast(*self._joined.tables(pa.table(made)), options)
+        known = [cell is not None for cell in cells[self._joined.series[0]]]
+        tables: dict[str, pa.Table | None] = dict.fromkeys(ROLES)
+        for role, own in types.items():
+            key = self.model.schema.id_col
+            table = pa.table(
+                {name: _made(name, cells[name], own[name], name == key) for name in own}
+            )
+            tables[role] = {
+                "series": table.filter(pa.array(known)) if any(known) else None,
+                "static": table.slice(0, 1),
+                "future": table,
+            }[role]
+        if tables["static"] is None and not self._joined.static:  # so that there is an item
+            tables["static"] = pa.table({self.model.schema.id_col: ["1"]})
+        try:
+            with silent():
+                return self._forecast(**tables, options=options)
+        except DataError as error:
+            column = error.column or ""
+            found = {role: own[column] for role, own in types.items() if column in own}
+            if not found:  # no matter of types: a table that is missing, or is not wanted
+                raise
+            shown = " and ".join(f"{kind} ({role})" for role, kind in found.items())
+            raise DataError(
+                f"Column {column!r}: expected a type that `predict` takes; received {shown}. Cast "
+                "the column to the type that it had in fit.",
+                column=column,
+            ) from error
 
 
 def _defaults(model: Any) -> dict[str, Any]:
@@ -171,16 +203,26 @@ def _defaults(model: Any) -> dict[str, Any]:
     return found | {"beam": Beam()}
 
 
-def _cast(name: str, array: Any, wanted: Any) -> Any:
-    """The cells of a column, which are made up, in another type."""
+def _made(name: str, cells: list[Any], wanted: Any, key: bool) -> Any:
+    """A column of cells that are made up, in the type of the column that they stand for."""
     import pyarrow as pa
 
     kinds = pa.types
+    if kinds.is_dictionary(wanted):
+        return _made(name, cells, wanted.value_type, key).dictionary_encode()
+    text = [kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_binary]
+    if key and not any(is_text(wanted) for is_text in (*text, kinds.is_large_binary)):
+        cells = [1] * len(cells)  # ids may have another type than in training
+    array = pa.array(cells)
     try:
-        if kinds.is_dictionary(wanted):
-            return _cast(name, array, wanted.value_type).dictionary_encode()
         if kinds.is_null(wanted):
             return pa.nulls(len(array))
+        if kinds.is_decimal(wanted):  # a cast refuses one that might be too small for any number
+            unit = Decimal(1).scaleb(-wanted.scale)
+            exact = [None if cell is None else Decimal(cell).quantize(unit) for cell in cells]
+            return pa.array(exact, wanted)
+        if kinds.is_date(wanted) and kinds.is_string(array.type):
+            array = array.cast(pa.timestamp("us"))
         if kinds.is_integer(array.type) and (kinds.is_date32(wanted) or kinds.is_time32(wanted)):
             array = array.cast(pa.int32())
         if kinds.is_integer(array.type) and (
@@ -188,7 +230,7 @@ def _cast(name: str, array: Any, wanted: Any) -> Any:
         ):
             array = array.cast(pa.string())
         return array.cast(wanted, safe=False)  # a mean of whole numbers is no whole number
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ArithmeticError, TypeError) as error:
         raise DataError(
             f"Column {name!r}: expected a type like that of training, {array.type}; received "
             f"{wanted} ({error}). Cast the column.",

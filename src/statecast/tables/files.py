@@ -341,13 +341,13 @@ class ParquetFiles:
 
 
 def _first_null(column: pa.ChunkedArray, groups: Sequence[RowGroup]) -> int:
-    """The row, in their file, of the first null in the rows of some groups."""
+    """The row, from 1, in their file, of the first null in the rows of some groups."""
     import pyarrow.compute as pc
 
     at = pc.index(pc.is_null(column), True).as_py()
     for group in groups:
         if at < group.rows:
-            return group.start + at
+            return group.start + at + 1
         at -= group.rows
     raise AssertionError("a null in one of the groups")
 
