@@ -1,4 +1,4 @@
-"""The tests, two runs of pytest at a time where there are two CPUs.
+"""The tests, several runs of pytest at a time.
 
     python tools/run_tests.py jax tensorflow torch
 
@@ -77,17 +77,16 @@ def cpus() -> int:
 def main() -> None:
     backends = sys.argv[1:]
     rest = ["tests", *(f"--ignore={path}" for path in OF_PROCESSES)]
-    # The longest run is the first one, and the shortest, of the last backend, is the last one: so
-    # both CPUs are busy to the end.
+    # The shortest run, of the last backend, is the last one: so the CPUs are busy to the end.
     runs = [Run("processes", backends[-1], "not backends", OF_PROCESSES)]
     runs += [Run(backend, backend, "backends") for backend in backends]
     runs.insert(-1, Run("others", backends[-1], "not backends", rest))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for run in runs:
         run.log.unlink(missing_ok=True)
-    at_once = min(2, cpus())
-    # Two runs share the CPUs: threads of one that wait for a CPU in a loop would take it from the
-    # other.
+    # The first run waits for other processes most of its time, so that one more has a CPU.
+    at_once = 3 if cpus() > 1 else 1
+    # Runs share the CPUs: threads of one that wait for a CPU in a loop would take it from another.
     threads = cpus() // 2 if at_once > 1 else 0
     names = ", ".join(run.name for run in runs)
     print(f"{len(runs)} runs of pytest, {at_once} at a time: {names}", flush=True)
