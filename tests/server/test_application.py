@@ -371,6 +371,12 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", OBSERVATION, {"step": 3, "values": 50, "h": 13}, 422, "from 1 to 12"),
     ("POST", OBSERVATION, {"step": 3, "values": 50, "h": 2, "until": 5}, 422, "one of them"),
     ("POST", OBSERVATION, {"step": 3, "values": 50, "h": True}, 422, "from 1 to 12"),
+    # A list is how the values of a query are held, and is none of a body.
+    *(
+        ("POST", OBSERVATION, {"step": 3, "values": 50, name: value}, 422, "from 1 to 12")
+        for name in ("h", "until")
+        for value in ([], ["2"], [2], [[]], [None], {"h": 2}, "2")
+    ),
     ("POST", OBSERVATION, {"step": 3, "values": 50, "past": {"x": 1}}, 422, "x"),
     ("POST", OBSERVATION, {"step": 3, "values": 50, "static": []}, 422, "static"),
     ("POST", OBSERVATION, {"static": {"level": [1], "group": "a"}}, 422, "'level'"),
@@ -523,7 +529,7 @@ def test_no_body_is_a_fault_of_the_server(
                 "static": features | st.just(X),
                 "future": features | st.just({"promo": 1.0, "season": "a"}),
                 "past": features | st.just({"visits": 1.0}),
-                "h": st.integers(1, 3),
+                "h": st.integers(1, 3) | JSON_VALUES,
             },
         )
     )

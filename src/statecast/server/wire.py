@@ -385,7 +385,7 @@ def read_query(call: Call, names: Collection[str]) -> dict[str, list[str]]:
 
 
 def read_horizon(given: Mapping[str, Any], limits: Limits) -> dict[str, int]:
-    """Return ``until`` and ``h`` of a body or of a query, whose values are lists of texts.
+    """Return ``until`` and ``h`` of a body.
 
     Raises
     ------
@@ -397,9 +397,6 @@ def read_horizon(given: Mapping[str, Any], limits: Limits) -> dict[str, int]:
         value = given.get(name)
         if value is None:
             continue
-        if isinstance(value, list):
-            text = one_of(name, value)
-            value = int(text) if _WHOLE.fullmatch(text) else text
         try:
             found[name] = check_whole(name, value, most=limits.steps)
         except ArgumentError:
@@ -428,7 +425,9 @@ def read_options(query: Mapping[str, list[str]], limits: Limits) -> dict[str, An
     RequestError
         A value of another type; more levels and quantiles than the limit (status 422).
     """
-    found: dict[str, Any] = read_horizon(query, limits)
+    horizon = {name: one_of(name, query[name]) for name in ("until", "h") if name in query}
+    whole = {name: int(text) if _WHOLE.fullmatch(text) else text for name, text in horizon.items()}
+    found: dict[str, Any] = read_horizon(whole, limits)
     for name in ("level", "quantiles"):
         if name in query:
             found[name] = [
