@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -51,6 +55,7 @@ def test_parts_are_the_forecast(folder: Path) -> None:
         (("--engine", "processes", "--address", "auto", "--out", "parts"), "address"),
         ((*PARTS, "--partition", "item"), "partition"),
         (("--workers", "2"), "--workers is for"),
+        ((*PARTS, "--until", "until.csv"), "--until: expected one step"),
         (("--rows", "2", "--out", "f.csv"), "--rows is for"),
         (("--overwrite",), "--overwrite is for"),
         ((*PARTS, "--context", "s.parquet", "x.parquet"), "--context"),
@@ -64,3 +69,23 @@ def test_a_csv_file_is_refused(folder: Path) -> None:
     pl.read_parquet("s.parquet").write_csv("s.csv")
     command = ("forecast", "m.safetensors", "s.csv", "x.parquet", "--until", str(T), *PARTS)
     assert "end with .parquet" in refused(folder, *command)
+
+
+def test_ctrl_c_keeps_the_parts_that_are_complete(folder: Path) -> None:
+    series, static = curve_tables(4_000, seed=3)
+    series = prefixes_of(series, dict.fromkeys(range(4000), 1))
+    series.sort("unique_id").write_parquet("s.parquet", row_group_size=20)
+    static.write_parquet("x.parquet", row_group_size=20)
+    command = [sys.executable, "-m", "statecast.cli", *COMMAND, *PARTS]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        while not list(folder.glob("parts/_statecast/part-*.json")):
+            assert job.poll() is None
+            time.sleep(0.01)
+        job.send_signal(signal.SIGINT)
+        _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "parts that are complete are kept" in err
+    assert "Traceback" not in err
+    code, _, err = run(*COMMAND, *PARTS)
+    assert code == 0
+    assert "(0 were there)" not in err

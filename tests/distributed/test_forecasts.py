@@ -123,6 +123,14 @@ def zoned() -> Forecaster:
     return fit_curves(with_moments(curve_tables(72)[0]))
 
 
+@cache
+def grouped() -> Forecaster:
+    """Items of groups."""
+    series, static = curve_tables(72)
+    firm = "firm " + (pl.col("unique_id") % 9).cast(pl.String)
+    return fit_curves(series, static.with_columns(firm=firm), group_col="firm")
+
+
 def with_moments(series: pl.DataFrame) -> pl.DataFrame:
     """A table whose steps are days of Berlin, across the change of its clock."""
     days = pl.datetime(2024, 3, 20) + pl.duration(days=pl.col("ds"))
@@ -168,6 +176,10 @@ def case_of(kind: str) -> tuple[Any, dict[str, pl.DataFrame], dict[str, Any], pl
             tables = {role: table.with_columns(unique_id=days) for role, table in tables.items()}
         case "ids of floats":
             tables = {role: table.cast({"unique_id": pl.Float64}) for role, table in tables.items()}
+        case "groups":
+            model = grouped()
+            firm = "firm " + (pl.col("unique_id") % 5).cast(pl.String)
+            tables["static"] = static.with_columns(firm=firm)
         case "decimals":
             tables["series"] = series.cast({"y": pl.Decimal(12, 2), "ds": pl.Decimal(10, 0)})
         case "nothing begun":
@@ -183,7 +195,7 @@ def case_of(kind: str) -> tuple[Any, dict[str, pl.DataFrame], dict[str, Any], pl
 
 KINDS = [
     *("several", "dates", "datetimes", "zoned", "covariates", "words", "text", "nothing begun"),
-    *("ids of dates", "ids of floats", "decimals"),
+    *("ids of dates", "ids of floats", "decimals", "groups"),
 ]
 
 
@@ -330,6 +342,22 @@ def test_a_table_that_is_missing_or_not_wanted_is_refused_before_any_work() -> N
     tables["series"] = series.with_columns(visits=pl.col("y"))
     with pytest.raises(DataError, match="future"):
         through_one_table(streams.covariates(), tables, buckets=1, until=UNTIL)
+
+
+def test_blocks_and_columns_that_are_not_as_they_should_be_are_named() -> None:
+    series, static = (table.to_arrow() for table in items(30))
+    scoring = Scoring(streams.plain(), {"until": UNTIL})
+    layout = _Layout.of(scoring, {"series": series.schema, "static": static.schema})
+    with pytest.raises(DataError, match="series table: expected a column 'y' in all blocks"):
+        layout.widened("series", 2, series.drop_columns(["y"]))
+    twice = pa.schema([*series.schema, ("y", pa.float64())])
+    with pytest.raises(DataError, match="series table: expected one column 'y'"):
+        _Layout.of(scoring, {"series": twice, "static": static.schema})
+    other = pa.schema([*series.schema, ("Y", pa.float64())])
+    given = {"series": other, "static": static.schema}
+    assert _Layout.of(scoring, given).types == layout.types
+    with pytest.raises(DataError, match="expected one column 'y'"):
+        _Layout.of(scoring, given, str.lower)
 
 
 @pytest.mark.parametrize("column", ["y", "ds"])
@@ -843,7 +871,7 @@ def test_a_driver_that_is_killed_goes_on(engine: str, tmp_path: Path) -> None:
     same(forecasts(out), expected_of(model, series, static, until=UNTIL, mean=True))
 
 
-OF_CLUSTERS = ("covariates", "dates", "datetimes", "zoned", "words", "nothing begun")
+OF_CLUSTERS = ("covariates", "dates", "datetimes", "zoned", "words", "nothing begun", "groups")
 
 
 @pytest.mark.slow
@@ -919,5 +947,14 @@ def test_a_dataframe_of_spark(job: Any, monkeypatch: pytest.MonkeyPatch) -> None
             made = {role: session.createDataFrame(t.to_arrow()) for role, t in given.items()}
             found = distributed.forecast(model, **{"series": None, **made}, **options)
             same(pl.DataFrame(found.toArrow()).cast(expected.schema), expected)
+        # The zone of the session says nothing about the table.
+        session.conf.set("spark.sql.session.timeZone", "America/New_York")
+        model, given, options, expected = case_of("zoned")
+        made = {role: session.createDataFrame(table.to_arrow()) for role, table in given.items()}
+        found = pl.DataFrame(distributed.forecast(model, **made, **options).toArrow())
+        same(found.cast(expected.schema), expected)
+        doubled = tables[0].withColumn("other", tables[0].y).withColumnRenamed("other", "Y")
+        with pytest.raises(DataError, match="expected one column 'y'"):
+            distributed.forecast(streams.plain(), doubled, tables[1], until=UNTIL)
     finally:
         session.stop()

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,7 @@ from statecast.cli.output import (
     CHARTS,
     INTERRUPTED,
     MODELS,
+    PARTS_KEPT,
     TABLES,
     chart_bytes,
     check_folder,
@@ -313,6 +315,11 @@ def forecast(
         raise ArgumentError(
             "--engine: expected --out with a folder, and neither --state nor --context."
         )
+    elif isinstance(read_until(until), Path):
+        raise ArgumentError(
+            "--until: expected one step for all items with --engine; received a file. Give --h for "
+            "a number of steps after each prefix."
+        )
     from statecast.tokens.decoding import Beam
     from statecast.tokens.forecaster import TokenForecaster, load_model
 
@@ -354,11 +361,18 @@ def forecast(
         from statecast.distributed.forecasts import forecast as forecast_in_parts
 
         given = given_only(begun | {"future": future, "out": out} | job)
+        # Processes end with this one. A cluster is told to end, which takes it some seconds.
+        ends = partial(leave_at_once, text=PARTS_KEPT)
+        before = signal.signal(
+            signal.SIGINT, ends if engine == "processes" else signal.default_int_handler
+        )
         try:
             report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
         except KeyboardInterrupt:
-            say("Interrupted; parts that are complete are kept. Repeat the command to go on.")
+            say(PARTS_KEPT)
             raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGINT, before)
         say(
             f"Wrote {report.rows:,} rows for {report.items:,} items to {out}, in {report.parts:,} "
             f"parts ({report.kept:,} were there), in {report.seconds:.1f} s."

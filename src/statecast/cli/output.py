@@ -36,6 +36,7 @@ TABLES = (".csv", ".parquet")
 CHARTS = (".png", ".pdf", ".svg")
 MODELS = (".safetensors",)
 INTERRUPTED = "Interrupted; nothing was written."
+PARTS_KEPT = "Interrupted; parts that are complete are kept. Repeat the command to go on."
 
 
 def check_outputs(
@@ -310,12 +311,12 @@ def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]
         yield stage, Epochs()
 
 
-def leave_at_once(*_: Any) -> None:
-    """End the process: the handler of Ctrl-C.
+def leave_at_once(*_: Any, text: str = INTERRUPTED) -> None:
+    """Show a text and end the process: the handler of Ctrl-C.
 
     It raises no exception, which could end the process without a message if it came during a
     compilation. Nothing is lost, as outputs are written completely or not at all.
     """
-    say(INTERRUPTED)
+    say(text)
     sys.stdout.flush()
     os._exit(130)

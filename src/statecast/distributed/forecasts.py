@@ -54,7 +54,7 @@ def forecast(
         - ``ray.data.Dataset``. The result is a Dataset, computed when it is used.
         - A DataFrame of Spark. The result is a DataFrame, computed when it is used. If the dates of
           the model have no time zone, a ``timestamp`` is the time on the clock of the session, as
-          in ``toPandas``.
+          in ``toPandas``. If they have one, it is taken to that zone.
 
         An error in the rows of a Dataset or a DataFrame is raised when the result is used, within
         the exception that its engine has for errors of workers. Of each table only the columns of

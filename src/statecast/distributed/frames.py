@@ -9,7 +9,7 @@ the other tables are null. A worker makes the tables of it again, for some items
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
@@ -42,13 +42,15 @@ class _Layout:
     id_type: pa.DataType
 
     @classmethod
-    def of(cls, scoring: Scoring, given: Mapping[str, pa.Schema]) -> _Layout:
-        """The layout for tables with these columns.
+    def of(
+        cls, scoring: Scoring, given: Mapping[str, pa.Schema], fold: Callable[[str], str] = str
+    ) -> _Layout:
+        """The layout for tables with these columns. Names that ``fold`` makes equal are equal.
 
         Raises
         ------
         DataError
-            A column that is missing; ids of several types.
+            A column that is missing, or is there twice; ids of several types.
         """
         import pyarrow as pa
 
@@ -60,9 +62,17 @@ class _Layout:
             if missing:
                 raise DataError(
                     f"The {role} table: expected the columns {listed(wanted, 20)}; received "
-                    f"{listed(own.names, 20)}. {listed(missing)} are missing.",
+                    f"{listed(own.names, 20)}. It lacks {listed(missing)}.",
                     column=missing[0],
                 )
+            names = [fold(name) for name in own.names]
+            for name in wanted:
+                if names.count(fold(name)) > 1:
+                    raise DataError(
+                        f"The {role} table: expected one column {name!r}; received "
+                        f"{listed(own.names, 20)}. Drop or rename the others.",
+                        column=name,
+                    )
             types[role] = {name: _plain(own.field(name).type) for name in wanted}
         try:
             ids = [pa.schema([(key, own[key])]) for own in types.values()]
@@ -94,6 +104,13 @@ class _Layout:
         import pyarrow as pa
 
         own, (key, *_) = self.named(role), self.types[role]
+        missing = [name for name in (key, *own.values()) if name not in table.column_names]
+        if missing:
+            raise DataError(
+                f"The {role} table: expected a column {missing[0]!r} in all blocks; received one "
+                f"with {listed(table.column_names, 20)}.",
+                column=missing[0],
+            )
         ids = _decoded(table.column(key)).cast(self.id_type)
         columns = {
             _BUCKET: bucket_of(ids, parts),
@@ -109,13 +126,20 @@ class _Layout:
 
     def tables(self, table: pa.Table) -> dict[str, pa.Table]:
         """The tables of some rows of the one table, by their roles."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         found = {}
-        for role, (key, *_) in self.types.items():
-            own = self.named(role)
+        for role, (key, *names) in self.types.items():
             rows = table.filter(pc.equal(table.column(_TABLE), ROLES.index(role)))
-            found[role] = rows.select([_ID, *own]).rename_columns([key, *own.values()])
+            if rows.column(_ID).null_count:
+                raise DataError(
+                    f"The {role} table, column {key!r}: expected an id in each row; received rows "
+                    "without one.",
+                    column=key,
+                )
+            rows = rows.select([_ID, *self.named(role)]).rename_columns([key, *names])
+            found[role] = rows.cast(pa.schema({**self.types[role], key: self.id_type}))
         return found
 
     def forecasts(self, scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
@@ -196,13 +220,17 @@ def of_dataframe(scoring: Scoring, tables: Mapping[str, DataFrame]) -> DataFrame
     """Forecast the items of DataFrames; see ``distributed.forecast``."""
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
-    if scoring.model.schema.output().form.zone is None:
-        tables = {role: _with_wall_clock(scoring, role, table) for role, table in tables.items()}
-    # Spark gives moments to Python with the time zone of the session.
-    zone = next(iter(tables.values())).sparkSession.conf.get("spark.sql.session.timeZone")
+    # Spark gives moments to Python with the time zone of the session, which says nothing about the
+    # table. They are taken to that of the model, or to the clock of the session if it has none.
+    zone = scoring.model.schema.output().form.zone
+    conf = next(iter(tables.values())).sparkSession.conf
+    schemas = {role: each.schema for role, each in tables.items()}
+    if zone is None:
+        schemas = {role: _with_wall_clock(each) for role, each in schemas.items()}
     layout = _Layout.of(
         scoring,
-        {role: to_arrow_schema(each.schema, timezone=zone) for role, each in tables.items()},
+        {role: to_arrow_schema(each, timezone=zone) for role, each in schemas.items()},
+        str if conf.get("spark.sql.caseSensitive") == "true" else str.lower,
     )
     schema = scoring.schema(layout.types)
     narrow = (_narrowed(layout, role, table) for role, table in tables.items())
@@ -218,18 +246,17 @@ def of_dataframe(scoring: Scoring, tables: Mapping[str, DataFrame]) -> DataFrame
     return ordered.mapInArrow(forecast, from_arrow_schema(schema))
 
 
-def _with_wall_clock(scoring: Scoring, role: str, table: DataFrame) -> DataFrame:
-    """A table whose moments are those on the clock of the session, as ``toPandas`` has them: for a
-    model whose dates have no time zone."""
-    from pyspark.sql.types import TimestampType
+def _with_wall_clock(schema: Any) -> Any:
+    """The columns of a DataFrame, with moments as those on the clock of the session."""
+    from pyspark.sql.types import StructField, StructType, TimestampNTZType, TimestampType
 
-    wanted = scoring.columns(role)
-    moments = [
-        field.name
-        for field in table.schema
-        if field.name in wanted and isinstance(field.dataType, TimestampType)
-    ]
-    return table.withColumns({name: _column(name).cast("timestamp_ntz") for name in moments})
+    clock, moment = TimestampNTZType(), TimestampType
+    return StructType(
+        [
+            StructField(f.name, clock if isinstance(f.dataType, moment) else f.dataType)
+            for f in schema
+        ]
+    )
 
 
 def _column(name: str) -> Any:
@@ -244,11 +271,13 @@ def _narrowed(layout: _Layout, role: str, table: DataFrame) -> DataFrame:
     from pyspark.sql.functions import lit
     from pyspark.sql.pandas.types import from_arrow_type
 
-    key, *_ = layout.types[role]
-    own = [_column(name).alias(wide) for wide, name in layout.named(role).items()]
-    ids = _column(key).cast(from_arrow_type(layout.id_type))
+    def cast(name: str, kind: Any) -> Any:
+        return _column(name).cast(from_arrow_type(kind, prefer_timestamp_ntz=True))
+
+    key, *_ = types = layout.types[role]
+    own = [cast(name, types[name]).alias(wide) for wide, name in layout.named(role).items()]
     number = lit(ROLES.index(role)).cast("byte")
-    return table.select(number.alias(_TABLE), ids.alias(_ID), *own)
+    return table.select(number.alias(_TABLE), cast(key, layout.id_type).alias(_ID), *own)
 
 
 def _whole_items(batches: Iterator[Any], key: str) -> Iterator[pa.Table]:

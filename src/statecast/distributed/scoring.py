@@ -165,21 +165,21 @@ class Scoring:
             made = {name: pa.array(each) for name, each in cells.items()}
             with silent():
                 return self._forecast(*self._joined.tables(pa.table(made)), options)
+        key = self.model.schema.id_col
         known = [cell is not None for cell in cells[self._joined.series[0]]]
         tables: dict[str, pa.Table | None] = dict.fromkeys(ROLES)
-        for role, own in types.items():
-            key = self.model.schema.id_col
-            table = pa.table(
-                {name: _made(name, cells[name], own[name], name == key) for name in own}
-            )
-            tables[role] = {
-                "series": table.filter(pa.array(known)) if any(known) else None,
-                "static": table.slice(0, 1),
-                "future": table,
-            }[role]
-        if tables["static"] is None and not self._joined.static:  # so that there is an item
-            tables["static"] = pa.table({self.model.schema.id_col: ["1"]})
         try:
+            for role, own in types.items():
+                table = pa.table(
+                    {name: _made(name, cells[name], own[name], name == key) for name in own}
+                )
+                tables[role] = {
+                    "series": table.filter(pa.array(known)) if any(known) else None,
+                    "static": table.slice(0, 1),
+                    "future": table,
+                }[role]
+            if tables["static"] is None and not self._joined.static:  # so that there is an item
+                tables["static"] = pa.table({key: ["1"]})
             with silent():
                 return self._forecast(**tables, options=options)
         except DataError as error:
@@ -204,7 +204,8 @@ def _defaults(model: Any) -> dict[str, Any]:
 
 
 def _made(name: str, cells: list[Any], wanted: Any, key: bool) -> Any:
-    """A column of cells that are made up, in the type of the column that they stand for."""
+    """A column of cells that are made up, in the type of the column that they stand for; raise
+    ``DataError`` if they have no such type."""
     import pyarrow as pa
 
     kinds = pa.types
@@ -231,11 +232,7 @@ def _made(name: str, cells: list[Any], wanted: Any, key: bool) -> Any:
             array = array.cast(pa.string())
         return array.cast(wanted, safe=False)  # a mean of whole numbers is no whole number
     except (pa.ArrowException, ArithmeticError, TypeError) as error:
-        raise DataError(
-            f"Column {name!r}: expected a type like that of training, {array.type}; received "
-            f"{wanted} ({error}). Cast the column.",
-            column=name,
-        ) from error
+        raise DataError(str(error), column=name) from error
 
 
 _last: tuple[str, Any] = ("", None)  # what this process has read

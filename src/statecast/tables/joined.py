@@ -103,7 +103,13 @@ class Joined:
                 frame = _with_dates(frame, name, zone)
         static = frame.select(key).unique(key, keep="first", maintain_order=True)
         for name in self.static:
-            static = static.join(self._static_values(frame, name), on=key, how="left")
+            values = self._static_values(frame, name)
+            if len(values):
+                static = static.join(values, on=key, how="left")
+            else:  # Arrow joins no column without a type
+                kind = frame[name].dtype
+                kind = nw.String() if kind == nw.Unknown else kind
+                static = static.with_columns(nw.lit(None, kind).alias(name))
         placed = frame.filter(~nw.col(step).is_null())
         if schema.spacing is None:
             placed = _with_whole_steps(placed, step)
