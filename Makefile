@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
-	@echo 'make test    the tests; those marked backends on $(BACKENDS); SLOW=1 adds the slow ones'
+	@echo 'make test    the tests, on $(BACKENDS); SLOW=1 adds the slow ones, and all of TensorFlow'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
 	@echo 'make clients  public clients of the server, for its slow tests'
 	@echo 'make fuzz    damaged files for FUZZ_SECONDS (600), and FUZZ_REQUESTS (1000000) damaged requests'

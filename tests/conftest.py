@@ -22,7 +22,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 import pytest
 from hypothesis import HealthCheck, settings
 
-from effort import CI, EVERYTHING
+from effort import CI, EVERYTHING, examples
 from statecast.data import GROWTH, Growth, growth
 
 # No deadline, because the first example compiles. In CI the examples are the same in every run, so
@@ -31,7 +31,7 @@ settings.register_profile(
     "statecast",
     deadline=None,
     derandomize=CI,
-    max_examples=20,
+    max_examples=examples(20),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("statecast")

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from hypothesis import settings
 
+from effort import examples
 from statecast.state import State
 from statecast.tokens.forecaster import TokenForecaster
 
@@ -16,7 +17,7 @@ ITEMS = 40
 
 CLOSE = 1e-5  # of a log-probability: what float32 sums of another order may differ by
 
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=examples(6), deadline=None)
 
 WORDS = {"red": ["abba", "abc", "ab"], "blue": ["cab", "cc", "caaab"]}
 

@@ -4,7 +4,8 @@
 
 The tests of what a backend computes (marked ``backends``) run on each of these backends, in a run
 for each. All other tests run once, on the last one, in two runs: those of processes that serve,
-work together or are killed, and the rest. The output of a run is shown when it ends, and is in
+work together or are killed, and the rest. On TensorFlow only the tests of layers and networks run,
+unless SLOW=1 or CI=true. The output of a run is shown when it ends, and is in
 ``build/tests`` meanwhile. Every half minute a line says how far the runs are.
 """
 
@@ -23,6 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "tests"
 EVERY = 30.0  # seconds between two lines of progress
+# TensorFlow traces every function anew, and takes as long as all other backends together. Unless
+# everything runs, it runs what computes differently on a backend.
+EVERYTHING = os.environ.get("CI") == "true" or bool(os.environ.get("SLOW"))
+OF_LAYERS = [f"tests/{name}" for name in ("control", "heads", "layers", "networks", "recurrence")]
 OF_PROCESSES = [
     f"tests/{name}" for name in ("cli", "distributed", "playground", "server", "sessions")
 ]
@@ -79,7 +84,9 @@ def main() -> None:
     rest = ["tests", *(f"--ignore={path}" for path in OF_PROCESSES)]
     # The shortest run, of the last backend, is the last one: so the CPUs are busy to the end.
     runs = [Run("processes", backends[-1], "not backends", OF_PROCESSES)]
-    runs += [Run(backend, backend, "backends") for backend in backends]
+    for backend in backends:
+        few = backend == "tensorflow" and not EVERYTHING
+        runs.append(Run(backend, backend, "backends", OF_LAYERS if few else ("tests",)))
     runs.insert(-1, Run("others", backends[-1], "not backends", rest))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for run in runs:

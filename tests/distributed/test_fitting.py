@@ -96,10 +96,11 @@ CASES: dict[str, Any] = {
 # Two of them on each backend; the others, which take a backend that compiles a minute, on one.
 cases = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=backends if name in ("lstm", "tokens") else slow) for name in CASES],
+    [pytest.param(name, marks=[backends] if name in ("lstm", "tokens") else []) for name in CASES],
 )
 
 
+@slow
 @cases
 def test_one_worker_and_several_give_the_same_file(name: str) -> None:
     kind, more, tables = CASES[name]

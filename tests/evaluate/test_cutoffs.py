@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from statecast.errors import ArgumentError, DataError
 from statecast.evaluate.baselines import LastValue, MeanCurve, Ridge
 from statecast.evaluate.cross_validation import cross_validation as _cross_validation
@@ -282,7 +283,7 @@ def test_future_covariates_are_known_for_forecasts_and_not_for_training(by_date:
             np.testing.assert_array_equal(panel.future.numeric[place, : len(promo)], wanted)
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_the_order_of_the_items_changes_nothing(random: Any, by_date: bool) -> None:
     series, static = launched(20)

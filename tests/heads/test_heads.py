@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import backend, ops
 
+from effort import examples
 from gradients import gradients
 from statecast.errors import ArgumentError
 from statecast.heads.base import Readout
@@ -24,7 +25,7 @@ scored_by_crps = st.sampled_from([Normal(), Quantiles()])
 seeds = st.integers(0, 2**32)
 # Few sizes, many numbers: every new size is a new compilation.
 sizes = st.sampled_from([(1, 3, 2, 4), (3, 1, 4, 1), (2, 5, 1, 3)])
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=examples(10), deadline=None)
 
 
 def _parameters(head, seed, rows=3):
@@ -108,7 +109,7 @@ def test_levels_may_differ_by_row(head, seed):
         np.testing.assert_allclose(together[row], alone, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(heads, seeds, st.booleans(), sizes)
 def test_a_score_is_the_sum_of_the_steps_losses_whoever_computes_it(head, seed, before, sizes):
     members, rows, steps, units = sizes

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from effort import examples
 from statecast.heads import special
 from statecast.heads.namespace import namespace
 
@@ -111,7 +112,7 @@ def test_the_quantiles_of_students_t() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 20))
 @example(5e-41, 5.7)  # an interval with few numbers
 def test_the_root_of_an_increasing_function(high: float, target: float) -> None:

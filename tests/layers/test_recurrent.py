@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from effort import examples
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
@@ -123,7 +124,7 @@ def _states(layer: Any, rows: int, seed: int = 9) -> dict[str, np.ndarray]:
 
 
 @each
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(shape=shapes, backwards=st.booleans(), sequences=st.booleans(), passed=st.booleans())
 def test_same_weights_same_outputs_as_keras(make, shape, backwards, sequences, passed):
     rows, steps, width, seed = shape
@@ -233,7 +234,7 @@ def test_the_signature_is_that_of_keras_and_an_initial_state(name):
 
 
 @each_way
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(shape=shapes, cut=st.integers(0, 5), masked=st.booleans())
 def test_a_split_run_is_the_whole_run(make, shape, cut, masked):
     rows, steps, width, seed = shape
@@ -254,7 +255,7 @@ def test_a_split_run_is_the_whole_run(make, shape, cut, masked):
 
 
 @each
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(shape=shapes)
 def test_rows_one_by_one_are_the_batch(make, shape):
     rows, steps, width, seed = shape
@@ -484,7 +485,7 @@ def test_a_custom_cells_initial_state_is_where_a_reset_goes():
 
 
 @each_way
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(shape=shapes, backwards=st.booleans())
 def test_resets_by_step_are_sequences_of_their_own(make, shape, backwards):
     rows, steps, width, seed = shape

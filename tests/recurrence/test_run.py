@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from effort import examples
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, StateError
 from statecast.recurrence import run as recurrence
@@ -105,7 +106,7 @@ def _forced(kernel, cell, weights, x, state, **more):
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(shape=shapes, masked=st.booleans(), reset=st.booleans())
 def test_run_is_the_reference(cell, kernel, shape, masked, reset):
     rows, steps, width, seed = shape
@@ -143,7 +144,7 @@ def test_members_of_an_ensemble_are_runs_of_their_own(cell):
             _close(after[name][member], leaf)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(shape=shapes, cut=st.integers(0, 5))
 def test_a_split_run_is_the_whole_run(shape, cut):
     rows, steps, width, seed = shape
