@@ -87,7 +87,7 @@ def main() -> None:
     for backend in backends:
         few = backend == "tensorflow" and not EVERYTHING
         runs.append(Run(backend, backend, "backends", OF_LAYERS if few else ("tests",)))
-    runs.insert(-1, Run("others", backends[-1], "not backends", rest))
+    runs.insert(1, Run("others", backends[-1], "not backends", rest))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for run in runs:
         run.log.unlink(missing_ok=True)
