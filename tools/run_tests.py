@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "tests"
 EVERY = 30.0  # seconds between two lines of progress
-# TensorFlow traces every function anew, and takes as long as all other backends together. Unless
-# everything runs, it runs what computes differently on a backend.
+# TensorFlow traces every function anew, and takes longer than the other backends. Unless everything
+# runs, only the tests of layers and networks run on it.
 EVERYTHING = os.environ.get("CI") == "true" or bool(os.environ.get("SLOW"))
 OF_LAYERS = [f"tests/{name}" for name in ("control", "heads", "layers", "networks", "recurrence")]
 OF_PROCESSES = [
@@ -83,11 +83,13 @@ def main() -> None:
     backends = sys.argv[1:]
     rest = ["tests", *(f"--ignore={path}" for path in OF_PROCESSES)]
     # The shortest run, of the last backend, is the last one: so the CPUs are busy to the end.
-    runs = [Run("processes", backends[-1], "not backends", OF_PROCESSES)]
+    runs = [
+        Run("processes", backends[-1], "not backends", OF_PROCESSES),
+        Run("others", backends[-1], "not backends", rest),
+    ]
     for backend in backends:
         few = backend == "tensorflow" and not EVERYTHING
         runs.append(Run(backend, backend, "backends", OF_LAYERS if few else ("tests",)))
-    runs.insert(1, Run("others", backends[-1], "not backends", rest))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for run in runs:
         run.log.unlink(missing_ok=True)

@@ -156,14 +156,16 @@ def _new_part(folder: str, name: str) -> tuple[int, str]:
         os.close(file)  # another writer removed it between the two calls, as it was not locked
 
 
-def _locked(file: int) -> bool:
-    """Lock the file; return whether this process now holds the lock."""
+def _locked(file: int) -> bool | None:
+    """Lock the file; return whether this process now holds the lock, or None without locks."""
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # locked by another process, or a file system without locks
+    except BlockingIOError:  # locked by another process
         return False
+    except OSError:  # a file system without locks
+        return None
     return True
 
 
@@ -204,16 +206,13 @@ def _try_lock(path: str) -> tuple[int | None, bool]:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError:  # the first file of the job cannot be written either, and says why
             return None, True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
+        alone = _locked(file)
+        if alone is None or (alone and os.fstat(file).st_nlink):
+            return file, True
+        os.close(file)
+        if alone is False:
             return None, False
-        except OSError:  # a file system without locks
-            return file, True
-        if os.fstat(file).st_nlink:
-            return file, True
-        os.close(file)  # its last holder removed it between the two calls
+        # Otherwise its last holder removed it between the two calls.
     return None, True
 
 

@@ -93,7 +93,7 @@ CASES: dict[str, Any] = {
     "alone": (Forecaster, {"cell": "simple_rnn", "head": "student_t"}, number_tables()[:1]),
     "first": (TokenForecaster, {"conditioning": "first", "tied": True}, word_tables()),
 }
-# Two of them on each backend; the others, which take a backend that compiles a minute, on one.
+# A backend that compiles takes a minute for each: two run on every backend, the others on one.
 cases = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[backends] if name in ("lstm", "tokens") else []) for name in CASES],
@@ -246,8 +246,8 @@ def test_one_and_two_workers_give_the_same_file(cluster: Any) -> None:
 
 @slow
 def test_one_two_and_eight_workers_give_the_same_file(cluster: Any) -> None:
-    """On one backend: each worker imports it, which takes TensorFlow a minute for eight of them on
-    two CPUs."""
+    """On one backend, as each worker imports it: on two CPUs eight imports of TensorFlow take
+    minutes."""
     one, two, eight = fits_on_ray(8, 1, 2, 8)
     assert one == two == eight
 

@@ -316,11 +316,10 @@ def _spark_started(workers: int | None, address: str | None) -> Iterator[Any]:
         session = builder.getOrCreate()
     except (PySparkException, Py4JError) as error:
         lines = str(error).strip().splitlines()  # py4j's first line only says where
-        why = next((line[2:] for line in lines if line.startswith(": ")), lines[0])[:500].rstrip(
-            "."
-        )
-        where = ""
+        named = next((line[2:] for line in lines if line.startswith(": ")), lines[0])
+        why = named[:500].rstrip(".")
         java = shutil.which("java") or os.environ.get("JAVA_HOME")
+        where = ""
         if address is not None:
             where = (
                 f" at address={quoted(address, 200)} (expected a master, such as "

@@ -15,7 +15,7 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from statecast.distributed.jobs import bucket_of
-from statecast.distributed.scoring import ROLES, Scoring
+from statecast.distributed.scoring import ROLES, Scoring, decoded, mixed_ids, plain_type
 from statecast.errors import DataError, listed
 
 if TYPE_CHECKING:
@@ -73,17 +73,12 @@ class _Layout:
                         f"{listed(own.names, 20)}. Drop or rename the others.",
                         column=name,
                     )
-            types[role] = {name: _plain(own.field(name).type) for name in wanted}
+            types[role] = {name: plain_type(own.field(name).type) for name in wanted}
         try:
             ids = [pa.schema([(key, own[key])]) for own in types.values()]
             (id_type,) = pa.unify_schemas(ids, promote_options="permissive").types
         except pa.ArrowException as error:
-            shown = " and ".join(f"{own[key]} ({role})" for role, own in types.items())
-            raise DataError(
-                f"Column {key!r}: expected ids of one type in all tables; received {shown}. Cast "
-                "one of them.",
-                column=key,
-            ) from error
+            raise mixed_ids(key, {role: own[key] for role, own in types.items()}) from error
         return cls(types, id_type)
 
     def named(self, role: str) -> dict[str, str]:
@@ -111,7 +106,7 @@ class _Layout:
                 f"with {listed(table.column_names, 20)}.",
                 column=missing[0],
             )
-        ids = _decoded(table.column(key)).cast(self.id_type)
+        ids = decoded(table.column(key)).cast(self.id_type)
         columns = {
             _BUCKET: bucket_of(ids, parts),
             _TABLE: pa.repeat(pa.scalar(ROLES.index(role), pa.int8()), len(table)),
@@ -119,7 +114,7 @@ class _Layout:
         }
         for wide, kind in self.columns().items():
             if wide in own:
-                columns[wide] = _decoded(table.column(own[wide])).cast(kind)
+                columns[wide] = decoded(table.column(own[wide])).cast(kind)
             else:
                 columns[wide] = pa.nulls(len(table), kind)
         return pa.table(columns)
@@ -145,17 +140,6 @@ class _Layout:
     def forecasts(self, scoring: Scoring, schema: pa.Schema, table: pa.Table) -> pa.Table:
         """The forecasts of the items of some rows of the one table, which has all their rows."""
         return scoring.of_tables(**self.tables(table)).replace_schema_metadata().cast(schema)
-
-
-def _plain(kind: Any) -> Any:
-    """The type of the values of a column."""
-    import pyarrow as pa
-
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _decoded(column: Any) -> Any:
-    return column.cast(_plain(column.type))
 
 
 # -- Ray -------------------------------------------------------------------------------------------
@@ -203,7 +187,7 @@ def _schema_of(dataset: ray.data.Dataset) -> pa.Schema:
     # Blocks of pandas: each says its own types as Arrow, one of missing values alone says null.
     found = dataset.map_batches(_packed_schema, batch_format="pyarrow", batch_size=None)
     schemas = [pa.ipc.read_schema(pa.py_buffer(row["schema"])) for row in found.take_all()]
-    plain = [pa.schema([(each.name, _plain(each.type)) for each in own]) for own in schemas]
+    plain = [pa.schema([(each.name, plain_type(each.type)) for each in own]) for own in schemas]
     return pa.unify_schemas(plain, promote_options="permissive")
 
 

@@ -24,7 +24,7 @@ from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from statecast.distributed.engines import Run
-from statecast.distributed.scoring import ROLES, Scoring
+from statecast.distributed.scoring import ROLES, Scoring, decoded, mixed_ids, plain_type
 from statecast.errors import (
     ArgumentError,
     DataError,
@@ -49,7 +49,7 @@ _OWN = "_statecast"
 _FILE = re.compile(r"part-\d{5,}\.parquet")
 _PIECES = f"{_OWN}/pieces"
 _LOCK = ".statecast.lock"
-_WAIT = 5.0  # seconds for the workers of a job that was killed, which may end after it
+_WAIT = 5.0  # seconds to wait for a job that is about to end
 _JOB, _MANIFEST = f"{_OWN}/job.json", f"{_OWN}/manifest.json"
 _DAMAGED = (ValueError, KeyError, TypeError)  # what a damaged file of JSON raises
 _SECONDS = 10.0  # between lines of progress
@@ -217,7 +217,7 @@ class _Tables:
         with suppress(DataError, TypeError):  # no place is better than no error
             for group in self.groups[role]:
                 if group.least is not None and group.least <= item <= group.most:
-                    at = pc.index(_decoded(files.read([group]).column(0)), item).as_py()
+                    at = pc.index(decoded(files.read([group]).column(0)), item).as_py()
                     if at >= 0:
                         path = quoted(files.files[group.file].path, 200)
                         return f"{text} The item is in {path} from row {group.start + at + 1} on."
@@ -231,16 +231,10 @@ def _check_tables(tables: _Tables, sources: Mapping[str, str], out: str) -> None
     kinds = {}
     for role, files in tables.files.items():
         if files.types is not None and tables.key in files.types.names:
-            kind = files.types.field(tables.key).type
-            kinds[role] = kind.value_type if pa.types.is_dictionary(kind) else kind
+            kinds[role] = plain_type(files.types.field(tables.key).type)
     numbers = {pa.types.is_integer(kind) for kind in kinds.values() if not pa.types.is_null(kind)}
     if len(numbers) > 1:
-        shown = " and ".join(f"{kind} ({role})" for role, kind in kinds.items())
-        raise DataError(
-            f"Column {tables.key!r}: expected ids of one type in all tables; received {shown}. "
-            "Cast one of them.",
-            column=tables.key,
-        )
+        raise mixed_ids(tables.key, kinds)
     for role, source in sources.items():
         if f"{out}/".startswith(f"{source.rstrip('/')}/"):
             raise ArgumentError(
@@ -382,9 +376,10 @@ def _begin(
                 f"{folder.name}/{_JOB} is damaged ({error}). Pass overwrite=True (--overwrite) to "
                 "begin again."
             ) from error
+        known = _flat(before)
         for name, value in _flat(job).items():
-            if _flat(before).get(name) != value:
-                was = cut(str(_flat(before).get(name)))
+            if known.get(name) != value:
+                was = cut(str(known.get(name)))
                 raise ArgumentError(
                     f"out: {quoted(folder.name, 200)} has the forecasts of another job: {name} was "
                     f"{was}, and is {cut(str(value))}. Choose another folder, or pass "
@@ -514,7 +509,7 @@ class _Part:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        ids = _decoded(ids)
+        ids = decoded(ids)
         inside = pa.repeat(pa.scalar(True), len(ids))
         if self.first is not None:
             inside = pc.and_(inside, pc.greater_equal(ids, self.first))
@@ -706,7 +701,7 @@ def _forecast_part(
             "file": part.file,
             "bytes": len(data),
             "checksum": f"blake2b:{hashlib.blake2b(data, digest_size=16).hexdigest()}",
-            "items": pc.count_distinct(_decoded(found.column(key))).as_py(),
+            "items": pc.count_distinct(decoded(found.column(key))).as_py(),
             "rows": len(found),
             "begun": begun,
             "seconds": time.monotonic() - clock,
@@ -719,13 +714,6 @@ def _forecast_part(
         return receipt
     except Exception as error:  # to the driver, so that no other part is lost
         return {"number": part.number, "warnings": list(warned), **_failed(error)}
-
-
-def _decoded(ids: Any) -> Any:
-    """A column of ids whose type is not that of categories."""
-    import pyarrow as pa
-
-    return ids.cast(ids.type.value_type) if pa.types.is_dictionary(ids.type) else ids
 
 
 def _parquet(table: pa.Table) -> bytes:

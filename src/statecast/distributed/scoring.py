@@ -84,7 +84,7 @@ class Scoring:
                 self.options[name] = (given,)
         schema = model.schema
         Horizon.read(until, options.get("h"), schema.id_col, schema.first)
-        self._forecast_example()  # so that what `predict` refuses is refused before any work
+        self._check_options()  # so that what `predict` refuses is refused before any work
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _read, (self._packed, self.digest)
@@ -127,12 +127,12 @@ class Scoring:
         DataError
             As ``predict``.
         """
-        series, future = (
-            None if table is None or not len(table) else table for table in (series, future)
-        )
         return self._forecast(series, static, future, self.options)
 
     def _forecast(self, series: Any, static: Any, future: Any, options: Mapping[str, Any]) -> Any:
+        series, future = (
+            None if table is None or not len(table) else table for table in (series, future)
+        )
         if isinstance(self.model, Forecaster):
             return self.model.predict(series, static, future=future, **options)
         if future is not None:
@@ -152,47 +152,73 @@ class Scoring:
         DataError
             What ``predict`` raises for tables of these types, or without a table that it needs.
         """
-        return self._forecast_example(types).schema.remove_metadata()
-
-    def _forecast_example(self, types: Types | None = None) -> Any:
-        """The forecast of one item that is made up, in tables whose columns have these types.
-        Without types it has all tables."""
         import pyarrow as pa
 
-        cells = self._joined.example()
-        options = {**self.options, "until": None, "h": 1}
-        if types is None:
-            made = {name: pa.array(each) for name, each in cells.items()}
-            with silent():
-                return self._forecast(*self._joined.tables(pa.table(made)), options)
-        key = self.model.schema.id_col
+        key, cells = self.model.schema.id_col, self._joined.example()
         known = [cell is not None for cell in cells[self._joined.series[0]]]
-        tables: dict[str, pa.Table | None] = dict.fromkeys(ROLES)
         try:
+            tables: dict[str, pa.Table | None] = dict.fromkeys(ROLES)
             for role, own in types.items():
-                table = pa.table(
-                    {name: _made(name, cells[name], own[name], name == key) for name in own}
-                )
-                tables[role] = {
-                    "series": table.filter(pa.array(known)) if any(known) else None,
-                    "static": table.slice(0, 1),
-                    "future": table,
-                }[role]
-            if tables["static"] is None and not self._joined.static:  # so that there is an item
+                columns = {name: _made(name, cells[name], own[name], name == key) for name in own}
+                tables[role] = pa.table(columns)
+            if tables["series"] is not None:
+                tables["series"] = tables["series"].filter(pa.array(known))
+            if tables["static"] is not None:
+                tables["static"] = tables["static"].slice(0, 1)
+            elif not self._joined.static:  # so that there is an item
                 tables["static"] = pa.table({key: ["1"]})
             with silent():
-                return self._forecast(**tables, options=options)
+                found = self._forecast(**tables, options=self._one_step)
         except DataError as error:
             column = error.column or ""
-            found = {role: own[column] for role, own in types.items() if column in own}
-            if not found:  # no matter of types: a table that is missing, or is not wanted
+            kinds = {role: own[column] for role, own in types.items() if column in own}
+            if not kinds:  # no matter of types: a table that is missing, or is not wanted
                 raise
-            shown = " and ".join(f"{kind} ({role})" for role, kind in found.items())
             raise DataError(
-                f"Column {column!r}: expected a type that `predict` takes; received {shown}. Cast "
-                "the column to the type that it had in fit.",
+                f"Column {column!r}: expected a type that `predict` takes; received "
+                f"{_shown(kinds)}. Cast the column to the type that it had in fit.",
                 column=column,
             ) from error
+        return found.schema.remove_metadata()
+
+    def _check_options(self) -> None:
+        """Raise what ``predict`` raises for the options, by the forecast of an item that is made
+        up."""
+        import pyarrow as pa
+
+        cells = {name: pa.array(each) for name, each in self._joined.example().items()}
+        with silent():
+            self._forecast(*self._joined.tables(pa.table(cells)), self._one_step)
+
+    @property
+    def _one_step(self) -> dict[str, Any]:
+        """The options, for one step after each prefix."""
+        return {**self.options, "until": None, "h": 1}
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of a column; of categories that of their values."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def decoded(column: Any) -> Any:
+    """A column whose type is not that of categories."""
+    return column.cast(plain_type(column.type))
+
+
+def mixed_ids(key: str, kinds: Mapping[str, pa.DataType]) -> DataError:
+    """The error for ids of several types, by the roles of their tables."""
+    return DataError(
+        f"Column {key!r}: expected ids of one type in all tables; received {_shown(kinds)}. Cast "
+        "one of them.",
+        column=key,
+    )
+
+
+def _shown(kinds: Mapping[str, pa.DataType]) -> str:
+    return " and ".join(f"{kind} ({role})" for role, kind in kinds.items())
 
 
 def _defaults(model: Any) -> dict[str, Any]:
