@@ -342,8 +342,8 @@ def test_prefixes_rise_from_0_and_stay_below_the_length(steps):
 
 def test_mean_distances_are_those_of_all_pairs():
     rng = np.random.default_rng(0)
-    values, weight = rng.normal(size=(3, 20, 4)).round(1), rng.random((3, 20, 4))  # some are equal
+    values, weight = rng.normal(size=(3, 4, 20)).round(1), rng.random((3, 4, 20))  # some are equal
     weight[rng.random(weight.shape) < 0.2] = 0.0
-    apart = np.abs(values[:, :, None] - values[:, None])
-    expected = np.einsum("qih,qjih->qjh", weight, apart)
+    apart = np.abs(values[..., None] - values[..., None, :])
+    expected = (apart * weight[..., None, :]).sum(axis=-1)
     np.testing.assert_allclose(_mean_distances(values, weight), expected, rtol=1e-12)

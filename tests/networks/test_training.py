@@ -1,5 +1,6 @@
 """Training: an interrupted fit keeps the best epoch; a fit has no deprecation warnings."""
 
+import threading
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from curves import T, columns_of, curve_tables, forecast_of
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
+from statecast.networks import training
 from statecast.tokens.forecaster import TokenForecaster
 
 pytestmark = pytest.mark.backends
@@ -58,3 +60,104 @@ def test_a_fit_has_no_deprecation_warnings(kind, more, verbose):
         warnings.simplefilter("error", DeprecationWarning)
         warnings.simplefilter("error", PendingDeprecationWarning)
         f.fit(Y, X, verbose=verbose)
+
+
+SMALL: dict[str, Any] = {"units": 4, "encoding": 4, "ensemble": 2, "epochs": 2}
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The names of the steps that JAX compiles while the test runs."""
+    jax = pytest.importorskip("jax")
+    if keras.backend.backend() != "jax":
+        pytest.skip("the other backends share no compiled steps")
+    training._kept.clear()
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        yield lambda: [
+            step
+            for record in caplog.records
+            for step in ("train_step", "test_step")
+            if record.getMessage().startswith(f"Finished XLA compilation of jit({step})")
+        ]
+    training._kept.clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Forecaster, {}),
+        (Forecaster, {"cell": "gru", "layers": 2, "conditioning": "both", "seed": 3}),
+        (TokenForecaster, {"dropout": 0.3}),
+    ],
+)
+def test_a_second_fit_compiles_nothing_and_is_that_of_a_new_process(kind, more, compiled):
+    rng = np.random.default_rng(0)
+    Y, X = rng.integers(0, 9, (60, 5)).astype(float), rng.normal(size=(60, 2))
+
+    def fitted(part):
+        return kind(**SMALL | more).fit(Y[part], X[part], verbose=0)
+
+    first = fitted(slice(0, 48))
+    network, weights = first.network, first.network.weight_arrays()
+    assert compiled() == ["train_step", "test_step"]
+    second = fitted(slice(9, 58))  # another number of items, as in another fold
+    assert compiled() == ["train_step", "test_step"]
+    for name, weight in network.weight_arrays().items():
+        np.testing.assert_array_equal(weight, weights[name])
+    training._kept.clear()
+    assert fitted(slice(9, 58)).fingerprint == second.fingerprint != first.fingerprint
+    assert len(compiled()) == 4
+
+
+@pytest.mark.parametrize(
+    "more", [{"units": 5}, {"learning_rate": 0.1}, {"weight_decay": 0.5}, {"epochs": 3}]
+)
+def test_other_settings_share_no_compiled_step(more, compiled):
+    rng = np.random.default_rng(0)
+    Y, X = rng.normal(size=(40, 5)), rng.normal(size=(40, 2))
+    Forecaster(**SMALL).fit(Y, X, verbose=0)
+    found = Forecaster(**SMALL | more).fit(Y, X, verbose=0)
+    assert len(compiled()) == 4
+    training._kept.clear()
+    assert Forecaster(**SMALL | more).fit(Y, X, verbose=0).fingerprint == found.fingerprint
+
+
+def test_a_fit_that_fails_leaves_no_step_behind(compiled):
+    class Freeze(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            assert self.model is not None
+            self.model.encoder.trainable = False  # Keras refuses it after the optimizer was built
+
+    rng = np.random.default_rng(0)
+    Y, X = rng.normal(size=(40, 5)), rng.normal(size=(40, 2))
+    first = Forecaster(**SMALL).fit(Y, X, verbose=0)
+    with pytest.raises(ValueError, match="trainable_variables"):
+        Forecaster(**SMALL).fit(Y, X, callbacks=[Freeze()], verbose=0)
+    assert not training._kept
+    assert Forecaster(**SMALL).fit(Y, X, verbose=0).fingerprint == first.fingerprint
+
+
+def test_fits_in_several_threads_are_those_of_one(compiled):
+    rng = np.random.default_rng(0)
+    Y, X = rng.normal(size=(40, 5)), rng.normal(size=(40, 2))
+    expected = [Forecaster(**SMALL, seed=seed).fit(Y, X, verbose=0).fingerprint for seed in (0, 1)]
+    found: dict[int, str] = {}
+
+    def fit(seed):
+        found[seed] = Forecaster(**SMALL, seed=seed).fit(Y, X, verbose=0).fingerprint
+
+    threads = [threading.Thread(target=fit, args=(seed,)) for seed in (0, 1)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert [found[0], found[1]] == expected
+
+
+def test_few_compiled_steps_are_kept(compiled):
+    rng = np.random.default_rng(0)
+    Y, X = rng.normal(size=(24, 5)), rng.normal(size=(24, 2))
+    for units in range(1, training.KEPT + 3):
+        small: dict[str, Any] = SMALL | {"units": units, "epochs": 1}
+        Forecaster(**small).fit(Y, X, verbose=0)
+    assert len(training._kept) == training.KEPT

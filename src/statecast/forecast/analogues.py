@@ -803,17 +803,18 @@ def _learnt_metric(
         w /= np.maximum(w.sum(axis=1, keepdims=True), 1e-30)
 
         ahead = k + rng.choice(steps - k, min(horizons, steps - k), replace=False)
-        left = items.residuals(k)
-        value, truth = left[answer[near]][:, :, ahead], left[np.ix_(ask, ahead)][:, None]
-        has, counts = ~np.isnan(value), ~np.isnan(truth[:, 0])
+        # (horizons, queries, nearest): what is sorted and summed lies side by side in memory.
+        left = items.residuals(k)[:, ahead].T
+        value, truth = left[:, answer[near]], left[:, ask][..., None]
+        has, counts = ~np.isnan(value), ~np.isnan(truth)
         value, truth = np.nan_to_num(value), np.nan_to_num(truth)
-        share = w[..., None] * has
-        whole = np.maximum(share.sum(axis=1, keepdims=True), 1e-9)
+        share = w * has
+        whole = np.maximum(share.sum(axis=-1, keepdims=True), 1e-9)
         share = (share / whole).astype(np.float32)
         slope = np.abs(value - truth) - _mean_distances(value, share)
         # The derivatives of both normalisations: at each step, and over all items.
-        slope = (slope - (share * slope).sum(axis=1, keepdims=True)) * has / whole
-        slope = (slope * counts[:, None]).sum(axis=2) / max(counts.sum(), 1)
+        slope = (slope - (share * slope).sum(axis=-1, keepdims=True)) * has / whole
+        slope = (slope * counts).sum(axis=0) / max(counts.sum(), 1)
         slope = -w * (slope - (w * slope).sum(axis=1, keepdims=True))
         gradient = np.zeros_like(metric)
         np.add.at(
@@ -832,14 +833,15 @@ def _learnt_metric(
 def _mean_distances(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """For each value the weighted sum of its distances to all values, ``sum_i w_i |v_j - v_i|``.
 
-    Along axis 1, by cumulative sums over the sorted values.
+    Along the last axis, by cumulative sums over the sorted values.
     """
-    order = np.argsort(values, axis=1)
-    values, weight = (np.take_along_axis(a, order, axis=1) for a in (values, weight))
-    below, moment = np.cumsum(weight, axis=1), np.cumsum(weight * values, axis=1)
-    inside = values * (2 * below - below[:, -1:]) - (2 * moment - moment[:, -1:])
+    order = np.argsort(values, axis=-1)
+    order += np.arange(0, values.size, values.shape[-1]).reshape(*values.shape[:-1], 1)
+    values, weight = values.ravel()[order], weight.ravel()[order]
+    below, moment = np.cumsum(weight, axis=-1), np.cumsum(weight * values, axis=-1)
+    inside = values * (2 * below - below[..., -1:]) - (2 * moment - moment[..., -1:])
     out = np.empty_like(inside)
-    np.put_along_axis(out, order, inside, axis=1)
+    out.ravel()[order] = inside
     return out
 
 

@@ -719,7 +719,9 @@ class Forecaster(StateModel[ForecasterSettings]):
     ) -> tuple[Batches, Batches]:
         from statecast.networks.batches import LARGEST_BATCH, HeldOutBatches, TrainingBatches
 
-        batch = self.settings.batch_size or int(np.clip(panel.rows // 8, 32, LARGEST_BATCH))
+        # A multiple of 8, so that the folds of a cross-validation share a compiled program.
+        eighth = int(np.clip(panel.rows // 64 * 8, 32, LARGEST_BATCH))
+        batch = self.settings.batch_size or eighth
         training = TrainingBatches(panel, held, batch, self.settings.seed, own)
         return training, HeldOutBatches(panel, held, batch, own)
 

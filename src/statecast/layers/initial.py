@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +23,27 @@ def starts(known: Mapping[str, np.ndarray], name: str, drawn: Any) -> Any:
     if name not in known:
         return drawn
     return lambda shape, dtype=None: ops.convert_to_tensor(_copied_once(known[name]), dtype=dtype)
+
+
+def zeros(shape: Sequence[int], dtype: Any = None) -> Any:
+    """Keras's initializer of this name, for which JAX compiles no program."""
+    return ops.convert_to_tensor(np.zeros(tuple(shape), "float32"), dtype=dtype)
+
+
+def normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
+    """An initializer: normal numbers with the standard deviation ``scale / sqrt(fan_in)``, the same
+    on every backend."""
+
+    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
+        values = rng.standard_normal(tuple(shape)) * scale / max(fan_in, 1) ** 0.5
+        return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
+
+    return draw
+
+
+def _generator(seed: int | np.random.Generator | None) -> np.random.Generator:
+    """The generator of a seed; without one, one that ``keras.utils.set_random_seed`` decides."""
+    return np.random.default_rng(random.getrandbits(31) if seed is None else seed)
 
 
 def _copied_once(array: np.ndarray) -> Any:
@@ -53,7 +75,8 @@ class Affine(keras.layers.Layer):
         Members of an ensemble; weights are then ``(members, in, units)``.
     scale : float
         The initial weights' standard deviation is ``scale / sqrt(in)``.
-    seed : int or keras.random.SeedGenerator, optional
+    seed : int or numpy.random.Generator, optional
+        Of the initial weights, which are then the same on every backend.
 
     Call with ``(..., rows, in)``, or ``(members or 1, rows, in)`` in an ensemble; returns
     ``(..., rows, units)``.
@@ -81,18 +104,16 @@ class Affine(keras.layers.Layer):
         lead = () if self.members is None else (self.members,)
         width = shape[-1] or 0
         # Not Glorot: it would count the members as part of the fan.
-        normal = keras.initializers.RandomNormal(
-            stddev=self.scale / max(width, 1) ** 0.5, seed=self.seed
-        )
+        drawn = normal(_generator(self.seed), width, self.scale)
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*lead, width, self.units),
-            initializer=starts(self.given, "kernel", normal),
+            initializer=starts(self.given, "kernel", drawn),
         )
         self.bias = self.add_weight(
             name="bias",
             shape=(*lead, self.units),
-            initializer=starts(self.given, "bias", "zeros"),
+            initializer=starts(self.given, "bias", zeros),
         )
         self.given = {}  # the weights have them now
 
@@ -140,7 +161,7 @@ class InitialState(keras.layers.Layer):
     members : int, optional
         Members of an ensemble: weights and leaves get a leading axis.
     seed : int, optional
-        Of the initial weights.
+        Of the initial weights, which are then the same on every backend.
 
     Call
     ----
@@ -200,7 +221,7 @@ class InitialState(keras.layers.Layer):
                 name: self.add_weight(
                     name=name.replace("/", "_"),
                     shape=(*lead, *leaf),
-                    initializer=starts(self.given, name, "zeros"),
+                    initializer=starts(self.given, name, zeros),
                 )
                 for name, leaf in self.state_shapes.items()
             }
@@ -211,8 +232,8 @@ class InitialState(keras.layers.Layer):
                     'features, or choose source="learned" or "zeros".'
                 )
             # One generator for all layers: with the same seed h and c would start equal.
-            seed = keras.random.SeedGenerator(self.seed) if self.seed is not None else None
-            options = {"members": self.members, "seed": seed, "dtype": self.dtype_policy}
+            rng = _generator(self.seed)
+            options = {"members": self.members, "seed": rng, "dtype": self.dtype_policy}
             self.trunk = [
                 Affine(self.width, self.activation, name=f"trunk_{i}", **options)
                 for i in range(self.depth - 1)

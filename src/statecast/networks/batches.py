@@ -67,6 +67,12 @@ def padded_width(steps: int) -> int:
     return 3 * power // 4 if steps <= 3 * power // 4 else power
 
 
+def padded_rows(rows: int) -> int:
+    """The least multiple of 16 that is at least ``rows``: the folds of a cross-validation differ by
+    an item or two, and each shape is compiled."""
+    return -(-rows // 16) * 16
+
+
 class Draws:
     """Random numbers of a stream for some members of an ensemble.
 
@@ -309,7 +315,7 @@ class HeldOutBatches(ObservationBatches):
         most = max(map(len, out))
         prefixes = [k * panel.targets for k in PREFIXES if k * panel.targets < panel.y.shape[1]]
         each = min(len(prefixes), math.ceil(VALIDATION_ROWS / most))
-        batch = min(batch, most * each)
+        batch = min(batch, padded_rows(most * each))
         super().__init__(panel, batch, math.ceil(most * each / batch), own)
         self.order = self.by_length([np.repeat(rows, each) for rows in out], None)
         turn = np.arange(self.steps * batch).reshape(self.steps, batch, 1)

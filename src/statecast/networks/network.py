@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from statecast.heads.base import Readout
-from statecast.layers.initial import InitialState, starts
+from statecast.layers.initial import InitialState, normal, starts, zeros
 from statecast.networks.decoder import (
     ALL,
     EMPTY,
@@ -74,12 +74,12 @@ class Encoder(keras.layers.Layer):
                 shape=(self.members, features + self.intervals * len(self.divided), inner),
                 # The columns of the intervals are small and few of them vary with a value, so the
                 # scale is that without them.
-                initializer=starts(self.given, "kernel", _normal(self.rng, features)),
+                initializer=starts(self.given, "kernel", normal(self.rng, features)),
             )
         self.bias = self.add_weight(
             name="bias",
             shape=(self.members, inner),
-            initializer=starts(self.given, "bias", "zeros"),
+            initializer=starts(self.given, "bias", zeros),
         )
         self.embeddings = [
             self.add_weight(
@@ -93,12 +93,12 @@ class Encoder(keras.layers.Layer):
             self.out_kernel = self.add_weight(
                 name="out_kernel",
                 shape=(self.members, inner, self.width),
-                initializer=starts(self.given, "out/kernel", _normal(self.rng, inner)),
+                initializer=starts(self.given, "out/kernel", normal(self.rng, inner)),
             )
             self.out_bias = self.add_weight(
                 name="out_bias",
                 shape=(self.members, self.width),
-                initializer=starts(self.given, "out/bias", "zeros"),
+                initializer=starts(self.given, "out/bias", zeros),
             )
         self.given = EMPTY  # copied into the weights
         self.built = True
@@ -213,6 +213,13 @@ class Network(keras.Model):
     ) -> None:
         super().__init__(name="statecast")
         self.decoder, self.ensemble, self.own = decoder, members, own
+        # What a training step computes, hashable: equal for networks with the same computation.
+        self.computes: tuple[Any, ...] = (
+            *(type(self), decoder, numeric, tuple(cardinalities)),
+            *(members, len(range(members)[own]), encoding, conditioning),
+            *((width, tuple(codes)) for width, codes in (future, past)),
+            *(depth, hidden, self.dtype_policy.name),
+        )
         self.members = members = len(range(members)[own])
         rng = np.random.default_rng(seed)
         self.featured = bool(numeric or cardinalities)
@@ -259,6 +266,14 @@ class Network(keras.Model):
         # shows the last one.
         self.loss_of_members = MemberMean(members, "loss")
         self.built = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_jax_state":
+            # Keras's trainer on JAX sets it after each update. To look through it for layers and
+            # variables takes as long as an update of a small network.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def weight_map(self) -> dict[str, Any]:
         """Every weight, by its name in a model file."""
@@ -469,14 +484,6 @@ class Network(keras.Model):
         loss = score / ops.maximum(weight, 1.0)
         self.loss_of_members.update_state(loss, ops.ones_like(loss))
         return ops.sum(loss) / self.ensemble
-
-
-def _normal(rng: np.random.Generator, fan_in: int, scale: float = 1.0) -> Any:
-    def draw(shape: Sequence[int], dtype: Any = None) -> Any:
-        values = rng.standard_normal(tuple(shape)) * scale / max(fan_in, 1) ** 0.5
-        return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
-
-    return draw
 
 
 def _embeddings(rng: np.random.Generator) -> Any:

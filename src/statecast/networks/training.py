@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -15,9 +17,11 @@ from statecast.interrupt import Interrupt
 from statecast.networks.batches import Batches
 from statecast.networks.network import Network
 from statecast.progress import Verbose, say, scores_text, trained_text
+from statecast.recurrence.kernels.native import library
 from statecast.state import at_rest
 
 LINES = 5  # of progress, of a training with all epochs
+KEPT = 4  # compiled programs of earlier fits
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -162,6 +166,7 @@ def mean_history(history: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
 def prepare(network: Network, updates: int, learning_rate: float, weight_decay: float) -> None:
     """Compile ``network`` for ``train``, which then makes up to ``updates`` updates."""
     network.compile(optimizer=adamw(learning_rate, updates, weight_decay))
+    network.computes = (*network.computes, learning_rate, updates, weight_decay)
     # Built before the fit: otherwise TensorFlow traces the training step twice, which takes a
     # quarter of the time of a short fit.
     network.optimizer.build(network.trainable_variables)
@@ -171,6 +176,50 @@ def all_values(network: Network) -> list[tuple[Any, np.ndarray]]:
     """The variables of a prepared network and of its optimiser, each with a copy of its value."""
     found = [*network.variables, *network.optimizer.variables]
     return [(variable, np.array(at_rest(variable.value))) for variable in found]
+
+
+_kept: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # steps of JAX, by what they compute
+
+
+@contextmanager
+def compiled_before(network: Network) -> Iterator[None]:
+    """On JAX, train within this context by the steps that an earlier network was trained by, if
+    both compute the same.
+
+    A fit of few items would otherwise compile for most of its time: each fold of a
+    cross-validation again. A step of JAX is a function of the values of all variables, and so does
+    not depend on the network from which it was traced. The other backends compile nothing
+    (PyTorch), or functions that hold their variables (TensorFlow).
+
+    The network has no steps afterwards. Keras makes them when the user trains it.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    key = (network.computes, isinstance(library.find(), str))
+    # Taken out, so that a fit in another thread does not trace the same network.
+    kept = _kept.pop(key, None) or _steps_of_jax(network)
+    network.train_function, network.test_function = kept
+    try:
+        yield
+    finally:
+        network.train_function = network.test_function = None
+    _kept[key] = kept
+    while len(_kept) > KEPT:
+        _kept.popitem(last=False)
+
+
+def _steps_of_jax(network: Network) -> tuple[Any, Any]:
+    """The training step and the test step, compiled when they are called first."""
+    import jax
+
+    train, test = (
+        jax.jit(step, donate_argnums=0) for step in (network.train_step, network.test_step)
+    )
+    return (
+        lambda state, batches: train(state, next(batches)),
+        lambda state, batches: test(state, next(batches)),
+    )
 
 
 def train(
@@ -211,14 +260,15 @@ def train(
             # Keras converts the logs for callbacks by `np.array`. For tensors of PyTorch and
             # TensorFlow NumPy 2 warns of this.
             warnings.filterwarnings("ignore", "__array__ implem", DeprecationWarning, "keras")
-            network.fit(
-                training,
-                validation_data=validation,
-                shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
-                epochs=epochs,
-                callbacks=[keep, *lines, *callbacks],
-                verbose=int(verbose == 1),
-            )
+            with compiled_before(network):
+                network.fit(
+                    training,
+                    validation_data=validation,
+                    shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
+                    epochs=epochs,
+                    callbacks=[keep, *lines, *callbacks],
+                    verbose=int(verbose == 1),
+                )
     except KeyboardInterrupt:
         if keep.best is None or interrupt.count > 1:
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.networks.batches import GAPS, STEPS, Batches, Draws, padded_width
+from statecast.networks.batches import GAPS, STEPS, Batches, Draws, padded_rows, padded_width
 from statecast.networks.decoder import ALL
 from statecast.tables.panel import Panel
 from statecast.tables.vocabulary import END, UNKNOWN
@@ -35,7 +35,8 @@ class TokenBatches(Batches):
     ends : bool
         Whether sequences end after their last token.
     batch : int
-        The number of rows in a batch; all rows if they are fewer.
+        The number of rows in a batch; all rows if they are fewer. Without a seed they are padded
+        by rows that do not count.
     seed : int, optional
         None for rows in a fixed order without masking and replacement.
     own : slice
@@ -54,7 +55,7 @@ class TokenBatches(Batches):
         own: slice = ALL,
     ) -> None:
         most = max(map(len, rows))
-        batch = min(batch, most)
+        batch = min(batch, most if seed is not None else padded_rows(most))
         steps = math.ceil(most / batch)
         super().__init__(panel, batch, steps if seed is None else max(STEPS, steps), own)
         self.rows, self.decoder, self.ends = rows, decoder, ends

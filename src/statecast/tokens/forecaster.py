@@ -379,7 +379,7 @@ class TokenForecaster(StateModel[TokenSettings]):
         from statecast.tokens.batches import VALIDATION_ROWS, TokenBatches
 
         s = self.settings
-        batch = s.batch_size or int(np.clip(panel.rows // 8, 16, 64))
+        batch = s.batch_size or int(np.clip(panel.rows // 64 * 8, 16, 64))
         trained = training_rows(held)
         validated = [np.flatnonzero(rows)[:VALIDATION_ROWS] for rows in held]
         of = partial(TokenBatches, panel, decoder=decoder, ends=s.ends, own=own)

@@ -39,6 +39,7 @@ class TokenNetwork(Network):
 
     def __init__(self, decoder: TokenDecoder, *, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(decoder, **options)
+        self.computes = (*self.computes, dropout)
         self.dropout = keras.layers.Dropout(dropout, seed=options.get("seed", 0))
         # The own members as a variable: one compiled training step serves all of them.
         self.drawn = self.add_weight(
