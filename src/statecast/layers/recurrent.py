@@ -47,11 +47,13 @@ from statecast.layers.variables import (
     refuse_traced,
     restore_values_of,
 )
-from statecast.recurrence.cells import Cell, Leaves, Weights, within
+from statecast.recurrence.cells import Cell, Gated, Leaves, Weights, within
 from statecast.recurrence.run import explain, run
 from statecast.state import State, at_rest, refuse_without_numbers
 
 KERNEL_OF: Mapping[Any, str | None] = {"auto": None, True: "fused", False: "loop"}  # use_cudnn
+# Attributes that a call sets. Keras would look through their values for layers and variables.
+_OF_EACH_CALL = ("_passed", "_last_call")
 
 
 # -- what all layers share --------------------------------------------------------------------
@@ -188,7 +190,10 @@ class Controlled:
                 f"layer {self.name!r}: compiled steps would ignore what is assigned to `{name}`. "
                 "Use layer.reset_states(states), or layer.states[0].assign(value)."
             )
-        super().__setattr__(name, value)
+        if name in _OF_EACH_CALL:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         # The property raised an AttributeError (NotStatefulError is one). PyTorch would replace it
@@ -579,7 +584,8 @@ class RNN(Controlled, keras.layers.RNN):
                 self.supports_jit = False  # XLA cannot compile cuDNN's recurrence
             run_steps = recomputed(run) if rematerializes(self, sequences.shape) else run
             y, after = run_steps(cell, weights, x, start, **options)
-        self._maybe_reset_dropout_masks(self.cell)
+        if not isinstance(cell, Gated) or getattr(self.cell, "dropout", 0):
+            self._maybe_reset_dropout_masks(self.cell)
 
         if self.current_state is not None:
             ran, cut = _ran(rows, steps, mask, step_resets)
@@ -640,8 +646,10 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _problem(self, x: Any, start: Leaves, training: bool) -> tuple[Cell, Weights, Any]:
         """The cell for the kernels, its weights, and the inputs with dropout."""
-        first = x[:, 0] if x.shape[1] != 0 else ops.zeros_like(ops.sum(x, axis=1))
         plain = stock_cell(self.cell)
+        if plain is not None and not (training and getattr(self.cell, "dropout", 0)):
+            return plain, stock_weights(self.cell), x
+        first = x[:, 0] if x.shape[1] != 0 else ops.zeros_like(ops.sum(x, axis=1))
         if plain is None:
             width = tuple(x.shape[2:])
             if len(width) > 1:
@@ -650,8 +658,7 @@ class RNN(Controlled, keras.layers.RNN):
             states = tree.map_structure(lambda leaf: start[leaf], names)
             self._maybe_config_dropout_masks(self.cell, first, states)
             return KerasCell(self.cell, width, bool(training)), {}, x
-        if training and getattr(self.cell, "dropout", 0):
-            x = x * self.cell.get_dropout_mask(first)[:, None]
+        x = x * self.cell.get_dropout_mask(first)[:, None]
         return plain, stock_weights(self.cell), x
 
     @property
