@@ -18,13 +18,14 @@ export SLOW
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test check clients fuzz overload sanitize bench package matrix clean
+.PHONY: help demo test check docs clients fuzz overload sanitize bench package matrix clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    forecast the heights of children the model never met; writes statecast-demo/'
 	@echo 'make test    the tests, on $(BACKENDS); SLOW=1 adds the slow ones, and all of TensorFlow'
 	@echo 'make check   ruff, pyright, clang-format, doctests, the layout, the public names'
+	@echo 'make docs    the site, in build/docs/html: pages, tutorials with their output, the reference'
 	@echo 'make clients  public clients of the server, for its slow tests'
 	@echo 'make fuzz    damaged files for FUZZ_SECONDS (600), and FUZZ_REQUESTS (1000000) damaged requests'
 	@echo 'make overload  twice the load that the server can take, for OVERLOAD_SECONDS (600)'
@@ -48,6 +49,12 @@ check: $(VENV)/.all
 	$(VENV)/bin/clang-format --dry-run --Werror native/*.cpp native/*.h
 	KERAS_BACKEND=jax $(RUN) -m pytest -q --doctest-modules src/statecast \
 	    tests/test_layout.py tests/test_public_names.py
+
+# The site, without a network. Every warning is an error: a link or a reference that leads nowhere, a
+# cell that fails. What tutorials printed and drew is kept until their code changes.
+docs: $(VENV)/.all
+	@$(RUN) -m sphinx -b html -q -W --keep-going -d build/docs/doctrees docs build/docs/html
+	@echo 'The site is build/docs/html/index.html: open it in a browser.'
 
 # Public clients that the server is tested with. Their packages need older versions of ours.
 CLIENTS := build/clients

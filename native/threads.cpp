@@ -1,4 +1,4 @@
-/* Threads: how many a call may use, and which. docs/threads.md has the rules, decision 17 the reasons. */
+/* Threads: how many a call may use, and which. docs/how_to/threads.md has the rules, decision 17 the reasons. */
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>

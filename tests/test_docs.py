@@ -124,7 +124,7 @@ def run_command(command: str, servers: Served) -> str | None:
         pytest.param(
             path,
             id=str(path.relative_to(ROOT)),
-            marks=[pytest.mark.backends] * (path.name == "reset_states.md"),
+            marks=[pytest.mark.backends] * (path.name == "keras_state.md"),
         )
         for path in FILES
     ],

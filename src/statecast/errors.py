@@ -1,4 +1,4 @@
-"""The exceptions Statecast raises, as one tree.
+"""The exceptions Statecast raises, as one tree::
 
     StatecastError
     ├── DataError            (ValueError)      a table or an array that cannot be used

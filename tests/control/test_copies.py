@@ -1,5 +1,5 @@
 """What copies, files, checkpoints, validation and exports do with the state of a model: each row
-of the table in docs/reset_states.md."""
+of the table in docs/how_to/keras_state.md."""
 
 import copy
 import io

@@ -1,7 +1,7 @@
 """A fitted model as ONNX graphs: ``encode.onnx``, ``step.onnx`` and ``model.json``.
 
 ``model.json`` says what every input and output means, how tables become inputs, and how outputs
-become forecasts. See docs/export.md and decision 45.
+become forecasts. See docs/how_to/export.md and decision 45.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ def application(
 ) -> Any:
     """Make an ASGI application that serves sessions.
 
-    ``docs/serving.md`` has the requests and what they promise. ``GET /openapi.json`` describes them
-    for the columns of the model.
+    ``docs/how_to/serving.md`` has the requests and what they promise. ``GET /openapi.json``
+    describes them for the columns of the model.
 
     Parameters
     ----------

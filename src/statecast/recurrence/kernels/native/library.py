@@ -141,7 +141,7 @@ def use(instructions: str = "", threads: int = 0) -> None:
     instructions : str
         Its name; "" for the best that the machine has.
     threads : int
-        The threads of a call; 0 for as many as docs/threads.md says.
+        The threads of a call; 0 for as many as docs/how_to/threads.md says.
 
     Raises
     ------

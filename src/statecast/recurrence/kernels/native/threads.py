@@ -1,7 +1,7 @@
 """The numbers of threads that PyTorch, JAX and TensorFlow are set to use.
 
 The native library uses the least of these, ``OMP_NUM_THREADS``, the CPUs of the process and its
-quota (``native/threads.cpp``); ``docs/threads.md`` has the whole rule.
+quota (``native/threads.cpp``); ``docs/how_to/threads.md`` has the whole rule.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_environment() -> None:
     if value is not None and not 1 <= _whole(value) <= MOST:
         raise ArgumentError(
             f"STATECAST_THREADS: expected a whole number from 1 to {MOST}, received {value!r}. "
-            "Without it the number is chosen as docs/threads.md says."
+            "Without it the number is chosen as docs/how_to/threads.md says."
         )
 
 

@@ -1,0 +1,100 @@
+"""The site: Sphinx, with the pages of this folder as MyST Markdown (decision 61).
+
+``make docs`` builds it into ``build/docs/html`` without a network. Pages with ``code-cell`` blocks
+are executed; their results are kept in ``build/docs/cache`` until the code of the page changes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Before Keras is imported: PyTorch compiles nothing, so its fits are the quickest ones here.
+if find_spec("torch"):
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+HERE = Path(__file__).parent
+BUILD = HERE.parent / "build" / "docs"
+NOTEBOOKS = BUILD / "jupyter_execute"  # where MyST-NB leaves what it has executed
+
+project = "Statecast"
+copyright = "The Statecast authors"  # noqa: A001  Sphinx reads this name
+version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"][
+    "version"
+]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+]
+exclude_patterns = ["**/data/**"]
+
+# -- pages ---------------------------------------------------------------------------------
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(BUILD / "cache")
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_mime_priority_overrides = [("html", "text/html", 25)]
+
+# -- the reference -------------------------------------------------------------------------
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings have the types, with shapes and units
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Returns", "params_style")]
+add_module_names = False
+python_use_unqualified_type_names = True
+
+# -- the theme -----------------------------------------------------------------------------
+
+html_theme = "furo"
+html_title = f"Statecast {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {
+    "light_css_variables": {
+        "color-brand-primary": "#1b5fa8",
+        "color-brand-content": "#1b5fa8",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#7fb4ee",
+        "color-brand-content": "#7fb4ee",
+    },
+}
+
+
+def offer_notebook(
+    app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Put a link to the executed notebook above a page that has one."""
+    notebook = NOTEBOOKS / f"{pagename}.ipynb"
+    if doctree is None or not notebook.exists():
+        return
+    target = Path(app.outdir) / f"{pagename}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(notebook, target)
+    context["body"] = (
+        f'<p class="notebook"><a href="{target.name}" download>Open as a notebook</a></p>'
+        + context["body"]
+    )
+
+
+def setup(app: Any) -> None:
+    app.connect("html-page-context", offer_notebook)
