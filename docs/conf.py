@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# Threads of PyTorch that have nothing to do should not occupy the CPUs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before Keras is imported: PyTorch compiles nothing, so its fits are the quickest ones here.
 if find_spec("torch"):
     os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -50,6 +52,7 @@ nb_mime_priority_overrides = [("html", "text/html", 25)]
 # -- the reference -------------------------------------------------------------------------
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of Keras are not ours
 autodoc_typehints = "none"  # the docstrings have the types, with shapes and units
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
@@ -58,6 +61,7 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [("Returns", "params_style")]
 add_module_names = False
 python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # `LSTM` is a cell and a layer
 
 # -- the theme -----------------------------------------------------------------------------
 
@@ -96,5 +100,15 @@ def offer_notebook(
     )
 
 
+def unlink_words(app: Any, doctree: Any) -> None:
+    """Keep the words of types as text: Sphinx takes ``rows`` of a shape for an attribute."""
+    from sphinx.addnodes import pending_xref
+
+    for node in list(doctree.findall(pending_xref)):
+        if node.get("refdomain") == "py" and node["reftarget"].islower():
+            node.replace_self(node.children)
+
+
 def setup(app: Any) -> None:
+    app.connect("doctree-read", unlink_words)
     app.connect("html-page-context", offer_notebook)

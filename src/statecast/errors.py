@@ -40,7 +40,17 @@ _silent: ContextVar[list[str] | None] = ContextVar("_silent", default=None)
 
 
 class StatecastError(Exception):
-    """The base class of all exceptions that Statecast raises."""
+    """The base class of all exceptions that Statecast raises.
+
+    Examples
+    --------
+    >>> from statecast import Forecaster, StatecastError
+    >>> try:
+    ...     Forecaster(units=0)
+    ... except StatecastError as error:
+    ...     print(error)
+    units: expected a whole number from 1 to 4096; received 0.
+    """
 
 
 class DataError(StatecastError, ValueError):
@@ -52,6 +62,16 @@ class DataError(StatecastError, ValueError):
         The column at fault.
     item : object or None
         The first item (its id) at fault.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import DataError, Schema
+    >>> try:
+    ...     Schema.fit(np.array([[1.0, np.inf]]))
+    ... except DataError as error:
+    ...     print(error.column)
+    Y
     """
 
     def __init__(self, message: str, *, column: str | None = None, item: Any = None) -> None:
@@ -61,27 +81,86 @@ class DataError(StatecastError, ValueError):
 
 
 class AbsentError(DataError):
-    """An item that the sessions do not have."""
+    """An item that the sessions do not have.
+
+    Examples
+    --------
+    >>> from statecast import AbsentError, DataError
+    >>> issubclass(AbsentError, DataError)  # so `except DataError` has it too
+    True
+    """
 
 
 class ConflictError(DataError):
-    """An item that is not as the call expects: there already, observed later, or changed since."""
+    """An item that is not as the call expects: there already, observed later, or changed since.
+
+    Examples
+    --------
+    >>> from statecast import ConflictError, VersionError
+    >>> try:
+    ...     raise VersionError("The item has changed.")
+    ... except ConflictError as error:
+    ...     print(error)
+    The item has changed.
+    """
 
 
 class VersionError(ConflictError):
-    """An item that changed since the caller read it."""
+    """An item that changed since the caller read it.
+
+    Examples
+    --------
+    >>> from statecast import VersionError
+    >>> error = VersionError("The item has changed.", item="Ada")
+    >>> error.item
+    'Ada'
+    """
 
 
 class ArgumentError(StatecastError, ValueError):
-    """An argument whose value is not allowed."""
+    """An argument whose value is not allowed.
+
+    Examples
+    --------
+    >>> from statecast import ArgumentError, Forecaster
+    >>> try:
+    ...     Forecaster(head="gauss")
+    ... except ArgumentError as error:
+    ...     print(str(error)[:38])
+    head: expected one of ['quantiles', 'n
+    """
 
 
 class StateError(StatecastError, ValueError):
-    """A state, or a leaf of a state, with the wrong leaves, shapes, rows or values."""
+    """A state, or a leaf of a state, with the wrong leaves, shapes, rows or values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import State, StateError
+    >>> try:
+    ...     State({"h": np.zeros((2, 4))}).take([5])
+    ... except StateError as error:
+    ...     print(error)
+    A row is out of range: expected -2 to 1, received [5].
+    """
 
 
 class NotStatefulError(StateError, AttributeError):
-    """A layer that keeps no state between calls, or a model without a layer that does."""
+    """A layer that keeps no state between calls, or a model without a layer that does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import NotStatefulError
+    >>> from statecast.layers import LSTM
+    >>> lstm = LSTM(2, name="lstm")
+    >>> try:
+    ...     lstm.reset_states()
+    ... except NotStatefulError as error:
+    ...     print(str(error)[:34])
+    layer 'lstm' is not stateful: it k
+    """
 
 
 class ModelFileError(StatecastError, ValueError):
@@ -91,6 +170,20 @@ class ModelFileError(StatecastError, ValueError):
     ----------
     format : str or None
         The format of a file that is not of the expected one, if it names one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from statecast import Forecaster, ModelFileError
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.safetensors")
+    ...     _ = path.write_bytes(b"not a model")
+    ...     try:
+    ...         Forecaster.load(path)
+    ...     except ModelFileError:
+    ...         print("refused")
+    refused
     """
 
     def __init__(self, message: str, *, format: str | None = None) -> None:  # noqa: A002
@@ -99,19 +192,59 @@ class ModelFileError(StatecastError, ValueError):
 
 
 class KernelError(StatecastError, RuntimeError):
-    """The kernel that was asked for by name declines the problem."""
+    """The kernel that was asked for by name declines the problem.
+
+    Examples
+    --------
+    >>> from statecast import KernelError
+    >>> issubclass(KernelError, RuntimeError)
+    True
+    """
 
 
 class ForkError(StatecastError, RuntimeError):
-    """The backend cannot compute in a forked process whose parent has used it."""
+    """The backend cannot compute in a forked process whose parent has used it.
+
+    Examples
+    --------
+    >>> from statecast import ForkError
+    >>> issubclass(ForkError, RuntimeError)
+    True
+    """
 
 
 class StoreError(StatecastError, RuntimeError):
-    """A store of sessions that cannot be opened, read or written to. Nothing is lost."""
+    """A store of sessions that cannot be opened, read or written to. Nothing is lost.
+
+    Examples
+    --------
+    >>> from statecast import StoreError
+    >>> from statecast.sessions import SQLiteStore
+    >>> try:
+    ...     SQLiteStore("/no such folder/items.db")
+    ... except StoreError:
+    ...     print("nothing was opened")
+    nothing was opened
+    """
 
 
 class OverloadError(StatecastError, RuntimeError):
-    """More observations wait than the sessions may hold: this call is refused. Repeat it later."""
+    """More observations wait than the sessions may hold: this call is refused. Repeat it later.
+
+    Examples
+    --------
+    >>> import time
+    >>> from statecast import OverloadError
+    >>> def patient(call, tries=3):
+    ...     for _ in range(tries - 1):
+    ...         try:
+    ...             return call()
+    ...         except OverloadError:
+    ...             time.sleep(0.1)
+    ...     return call()
+    >>> patient(lambda: "accepted")
+    'accepted'
+    """
 
 
 class JobError(StatecastError, RuntimeError):
@@ -121,6 +254,13 @@ class JobError(StatecastError, RuntimeError):
     ----------
     failed : dict of int to str
         The error of each part that failed, by its number.
+
+    Examples
+    --------
+    >>> from statecast import JobError
+    >>> error = JobError("One part of two failed.", failed={1: "row 7: no such column"})
+    >>> error.failed[1]
+    'row 7: no such column'
     """
 
     def __init__(self, message: str, *, failed: dict[int, str] | None = None) -> None:
@@ -129,7 +269,14 @@ class JobError(StatecastError, RuntimeError):
 
 
 class WorkerError(StatecastError, RuntimeError):
-    """Workers of a cluster ended before their work was done, each time that it was tried."""
+    """Workers of a cluster ended before their work was done, each time that it was tried.
+
+    Examples
+    --------
+    >>> from statecast import WorkerError
+    >>> issubclass(WorkerError, RuntimeError)
+    True
+    """
 
 
 class RequestError(StatecastError, ValueError):
@@ -141,6 +288,13 @@ class RequestError(StatecastError, ValueError):
         The status of the answer.
     headers : dict of str to str
         Further headers of the answer.
+
+    Examples
+    --------
+    >>> from statecast import RequestError
+    >>> error = RequestError(503, "Too many requests.", Retry_After="1")
+    >>> error.status, error.headers
+    (503, {'Retry-After': '1'})
     """
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -150,15 +304,40 @@ class RequestError(StatecastError, ValueError):
 
 
 class NotFittedError(StatecastError, AttributeError):
-    """A method that needs a fitted forecaster."""
+    """A method that needs a fitted forecaster.
+
+    Examples
+    --------
+    >>> from statecast import Forecaster, NotFittedError
+    >>> try:
+    ...     Forecaster().predict([[1.0, 2.0]], until=3)
+    ... except NotFittedError:
+    ...     print("call fit first")
+    call fit first
+    """
 
 
 class MissingExtraError(StatecastError, ImportError):
-    """An optional dependency is missing; the message names the extra to install."""
+    """An optional dependency is missing; the message names the extra to install.
+
+    Examples
+    --------
+    >>> from statecast import MissingExtraError
+    >>> issubclass(MissingExtraError, ImportError)
+    True
+    """
 
 
 class DataWarning(UserWarning):
-    """Data that can be used, with a property that the user should know."""
+    """Data that can be used, with a property that the user should know.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from statecast import DataWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", DataWarning)  # stop at what would be a warning
+    """
 
 
 def warn(message: str) -> None:

@@ -35,6 +35,17 @@ def get_state(model: Any) -> State:
         No layer keeps a state.
     StateError
         A batch size is still unknown, or the layers have different numbers of rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import get_state
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> state = get_state(gru)
+    >>> state.rows, state.names
+    (1, ('gru/h',))
     """
     return _layer_states(model).read()
 
@@ -67,6 +78,17 @@ def set_state(
     ------
     NotStatefulError, ArgumentError, StateError
         As ``layer.reset_states`` raises them; then nothing is written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import set_state
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> set_state(gru, [np.full((1, 2), 5.0)])
+    >>> gru.state["h"].tolist()
+    [[5.0, 5.0]]
     """
     if state is None:
         raise StateError("set_state needs a state; to reset, call reset_states(model).")
@@ -81,7 +103,19 @@ def reset_states(
     batch_size: int | None = None,
     allow_nonfinite: bool = False,
 ) -> None:
-    """Reset all stateful layers to their initial states, or set them; see ``RNN.reset_states``."""
+    """Reset all stateful layers to their initial states, or set them; see ``RNN.reset_states``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import reset_states
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> reset_states(gru)
+    >>> gru.state["h"].tolist()
+    [[0.0, 0.0]]
+    """
     current = _layer_states(model)
     if isinstance(states, State):
         states = _renamed(states, current)
@@ -132,6 +166,15 @@ def trajectory(model: Any, inputs: Any, **options: Any) -> dict[str, np.ndarray]
     ------
     ArgumentError
         The model has no recurrent layer of ``statecast.layers``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import trajectory
+    >>> from statecast.layers import LSTM
+    >>> found = trajectory(LSTM(4, name="lstm"), np.ones((2, 5, 1), "float32"))
+    >>> {name: leaf.shape for name, leaf in found.items()}
+    {'lstm/h': (2, 5, 4), 'lstm/c': (2, 5, 4)}
     """
     layers = dict(_recurrences(model))
     if not layers:
@@ -175,6 +218,16 @@ def take_control(model: Any, *, stateful: bool | None = None) -> Any:
     ArgumentError
         A subclassed model, whose call no config describes, or a recurrent layer without a
         counterpart (convolutional ones).
+
+    Examples
+    --------
+    >>> from statecast import take_control
+    >>> import keras
+    >>> inputs = keras.Input(batch_shape=(1, 3, 1))
+    >>> stock = keras.Model(inputs, keras.layers.LSTM(2, stateful=True)(inputs))
+    >>> model = take_control(stock)
+    >>> type(model.layers[-1]).__module__
+    'statecast.layers.recurrent'
     """
     if not isinstance(model, (keras.Sequential, keras.Model)) or not _rebuildable(model):
         raise ArgumentError(
@@ -249,6 +302,17 @@ class LayerStart:
     stateful : bool
     kernels : dict of str to str
         Per kernel: "runs", "would run", or why it declines.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import explain_state
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> start = explain_state(gru)[0]
+    >>> start.rows, start.fresh
+    (('current',), 'zeros')
     """
 
     name: str
@@ -259,7 +323,19 @@ class LayerStart:
 
 
 class Explanation(tuple[LayerStart, ...]):
-    """The result of ``explain_state``: a ``LayerStart`` for each layer; prints as text."""
+    """The result of ``explain_state``: a ``LayerStart`` for each layer; prints as text.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import explain_state
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> found = explain_state(gru)
+    >>> len(found), found[0].stateful
+    (1, True)
+    """
 
     def __repr__(self) -> str:
         return f"<Explanation of {', '.join(layer.name or 'layer' for layer in self)}>"
@@ -288,6 +364,19 @@ def explain_state(model: Any) -> Explanation:
     ------
     ArgumentError
         The model has no recurrent layer of ``statecast.layers``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import explain_state, reset_states
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, name="gru")
+    >>> _ = gru(np.ones((1, 3, 1), "float32"))
+    >>> explain_state(gru)[0].rows
+    ('current',)
+    >>> reset_states(gru)
+    >>> explain_state(gru)[0].rows
+    ('zeros',)
     """
     found = []
     for name, layer in _recurrences(model):

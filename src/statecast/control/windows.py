@@ -35,6 +35,19 @@ class ResetStates(keras.callbacks.Callback):
     ArgumentError
         Another ``every``; or, when training begins, resets between batches with
         ``steps_per_execution`` above 1, where Keras calls no callback between batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import ResetStates
+    >>> from statecast.layers import LSTM
+    >>> import keras
+    >>> inputs = keras.Input(batch_shape=(1, 3, 1))
+    >>> model = keras.Model(inputs, LSTM(2, stateful=True)(inputs))
+    >>> x = np.ones((4, 3, 1), "float32")  # four items, one after the other
+    >>> y = model.predict(x, batch_size=1, verbose=0, callbacks=[ResetStates("batch")])
+    >>> bool((y == y[:1]).all())  # each started from zeros
+    True
     """
 
     def __init__(
@@ -139,6 +152,15 @@ class Windows(keras.utils.PyDataset):
     ArgumentError
         Arrays with different numbers of sequences or steps; lengths outside 1..steps; ``steps``
         or ``batch_size`` below 1; or a method of the model is given the windows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Windows
+    >>> x = np.zeros((4, 250, 1), "float32")
+    >>> windows = Windows(x, x, steps=100, batch_size=2)
+    >>> len(windows)  # three windows of each of two batches
+    6
     """
 
     def __init__(

@@ -27,6 +27,12 @@ class Growth(NamedTuple):
         93 rows: ``unique_id`` and ``sex`` (M or F).
     folds : polars.DataFrame
         93 rows: ``unique_id`` and ``fold`` (0 to 4).
+
+    Examples
+    --------
+    >>> from statecast.data import growth
+    >>> growth().static.columns
+    ['unique_id', 'sex']
     """
 
     series: pl.DataFrame

@@ -99,6 +99,15 @@ def fit(
         Ray is not installed: ``pip install 'statecast[ray]'``.
     Exception
         As ``forecaster.fit``. An error in a worker is raised here with its own class.
+
+    Examples
+    --------
+    >>> from statecast import Forecaster, distributed
+    >>> from statecast.data import growth
+    >>> series, static, _ = growth()
+    >>> f = distributed.fit(  # doctest: +SKIP
+    ...     Forecaster(), series, static, workers=8, address="auto"
+    ... )
     """
     process.check_backend()
     _check_engine(engine)

@@ -72,6 +72,12 @@ class Report:
         The items of all parts, and the rows of their forecasts.
     seconds : float
         The time of this call.
+
+    Examples
+    --------
+    >>> from statecast.distributed import Report
+    >>> Report("forecasts", parts=4, kept=1, items=1000, rows=10_000, seconds=2.0).kept
+    1
     """
 
     out: str

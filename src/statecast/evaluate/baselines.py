@@ -35,6 +35,17 @@ class Baseline(Protocol):
         The shortest prefix from which it can forecast, in steps.
     needs_sklearn : bool
         Whether it needs scikit-learn.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> all(hasattr(each, "quantiles") for each in default_baselines(schema))
+    True
     """
 
     @property
@@ -64,7 +75,19 @@ class Baseline(Protocol):
 
 
 def default_baselines(schema: Schema) -> list[Baseline]:
-    """Return the baselines that ``cross_validation`` uses for tables of this schema."""
+    """Return the baselines that ``cross_validation`` uses for tables of this schema.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> [each.name for each in default_baselines(schema)]
+    ['last value', 'mean curve', 'ridge', 'nearest neighbours', 'boosted trees']
+    """
     counts = {name: len(known) for name, known in schema.static.categories.items()}
     few = [name for name, count in counts.items() if 2 <= count <= _FEW]
     by = [MeanCurve(min(few, key=counts.__getitem__))] if few else []
@@ -120,6 +143,18 @@ class LastValue(_Fitted):
     """The last observed value, as the forecast of every step.
 
     The forecast of an item without observations is the mean of each step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> forecast = LastValue().fit(panel, schema).quantiles(panel, 2, 6, [0.5])
+    >>> forecast.shape, bool(np.isnan(forecast[:, :2]).all())
+    ((20, 6, 1), True)
     """
 
     name = "last value"
@@ -152,6 +187,18 @@ class MeanCurve(_Fitted):
     by : str, optional
         A categorical static feature: each category has a separate mean curve. For a category with
         fewer than ten training items at a step, the mean of all items is used at this step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> forecast = MeanCurve().fit(panel, schema).quantiles(panel, 2, 6, [0.5])
+    >>> forecast.shape, bool(np.isnan(forecast[:, :2]).all())
+    ((20, 6, 1), True)
     """
 
     by: str | None = None
@@ -231,6 +278,17 @@ class Ridge(_FromFeatures):
     the mean of the step. At a step with fewer than ten training items, the forecast is their
     quantiles; at a step without training items, it is the mean that the schema interpolates. The
     same holds for all steps if there are neither static features nor a prefix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> Ridge().fit(panel, schema).quantiles(panel, 2, 6, [0.1, 0.5, 0.9]).shape
+    (20, 6, 3)
     """
 
     name = "ridge"
@@ -259,6 +317,18 @@ class Neighbours(_FromFeatures):
     ----------
     count : int
         The number of neighbours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
+    >>> schema = Schema.fit(Y)
+    >>> panel = schema.panel(Y)
+    >>> forecast = Neighbours().fit(panel, schema).quantiles(panel, 2, 6, [0.5])
+    >>> forecast.shape, bool(np.isnan(forecast[:, :2]).all())
+    ((20, 6, 1), True)
     """
 
     count: int = 20
@@ -297,6 +367,11 @@ class Trees(_Fitted):
         all.
     seed : int
         Seed of the random draw and of the trees.
+
+    Examples
+    --------
+    >>> Trees(most=1000).name
+    'boosted trees'
     """
 
     most: int | None = 100_000

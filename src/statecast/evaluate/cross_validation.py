@@ -197,6 +197,20 @@ def cross_validation(
 
     Errors that can be found in the whole data are raised before the first fit. Ctrl-C raises
     ``KeyboardInterrupt``, because scores of only some of the folds would be misleading.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Forecaster, cross_validation
+    >>> from statecast.evaluate import LastValue
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.normal(size=(24, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1)
+    >>> scores = cross_validation(
+    ...     f, Y, folds=2, known=[2], test_folds=[0], baselines=[LastValue()], verbose=0
+    ... )
+    >>> scores.known
+    (2,)
     """
     process.check_backend()
     check_verbose(verbose)

@@ -51,6 +51,13 @@ class Score:
         coverage of counts is expected to be above 80 %, as the module says.
     values : int
         The number of values that were scored.
+
+    Examples
+    --------
+    >>> from statecast.evaluate import score
+    >>> found = score([10.0, 20.0], [[9.0, 11.0, 12.0], [18.0, 20.0, 24.0]], (0.1, 0.5, 0.9))
+    >>> round(found.wape, 3), found.values
+    (0.033, 2)
     """
 
     wape: float
@@ -179,6 +186,13 @@ class Row(Score):
         The number of items that were scored: those observed after step k.
     fewest : int or None
         The smallest prefix length of the group; None is ``known``.
+
+    Examples
+    --------
+    >>> from statecast.evaluate import Row
+    >>> row = Row(0.1, 0.08, 0.79, 0.3, 540, method="ridge", known=3, items=20)
+    >>> row.method, row.crps
+    ('ridge', 0.08)
     """
 
     method: str
@@ -588,6 +602,13 @@ class TargetScores:
     ----------
     each : mapping of str to Scores
         The scores by target, which ``scores["lat"]`` returns.
+
+    Examples
+    --------
+    >>> from statecast.evaluate import Row, Scores, TargetScores
+    >>> row = Row(0.1, 0.08, 0.79, 0.3, 540, method="statecast", known=3, items=20)
+    >>> TargetScores({"lat": Scores((row,), "statecast", folds=5)})["lat"].known
+    (3,)
     """
 
     each: Mapping[str, Scores]

@@ -86,6 +86,10 @@ def log_model(
     ------
     ArgumentError, NotFittedError, MissingExtraError
         As ``save_model``.
+
+    Examples
+    --------
+    >>> log_model(f, name="growth").model_uri  # doctest: +SKIP
     """
     check_extra(*_EXTRA)
     from mlflow.models import Model
@@ -141,6 +145,19 @@ def save_model(
         The model is not fitted.
     MissingExtraError
         MLflow is not installed: ``pip install 'statecast[mlflow]'``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from statecast import Forecaster
+    >>> rows = [(item, step, item + 0.1 * step) for item in range(12) for step in range(1, 6)]
+    >>> series = pl.DataFrame(rows, ["unique_id", "ds", "y"], orient="row")
+    >>> f = Forecaster(units=2, ensemble=1, epochs=1, analogues=False).fit(series, verbose=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(f, f"{folder}/model")
+    ...     load_model(f"{folder}/model").schema.target_cols
+    ('y',)
     """
     check_extra(*_EXTRA)
     import mlflow
@@ -205,6 +222,19 @@ def load_model(model_uri: str) -> Forecaster | TokenForecaster:
         A damaged file, or one of another version of Statecast.
     MissingExtraError
         MLflow is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from statecast import Forecaster
+    >>> rows = [(item, step, item + 0.1 * step) for item in range(12) for step in range(1, 6)]
+    >>> series = pl.DataFrame(rows, ["unique_id", "ds", "y"], orient="row")
+    >>> f = Forecaster(units=2, ensemble=1, epochs=1, analogues=False).fit(series, verbose=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(f, f"{folder}/model")
+    ...     type(load_model(f"{folder}/model")).__name__
+    'Forecaster'
     """
     check_extra(*_EXTRA)
     from mlflow.artifacts import download_artifacts
@@ -253,6 +283,17 @@ class Served:
     A request that cannot be used is a ``MlflowException`` with the message of Statecast's error,
     and the status 400. A batch of rows must hold all rows of its items: ``mlflow.pyfunc.spark_udf``
     needs a table that is grouped by item.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from statecast import Forecaster
+    >>> rows = [(item, step, item + 0.1 * step) for item in range(12) for step in range(1, 6)]
+    >>> series = pl.DataFrame(rows, ["unique_id", "ds", "y"], orient="row")
+    >>> f = Forecaster(units=2, ensemble=1, epochs=1, analogues=False).fit(series, verbose=0)
+    >>> table = series.filter(pl.col("ds") <= 2).to_pandas()
+    >>> Served(f).predict(table, {"h": 2})["statecast"].shape
+    (24,)
     """
 
     def __init__(self, model: Forecaster | TokenForecaster) -> None:

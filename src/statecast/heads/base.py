@@ -50,6 +50,16 @@ class Readout:
     decay : tensor, ``(members,)``
         The shift is ``decay`` times the value.
     first, last : tensor, ``(members, rows, units)`` and ``(members, rows)``, optional
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.heads import Readout
+    >>> outputs, taken = np.ones((1, 2, 3, 4)), np.ones((1, 2, 3))  # member, rows, steps, units
+    >>> readout = Readout(outputs, taken, np.ones((1, 4, 5)), np.zeros((1, 2, 5)), np.ones(1))
+    >>> raw, shift = readout.raw()
+    >>> raw.shape, shift.shape
+    ((1, 2, 3, 5), (1, 2, 3, 1))
     """
 
     outputs: Any
@@ -80,6 +90,12 @@ class Head(ABC):
 
     ``parameters`` is ``(..., size)``; ``y`` is ``(...)``; ``levels`` is ``(..., k)`` or
     ``(k,)``, strictly between 0 and 1.
+
+    Examples
+    --------
+    >>> from statecast import heads
+    >>> heads.Normal().size, heads.Normal().measure
+    (2, 'crps')
     """
 
     transform: ClassVar[str | None] = None  # the scale that the family needs; None for any

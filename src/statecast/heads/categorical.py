@@ -27,6 +27,14 @@ class Categorical(Head):
     ------
     ArgumentError
         ``tokens`` is not a whole number of 1 or more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import heads
+    >>> head = heads.Categorical(3)
+    >>> np.exp(head.log_likelihood(np.log([0.2, 0.5, 0.3]), np.array(1))).round(2).item()
+    0.5
     """
 
     tokens: int

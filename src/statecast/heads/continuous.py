@@ -23,7 +23,16 @@ _GAP = float(softplus_inverse(0.5))  # the scale that a raw number of 0 gives is
 
 @dataclass(frozen=True)
 class Normal(Head):
-    """The normal distribution; parameters: mean, standard deviation."""
+    """The normal distribution; parameters: mean, standard deviation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import heads
+    >>> head = heads.Normal()
+    >>> head.quantile(np.array([0.0, 1.0]), np.array([0.1, 0.5, 0.9])).round(2).tolist()
+    [-1.28, 0.0, 1.28]
+    """
 
     measure: ClassVar[str] = "crps"
 
@@ -65,7 +74,14 @@ class Normal(Head):
 
 @dataclass(frozen=True)
 class LogNormal(Normal):
-    """The log-normal distribution of positive values: normal on the scale of their logarithm."""
+    """The log-normal distribution of positive values: normal on the scale of their logarithm.
+
+    Examples
+    --------
+    >>> from statecast import heads
+    >>> heads.LogNormal().transform
+    'positive'
+    """
 
     transform: ClassVar[str | None] = "positive"
 
@@ -73,7 +89,14 @@ class LogNormal(Normal):
 @dataclass(frozen=True)
 class LogitNormal(Normal):
     """The logit-normal distribution of values between bounds (Aitchison and Shen 1980): normal
-    on the scale of their logit."""
+    on the scale of their logit.
+
+    Examples
+    --------
+    >>> from statecast import heads
+    >>> heads.LogitNormal().transform
+    'logit'
+    """
 
     transform: ClassVar[str | None] = "logit"
 
@@ -83,6 +106,14 @@ class StudentT(Head):
     """Student's t distribution; parameters: median, scale, degrees of freedom.
 
     The degrees of freedom stay above 2.5, so that mean and variance exist.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import heads
+    >>> head = heads.StudentT()
+    >>> head.quantile(np.array([0.0, 1.0, 4.0]), np.array([0.1, 0.5, 0.9])).round(2).tolist()
+    [-1.53, 0.0, 1.53]
     """
 
     @property

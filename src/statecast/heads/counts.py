@@ -98,7 +98,14 @@ class _Counts(Head):
 
 @dataclass(frozen=True)
 class Poisson(_Counts):
-    """The Poisson distribution of counts; the parameter is their mean."""
+    """The Poisson distribution of counts; the parameter is their mean.
+
+    Examples
+    --------
+    >>> from statecast import heads
+    >>> heads.Poisson().size, heads.Poisson().transform
+    (1, 'counts')
+    """
 
     @property
     def size(self) -> int:
@@ -120,7 +127,14 @@ class Poisson(_Counts):
 @dataclass(frozen=True)
 class NegativeBinomial(_Counts):
     """The negative binomial distribution of counts; parameters: mean m and size r. The variance is
-    ``m + m**2 / r``: a small size gives many zeros and some large counts."""
+    ``m + m**2 / r``: a small size gives many zeros and some large counts.
+
+    Examples
+    --------
+    >>> from statecast import heads
+    >>> heads.NegativeBinomial().size, heads.NegativeBinomial().transform
+    (2, 'counts')
+    """
 
     @property
     def size(self) -> int:

@@ -39,6 +39,14 @@ class Quantiles(Head):
     ------
     ArgumentError
         Other levels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import heads
+    >>> head = heads.Quantiles((0.1, 0.5, 0.9))
+    >>> head.quantile(np.array([-1.0, 0.0, 2.0]), np.array([0.1, 0.5, 0.7])).round(2).tolist()
+    [-1.0, 0.0, 1.0]
     """
 
     levels: Sequence[float] = QUANTILE_LEVELS

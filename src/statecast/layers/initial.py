@@ -65,6 +65,9 @@ def _copied_once(array: np.ndarray) -> Any:
 class Affine(keras.layers.Layer):
     """``activation(x W + b)`` with an optional leading ``members`` axis.
 
+    Call with ``(..., rows, in)``, or ``(members or 1, rows, in)`` in an ensemble; returns
+    ``(..., rows, units)``.
+
     Parameters
     ----------
     units : int
@@ -78,8 +81,12 @@ class Affine(keras.layers.Layer):
     seed : int or numpy.random.Generator, optional
         Of the initial weights, which are then the same on every backend.
 
-    Call with ``(..., rows, in)``, or ``(members or 1, rows, in)`` in an ensemble; returns
-    ``(..., rows, units)``.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.layers import Affine
+    >>> tuple(Affine(4, "tanh")(np.ones((2, 3), "float32")).shape)
+    (2, 4)
     """
 
     def __init__(

@@ -60,7 +60,14 @@ _OF_EACH_CALL = ("_passed", "_last_call")
 
 
 class Controlled:
-    """A layer whose state is under control: the base of ``RNN`` and ``Bidirectional``."""
+    """A layer whose state is under control: the base of ``RNN`` and ``Bidirectional``.
+
+    Examples
+    --------
+    >>> from statecast.layers import LSTM, Controlled
+    >>> isinstance(LSTM(2), Controlled)
+    True
+    """
 
     name: str
 
@@ -269,6 +276,16 @@ class RNN(Controlled, keras.layers.RNN):
         An initial state of other leaves, units or rows, or a reset of another shape.
     KernelError
         ``use_cudnn=True`` and no fused kernel can run this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.layers import RNN
+    >>> import keras
+    >>> rnn = RNN([keras.layers.GRUCell(2), keras.layers.LSTMCell(2)], stateful=True)
+    >>> _ = rnn(np.ones((1, 3, 1), "float32"))
+    >>> rnn.state.names
+    ('0/h', '1/h', '1/c')
     """
 
     # What other modules of statecast may use beside the public methods: `current_state`,
@@ -740,14 +757,35 @@ class LSTM(RNN, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("statecast")
 class GRU(RNN, keras.layers.GRU):
-    """``keras.layers.GRU`` with its state (h) under control; see ``RNN``."""
+    """``keras.layers.GRU`` with its state (h) under control; see ``RNN``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.layers import GRU
+    >>> gru = GRU(2, stateful=True, initial_state="learned")
+    >>> _ = gru(np.ones((3, 4, 1), "float32"))
+    >>> gru.state["h"].shape
+    (3, 2)
+    """
 
     __init__ = _signed_as(keras.layers.GRU)(RNN.__init__)
 
 
 @keras.saving.register_keras_serializable("statecast")
 class SimpleRNN(RNN, keras.layers.SimpleRNN):
-    """``keras.layers.SimpleRNN`` with its state (h) under control; see ``RNN``."""
+    """``keras.layers.SimpleRNN`` with its state (h) under control; see ``RNN``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.layers import SimpleRNN
+    >>> rnn = SimpleRNN(2, stateful=True)
+    >>> _ = rnn(np.ones((3, 4, 1), "float32"))
+    >>> rnn.reset_states(rows=[0])
+    >>> rnn.state["h"][0].tolist()
+    [0.0, 0.0]
+    """
 
     __init__ = _signed_as(keras.layers.SimpleRNN)(RNN.__init__)
 
@@ -759,6 +797,15 @@ class Bidirectional(Controlled, keras.layers.Bidirectional):
     The leaves are ``forward/h``, ..., ``backward/h``, ...; in lists the forward layer's states
     come first, as in Keras. A recurrent layer of Keras is replaced by its counterpart
     (``controlled``). The arguments of a call are those of ``RNN``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.layers import GRU, Bidirectional
+    >>> both = Bidirectional(GRU(2, stateful=True))
+    >>> _ = both(np.ones((1, 3, 1), "float32"))
+    >>> both.state.names
+    ('forward/h', 'backward/h')
     """
 
     def __init__(
@@ -881,6 +928,13 @@ def controlled(layer: Any) -> Any:
     ------
     ArgumentError
         A recurrent layer without a counterpart (convolutional ones).
+
+    Examples
+    --------
+    >>> from statecast.layers import controlled
+    >>> import keras
+    >>> type(controlled(keras.layers.LSTM(2))).__module__
+    'statecast.layers.recurrent'
     """
     kinds = {
         keras.layers.LSTM: LSTM,

@@ -28,7 +28,8 @@ def write_page(model: Any, path: str | os.PathLike[str]) -> None:
     """Write a fitted model as one HTML file that forecasts in the browser.
 
     The file needs no server and no network. It has the weights of the model and, if the model has
-    analogues, the values and the ids of the training items. docs/how_to/playground.md describes the page.
+    analogues, the values and the ids of the training items. The how-to
+    page "The playground" describes it.
 
     Parameters
     ----------

@@ -449,6 +449,16 @@ def scores(scores: Any) -> Figure:
         A value that is not the ``Scores`` of one target.
     MissingExtraError
         matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from statecast import plots
+    >>> from statecast.evaluate import Row, Scores
+    >>> ridge = Row(0.30, 0.24, 0.80, 0.9, 540, method="ridge", known=0, items=20)
+    >>> ours = Row(0.28, 0.22, 0.80, 0.9, 540, method="statecast", known=0, items=20)
+    >>> figure = plots.scores(Scores((ours, ridge), "statecast", folds=5))
+    >>> [axis.get_title(loc="left") for axis in figure.axes]
+    ['WAPE', 'CRPS']
     """
     if not hasattr(scores, "rows"):
         raise ArgumentError(

@@ -43,6 +43,12 @@ class Cell(ABC):
     """One step of a recurrence, as a description without weights.
 
     Equal cells compute the same. ``pure`` means that the step depends on its arguments alone.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.LSTM(4) == cells.LSTM(4)
+    True
     """
 
     pure: ClassVar[bool] = True
@@ -63,7 +69,14 @@ class Cell(ABC):
 
 @dataclass(frozen=True)
 class Gated(Cell):
-    """The base of SimpleRNN, GRU and LSTM: their options, checks and weights."""
+    """The base of SimpleRNN, GRU and LSTM: their options, checks and weights.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.GRU(4, activation="relu").weight_shapes(3)["kernel"]
+    (3, 12)
+    """
 
     units: int
     activation: str = "tanh"
@@ -101,7 +114,14 @@ class Gated(Cell):
 
 @dataclass(frozen=True)
 class SimpleRNN(Gated):
-    """Elman's recurrence (1990): ``h = activation(x W + h U + b)``."""
+    """Elman's recurrence (1990): ``h = activation(x W + h U + b)``.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.SimpleRNN(4).state_shapes, cells.SimpleRNN(4).weight_shapes(2)
+    ({'h': (4,)}, {'kernel': (2, 4), 'recurrent_kernel': (4, 4), 'bias': (4,)})
+    """
 
     def step(self, weights: Weights, x: Any, state: Leaves, xp: Any) -> tuple[Any, Leaves]:
         z = self._affine(x, weights["kernel"], weights.get("bias"), xp)
@@ -117,6 +137,12 @@ class GRU(Gated):
     With ``reset_after`` (Keras's default, cuDNN's form) the reset gate is applied after the
     recurrent product, which has a bias of its own: ``bias`` is then ``(2, 3 * units)``,
     else ``(3 * units,)``.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.GRU(4).state_shapes, cells.GRU(4).weight_shapes(2)["bias"]
+    ({'h': (4,)}, (2, 12))
     """
 
     recurrent_activation: str = "sigmoid"
@@ -153,7 +179,19 @@ class GRU(Gated):
 @dataclass(frozen=True)
 class LSTM(Gated):
     """Long short-term memory, Hochreiter and Schmidhuber (1997), with forget gate
-    (Gers et al. 2000); gates in the order i, f, c, o, as in Keras."""
+    (Gers et al. 2000); gates in the order i, f, c, o, as in Keras.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import cells
+    >>> lstm = cells.LSTM(4)
+    >>> weights = {name: np.zeros(shape) for name, shape in lstm.weight_shapes(2).items()}
+    >>> state = {name: np.ones((1, *shape)) for name, shape in lstm.state_shapes.items()}
+    >>> output, after = lstm.step(weights, np.ones((1, 2)), state, np)
+    >>> after["c"].tolist()
+    [[0.5, 0.5, 0.5, 0.5]]
+    """
 
     recurrent_activation: str = "sigmoid"
 
@@ -178,6 +216,12 @@ class Stack(Cell):
     """Cells one on top of another; the output of each is the input of the next.
 
     Names carry the layer: leaf ``1/h``, weight ``0/kernel``.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.Stack([cells.GRU(4), cells.GRU(2)]).state_shapes
+    {'0/h': (4,), '1/h': (2,)}
     """
 
     cells: Sequence[Gated]
@@ -226,6 +270,12 @@ class ClosedLoop(Cell):
     by the value that was its input.
 
     The state is the cell's, ``last``, and ``base``, a constant of the row.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.ClosedLoop(cells.GRU(4)).state_shapes
+    {'cell/h': (4,), 'last': (1,), 'base': (1,)}
     """
 
     cell: Gated | Stack
@@ -256,7 +306,14 @@ class ClosedLoop(Cell):
 
 
 def within(named: Mapping[str, Any], scope: object) -> dict[str, Any]:
-    """The entries whose names start with ``scope/``, without it: weights or leaves of a layer."""
+    """The entries whose names start with ``scope/``, without it: weights or leaves of a layer.
+
+    Examples
+    --------
+    >>> from statecast import cells
+    >>> cells.within({"0/h": 1, "1/h": 2}, 1)
+    {'h': 2}
+    """
     start = f"{scope}/"
     return {name[len(start) :]: v for name, v in named.items() if name.startswith(start)}
 

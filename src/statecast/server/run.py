@@ -65,6 +65,12 @@ def serve(
         be used; what ``application`` refuses.
     MissingExtraError
         The extra is not installed: ``pip install 'statecast[serve]'``.
+
+    Examples
+    --------
+    >>> from statecast import Forecaster, Sessions
+    >>> with Sessions(Forecaster.load("growth.safetensors"), "items.db") as sessions:
+    ...     serve(sessions, port=8000)  # doctest: +SKIP
     """
     check_address(host, port, guarded=token is not None or without_token)
     served = application(

@@ -107,6 +107,12 @@ class Limits:
     ------
     ArgumentError
         A number that is not above 0.
+
+    Examples
+    --------
+    >>> from statecast.server import Limits
+    >>> Limits(body=1 << 20).body
+    1048576
     """
 
     body: int = 8 * 2**20

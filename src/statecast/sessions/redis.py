@@ -182,6 +182,11 @@ class RedisStore:
         redis-py is not installed: ``pip install 'statecast[redis]'``.
     ArgumentError
         A URL that is none; another ``durability``.
+
+    Examples
+    --------
+    >>> from statecast.sessions import RedisStore
+    >>> store = RedisStore("redis://localhost:6379/0")  # doctest: +SKIP
     """
 
     def __init__(self, url: str, durability: Durability = "full") -> None:

@@ -75,6 +75,14 @@ class SQLiteStore:
         apsw is not installed: ``pip install 'statecast[sessions]'``.
     ArgumentError
         A path that is no path; another ``durability``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from statecast.sessions import SQLiteStore
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = SQLiteStore(f"{folder}/items.db")
+    ...     store.close()
     """
 
     def __init__(self, path: str | os.PathLike[str], durability: Durability = "full") -> None:

@@ -19,6 +19,12 @@ class Version(NamedTuple):
     """The last event of an item: its number, and when it was accepted.
 
     An item that is not there has zeros. One that was deleted and made again has another time.
+
+    Examples
+    --------
+    >>> from statecast.sessions import Version
+    >>> Version()  # of an item that is not there
+    Version(seq=0, time=0)
     """
 
     seq: int = 0
@@ -40,6 +46,12 @@ class Event(NamedTuple):
     at : int or None
         The step that it is about; None for an event without one.
     data : bytes
+
+    Examples
+    --------
+    >>> from statecast.sessions import Event
+    >>> Event(seq=1, time=1_700_000_000_000_000, at=1, data=b"").at
+    1
     """
 
     seq: int
@@ -50,7 +62,14 @@ class Event(NamedTuple):
 
 class Snapshot(NamedTuple):
     """The state of an item after its events up to ``seq``, of which those after the step ``at``
-    have no part in it."""
+    have no part in it.
+
+    Examples
+    --------
+    >>> from statecast.sessions import Snapshot
+    >>> Snapshot(seq=3, at=2, data=b"").seq
+    3
+    """
 
     seq: int
     at: int
@@ -69,6 +88,12 @@ class Record:
         the earlier ones of later steps, and those without a step.
     version : Version
         The last event.
+
+    Examples
+    --------
+    >>> from statecast.sessions import Record, Version
+    >>> Record(snapshot=None, events=[], version=Version()).version.seq
+    0
     """
 
     snapshot: Snapshot | None
@@ -89,6 +114,13 @@ class Change:
         Their numbers follow the expected one.
     snapshot : Snapshot, "keep" or "drop"
         What becomes of the item's snapshot.
+
+    Examples
+    --------
+    >>> from statecast.sessions import Change, Event, Version
+    >>> change = Change(b"Ada", Version(), [Event(1, 1_700_000_000_000_000, 1, b"")])
+    >>> change.snapshot
+    'keep'
     """
 
     id: bytes
@@ -103,6 +135,12 @@ class Store(Protocol):
     Every method raises ``StoreError`` if the store cannot be read or written to. Then nothing was
     changed; only if the connection to a server is lost before its answer, a change may have been
     made, and the message says so.
+
+    Examples
+    --------
+    >>> from statecast.sessions import RedisStore, SQLiteStore, Store
+    >>> [each.__name__ for each in (SQLiteStore, RedisStore) if hasattr(each, "commit")]
+    ['SQLiteStore', 'RedisStore']
     """
 
     @property

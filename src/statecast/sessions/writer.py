@@ -60,6 +60,13 @@ class Observed:
         The forecast before this call of those revised items that were there, up to the same step.
     versions : tuple of str
         For each row, the version of its item after this call, as ``Sessions.version`` gives it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast.sessions import Observed
+    >>> Observed(np.array(["new", "late"]), revised=("Ada",)).revised
+    ('Ada',)
     """
 
     status: np.ndarray

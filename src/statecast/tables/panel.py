@@ -129,6 +129,15 @@ class Panel:
     begin : ndarray, shape (rows,), float64, or None
         In ``fit`` only: the time of step 1 in steps, from any time; NaN where it is unknown. None
         if steps are numbers without ``origin_col``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Schema
+    >>> schema = Schema.fit(np.array([[1.0, 2.0, np.nan], [2.0, 4.0, 6.0]]))
+    >>> panel = schema.panel(np.array([[1.0, 2.0, np.nan]]))
+    >>> panel.rows, panel.mask.tolist()
+    (1, [[True, True, False]])
     """
 
     ids: np.ndarray

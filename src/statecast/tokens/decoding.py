@@ -21,7 +21,22 @@ _WIDEST = 10_000  # a wider beam is likely a typing error
 
 
 class Model(Protocol):
-    """A model of the next token. Its states may have any type: decoding does not read them."""
+    """A model of the next token. Its states may have any type: decoding does not read them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Coin:  # tokens 0 and 1, and 2 for the end; its state is the number of rows
+    ...     def log_probabilities(self, state):
+    ...         return np.log(np.tile([0.2, 0.5, 0.3], (state, 1)))
+    ...     def likeliest(self, state, most, allowed):
+    ...         return likeliest(self.log_probabilities(state), most, allowed)
+    ...     def step(self, state, rows, codes):
+    ...         return len(rows)
+    >>> rules = Rules(np.array([True, True, True]), (), 2)
+    >>> Coin().log_probabilities(1).shape
+    (1, 3)
+    """
 
     def log_probabilities(self, state: Any) -> np.ndarray:
         """The log-probabilities of the next token, float ``(rows, tokens)``."""
@@ -140,6 +155,14 @@ class Rules:
         The first tokens.
     end : int
         The code of the end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rules = Rules(np.array([True, False, True]), required=(1,), end=2)
+    >>> nats = np.log(np.full((1, 3), 1 / 3))
+    >>> [np.exp(rules.apply(nats, step)).round(2).tolist() for step in (0, 1)]
+    [[[0.0, 0.33, 0.0]], [[0.33, 0.0, 0.33]]]
     """
 
     allowed: np.ndarray
@@ -178,6 +201,13 @@ def likeliest(nats: np.ndarray, most: int, allowed: np.ndarray) -> tuple[np.ndar
     codes, nats : arrays, ``(rows, most)``
         Not sorted. If fewer tokens are allowed, the log-probabilities of the others are minus
         infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codes, nats = likeliest(np.log([[0.2, 0.5, 0.3]]), 1, np.array([True, True, True]))
+    >>> codes.tolist(), np.exp(nats).round(2).tolist()
+    ([[1]], [[0.5]])
     """
     nats = np.where(allowed, nats, -np.inf)
     if most < nats.shape[1]:
@@ -198,6 +228,21 @@ class Found:
     nats : array, float64, ``(items, n)``
         Log-probabilities; that of the end is included if the sequence ended.
     ended : array of bool, ``(items, n)``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Coin:  # tokens 0 and 1, and 2 for the end; its state is the number of rows
+    ...     def log_probabilities(self, state):
+    ...         return np.log(np.tile([0.2, 0.5, 0.3], (state, 1)))
+    ...     def likeliest(self, state, most, allowed):
+    ...         return likeliest(self.log_probabilities(state), most, allowed)
+    ...     def step(self, state, rows, codes):
+    ...         return len(rows)
+    >>> rules = Rules(np.array([True, True, True]), (), 2)
+    >>> found = search(Coin(), 1, np.array([2]), Beam(4), rules)
+    >>> found.codes.tolist(), found.ended.tolist()
+    ([[[-1, -1]]], [[True]])
     """
 
     codes: np.ndarray
@@ -225,6 +270,21 @@ def search(model: Model, state: Any, room: np.ndarray, beam: Beam, rules: Rules)
     Found
         The best sequences first. If the search found fewer, the others are empty, with a
         log-probability of minus infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Coin:  # tokens 0 and 1, and 2 for the end; its state is the number of rows
+    ...     def log_probabilities(self, state):
+    ...         return np.log(np.tile([0.2, 0.5, 0.3], (state, 1)))
+    ...     def likeliest(self, state, most, allowed):
+    ...         return likeliest(self.log_probabilities(state), most, allowed)
+    ...     def step(self, state, rows, codes):
+    ...         return len(rows)
+    >>> rules = Rules(np.array([True, True, True]), (), 2)
+    >>> found = search(Coin(), 1, np.array([3]), Beam(9, best=2), rules)
+    >>> found.codes[0].tolist(), np.exp(found.nats[0]).round(3).tolist()
+    ([[-1, -1, -1], [1, -1, -1]], [0.3, 0.15])
     """
     items, width, steps = len(room), beam.width, int(room.max(initial=0))
     done = Found(
@@ -346,6 +406,21 @@ def sample(
     -------
     Found
         The log-probabilities are those of the model, without the changes by ``sampling``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Coin:  # tokens 0 and 1, and 2 for the end; its state is the number of rows
+    ...     def log_probabilities(self, state):
+    ...         return np.log(np.tile([0.2, 0.5, 0.3], (state, 1)))
+    ...     def likeliest(self, state, most, allowed):
+    ...         return likeliest(self.log_probabilities(state), most, allowed)
+    ...     def step(self, state, rows, codes):
+    ...         return len(rows)
+    >>> rules = Rules(np.array([True, True, True]), (), 2)
+    >>> drawn = sample(Coin(), 1, np.array([3]), np.full((1, 1, 3), 0.3), Sampling(), rules)
+    >>> drawn.codes.tolist()
+    [[[1, 1, 1]]]
     """
     items, n, steps = uniform.shape
     found = Found(
