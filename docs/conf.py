@@ -47,6 +47,7 @@ nb_execution_cache_path = str(BUILD / "cache")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of libraries; the text says which ones matter
 nb_mime_priority_overrides = [("html", "text/html", 25)]
 
 # -- the reference -------------------------------------------------------------------------
@@ -60,7 +61,6 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Returns", "params_style")]
 add_module_names = False
-python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # `LSTM` is a cell and a layer
 
 # -- the theme -----------------------------------------------------------------------------
