@@ -87,17 +87,15 @@ html_theme_options = {
 def offer_notebook(
     app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Put a link to the executed notebook above a page that has one."""
+    """Put a link to the executed notebook below the first paragraph of a page that has one."""
     notebook = NOTEBOOKS / f"{pagename}.ipynb"
     if doctree is None or not notebook.exists():
         return
     target = Path(app.outdir) / f"{pagename}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(notebook, target)
-    context["body"] = (
-        f'<p class="notebook"><a href="{target.name}" download>Open as a notebook</a></p>'
-        + context["body"]
-    )
+    link = f'<p class="notebook"><a href="{target.name}" download>Open as a notebook</a></p>'
+    context["body"] = context["body"].replace("</p>", "</p>" + link, 1)
 
 
 def unlink_words(app: Any, doctree: Any) -> None:

@@ -4,7 +4,10 @@
 - in ``console`` and ``bash`` blocks the lines that start with ``statecast`` run, and ``make``
   lines must name a target of the Makefile; other allowed lines are in ``UNTOUCHED``;
   ``statecast serve`` runs until the end of its block, on a free port, and ``curl`` lines ask it;
-- ``text`` and ``mermaid`` blocks are not code. A block of any other kind, or without one, fails.
+- ``{code-cell}`` blocks are those of pages that the site executes, where a cell that fails is an
+  error: ``tests/test_site.py`` builds it. Such a page has no other code;
+- ``text`` and ``mermaid`` blocks, and directives of the site such as ``{toctree}``, are not code. A
+  block of any other kind, or without one, fails.
 
 The blocks of a file run in a new folder with series.csv, static.csv and folds.csv of the growth
 study. folds.csv has only two folds, as each takes a fit. Forecasters are small, unless a block sets
@@ -30,7 +33,8 @@ from statecast.sessions import Sessions
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NO_CODE = {"text", "mermaid"}
+NO_CODE = {"text", "mermaid", "{toctree}", "{include} ../CHANGELOG.md", "{eval-rst}"}
+CELL = "{code-cell} python"
 UNTOUCHED = ("git clone ", "cd ", "pip install ")  # set-up, which the tests cannot repeat
 FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 
@@ -50,6 +54,11 @@ def blocks(text: str) -> list[Block]:
         code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
         found.append(Block(kind.strip(), code, text[: match.start()].count("\n") + 2))
     return found
+
+
+def is_executed(path: Path) -> bool:
+    """Whether the site executes a page."""
+    return f"```{CELL}\n" in path.read_text(encoding="utf-8")
 
 
 def commands(block: Block) -> list[str]:
@@ -127,6 +136,7 @@ def run_command(command: str, servers: Served) -> str | None:
             marks=[pytest.mark.backends] * (path.name == "keras_state.md"),
         )
         for path in FILES
+        if not is_executed(path)
     ],
 )
 def test_every_block_runs(
@@ -152,6 +162,14 @@ def test_every_block_runs(
                     assert wrong is None, f"{where}: {command}\n{wrong}"
         else:
             assert block.kind in NO_CODE, f"{where}: a block of kind {block.kind!r}; see above"
+
+
+@pytest.mark.parametrize("path", list(filter(is_executed, FILES)), ids=lambda path: path.name)
+def test_an_executed_page_has_only_cells(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("---\nfile_format: mystnb\n"), "so that the site executes it"
+    for block in blocks(text):
+        assert block.kind in {CELL, *NO_CODE}, f"{path.name}:{block.line}: not executed"
 
 
 def test_the_readme_is_among_the_files() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -370,3 +372,10 @@ def test_pyplot_and_keras_stay_unloaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("again", [lambda figure: figure, lambda f: pickle.loads(pickle.dumps(f))])
+def test_a_notebook_shows_a_chart_as_a_picture(again: Callable[[Any], Any]) -> None:
+    forecast = {"statecast": np.array([[np.nan, 3.0, 4.0]])}
+    figure = again(plots.fan(forecast, np.array([[1.0, np.nan, np.nan]])))
+    assert figure._repr_png_().startswith(b"\x89PNG")  # IPython calls it

@@ -117,8 +117,8 @@ class Head(ABC):
 
     @property
     def location_index(self) -> int:
-        """The index of the raw number that, with the shift, is the feedback of a closed loop: the
-        median, or the mean of counts (on their scale)."""
+        """The index of the raw number that, with the shift, is the feedback of a closed loop. It is
+        the median, or the mean of counts (on their scale)."""
         return 0
 
     def native(self, levels: Sequence[float]) -> NativeHead | None:

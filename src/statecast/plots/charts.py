@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -667,6 +669,9 @@ def _grid(
     figure = Figure(
         figsize=(size[0] * columns, size[1] * rows + 0.4), dpi=150, layout="constrained"
     )
+    # What a notebook calls. Only pyplot tells notebooks how to show a Figure, and it keeps figures
+    # in memory until they are closed.
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
     axes = list(grid.ravel())
     for axis in axes[count:]:
@@ -678,6 +683,13 @@ def _grid(
         axis.grid(axis="y", color=_FAINT, linewidth=0.6, alpha=0.6)
         axis.set_axisbelow(True)
     return figure, axes[:count]
+
+
+def _png(figure: Figure) -> bytes:
+    """Return the picture of a figure."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _label_outer(axes: list[Axes], x: str, y: str) -> None:
