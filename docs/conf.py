@@ -7,11 +7,13 @@ are executed; their results are kept in ``build/docs/cache`` until the code of t
 from __future__ import annotations
 
 import os
-import shutil
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import nbformat
+from jupyter_cache import get_cache
 
 # Threads of PyTorch that have nothing to do should not occupy the CPUs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "docs"
-NOTEBOOKS = BUILD / "jupyter_execute"  # where MyST-NB leaves what it has executed
+NOTEBOOKS = BUILD / "jupyter_execute"  # where MyST-NB writes the executed pages as notebooks
 
 project = "Statecast"
 copyright = "The Statecast authors"  # noqa: A001  Sphinx reads this name
@@ -69,6 +71,7 @@ html_theme = "furo"
 html_title = f"Statecast {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(HERE / "_static" / "scorer.js")
 html_favicon = "_static/icon.svg"
 html_show_sphinx = False
 html_copy_source = False
@@ -93,7 +96,11 @@ def offer_notebook(
         return
     target = Path(app.outdir) / f"{pagename}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(notebook, target)
+    # MyST-NB writes the notebook without its outputs if these are from the cache.
+    _, found = get_cache(nb_execution_cache_path).merge_match_into_notebook(
+        nbformat.read(notebook, as_version=4)
+    )
+    nbformat.write(found, target)
     link = f'<p class="notebook"><a href="{target.name}" download>Open as a notebook</a></p>'
     context["body"] = context["body"].replace("</p>", "</p>" + link, 1)
 

@@ -24,16 +24,13 @@ DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|exception):: (\S+)", r
 
 def found(path: str) -> Any:
     """The object of a dotted path, such as ``statecast.heads.Normal``."""
-    parts = path.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            thing: Any = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for name in parts[count:]:
-            thing = getattr(thing, name)
-        return thing
-    raise ModuleNotFoundError(path)
+    name, *rest = path.split(".")
+    thing: Any = importlib.import_module(name)
+    for each in rest:
+        name += f".{each}"
+        # A function may have the name of its module, so the attribute comes first.
+        thing = getattr(thing, each) if hasattr(thing, each) else importlib.import_module(name)
+    return thing
 
 
 def public() -> dict[str, Any]:
