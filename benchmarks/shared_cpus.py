@@ -213,7 +213,7 @@ def page(rows: list[str], whole: bool) -> str:
             f"A turn begins when no thread of the process works, and lasts {1e3 * TURN:.0f} ms. "
             "The ratio is that of",
             "the medians. CPU time is that of all threads of the process; the last column is ours",
-            "over ours alone. [docs/how_to/threads.md](how_to/threads.md) says how many threads a call uses.",
+            "over ours alone. [Threads](how_to/threads.md) says how many threads a call uses.",
             "",
             "| PyTorch's threads | beside | ours | `nn.LSTM` | ratio | 99th percentile "
             "| of `nn.LSTM` | CPU time | of `nn.LSTM` | over alone |",
