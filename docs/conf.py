@@ -7,6 +7,7 @@ are executed; their results are kept in ``build/docs/cache`` until the code of t
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +62,7 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Returns", "params_style")]
+napoleon_use_param = False  # parameters that are described together stay together
 add_module_names = False
 suppress_warnings = ["ref.python"]  # `LSTM` is a cell and a layer
 
@@ -105,6 +106,19 @@ def offer_notebook(
     context["body"] = context["body"].replace("</p>", "</p>" + link, 1)
 
 
+RETURNS = re.compile(r"^Returns\n-{3,}\n(.*?)(?=^\w+\n-{3,}$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def keep_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep a section "Returns" that is prose: napoleon takes each of its lines for a type."""
+    text = "\n".join(lines)
+    found = RETURNS.search(text)
+    if found and not re.search("^ ", found[1], re.MULTILINE):
+        prose = found[1].strip().replace("\n", "\n    ")
+        text = f"{text[: found.start()]}:returns: {prose}\n\n{text[found.end() :]}"
+        lines[:] = text.split("\n")
+
+
 def unlink_words(app: Any, doctree: Any) -> None:
     """Keep the words of types as text: Sphinx takes ``rows`` of a shape for an attribute."""
     from sphinx.addnodes import pending_xref
@@ -115,5 +129,6 @@ def unlink_words(app: Any, doctree: Any) -> None:
 
 
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", keep_prose, priority=400)  # before napoleon
     app.connect("doctree-read", unlink_words)
     app.connect("html-page-context", offer_notebook)
