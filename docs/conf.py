@@ -61,10 +61,9 @@ autodoc_typehints = "none"  # the docstrings have the types, with shapes and uni
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style"), "Result"]
 napoleon_use_param = False  # parameters that are described together stay together
 add_module_names = False
-suppress_warnings = ["ref.python"]  # `LSTM` is a cell and a layer
 
 # -- the theme -----------------------------------------------------------------------------
 
@@ -110,25 +109,13 @@ RETURNS = re.compile(r"^Returns\n-{3,}\n(.*?)(?=^\w+\n-{3,}$|\Z)", re.MULTILINE 
 
 
 def keep_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep a section "Returns" that is prose: napoleon takes each of its lines for a type."""
+    """Rename a section "Returns" that is prose: napoleon takes each of its lines for a type."""
     text = "\n".join(lines)
     found = RETURNS.search(text)
     if found and not re.search("^ ", found[1], re.MULTILINE):
-        prose = found[1].strip().replace("\n", "\n    ")
-        text = f"{text[: found.start()]}:returns: {prose}\n\n{text[found.end() :]}"
-        lines[:] = text.split("\n")
-
-
-def unlink_words(app: Any, doctree: Any) -> None:
-    """Keep the words of types as text: Sphinx takes ``rows`` of a shape for an attribute."""
-    from sphinx.addnodes import pending_xref
-
-    for node in list(doctree.findall(pending_xref)):
-        if node.get("refdomain") == "py" and node["reftarget"].islower():
-            node.replace_self(node.children)
+        lines[:] = text.replace(found[0], f"Result\n------\n{found[1]}").split("\n")
 
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", keep_prose, priority=400)  # before napoleon
-    app.connect("doctree-read", unlink_words)
     app.connect("html-page-context", offer_notebook)

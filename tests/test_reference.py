@@ -73,6 +73,21 @@ def has_example(thing: Any) -> bool:
     return ">>> " in (thing.__doc__ or "")
 
 
+# The examples of these are not run: they need a server, a cluster, or processes of their own.
+NOT_RUN = {
+    "distributed.fit",
+    "distributed.forecast",
+    "export.mlflow.log_model",
+    "server.serve",
+    "sessions.RedisStore",
+}
+
+
+def test_examples_that_do_not_run_are_few() -> None:
+    found = {name for name, thing in PUBLIC.items() if "doctest: +SKIP" in (thing.__doc__ or "")}
+    assert found == NOT_RUN
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     pages = [thing for page in API.glob("*.md") for thing in documented(page.read_text("utf-8"))]
     missing = [name for name, thing in PUBLIC.items() if not any(thing is each for each in pages)]
