@@ -70,6 +70,7 @@ from statecast.cli.output import (
     CHARTS,
     INTERRUPTED,
     MODELS,
+    PAGE,
     PARTS_KEPT,
     TABLES,
     chart_bytes,
@@ -903,9 +904,9 @@ def evaluate(
     if out is not None:
         files[out] = table_bytes(scores.table(), out)
     if plot is not None:
-        from statecast.plots import charts as plots
+        from statecast.plots.curves import scores as draw_scores
 
-        files[plot] = chart_bytes(plots.scores(scores), plot)
+        files[plot] = chart_bytes(draw_scores(scores), plot)
     write_files(files)
     if files:
         say(f"Wrote {' and '.join(map(str, files))}.")
@@ -922,7 +923,10 @@ def plot(
         typer.Argument(metavar="SERIES", help="The observations.", show_default=False),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="The chart: png, pdf or svg.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The chart: png, pdf or svg; or html, to point at and to zoom into."),
+    ],
     item: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help=f"An item to draw. {SEVERAL}  [the first six]"),
@@ -940,14 +944,17 @@ def plot(
 
     Observations in SERIES after the prefix of an item are drawn too.
     """
-    check_outputs({out: CHARTS}, inputs=[forecast, series])
-    check_extra("plots", ["matplotlib"])
-    from statecast.plots import charts as plots
+    check_outputs({out: (*CHARTS, PAGE)}, inputs=[forecast, series])
+    from statecast.plots.charts import fan
 
-    figure = plots.fan(
-        forecast, series, items=read_list("item", item) or None, target_col=target_col, **settings
-    )
-    write_files({out: chart_bytes(figure, out)})
+    options = {"items": read_list("item", item) or None, "target_col": target_col, **settings}
+    if out.suffix == PAGE:
+        check_extra("interactive", ["plotly"])
+        content = fan(forecast, series, interactive=True, **options).to_html().encode()
+    else:
+        check_extra("plots", ["matplotlib"])
+        content = chart_bytes(fan(forecast, series, **options), out)
+    write_files({out: content})
     say(f"Wrote {out}.")
 
 
@@ -1047,7 +1054,8 @@ def demo(
     from statecast.evaluate.cross_validation import cross_validation
     from statecast.evaluate.scores import Scores
     from statecast.forecast.forecaster import Forecaster
-    from statecast.plots import charts as plots
+    from statecast.plots.charts import fan
+    from statecast.plots.curves import scores as draw_scores
 
     series, static, folds = growth()
     series = series.select("unique_id", "ds", "y")
@@ -1088,7 +1096,7 @@ def demo(
         f"The mean absolute error is {off['cm'].mean():.1f} cm, and {last['cm'].mean():.1f} cm at "
         "18 years.\n"
     )
-    fans = plots.fan(
+    fans = fan(
         forecast,
         truth,
         items=statics.group_by("sex", maintain_order=True).head(3)["unique_id"].to_list(),
@@ -1099,7 +1107,7 @@ def demo(
     files = {
         "forecast.csv": (forecast, "the forecasts, one row per child and measurement"),
         "forecast.png": (fans, "three boys and three girls: prefix, forecast and truth"),
-        "scores.png": (plots.scores(scores), "the scores against the number of known heights"),
+        "scores.png": (draw_scores(scores), "the scores against the number of known heights"),
         "train/series.csv": (trained[0], f"the heights of the {old.height} children"),
         "train/static.csv": (trained[1], "their sex"),
         "train/folds.csv": (old, "a fold for each, for `statecast evaluate`"),

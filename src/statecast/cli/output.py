@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet")
 CHARTS = (".png", ".pdf", ".svg")
+PAGE = ".html"
 MODELS = (".safetensors",)
 INTERRUPTED = "Interrupted; nothing was written."
 PARTS_KEPT = "Interrupted; parts that are complete are kept. Repeat the command to go on."
@@ -152,6 +153,7 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
         "pyarrow": "parquet",
         "scikit-learn": "evaluate",
         "matplotlib": "plots",
+        "plotly": "interactive",
         "onnx": "onnx",
         "mlflow-skinny": "mlflow",
     }
