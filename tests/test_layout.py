@@ -34,7 +34,7 @@ LEVELS = (
     {"forecast"},
     {"tokens"},
     {"evaluate", "plots"},
-    {"distributed", "export", "sessions"},
+    {"distributed", "export", "report", "sessions"},
     {"playground"},
     {"server"},
     {"cli"},
@@ -62,7 +62,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "torch": ("process", "recurrence.kernels", "layers"),
     "tensorflow": ("process", "recurrence.kernels", "layers"),
     "sklearn": ("evaluate",),
-    "matplotlib": ("plots", "cli"),
+    "matplotlib": ("plots", "report.page", "cli"),
     "plotly": ("plots.interactive",),
     "pandas": ("export.mlflow",),
     "mlflow": ("export.mlflow",),
@@ -108,7 +108,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "orjson": ("server.wire",),
     "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
-    "rich": ("cli",),
+    "rich": ("progress",),
 }
 # Imported inside functions, so that loading a module costs nothing and needs no extra.
 NOT_AT_LOAD = {

@@ -37,6 +37,7 @@ from statecast.cli.options import (
     FromState,
     Future,
     Gpus,
+    Known,
     Level,
     Model,
     OfTokens,
@@ -44,6 +45,7 @@ from statecast.cli.options import (
     Overwrite,
     Partition,
     Quantile,
+    Quiet,
     Require,
     Rows,
     Series,
@@ -80,6 +82,7 @@ from statecast.cli.output import (
     installation_pairs,
     leave_at_once,
     model_pairs,
+    note,
     print_pairs,
     say,
     show_progress,
@@ -91,7 +94,6 @@ from statecast.errors import ArgumentError, DataWarning, ModelFileError, Stateca
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.process import check_extra
-from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
@@ -185,6 +187,7 @@ def fit(
     workers: FitWorkers = None,
     address: FitAddress = None,
     gpus: Gpus = None,
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Train a forecaster and write it to a file.
@@ -201,18 +204,17 @@ def fit(
     if engine is None:
         refuse_without_engine({f"--{name}": value for name, value in cluster.items()})
     # From the start of the training until the file is written, Ctrl-C is noted in a flag.
-    with noted(replacing=leave_at_once, at_once=False) as interrupt:
-        if engine is not None:
-            from statecast.distributed.fitting import fit as fit_apart
+    with noted(replacing=leave_at_once, at_once=False):
+        with show_progress(quiet):
+            if engine is not None:
+                from statecast.distributed.fitting import fit as fit_apart
 
-            tables = {"series": series, "static": static, "future": future}
-            fit_apart(forecaster, **tables, engine=engine, **cluster, verbose=2)
-        else:
-            with show_progress() as (_, epochs):
-                forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
+                tables = {"series": series, "static": static, "future": future}
+                fit_apart(forecaster, **tables, engine=engine, **cluster)
+            else:
+                forecaster.fit(series, static, future=future)
         forecaster.save(out)
-    ended = "Interrupted; the best epoch is kept. " * bool(interrupt.count)
-    say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
+    note(f"Wrote {out}.")
 
 
 def _check_items(series: str | None, static: str | None, state: Path | None) -> None:
@@ -290,6 +292,7 @@ def forecast(
     partition: Partition = None,
     rows: Rows = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Forecast the steps after the prefix of every item, from its static features and its prefix.
 
@@ -368,23 +371,25 @@ def forecast(
             signal.SIGINT, ends if engine == "processes" else signal.default_int_handler
         )
         try:
-            report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
+            with show_progress(quiet):
+                report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
         except KeyboardInterrupt:
             say(PARTS_KEPT)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGINT, before)
-        say(
+        note(
             f"Wrote {report.rows:,} rows for {report.items:,} items to {out}, in {report.parts:,} "
             f"parts ({report.kept:,} were there), in {report.seconds:.1f} s."
         )
         return
     table: Any
-    if isinstance(forecaster, TokenForecaster):
-        table = forecaster.generate(**begun, **ahead, **asked)
-    else:
-        asked["context"] = read_context(context, future)
-        table = forecaster.predict(**begun, **ahead, **asked, future=future)
+    with show_progress(quiet):
+        if isinstance(forecaster, TokenForecaster):
+            table = forecaster.generate(**begun, **ahead, **asked)
+        else:
+            asked["context"] = read_context(context, future)
+            table = forecaster.predict(**begun, **ahead, **asked, future=future)
     deliver(table, None if out is None else Path(out))
 
 
@@ -615,7 +620,7 @@ def state(
     begun = None if series == NONE else series
     found = load_model(model).state(begun, static, future=future)
     found.save(out)
-    say(f"Wrote the state of {found.rows:,} items to {out}.")
+    note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
 @app.command()
@@ -641,7 +646,7 @@ def update(
 
     found = load_model(model).update(State.load(state), rows, future=future)
     found.save(out)
-    say(f"Wrote the state of {found.rows:,} items to {out}.")
+    note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
 @app.command()
@@ -820,14 +825,7 @@ def evaluate(
             help="By item: a table of ids and folds, or a number of random folds.  [5]",
         ),
     ] = None,
-    known: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="K",
-            help="Prefix lengths to forecast from; by launch, the largest one of each group. "
-            f"{SEVERAL}  [0,1,3,5]",
-        ),
-    ] = None,
+    known: Known = None,
     cutoffs: Annotated[
         list[str] | None,
         typer.Option(
@@ -860,6 +858,7 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(help="Chart of the scores: png, pdf, svg.", show_default=False)
     ] = None,
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Score forecasts of items held out from training, and those of simple baselines.
@@ -882,7 +881,7 @@ def evaluate(
         raise ArgumentError(
             "--plot: a chart has the scores of one target. Leave --plot out, or evaluate one."
         )
-    with show_progress() as (stage, epochs):
+    with show_progress(quiet):
         scores: Any = cross_validation(
             forecaster,
             series,
@@ -896,8 +895,6 @@ def evaluate(
             h=h,
             refit=not no_refit,
             seed=forecaster.settings.seed,
-            callbacks=[epochs],
-            progress=stage,
         )
     typer.echo(str(scores))
     files = {}
@@ -909,7 +906,57 @@ def evaluate(
         files[plot] = chart_bytes(draw_scores(scores), plot)
     write_files(files)
     if files:
-        say(f"Wrote {' and '.join(map(str, files))}.")
+        note(f"Wrote {' and '.join(map(str, files))}.")
+
+
+@app.command()
+def report(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    future: Future = None,
+    known: Known = None,
+    until: Annotated[
+        int | None,
+        typer.Option(metavar="STEP", help="The last step that is scored.  [the last observed]"),
+    ] = None,
+    level: Level = None,
+    items: Annotated[int, typer.Option(help="The number of best and of worst items.")] = 3,
+    title: Annotated[
+        str, typer.Option(help="The title.  [the names of the targets]", show_default=False)
+    ] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Write a report on a model as one HTML file: a summary, scores, calibration, items, features.
+
+    The tables have all observations of items that were not in training. They are forecast from
+    their first K steps, and the forecasts are compared with what was observed, and with simple
+    methods. Nothing is trained. The file needs no network and has no script.
+    """
+    check_outputs({out: (PAGE,)}, inputs=[model, series, static, future])
+    check_extra("plots", ["matplotlib"])
+    ks, levels = read_list("known", known, int), read_list("level", level, float)
+    from statecast.report.assessment import assess
+    from statecast.report.page import write_report
+    from statecast.tokens.forecaster import load_model
+
+    with show_progress(quiet):
+        found = assess(
+            load_model(model),
+            series,
+            static,
+            future=future,
+            known=ks or (0, 1, 3, 5),
+            until=until,
+            level=levels or (80,),
+            items=items,
+        )
+    for text in found.warnings:
+        say(f"warning: {text}")
+    write_report(found, out, title=title)
+    note(f"Wrote {out}.")
 
 
 @app.command()
@@ -955,7 +1002,7 @@ def plot(
         check_extra("plots", ["matplotlib"])
         content = chart_bytes(fan(forecast, series, **options), out)
     write_files({out: content})
-    say(f"Wrote {out}.")
+    note(f"Wrote {out}.")
 
 
 @app.command()
@@ -976,7 +1023,7 @@ def export(
     from statecast.tokens.forecaster import load_model
 
     load_model(model).export(folder)
-    say(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
+    note(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
 
 
 @app.command()
@@ -994,7 +1041,7 @@ def playground(
     from statecast.tokens.forecaster import load_model
 
     write_page(load_model(model), out)
-    say(f"Wrote {out}.")
+    note(f"Wrote {out}.")
 
 
 @app.command()
@@ -1037,6 +1084,7 @@ class _OneFold:
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("statecast-demo"),
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Forecast the growth of children, with data that is part of Statecast.
@@ -1071,7 +1119,7 @@ def demo(
     )
 
     forecaster = Forecaster(**settings)
-    with show_progress() as (stage, epochs):
+    with show_progress(quiet):
         scores = cross_validation(
             _OneFold(forecaster),
             series,
@@ -1079,8 +1127,6 @@ def demo(
             folds=folds,
             test_folds=[0],
             known=(0, 1, 2, 3, 5, 8),
-            callbacks=[epochs],
-            progress=stage,
         )
     forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
 

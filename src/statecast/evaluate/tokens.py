@@ -7,7 +7,7 @@ Every token is scored given the observed tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from statecast.interrupt import noted
-from statecast.progress import Verbose
+from statecast.progress import Stage
 from statecast.tables.features import every_category, one_hot
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
@@ -147,8 +147,7 @@ def token_scores(
     baselines: bool,
     seed: int,
     callbacks: Sequence[Any],
-    progress: Callable[[str, int, int], None],
-    verbose: Verbose,
+    progress: Stage,
 ) -> TokenScores:
     """Score the items of each fold by a fit on the other folds.
 
@@ -164,7 +163,7 @@ def token_scores(
         progress(f"{where}: fit", 2 * number, 2 * folds)
         fitted = forecaster.clone()
         with noted() as interrupt:
-            fitted.fit(**train, callbacks=callbacks, verbose=verbose)
+            fitted.fit(**train, callbacks=callbacks)
             interrupt.check()
         progress(f"{where}: score", 2 * number + 1, 2 * folds)
         schema, ends = fitted.schema, fitted.settings.ends

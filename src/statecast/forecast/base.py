@@ -39,7 +39,7 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import Interrupt, noted
 from statecast.networks.decoder import ALL, EMPTY, weight_shapes
-from statecast.progress import Verbose, check_verbose
+from statecast.progress import Verbose, check_verbose, display
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State, leaf_dtypes
 from statecast.tables.columns import LARGEST
@@ -273,8 +273,8 @@ class StateModel(ABC, Generic[S]):
         callbacks : sequence of keras.callbacks.Callback
             Further callbacks of the training.
         verbose : "auto", 0, 1 or 2
-            0 shows nothing, 1 Keras's progress bar, and 2 a line for each epoch. "auto" is 1 on a
-            terminal and in a notebook; elsewhere it shows a line after each fifth of the epochs.
+            0 shows nothing, 1 a line after each fifth of the epochs, and 2 a line for each epoch.
+            "auto" is a bar with the time left if standard error is a terminal, and otherwise 1.
             Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error if
             no logging is set up.
 
@@ -317,7 +317,8 @@ class StateModel(ABC, Generic[S]):
         def train(schema: Schema, panel: Panel, held: np.ndarray, interrupt: Interrupt) -> Trained:
             return self._train(schema, panel, held, interrupt, **more)
 
-        return self._fit(series, static, future, train, verbose)
+        with display(verbose):
+            return self._fit(series, static, future, train, verbose)
 
     def _fit(self, series: Any, static: Any, future: Any, train: Train, verbose: Verbose) -> Self:
         """Fit the model, with ``train`` for the training of the members."""
