@@ -222,7 +222,7 @@ def test_large_objects_have_a_short_repr(fitted):
     )
     assert "<table" in found._repr_html_()
     arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T)
-    assert arrow._repr_html_() is None  # Arrow has no HTML: the text is shown
+    assert arrow._repr_html_() == found._repr_html_()
     for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._companions.stacking):
         assert len(repr(value)) < 1000
         assert "\n" not in repr(value)

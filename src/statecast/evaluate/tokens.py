@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from statecast import notebook
 from statecast.interrupt import noted
 from statecast.progress import Stage
 from statecast.tables.features import every_category, one_hot
@@ -118,7 +119,13 @@ class TokenScores:
         return f"<TokenScores of {methods}; k = {known}; folds: {self.folds}>"
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        known = list(dict.fromkeys(row.known for row in self.rows))
+        methods = dict.fromkeys(row.method for row in self.rows)
+        rows = [[method, *(self[method, k].bits for k in known)] for method in methods]
+        head = ["bits per token", *(f"k = {k}" for k in known)]
+        return notebook.heading(str(self).splitlines()[0]) + notebook.table(
+            head, rows, bold=self.forecaster
+        )
 
     def __str__(self) -> str:
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypedDi
 
 import numpy as np
 
-from statecast import process
+from statecast import notebook, process
 from statecast.checks import check_choice, check_flag, is_number
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
 from statecast.files import (
@@ -39,7 +39,7 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import Interrupt, noted
 from statecast.networks.decoder import ALL, EMPTY, weight_shapes
-from statecast.progress import Verbose, check_verbose, display
+from statecast.progress import Verbose, check_verbose, display, trained_text
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State, leaf_dtypes
 from statecast.tables.columns import LARGEST
@@ -187,6 +187,22 @@ class StateModel(ABC, Generic[S]):
         schema = self._schema
         fitted = "not fitted" if schema is None else f"fitted on {schema.steps} steps"
         return f"<{type(self).__name__}({shown}), {fitted}>"
+
+    def _repr_html_(self) -> str:
+        schema, name = self._schema, type(self).__name__
+        rows: list[tuple[str, Any]] = [
+            (setting, str(value)) for setting, value in self.settings.changed.items()
+        ]
+        if schema is None:
+            return notebook.heading(f"{name}, not fitted") + notebook.pairs(rows)
+        rows += [
+            ("targets", ", ".join(schema.target_cols)),
+            ("steps", f"up to {schema.steps:,}"),
+            ("static features", ", ".join(schema.static.kinds) or "none"),
+            ("trained", trained_text(self.history)),
+            ("fingerprint", self.fingerprint),
+        ]
+        return notebook.heading(f"{name}, fitted on {schema.items:,} items") + notebook.pairs(rows)
 
     # -- settings ----------------------------------------------------------------------
 
