@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from statecast.cli.examples import START, example
 from statecast.cli.options import (
     COLUMNS,
     FEATURES,
@@ -120,12 +121,12 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Forecast the rest of a sequence from what an item is and how it began.",
-    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` describes a command.",
+    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` describes a command, with "
+    "an example.",
 )
 
 
@@ -139,6 +140,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -146,7 +148,9 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Define the options that come before a command."""
+    """Define the options that come before a command; without a command, say how to begin."""
+    if context.invoked_subcommand is None:
+        typer.echo(START)
 
 
 def main() -> None:
@@ -174,7 +178,7 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@app.command(epilog=example("fit"))
 @with_settings()
 def fit(
     series: Series,
@@ -244,7 +248,7 @@ def _begun(
     return {"state": State.load(state)}
 
 
-@app.command()
+@app.command(epilog=example("forecast"))
 def forecast(
     model: Model,
     series: SeriesOrState = None,
@@ -393,7 +397,7 @@ def forecast(
     deliver(table, None if out is None else Path(out))
 
 
-@app.command()
+@app.command(epilog=example("total"))
 def total(
     model: Model,
     series: SeriesOrState = None,
@@ -471,7 +475,7 @@ def total(
     deliver(found, out)
 
 
-@app.command()
+@app.command(epilog=example("simulate"))
 def simulate(
     model: Model,
     series: SeriesOrState = None,
@@ -600,7 +604,7 @@ def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
     return target or targets[0]
 
 
-@app.command()
+@app.command(epilog=example("state"))
 def state(
     model: Model,
     series: Series,
@@ -623,7 +627,7 @@ def state(
     note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
-@app.command()
+@app.command(epilog=example("update"))
 def update(
     model: Model,
     state: Annotated[
@@ -649,7 +653,7 @@ def update(
     note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
-@app.command()
+@app.command(epilog=example("serve"))
 def serve(
     model: Model,
     *,
@@ -707,7 +711,7 @@ def serve(
         )
 
 
-@app.command()
+@app.command(epilog=example("score"))
 def score(
     model: Model,
     series: Series,
@@ -739,7 +743,7 @@ def score(
     deliver(table, out)
 
 
-@app.command()
+@app.command(epilog=example("rank"))
 def rank(
     model: Model,
     series: Annotated[
@@ -766,7 +770,7 @@ def rank(
     deliver(found, out)
 
 
-@app.command()
+@app.command(epilog=example("explain"))
 def explain(
     model: Model,
     series: Series,
@@ -803,7 +807,7 @@ def explain(
     deliver(found.table(), out)
 
 
-@app.command()
+@app.command(epilog=example("evaluate"))
 @with_settings()
 def evaluate(
     series: Series,
@@ -909,7 +913,7 @@ def evaluate(
         note(f"Wrote {' and '.join(map(str, files))}.")
 
 
-@app.command()
+@app.command(epilog=example("report"))
 def report(
     model: Model,
     series: Series,
@@ -959,7 +963,7 @@ def report(
     note(f"Wrote {out}.")
 
 
-@app.command()
+@app.command(epilog=example("plot"))
 @with_settings(["id_col", "step_col"])
 def plot(
     forecast: Annotated[
@@ -1005,7 +1009,7 @@ def plot(
     note(f"Wrote {out}.")
 
 
-@app.command()
+@app.command(epilog=example("export"))
 def export(
     model: Model,
     folder: Annotated[
@@ -1026,7 +1030,7 @@ def export(
     note(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
 
 
-@app.command()
+@app.command(epilog=example("playground"))
 def playground(
     model: Model,
     *,
@@ -1044,7 +1048,7 @@ def playground(
     note(f"Wrote {out}.")
 
 
-@app.command()
+@app.command(epilog=example("info"))
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="A file of a model or a state.")
@@ -1079,7 +1083,7 @@ class _OneFold:
         return self.forecaster
 
 
-@app.command()
+@app.command(epilog=example("demo"))
 @with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
