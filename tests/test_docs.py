@@ -30,6 +30,7 @@ from statecast.sessions import Sessions
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MARKS = {"reset_states.md": [pytest.mark.backends], "tuning.md": [pytest.mark.slow]}
 NO_CODE = {"text", "mermaid"}
 UNTOUCHED = ("git clone ", "cd ", "pip install ")  # set-up, which the tests cannot repeat
 FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
@@ -124,7 +125,7 @@ def run_command(command: str, servers: Served) -> str | None:
         pytest.param(
             path,
             id=str(path.relative_to(ROOT)),
-            marks=[pytest.mark.backends] * (path.name == "reset_states.md"),
+            marks=MARKS.get(path.name, []),
         )
         for path in FILES
     ],

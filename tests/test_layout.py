@@ -61,7 +61,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "jaxlib": (),
     "torch": ("process", "recurrence.kernels", "layers"),
     "tensorflow": ("process", "recurrence.kernels", "layers"),
-    "sklearn": ("evaluate",),
+    "sklearn": ("evaluate", "forecast.base"),
     "matplotlib": ("plots", "report.page", "cli"),
     "plotly": ("plots.interactive",),
     "pandas": ("export.mlflow",),

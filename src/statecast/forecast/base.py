@@ -254,6 +254,12 @@ class StateModel(ABC, Generic[S]):
         """Return an unfitted model with the same settings."""
         return type(self)(**self._given)
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's searches ask of an estimator; nothing else calls this."""
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(None, TargetTags(required=False))
+
     # -- fitting -----------------------------------------------------------------------
 
     def fit(
