@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from effort import examples
 from figures import collisions
 from statecast.evaluate.scores import Row, Scores
+from statecast.plots.calibration import draw_calibration, draw_horizons
 from statecast.plots.charts import fan
 from statecast.plots.curves import scores
 from statecast.plots.frame import colour_of, fitted, spread_labels, width_of
@@ -143,6 +144,34 @@ def test_fans(
     tables = pl.concat(parts), pl.concat(seen)
     options: Any = {"step_label": labels[0], "target_label": labels[1], "share_y": share_y}
     assert collisions(fan(*tables, **options)) == []
+
+
+@settings(max_examples=examples(9))
+@given(
+    names=st.lists(NAMES, max_size=8, unique=True),
+    known=st.sets(st.integers(0, 99), min_size=1, max_size=9),
+    horizons=st.integers(1, 400),
+    scale=st.floats(-12, 6),
+)
+def test_curves_by_horizon(names: list[str], known: set[int], horizons: int, scale: float) -> None:
+    line = 10**scale * (1 + np.arange(horizons) / 50)
+    methods = {"statecast": line} | {name: line * (2 + i) for i, name in enumerate(names)}
+    assert collisions(draw_horizons(dict.fromkeys(known, methods), "statecast")) == []
+
+
+@settings(max_examples=examples(9))
+@given(
+    levels=st.sets(st.integers(1, 99), min_size=1, max_size=12),
+    horizons=st.integers(1, 400),
+    peak=st.floats(0, 1),
+)
+def test_calibration(levels: set[int], horizons: int, peak: float) -> None:
+    values = np.full(horizons, 50.0)
+    values[-1] = 0.0 if horizons > 1 else 3.0  # nothing was observed so late
+    inside = {float(level): np.stack([values * level / 120, values], axis=1) for level in levels}
+    histogram = np.full(10, (1 - peak) / 9)
+    histogram[0] = peak
+    assert collisions(draw_calibration(histogram, inside)) == []
 
 
 def test_this_test_finds_collisions() -> None:

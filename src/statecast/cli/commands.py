@@ -76,6 +76,7 @@ from statecast.cli.output import (
     PAGE,
     PARTS_KEPT,
     TABLES,
+    be_quiet,
     chart_bytes,
     check_folder,
     check_outputs,
@@ -105,6 +106,7 @@ class _Commands(TyperGroup):
     """Commands whose errors are one message and exit code 2, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        be_quiet(False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", DataWarning)

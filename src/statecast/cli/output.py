@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -123,12 +124,17 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-_quiet = [False]  # whether the command was called with --quiet
+_quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
+
+
+def be_quiet(quiet: bool) -> None:
+    """Note whether the command was called with --quiet."""
+    _quiet.set(quiet)
 
 
 def note(text: str) -> None:
     """Write a message to stderr, unless the command was called with --quiet."""
-    if not _quiet[0]:
+    if not _quiet.get():
         say(text)
 
 
@@ -282,7 +288,7 @@ def show_progress(quiet: bool = False) -> Iterator[None]:
 
     With ``quiet`` neither it nor the messages of the commands are shown; warnings and errors are.
     """
-    _quiet[0] = quiet
+    be_quiet(quiet)
     with display(0 if quiet else "auto", note):
         yield
 
