@@ -57,7 +57,7 @@ _TRAINING = (
 )
 HEAVY: dict[str, tuple[str, ...]] = {
     "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
-    "jax": ("process", "recurrence.kernels", "layers"),
+    "jax": ("process", "recurrence.kernels", "layers", "networks.training"),
     "jaxlib": (),
     "torch": ("process", "recurrence.kernels", "layers"),
     "tensorflow": ("process", "recurrence.kernels", "layers"),
