@@ -178,12 +178,12 @@ def _draw_fan(axis: Axes, fan: Fan, size: tuple[float, float]) -> None:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
         class Dates(ConciseDateFormatter):
-            """Writes what all dates share, such as the year, below the first of them. matplotlib
-            writes it to the right of the label of the axis, which may be long."""
+            """Writes the rest of the last date, such as its year, below it. matplotlib writes it
+            to the right of the label of the axis, which may be long."""
 
             def format_ticks(self, values: Any) -> list[str]:
-                first, *others = super().format_ticks(values) or [""]
-                return [f"{first}\n{super().get_offset()}".rstrip(), *others]
+                *others, last = super().format_ticks(values) or [""]
+                return [*others, f"{last}\n{super().get_offset()}".rstrip()]
 
             def get_offset(self) -> str:
                 return ""

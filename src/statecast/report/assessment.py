@@ -36,7 +36,7 @@ FINE = tuple(round(i / 40, 3) for i in range(1, 40))
 _SCORED = slice(3, None, 4)  # those at `LEVELS`
 _ROWS = 2048  # items that are forecast at once: it bounds memory
 _EXPLAINED = 200  # the most items on which the influence of static features is measured
-_INSIDE, _WIDTHS, _VALUES = 3, 4, 5  # columns of `sums_of`
+_INSIDE, _VALUES = 3, 5  # columns of `sums_of`
 
 
 @dataclass(frozen=True)
