@@ -56,7 +56,7 @@ _TRAINING = (
     "distributed.fitting",
 )
 HEAVY: dict[str, tuple[str, ...]] = {
-    "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
+    "keras": ("process", "recurrence.kernels", "heads", "layers", "control", *_TRAINING),
     "jax": ("process", "recurrence.kernels", "layers", "networks.training"),
     "jaxlib": (),
     "torch": ("process", "recurrence.kernels", "layers"),

@@ -923,7 +923,13 @@ def report(
     *,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
     future: Future = None,
-    known: Known = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K",
+            help=f"The numbers of known steps to forecast from. {SEVERAL}  [0,1,3,5]",
+        ),
+    ] = None,
     until: Annotated[
         int | None,
         typer.Option(metavar="STEP", help="The last step that is scored.  [the last observed]"),
