@@ -153,8 +153,8 @@ def _verdicts(each: Findings, found: Assessment) -> Iterator[str]:
         yield (
             "It is not better than the mean of the training items beyond chance."
             if useful is None
-            else "It is better than the mean of the training items, beyond chance, from k = "
-            f"{useful} on."
+            else "It is better than the mean of the training items, beyond chance, from "
+            f"k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{useful} on."
         )
     yield _covered(each)
     if each.influence.get(k):
@@ -435,8 +435,8 @@ def _figure(figure: Figure, label: str) -> str:
     head = re.sub(r' (width|height)="[^"]*"', "", head)  # the style sets them
     width = 96 * float(figure.get_figwidth())
     return (
-        f"<figure style='max-width:{width:.0f}px'>{head} role='img' aria-label='{_text(label)}'>"
-        f"{rest}</figure>"
+        f"<figure tabindex='0' style='max-width:{width:.0f}px'>"
+        f"{head} role='img' aria-label='{_text(label)}'>{rest}</figure>"
     )
 
 
@@ -451,7 +451,8 @@ def _percent(share: float) -> str:
     if not math.isfinite(share):
         return "-"
     size = 100 * abs(share)
-    return f"{100 * share:.0f} %" if size >= 10 else f"{100 * share:.1f} %"
+    number = f"{100 * share:.0f}" if size >= 10 else f"{100 * share:.1f}"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: float) -> str:
