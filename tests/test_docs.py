@@ -33,6 +33,7 @@ from statecast.sessions import Sessions
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MARKS = {"keras_state.md": [pytest.mark.backends], "tuning.md": [pytest.mark.slow]}
 NO_CODE = {"text", "mermaid", "{toctree}", "{include} ../CHANGELOG.md", "{eval-rst}"}
 CELL = "{code-cell} python"
 UNTOUCHED = ("git clone ", "cd ", "pip install ")  # set-up, which the tests cannot repeat
@@ -133,7 +134,7 @@ def run_command(command: str, servers: Served) -> str | None:
         pytest.param(
             path,
             id=str(path.relative_to(ROOT)),
-            marks=[pytest.mark.backends] * (path.name == "keras_state.md"),
+            marks=MARKS.get(path.name, []),
         )
         for path in FILES
         if not is_executed(path)

@@ -342,7 +342,10 @@ def on_the_command_line(folder: Path) -> int:
         assert list(folder.iterdir()) == [series]
         return 0
     assert result.exit_code == 0, result.exception
-    assert last.startswith("Interrupted; the best epoch is kept. Trained for ")
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
+    assert lines[-3] == "Interrupted: the best epoch so far is kept."
+    assert lines[-2].startswith("Trained for ")
+    assert lines[-1] == f"Wrote {out}."
     epochs = len(Forecaster.load(out).history["loss"])
     out.unlink()
     return epochs

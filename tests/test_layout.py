@@ -34,7 +34,7 @@ LEVELS = (
     {"forecast"},
     {"tokens"},
     {"evaluate", "plots"},
-    {"distributed", "export", "sessions"},
+    {"distributed", "export", "report", "sessions"},
     {"playground"},
     {"server"},
     {"cli"},
@@ -56,13 +56,14 @@ _TRAINING = (
     "distributed.fitting",
 )
 HEAVY: dict[str, tuple[str, ...]] = {
-    "keras": ("process", "recurrence.kernels", "heads", "layers", "control", "cli", *_TRAINING),
-    "jax": ("process", "recurrence.kernels", "layers"),
+    "keras": ("process", "recurrence.kernels", "heads", "layers", "control", *_TRAINING),
+    "jax": ("process", "recurrence.kernels", "layers", "networks.training"),
     "jaxlib": (),
     "torch": ("process", "recurrence.kernels", "layers"),
     "tensorflow": ("process", "recurrence.kernels", "layers"),
-    "sklearn": ("evaluate",),
-    "matplotlib": ("plots", "cli"),
+    "sklearn": ("evaluate", "forecast.base"),
+    "matplotlib": ("plots", "report.page", "cli"),
+    "plotly": ("plots.interactive",),
     "pandas": ("export.mlflow",),
     "mlflow": ("export.mlflow",),
     "pyarrow": (
@@ -107,7 +108,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "orjson": ("server.wire",),
     "uvicorn": ("server.run", "server.connection"),
     "typer": ("cli",),
-    "rich": ("cli",),
+    "rich": ("progress",),
 }
 # Imported inside functions, so that loading a module costs nothing and needs no extra.
 NOT_AT_LOAD = {
@@ -116,6 +117,7 @@ NOT_AT_LOAD = {
     "tensorflow",
     "sklearn",
     "matplotlib",
+    "plotly",
     "mlflow",
     "pandas",
     "pyarrow",
@@ -305,7 +307,7 @@ def test_imports_go_downward() -> None:
         ("tables.schema", "def f():\n    import keras", "not allowed here"),
         ("state", "if TYPE_CHECKING:\n    import jax.numpy as jnp", "not allowed here"),
         ("forecast.analogues", "def f():\n    import sklearn", "not allowed here"),
-        ("plots.charts", "import matplotlib.pyplot as plt", "inside the function"),
+        ("plots.fans", "import matplotlib.pyplot as plt", "inside the function"),
         ("tables.source", "import pyarrow", "inside the function"),
         ("export.graph", "import onnx", "inside the function"),
         ("sessions.sqlite", "import apsw", "inside the function"),
@@ -339,7 +341,7 @@ def test_a_planted_fault_is_found(module: str, text: str, reason: str) -> None:
         ("heads.special", "import importlib\nimportlib.import_module('statecast.errors.x')"),
         ("forecast.forecaster", "from statecast.networks.training import train"),
         ("evaluate.baselines", "def f():\n    import sklearn"),
-        ("plots.charts", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
+        ("plots.fans", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
         ("cli.commands", "from statecast import __version__\nfrom statecast.data import growth"),
     ],
 )

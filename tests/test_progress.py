@@ -1,4 +1,4 @@
-"""The lines of a fit and of a cross-validation: what they say, and where they go."""
+"""The progress of a fit and of a cross-validation: bars, lines, or nothing, and where they go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from statecast import Forecaster, TokenForecaster, errors
 from statecast.evaluate.cross_validation import cross_validation
-from statecast.progress import LOG, say, stage_lines, trained_text
+from statecast.progress import LOG, count, display, say, trained_text
 
 Y = np.random.default_rng(0).normal(size=(6, 4)).cumsum(axis=1)
 SMALL: dict[str, Any] = {"units": 2, "ensemble": 1, "epochs": 10, "patience": 10}
@@ -50,10 +50,62 @@ def test_without_logging_it_goes_to_standard_error(no_logging, capsys, monkeypat
 
 def test_a_stage_has_a_line_and_the_end_has_none():
     lines: list[str] = []
-    stage = stage_lines(lines.append)
-    stage("fold 0 (1 of 2): fit", 0, 2)
-    stage("done", 2, 2)
-    assert lines == ["Fold 0 (1 of 2): fit"]
+    with display(1, lines.append) as shown:
+        shown.stage("fold 0 (1 of 2): fit", 0, 2)
+        shown.stage("fold 0 (1 of 2): fit", 1, 2)
+        shown.epoch(5, 5, "")
+        shown.ended("Trained for 5 epochs.")
+        say("a line of work within it")
+        shown.stage("done", 2, 2)
+    assert lines == ["Fold 0 (1 of 2): fit", "a line of work within it"]
+
+
+def test_one_display_at_a_time():
+    lines: list[str] = []
+    with display(1, lines.append) as outer:
+        with display(0) as inner:
+            assert inner is outer
+            inner.say("from within")
+        with pytest.raises(ValueError, match="broken"), display(2):
+            raise ValueError("broken")
+        outer.say("still there")
+    with display(0) as other:
+        assert other is not outer
+        say("nowhere")
+    assert lines == ["from within", "still there"]
+
+
+def test_parts_that_are_alike_have_a_line_now_and_then(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("statecast.progress.time.monotonic", lambda: now[0])
+    lines: list[str] = []
+    count("nobody looks", 0, 9)
+    with display(1, lines.append):
+        for part in range(1_200):
+            now[0] += 1.0
+            count("forecasts", part, 1_200)
+    assert len(lines) == 109
+    assert lines[-1] == "forecasts, 1,198 of 1,200 parts"
+
+
+def test_on_a_terminal_there_are_bars_with_the_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with display("auto") as shown:
+        shown.stage("fold [red]0[/red]: fit", 1, 4)
+        for epoch in range(1, 4):
+            shown.epoch(epoch, 9, "  score 0.1234")
+        shown.bars.refresh()  # type: ignore[attr-defined]
+        say("a line [above] the bars")
+        shown.ended("Trained for 3 epochs.")
+        shown.stage("done", 4, 4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    for text in ("Fold [red]0[/red]: fit", "1/4", "3/9", "score 0.1234", "-:--:--"):
+        assert text in err, text
+    assert "a line [above] the bars\n" in re.sub("\x1b[^A-Za-z]*[A-Za-z]", "", err)
+    assert "Trained" not in err  # a fit of a stage is not the end
 
 
 @pytest.mark.parametrize(
@@ -80,7 +132,7 @@ def test_what_a_fit_says(no_logging, capfd):
         return out, _lines(err)
 
     assert said(0) == ("", [])
-    out, lines = said("auto")  # standard output is no terminal here
+    out, lines = said("auto")  # standard error is no terminal here
     assert out == ""
     epochs = [line.split()[2] for line in lines if line.startswith("Training, epoch")]
     assert epochs == ["2/10", "4/10", "6/10", "8/10", "10/10"]
@@ -88,9 +140,8 @@ def test_what_a_fit_says(no_logging, capfd):
     assert all("on held-out items" in line for line in lines)
     assert said(2)[0] == ""
     assert len(said(2)[1]) == 11
-    bar, lines = said(1)
-    assert "Epoch 10/10" in bar
-    assert len(lines) == 1
+    assert said(1)[0] == ""
+    assert len(said(1)[1]) == 6
 
 
 @pytest.mark.parametrize("kind", [Forecaster, TokenForecaster])
@@ -137,8 +188,10 @@ def test_another_verbose_is_refused_before_any_work(verbose):
 
 
 def test_on_a_terminal_a_fit_shows_a_bar(no_logging, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    Forecaster(**dict(SMALL, epochs=1)).fit(Y)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    Forecaster(**dict(SMALL, epochs=2)).fit(Y)
     out, err = capsys.readouterr()
-    assert "1/1" not in err
-    assert "step" in out
+    assert out == ""
+    assert "Training, epoch" in err
+    assert "Trained for 2 epochs" in err

@@ -275,6 +275,13 @@ def test_the_public_names_of_the_playground() -> None:
     assert set(playground.__all__) == {"write_page"}
 
 
+def test_the_public_names_of_the_report() -> None:
+    from statecast import report
+
+    names = {"Assessment", "Findings", "Item", "assess", "write_report"}
+    assert set(report.__all__) == names
+
+
 def test_the_public_names_of_the_server() -> None:
     from statecast import server
 

@@ -47,18 +47,19 @@ def lower_bounds() -> Iterator[str]:
     """A constraint to the oldest version allowed, for each requirement that names one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = project["optional-dependencies"]
-    extras = [
+    extras = (
         "jax",
         "parquet",
         "evaluate",
         "plots",
+        "interactive",
         "onnx",
         "mlflow",
         "sessions",
         "serve",
         "docs",
         "test",
-    ]
+    )
     for each in chain(project["dependencies"], *(groups[extra] for extra in extras)):
         if bound := re.fullmatch(r"([\w-]+)>=([\d.]+)", each):
             yield f"{bound[1]}=={bound[2]}"

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from statecast import notebook
 from statecast.checks import check_whole
-from statecast.errors import ArgumentError, ModelFileError, StateError
+from statecast.errors import ArgumentError, ModelFileError, StateError, listed
 from statecast.files import (
     MOST_ZERO_WIDTH,
     check_finite,
@@ -447,6 +448,16 @@ class State:
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}{list(shape)}" for name, shape in self.spec.items())
         return f"State({self.rows} rows: {inside})"
+
+    def _repr_html_(self) -> str:
+        dtypes = leaf_dtypes(self)
+        rows = [(name, str(dtypes[name]), str(shape)) for name, shape in self.spec.items()]
+        ids = "no ids" if self.ids is None else f"first ids: {listed(self.ids[:3].tolist())}"
+        return (
+            notebook.heading(f"State of {self.rows:,} item{'s' * (self.rows != 1)}")
+            + notebook.line(f"fingerprint {self.fingerprint or 'none'}; {ids}")
+            + notebook.table(("leaf", "dtype", "shape of an item"), rows)
+        )
 
     # -- new states from old ---------------------------------------------------------
 

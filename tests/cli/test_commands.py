@@ -375,7 +375,7 @@ def test_evaluate_in_time_refuses(folder: Path, words: str, word: str) -> None:
     assert word in refused(folder, *command, *words.split())
 
 
-@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "html"])
 def test_plot(folder: Path, ending: str) -> None:
     assert run(*FORECAST, "--level", "80", "--out", "forecast.csv")[0] == 0
     code, _, err = run(*PLOT, "--item", "c", "--item", "a", "--out", f"fan.{ending}")

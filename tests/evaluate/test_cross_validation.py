@@ -48,7 +48,7 @@ class Fake:
         return Fake(self.log)
 
     def fit(self, series: Any, static: Any = None, **options: Any) -> Fake:
-        assert options == {"callbacks": (), "verbose": 0}
+        assert options == {"callbacks": ()}
         self.log.append(self)
         self.schema = Schema.fit(series, static)
         panel = self.schema.panel(series, static, for_fit=True)

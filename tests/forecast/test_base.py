@@ -222,7 +222,7 @@ def test_large_objects_have_a_short_repr(fitted):
     )
     assert "<table" in found._repr_html_()
     arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T)
-    assert arrow._repr_html_() is None  # Arrow has no HTML: the text is shown
+    assert arrow._repr_html_() == found._repr_html_()
     for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._companions.stacking):
         assert len(repr(value)) < 1000
         assert "\n" not in repr(value)
@@ -616,3 +616,31 @@ def test_random_numbers_depend_on_seed_id_step_and_path_alone():
     others = [f._uniform(ids, 9, 250, "/ends"), Forecaster(seed=4)._uniform(ids, 9, 250)]
     assert len(np.unique([whole, *others])) == 3 * whole.size
     assert abs(whole.mean() - 0.5) < 0.02
+
+
+def test_a_search_of_scikit_learn_takes_a_forecaster_and_arrays() -> None:
+    """Its X is the array of series, and its y the array of static features."""
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV, KFold
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(24, 2))
+    Y = X[:, :1] + 0.1 * rng.normal(size=(24, 6)).cumsum(axis=1)
+    given: list[tuple[tuple[int, ...], ...]] = []
+
+    def error(f: Forecaster, Y: np.ndarray, X: np.ndarray) -> float:
+        given.append((Y.shape, X.shape))
+        found = f.predict(Y[:, :2], X, until=6)["statecast"][:, 2:]
+        return -float(np.abs(found - Y[:, 2:]).mean())
+
+    f = Forecaster(units=4, ensemble=2, epochs=1, seed=3)
+    assert clone(f).get_params() == f.get_params()
+    search = GridSearchCV(f, {"units": [2, 5]}, scoring=error, cv=KFold(2))
+    search.fit(Y, X, verbose=0)
+    assert given == [((12, 6), (12, 2))] * 4
+    assert search.best_estimator_.settings.units == search.best_params_["units"]
+    assert search.best_estimator_.settings.seed == 3
+    parts = list(KFold(2).split(Y))
+    train, test = parts[0]
+    alone = Forecaster(units=2, ensemble=2, epochs=1, seed=3).fit(Y[train], X[train], verbose=0)
+    assert search.cv_results_["split0_test_score"][0] == error(alone, Y[test], X[test])

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
+import inspect
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.collections import FillBetweenPolyCollection
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
+from figures import bands, drawn, write
 from statecast.errors import ArgumentError, DataError, MissingExtraError
 from statecast.plots import charts as plots
+from statecast.plots.frame import PAPER
 
 T, K = 8, 3
 
@@ -44,29 +39,6 @@ def series(items: Any = ("a", "b")) -> pl.DataFrame:
         (item, step, step + 10.0 * r) for r, item in enumerate(items) for step in range(1, T + 1)
     ]
     return pl.DataFrame(rows, schema=["unique_id", "ds", "y"], orient="row")
-
-
-def drawn(axis: Axes) -> dict[str, tuple[list[Any], list[Any]]]:
-    """The lines of a panel that have a name."""
-    lines = {str(line.get_label()): line for line in axis.get_lines()}
-    return {
-        name: (list(np.asarray(line.get_xdata())), list(np.asarray(line.get_ydata())))
-        for name, line in lines.items()
-    }
-
-
-def bands(axis: Axes) -> dict[str, np.ndarray]:
-    """The corners of each band."""
-    found = [c for c in axis.collections if isinstance(c, FillBetweenPolyCollection)]
-    return {str(band.get_label()): np.asarray(band.get_paths()[0].vertices) for band in found}
-
-
-def write(figure: Figure, tmp_path: Path) -> None:
-    figure.savefig(tmp_path / "figure.png", dpi=50)
-    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
-
-
-# -- fan -------------------------------------------------------------------------------
 
 
 def test_a_fan_has_all_that_belongs_in_it(tmp_path: Path) -> None:
@@ -102,8 +74,8 @@ def test_a_fan_has_all_that_belongs_in_it(tmp_path: Path) -> None:
 def test_hollow_points_are_the_truth() -> None:
     (axis,) = plots.fan(forecast("a"), series("a")).axes
     colour = {str(line.get_label()): line.get_markerfacecolor() for line in axis.get_lines()}
-    assert colour["truth"] == "white"
-    assert colour["known"] != "white"
+    assert colour["truth"] == PAPER
+    assert colour["known"] != PAPER
 
 
 def test_without_a_series_there_are_the_median_and_the_bands(tmp_path: Path) -> None:
@@ -243,125 +215,26 @@ def test_no_items_is_an_error() -> None:
         plots.fan(forecast(), items=[])
 
 
-# -- scores ----------------------------------------------------------------------------
+def test_the_overloads_have_the_arguments() -> None:
+    given = inspect.signature(plots.fan).parameters
+    assert {*plots._Options.__annotations__} == {*given} - {"forecast", "series", "interactive"}
 
 
-@dataclass(frozen=True)
-class Row:
-    method: str
-    known: int
-    wape: float
-    crps: float
-    fewest: int = 0
-
-    @property
-    def prefixes(self) -> str:
-        return f"{self.fewest} to {self.known}" if self.fewest else str(self.known)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What plots ask of scores."""
-
-    rows: tuple[Row, ...]
-    forecaster: str = "statecast"
-    known: tuple[int, ...] = (0, 1, 3)
-
-    def interval(self, method: str, known: int, measure: str) -> tuple[float, float] | None:
-        value = next(
-            getattr(row, measure) for row in self.rows if (row.method, row.known) == (method, known)
-        )
-        return None if known == 3 and len(self.known) == 1 else (0.9 * value, 1.1 * value)
-
-    def useful(self) -> int | None:
-        return 1
-
-
-def scored(**methods: list[float]) -> Scores:
-    rows = [
-        Row(name.replace("_", " "), k, value, 0.8 * value)
-        for name, values in methods.items()
-        for k, value in zip((0, 1, 3)[-len(values) :], values, strict=True)
+def test_a_text_of_the_user_is_no_formula(tmp_path: Path) -> None:
+    names = [r"$\frac{", "a_$b$^c", "two\nlines", "<b>&amp;"]
+    figure = plots.fan(forecast(names), series(names), target_label=names[0], step_label=names[0])
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        *names[:2],
+        "two lines",
+        names[3],
     ]
-    return Scores(tuple(rows))
-
-
-def texts(axis: Axes) -> dict[str, Any]:
-    return {text.get_text(): text for text in axis.texts}
-
-
-def test_groups_of_prefix_lengths_are_named_at_the_axis() -> None:
-    found = scored(statecast=[0.3, 0.2, 0.1])
-    rows = (*found.rows[:2], replace(found.rows[2], fewest=2))
-    for axis in plots.scores(replace(found, rows=rows)).axes:
-        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0", "1", "2 to 3"]
-
-
-def test_scores_are_drawn_as_named_lines(tmp_path: Path) -> None:
-    found = scored(statecast=[0.3, 0.2, 0.1], ridge=[0.3, 0.21, 0.11], last_value=[0.4, 0.3])
-    figure = plots.scores(found)
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["WAPE", "CRPS"]
-    for axis, factor in zip(figure.axes, (1.0, 0.8), strict=True):
-        lines = drawn(axis)
-        assert lines["statecast"] == ([0, 1, 3], pytest.approx(np.array([0.3, 0.2, 0.1]) * factor))
-        assert lines["last value"][0] == [1, 3]
-        assert set(texts(axis)) == {"statecast", "ridge", "last value"}
-        width = {str(line.get_label()): line.get_linewidth() for line in axis.get_lines()}
-        assert width["statecast"] > 2 * max(width["ridge"], width["last value"])
-        assert list(axis.get_xticks()) == [0, 1, 3]
-        assert axis.get_ylim()[0] == 0
     write(figure, tmp_path)
-
-
-def test_the_interval_of_ours_and_where_it_is_useful_are_drawn() -> None:
-    figure = plots.scores(scored(statecast=[0.3, 0.2, 0.1], mean_curve=[0.3, 0.21, 0.2]))
-    wape, crps = figure.axes
-    for axis, factor in ((wape, 1.0), (crps, 0.8)):
-        (band,) = axis.collections
-        y = np.asarray(band.get_paths()[0].vertices)[:, 1]
-        assert y.min() == pytest.approx(0.09 * factor)
-        assert y.max() == pytest.approx(0.33 * factor)
-    assert "useful from here" in texts(crps)
-    assert "useful from here" not in texts(wape)
-    assert [1.0, 1.0] in [np.asarray(line.get_xdata()).tolist() for line in crps.get_lines()]
-
-
-def test_a_method_far_off_is_named_and_does_not_flatten_the_rest() -> None:
-    figure = plots.scores(scored(statecast=[0.03, 0.02, 0.02], last_value=[0.5, 0.4]))
-    axis = figure.axes[0]
-    assert axis.get_ylim()[1] < 0.05
-    assert "Off the chart:\nlast value: 0.4 to 0.5" in texts(axis)
-    assert "last value" not in drawn(axis)
-
-
-def test_names_do_not_overlap() -> None:
-    close = {f"method {i}".replace(" ", "_"): [0.2, 0.2, 0.1 + 1e-4 * i] for i in range(5)}
-    figure = plots.scores(scored(statecast=[0.3, 0.2, 0.1], **close))
-    figure.draw_without_rendering()
-    for axis in figure.axes:
-        boxes = sorted((Text.get_window_extent(text) for text in axis.texts), key=lambda b: b.y0)
-        assert len(boxes) == 6
-        for low, high in pairwise(boxes):
-            assert low.y1 <= high.y0 + 1
-
-
-def test_scores_without_baselines_and_with_one_k(tmp_path: Path) -> None:
-    found = Scores((Row("statecast", 3, 0.1, float("nan")),), known=(3,))
-    figure = plots.scores(found)
-    assert set(drawn(figure.axes[0])) == {"statecast"}
-    assert drawn(figure.axes[1]) == {}
-    write(figure, tmp_path)
-
-
-# -- both ------------------------------------------------------------------------------
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"statecast\[plots\]"):
         plots.fan(forecast())
-    with pytest.raises(MissingExtraError, match=r"statecast\[plots\]"):
-        plots.scores(scored(statecast=[0.1]))
 
 
 def test_pyplot_and_keras_stay_unloaded() -> None:
@@ -372,10 +245,3 @@ def test_pyplot_and_keras_stay_unloaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-
-
-@pytest.mark.parametrize("again", [lambda figure: figure, lambda f: pickle.loads(pickle.dumps(f))])
-def test_a_notebook_shows_a_chart_as_a_picture(again: Callable[[Any], Any]) -> None:
-    forecast = {"statecast": np.array([[np.nan, 3.0, 4.0]])}
-    figure = again(plots.fan(forecast, np.array([[1.0, np.nan, np.nan]])))
-    assert figure._repr_png_().startswith(b"\x89PNG")  # IPython calls it

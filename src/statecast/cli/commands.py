@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from statecast.cli.examples import START, example
 from statecast.cli.options import (
     COLUMNS,
     FEATURES,
@@ -37,6 +38,7 @@ from statecast.cli.options import (
     FromState,
     Future,
     Gpus,
+    Known,
     Level,
     Model,
     OfTokens,
@@ -44,6 +46,7 @@ from statecast.cli.options import (
     Overwrite,
     Partition,
     Quantile,
+    Quiet,
     Require,
     Rows,
     Series,
@@ -70,8 +73,10 @@ from statecast.cli.output import (
     CHARTS,
     INTERRUPTED,
     MODELS,
+    PAGE,
     PARTS_KEPT,
     TABLES,
+    be_quiet,
     chart_bytes,
     check_folder,
     check_outputs,
@@ -79,6 +84,7 @@ from statecast.cli.output import (
     installation_pairs,
     leave_at_once,
     model_pairs,
+    note,
     print_pairs,
     say,
     show_progress,
@@ -90,7 +96,6 @@ from statecast.errors import ArgumentError, DataWarning, ModelFileError, Stateca
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
 from statecast.process import check_extra
-from statecast.progress import trained_text
 
 if TYPE_CHECKING:
     from statecast.forecast.forecaster import Forecaster
@@ -101,6 +106,7 @@ class _Commands(TyperGroup):
     """Commands whose errors are one message and exit code 2, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        be_quiet(False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", DataWarning)
@@ -117,12 +123,12 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Forecast the rest of a sequence from what an item is and how it began.",
-    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` describes a command.",
+    epilog="Tables are CSV or Parquet files. `statecast COMMAND --help` describes a command, with "
+    "an example.",
 )
 
 
@@ -136,6 +142,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -143,7 +150,9 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Define the options that come before a command."""
+    """Define the options that come before a command; without a command, say how to begin."""
+    if context.invoked_subcommand is None:
+        typer.echo(START)
 
 
 def main() -> None:
@@ -171,7 +180,7 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@app.command(epilog=example("fit"))
 @with_settings()
 def fit(
     series: Series,
@@ -184,6 +193,7 @@ def fit(
     workers: FitWorkers = None,
     address: FitAddress = None,
     gpus: Gpus = None,
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Train a forecaster and write it to a file.
@@ -200,18 +210,17 @@ def fit(
     if engine is None:
         refuse_without_engine({f"--{name}": value for name, value in cluster.items()})
     # From the start of the training until the file is written, Ctrl-C is noted in a flag.
-    with noted(replacing=leave_at_once, at_once=False) as interrupt:
-        if engine is not None:
-            from statecast.distributed.fitting import fit as fit_apart
+    with noted(replacing=leave_at_once, at_once=False):
+        with show_progress(quiet):
+            if engine is not None:
+                from statecast.distributed.fitting import fit as fit_apart
 
-            tables = {"series": series, "static": static, "future": future}
-            fit_apart(forecaster, **tables, engine=engine, **cluster, verbose=2)
-        else:
-            with show_progress() as (_, epochs):
-                forecaster.fit(series, static, future=future, callbacks=[epochs], verbose=0)
+                tables = {"series": series, "static": static, "future": future}
+                fit_apart(forecaster, **tables, engine=engine, **cluster)
+            else:
+                forecaster.fit(series, static, future=future)
         forecaster.save(out)
-    ended = "Interrupted; the best epoch is kept. " * bool(interrupt.count)
-    say(f"{ended}{trained_text(forecaster.history)} Wrote {out}.")
+    note(f"Wrote {out}.")
 
 
 def _check_items(series: str | None, static: str | None, state: Path | None) -> None:
@@ -241,7 +250,7 @@ def _begun(
     return {"state": State.load(state)}
 
 
-@app.command()
+@app.command(epilog=example("forecast"))
 def forecast(
     model: Model,
     series: SeriesOrState = None,
@@ -289,6 +298,7 @@ def forecast(
     partition: Partition = None,
     rows: Rows = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Forecast the steps after the prefix of every item, from its static features and its prefix.
 
@@ -367,27 +377,29 @@ def forecast(
             signal.SIGINT, ends if engine == "processes" else signal.default_int_handler
         )
         try:
-            report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
+            with show_progress(quiet):
+                report = forecast_in_parts(forecaster, **given, **ahead, **asked, engine=engine)
         except KeyboardInterrupt:
             say(PARTS_KEPT)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGINT, before)
-        say(
+        note(
             f"Wrote {report.rows:,} rows for {report.items:,} items to {out}, in {report.parts:,} "
             f"parts ({report.kept:,} were there), in {report.seconds:.1f} s."
         )
         return
     table: Any
-    if isinstance(forecaster, TokenForecaster):
-        table = forecaster.generate(**begun, **ahead, **asked)
-    else:
-        asked["context"] = read_context(context, future)
-        table = forecaster.predict(**begun, **ahead, **asked, future=future)
+    with show_progress(quiet):
+        if isinstance(forecaster, TokenForecaster):
+            table = forecaster.generate(**begun, **ahead, **asked)
+        else:
+            asked["context"] = read_context(context, future)
+            table = forecaster.predict(**begun, **ahead, **asked, future=future)
     deliver(table, None if out is None else Path(out))
 
 
-@app.command()
+@app.command(epilog=example("total"))
 def total(
     model: Model,
     series: SeriesOrState = None,
@@ -465,7 +477,7 @@ def total(
     deliver(found, out)
 
 
-@app.command()
+@app.command(epilog=example("simulate"))
 def simulate(
     model: Model,
     series: SeriesOrState = None,
@@ -594,7 +606,7 @@ def _target_of_summary(forecaster: Forecaster, target: str | None) -> str:
     return target or targets[0]
 
 
-@app.command()
+@app.command(epilog=example("state"))
 def state(
     model: Model,
     series: Series,
@@ -614,10 +626,10 @@ def state(
     begun = None if series == NONE else series
     found = load_model(model).state(begun, static, future=future)
     found.save(out)
-    say(f"Wrote the state of {found.rows:,} items to {out}.")
+    note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
-@app.command()
+@app.command(epilog=example("update"))
 def update(
     model: Model,
     state: Annotated[
@@ -640,10 +652,10 @@ def update(
 
     found = load_model(model).update(State.load(state), rows, future=future)
     found.save(out)
-    say(f"Wrote the state of {found.rows:,} items to {out}.")
+    note(f"Wrote the state of {found.rows:,} items to {out}.")
 
 
-@app.command()
+@app.command(epilog=example("serve"))
 def serve(
     model: Model,
     *,
@@ -701,7 +713,7 @@ def serve(
         )
 
 
-@app.command()
+@app.command(epilog=example("score"))
 def score(
     model: Model,
     series: Series,
@@ -733,7 +745,7 @@ def score(
     deliver(table, out)
 
 
-@app.command()
+@app.command(epilog=example("rank"))
 def rank(
     model: Model,
     series: Annotated[
@@ -760,7 +772,7 @@ def rank(
     deliver(found, out)
 
 
-@app.command()
+@app.command(epilog=example("explain"))
 def explain(
     model: Model,
     series: Series,
@@ -797,7 +809,7 @@ def explain(
     deliver(found.table(), out)
 
 
-@app.command()
+@app.command(epilog=example("evaluate"))
 @with_settings()
 def evaluate(
     series: Series,
@@ -819,14 +831,7 @@ def evaluate(
             help="By item: a table of ids and folds, or a number of random folds.  [5]",
         ),
     ] = None,
-    known: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="K",
-            help="Prefix lengths to forecast from; by launch, the largest one of each group. "
-            f"{SEVERAL}  [0,1,3,5]",
-        ),
-    ] = None,
+    known: Known = None,
     cutoffs: Annotated[
         list[str] | None,
         typer.Option(
@@ -859,6 +864,7 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(help="Chart of the scores: png, pdf, svg.", show_default=False)
     ] = None,
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Score forecasts of items held out from training, and those of simple baselines.
@@ -881,7 +887,7 @@ def evaluate(
         raise ArgumentError(
             "--plot: a chart has the scores of one target. Leave --plot out, or evaluate one."
         )
-    with show_progress() as (stage, epochs):
+    with show_progress(quiet):
         scores: Any = cross_validation(
             forecaster,
             series,
@@ -895,23 +901,77 @@ def evaluate(
             h=h,
             refit=not no_refit,
             seed=forecaster.settings.seed,
-            callbacks=[epochs],
-            progress=stage,
         )
     typer.echo(str(scores))
     files = {}
     if out is not None:
         files[out] = table_bytes(scores.table(), out)
     if plot is not None:
-        from statecast.plots import charts as plots
+        from statecast.plots.curves import scores as draw_scores
 
-        files[plot] = chart_bytes(plots.scores(scores), plot)
+        files[plot] = chart_bytes(draw_scores(scores), plot)
     write_files(files)
     if files:
-        say(f"Wrote {' and '.join(map(str, files))}.")
+        note(f"Wrote {' and '.join(map(str, files))}.")
 
 
-@app.command()
+@app.command(epilog=example("report"))
+def report(
+    model: Model,
+    series: Series,
+    static: Static = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    future: Future = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K",
+            help=f"The numbers of known steps to forecast from. {SEVERAL}  [0,1,3,5]",
+        ),
+    ] = None,
+    until: Annotated[
+        int | None,
+        typer.Option(metavar="STEP", help="The last step that is scored.  [the last observed]"),
+    ] = None,
+    level: Level = None,
+    items: Annotated[int, typer.Option(help="The number of best and of worst items.")] = 3,
+    title: Annotated[
+        str, typer.Option(help="The title.  [the names of the targets]", show_default=False)
+    ] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Write a report on a model as one HTML file: a summary, scores, calibration, items, features.
+
+    The tables have all observations of items that were not in training. They are forecast from
+    their first K steps, and the forecasts are compared with what was observed, and with simple
+    methods. Nothing is trained. The file needs no network and has no script.
+    """
+    check_outputs({out: (PAGE,)}, inputs=[model, series, static, future])
+    check_extra("plots", ["matplotlib"])
+    ks, levels = read_list("known", known, int), read_list("level", level, float)
+    from statecast.report.assessment import assess
+    from statecast.report.page import write_report
+    from statecast.tokens.forecaster import load_model
+
+    with show_progress(quiet):
+        found = assess(
+            load_model(model),
+            series,
+            static,
+            future=future,
+            known=ks or (0, 1, 3, 5),
+            until=until,
+            level=levels or (80,),
+            items=items,
+        )
+    for text in found.warnings:
+        say(f"warning: {text}")
+    write_report(found, out, title=title)
+    note(f"Wrote {out}.")
+
+
+@app.command(epilog=example("plot"))
 @with_settings(["id_col", "step_col"])
 def plot(
     forecast: Annotated[
@@ -922,7 +982,10 @@ def plot(
         typer.Argument(metavar="SERIES", help="The observations.", show_default=False),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="The chart: png, pdf or svg.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The chart: png, pdf or svg; or html, to point at and to zoom into."),
+    ],
     item: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help=f"An item to draw. {SEVERAL}  [the first six]"),
@@ -940,18 +1003,21 @@ def plot(
 
     Observations in SERIES after the prefix of an item are drawn too.
     """
-    check_outputs({out: CHARTS}, inputs=[forecast, series])
-    check_extra("plots", ["matplotlib"])
-    from statecast.plots import charts as plots
+    check_outputs({out: (*CHARTS, PAGE)}, inputs=[forecast, series])
+    from statecast.plots.charts import fan
 
-    figure = plots.fan(
-        forecast, series, items=read_list("item", item) or None, target_col=target_col, **settings
-    )
-    write_files({out: chart_bytes(figure, out)})
-    say(f"Wrote {out}.")
+    options = {"items": read_list("item", item) or None, "target_col": target_col, **settings}
+    if out.suffix == PAGE:
+        check_extra("interactive", ["plotly"])
+        content = fan(forecast, series, interactive=True, **options).to_html().encode()
+    else:
+        check_extra("plots", ["matplotlib"])
+        content = chart_bytes(fan(forecast, series, **options), out)
+    write_files({out: content})
+    note(f"Wrote {out}.")
 
 
-@app.command()
+@app.command(epilog=example("export"))
 def export(
     model: Model,
     folder: Annotated[
@@ -969,10 +1035,10 @@ def export(
     from statecast.tokens.forecaster import load_model
 
     load_model(model).export(folder)
-    say(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
+    note(f"Wrote encode.onnx, step.onnx and model.json to {folder}.")
 
 
-@app.command()
+@app.command(epilog=example("playground"))
 def playground(
     model: Model,
     *,
@@ -987,10 +1053,10 @@ def playground(
     from statecast.tokens.forecaster import load_model
 
     write_page(load_model(model), out)
-    say(f"Wrote {out}.")
+    note(f"Wrote {out}.")
 
 
-@app.command()
+@app.command(epilog=example("info"))
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="A file of a model or a state.")
@@ -1025,11 +1091,12 @@ class _OneFold:
         return self.forecaster
 
 
-@app.command()
+@app.command(epilog=example("demo"))
 @with_settings([name for name in NUMBERS if name not in (*COLUMNS, *FEATURES)])
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("statecast-demo"),
+    quiet: Quiet = False,
     settings: dict[str, Any],
 ) -> None:
     """Forecast the growth of children, with data that is part of Statecast.
@@ -1047,7 +1114,8 @@ def demo(
     from statecast.evaluate.cross_validation import cross_validation
     from statecast.evaluate.scores import Scores
     from statecast.forecast.forecaster import Forecaster
-    from statecast.plots import charts as plots
+    from statecast.plots.charts import fan
+    from statecast.plots.curves import scores as draw_scores
 
     series, static, folds = growth()
     series = series.select("unique_id", "ds", "y")
@@ -1063,7 +1131,7 @@ def demo(
     )
 
     forecaster = Forecaster(**settings)
-    with show_progress() as (stage, epochs):
+    with show_progress(quiet):
         scores = cross_validation(
             _OneFold(forecaster),
             series,
@@ -1071,8 +1139,6 @@ def demo(
             folds=folds,
             test_folds=[0],
             known=(0, 1, 2, 3, 5, 8),
-            callbacks=[epochs],
-            progress=stage,
         )
     forecast = forecaster.predict(prefix, statics, until=31, level=[80, 95])
 
@@ -1088,7 +1154,7 @@ def demo(
         f"The mean absolute error is {off['cm'].mean():.1f} cm, and {last['cm'].mean():.1f} cm at "
         "18 years.\n"
     )
-    fans = plots.fan(
+    fans = fan(
         forecast,
         truth,
         items=statics.group_by("sex", maintain_order=True).head(3)["unique_id"].to_list(),
@@ -1099,7 +1165,7 @@ def demo(
     files = {
         "forecast.csv": (forecast, "the forecasts, one row per child and measurement"),
         "forecast.png": (fans, "three boys and three girls: prefix, forecast and truth"),
-        "scores.png": (plots.scores(scores), "the scores against the number of known heights"),
+        "scores.png": (draw_scores(scores), "the scores against the number of known heights"),
         "train/series.csv": (trained[0], f"the heights of the {old.height} children"),
         "train/static.csv": (trained[1], "their sex"),
         "train/folds.csv": (old, "a fold for each, for `statecast evaluate`"),

@@ -150,6 +150,18 @@ Ahead = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an item that is observed up to --until.")
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress and no messages but warnings and errors."),
+]
+Known = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="K",
+        help="Prefix lengths to forecast from; by launch, the largest one of each group. "
+        f"{SEVERAL}  [0,1,3,5]",
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="CSV or Parquet file; default CSV to stdout.")]
 Future = Annotated[
     str | None,

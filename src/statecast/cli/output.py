@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,11 @@ import typer
 
 from statecast.cli.options import COLUMNS, FEATURES
 from statecast.errors import ArgumentError
-from statecast.process import BACKENDS, check_backend
-from statecast.progress import scores_text, stage_lines, trained_text
+from statecast.process import BACKENDS
+from statecast.progress import display, trained_text
 
 if TYPE_CHECKING:
     import polars as pl
-    from keras.callbacks import Callback
     from matplotlib.figure import Figure
 
     from statecast.forecast.forecaster import Forecaster
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet")
 CHARTS = (".png", ".pdf", ".svg")
+PAGE = ".html"
 MODELS = (".safetensors",)
 INTERRUPTED = "Interrupted; nothing was written."
 PARTS_KEPT = "Interrupted; parts that are complete are kept. Repeat the command to go on."
@@ -86,7 +87,7 @@ def deliver(found: Any, out: Path | None) -> None:
         sys.stdout.write(table.write_csv())
         return
     write_files({out: table_bytes(table, out)})
-    say(f"Wrote {table.height} rows to {out}.")
+    note(f"Wrote {table.height} rows to {out}.")
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -119,8 +120,22 @@ def chart_bytes(figure: Figure, path: Path) -> bytes:
 
 
 def say(text: str) -> None:
-    """Write a message to stderr, as stdout has the results."""
+    """Write a warning or an error to stderr, as stdout has the results."""
     typer.echo(text, err=True)
+
+
+_quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
+
+
+def be_quiet(quiet: bool) -> None:
+    """Note whether the command was called with --quiet."""
+    _quiet.set(quiet)
+
+
+def note(text: str) -> None:
+    """Write a message to stderr, unless the command was called with --quiet."""
+    if not _quiet.get():
+        say(text)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -152,6 +167,7 @@ def installation_pairs() -> Iterator[tuple[str, Any]]:
         "pyarrow": "parquet",
         "scikit-learn": "evaluate",
         "matplotlib": "plots",
+        "plotly": "interactive",
         "onnx": "onnx",
         "mlflow-skinny": "mlflow",
     }
@@ -267,48 +283,14 @@ def _shortened(values: Sequence[str], most: int = 8) -> str:
 
 
 @contextmanager
-def show_progress() -> Iterator[tuple[Callable[[str, int, int], None], Callback]]:
-    """Show progress as bars on a terminal, and as lines elsewhere.
+def show_progress(quiet: bool = False) -> Iterator[None]:
+    """Show the progress of the block: bars on a terminal, and lines elsewhere.
 
-    Yields a function for stages, ``stage(text, done, total)``, and a Keras callback for epochs.
-    Raises as ``process.check_backend``.
+    With ``quiet`` neither it nor the messages of the commands are shown; warnings and errors are.
     """
-    check_backend()  # before Keras is imported, as the error of Keras is long
-    import keras
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from statecast.networks.training import Lines
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield stage_lines(say), Lines(say)
-        return
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[scores]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    stages = bars.add_task("", total=1, visible=False, scores="")
-    training = bars.add_task("Training, epoch", total=1, visible=False, scores="")
-
-    def stage(text: str, done: int, total: int) -> None:
-        text = text[:1].upper() + text[1:]
-        bars.update(stages, description=text, completed=done, total=total, visible=True)
-        bars.update(training, visible=False)
-
-    class Epochs(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Any = None) -> None:
-            total = (self.params or {}).get("epochs", 1)
-            bars.reset(training, total=total, visible=True, scores="")
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            bars.update(training, completed=epoch + 1, scores=scores_text(logs or {}))
-
-    with bars:
-        yield stage, Epochs()
+    be_quiet(quiet)
+    with display(0 if quiet else "auto", note):
+        yield
 
 
 def leave_at_once(*_: Any, text: str = INTERRUPTED) -> None:

@@ -84,7 +84,7 @@ def forecast(
     overwrite : bool
         Whether to delete the forecasts of another job in ``out``.
     verbose : "auto", 0, 1 or 2
-        0 shows nothing; else a line of progress is shown every ten seconds.
+        0 shows nothing; "auto" is a bar on a terminal; else a line is shown every ten seconds.
     **options
         Of ``predict``: ``until`` (one step for all items) or ``h``, ``strict``, ``level``,
         ``quantiles``, ``mean``, ``calibrated``. Of ``generate``: ``until`` or ``h``, ``strict``,

@@ -37,7 +37,7 @@ from statecast.errors import (
     warn,
 )
 from statecast.files import id_bytes, lock, strict_json, write_whole
-from statecast.progress import Verbose, say
+from statecast.progress import Verbose, display
 from statecast.tables.files import File, ParquetFiles, RowGroup, system_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ _LOCK = ".statecast.lock"
 _WAIT = 5.0  # seconds to wait for a job that is about to end
 _JOB, _MANIFEST = f"{_OWN}/job.json", f"{_OWN}/manifest.json"
 _DAMAGED = (ValueError, KeyError, TypeError)  # what a damaged file of JSON raises
-_SECONDS = 10.0  # between lines of progress
 _SHOWN = 5  # errors and warnings of parts in a message
 
 
@@ -155,17 +154,15 @@ def _run(
     found: dict[int, dict[str, Any]] = {}
     failed: dict[int, tuple[str, Any]] = {}
     warned: dict[str, int] = {}
-    said = time.monotonic()
-    for receipt in run(work, tasks):
-        if "error" in receipt:
-            failed[receipt["number"]] = receipt["error"], receipt["item"]
-        else:
-            found[receipt["number"]] = receipt
-        for text in receipt.get("warnings", ()):
-            warned[text] = warned.get(text, 0) + 1
-        if verbose != 0 and time.monotonic() - said > _SECONDS:
-            said = time.monotonic()
-            say(f"{what}, {len(found) + len(failed)} of {len(tasks)} parts")
+    with display(verbose) as shown:
+        for receipt in run(work, tasks):
+            if "error" in receipt:
+                failed[receipt["number"]] = receipt["error"], receipt["item"]
+            else:
+                found[receipt["number"]] = receipt
+            for text in receipt.get("warnings", ()):
+                warned[text] = warned.get(text, 0) + 1
+            shown.count(what, len(found) + len(failed), len(tasks))
     for text, count in list(warned.items())[:_SHOWN]:
         warn(text if count == 1 else f"{text} So in {count} parts.")
     if len(warned) > _SHOWN:

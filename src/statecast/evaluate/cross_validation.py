@@ -9,7 +9,7 @@ at the same steps.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, overload
 
@@ -34,7 +34,7 @@ from statecast.evaluate.tokens import TokenScores, token_scores
 from statecast.forecast.forecaster import Forecaster
 from statecast.forecast.settings import ForecasterSettings
 from statecast.interrupt import noted
-from statecast.progress import Verbose, check_verbose, say, stage_lines
+from statecast.progress import Stage, Verbose, check_verbose, display
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tokens.forecaster import TokenForecaster
@@ -69,7 +69,7 @@ def cross_validation(
     baselines: bool | None = True,
     seed: int = 0,
     callbacks: Sequence[Any] | None = (),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Stage | None = None,
     verbose: Verbose = "auto",
 ) -> TokenScores: ...
 @overload
@@ -91,7 +91,7 @@ def cross_validation(
     baselines: bool | Sequence[Baseline] | None = True,
     seed: int = 0,
     callbacks: Sequence[Any] | None = (),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Stage | None = None,
     verbose: Verbose = "auto",
 ) -> Scores | TargetScores: ...
 def cross_validation(
@@ -112,7 +112,7 @@ def cross_validation(
     baselines: bool | Sequence[Baseline] | None = True,
     seed: int = 0,
     callbacks: Sequence[Any] | None = (),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Stage | None = None,
     verbose: Verbose = "auto",
 ) -> Scores | TargetScores | TokenScores:
     """Score forecasts of what was held out from training: of items, or of what came later.
@@ -175,8 +175,9 @@ def cross_validation(
         Called as ``progress(text, done, total)`` before each stage and at the end, in place of
         the lines of the stages.
     verbose : "auto", 0, 1 or 2
-        0 shows nothing. "auto" and 1 show a line before each stage, which goes where the lines of
-        ``Forecaster.fit`` go. 2 also shows the lines of each fit.
+        0 shows nothing. 1 shows a line before each stage, which goes where the lines of
+        ``Forecaster.fit`` go. 2 also shows the lines of each fit. "auto" shows bars with the time
+        left if standard error is a terminal, and otherwise is 1.
 
     Returns
     -------
@@ -224,70 +225,70 @@ def cross_validation(
     baselines = False if baselines is None else baselines
     known = _checked_known(known)
     items = Items.read(forecaster.settings, series, static, future)
-    stage = progress or stage_lines(say if verbose != 0 else lambda line: None)
-    of_fits: Verbose = 2 if verbose == 2 else 0
-    if by == "launch":
-        assert not isinstance(forecaster, TokenForecaster)  # refused above
-        return _in_time(
-            forecaster,
-            items,
-            read_cutoffs(items, cutoffs, launch, static, known, h),
-            known,
-            levels,
-            _checked_baselines(baselines, items.schema),
-            refit=refit,
-            seed=seed,
-            callbacks=callbacks,
-            progress=stage,
-            verbose=of_fits,
-        )
-    fold = folds_of(items, _FOLDS if folds is None else folds, seed)
-    tested = _checked_test_folds(test_folds, fold)
-    scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
-    _check_shorter(known, items.last[scored])
-    if isinstance(forecaster, TokenForecaster):
-        if not isinstance(baselines, bool):
-            raise ArgumentError(
-                "baselines: expected True or False for tokens, whose baselines are n-grams; "
-                f"received {baselines!r}."
+    own: Verbose = verbose if progress is None or verbose == 2 else 0
+    with display(own) as shown:
+        stage = progress or shown.stage
+        if by == "launch":
+            assert not isinstance(forecaster, TokenForecaster)  # refused above
+            return _in_time(
+                forecaster,
+                items,
+                read_cutoffs(items, cutoffs, launch, static, known, h),
+                known,
+                levels,
+                _checked_baselines(baselines, items.schema),
+                refit=refit,
+                seed=seed,
+                callbacks=callbacks,
+                progress=stage,
             )
-        parts = (
-            (name, items.take(fold != name), items.take((fold == name) & scored)) for name in tested
-        )
-        return token_scores(
-            forecaster,
-            parts,
-            len(tested),
-            known,
-            baselines=baselines,
-            seed=seed,
-            callbacks=callbacks,
-            progress=stage,
-            verbose=of_fits,
-        )
-    methods = _checked_baselines(baselines, items.schema)
-    totals = _Totals(items, known, levels, "item")
-    stages, done = len(tested) * (1 + len(known)), 0
-    for number, name in enumerate(tested, 1):
-        where = f"fold {name} ({number} of {len(tested)})"
-        stage(f"{where}: fit", done, stages)
-        train, forecast = items.take(fold != name), (fold == name) & scored
-        fitted = _fitted(forecaster, train, callbacks, of_fits)
-        learnt = _learn(methods, fitted.schema, train)
-        test = fitted.schema.panel(**items.take(forecast))
-        done += 1
-        for k in known:
-            stage(f"{where}: forecast from k = {k}", done, stages)
-            longer = test.known // test.targets > k
-            part = test.take(longer)
-            until = int(part.known.max(initial=0))
-            if until:
-                y = _observed(part, fitted.schema)[:, :until]
-                cut = part.prefix(k * test.targets)
-                totals.add(k, k, fitted, learnt, cut, y, np.flatnonzero(forecast)[longer])
+        fold = folds_of(items, _FOLDS if folds is None else folds, seed)
+        tested = _checked_test_folds(test_folds, fold)
+        scored = np.isin(fold, np.array(tested, fold.dtype)) & (items.last > 0)
+        _check_shorter(known, items.last[scored])
+        if isinstance(forecaster, TokenForecaster):
+            if not isinstance(baselines, bool):
+                raise ArgumentError(
+                    "baselines: expected True or False for tokens, whose baselines are n-grams; "
+                    f"received {baselines!r}."
+                )
+            parts = (
+                (name, items.take(fold != name), items.take((fold == name) & scored))
+                for name in tested
+            )
+            return token_scores(
+                forecaster,
+                parts,
+                len(tested),
+                known,
+                baselines=baselines,
+                seed=seed,
+                callbacks=callbacks,
+                progress=stage,
+            )
+        methods = _checked_baselines(baselines, items.schema)
+        totals = _Totals(items, known, levels, "item")
+        stages, done = len(tested) * (1 + len(known)), 0
+        for number, name in enumerate(tested, 1):
+            where = f"fold {name} ({number} of {len(tested)})"
+            stage(f"{where}: fit", done, stages)
+            train, forecast = items.take(fold != name), (fold == name) & scored
+            fitted = _fitted(forecaster, train, callbacks)
+            learnt = _learn(methods, fitted.schema, train)
+            test = fitted.schema.panel(**items.take(forecast))
             done += 1
-    stage("done", done, stages)
-    return _of_targets(totals.scores(methods, len(tested), seed))
+            for k in known:
+                stage(f"{where}: forecast from k = {k}", done, stages)
+                longer = test.known // test.targets > k
+                part = test.take(longer)
+                until = int(part.known.max(initial=0))
+                if until:
+                    y = _observed(part, fitted.schema)[:, :until]
+                    cut = part.prefix(k * test.targets)
+                    totals.add(k, k, fitted, learnt, cut, y, np.flatnonzero(forecast)[longer])
+                done += 1
+        stage("done", done, stages)
+        return _of_targets(totals.scores(methods, len(tested), seed))
 
 
 def _in_time(
@@ -301,8 +302,7 @@ def _in_time(
     refit: bool,
     seed: int,
     callbacks: Sequence[Any],
-    progress: Callable[[str, int, int], None],
-    verbose: Verbose,
+    progress: Stage,
 ) -> Scores | TargetScores:
     """Forecast what came after each cutoff; the parameters are those of ``cross_validation``."""
     fits = cutoffs if refit else cutoffs[:1]
@@ -316,7 +316,7 @@ def _in_time(
         if number <= len(fits):
             progress(f"{where}: fit", done, stages)
             train = _training(items, cutoff)
-            fitted = _fitted(forecaster, train, callbacks, verbose)
+            fitted = _fitted(forecaster, train, callbacks)
             learnt = _learn(methods, fitted.schema, train)
             trained = int(cutoff.trained.sum())
             done += 1
@@ -394,13 +394,13 @@ def _observed(panel: Panel, schema: Schema) -> np.ndarray:
     return schema.unscale(np.where(panel.mask, panel.y.astype(np.float64), np.nan))
 
 
-def _fitted(
-    forecaster: Forecasters, train: dict[str, Any], callbacks: Sequence[Any], verbose: Verbose
-) -> Forecaster:
-    """Return a clone of the forecaster that is fitted to these tables. Ctrl-C is an error."""
+def _fitted(forecaster: Forecasters, train: dict[str, Any], callbacks: Sequence[Any]) -> Forecaster:
+    """Return a clone of the forecaster that is fitted to these tables. Ctrl-C is an error.
+
+    Its progress is shown by the display of the cross-validation."""
     fitted = forecaster.clone()
     with noted() as interrupt:
-        fitted.fit(**train, callbacks=callbacks, verbose=verbose)
+        fitted.fit(**train, callbacks=callbacks)
         interrupt.check()
     return fitted
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from statecast import notebook
 from statecast.checks import check_choice
 from statecast.errors import ArgumentError
 
@@ -434,7 +435,16 @@ class Scores:
         return f"<Scores of {', '.join(self.methods)}; k = {known}; {what}: {self.folds}>"
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        head = ["CRPS", *(f"k = {self[self.forecaster, k].prefixes}" for k in self.known)]
+        rows = [
+            [method, *(self._cells[method, k].crps if (method, k) in self._cells else None
+                       for k in self.known)]
+            for method in self.methods
+        ]  # fmt: skip
+        shown = notebook.heading(self._heading())
+        shown += notebook.table(head, rows, bold=self.forecaster)
+        # Below the table of the text, there are sentences.
+        return shown + "".join(notebook.line(text) for text in self._curve() if text.endswith("."))
 
     def __str__(self) -> str:
         return self.text()
@@ -652,7 +662,9 @@ class TargetScores:
         return f"<TargetScores of {', '.join(self.each)}: each {first!r}>"
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return "".join(
+            notebook.heading(target) + scores._repr_html_() for target, scores in self.each.items()
+        )
 
     def __str__(self) -> str:
         lines = []

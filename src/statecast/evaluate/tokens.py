@@ -7,15 +7,16 @@ Every token is scored given the observed tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from statecast import notebook
 from statecast.interrupt import noted
-from statecast.progress import Verbose
+from statecast.progress import Stage
 from statecast.tables.features import every_category, one_hot
 from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
@@ -118,7 +119,13 @@ class TokenScores:
         return f"<TokenScores of {methods}; k = {known}; folds: {self.folds}>"
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        known = list(dict.fromkeys(row.known for row in self.rows))
+        methods = dict.fromkeys(row.method for row in self.rows)
+        rows = [[method, *(self[method, k].bits for k in known)] for method in methods]
+        head = ["bits per token", *(f"k = {k}" for k in known)]
+        return notebook.heading(str(self).splitlines()[0]) + notebook.table(
+            head, rows, bold=self.forecaster
+        )
 
     def __str__(self) -> str:
         count = "1 fold" if self.folds == 1 else f"{self.folds} folds"
@@ -147,8 +154,7 @@ def token_scores(
     baselines: bool,
     seed: int,
     callbacks: Sequence[Any],
-    progress: Callable[[str, int, int], None],
-    verbose: Verbose,
+    progress: Stage,
 ) -> TokenScores:
     """Score the items of each fold by a fit on the other folds.
 
@@ -164,7 +170,7 @@ def token_scores(
         progress(f"{where}: fit", 2 * number, 2 * folds)
         fitted = forecaster.clone()
         with noted() as interrupt:
-            fitted.fit(**train, callbacks=callbacks, verbose=verbose)
+            fitted.fit(**train, callbacks=callbacks)
             interrupt.check()
         progress(f"{where}: score", 2 * number + 1, 2 * folds)
         schema, ends = fitted.schema, fitted.settings.ends

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypedDi
 
 import numpy as np
 
-from statecast import process
+from statecast import notebook, process
 from statecast.checks import check_choice, check_flag, is_number
 from statecast.errors import ArgumentError, DataError, ModelFileError, NotFittedError, StateError
 from statecast.files import (
@@ -39,7 +39,7 @@ from statecast.forecast.companions import Companions
 from statecast.forecast.settings import Settings
 from statecast.interrupt import Interrupt, noted
 from statecast.networks.decoder import ALL, EMPTY, weight_shapes
-from statecast.progress import Verbose, check_verbose
+from statecast.progress import Verbose, check_verbose, display, trained_text
 from statecast.recurrence.cells import CELLS, Stack, within
 from statecast.state import State, leaf_dtypes
 from statecast.tables.columns import LARGEST
@@ -188,6 +188,22 @@ class StateModel(ABC, Generic[S]):
         fitted = "not fitted" if schema is None else f"fitted on {schema.steps} steps"
         return f"<{type(self).__name__}({shown}), {fitted}>"
 
+    def _repr_html_(self) -> str:
+        schema, name = self._schema, type(self).__name__
+        rows: list[tuple[str, Any]] = [
+            (setting, str(value)) for setting, value in self.settings.changed.items()
+        ]
+        if schema is None:
+            return notebook.heading(f"{name}, not fitted") + notebook.pairs(rows)
+        rows += [
+            ("targets", ", ".join(schema.target_cols)),
+            ("steps", f"up to {schema.steps:,}"),
+            ("static features", ", ".join(schema.static.kinds) or "none"),
+            ("trained", trained_text(self.history)),
+            ("fingerprint", self.fingerprint),
+        ]
+        return notebook.heading(f"{name}, fitted on {schema.items:,} items") + notebook.pairs(rows)
+
     # -- settings ----------------------------------------------------------------------
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -238,6 +254,12 @@ class StateModel(ABC, Generic[S]):
         """Return an unfitted model with the same settings."""
         return type(self)(**self._given)
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's searches ask of an estimator; nothing else calls this."""
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(None, TargetTags(required=False))
+
     # -- fitting -----------------------------------------------------------------------
 
     def fit(
@@ -273,8 +295,8 @@ class StateModel(ABC, Generic[S]):
         callbacks : sequence of keras.callbacks.Callback
             Further callbacks of the training.
         verbose : "auto", 0, 1 or 2
-            0 shows nothing, 1 Keras's progress bar, and 2 a line for each epoch. "auto" is 1 on a
-            terminal and in a notebook; elsewhere it shows a line after each fifth of the epochs.
+            0 shows nothing, 1 a line after each fifth of the epochs, and 2 a line for each epoch.
+            "auto" is a bar with the time left if standard error is a terminal, and otherwise 1.
             Lines go to the logger "statecast" (``logging``) at level INFO, or to standard error if
             no logging is set up.
 
@@ -317,7 +339,8 @@ class StateModel(ABC, Generic[S]):
         def train(schema: Schema, panel: Panel, held: np.ndarray, interrupt: Interrupt) -> Trained:
             return self._train(schema, panel, held, interrupt, **more)
 
-        return self._fit(series, static, future, train, verbose)
+        with display(verbose):
+            return self._fit(series, static, future, train, verbose)
 
     def _fit(self, series: Any, static: Any, future: Any, train: Train, verbose: Verbose) -> Self:
         """Fit the model, with ``train`` for the training of the members."""

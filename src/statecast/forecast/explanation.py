@@ -19,6 +19,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from statecast import notebook
 from statecast.tables.ids import Kind
 from statecast.tables.panel import Panel
 
@@ -88,10 +89,10 @@ class ForecastExplanation:
             f"{until + self.first - 1:,}>"
         )
 
-    def _repr_html_(self) -> str | None:
-        # None for a table without HTML (Arrow): a notebook then shows the text.
-        html = getattr(self.table(), "_repr_html_", None)
-        return None if html is None else html()
+    def _repr_html_(self) -> str:
+        frame = nw.from_native(self.table(), eager_only=True)
+        text = repr(self)[1:-1].replace("ForecastExplanation", "Explanation", 1)
+        return notebook.heading(text) + notebook.table(frame.columns, frame.rows())
 
     def table(self) -> Any:
         """A long table with a row for each effect; the rows of an item are in order of strength.

@@ -34,7 +34,7 @@ from statecast.heads.by_name import HEADS
 from statecast.heads.special import LEAST_LEVEL, normal_quantile
 from statecast.interrupt import noted
 from statecast.networks.decoder import ALL, EMPTY, Decoder
-from statecast.progress import Verbose, say
+from statecast.progress import Verbose, count, say
 from statecast.state import State
 from statecast.tables.groups import Groups, read_weight, without_columns
 from statecast.tables.horizon import Horizon
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 # The quantiles of a mean are computed for this many levels at a time, and for this many values, so
 # that they fit into the CPU's caches.
 _MEAN_BLOCK, _MEAN_VALUES = 50, 1 << 17
+_SHOWN = 8  # parts of a forecast, from which on its progress is shown
 _SCORED_PATHS = 200  # of an item whose total is scored for the dependence within groups
 
 
@@ -359,8 +360,10 @@ class Forecaster(StateModel[ForecasterSettings]):
         """``quantiles``, and with ``mean`` the mean after them. They must be finite up to each
         row's ``last`` position. Those of the prefix are computed with ``prefix``, and otherwise
         undefined."""
-        parts, reach = [], self.schema.reach(until)
-        for rows in chunks(len(panel.ids)):
+        parts, reach, pieces = [], self.schema.reach(until), chunks(len(panel.ids))
+        for number, rows in enumerate(pieces):
+            if len(pieces) > _SHOWN:
+                count(f"forecasts of {len(panel.ids):,} items", number, len(pieces))
             own = panel.take(rows)
             part = self.schema.inputs(own)
             value, observed = first_steps(part.y, reach), first_steps(part.mask, reach)

@@ -422,6 +422,16 @@ class Settings:
         usual["target_col"] = self.default("target_col")
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
+    def _repr_html_(self) -> str:
+        from statecast import notebook
+
+        changed, rows = self.changed, []
+        for name, declared in self.declared().items():
+            label = f"{name} (changed)" if name in changed else name
+            rows.append((label, str(getattr(self, name)), declared.meaning))
+        head = notebook.heading(f"Settings of {self.owner}")
+        return head + notebook.table(("setting", "value", "meaning"), rows, most=len(rows))
+
     @classmethod
     def declared(cls) -> dict[str, Setting]:
         """The declarations by name. Those of this forecaster only come first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +15,10 @@ from statecast.errors import ArgumentError
 from statecast.interrupt import Interrupt
 from statecast.networks.batches import Batches
 from statecast.networks.network import Network
-from statecast.progress import Verbose, say, scores_text, trained_text
+from statecast.progress import Display, Verbose, display, scores_text, trained_text
 from statecast.recurrence.kernels.native import library
 from statecast.state import at_rest
 
-LINES = 5  # of progress, of a training with all epochs
 KEPT = 4  # compiled programs of earlier fits
 
 
@@ -114,18 +112,16 @@ def after(patience: int) -> Callable[[KeepBest], bool]:
     return lambda keep: keep.epochs >= keep.last + patience
 
 
-class Lines(keras.callbacks.Callback):
-    """Shows the progress of the training: a line after each epoch, or about ``LINES`` lines."""
+class Shown(keras.callbacks.Callback):
+    """Shows the epochs of a training."""
 
-    def __init__(self, say: Callable[[str], None], *, each: bool = False) -> None:
+    def __init__(self, shown: Display) -> None:
         super().__init__()
-        self.say = say
-        self.each = each
+        self.shown = shown
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         epochs = (self.params or {}).get("epochs", 1)
-        if (epoch + 1) % (1 if self.each else max(1, epochs // LINES)) == 0:
-            self.say(f"Training, epoch {epoch + 1}/{epochs}{scores_text(logs or {})}")
+        self.shown.epoch(epoch + 1, epochs, scores_text(logs or {}))
 
 
 def adamw(learning_rate: float, updates: int, weight_decay: float) -> keras.optimizers.AdamW:
@@ -249,33 +245,30 @@ def train(
     KeyboardInterrupt
         An interrupt before the end of the first epoch, or a second one.
     """
-    if verbose == "auto" and (sys.stdout.isatty() or "ipykernel" in sys.modules):
-        verbose = 1
-    lines = [Lines(say, each=verbose == 2)] if verbose in ("auto", 2) else []
     keep = KeepBest(ends, interrupt)
     interrupt.check()
     interrupted = False
-    try:
-        with warnings.catch_warnings():
-            # Keras converts the logs for callbacks by `np.array`. For tensors of PyTorch and
-            # TensorFlow NumPy 2 warns of this.
-            warnings.filterwarnings("ignore", "__array__ implem", DeprecationWarning, "keras")
-            with compiled_before(network):
-                network.fit(
-                    training,
-                    validation_data=validation,
-                    shuffle=False,  # the batches shuffle the rows themselves, with the user's seed
-                    epochs=epochs,
-                    callbacks=[keep, *lines, *callbacks],
-                    verbose=int(verbose == 1),
-                )
-    except KeyboardInterrupt:
-        if keep.best is None or interrupt.count > 1:
-            raise
-        interrupted = True
-    if verbose != 0:
+    with display(verbose) as shown:
+        try:
+            with warnings.catch_warnings():
+                # Keras converts the logs for callbacks by `np.array`. For tensors of PyTorch and
+                # TensorFlow NumPy 2 warns of this.
+                warnings.filterwarnings("ignore", "__array__ implem", DeprecationWarning, "keras")
+                with compiled_before(network):
+                    network.fit(
+                        training,
+                        validation_data=validation,
+                        shuffle=False,  # the batches shuffle the rows, with the user's seed
+                        epochs=epochs,
+                        callbacks=[keep, Shown(shown), *callbacks],
+                        verbose=0,
+                    )
+        except KeyboardInterrupt:
+            if keep.best is None or interrupt.count > 1:
+                raise
+            interrupted = True
         if interrupted or interrupt.count:
-            say("Interrupted: the best epoch so far is kept.")
-        say(trained_text(mean_history(keep.histories())))
+            shown.ended("Interrupted: the best epoch so far is kept.")
+        shown.ended(trained_text(mean_history(keep.histories())))
     keep.restore()
     return keep

@@ -1,11 +1,6 @@
 """Fan charts, and the score against k."""
 
-from statecast.plots.charts import (
-    fan,
-    scores,
-)
+from statecast.plots.charts import fan
+from statecast.plots.curves import scores
 
-__all__ = [
-    "fan",
-    "scores",
-]
+__all__ = ["fan", "scores"]
