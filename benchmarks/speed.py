@@ -69,11 +69,11 @@ SECTIONS = {
     ),
     "operation_avx2": Section(
         "The same with AVX2 alone", "PyTorch and its libraries are held to AVX2 too.",
-        KINDS, turns(measured.operation), ["torch"], settings=AVX2,
+        KINDS, turns(partial(measured.operation, products=False)), ["torch"], settings=AVX2,
     ),
     "operation_inference": Section(
         "The operation without gradients", "Under `torch.inference_mode`.",
-        KINDS, turns(partial(measured.operation, infer=True)), ["torch"], seconds=1,
+        KINDS, turns(partial(measured.operation, infer=True, products=False)), ["torch"], seconds=1,
     ),
     "layer": Section(
         "A Keras layer as it is called on PyTorch",
@@ -196,8 +196,8 @@ class Process:
 
     @property
     def seconds(self) -> float:
-        """Of turns, as the section asks for; the rows of growth share theirs."""
-        return self.section.seconds * (1 if self.name == "growth" else len(self.rows))
+        """Of turns, as the section asks for."""
+        return self.section.seconds * len(self.rows)
 
     def environment(self) -> dict[str, str]:
         """Return its environment. JAX keeps nothing from earlier processes."""
@@ -215,6 +215,7 @@ class Run:
         self.until = time.monotonic() + 60 * minutes
         self.missing: dict[str, str] = {}  # why a row was not measured
         self.left_out: set[str] = set()
+        self.lower: list[str] = []  # ratios that fell by more than 3 %
 
     def left(self, first: int, pace: float) -> float:
         """The seconds that the processes from ``first`` on take, about."""
@@ -235,13 +236,15 @@ class Run:
             )
             if find_spec(process.backend) is None:
                 self.left_out.add(process.backend)
-                self.missing |= dict.fromkeys(self.names(process, process.rows), "not installed")
+                self.miss(process, process.rows, "not installed")
+            elif time.monotonic() + process.section.start > self.until:
+                self.miss(process, process.rows, "no time was left; run again to go on")
             else:
                 self.one(process, pace)
 
-    @staticmethod
-    def names(process: Process, rows: Sequence[str]) -> list[str]:
-        return [f"{process.name} on {BACKENDS[process.backend]}: {row}" for row in rows]
+    def miss(self, process: Process, rows: Sequence[str], why: str) -> None:
+        for row in rows:
+            self.missing[f"{process.name} on {BACKENDS[process.backend]}: {row}"] = why
 
     def one(self, process: Process, pace: float) -> None:
         """Run a process, and save each row as it ends."""
@@ -268,25 +271,33 @@ class Run:
                 child.kill()
             errors.seek(0)
             last = (errors.read().strip() or "nothing on stderr").splitlines()[-1]
-        for name in self.names(process, open_rows):
-            self.missing[name] = f"the process ended with {child.returncode}: {last}"
+        self.miss(process, open_rows, f"the process ended with {child.returncode}: {last}")
 
     def save(self, process: Process, ended: dict[str, Any]) -> None:
         self.left_out |= set(ended["left_out"])
         if "error" in ended:
-            [name] = self.names(process, [ended["row"]])
-            self.missing[name] = ended["error"]
+            self.miss(process, [ended["row"]], ended["error"])
             print(f"  {ended['row']}: {ended['error']}", flush=True)
             return
         shared = Line(
             *self.machine, str(date.today()), process.name, ended["row"], process.backend, "",
             process.section.unit, packages=ended["packages"],
         )  # fmt: skip
-        lines = shared.of(ended["times"])
+        before = {
+            line.side: line for line in self.results.find(self.machine, process.name, ended["row"])
+        }
+        figures = []
+        for line in (lines := shared.of(ended["times"])):
+            old = before.get(line.side, line)
+            if line.ratio is None:
+                figures.append(f"{line.side} {line.median:.4g} {line.unit}")
+                continue
+            figures.append(f"{line.side} {line.ratio:.2f}x")
+            if old.ratio and line.ratio < 0.97 * old.ratio:
+                was = f"{old.ratio:.2f}x on {old.date}"
+                self.lower.append(f"{process.name}: {line.row}: {figures[-1]}, was {was}")
         self.results.put(lines)
         write_page(self.results)
-        figures = [f"{line.side} {line.median:.4g} {line.unit}" for line in lines[:1]]
-        figures += [f"{line.side} {line.ratio:.2f}x" for line in lines[1:]]
         print(f"  {ended['row']}: {'; '.join(figures)}", flush=True)
 
 
@@ -302,7 +313,7 @@ def planned(
     today = {
         (line.section, line.row, line.backend)
         for line in results.lines
-        if (line.machine, line.date) == (here, now) and not line.across
+        if (line.machine, line.date) == (here, now)
     }
     processes = []
     for name in names or SECTIONS:
@@ -343,7 +354,12 @@ def main() -> None:
     run = Run(results, planned(results, given.section, given.row, again=again), given.minutes)
     if not run.processes:
         raise SystemExit("No row: all were measured today (see --again), or --row fits none.")
-    run.all()
+    try:
+        run.all()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. What ended is saved.") from None
+    for each in run.lower:
+        print(f"Lower by more than 3 %: {each}")
     for package in sorted(run.left_out):
         print(f"Not installed, and left out: {package}")
     for name, why in run.missing.items():

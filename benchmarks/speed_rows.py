@@ -95,8 +95,8 @@ def torch() -> Any:
 # -- a layer in PyTorch --------------------------------------------------------------------------
 
 
-def operation(row: str, *, infer: bool = False) -> list[Side]:
-    """The bare operation, beside PyTorch's layer; in training beside equal matrix products too."""
+def operation(row: str, *, infer: bool = False, products: bool = True) -> list[Side]:
+    """The bare operation, beside PyTorch's layer, and beside as many operations in products."""
     from statecast import cells
     from statecast.recurrence import run as recurrence
 
@@ -119,7 +119,7 @@ def operation(row: str, *, infer: bool = False) -> list[Side]:
 
     sides = [Side("Statecast", partial(pass_of, ours))]
     sides.append(Side(f"`nn.{kind}`", partial(pass_of, partial(module, x))))
-    if not infer:  # forward, to the state, to the weights
+    if products:  # of training: forward, to the state, to the weights
         gates = {"LSTM": 4, "GRU": 3}[kind]
         work = 2.0 * rows * steps * gates * units * (2 * (inputs + units) + units)
         square = pt.tensor(draw(2048, 2048))

@@ -193,6 +193,27 @@ def test_what_fails_is_named_and_the_rest_is_kept(
     assert "Statecast 1 ms; peer 2.00x" in capsys.readouterr().out
 
 
+def test_a_ratio_that_fell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "machine", lambda: HERE)
+    found = results(tmp_path)
+    found.put(line("layer").of({"Statecast": [1.0], "a": [2.0], "b": [2.0]}))
+    run, process = Run(found, [], minutes=1), Process("layer", "torch", [SHAPE])
+    times = {"Statecast": [1.0], "a": [1.9], "b": [1.95], "new": [1.0]}
+    run.save(process, {"row": SHAPE, "times": times, "packages": "", "left_out": []})
+    assert run.lower == [f"layer: {SHAPE}: a 1.90x, was 2.00x on 2026-01-01"]
+    assert [each.median for each in found.lines] == [1.0, 1.9, 1.95, 1.0]
+
+
+def test_a_run_without_time_names_what_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "machine", lambda: HERE)
+    run = Run(results(tmp_path), [Process("layer", "torch", [SHAPE])], minutes=0)
+    run.all()
+    why = {f"layer on PyTorch: {SHAPE}": "no time was left; run again to go on"}
+    assert run.missing == why
+
+
 def test_a_run_ends_within_its_time() -> None:
     processes = [Process("layer", "torch", [*SHAPES]), Process("call", "jax", ["a"])]
     starts = sum(process.section.start for process in processes)
