@@ -95,7 +95,7 @@ sanitize: $(VENV)/.all
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
 # They take hours, or are modules of those that do.
-by_hand := accuracy comparison distributed handmade peers reserving serving
+by_hand := accuracy comparison distributed handmade peers reserving serving speed_page speed_rows
 
 bench: $(VENV)/.all
 	@$(PIP) -e '.[bench]'
