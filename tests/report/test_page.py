@@ -93,7 +93,6 @@ def test_it_has_all_that_belongs_in_it(evil: Assessment) -> None:
         "The best",
         "Influence of the static features",
         "None of their ids is among those of the training items.",
-        "Off the chart",
         "fingerprint",
         evil.model.fingerprint,
         "steps 1 to 8",
