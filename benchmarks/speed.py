@@ -94,7 +94,7 @@ SECTIONS = {
         "`Forecaster(seed=0).fit` to 71 children (`statecast.data.growth`, without fold 0): CPU "
         "time of the first and of the second fit in a process. Imports are not part of it.",
         measured.GROWTH_ROWS, measured.growth, list(BACKENDS), head="fit", unit="s of CPU",
-        seconds=10, start=2,
+        seconds=10, start=15,
     ),
     "items": Section(
         "A fit of many items",
