@@ -57,6 +57,7 @@ ONE = {"STATECAST_THREADS": "1"}
 # PyTorch held to AVX2 in all its libraries, and the kernel too.
 AVX2 = {"STATECAST_INSTRUCTIONS": "avx2", "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # fmt: skip
+# In the order in which they are measured: a run without time leaves out the last ones.
 SECTIONS = {
     "operation": Section(
         "Forward and backward in PyTorch, against its own layers",
@@ -64,27 +65,10 @@ SECTIONS = {
         "of 2048 by 2048 by PyTorch: at 0.9x the operation reaches 90 % of their rate.",
         KINDS, turns(measured.operation), ["torch"],
     ),
-    "operation_one_thread": Section(
-        "The same on one thread", "", KINDS, turns(measured.operation), ["torch"], settings=ONE,
-    ),
-    "operation_avx2": Section(
-        "The same with AVX2 alone", "PyTorch and its libraries are held to AVX2 too.",
-        KINDS, turns(partial(measured.operation, products=False)), ["torch"], settings=AVX2,
-    ),
-    "operation_inference": Section(
-        "The operation without gradients", "Under `torch.inference_mode`.",
-        KINDS, turns(partial(measured.operation, infer=True, products=False)), ["torch"], seconds=1,
-    ),
     "layer": Section(
         "A Keras layer as it is called on PyTorch",
         "`statecast.layers.LSTM(units, return_sequences=True)(x)`, forward and backward.",
         SHAPES, turns(measured.layer), ["torch"], seconds=4,
-    ),
-    "jax": Section(
-        "Value and gradient in JAX",
-        "One LSTM and an affine map to one value, mean squared error, jitted; against the same "
-        "network as a `lax.scan` at its best.",
-        SHAPES, turns(measured.in_jax), ["jax"], start=12,
     ),
     "fit": Section(
         "`fit` of a Keras model",
@@ -92,10 +76,6 @@ SECTIONS = {
         "a process of its own, so that a comparison across backends is that of two medians.",
         SHAPES, turns(partial(measured.keras_model, method="fit")), list(BACKENDS), seconds=4,
         start=20,
-    ),
-    "predict": Section(
-        "`predict` of a Keras model", "The same model; the time of a batch.",
-        SHAPES, turns(partial(measured.keras_model, method="predict")), list(BACKENDS), start=12,
     ),
     "inference": Section(
         "Inference on NumPy arrays",
@@ -109,6 +89,22 @@ SECTIONS = {
         ("4096, 27, 64", "256, 27, 64", "1, 30, 64"), turns(measured.decoding), ["jax"],
         head="rows, steps, units", seconds=8, start=30,
     ),
+    "growth": Section(
+        "A fit of growth",
+        "`Forecaster(seed=0).fit` to 71 children (`statecast.data.growth`, without fold 0): CPU "
+        "time of the first and of the second fit in a process. Imports are not part of it.",
+        measured.GROWTH_ROWS, measured.growth, list(BACKENDS), head="fit", unit="s of CPU",
+        seconds=10, start=15,
+    ),
+    "items": Section(
+        "A fit of many items",
+        f"{measured.ITEMS:,} series of counts of up to 52 steps, three future covariates, the "
+        f"negative binomial head, without analogues: CPU time of {measured.EPOCHS} epochs. It is "
+        f"extrapolated: {measured.RUN} epochs are run, and each missing one is counted as one of "
+        "those after the first.",
+        (f"{measured.EPOCHS} epochs",), measured.items, ["jax"], head="fit", unit="s of CPU",
+        seconds=30,
+    ),
     "forecaster": Section(
         "A training step of the forecaster",
         "The whole step in `fit` on JAX: X to the state, the prefix, the closed loop, eleven "
@@ -117,8 +113,32 @@ SECTIONS = {
         SHAPES, turns(measured.forecaster), ["jax"], head="batch, steps, (inputs), units",
         seconds=4, start=15,
     ),
+    "jax": Section(
+        "Value and gradient in JAX",
+        "One LSTM and an affine map to one value, mean squared error, jitted; against the same "
+        "network as a `lax.scan` at its best.",
+        SHAPES, turns(measured.in_jax), ["jax"], start=12,
+    ),
+    "predict": Section(
+        "`predict` of a Keras model", "The model of `fit`; the time of a batch.",
+        SHAPES, turns(partial(measured.keras_model, method="predict")), list(BACKENDS), start=12,
+    ),
+    "operation_inference": Section(
+        "The operation in PyTorch without gradients", "Under `torch.inference_mode`.",
+        KINDS, turns(partial(measured.operation, infer=True, products=False)), ["torch"], seconds=1,
+    ),
+    "operation_one_thread": Section(
+        "Forward and backward in PyTorch, on one thread", "The ratio to matrix products, too, is "
+        "that of one thread.", KINDS, turns(measured.operation), ["torch"], settings=ONE,
+    ),
+    "operation_avx2": Section(
+        "Forward and backward in PyTorch, with AVX2 alone",
+        "PyTorch and its libraries are held to AVX2 too.",
+        KINDS, turns(partial(measured.operation, products=False)), ["torch"], settings=AVX2,
+    ),
     "forecaster_one_thread": Section(
-        "The same on one thread", "CPU time, which other work on the machine hardly changes.",
+        "A training step of the forecaster, on one thread",
+        "CPU time, which other work on the machine hardly changes.",
         SHAPES, turns(measured.forecaster, time.process_time), ["jax"],
         head="batch, steps, (inputs), units", unit="ms of CPU", seconds=4, start=15,
         settings=ONE | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"},
@@ -129,22 +149,6 @@ SECTIONS = {
         "product; and `Recurrence.step` with 64 units.",
         ("a jitted call of one step", "a step of one row on NumPy arrays"),
         turns(measured.one_call), ["jax"], head="call", seconds=1,
-    ),
-    "growth": Section(
-        "A fit of growth",
-        "`Forecaster(seed=0).fit` to 71 children (`statecast.data.growth`, without fold 0): CPU "
-        "time of the first and of the second fit in a process. Imports are not part of it.",
-        measured.GROWTH_ROWS, measured.growth, list(BACKENDS), head="fit", unit="s of CPU",
-        seconds=10, start=2,
-    ),
-    "items": Section(
-        "A fit of many items",
-        f"{measured.ITEMS:,} series of counts of up to 52 steps, three future covariates, the "
-        f"negative binomial head, without analogues: CPU time of {measured.EPOCHS} epochs. It is "
-        f"extrapolated: {measured.RUN} epochs are run, and each missing one is counted as one of "
-        "those after the first.",
-        (f"{measured.EPOCHS} epochs",), measured.items, ["jax"], head="fit", unit="s of CPU",
-        seconds=30,
     ),
 }  # fmt: skip
 
@@ -352,8 +356,10 @@ def main() -> None:
         return write_page(results)
     again = given.again or bool(given.section or given.row)
     run = Run(results, planned(results, given.section, given.row, again=again), given.minutes)
+    if given.row and not run.processes:
+        raise SystemExit(f"No row has {' or '.join(given.row)} in its name; see --list.")
     if not run.processes:
-        raise SystemExit("No row: all were measured today (see --again), or --row fits none.")
+        print("All rows were measured today; --again repeats them.")
     try:
         run.all()
     except KeyboardInterrupt:
