@@ -18,7 +18,7 @@ import statecast
 from test_public_names import MODULES, NAMES
 
 API = Path(__file__).parents[1] / "docs" / "api"
-SUBPACKAGES = ["distributed", "export.mlflow", "playground", "server", "sessions"]
+SUBPACKAGES = ["distributed", "export.mlflow", "playground", "report", "server", "sessions"]
 DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|exception):: (\S+)", re.MULTILINE)
 
 

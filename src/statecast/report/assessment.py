@@ -52,6 +52,18 @@ class Item:
     coverage : float
         The share of its values within the 80 % interval.
     fan : Fan
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Forecaster
+    >>> from statecast.report import assess
+    >>> Y = np.random.default_rng(0).normal(size=(28, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y[:20], verbose=0)
+    >>> found = assess(f, Y[20:], known=[1, 3], items=2, verbose=0)
+    >>> worst = found.findings[0].worst[0]
+    >>> 0 <= worst.coverage <= 1
+    True
     """
 
     name: str
@@ -88,6 +100,17 @@ class Findings:
         without the feature, in the units of the target.
     size : float
         The mean absolute value of the observations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Forecaster
+    >>> from statecast.report import assess
+    >>> Y = np.random.default_rng(0).normal(size=(28, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y[:20], verbose=0)
+    >>> found = assess(f, Y[20:], known=[1, 3], items=2, verbose=0)
+    >>> found.findings[0].histogram.round(6).sum().item()
+    1.0
     """
 
     target: str
@@ -127,6 +150,17 @@ class Assessment:
         What a forecast of these tables warns of.
     notes : tuple of str
         Why there is no baseline, or why there are few.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Forecaster
+    >>> from statecast.report import assess
+    >>> Y = np.random.default_rng(0).normal(size=(28, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y[:20], verbose=0)
+    >>> found = assess(f, Y[20:], known=[1, 3], items=2, verbose=0)
+    >>> found.items, found.values
+    (8, 48)
     """
 
     model: Forecaster
@@ -192,6 +226,17 @@ def assess(
         A model that is not a ``Forecaster``; an argument outside its range.
     NotFittedError
         The model is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from statecast import Forecaster
+    >>> from statecast.report import assess
+    >>> Y = np.random.default_rng(0).normal(size=(28, 6)).cumsum(axis=1)
+    >>> f = Forecaster(units=4, ensemble=2, epochs=1).fit(Y[:20], verbose=0)
+    >>> found = assess(f, Y[20:], known=[1, 3], items=2, verbose=0)
+    >>> found.findings[0].scores.known
+    (1, 3)
     """
     if not isinstance(model, Forecaster):
         received = type(model).__name__
