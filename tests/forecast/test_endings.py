@@ -207,7 +207,7 @@ def test_few_training_items_warn_of_uncalibrated_intervals(untrained, rows) -> N
 
 
 def test_columns_of_the_series_that_have_no_part_are_named(untrained, tmp_path) -> None:
-    series, static = _tables(600, 0)
+    series, static = _tables(150, 0)
     series = series.filter(pl.col("ds").max().over("unique_id") == T).with_columns(promo=0, z=1.0)
     static = static.filter(pl.col("unique_id").is_in(series["unique_id"].implode()))
     series.write_csv(tmp_path / "s.csv")

@@ -195,7 +195,7 @@ def _near(one: Any, other: Any) -> None:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(30))
 @given(_cases(rows=4))
 def test_it_is_equal_to_the_keras_network(case: Case) -> None:
     _check_equal_to_the_network(case)
