@@ -902,6 +902,44 @@ def test_a_stateful_layer_used_twice_in_a_graph_is_refused():
 
 
 @pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda: layers.LSTM(3, stateful=True, name="shared"),
+        lambda: layers.Bidirectional(layers.GRU(3, stateful=True, name="shared")),
+        lambda: keras.Sequential(
+            [keras.Input(batch_shape=(ROWS, STEPS, 2)), layers.GRU(3, stateful=True, name="shared")]
+        ),
+    ],
+)
+def test_a_stateful_layer_in_time_distributed_is_refused(wrapped):
+    """It would go on from slice to slice."""
+    slices = np.stack([_data(ROWS, STEPS, 2)] * 3, axis=1)
+    refused = pytest.raises(StateError, match=r"is stateful and .* in TimeDistributed")
+    with refused:
+        keras.layers.TimeDistributed(wrapped())(slices)
+    model = keras.Sequential([keras.layers.TimeDistributed(wrapped()), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with refused:
+        model.predict(slices, verbose=0)
+
+
+def test_control_of_a_layer_that_is_used_twice_is_refused_at_once():
+    """Without a state it is taken, and computes the same."""
+    first, second = (keras.Input(batch_shape=(ROWS, STEPS, 2)) for _ in range(2))
+    lstm = keras.layers.LSTM(3, name="shared")
+    twice = keras.Model([first, second], [lstm(first), lstm(second)])
+    slices = keras.Input(batch_shape=(ROWS, 2, STEPS, 2))
+    each = keras.Model(slices, keras.layers.TimeDistributed(keras.layers.LSTM(3))(slices))
+    x = _data(ROWS, STEPS, 2)
+    for model, data in ((twice, [x, x + 1]), (each, np.stack([x, x + 1], axis=1))):
+        with pytest.raises(StateError, match="more than once in one model"):
+            take_control(model, stateful=True)
+        found, expected = (m.predict(data, verbose=0) for m in (take_control(model), model))
+        for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+            _close(one, other)
+
+
+@pytest.mark.parametrize(
     "direct",
     [
         lambda: layers.LSTM(3, stateful=True),

@@ -21,6 +21,7 @@ import numpy as np
 from statecast.errors import ArgumentError, NotStatefulError, StateError
 from statecast.layers.current import LayerStates
 from statecast.layers.recurrent import RNN, Controlled, controlled
+from statecast.layers.replay import refuse_several_uses
 from statecast.layers.user_states import leaf_name
 from statecast.layers.variables import preserved_state
 from statecast.state import State, at_rest
@@ -218,6 +219,8 @@ def take_control(model: Any, *, stateful: bool | None = None) -> Any:
     ArgumentError
         A subclassed model, whose call no config describes, or a recurrent layer without a
         counterpart (convolutional ones).
+    StateError
+        The copy would have a stateful layer that it uses twice, or one in ``TimeDistributed``.
 
     Examples
     --------
@@ -241,6 +244,9 @@ def take_control(model: Any, *, stateful: bool | None = None) -> Any:
     )
     copy.set_weights(model.get_weights())
     copied = dict(_recurrences(copy))
+    for layer in copied.values():
+        if layer.stateful:
+            refuse_several_uses(copy, layer)
     for name, layer in _recurrences(model):
         if layer.current_state is not None and copied[name].current_state is not None:
             copied[name].current_state.copy_from(layer.current_state)

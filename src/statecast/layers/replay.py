@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 from keras import tree
@@ -98,20 +98,40 @@ def refuse_second_run(layer: Any) -> None:
             "which computes its steps again from the same start, or make it with "
             "stateful=False and pass initial_state= in the call."
         )
-    model = outermost_layer() or layer
-    twice = _called_before(layer) and len(layer._inbound_nodes) > 1
-    if twice or _uses(model, layer) > 1:
-        raise StateError(
-            f"layer {layer.name!r} is stateful and is used more than once in one model. It has "
-            "one state, and which of the calls comes first is not defined. Make a layer for "
-            "each call; RNN(layer.cell, stateful=True) shares the weights."
-        )
+    if _called_before(layer) and len(layer._inbound_nodes) > 1:
+        _refuse_several_uses(layer)
+    refuse_several_uses(outermost_layer() or layer, layer)
+
+
+def refuse_several_uses(model: Any, layer: Any) -> None:
+    """Refuse a stateful layer that one run of ``model`` runs more than once.
+
+    Raises
+    ------
+    StateError
+        The model uses the layer twice, or has it in ``TimeDistributed``, which runs it once for
+        each slice.
+    """
+    if _uses(model, layer) > 1:
+        _refuse_several_uses(layer)
+
+
+def _refuse_several_uses(layer: Any) -> NoReturn:
+    raise StateError(
+        f"layer {layer.name!r} is stateful and is used more than once in one model, or is in "
+        "TimeDistributed, which runs it for each slice. It has one state, and which of the calls "
+        "comes first is not defined. Make a layer for each call; RNN(layer.cell, stateful=True) "
+        "shares the weights. In TimeDistributed use stateful=False."
+    )
 
 
 def _uses(operation: Any, layer: Any) -> int:
-    """How often one run of ``operation`` runs ``layer``, as far as Keras's graphs tell."""
+    """How often one run of ``operation`` runs ``layer``, as far as Keras's graphs tell; 2 stands
+    for more."""
     if operation is layer:
         return 1
+    if isinstance(operation, keras.layers.TimeDistributed):
+        return 2 * _uses(operation.layer, layer)
     graph = getattr(operation, "_functional", None) or operation
     depths = getattr(graph, "_nodes_by_depth", None)
     if depths is not None:

@@ -151,7 +151,8 @@ def _verdicts(each: Findings, found: Assessment) -> Iterator[str]:
     if "mean curve" in scores.methods:
         useful = scores.useful()
         yield (
-            "It is not better than the mean of the training items beyond chance."
+            "At the longest prefix it is not better than the mean of the training items, beyond "
+            "chance."
             if useful is None
             else "It is better than the mean of the training items, beyond chance, from "
             f"k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{useful} on."
