@@ -668,6 +668,8 @@ def test_bad_calls_are_refused_and_the_next_good_one_works(fitted):
         fitted.predict(None, static, until=T, level="80")
     with pytest.raises(errors.ArgumentError, match="level: expected percent, from 1 to below 100"):
         fitted.predict(None, static, until=T, level=[100])
+    with pytest.raises(errors.ArgumentError, match=r"received 0.8. Did you mean 80\?"):
+        fitted.predict(None, static, until=T, level=0.8)
     with pytest.raises(
         errors.ArgumentError, match="quantiles: expected numbers above 0 and below 1"
     ):

@@ -161,6 +161,7 @@ def test_a_file_is_read_whatever_its_line_breaks(path: Path, text: str) -> None:
         ("unique_id,ds,y,\n1,1,1,2\n", None),
         ("unique_id,ds,y,,\n1,1,1,2,3\n", "unique names; '' is there twice"),
         (GOOD + "3,2", r"line 7 has 2: '3,2'. It is the last: is the file complete\?"),
+        ("unique_id;ds;y\n1;1;2,5\n1;2;3,5\n", r"line 2 has 2: .* separated by commas"),
         (GOOD + "3", "line 7 has 1: '3'. It is the last"),
         (GOOD + "3,2\n", "line 7 has 2: '3,2'[.]$"),
         (GOOD.replace("2,1,3", "2,1"), "line 4 has 2: '2,1'[.]$"),

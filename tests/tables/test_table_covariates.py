@@ -114,7 +114,7 @@ def test_future_arrays_mean_the_same_as_tables() -> None:
         (PLAN.with_columns(promo=pl.lit("x")), "expected a number, as in fit", "promo", 1),
         (PLAN.with_columns(event=pl.lit(1.0)), "expected text, as in fit", "event", 1),
         (PLAN.with_columns(promo=pl.lit(np.inf)), "expected a number from", "promo", 1),
-        (PLAN.with_columns(ds=pl.lit(0)), "a whole number from 1, or a date", "ds", 1),
+        (PLAN.with_columns(ds=pl.lit(0)), "from 1, or a date.* count from 0, add 1", "ds", 1),
         (PLAN.with_columns(ds=pl.lit(dt.date(2026, 1, 1))), "steps from 1, as in fit", "ds", 1),
         (pl.concat([PLAN, PLAN[4:5]]), "each step of an item once; received step 2", "ds", 2),
         (PLAN.filter(pl.col("ds") != 3), r"from 1 to 3; received none for step 3", "ds", 1),

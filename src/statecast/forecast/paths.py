@@ -406,6 +406,7 @@ def quantile_columns(level: Any, quantiles: Any) -> dict[str, float]:
         if not 1 <= percent < 100:
             raise ArgumentError(
                 f"level: expected percent, from 1 to below 100, received {percent}."
+                + f" Did you mean {100 * percent:g}?" * (0 < percent < 1)
             )
         add(f"statecast-lo-{percent:g}", (100 - percent) / 200, "level")
         add(f"statecast-hi-{percent:g}", (100 + percent) / 200, "level")

@@ -228,6 +228,11 @@ def _without_blank_lines(content: bytes, fields: int, label: str) -> bytes:
             continue
         last = line.end >= len(content)
         remedy = " It is the last: is the file complete?" if last else ""
+        if fields == 1 and ";" in line.text:
+            remedy = (
+                " Cells are separated by commas. Read a file with semicolons or decimal commas "
+                "yourself (polars.read_csv has separator= and decimal_comma=), and pass the table."
+            )
         raise DataError(
             f"{label}: expected {fields} fields in every line, as in the first; line "
             f"{line.number:,} has {line.fields}: {quoted(line.text)}.{remedy}"

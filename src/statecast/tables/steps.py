@@ -196,6 +196,8 @@ def read_when(
         bad = ~good
         if (step > MAX_STEPS).any():
             expected += f" (a step is at most {MAX_STEPS:,})"
+        elif (step[bad] == 0).any():
+            advice += " If they count from 0, add 1; a value before the start is a static feature."
     refuse(bad)
 
 
