@@ -795,3 +795,14 @@ def test_numbers_of_any_type_are_read_alike(library: str, dtype: Any, missing: b
     assert values.dtype == np.float64
     assert not bad.any()
     np.testing.assert_array_equal(values, [3.0, np.nan if missing else 5.0, 120.0])
+
+
+def test_numbers_as_text_are_refused_by_the_cell_that_is_none() -> None:
+    ids = [1, 2, 3]
+    series = pl.DataFrame({"unique_id": ids, "ds": [1, 1, 1], "y": [1.0, 2.0, 3.0]})
+    static = pl.DataFrame({"unique_id": ids, "size": [1.5, 2.5, 3.5]})
+    schema = Schema.fit(series, static)
+    text = static.with_columns(size=pl.Series(["21.8", "NA", "3.5"]))
+    with pytest.raises(DataError, match=r"received 'NA' \(String\).*null_values") as error:
+        schema.panel(series, text)
+    assert error.value.item == 2

@@ -201,11 +201,12 @@ class _Feature:
     ids: Sequence[Any]
     feature: bool
 
-    def refuse(self, at: int, expected: str) -> NoReturn:
-        """Raise for the cell of row ``at``."""
+    def refuse(self, at: int, expected: str, remedy: str = "") -> NoReturn:
+        """Raise for the cell of row ``at``; ``remedy`` follows the advice."""
         received = f"{quoted(self.column.to_list()[at])} ({cut(str(self.column.dtype))})"
         advice = "Convert the column"
         advice += ", or leave it out of fit and predict." if self.feature else "."
+        advice += remedy
         fail(self.table.label, self.name, expected, received, self.ids[at], advice)
 
     @property
@@ -228,7 +229,17 @@ def _kind_of(feature: _Feature, values: np.ndarray, bad: np.ndarray) -> str:
 def _numbers_of(feature: _Feature, values: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Return the values of a numeric column, which ``read_floats`` has read."""
     if bad.any():
-        feature.refuse(int(np.argmax(bad)), "a number, as in fit")
+        at = np.flatnonzero(bad)
+        cells = feature.column.to_list()
+        other = [row for row in at if not (isinstance(cells[row], str) and is_number(cells[row]))]
+        remedy = ""
+        if 0 < len(other) < len(at):  # numbers as text, because of the others
+            remedy = (
+                " The column is text, as read by a library that does not take such cells as "
+                "missing: name them when you read it (null_values of polars.read_csv), or pass the "
+                "path of the file."
+            )
+        feature.refuse(int((other or at)[0]), "a number, as in fit", remedy)
     infinite = np.abs(values) > LARGEST
     if infinite.any():
         feature.refuse(int(np.argmax(infinite)), _NUMBER)
