@@ -221,7 +221,7 @@ def test_large_objects_have_a_short_repr(fitted):
         "2 analogues each; up to step 8>"
     )
     assert "<table" in found._repr_html_()
-    arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T)
+    arrow = fitted.explain(begun.to_arrow(), static.to_arrow(), until=T, analogues=2)
     assert arrow._repr_html_() == found._repr_html_()
     for value in (fitted.schema, fitted.schema.panel(begun, static), fitted._companions.stacking):
         assert len(repr(value)) < 1000
@@ -278,8 +278,8 @@ def test_a_loaded_network_has_the_weights_of_the_file_and_draws_none(
     def drawn(*_: Any, **__: Any) -> None:
         raise AssertionError("a weight was drawn")
 
-    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", drawn)
-    monkeypatch.setattr("statecast.networks.network._normal", lambda *_: drawn)
+    monkeypatch.setattr("statecast.layers.initial.normal", lambda *_: drawn)
+    monkeypatch.setattr("statecast.networks.network.normal", lambda *_: drawn)
     monkeypatch.setattr("statecast.networks.network._decoder_initializer", lambda *_: drawn)
     back = Forecaster.load(whole)
     found = back.network.weight_arrays()

@@ -150,9 +150,17 @@ def plain_numbers(axis: Any) -> None:
 
     They have as many digits as tell two ticks apart.
     """
+    axis.set_major_formatter(_plain())
+
+
+def _plain() -> Any:
+    """The formatter of ``plain_numbers``."""
     from matplotlib.ticker import Formatter
 
     class Numbers(Formatter):
+        def __reduce__(self) -> tuple[Any, ...]:  # a class within a function cannot be pickled
+            return _plain, (), vars(self)
+
         def __call__(self, x: float, pos: int | None = None) -> str:
             return self.format_ticks([x])[0]
 
@@ -163,7 +171,7 @@ def plain_numbers(axis: Any) -> None:
             digits = 6 if not gap else 1 + math.ceil(math.log10(max(largest / gap, 1.0)))
             return [f"{each:.{max(digits, 3)}g}".replace("-", "−") for each in values]
 
-    axis.set_major_formatter(Numbers())
+    return Numbers()
 
 
 def spread_labels(places: Sequence[float], texts: Sequence[str], size: float) -> list[str]:
