@@ -6,6 +6,7 @@ are executed; their results are kept in ``build/docs/cache`` until the code of t
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tomllib
@@ -61,7 +62,12 @@ autodoc_typehints = "none"  # the docstrings have the types, with shapes and uni
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Attributes", "params_style"), "Result"]
+napoleon_custom_sections = [
+    ("Attributes", "params_style"),
+    ("Call", "params_style"),
+    "Stateful",
+    "Result",
+]
 napoleon_use_param = False  # parameters that are described together stay together
 add_module_names = False
 
@@ -116,6 +122,13 @@ def keep_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
         lines[:] = text.replace(found[0], f"Result\n------\n{found[1]}").split("\n")
 
 
+def keep_property(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Take the docstring of a property as it is: napoleon takes text before a colon for a type."""
+    if what == "property":
+        lines[:] = [*(inspect.getdoc(obj) or "").splitlines(), ""]
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", keep_prose, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", keep_property, priority=600)  # after napoleon
     app.connect("html-page-context", offer_notebook)

@@ -3,7 +3,8 @@
 - ``python`` blocks of a file run in order and share their names;
 - in ``console`` and ``bash`` blocks the lines that start with ``statecast`` run, and ``make``
   lines must name a target of the Makefile; other allowed lines are in ``UNTOUCHED``;
-  ``statecast serve`` runs until the end of its block, on a free port, and ``curl`` lines ask it;
+  ``statecast serve`` runs until the next such block, on a free port, which ``curl`` lines and
+  ``python`` blocks reach as localhost:8000;
 - ``{code-cell}`` blocks are those of pages that the site executes, where a cell that fails is an
   error: ``tests/test_site.py`` builds it. Such a page has no other code;
 - ``text`` and ``mermaid`` blocks, and directives of the site such as ``{toctree}``, are not code. A
@@ -76,7 +77,7 @@ def make_targets() -> set[str]:
 
 
 class Served(ExitStack):
-    """The server of a block, if it starts one. It ends with the block."""
+    """The server of a block, if it starts one. It ends with the next block of commands."""
 
     client: Client | None = None
 
@@ -86,6 +87,16 @@ class Served(ExitStack):
         assert option == "--store"
         sessions = self.enter_context(Sessions(Forecaster.load(model), store))
         self.client = self.enter_context(served(sessions))
+
+    def close(self) -> None:
+        """Stop the server."""
+        super().close()
+        self.client = None
+
+    def reached(self, code: str) -> str:
+        """Code that asks localhost:8000, with the port of the server."""
+        port = 8000 if self.client is None else self.client.port
+        return code.replace("localhost:8000", f"localhost:{port}")
 
     def ask(self, words: list[str]) -> str | None:
         """Send the request of a ``curl`` line; what is wrong with its answer, or None."""
@@ -148,21 +159,22 @@ def test_every_block_runs(
     later = pl.read_csv("series.csv").filter(pl.col("ds") == 31).with_columns(ds=32)
     later.write_csv("new_rows.csv")
     names: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks(path.read_text(encoding="utf-8")):
-        where = f"{path.relative_to(ROOT)}:{block.line}"
-        if block.kind == "python":
-            # Padded with empty lines, so that a traceback names the line in the document.
-            code = "\n" * (block.line - 1) + block.code
-            exec(compile(code, str(path), "exec"), names)
-        elif block.kind in ("console", "bash"):
-            found = commands(block)
-            assert found, f"{where}: a {block.kind} block without a command"
-            with Served() as servers:
+    with Served() as servers:
+        for block in blocks(path.read_text(encoding="utf-8")):
+            where = f"{path.relative_to(ROOT)}:{block.line}"
+            if block.kind == "python":
+                # Padded with empty lines, so that a traceback names the line in the document.
+                code = "\n" * (block.line - 1) + servers.reached(block.code)
+                exec(compile(code, str(path), "exec"), names)
+            elif block.kind in ("console", "bash"):
+                servers.close()
+                found = commands(block)
+                assert found, f"{where}: a {block.kind} block without a command"
                 for command in found:
                     wrong = run_command(command, servers)
                     assert wrong is None, f"{where}: {command}\n{wrong}"
-        else:
-            assert block.kind in NO_CODE, f"{where}: a block of kind {block.kind!r}; see above"
+            else:
+                assert block.kind in NO_CODE, f"{where}: a block of kind {block.kind!r}; see above"
 
 
 @pytest.mark.parametrize("path", list(filter(is_executed, FILES)), ids=lambda path: path.name)

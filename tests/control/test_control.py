@@ -865,9 +865,11 @@ def test_a_refusal_names_the_leaf_and_loses_nothing(model, after):
 
 
 def test_a_model_that_keeps_no_state_says_so():
-    with pytest.raises(NotStatefulError, match="none of its recurrent layers"):
+    with pytest.raises(
+        NotStatefulError, match=r"none of its .* take_control\(model, stateful=True\)"
+    ):
         get_state(_model(stateful=False))
-    with pytest.raises(NotStatefulError, match="take_control"):
+    with pytest.raises(NotStatefulError, match=r"the model that take_control\(model\) returns"):
         reset_states(keras.Sequential([keras.Input((3, 1)), keras.layers.LSTM(2)]))
     with pytest.raises(ArgumentError, match="no recurrent layer"):
         trajectory(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), _data(2, 3))

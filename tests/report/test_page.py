@@ -96,6 +96,7 @@ def test_it_has_all_that_belongs_in_it(evil: Assessment) -> None:
         "fingerprint",
         evil.model.fingerprint,
         "steps 1 to 8",
+        "a simple method: a linear regression",
     ):
         assert words in text, words
     assert "class='warning'" in page(evil)  # of the new category
@@ -105,7 +106,7 @@ def test_items_of_training_are_the_first_thing_that_it_says() -> None:
     f = Forecaster(**SMALL).fit(*curve_tables(72), verbose=0)
     found = assess(f, *curve_tables(72), known=[1], verbose=0)
     text = Reader(page(found)).text
-    assert "72 of the 72 items were in training" in text
+    assert "The training items include 72 of the 72 items" in text
     assert text.index("72 of the 72 items") < text.index("median forecast")
 
 
@@ -120,6 +121,8 @@ def test_a_report_of_several_targets_and_few_items(tmp_path: Path) -> None:
         assert "Scores of a" in text
         assert "Scores of b" in text
         assert "no static features" in text
+        assert text.count("1 items") == 0
+        assert ("1 item with " in text) == (rows == 1)
 
 
 def test_a_missing_extra_and_a_wrong_path(

@@ -424,12 +424,14 @@ def _layer_states(model: Any) -> LayerStates:
     stateful = {name: layer for name, layer in everything.items() if layer.stateful}
     if not stateful:
         reason = (
-            f"none of its recurrent layers {list(everything)} is stateful"
+            f"none of its recurrent layers {list(everything)} is stateful. Make them with "
+            "stateful=True, or use the model that take_control(model, stateful=True) returns."
             if everything
-            else "it has no recurrent layer of statecast.layers (take_control(model) replaces "
-            "Keras's own)"
+            else "it has no recurrent layer of statecast.layers. If it has Keras's own, use the "
+            "model that take_control(model) returns, a copy in which they are replaced; with "
+            "stateful=True, if none of them is stateful."
         )
-        raise NotStatefulError(f"{described(model)} keeps no state between calls: {reason}.")
+        raise NotStatefulError(f"{described(model)} keeps no state between calls: {reason}")
     for name, layer in stateful.items():
         if layer.current_state is None:
             raise StateError(

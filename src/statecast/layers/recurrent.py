@@ -152,7 +152,8 @@ class Controlled:
         if not self.stateful:
             raise NotStatefulError(
                 f"{where} is not stateful: it keeps no state between calls that could be read or "
-                "set. Make it with stateful=True, or pass initial_state= in the call."
+                "set. Make it with stateful=True, use the model that take_control(model, "
+                "stateful=True) returns, or pass initial_state= in the call."
             )
         layers = self.recurrences()
         if any(layer.current_state is None for layer in layers.values()):

@@ -111,9 +111,9 @@ def _asset(name: str) -> str:
 def _about(found: Assessment) -> str:
     model = found.model.schema
     return _text(
-        f"{found.items:,} items with {found.values:,} values, {_span(found)}. Written on "
-        f"{date.today():%d %B %Y} by Statecast {version('statecast')}, with a model of "
-        f"{model.items:,} training items."
+        f"{_count(found.items, 'item')} with {_count(found.values, 'value')}, {_span(found)}. "
+        f"Written on {date.today():%d %B %Y} by Statecast {version('statecast')}, with a model of "
+        f"{_count(model.items, 'training item')}."
     )
 
 
@@ -126,9 +126,8 @@ def _summary(found: Assessment) -> Iterator[str]:
     """What a reader who reads nothing else should know, in plain sentences."""
     if found.trained:
         yield _box(
-            f"{found.trained:,} of the {found.items:,} items were in training (their ids are among "
-            "those of the training items). The scores are too good: new items are forecast with "
-            "larger errors.",
+            f"The training items include {found.trained:,} of the {_count(found.items, 'item')}, "
+            "by their ids. The scores are too good: new items are forecast with larger errors.",
             "fault",
         )
     several = len(found.findings) > 1
@@ -368,7 +367,15 @@ def _words() -> Iterator[str]:
             ("CRPS", "the same of the whole predictive distribution, as the mean weighted quantile "
                 "loss at the levels 0.1 to 0.9; of a forecast of one value it is the WAPE"),
             ("80 % interval", "should contain 80 % of the values of new items"),
+            ("bootstrap", "a score is computed again and again, each time of as many items, drawn "
+                "at random with replacement; how far it varies is its uncertainty"),
             ("beyond chance", "the 95 % interval of a bootstrap over items does not contain 0"),
+            ("last value", "a simple method: the last known value of the item"),
+            ("mean curve", "a simple method: the mean of the training items at each step"),
+            ("ridge", "a simple method: a linear regression on the known values and the static "
+                "features, with a penalty on large weights"),
+            ("nearest neighbours", "a simple method: the rest of those training items that began "
+                "most like this one"),
         ]
     )  # fmt: skip
 
@@ -442,6 +449,10 @@ def _figure(figure: Figure, label: str) -> str:
 
 
 # -- words and numbers ---------------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _steps(k: int) -> str:

@@ -86,7 +86,7 @@ def application(
 ) -> Any:
     """Make an ASGI application that serves sessions.
 
-    ``docs/how_to/serving.md`` has the requests and what they promise. ``GET /openapi.json``
+    The how-to page "Serving" has the requests and what they promise. ``GET /openapi.json``
     describes them for the columns of the model.
 
     Parameters
@@ -94,8 +94,8 @@ def application(
     sessions : Sessions
         Of a model that was fitted on tables. The caller closes them.
     token : str, optional
-        Every request but those of ``/livez`` and ``/readyz`` needs it: ``Authorization: Bearer
-        TOKEN``.
+        Requests need it: ``Authorization: Bearer TOKEN``. Those of ``/``, ``/livez``, ``/readyz``,
+        ``/ping``, ``/health``, ``/v2/health/live`` and ``/v2/health/ready`` do not.
     without_token : bool
         What is answered if there is no token. False: only requests that name this machine as their
         host (``localhost``, ``127.0.0.1``), so that a page in a browser cannot reach the
