@@ -16,7 +16,7 @@
     ├── JobError             (RuntimeError)    a job of which some parts failed
     ├── WorkerError          (RuntimeError)    workers of a cluster that have ended
     ├── RequestError         (ValueError)      a request over HTTP that cannot be answered
-    ├── NotFittedError       (AttributeError)  a method that needs ``fit`` first
+    ├── NotFittedError       (AttributeError)  a method that needs fit first
     └── MissingExtraError    (ImportError)     an optional dependency is not installed
 
 Every message says what was expected, what was received (with the column and the first

@@ -1,6 +1,6 @@
 """The data that is part of the package: the Berkeley growth study.
 
-Heights of 93 children at 31 ages from 1 to 18 years. ``growth/SOURCE.md`` has its source and its
+Heights of 93 children at 31 ages from 1 to 18 years. The page "Licences" names its source and its
 licence.
 """
 

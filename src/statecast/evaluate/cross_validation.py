@@ -123,6 +123,10 @@ def cross_validation(
     the first k steps of the items that had k steps then, which are training items too, and from
     k = 0 of the items without an observation, whose launch counts as planned.
 
+    Errors that can be found in the whole data are raised before the first fit. Ctrl-C raises
+    ``KeyboardInterrupt``, because scores of only some of the folds would be misleading. The how-to
+    page "Evaluate on your data" defines the measures.
+
     Parameters
     ----------
     forecaster : Forecaster or TokenForecaster
@@ -195,9 +199,6 @@ def cross_validation(
         no item was observed; steps without times.
     MissingExtraError
         Keras and a backend, or scikit-learn for a baseline, are not installed.
-
-    Errors that can be found in the whole data are raised before the first fit. Ctrl-C raises
-    ``KeyboardInterrupt``, because scores of only some of the folds would be misleading.
 
     Examples
     --------

@@ -41,7 +41,7 @@ _MIDDLE = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Score:
-    """The scores of some forecasts; the module ``scores`` defines the measures.
+    """The scores of some forecasts; the how-to page "Evaluate on your data" defines the measures.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Score:
         Smaller is better. NaN if all values are 0, or if a forecast is NaN.
     coverage, width : float or None
         Of the 80 % interval; None for a point forecast, or without the levels 0.1 and 0.9. The
-        coverage of counts is expected to be above 80 %, as the module says.
+        coverage of counts is expected to be above 80 %.
     values : int
         The number of values that were scored.
 

@@ -610,7 +610,7 @@ class StateModel(ABC, Generic[S]):
         quantiles of the step's value given the observations before it, as ``predict`` gives them;
         of tokens the log-probabilities of the next token. Both take any number of rows.
         ``model.json`` has the meaning of their inputs and outputs, and the scaling of tables.
-        docs/how_to/export.md describes how to use them.
+        The how-to page "A fitted model as ONNX graphs" describes how to use them.
 
         Parameters
         ----------

@@ -9,7 +9,7 @@ All arrays may have additional first axes (an ensemble's members, say): weights
 
 Weights, the order of gates, and equations are Keras's, so weights are interchangeable.
 
-To add a cell, see "How to add a part" in ``CONTRIBUTING.md``.
+To add a cell, see "How to add a part" in the guide for contributors.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class Sessions:
         h: int | None = None,
         expected: str | None = None,
     ) -> Observed:
-        """Accept what is observed of an item at a step.
+        """Accept what is observed of an item at a step. After an error, nothing was accepted.
 
         Parameters
         ----------
@@ -217,8 +217,6 @@ class Sessions:
             The store cannot be written to.
         OverloadError
             Too many observations wait.
-
-        After an error, nothing of the call was accepted.
         """
         one = {
             name: None if given is None else _columns(name, given)
