@@ -530,14 +530,15 @@ def lines_of(results: Results, texts: Mapping[str, str]) -> Iterator[str]:
             "without an average rank forecast fewer folds, or gives no quantiles; it is compared "
             "with Statecast on the same items. The measures are "
             "[defined](how_to/evaluate.md#the-measures): CRPS is the mean weighted quantile "
-            "loss of nine levels, WAPE the weighted absolute error of the median, and coverage the share of "
-            "values in the 80 % interval. *Beyond chance* means that the 95 % interval of the "
-            "difference excludes 0: a paired bootstrap over items (the years of one basin are one "
-            "item, and so are the accident years of one company). It does not include the "
-            "uncertainty from the training set and the seed. The interval of an average rank is "
-            "from a bootstrap over data sets. The tests of Friedman and Nemenyi (Demsar 2006) take "
-            "the data sets, and not the cells, as independent. The CPU time of a fit was measured "
-            "on a busy machine. For the baselines of `statecast.evaluate` it includes the "
+            "loss of nine levels, WAPE the weighted absolute error of the median, and coverage "
+            "the share of values in the 80 % interval. *Beyond chance* means that the 95 % "
+            "interval of the difference excludes 0: a paired bootstrap over items (the years of"
+            " one basin are one item, and so are the accident years of one company). It does "
+            "not include the uncertainty from the training set and the seed. The interval of an"
+            " average rank is from a bootstrap over data sets. The tests of Friedman and "
+            "Nemenyi (Demsar 2006) take the data sets, and not the cells, as independent. The "
+            "CPU time of a fit was measured on a busy machine. For the baselines of "
+            "`statecast.evaluate` it includes the "
             "forecasts, because they fit a model for each k when they forecast.",
             100,
         ),
