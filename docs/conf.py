@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 from jupyter_cache import get_cache
+from sphinx.ext.napoleon.docstring import NumpyDocstring
 
 # Threads of PyTorch that have nothing to do should not occupy the CPUs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -123,9 +124,13 @@ def keep_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def keep_property(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Take the docstring of a property as it is: napoleon takes text before a colon for a type."""
+    """Parse the docstring of a property as that of a method: of a property napoleon takes text
+    before a colon for a type, and no section."""
     if what == "property":
-        lines[:] = [*(inspect.getdoc(obj) or "").splitlines(), ""]
+        lines[:] = (inspect.getdoc(obj) or "").splitlines()
+        keep_prose(app, what, name, obj, options, lines)
+        parsed = NumpyDocstring(lines, app.config, app, "method", name, obj, options)
+        lines[:] = [*parsed.lines(), ""]
 
 
 def setup(app: Any) -> None:
