@@ -43,7 +43,6 @@ class Baseline(Protocol):
     >>> rng = np.random.default_rng(0)
     >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
     >>> schema = Schema.fit(Y)
-    >>> panel = schema.panel(Y)
     >>> all(hasattr(each, "quantiles") for each in default_baselines(schema))
     True
     """
@@ -84,7 +83,6 @@ def default_baselines(schema: Schema) -> list[Baseline]:
     >>> rng = np.random.default_rng(0)
     >>> Y = rng.normal(size=(20, 6)).cumsum(axis=1)
     >>> schema = Schema.fit(Y)
-    >>> panel = schema.panel(Y)
     >>> [each.name for each in default_baselines(schema)]
     ['last value', 'mean curve', 'ridge', 'nearest neighbours', 'boosted trees']
     """

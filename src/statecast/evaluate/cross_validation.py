@@ -224,7 +224,7 @@ def cross_validation(
         )
     levels, callbacks = check_levels(levels), callbacks or ()
     baselines = False if baselines is None else baselines
-    known = _checked_known(known)
+    known = checked_known(known)
     items = Items.read(forecaster.settings, series, static, future)
     own: Verbose = verbose if progress is None or verbose == 2 else 0
     with display(own) as shown:
@@ -594,8 +594,14 @@ def _check_by(by: By, refit: bool, **given: Any) -> None:
         )
 
 
-def _checked_known(known: Any) -> tuple[int, ...]:
-    """Return the distinct prefix lengths, in increasing order."""
+def checked_known(known: Any) -> tuple[int, ...]:
+    """Return the distinct prefix lengths, in increasing order.
+
+    Raises
+    ------
+    ArgumentError
+        None, or one that is not a whole number from 0.
+    """
     several = isinstance(known, (Sequence, np.ndarray)) and not isinstance(known, (str, bytes))
     values: list[Any] = list(known) if several else [known]
     if not values or not all(is_whole(k, 0) for k in values):

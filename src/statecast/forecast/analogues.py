@@ -803,7 +803,7 @@ def _learnt_metric(
         w /= np.maximum(w.sum(axis=1, keepdims=True), 1e-30)
 
         ahead = k + rng.choice(steps - k, min(horizons, steps - k), replace=False)
-        # (horizons, queries, nearest): what is sorted and summed lies side by side in memory.
+        # (horizons, queries, nearest): sorts and sums run along the contiguous axis.
         left = items.residuals(k)[:, ahead].T
         value, truth = left[:, answer[near]], left[:, ask][..., None]
         has, counts = ~np.isnan(value), ~np.isnan(truth)

@@ -179,11 +179,11 @@ _kept: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # steps of JAX, by wha
 
 @contextmanager
 def compiled_before(network: Network) -> Iterator[None]:
-    """On JAX, train within this context by the steps that an earlier network was trained by, if
-    both compute the same.
+    """A context in which a network is trained on JAX. If an earlier network had the same
+    computation, its compiled training and test steps are used, and nothing is compiled.
 
-    A fit of few items would otherwise compile for most of its time: each fold of a
-    cross-validation again. A step of JAX is a function of the values of all variables, and so does
+    Compilation takes a large part of a fit of few items, and would be repeated in each fold of a
+    cross-validation. A step of JAX is a function of the values of all variables, and so does
     not depend on the network from which it was traced. The other backends compile nothing
     (PyTorch), or functions that hold their variables (TensorFlow).
 

@@ -19,9 +19,9 @@ from statecast.evaluate.baselines import (
     Ridge,
     need_sklearn,
 )
-from statecast.evaluate.cross_validation import OURS
+from statecast.evaluate.cross_validation import OURS, checked_known
 from statecast.evaluate.scores import LEVELS, Row, Scores, score_of, sums_of
-from statecast.forecast.base import StateModel
+from statecast.forecast.base import StateModel, chunks
 from statecast.forecast.explanation import effects
 from statecast.forecast.forecaster import Forecaster
 from statecast.plots.fans import Fan
@@ -244,7 +244,7 @@ def assess(
         raise ArgumentError(f"model: expected a Forecaster; received a {received}{why}.")
     check_verbose(verbose)
     schema = model.schema
-    known = _checked_known(known)
+    known = checked_known(known)
     items = check_whole("items", items, 1, 20)
     levels = tuple(sorted({*check_numbers("level", level)}, reverse=True))
     if not levels or not all(0 < each < 100 for each in levels):
@@ -283,14 +283,6 @@ def assess(
         tuple(dict.fromkeys(warnings)),
         notes,
     )
-
-
-def _checked_known(known: Any) -> tuple[int, ...]:
-    several = [known] if isinstance(known, (int, np.integer)) else list(known)
-    found = sorted({check_whole("known", k, 0) for k in several})
-    if not found:
-        raise ArgumentError("known: expected at least one prefix length; received none.")
-    return tuple(found)
 
 
 def _in_training(model: Forecaster, panel: Panel) -> int | None:
@@ -434,8 +426,7 @@ class _Work:
         """The rows that are observed after step k, in parts: their numbers, their panel with their
         first k steps, and the last step."""
         rows = np.flatnonzero(self.steps > k)
-        for first in range(0, len(rows), _ROWS):
-            part = rows[first : first + _ROWS]
+        for part in (rows[chunk] for chunk in chunks(len(rows), _ROWS)):
             cut = self.panel.take(part).prefix(k * self.count)
             yield part, cut, int(self.steps[part].max())
 
@@ -488,9 +479,7 @@ class _Work:
         order = self._order(ours[shown])
         count = min(items, len(order) // 2) or len(order)
         best, worst = order[:count], order[::-1][: min(count, len(order) - count)]
-        by_group = np.zeros((self.group.max() + 1, 2))
-        for each in ours.values():
-            np.add.at(by_group, self.group, each[:, [_INSIDE, _VALUES]])
+        within = self._by_group(np.sum([*ours.values()], axis=0))[:, [_INSIDE, _VALUES]]
         mean = np.nanmean(np.abs(self.y[:, place :: self.count]))
         return Findings(
             self.schema.target_cols[place],
@@ -498,7 +487,7 @@ class _Work:
             sums.horizons,
             sums.histogram / max(sums.histogram.sum(), 1e-300),
             sums.inside,
-            _share(by_group),
+            _share(within),
             tuple(self._items(place, best, ours[shown], shown)),
             tuple(self._items(place, worst, ours[shown], shown)),
             influence,
@@ -530,11 +519,15 @@ class _Work:
                         int(scored.sum()),
                     )
                 )
-                by_group = np.zeros((self.group.max() + 1, each.shape[1]))
-                np.add.at(by_group, self.group, each)
-                drawn[name, k] = by_group[np.unique(self.group[scored])]
+                drawn[name, k] = self._by_group(each)[np.unique(self.group[scored])]
         covariates = bool(self.schema.future.kinds or self.schema.past.kinds)
         return Scores(tuple(rows), OURS, 1, drawn, covariates=covariates)
+
+    def _by_group(self, sums: np.ndarray) -> np.ndarray:
+        """The sums of items ``(rows, n)`` added up by group, ``(groups, n)``."""
+        found = np.zeros((self.group.max() + 1, sums.shape[1]))
+        np.add.at(found, self.group, sums)
+        return found
 
     def _order(self, sums: np.ndarray) -> np.ndarray:
         """The rows that have a score, the best first."""
