@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import signal
 import struct
 import subprocess
@@ -246,11 +245,10 @@ def test_options_of_a_cluster_are_for_an_engine(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fit_on_ray_writes_the_model(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "statecast"):
-        code, _, err = run(*FIT, "--engine", "ray", "--workers", "2")
+def test_a_fit_on_ray_writes_the_model(folder: Path) -> None:
+    code, _, err = run(*FIT, "--engine", "ray", "--workers", "2")
     assert code == 0, err
-    assert "Trained member 1 for" in caplog.text
+    assert "Trained member 1 for" in err
     assert run("info", "new.safetensors")[0] == 0
 
 

@@ -680,6 +680,6 @@ def test_the_pictures_of_the_documentation_can_be_made_again(clean: Chrome, tmp_
     command = [sys.executable, str(script), "--quick", "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    folder = script.parents[1] / "docs"
+    folder = script.parents[1] / "docs" / "how_to"
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {path.name for path in folder.glob("playground*.png")}
