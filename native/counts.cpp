@@ -3,62 +3,15 @@
  * src/statecast/heads/counts.py and special.py are the reference, and name the sources of the formulas. Here
  * they are computed in float32 for LANES quantiles at once. A lane is computed alike whatever the others are.
  */
+#include "functions.h"
 #include "services.h"
-#include "simd.h"
 
 namespace statecast {
 namespace {
 
-typedef V<float> F;
-typedef int32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
-
 constexpr int L = LANES<float>;
 constexpr int64_t BLOCK = 1024; /* quantiles of a task, whole vectors */
-constexpr int SHIFT = 6;        /* steps of a recurrence, to arguments so large that a series holds */
-constexpr float LOW = -1.0f, SETTLED = 1e-4f, FINEST = 0x1p-24f, HALF_LOG_2PI = 0.9189385332f;
-
-/* The logarithm of positive normal numbers: 2 artanh(z) of the mantissa, which is around 1. */
-INLINE F log_of(F x) {
-    const Bits bits = (Bits)x, exponent = (bits - 0x3f3504f3) >> 23;
-    const F m = (F)(bits - (exponent << 23)), e = __builtin_convertvector(exponent, F);
-    const F z = (m - 1.0f) * reciprocal(m + 1.0f), q = z * z;
-    F p = fma(q, all(2.0f / 9), all(2.0f / 7));
-    p = fma(p, q, all(2.0f / 5));
-    p = fma(p, q, all(2.0f / 3));
-    return fma(e, all(0.693359375f), fma(e, all(-2.12194440e-4f), fma(p * q, z, z + z)));
-}
-INLINE F exp_of(F x) {
-    const F down = exp_down(x < 0.0f ? x : -x);
-    return x < 0.0f ? down : 1.0f / down;
-}
-INLINE F size_of(F x) { return x < 0.0f ? -x : x; }
-
-/* The error of Stirling's formula, x > 0. */
-INLINE F stirling_series(F x) {
-    const F inverse = reciprocal(x), square = inverse * inverse;
-    return inverse * (all(1.0f / 12) - square * (all(1.0f / 360) - square * all(1.0f / 1260)));
-}
-INLINE F stirling_error(F x) {
-    const F small = least(all(8.0f), x), far = small + (float)SHIFT;
-    /* In terms below 10: differences of larger ones have a larger rounding error. */
-    F rising = small, power = far;
-    for (int i = 1; i < SHIFT; ++i) {
-        rising = rising * (small + (float)i);
-        power = power * far;
-    }
-    const F near =
-        (small - 0.5f) * log_of(far / small) + log_of(power / rising) - (float)SHIFT + stirling_series(far);
-    return x < 8.0f ? near : stirling_series(most(all(8.0f), x));
-}
-
-/* (1 + d) log(1 + d) - d, d >= -1. */
-INLINE F deviance(F d) {
-    const F small = most(all(-0.1f), least(all(0.1f), d));
-    F p = all(0.0f); /* of small^n (-1)^n / (n (n - 1)), from n = 8 down */
-    for (int n = 8; n >= 2; --n) p = fma(p, small, all((n % 2 ? -1.0f : 1.0f) / (float)(n * (n - 1))));
-    const F up = most(all(1e-30f), d + 1.0f);
-    return size_of(d) < 0.1f ? p * small * small : fma(up, log_of(up), -d);
-}
+constexpr float LOW = -1.0f, SETTLED = 1e-4f, FINEST = 0x1p-24f;
 
 /* (1 - t^2 + 2 t log t) / (1 - t)^2, t > 0 (Peizer and Pratt 1968). */
 INLINE F peizer_pratt(F t) {
@@ -66,37 +19,6 @@ INLINE F peizer_pratt(F t) {
     const F near = -e * (all(1.0f / 3) - e * (all(1.0f / 6) - e * (all(1.0f / 10) - e * all(1.0f / 15))));
     const F d = size_of(t - 1.0f) < 0.05f ? all(1.0f) : t - 1.0f, square = d * d;
     return size_of(t - 1.0f) < 0.05f ? near : (2.0f * deviance(d) - square) / square;
-}
-
-/* The normal distribution function (Cody 1969), in which e^(-z^2 / 2) is computed in one piece. */
-INLINE F polynomial(F x, const float *c, int degree) {
-    F p = all(c[0]);
-    for (int i = 1; i <= degree; ++i) p = fma(p, x, all(c[i]));
-    return p;
-}
-INLINE F normal_cdf(F z) {
-    static const float near_above[] = {1.85777706184603153e-1f, 3.16112374387056560f, 1.13864154151050156e2f,
-                                       3.77485237685302021e2f, 3.20937758913846947e3f};
-    static const float near_below[] = {1.0f, 2.36012909523441209e1f, 2.44024637934444173e2f,
-                                       1.28261652607737228e3f, 2.84423683343917062e3f};
-    static const float above[] = {2.15311535474403846e-8f, 5.64188496988670089e-1f, 8.88314979438837594f,
-                                  6.61191906371416295e1f,  2.98635138197400131e2f,  8.81952221241769090e2f,
-                                  1.71204761263407058e3f,  2.05107837782607147e3f,  1.23033935479799725e3f};
-    static const float below[] = {1.0f,
-                                  1.57449261107098347e1f,
-                                  1.17693950891312499e2f,
-                                  5.37181101862009858e2f,
-                                  1.62138957456669019e3f,
-                                  3.29079923573345963e3f,
-                                  4.36261909014324716e3f,
-                                  3.43936767414372164e3f,
-                                  1.23033935480374942e3f};
-    const F x = all(0.70710678f) * z, size = size_of(x), square = x * x;
-    const F inner = least(all(0.46875f * 0.46875f), square);
-    const F near = 0.5f + 0.5f * x * polynomial(inner, near_above, 4) / polynomial(inner, near_below, 4);
-    const F outer = least(all(4.0f), size); /* beyond it is below every level */
-    const F tail = 0.5f * exp_down(-square) * polynomial(outer, above, 8) / polynomial(outer, below, 8);
-    return size <= 0.46875f ? near : x < 0.0f ? tail : 1.0f - tail;
 }
 
 /* The distribution of LANES cases, and its distribution function at b - 1, b > 0, continued between counts. */

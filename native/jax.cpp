@@ -146,7 +146,7 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_fo
 bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) {
     a = {};
     const XLA_FFI_Array *levels = numbers(frame, "levels"), *gaps = numbers(frame, "gaps");
-    if (frame->args.size < 7 || !levels || !gaps || gaps->size + 1 != levels->size) return false;
+    if (frame->args.size < 7 || !levels || !gaps) return false;
     const XLA_FFI_Buffer *outputs = in.peek();
     if (outputs->rank < 4) return false;
     a.dtype = dtype_of(outputs);
@@ -154,23 +154,29 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) 
     a.rows = outputs->dims[outputs->rank - 3];
     a.steps = outputs->dims[outputs->rank - 2];
     a.units = outputs->dims[outputs->rank - 1];
-    a.quantiles = (int64_t)levels->size;
     a.levels = static_cast<const double *>(levels->data);
     a.gaps = static_cast<const double *>(gaps->data);
     a.smallest = real(frame, "smallest");
     a.threads = number(frame, "threads");
+    a.head = number(frame, "head");
     a.outputs = in.next();
     a.taken = in.next();
     if (number(frame, "has") & FIRST) {
         a.first = in.next();
         a.last = in.next();
     }
+    const XLA_FFI_Buffer *kernel = in.peek();
+    a.parameters = kernel->dims[kernel->rank - 1];
     a.kernel = in.next();
     a.base = in.next();
     a.decay = in.next();
     a.target = in.next();
     a.weight = in.next();
-    return true;
+    /* As many numbers as the head reads from the two arrays. */
+    const int64_t P = a.parameters, gaps_of[] = {0, P - 1, 1, 1, 5, 6};
+    if (a.head < 0 || a.head > STATECAST_NEGATIVE_BINOMIAL || (int64_t)gaps->size != gaps_of[a.head])
+        return false;
+    return a.head != STATECAST_QUANTILES || (int64_t)levels->size == P;
 }
 
 } // namespace

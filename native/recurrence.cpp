@@ -51,7 +51,7 @@ int stack_of(const statecast_stack_args *a){BY_CELL(a -> cell, stack, *a)}
 
 } // namespace
 
-extern const Quantiles JOIN(quantiles_, STATECAST_INSTRUCTIONS);
+extern const Scores JOIN(scores_, STATECAST_INSTRUCTIONS);
 extern const Softmax JOIN(softmax_, STATECAST_INSTRUCTIONS);
 extern const Counts JOIN(counts_, STATECAST_INSTRUCTIONS);
 extern const Weighted JOIN(weighted_, STATECAST_INSTRUCTIONS);
@@ -63,7 +63,7 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {forward_of<float>, forward_of<double>},
     {backward_of<float>, backward_of<double>},
     stack_of<float>,
-    &JOIN(quantiles_, STATECAST_INSTRUCTIONS),
+    &JOIN(scores_, STATECAST_INSTRUCTIONS),
     &JOIN(softmax_, STATECAST_INSTRUCTIONS),
     &JOIN(counts_, STATECAST_INSTRUCTIONS),
     &JOIN(weighted_, STATECAST_INSTRUCTIONS),

@@ -182,15 +182,20 @@ int check(const statecast_stack_args &a) {
 int check(const statecast_score_args &a) {
     if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
     if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.units < 1) return STATECAST_BAD_ARGUMENT;
-    if (a.quantiles < 3 || a.quantiles % 2 == 0) return STATECAST_BAD_ARGUMENT;
+    if (a.head <= STATECAST_NO_HEAD || a.head > STATECAST_NEGATIVE_BINOMIAL) return STATECAST_BAD_ARGUMENT;
+    const bool quantiles = a.head == STATECAST_QUANTILES;
+    const int64_t size = a.head == STATECAST_POISSON ? 1 : a.head == STATECAST_STUDENT_T ? 3 : 2;
+    if (quantiles ? a.parameters < 3 || a.parameters % 2 == 0 : a.parameters != size)
+        return STATECAST_BAD_ARGUMENT;
+    if (!quantiles && a.dtype != STATECAST_F32) return STATECAST_BAD_ARGUMENT;
     int64_t n;
-    if (a.units > (1 << 24) || a.quantiles > (1 << 16)) return STATECAST_TOO_LARGE;
+    if (a.units > (1 << 24) || a.parameters > (1 << 16)) return STATECAST_TOO_LARGE;
     if (a.rows > (INT64_MAX >> 1) || __builtin_mul_overflow(a.rows + 64, a.members + 1, &n) ||
         __builtin_mul_overflow(n, a.steps + 1, &n) ||
-        __builtin_mul_overflow(n, (a.units + 64) * (a.quantiles + 64) * 8, &n))
+        __builtin_mul_overflow(n, (a.units + 64) * (a.parameters + 64) * 8, &n))
         return STATECAST_TOO_LARGE;
     const bool there = a.outputs && a.taken && a.kernel && a.base && a.decay && a.target && a.weight &&
-                       a.levels && a.gaps && !a.first == !a.last;
+                       (a.levels || !quantiles) && a.gaps && !a.first == !a.last;
     return there ? STATECAST_OK : STATECAST_BAD_ARGUMENT;
 }
 
@@ -336,7 +341,7 @@ int statecast_backward(const statecast_backward_args *b) {
 int statecast_score(const statecast_score_args *a) {
     if (const int wrong = check(*a)) return wrong;
     if (!a->score) return STATECAST_BAD_ARGUMENT;
-    return kernels().quantiles->score[a->dtype](a);
+    return kernels().scores->score[a->dtype](a);
 }
 
 int statecast_score_gradients(const statecast_score_gradients_args *g) {
@@ -345,7 +350,7 @@ int statecast_score_gradients(const statecast_score_gradients_args *g) {
     if (!g->dscore || !g->doutputs || !g->dtaken || !g->dkernel || !g->dbase || !g->ddecay ||
         (a->first && (!g->dfirst || !g->dlast)))
         return STATECAST_BAD_ARGUMENT;
-    return kernels().quantiles->gradients[a->dtype](g);
+    return kernels().scores->gradients[a->dtype](g);
 }
 
 int64_t statecast_softmax_bytes(const statecast_softmax_args *a) {

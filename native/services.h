@@ -39,7 +39,7 @@ void large_pages(void *memory, size_t bytes);
  * of rows alone. */
 constexpr int64_t MOST_SUMS = 16;
 
-struct Quantiles {
+struct Scores {
     int (*score[2])(const statecast_score_args *);
     int (*gradients[2])(const statecast_score_gradients_args *);
 };
@@ -67,7 +67,7 @@ struct Kernels {
     int (*forward[2])(const statecast_forward_args *);
     int (*backward[2])(const statecast_backward_args *);
     int (*stack)(const statecast_stack_args *);
-    const Quantiles *quantiles;
+    const Scores *scores;
     const Softmax *softmax;
     const Counts *counts;
     const Weighted *weighted;

@@ -54,7 +54,7 @@ extern "C" {
 /* The number of this interface. It is raised with every change of the declarations below and of what
  * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
  * call: a struct of another layout would be read wrongly. */
-enum { STATECAST_INTERFACE = 4 };
+enum { STATECAST_INTERFACE = 5 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
@@ -141,7 +141,15 @@ int statecast_backward(const statecast_backward_args *);
  *   level     (M, N, T) or null   between 0 and 1
  *   deviate   (M, N, T)           with level: the standard normal quantiles at it; not for STATECAST_QUANTILES */
 enum { STATECAST_MOST_LAYERS = 16 };
-enum { STATECAST_NO_HEAD = 0, STATECAST_QUANTILES = 1, STATECAST_NORMAL = 2, STATECAST_STUDENT_T = 3 };
+/* The last two are for scores only. */
+enum {
+    STATECAST_NO_HEAD = 0,
+    STATECAST_QUANTILES = 1,
+    STATECAST_NORMAL = 2,
+    STATECAST_STUDENT_T = 3,
+    STATECAST_POISSON = 4,
+    STATECAST_NEGATIVE_BINOMIAL = 5
+};
 
 typedef struct {
     const void *packed; /* the weights, as by statecast_pack() */
@@ -167,32 +175,43 @@ typedef struct {
 
 int statecast_stack(const statecast_stack_args *);
 
-/* The score of a head of quantiles over whole sequences (src/statecast/heads/quantiles.py is the reference).
- * Buffers are as above; Q quantiles, odd and at least 3.
+/* The score of a head over whole sequences (src/statecast/heads/ is the reference). Buffers are as above; P raw
+ * numbers. float64 is for STATECAST_QUANTILES alone.
  *
  *   outputs   (M, N, T, U)          of the recurrence
  *   taken     (M, N, T)             the value that it took in at each step
- *   first     (M, N, U) or null     the output before the first step. With it the quantiles of step t
- *   last      (M, N)                depend on the output and the value of step t - 1, those of the
+ *   first     (M, N, U) or null     the output before the first step. With it the distribution of step t
+ *   last      (M, N)                depends on the output and the value of step t - 1, that of the
  *                                   first step on first and last; if both are null, on those of step t
- *   kernel    (M, U, Q)
- *   base      (M, N, Q)
+ *   kernel    (M, U, P)
+ *   base      (M, N, P)
  *   decay     (M)
  *   target    (M, N, T)
  *   weight    (M, N, T)
- *   levels    (Q)                   doubles, increasing; the middle one is the median's
- *   gaps      (Q - 1)               doubles
+ *   levels    (P)                   doubles, increasing; with STATECAST_QUANTILES only
+ *   gaps      (P - 1), (1), (5 or 6)  doubles, see below
  *   score     (M, N)                summed over the steps
  *
- * With raw = output . kernel + base, the median is raw[Q / 2] + decay * value, and the distance from each
- * quantile to the next one outwards is softplus(raw[q] + gap) + smallest, where `gap` is that between the two.
- * A step's score is weight * 2 / Q * the sum of the pinball losses.
+ * The raw numbers are raw = output . kernel + base, and the location is raw[l] + decay * value. A step's score is
+ * weight times the loss:
+ *
+ *   STATECAST_QUANTILES (P odd and at least 3)  twice the mean pinball loss. l is P / 2, the location is the
+ *       median, and the distance from each quantile to the next one outwards is softplus(raw[q] + gap) +
+ *       smallest, where `gap` is that between the two.
+ *   STATECAST_NORMAL (2)  the CRPS. The standard deviation is softplus(raw[1] + gaps[0]) + smallest.
+ *   STATECAST_STUDENT_T (3)  the negative log-likelihood. The scale is as above, the degrees of freedom are
+ *       2.5 + 5 e^raw[2], where the exponent is limited to -6 and 5.
+ *   STATECAST_POISSON (1), STATECAST_NEGATIVE_BINOMIAL (2)  the negative log-likelihood of the count nearest to
+ *       the target. Values are (log1p(count / gaps[0]) - gaps[1]) / gaps[2]. The mean is that of the location
+ *       after a softplus, of sharpness gaps[3], on the scale of log1p, which is at most gaps[4], plus smallest.
+ *       The size of the negative binomial distribution is the inverse of softplus(raw[1] + gaps[5]), limited to
+ *       1e-4 and 30.
  *
  * Results are deterministic as those of the recurrence. Where the target equals a quantile, the loss has no
  * derivative; the one from above is used. */
 typedef struct {
-    int64_t dtype;
-    int64_t members, rows, steps, units, quantiles;
+    int64_t dtype, head;
+    int64_t members, rows, steps, units, parameters;
     const void *outputs, *taken, *first, *last, *kernel, *base, *decay, *target, *weight;
     const double *levels, *gaps;
     double smallest;

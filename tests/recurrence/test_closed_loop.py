@@ -71,8 +71,8 @@ class Case:
         weights, feed, decay, kernel = (
             numbers[name] for name in ("weights", "feed", "decay", "kernel")
         )
-        head = HEADS[self.head]().native(QUANTILE_LEVELS)
-        return EnsembleLoop(self.stack, weights, feed, decay, kernel, head)
+        head = HEADS[self.head]().native
+        return EnsembleLoop(self.stack, weights, feed, decay, kernel, head, QUANTILE_LEVELS)
 
 
 cases = st.builds(

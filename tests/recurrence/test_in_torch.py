@@ -26,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 from statecast.errors import KernelError
 from statecast.layers import recurrent as layers
 from statecast.recurrence.cells import GRU, LSTM, Cell, ClosedLoop, SimpleRNN, Stack
-from statecast.recurrence.kernels.native import in_torch, library, quantiles
+from statecast.recurrence.kernels.native import in_torch, library
+from statecast.recurrence.kernels.native import score as native
 from statecast.recurrence.run import explain, run
 
 if isinstance(library.find(), str):
@@ -427,41 +428,51 @@ def test_a_tensor_whose_sign_is_pending_counts_with_its_sign() -> None:
     torch.testing.assert_close(function(pending, others), expected, rtol=0, atol=0)
 
 
-# -- the score of quantiles ------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------
+
+HEADS = [
+    library.NativeHead("quantiles", 3, (0.3, 0.2), 1e-3, (0.1, 0.5, 0.9)),
+    library.NativeHead("normal", 2, (0.3,), 1e-3),
+    library.NativeHead("negative_binomial", 2, (1.0, 0.5, 1.0, 10.0, 9.0, 0.1), 1e-6),
+]
+each_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: head.family)
 
 
-def _score() -> tuple[Callable[[Any], Any], torch.Tensor]:
+def _score(head: library.NativeHead) -> tuple[Callable[[Any], Any], torch.Tensor]:
     rng = np.random.default_rng(0)
-    spec = quantiles.Spec((0.1, 0.5, 0.9), (0.3, 0.2), 1e-3)
-    shapes = quantiles._shapes((2, 3, 4, 5), 3)
+    shapes = native._shapes((2, 3, 4, 5), head.size)
     values = {
-        n: torch.tensor(rng.normal(size=shapes[n]), dtype=torch.float32) for n in quantiles.ORDER
+        n: torch.tensor(rng.normal(size=shapes[n]), dtype=torch.float32) for n in native.ORDER
     }
 
     def score(outputs: Any) -> Any:
-        return quantiles.run(spec, values | {"outputs": outputs})
+        return native.run(head, values | {"outputs": outputs})
 
     return score, values["outputs"]
 
 
+@each_head
 @pytest.mark.parametrize(
     "transform", ["checkpoint", "reentrant checkpoint", "copying hooks", "packing hooks"]
 )
-def test_a_score_under_hooks_has_its_gradient(transform: str) -> None:
-    score, outputs = _score()
+def test_a_score_under_hooks_has_its_gradient(head: library.NativeHead, transform: str) -> None:
+    score, outputs = _score(head)
     found, expected = REVERSE[transform](score, outputs), _gradient(score, outputs)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_score_declines_what_it_cannot_do() -> None:
-    _, outputs = _score()
+@each_head
+def test_a_score_declines_what_it_cannot_do(head: library.NativeHead) -> None:
+    _, outputs = _score(head)
     reasons: list[Any] = []
 
     def ask(x: Any) -> Any:
-        reasons.append(quantiles.declines(x))
+        reasons.append(native.declines(head, x))
         return x.sum()
 
-    assert quantiles.declines(outputs) is None
+    assert native.declines(head, outputs) is None
+    in_doubles = native.declines(head, outputs.double())
+    assert (in_doubles is None) == (head.family == "quantiles")
     torch.func.grad(ask)(outputs)
     torch.vmap(ask)(outputs)
     torch.func.jvp(ask, (outputs,), (outputs,))

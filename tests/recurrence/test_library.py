@@ -22,7 +22,7 @@ from statecast.recurrence.kernels.native import (
     closed_loop,
     counts,
     library,
-    quantiles,
+    score,
     weighted,
 )
 from statecast.recurrence.kernels.native.arrays import Recurrence, refuses
@@ -36,6 +36,7 @@ HASHES = {
     2: "f64a6f8c473b03b74c42",
     3: "0bbc81b87b657fa84a32",
     4: "90efb2a187b2181572ab",
+    5: "c09b4ec5a73e051d39e6",
 }
 
 
@@ -77,8 +78,8 @@ def test_a_changed_interface_has_a_new_number() -> None:
     [
         ("forward", library.Forward),
         ("backward", library.Backward),
-        ("score", quantiles._Score),
-        ("score_gradients", quantiles._Gradients),
+        ("score", score._Score),
+        ("score_gradients", score._Gradients),
         ("softmax", affine._Arguments),
         ("counts", counts._Arguments),
         ("stack", closed_loop._Arguments),
@@ -101,7 +102,7 @@ def test_structures_have_the_fields_of_the_header(
         ctypes.c_double: "double",
         ctypes.c_void_p: "pointer",
         library.Forward: "statecast_forward_args",
-        quantiles._Score: "statecast_score_args",
+        score._Score: "statecast_score_args",
     }
     assert [(kinds[field[1]], field[0]) for field in structure._fields_] == expected
     assert len(expected) > 5

@@ -53,7 +53,7 @@ class NumberEngine:
         stateful, feed = self._kernel[:, :units], decoder.head.location_index
         self._loop = closed_loop(
             decoder.stack, within(inner, "cell"), stateful[..., feed], self._decay, stateful,
-            decoder.head.native(QUANTILE_LEVELS),
+            decoder.head.native, QUANTILE_LEVELS,
         )  # fmt: skip
         self._read = affine(stateful, np.zeros_like(self._bias))
         self._base = affine(self._kernel[:, units:], self._bias) if decoder.static else None

@@ -13,20 +13,21 @@ Values are scaled as in a panel. A family for one kind of value, such as counts,
 panel as attributes, and computes the likelihood of the counts themselves.
 
 To add a head, write a subclass, list it in ``heads/by_name.py``, and add its name to ``HeadName``
-in ``forecast/settings.py``.
+in ``forecast/settings.py``. The backend's operations compute its score, unless it has a ``native``
+description and ``native/score.cpp`` its family.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from statecast.heads.namespace import namespace
-from statecast.recurrence.kernels.native.closed_loop import NativeHead
+from statecast.recurrence.kernels.native import score
+from statecast.recurrence.kernels.native.library import NativeHead
 
 SMALLEST = 1e-4  # the least scale or gap, in scaled units: keeps likelihoods finite
 
@@ -121,9 +122,9 @@ class Head(ABC):
         the median, or the mean of counts (on their scale)."""
         return 0
 
-    def native(self, levels: Sequence[float]) -> NativeHead | None:
-        """How the native library computes the head: its quantiles at ``levels``, and draws from it.
-        None if it does not."""
+    @property
+    def native(self) -> NativeHead | None:
+        """How the native library computes the head; None if it does not."""
         return None
 
     @abstractmethod
@@ -158,8 +159,10 @@ class Head(ABC):
         ``explain`` says what computes the score.
         """
         ops = namespace(readout.outputs)
-        if self._native_declines(readout) is None:
-            return ops.cast(self._native_score(readout, y, weight), "float32")
+        native = self.native
+        if native is not None and self._native_declines(readout) is None:
+            given = vars(readout) | {"target": y, "weight": weight}
+            return ops.cast(score.run(native, given), "float32")
         y, weight = (ops.stop_gradient(ops.convert_to_tensor(data)) for data in (y, weight))
         return ops.sum(self.loss(self.read(readout), y) * weight, axis=-1)
 
@@ -177,10 +180,10 @@ class Head(ABC):
         return {"native": f"declines: {reason}", "plain": "runs"}
 
     def _native_declines(self, readout: Readout) -> str | None:
-        return f"it has no {type(self).__name__}"
-
-    def _native_score(self, readout: Readout, y: Any, weight: Any) -> Any:
-        raise NotImplementedError
+        native = self.native
+        if native is None:
+            return f"it has no {type(self).__name__}"
+        return score.declines(native, readout.outputs)
 
 
 def softplus_inverse(x: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from statecast.heads.special import (
     normal_quantile,
     student_t_quantile,
 )
-from statecast.recurrence.kernels.native.closed_loop import NativeHead
+from statecast.recurrence.kernels.native.library import NativeHead
 
 _GAP = float(softplus_inverse(0.5))  # the scale that a raw number of 0 gives is 0.5
 
@@ -40,8 +39,9 @@ class Normal(Head):
     def size(self) -> int:
         return 2
 
-    def native(self, levels: Sequence[float]) -> NativeHead | None:
-        return NativeHead("normal", (_GAP,), SMALLEST, levels)
+    @property
+    def native(self) -> NativeHead | None:
+        return NativeHead("normal", self.size, (_GAP,), SMALLEST)
 
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)
@@ -120,8 +120,9 @@ class StudentT(Head):
     def size(self) -> int:
         return 3
 
-    def native(self, levels: Sequence[float]) -> NativeHead | None:
-        return NativeHead("student_t", (_GAP,), SMALLEST, levels)
+    @property
+    def native(self) -> NativeHead | None:
+        return NativeHead("student_t", self.size, (_GAP,), SMALLEST)
 
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)

@@ -21,7 +21,9 @@ from statecast.heads.special import (
     poisson_log_pmf,
 )
 from statecast.recurrence.kernels.native import counts as native
-from statecast.recurrence.kernels.native.library import find
+from statecast.recurrence.kernels.native.library import NativeHead, find
+
+_GAP = float(softplus_inverse(0.5))  # the inverse size that a raw number of 0 gives is 0.5
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class _Counts(Head):
     scaling: float = 1.0
 
     transform: ClassVar[str | None] = "counts"
+    smallest: ClassVar[float] = 1e-6  # added to the mean
     sharpness: ClassVar[float] = 10.0  # of the softplus, on the scale of the logarithm
     largest: ClassVar[float] = 2.0**26  # the largest mean, and the largest count in a likelihood
 
@@ -81,11 +84,19 @@ class _Counts(Head):
         """The mean from its scaled value."""
         ops = namespace(located)
         log = self.location + self.scaling * located
-        return self._from_log(ops.softplus(self.sharpness * log) / self.sharpness) + 1e-6
+        return self._from_log(ops.softplus(self.sharpness * log) / self.sharpness) + self.smallest
 
     def _from_log(self, log: Any) -> Any:
         ops = namespace(log)
-        return self.centre * ops.expm1(ops.minimum(log, math.log1p(self.largest / self.centre)))
+        return self.centre * ops.expm1(ops.minimum(log, self._largest_log))
+
+    @property
+    def _largest_log(self) -> float:
+        return math.log1p(self.largest / self.centre)
+
+    def _native(self, family: str, *more: float) -> NativeHead:
+        scale = (self.centre, self.location, self.scaling, self.sharpness, self._largest_log)
+        return NativeHead(family, self.size, (*scale, *more), self.smallest)
 
     @abstractmethod
     def inverse_size(self, parameters: Any) -> Any:
@@ -110,6 +121,10 @@ class Poisson(_Counts):
     @property
     def size(self) -> int:
         return 1
+
+    @property
+    def native(self) -> NativeHead | None:
+        return self._native("poisson")
 
     def parameters(self, raw: Any, shift: Any) -> Any:
         return self._mean_of(raw + shift)
@@ -140,9 +155,13 @@ class NegativeBinomial(_Counts):
     def size(self) -> int:
         return 2
 
+    @property
+    def native(self) -> NativeHead | None:
+        return self._native("negative_binomial", _GAP)
+
     def parameters(self, raw: Any, shift: Any) -> Any:
         ops = namespace(raw)
-        inverse = ops.softplus(raw[..., 1:] + float(softplus_inverse(0.5)))
+        inverse = ops.softplus(raw[..., 1:] + _GAP)
         inverse = ops.clip(inverse, 1e-4, 30.0)
         return ops.concatenate([self._mean_of(raw[..., :1] + shift), 1.0 / inverse], axis=-1)
 

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from statecast.errors import ArgumentError
-from statecast.heads.base import SMALLEST, Head, Readout, constant, softplus_inverse
+from statecast.heads.base import SMALLEST, Head, constant, softplus_inverse
 from statecast.heads.namespace import namespace
-from statecast.recurrence.kernels.native import quantiles as score
-from statecast.recurrence.kernels.native.closed_loop import NativeHead
+from statecast.recurrence.kernels.native.library import NativeHead
 
 # The levels at which the forecaster keeps the quantiles of a distribution.
 QUANTILE_LEVELS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
@@ -83,10 +82,10 @@ class Quantiles(Head):
         below = ops.flip(ops.cumsum(ops.flip(below, axis=-1), axis=-1), axis=-1)
         return ops.concatenate([median - below, median, median + ops.cumsum(above, axis=-1)], -1)
 
-    def native(self, levels: Sequence[float]) -> NativeHead | None:
-        if tuple(levels) != self.levels:
-            return None
-        return NativeHead("quantiles", tuple(self.start.tolist()), SMALLEST, self.levels)
+    @property
+    def native(self) -> NativeHead | None:
+        gaps = tuple(self.start.tolist())
+        return NativeHead("quantiles", self.size, gaps, SMALLEST, tuple(self.levels))
 
     @cached_property
     def start(self) -> np.ndarray:
@@ -94,13 +93,6 @@ class Quantiles(Head):
         distribution with half of the data's standard deviation."""
         deviates = [NormalDist().inv_cdf(level) for level in self.levels]
         return softplus_inverse(0.5 * np.diff(deviates))
-
-    def _native_declines(self, readout: Readout) -> str | None:
-        return score.declines(readout.outputs)
-
-    def _native_score(self, readout: Readout, y: Any, weight: Any) -> Any:
-        spec = score.Spec(tuple(self.levels), tuple(self.start.tolist()), SMALLEST)
-        return score.run(spec, vars(readout) | {"target": y, "weight": weight})
 
     def mean(self, parameters: Any) -> Any:
         ops = namespace(parameters)

@@ -18,8 +18,8 @@ from statecast.networks.decoder import piecewise
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native.affine import Affine
 from statecast.recurrence.kernels.native.calls import cell_declines
-from statecast.recurrence.kernels.native.closed_loop import EnsembleLoop, NativeHead
-from statecast.recurrence.kernels.native.library import find, report_missing
+from statecast.recurrence.kernels.native.closed_loop import EnsembleLoop
+from statecast.recurrence.kernels.native.library import NativeHead, find, report_missing
 
 
 def affine(kernel: np.ndarray, bias: np.ndarray) -> Any:
@@ -37,12 +37,13 @@ def closed_loop(
     decay: np.ndarray,
     kernel: np.ndarray,
     head: NativeHead | None,
+    levels: Sequence[float],
 ) -> Any:
     """The closed loop of each member: an ``EnsembleLoop``, or the same in NumPy, without its head,
     if there is no library, or if it does not run these cells. The attribute ``head`` is None
     without one."""
     if native() and cell_declines(stack) is None:
-        return EnsembleLoop(stack, weights, feed, decay, kernel, head)
+        return EnsembleLoop(stack, weights, feed, decay, kernel, head, levels)
     return _PlainLoop(stack, weights, feed, decay)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -15,31 +14,16 @@ from statecast.recurrence.cells import Stack, within
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.arrays import PackedCell
 from statecast.recurrence.kernels.native.calls import CODES
-from statecast.recurrence.kernels.native.library import HOST, address, check, loaded
+from statecast.recurrence.kernels.native.library import (
+    FAMILIES,
+    HOST,
+    NativeHead,
+    address,
+    check,
+    loaded,
+)
 
-_HEADS = ("none", "quantiles", "normal", "student_t")  # in the order of native/statecast.h
 _LEAVES = ("h", "c")
-
-
-@dataclass(frozen=True)
-class NativeHead:
-    """A head that the library computes.
-
-    Attributes
-    ----------
-    family : {"quantiles", "normal", "student_t"}
-    gaps : sequence of float
-        Added to the raw distances between quantiles, or to the raw scale, before softplus.
-    smallest : float
-        Added to a distance or scale after it.
-    levels : sequence of float
-        Of the quantiles to compute; with the family "quantiles" those that give the distribution.
-    """
-
-    family: str
-    gaps: Sequence[float]
-    smallest: float
-    levels: Sequence[float]
 
 
 class _Layer(ctypes.Structure):
@@ -85,7 +69,9 @@ class EnsembleLoop:
     kernel : array, ``(members, units, parameters)``
         The weights of the last layer's output in the head's raw numbers.
     head : NativeHead, optional
-        None if the library does not compute the head.
+        The attribute ``head`` is None if the library does not run a loop with it.
+    levels : sequence of float
+        Of the quantiles to compute.
 
     Raises
     ------
@@ -101,7 +87,10 @@ class EnsembleLoop:
         decay: np.ndarray,
         kernel: np.ndarray,
         head: NativeHead | None,
+        levels: Sequence[float],
     ) -> None:
+        if head is not None and not head.in_closed_loop(levels):
+            head = None
         self._library, self.head = loaded(), head
         self._layers = [
             PackedCell(cell, f"{layer}/", within(weights, layer), "float32", 0)
@@ -111,8 +100,8 @@ class EnsembleLoop:
         self._fixed = {"feed": feed, "decay": decay, "kernel": kernel}
         self._fixed = {n: np.ascontiguousarray(w, np.float32) for n, w in self._fixed.items()}
         if head is not None:
-            deviates = [NormalDist().inv_cdf(level) for level in head.levels]
-            doubles = {"gaps": head.gaps, "levels": head.levels, "deviates": deviates}
+            deviates = [NormalDist().inv_cdf(level) for level in levels]
+            doubles = {"gaps": head.gaps, "levels": levels, "deviates": deviates}
             self._fixed |= {name: np.array(values, float) for name, values in doubles.items()}
         self._at = {name: address(array) for name, array in self._fixed.items()}
         self._started = threads.of_started()
@@ -152,7 +141,7 @@ class EnsembleLoop:
         Returns
         -------
         y : array, ``(members, rows, steps, units)``
-            Or the quantiles, ``(members, rows, steps, levels)``, at the levels of ``head``; they
+            Or the quantiles, ``(members, rows, steps, levels)``, at ``levels``; they
             are undefined at skipped steps.
         taken : array, ``(members, rows, steps)``
             The value of each step.
@@ -230,9 +219,9 @@ class EnsembleLoop:
     def _of_head(self, after: bool) -> dict[str, Any]:
         assert self.head is not None
         return {
-            "head": _HEADS.index(self.head.family),
+            "head": FAMILIES.index(self.head.family),
             "parameters": self._fixed["kernel"].shape[-1],
-            "count": len(self.head.levels),
+            "count": len(self._fixed["levels"]),
             "after": int(after),
             "smallest": self.head.smallest,
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.threads import MOST
 
 # The number of native/statecast.h that this package was written for.
-INTERFACE = 4
+INTERFACE = 5
 
 DTYPES = {"float32": 0, "float64": 1}
 _STATUS = {
@@ -24,8 +26,41 @@ _STATUS = {
     3: "out of memory",
 }
 
+# Families of distributions, in the order of native/statecast.h.
+FAMILIES = ("none", "quantiles", "normal", "student_t", "poisson", "negative_binomial")
+
 # The last fields of every structure: the number of threads, and OpenMP's function to run on them.
 HOST = (("threads", ctypes.c_int64), ("openmp", ctypes.c_void_p))
+
+
+@dataclass(frozen=True)
+class NativeHead:
+    """A head that the library computes.
+
+    Attributes
+    ----------
+    family : {"quantiles", "normal", "student_t", "poisson", "negative_binomial"}
+    size : int
+        The number of raw numbers of a distribution.
+    gaps : tuple of float
+        What native/statecast.h says of the family: mostly added to raw numbers before softplus.
+    smallest : float
+        Added to a distance, a scale or a mean after it.
+    levels : tuple of float
+        With the family "quantiles" those of the quantiles that give the distribution.
+    """
+
+    family: str
+    size: int
+    gaps: tuple[float, ...]
+    smallest: float
+    levels: tuple[float, ...] = ()
+
+    def in_closed_loop(self, levels: Sequence[float]) -> bool:
+        """Whether the library runs a closed loop with it, and computes quantiles at ``levels``."""
+        if self.family == "quantiles":
+            return self.levels == tuple(levels)
+        return self.family in ("normal", "student_t")
 
 
 class Forward(ctypes.Structure):

@@ -1,14 +1,13 @@
-"""The score of a head of quantiles in the native library, and its gradients, in JAX and PyTorch.
+"""The score of a head in the native library, and its gradients, in JAX and PyTorch.
 
-It computes one number for each row from the recurrence's outputs, without an array of all
-quantiles. The reference is ``statecast.heads``. It can be differentiated once.
+It computes one number for each row from the recurrence's outputs, without an array of the
+parameters of all steps. The reference is ``statecast.heads``. It can be differentiated once.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -18,29 +17,26 @@ from statecast.errors import KernelError
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.in_torch import address_of, dense, transforms_active
 from statecast.recurrence.kernels.native.kernel import tensors_decline
-from statecast.recurrence.kernels.native.library import DTYPES, HOST, check, loaded
+from statecast.recurrence.kernels.native.library import (
+    DTYPES,
+    FAMILIES,
+    HOST,
+    NativeHead,
+    check,
+    loaded,
+)
 
 # The arguments in the library's order; `first` and `last` are optional. DATA have no gradient.
 ORDER = ("outputs", "taken", "first", "last", "kernel", "base", "decay", "target", "weight")
 DATA = ("target", "weight")
 
 
-@dataclass(frozen=True)
-class Spec:
-    """A head of quantiles: its levels, and ``gap`` and ``smallest`` in the distance
-    ``softplus(raw + gap) + smallest`` from each quantile to the next."""
-
-    levels: tuple[float, ...]
-    gaps: tuple[float, ...]
-    smallest: float
-
-
 class _Score(ctypes.Structure):
     """``statecast_score_args`` of native/statecast.h."""
 
     _fields_ = [
-        *((field, ctypes.c_int64) for field in ("dtype", "members", "rows", "steps", "units")),
-        ("quantiles", ctypes.c_int64),
+        *((field, ctypes.c_int64) for field in ("dtype", "head", "members", "rows", "steps")),
+        *((field, ctypes.c_int64) for field in ("units", "parameters")),
         *((field, ctypes.c_void_p) for field in (*ORDER, "levels", "gaps")),
         ("smallest", ctypes.c_double),
         ("score", ctypes.c_void_p),
@@ -58,34 +54,37 @@ class _Gradients(ctypes.Structure):
     ]
 
 
-def declines(outputs: Any) -> str | None:
-    """Why the library cannot compute a score from ``outputs``; None where it can."""
+def declines(head: NativeHead, outputs: Any) -> str | None:
+    """Why the library cannot compute the score of a head from ``outputs``; None where it can."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
         return "on TensorFlow its own operations are used"
     if keras.backend.backend() == "torch" and transforms_active():
         return "it has no derivatives in torch.func"
+    dtype = keras.backend.standardize_dtype(outputs.dtype)
+    if head.family != "quantiles" and dtype != "float32":
+        return f"it computes the score of {head.family} in float32 only, not in {dtype}"
     return tensors_decline(outputs)
 
 
-def run(spec: Spec, values: Mapping[str, Any]) -> Any:
+def run(head: NativeHead, values: Mapping[str, Any]) -> Any:
     """The score of every row, ``(members, rows)``; values by the names of native/statecast.h."""
     import keras
 
     values = {n: values[n] for n in ORDER if values.get(n) is not None}
-    return (_jax_entry() if keras.backend.backend() == "jax" else _torch_run)(spec, values)
+    return (_jax_entry() if keras.backend.backend() == "jax" else _torch_run)(head, values)
 
 
-def _shapes(outputs: tuple[int, ...], quantiles: int) -> dict[str, tuple[int, ...]]:
+def _shapes(outputs: tuple[int, ...], parameters: int) -> dict[str, tuple[int, ...]]:
     members, rows, steps, units = outputs
     return {
         "outputs": outputs,
         **dict.fromkeys(("taken", "target", "weight"), (members, rows, steps)),
         "first": (members, rows, units),
         **dict.fromkeys(("last", "score"), (members, rows)),
-        "kernel": (members, units, quantiles),
-        "base": (members, rows, quantiles),
+        "kernel": (members, units, parameters),
+        "base": (members, rows, parameters),
         "decay": (members,),
     }
 
@@ -100,43 +99,44 @@ def _jax_entry() -> Callable[..., Any]:
 
     custom_vjp: Any = jax.custom_vjp
 
-    def call(which: str, spec: Spec, names: list[str], values: Any, *more: Any) -> Any:
+    def call(which: str, head: NativeHead, names: list[str], values: Any, *more: Any) -> Any:
         x = values["outputs"]
-        shapes = _shapes(x.shape, len(spec.levels))
+        shapes = _shapes(x.shape, head.size)
         results = [jax.ShapeDtypeStruct(shapes[n], x.dtype) for n in names]
         target = jax.ffi.ffi_call(which, results, vmap_method="broadcast_all")
         return target(
             *(values[n] for n in ORDER if n in values),
             *more,
             has=np.int64("first" in values),
-            levels=np.array(spec.levels),
-            gaps=np.array(spec.gaps),
-            smallest=np.float64(spec.smallest),
+            head=np.int64(FAMILIES.index(head.family)),
+            levels=np.array(head.levels, float),
+            gaps=np.array(head.gaps, float),
+            smallest=np.float64(head.smallest),
             threads=np.int64(threads.of_jax()),
         )
 
     @partial(custom_vjp, nondiff_argnums=(0,))
-    def score(spec: Spec, values: Any) -> Any:
-        return call("statecast_score", spec, ["score"], values)[0]
+    def score(head: NativeHead, values: Any) -> Any:
+        return call("statecast_score", head, ["score"], values)[0]
 
-    def forward(spec: Spec, values: Any) -> Any:
-        return score(spec, values), values
+    def forward(head: NativeHead, values: Any) -> Any:
+        return score(head, values), values
 
-    def backward(spec: Spec, values: Any, given: Any) -> Any:
+    def backward(head: NativeHead, values: Any, given: Any) -> Any:
         names = [n for n in ORDER if n in values and n not in DATA]
-        found = call("statecast_score_gradients", spec, names, values, given)
+        found = call("statecast_score_gradients", head, names, values, given)
         gradients = dict(zip(names, found, strict=True))
         return ({n: gradients.get(n) for n in values},)
 
     score.defvjp(forward, backward)
 
-    def entry(spec: Spec, values: Any) -> Any:
+    def entry(head: NativeHead, values: Any) -> Any:
         x = values["outputs"]
-        shapes = _shapes(x.shape, len(spec.levels))
+        shapes = _shapes(x.shape, head.size)
         values = {
             n: jnp.broadcast_to(jnp.asarray(v, x.dtype), shapes[n]) for n, v in values.items()
         }
-        return score(spec, values)
+        return score(head, values)
 
     return jax.jit(entry, static_argnums=0)
 
@@ -144,16 +144,16 @@ def _jax_entry() -> Callable[..., Any]:
 # -- PyTorch -------------------------------------------------------------------------------------
 
 
-def _torch_run(spec: Spec, values: Mapping[str, Any]) -> Any:
+def _torch_run(head: NativeHead, values: Mapping[str, Any]) -> Any:
     import torch
 
     x = values["outputs"]
-    shapes = _shapes(tuple(x.shape), len(spec.levels))
+    shapes = _shapes(tuple(x.shape), head.size)
     tensors = [
         dense(torch.as_tensor(values[n]).broadcast_to(shapes[n]), x.dtype) if n in values else None
         for n in ORDER
     ]
-    return _torch_function().apply(spec, *tensors)
+    return _torch_function().apply(head, *tensors)
 
 
 @cache
@@ -162,12 +162,12 @@ def _torch_function() -> Any:
 
     library, at = loaded(), address_of
 
-    def arguments(spec: Spec, values: Mapping[str, Any], **more: int) -> _Score:
+    def arguments(head: NativeHead, values: Mapping[str, Any], **more: int) -> _Score:
         x = values["outputs"]
         dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
-        constants = {n: _doubles(getattr(spec, n)) for n in ("levels", "gaps")}
+        constants = {n: _doubles(getattr(head, n)) for n in ("levels", "gaps")}
         return _Score(
-            dtype, *x.shape, len(spec.levels), smallest=spec.smallest,
+            dtype, FAMILIES.index(head.family), *x.shape, head.size, smallest=head.smallest,
             threads=threads.of_torch(), openmp=threads.openmp(),
             **{n: at(v) for n, v in values.items()}, **constants, **more,
         )  # fmt: skip
@@ -175,7 +175,7 @@ def _torch_function() -> Any:
     def gradients(ctx: Any, given: Any) -> Any:
         pairs = zip(ORDER, ctx.saved_tensors, strict=True)  # hooks may have changed dtypes
         values = {n: dense(v, given.dtype) for n, v in pairs if v is not None}
-        shapes = _shapes(tuple(values["outputs"].shape), len(ctx.spec.levels))
+        shapes = _shapes(tuple(values["outputs"].shape), ctx.head.size)
         wrong = [n for n, v in values.items() if v.shape != shapes[n]]
         if wrong:
             raise KernelError(
@@ -186,7 +186,7 @@ def _torch_function() -> Any:
         found = {n: torch.empty_like(v) for n, v in values.items() if n not in DATA}
         given = dense(given, given.dtype)
         call = _Gradients(
-            arguments(ctx.spec, values),
+            arguments(ctx.head, values),
             dscore=at(given),
             **{f"d{n}": at(v) for n, v in found.items()},
         )
@@ -195,13 +195,13 @@ def _torch_function() -> Any:
 
     class Score(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, spec: Spec, *tensors: Any) -> Any:
+        def forward(ctx: Any, head: NativeHead, *tensors: Any) -> Any:
             values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
             x = values["outputs"]
-            ctx.spec = spec
+            ctx.head = head
             ctx.save_for_backward(*tensors)
             score = x.new_empty(x.shape[:2])
-            check(library.statecast_score(ctypes.byref(arguments(spec, values, score=at(score)))))
+            check(library.statecast_score(ctypes.byref(arguments(head, values, score=at(score)))))
             return score
 
         backward: Any = staticmethod(torch.autograd.function.once_differentiable(gradients))
