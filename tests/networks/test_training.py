@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -161,3 +162,32 @@ def test_few_compiled_steps_are_kept(compiled):
         small: dict[str, Any] = SMALL | {"units": units, "epochs": 1}
         Forecaster(**small).fit(Y, X, verbose=0)
     assert len(training._kept) == training.KEPT
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Forecaster, {}),
+        (Forecaster, {"cell": "gru", "layers": 2, "head": "negative_binomial"}),
+        (TokenForecaster, {"dropout": 0.0}),  # XLA draws other numbers
+    ],
+)
+def test_a_long_training_is_compiled_by_xla_and_is_that_of_the_graph(kind, more, monkeypatch):
+    rng = np.random.default_rng(0)
+    Y, X = rng.integers(0, 9, (40, 5)).astype(float), rng.normal(size=(40, 2))
+    asked = []
+
+    def fitted(least):
+        monkeypatch.setattr(training, "UPDATES", least)
+        monkeypatch.setattr(
+            training,
+            "compiled_before",
+            lambda network: asked.append(network.jit_compile) or nullcontext(),
+        )
+        return kind(**SMALL | more).fit(Y, X, verbose=0).network.weight_arrays()
+
+    long, short = fitted(1), fitted(10_000)
+    assert asked == [True, False]
+    for name, weight in long.items():
+        np.testing.assert_allclose(weight, short[name], rtol=1e-3, atol=1e-4, err_msg=name)
