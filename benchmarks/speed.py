@@ -67,25 +67,30 @@ SECTIONS = {
     ),
     "layer": Section(
         "A Keras layer as it is called on PyTorch",
-        "`statecast.layers.LSTM(units, return_sequences=True)(x)`, forward and backward.",
+        "`statecast.layers.LSTM(units, return_sequences=True)(x)`, forward and backward. *An idle "
+        "Keras layer* computes nothing: what Keras itself takes for a call.",
         SHAPES, turns(measured.layer), ["torch"], seconds=4,
     ),
     "fit": Section(
         "`fit` of a Keras model",
         "One LSTM and a Dense(1), mean squared error, Adam; the time of a batch. Each backend has "
-        "a process of its own, so that a comparison across backends is that of two medians.",
+        "a process of its own, so that a comparison across backends is that of two medians. *Dense "
+        "alone* is a model without the LSTM.",
         SHAPES, turns(partial(measured.keras_model, method="fit")), list(BACKENDS), seconds=4,
         start=20,
     ),
     "inference": Section(
         "Inference on NumPy arrays",
-        "`Recurrence.run` against the runtimes that serve models: whole sequences, one LSTM.",
+        "`Recurrence.run` against the runtimes that serve models: whole sequences, one LSTM. "
+        "*Matrix products* are as many operations as its products have, in products of 2048 by "
+        "2048: its functions come on top.",
         SHAPES, turns(measured.inference), ["torch"], seconds=3,
     ),
     "decoding": Section(
         "Closed-loop decoding",
         "One LSTM whose output, an affine map of its state, is its next input: a jitted call on "
-        "JAX. OpenVINO and Keras are Python loops over a compiled step.",
+        "JAX. OpenVINO and Keras are Python loops over a compiled step. *Matrix products* as for "
+        "inference.",
         ("4096, 27, 64", "256, 27, 64", "1, 30, 64"), turns(measured.decoding), ["jax"],
         head="rows, steps, units", seconds=8, start=30,
     ),

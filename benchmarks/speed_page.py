@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speed_rows import BACKENDS, Times
+from speed_rows import BACKENDS, DENSE, IDLE, PRODUCTS, Times
 
 from statecast.files import write_whole
 
@@ -169,13 +169,16 @@ class Figure:
     asked: float = 0.0
     most: bool = False  # whether `asked` is an upper limit
 
+    def takes(self, side: str) -> bool:
+        return side == self.side if self.side else side not in (PRODUCTS, IDLE, DENSE)
+
     def find(self, results: Results, machine: Machine) -> list[Line]:
         rows: dict[str, list[Line]] = {}
         for line in results.lines:
             wanted = line.machine == machine and line.section == self.section
             if wanted and line.row.startswith(self.row) and line.against == self.against:
                 rows.setdefault(line.row, []).append(line)
-        found = [[each for each in row if self.side in ("", each.side)] for row in rows.values()]
+        found = [[line for line in row if self.takes(line.side)] for row in rows.values()]
         return [min(row, key=value) for row in found if row]
 
 

@@ -19,6 +19,8 @@ import numpy as np
 SHAPES = ("32, 30, 4, 32", "256, 30, 4, 64", "256, 30, 4, 128", "1024, 30, 4, 128",
           "64, 100, 8, 256")  # fmt: skip
 LEAST, MOST = 3, 25  # turns
+# Sides that are no peers, but parts of the work that no peer can do without.
+PRODUCTS, IDLE, DENSE = "matrix products", "an idle Keras layer", "Dense alone on PyTorch"
 BACKENDS = {"jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}
 Times = dict[str, list[float]]  # of each side, those of one turn at the same place
 left_out: set[str] = set()  # peers that are not installed
@@ -122,23 +124,38 @@ def operation(row: str, *, infer: bool = False, products: bool = True) -> list[S
     if products:  # of training: forward, to the state, to the weights
         gates = {"LSTM": 4, "GRU": 3}[kind]
         work = 2.0 * rows * steps * gates * units * (2 * (inputs + units) + units)
-        square = pt.tensor(draw(2048, 2048))
-        sides.append(Side("matrix products", lambda: square @ square, 2 * 2048**3 / work))
+        sides.append(matrix_products(work))
     return sides
+
+
+def matrix_products(work: float) -> Side:
+    """As many operations as ``work`` in products of large matrices."""
+    square = torch().tensor(draw(2048, 2048))
+    return Side(PRODUCTS, lambda: square @ square, 2 * 2048**3 / work)
 
 
 def layer(row: str) -> list[Side]:
     """A Keras layer as it is called, forward and backward."""
+    import keras
+
     from statecast.layers import recurrent as layers
+
+    class Idle(keras.layers.Layer):
+        """Returns the same output each time."""
+
+        def call(self, x: Any) -> Any:
+            return output
 
     pt = torch()
     rows, steps, inputs, units = numbers(row)
     x, gradient = pt.tensor(draw(rows, steps, inputs)), pt.tensor(draw(rows, steps, units))
     ours = layers.LSTM(units, return_sequences=True)
     module = pt.nn.LSTM(inputs, units, batch_first=True)
+    output, idle = pt.zeros_like(gradient, requires_grad=True), Idle()
     return [
         Side("Statecast", lambda: ours(x).backward(gradient)),
         Side("`nn.LSTM`", lambda: module(x)[0].backward(gradient)),
+        Side(IDLE, lambda: idle(x).backward(gradient)),
     ]
 
 
@@ -228,6 +245,12 @@ def keras_model(row: str, *, method: str) -> list[Side]:
             call = partial(model.fit, x, y, shuffle=False)
         call = partial(call, batch_size=rows, verbose=0)
         sides.append(Side(f"{name} on {BACKENDS[backend]}", call, count))
+    if method == "fit" and backend == "torch":
+        start = keras.Input((steps, inputs))
+        model = keras.Model(start, keras.layers.Dense(1)(start))
+        model.compile("adam", "mse")
+        call = partial(model.fit, x, y, shuffle=False, batch_size=rows, verbose=0)
+        sides.append(Side(DENSE, call, count))
     return sides
 
 
@@ -331,12 +354,11 @@ def fill(module: Any, weights: Mapping[str, np.ndarray], layer: str = "") -> Any
     return module
 
 
-def check_same(sides: Sequence[Side], results: Mapping[str, Callable[[Any], Any]]) -> list[Side]:
-    """Return the sides, which compute the same; ``results`` take it out of what a side returns."""
+def check_same(sides: Sequence[Side], results: Mapping[str, Callable[[Any], Any]]) -> None:
+    """Check that the sides compute the same; ``results`` take it out of what a side returns."""
     found = [np.ravel(results.get(side.name, np.asarray)(side.call())) for side in sides]
     for side, values in zip(sides, found, strict=True):
         np.testing.assert_allclose(values, found[0], rtol=1e-3, atol=1e-4, err_msg=side.name)
-    return list(sides)
 
 
 def inference(row: str) -> list[Side]:
@@ -365,11 +387,12 @@ def inference(row: str) -> list[Side]:
             sides.append(Side("ONNX Runtime", partial(onnx_runtime(model), **given)))
         if installed("openvino"):
             sides.append(Side("OpenVINO", partial(openvino(model), **given)))
-    return check_same(sides, {
+    check_same(sides, {
         "Statecast": lambda found: found[0].swapaxes(0, 1),
         "ONNX Runtime": lambda found: found[0],
         "OpenVINO": lambda found: found[0],
     })  # fmt: skip
+    return [*sides, matrix_products(2.0 * rows * steps * 4 * units * (inputs + units))]
 
 
 def decoding(row: str) -> list[Side]:
@@ -473,7 +496,8 @@ def decoding(row: str) -> list[Side]:
     predict = partial(model.predict, batch_size=rows, verbose=0)
     sides.append(Side("Keras, `predict`", partial(in_keras, predict)))
     sides.append(Side("Keras, `predict_on_batch`", partial(in_keras, model.predict_on_batch)))
-    return check_same(sides, {"ONNX Runtime, Loop": lambda found: np.squeeze(found[0]).T})
+    check_same(sides, {"ONNX Runtime, Loop": lambda found: np.squeeze(found[0]).T})
+    return [*sides, matrix_products(2.0 * rows * steps * 4 * units * (1 + units))]
 
 
 # -- forecasters ---------------------------------------------------------------------------------
