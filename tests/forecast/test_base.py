@@ -360,6 +360,28 @@ def test_a_state_whose_numbers_cannot_be_is_refused_before_any_work(fitted):
     ).equals(fitted.predict(state=state, until=T))
 
 
+@pytest.mark.parametrize("step", [10_001, 999_999])
+def test_an_observation_that_no_forecast_can_follow_is_refused(fitted, step):
+    """A typing error in a step: nothing could be done with the item afterwards."""
+    series, static = curve_tables()
+    begun, item = fitted.state(series, static), series["unique_id"][0]
+    static = static.filter(pl.col("unique_id") == item)
+
+    def rows(step):
+        return series.head(1).with_columns(ds=pl.lit(step, pl.Int64))
+
+    asks = (
+        lambda: fitted.update(begun, rows(step)),
+        lambda: fitted.state(rows(step), static),
+        lambda: fitted.predict(rows(step), static, h=1),
+    )
+    for ask in asks:
+        with pytest.raises(errors.DataError, match=rf"up to step 10,000.*step {step:,}\.") as error:
+            ask()
+        assert (error.value.item, error.value.column) == (item, "ds")
+    assert fitted.update(begun, rows(10_000)).rows == begun.rows
+
+
 def test_an_update_opens_each_table_once(fitted, tmp_path, monkeypatch):
     series, static = curve_tables()
     state, new = fitted.state(prefixes_of(series, {0: 2, 1: 2}), static), series["ds"] == 3

@@ -485,6 +485,10 @@ def test_dates_are_checked_against_the_grid(models: dict[str, Forecaster], tmp_p
             sessions.observe("a", 2, 50.0)
         sessions.observe("a", np.datetime64("2024-03-07"), 51.0)
         assert sessions.observe("a", dt.date(2024, 3, 1), 49.0).status.tolist() == ["late"]
+        with pytest.raises(
+            errors.DataError, match=r"up to step 10,000.*'ds', or that of its first"
+        ):
+            sessions.observe("a", "2204-03-08", 51.0)
         assert sessions.forecast("a", h=1)["step"].to_list() == [8]
 
 

@@ -406,12 +406,15 @@ class StateModel(ABC, Generic[S]):
 
         Raises
         ------
+        DataError
+            An observation after step 10,000, which no forecast could follow.
         ArgumentError
             A state that leaves the range of float32.
         NotFittedError
             The model is not fitted.
         """
         fingerprint = self.fingerprint
+        self._check_observed(panel.ids, panel.known)
         leaves = self._advance(self._start(panel), panel, np.zeros(panel.rows, int))
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
@@ -461,7 +464,8 @@ class StateModel(ABC, Generic[S]):
         Raises
         ------
         DataError
-            A step that is not new, or an item that the state does not have.
+            A step that is not new, an observation after step 10,000, or an item that the state does
+            not have.
         StateError
             A state that this model did not make, or one without ids.
         ArgumentError
@@ -502,6 +506,8 @@ class StateModel(ABC, Generic[S]):
 
         Raises
         ------
+        DataError
+            An observation after step 10,000, which no forecast could follow.
         ArgumentError
             A new state that leaves the range of float32.
         StateError
@@ -511,6 +517,7 @@ class StateModel(ABC, Generic[S]):
         """
         self.schema  # noqa: B018  raises if nothing is fitted
         known, _, _ = self._position(state)
+        self._check_observed(panel.ids, panel.known)
         leaves = dict(state.leaves)
         if panel.origin is not None:
             leaves["origin"] = panel.origin.astype("int64")
@@ -879,6 +886,22 @@ class StateModel(ABC, Generic[S]):
             rows.append(at)
         return rows[0] if len(rows) == 1 else np.unique(np.concatenate([np.zeros(0, int), *rows]))
 
+    def _check_observed(self, ids: np.ndarray, known: np.ndarray) -> None:
+        """Raise ``DataError`` if no forecast could follow an item's last observed position."""
+        count = len(self.settings.targets)
+        most, last = MOST_STEPS // count, known // count
+        if (last > most).any():
+            row = int(np.argmax(last))
+            item, column = ids[row : row + 1].tolist()[0], self.settings.step_col
+            dated = ", or that of its first row" if self.schema.spacing is not None else ""
+            raise DataError(
+                f"Item {item!r}: expected observations up to step {self.schema.number(most):,}, "
+                "the last one of any forecast; received one at step "
+                f"{self.schema.number(int(last[row])):,}. Correct its value of {column!r}{dated}.",
+                column=column,
+                item=item,
+            )
+
     def _last(
         self, horizon: Horizon, ids: np.ndarray, known: np.ndarray, strict: bool
     ) -> np.ndarray:
@@ -887,6 +910,7 @@ class StateModel(ABC, Generic[S]):
         With several targets a step has a position for each target; ``known`` counts positions too.
         """
         check_flag("strict", strict)
+        self._check_observed(ids, known)
         count = len(self.settings.targets)
         last = horizon.last(ids, known // count)
         longest = int(last.max(initial=0))
