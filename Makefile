@@ -90,7 +90,7 @@ sanitize: $(VENV)/.all
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	    STATECAST_LIBRARY=build/sanitize/libstatecast.so; \
 	SLOW=1 $(RUN) -m pytest -q -p no:cacheprovider \
-	    $(addprefix tests/recurrence/test_,native.py arrays.py affine.py closed_loop.py quantiles.py softmax.py counts.py) \
+	    $(addprefix tests/recurrence/test_,native.py arrays.py affine.py closed_loop.py score.py softmax.py counts.py) \
 	    tests/forecast/test_analogues.py && \
 	    CI= SLOW= $(RUN) -m pytest -q -p no:cacheprovider tests/recurrence/test_threads.py
 
