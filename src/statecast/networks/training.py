@@ -20,9 +20,10 @@ from statecast.recurrence.kernels.native import library
 from statecast.state import at_rest
 
 KEPT = 4  # compiled programs of earlier fits
-# XLA compiles a training on TensorFlow from this many updates on. To compile takes as much CPU time
-# as it saves in 150 to 300 updates.
-UPDATES = 300
+# XLA compiles a training on TensorFlow from this many updates on, of networks up to this width. To
+# compile takes as much CPU time as it saves in 150 to 300 updates with 32 units. With 64 it saves
+# a fifteenth of an update.
+UPDATES, WIDEST = 300, 48
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -168,7 +169,8 @@ def prepare(network: Network, updates: int, learning_rate: float, weight_decay: 
         # Where TensorFlow is told to be deterministic, Keras compiles nothing, and says so.
         warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
         network.compile(
-            optimizer=adamw(learning_rate, updates, weight_decay), jit_compile=_by_xla(updates)
+            optimizer=adamw(learning_rate, updates, weight_decay),
+            jit_compile=_by_xla(network, updates),
         )
     network.computes = (*network.computes, learning_rate, updates, weight_decay)
     # Built before the fit: otherwise TensorFlow traces the training step twice, which takes a
@@ -176,11 +178,12 @@ def prepare(network: Network, updates: int, learning_rate: float, weight_decay: 
     network.optimizer.build(network.trainable_variables)
 
 
-def _by_xla(updates: int) -> Any:
+def _by_xla(network: Network, updates: int) -> Any:
     """Whether XLA compiles the training, as Keras's ``compile`` takes it. Keras itself uses XLA on
-    JAX, and on TensorFlow only with an accelerator. A graph of TensorFlow takes 1.5 to 2.3 times as
-    much CPU time for an update."""
-    if keras.backend.backend() == "tensorflow" and updates >= UPDATES:
+    JAX, and on TensorFlow only with an accelerator. Where XLA is used here, a graph of TensorFlow
+    takes 1.5 to 2.3 times as much CPU time for an update."""
+    narrow = network.decoder.units <= WIDEST
+    if keras.backend.backend() == "tensorflow" and narrow and updates >= UPDATES:
         import tensorflow as tf
 
         if not tf.distribute.has_strategy():
