@@ -251,7 +251,8 @@ def test_what_is_shown_is_followed_after_an_answer_of_404(clean: Chrome, tmp_pat
         field = find(clean, "#item")
         field.clear()
         field.send_keys("nobody")
-        find(clean, "#live button").click()
+        # The button is pressed while the server is asked whether the item has changed.
+        clean.execute_script("page.live.again(); document.querySelector('#live button').click()")
         wait(clean, "return !document.getElementById('fault').hidden")
         sessions.observe("keep", 2, 51.0)
         wait(clean, "return page.scene.y.length === 2 && !page.waits")

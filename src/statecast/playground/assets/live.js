@@ -13,6 +13,7 @@ class Live {
     this.tag = null; // of what is shown
     this.item = null; // that is followed
     this.refused = false; // whether another item was asked for, in vain
+    this.asking = null; // the promise of a request's end
     this.rows = []; // of its forecast
   }
 
@@ -64,6 +65,7 @@ class Live {
 
   async follow(item) {
     if (item === "") return;
+    while (this.asking) await this.asking; // it is about the item before
     const before = [this.item, this.tag];
     [this.item, this.tag, this.refused] = [item, null, false];
     $("item").value = item;
@@ -77,8 +79,12 @@ class Live {
   /** Show the item again if it has changed. One that is deleted is shown again when it is there.
    *  Returns the status of the answer; 0 without one. */
   async again() {
-    if (this.item === null || document.hidden || this.asking) return 200;
-    this.asking = true;
+    if (this.item === null || document.hidden) return 200;
+    this.asking ??= this.shown().finally(() => { this.asking = null; });
+    return this.asking;
+  }
+
+  async shown() {
     try {
       await this.show(this.item);
       if (!this.refused) complain("server", "");
@@ -87,8 +93,6 @@ class Live {
       complain("server", error.status ? error.message : "The server does not answer.");
       this.tag = null;
       return error.status ?? 0;
-    } finally {
-      this.asking = false;
     }
   }
 

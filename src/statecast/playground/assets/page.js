@@ -774,7 +774,8 @@ class Page {
     $("dated").hidden = this.dates === null;
     if (this.dates) {
       $("begin").type = this.dates.daily ? "date" : "datetime-local";
-      $("begin").value = scene.begin ?? "";
+      // A date of which parts are typed has no value yet, and would be cleared.
+      if (!$("begin").validity.badInput) $("begin").value = scene.begin ?? "";
       const zone = this.dates.clock === "absolute" ? " (UTC)" : "";
       document.querySelector("label[for=begin]").textContent = `date of step 1${zone}`;
     }
