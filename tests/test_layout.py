@@ -16,6 +16,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,8 @@ class Import:
     at_load: bool
 
 
-def imports(source: str, module: str, *, package: bool = False) -> Iterator[Import]:
+@cache  # the tests change one module at a time
+def imports(source: str, module: str, *, package: bool = False) -> tuple[Import, ...]:
     """Every import in ``source``, the text of ``statecast.<module>``."""
 
     def visit(node: ast.AST, at_load: bool) -> Iterator[Import]:
@@ -176,7 +178,7 @@ def imports(source: str, module: str, *, package: bool = False) -> Iterator[Impo
         for child in ast.iter_child_nodes(node):
             yield from visit(child, at_load and child not in guarded)
 
-    yield from visit(ast.parse(source), True)
+    return tuple(visit(ast.parse(source), True))
 
 
 def subpackage_of(module: str, modules: set[str]) -> str:
