@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from effort import CI, EVERYTHING, FEW, examples, set_updates
 
 # Before anything imports Keras. A backend chosen from outside is kept.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -18,11 +21,12 @@ if os.environ["KERAS_BACKEND"] == "jax":
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    if not EVERYTHING:  # most programs run once or a few times
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from effort import CI, EVERYTHING, examples
 from statecast.data import GROWTH, Growth, growth
 
 # No deadline, because the first example compiles. In CI the examples are the same in every run, so
@@ -35,6 +39,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("statecast")
+
+if not EVERYTHING:
+    set_updates(FEW)
 
 SMALL = {"units": 4, "ensemble": 2, "epochs": 2}
 
@@ -54,10 +61,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boosted trees are fitted to few values, as they are by far the slowest baseline."""
-    from statecast.evaluate.baselines import Trees
+    """Boosted trees have few rounds, as they are by far the slowest baseline."""
+    from sklearn.ensemble import HistGradientBoostingRegressor as Boosted
 
-    monkeypatch.setattr(Trees.__init__, "__defaults__", (100, 0))
+    name = "sklearn.ensemble.HistGradientBoostingRegressor"
+    monkeypatch.setattr(name, partial(Boosted, max_iter=2))
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from toy_data import tables, toy
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
 
 EPS = float(np.finfo(np.float32).eps)  # panels are float32; sums of float64 are far better

@@ -25,6 +25,8 @@ from statecast.tables.panel import Panel
 from statecast.tables.schema import Schema
 from statecast.tokens.forecaster import TokenForecaster
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 cross_validation: Any = _cross_validation  # also of what only acts as a forecaster
 
 SMALL: dict[str, Any] = {"units": 4, "ensemble": 1, "epochs": 1}

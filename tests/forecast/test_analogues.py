@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import all_updates
 from native_library import BUILT, INSTRUCTIONS
 from statecast.forecast import analogues
 from statecast.forecast.analogues import (
@@ -196,7 +197,8 @@ def test_the_penalty_of_the_metric_lets_more_of_a_few_items_count(monkeypatch):
     numeric, counted = rng.normal(size=(30, 5)).astype("float32"), []
     for penalty in (0.0, 0.1, 10.0):
         monkeypatch.setattr(analogues, "_METRIC_PENALTY", penalty)
-        found = _fit(numeric, none, y, np.ones(y.shape, bool))
+        with all_updates():
+            found = _fit(numeric, none, y, np.ones(y.shape, bool))
         _, weight, _ = found.nearest(found.features(new, none), nothing, nothing > 0, 0)
         counted.append(float(np.mean(1.0 / np.square(weight).sum(axis=1))))
     assert counted[0] < counted[1] < counted[2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curves import curve_tables, mixed_prefixes
+from curves import curve_tables, fit_curves, mixed_prefixes
+from effort import all_updates
 from statecast.forecast.companions import Companions, at_levels, first_steps
 from statecast.heads.quantiles import QUANTILE_LEVELS
 
@@ -43,8 +44,10 @@ def test_quantiles_of_the_prefix_are_not_changed_and_the_others_increase(fitted,
     assert (np.diff(found, axis=-1) >= 0).all()
 
 
-def test_calibration_moves_quantiles_and_not_the_median_of_a_forecast(fitted):
+def test_calibration_moves_quantiles_and_not_the_median_of_a_forecast():
     series, static = curve_tables()
+    with all_updates():
+        fitted = fit_curves()
     options = {"until": 8, "level": [80]}
     one, two = (
         fitted.predict(mixed_prefixes(series, 3), static, **options, calibrated=flag)

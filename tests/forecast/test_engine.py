@@ -27,8 +27,6 @@ from statecast.recurrence.cells import CELLS, Gated, Stack
 from statecast.recurrence.kernels.native import library
 from statecast.tokens.forecaster import TokenForecaster
 
-pytestmark = pytest.mark.backends
-
 STEPS, ENCODING = 7, 3
 BUILT = not isinstance(library.find(), str)
 
@@ -195,7 +193,8 @@ def _near(one: Any, other: Any) -> None:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@settings(max_examples=examples(30))
+@pytest.mark.backends
+@settings(max_examples=examples(30, compiled=True))
 @given(_cases(rows=4))
 def test_it_is_equal_to_the_keras_network(case: Case) -> None:
     _check_equal_to_the_network(case)
@@ -217,6 +216,7 @@ class Minimal(Gated):
         return h, {"h": h}
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_new_cell_needs_its_step_only(monkeypatch: pytest.MonkeyPatch, layers: int) -> None:
     """As CONTRIBUTING.md says: the kernels that do not know it decline, and the others run it."""
@@ -355,6 +355,7 @@ def test_numpy_in_place_of_the_native_kernel_gives_the_same(case: Case) -> None:
     np.testing.assert_allclose(*paths, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("kind", ["quantiles", "negative_binomial", "tokens"])
 def test_a_fitted_model_needs_no_backend(kind: str, tmp_path: Path) -> None:
     """A process in which none can be imported gives the results of this one."""

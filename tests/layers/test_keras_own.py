@@ -15,6 +15,7 @@ import pytest
 from keras.src import layers as stock
 
 import statecast.layers.recurrent
+from effort import COMPILES
 
 pytestmark = pytest.mark.backends
 
@@ -39,6 +40,8 @@ DIFFERENCES = {
     ),
 }
 SLOW = {("rnn.stacked_rnn_cells", "test_basics")}  # 25 to 45 seconds of compilation
+# Where a backend compiles, the other suites are slow. `test_recurrent.py` has the same laws.
+QUICK = "rnn.lstm"
 
 
 class Layers(ModuleType):
@@ -60,7 +63,7 @@ def suite(name: str, case: str) -> type[unittest.TestCase]:
         if where == name and keras.backend.backend() in backends:
             expected = pytest.mark.xfail(raises=AssertionError, reason=reason, strict=True)
             setattr(ours, test, expected(getattr(ours, test)))
-    return ours
+    return pytest.mark.slow(ours) if COMPILES and name != QUICK else ours
 
 
 CASES = {name: suite(name, case) for name, case in SUITES.items()}

@@ -35,7 +35,7 @@ def encoded_in_float64(encoder: Encoder, numeric: np.ndarray, codes: np.ndarray)
     return np.tanh(x)
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30, compiled=True), deadline=None)
 @given(
     intervals=st.sampled_from([2, 3, 8]),
     divided=st.sets(st.integers(0, 2)),

@@ -42,15 +42,23 @@ def test_interrupted_it_keeps_the_best_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "more", "verbose"),
     [
-        (Forecaster, {}),
-        (Forecaster, {"head": "negative_binomial", "conditioning": "both"}),
-        (Forecaster, {"cell": "gru", "layers": 2}),
-        (TokenForecaster, {}),
+        (Forecaster, {}, 2),
+        (Forecaster, {"head": "negative_binomial", "conditioning": "both"}, 0),
+        (Forecaster, {"cell": "gru", "layers": 2}, 0),
+        (TokenForecaster, {}, 0),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                (Forecaster, {}, 0),
+                (Forecaster, {"head": "negative_binomial", "conditioning": "both"}, 2),
+                (Forecaster, {"cell": "gru", "layers": 2}, 2),
+                (TokenForecaster, {}, 2),
+            )
+        ),
     ],
 )
-@pytest.mark.parametrize("verbose", [0, 2])
 def test_a_fit_has_no_deprecation_warnings(kind, more, verbose):
     """NumPy 2 warns if ``np.array`` takes a tensor or a variable of Keras, and if an array and a
     tensor of PyTorch are added."""
@@ -87,7 +95,11 @@ def compiled(caplog):
     ("kind", "more"),
     [
         (Forecaster, {}),
-        (Forecaster, {"cell": "gru", "layers": 2, "conditioning": "both", "seed": 3}),
+        pytest.param(
+            Forecaster,
+            {"cell": "gru", "layers": 2, "conditioning": "both", "seed": 3},
+            marks=pytest.mark.slow,
+        ),
         (TokenForecaster, {"dropout": 0.3}),
     ],
 )
@@ -111,7 +123,13 @@ def test_a_second_fit_compiles_nothing_and_is_that_of_a_new_process(kind, more, 
 
 
 @pytest.mark.parametrize(
-    "more", [{"units": 5}, {"learning_rate": 0.1}, {"weight_decay": 0.5}, {"epochs": 3}]
+    "more",
+    [
+        {"units": 5},
+        {"learning_rate": 0.1},
+        pytest.param({"weight_decay": 0.5}, marks=pytest.mark.slow),
+        pytest.param({"epochs": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_settings_share_no_compiled_step(more, compiled):
     rng = np.random.default_rng(0)
@@ -155,7 +173,8 @@ def test_fits_in_several_threads_are_those_of_one(compiled):
     assert [found[0], found[1]] == expected
 
 
-def test_few_compiled_steps_are_kept(compiled):
+def test_few_compiled_steps_are_kept(compiled, monkeypatch):
+    monkeypatch.setattr(training, "KEPT", 2)
     rng = np.random.default_rng(0)
     Y, X = rng.normal(size=(24, 5)), rng.normal(size=(24, 2))
     for units in range(1, training.KEPT + 3):

@@ -20,6 +20,8 @@ from statecast.forecast.forecaster import Forecaster
 from statecast.report import Assessment, assess, write_report
 from statecast.report.page import page
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 SMALL: dict[str, Any] = {"units": 4, "ensemble": 2, "epochs": 2}
 
 EVIL = "<script>document.title = 'evil'</script><img src=x onerror=\"document.title='evil'\">"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from effort import all_updates
 from properties import CLOSE, every_k_alone_among_others_and_from_updates, mixed, same, values
 from statecast.cli.commands import app
 from statecast.errors import ArgumentError, DataError, DataWarning, ModelFileError
@@ -78,7 +79,8 @@ CORNERS: dict[str, dict[str, Any]] = {
 def _fitted(corner):
     series, static, future = _tables(200, gaps=False) if corner == "two" else _tables(TRAINED)
     more: dict[str, Any] = {"future": future} if corner == "covariates" else {}
-    f = Forecaster(**{**SMALL, **CORNERS[corner]}).fit(series, static, **more, verbose=0)
+    with all_updates():
+        f = Forecaster(**{**SMALL, **CORNERS[corner]}).fit(series, static, **more, verbose=0)
     return f, more
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import all_updates
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.state import State
@@ -197,7 +198,8 @@ def test_constraints_hold(fitted):
 
 def test_a_ranking_is_by_the_lift_of_the_likelihood():
     series, static = word_tables(80)
-    f = fit_words(series, static.drop("level"), units=16, epochs=8)
+    with all_updates():
+        f = fit_words(series, static.drop("level"), units=16, epochs=8)
     groups = pl.DataFrame({"unique_id": ["r", "b"], "group": ["red", "blue"]})
     spelled = pl.DataFrame({"unique_id": [7] * 3 + [8] * 2, "ds": [1, 2, 3, 1, 2], "y": [*"abccc"]})
     table = f.rank(spelled, groups)
