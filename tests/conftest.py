@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effort import CI, EVERYTHING, FEW, examples, set_updates
+from effort import CI, EVERYTHING, SLOW_TO_COMPILE, examples, few_updates
 
 # Before anything imports Keras. A backend chosen from outside is kept.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -41,7 +41,7 @@ settings.register_profile(
 settings.load_profile("statecast")
 
 if not EVERYTHING:
-    set_updates(FEW)
+    few_updates()
 
 SMALL = {"units": 4, "ensemble": 2, "epochs": 2}
 
@@ -123,7 +123,10 @@ def too_long() -> Any:
         return fit_curves(seed=1)
 
 
-@pytest.fixture(scope="session", params=["gru-normal-deep", "rnn-inputs"])
+@pytest.fixture(
+    scope="session",
+    params=["gru-normal-deep", pytest.param("rnn-inputs", marks=SLOW_TO_COMPILE)],
+)
 def other(request: pytest.FixtureRequest) -> Any:
     """Forecasters with settings that differ from those of ``fitted``."""
     from curves import fit_curves

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+
+import pytest
 
 CI = os.environ.get("CI") == "true"
 EVERYTHING = CI or bool(os.environ.get("SLOW"))
 COMPILES = os.environ.get("KERAS_BACKEND") != "torch"  # JAX and TensorFlow do
+# Marks of a case that a backend compiles anew, where another case of the test has most of the law.
+SLOW_TO_COMPILE = [pytest.mark.slow] if COMPILES else []
 
 
 def examples(number: int, *, compiled: bool = False) -> int:
@@ -22,12 +27,12 @@ def examples(number: int, *, compiled: bool = False) -> int:
     return max(1, number // (9 if compiled and COMPILES else 3))
 
 
-# The fewest updates of an epoch, and those that learn the metric of the analogues: as the library
-# has them, and as the tests do. They take two thirds of the time of a small fit.
-ALL, FEW = (24, 300), (8, 30)
+# The fewest updates of an epoch, and those that learn the metric of the analogues. Those of the
+# library take two thirds of the time of a small fit.
+FEW = (8, 30)
 
 
-def set_updates(updates: tuple[int, int]) -> tuple[int, int]:
+def _set_updates(updates: tuple[int, int]) -> tuple[int, int]:
     """Set the updates of fits in this process; returns what they were."""
     from statecast.forecast import analogues
     from statecast.networks import batches
@@ -40,11 +45,20 @@ def set_updates(updates: tuple[int, int]) -> tuple[int, int]:
     return before
 
 
+@cache
+def few_updates() -> tuple[int, int]:
+    """Let fits have few updates; returns those of the library."""
+    return _set_updates(FEW)
+
+
 @contextmanager
 def all_updates() -> Iterator[None]:
-    """Fits are those of the library: for tests of how good a forecast is."""
-    before = set_updates(ALL)
+    """Fits have the updates of the library: for tests of how good a forecast is."""
+    if EVERYTHING:
+        yield
+        return
+    _set_updates(few_updates())
     try:
         yield
     finally:
-        set_updates(before)
+        _set_updates(FEW)

@@ -82,6 +82,7 @@ def test_a_forked_process_fits() -> None:
     assert set(_children("fit").split()) == {"0"}
 
 
+@pytest.mark.slow
 def test_a_forked_process_decodes_tokens() -> None:
     assert set(_children("tokens").split()) == {"0"}
 

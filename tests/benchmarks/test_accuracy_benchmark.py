@@ -185,7 +185,6 @@ def test_another_method_is_one_function(tmp_path: Path, monkeypatch: pytest.Monk
         run("--data", "yours")
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("options", ["", ", static=False", ", calibrated=False"])
 def test_the_forecaster_is_a_method(tmp_path: Path, options: str) -> None:
     fold = Fold.of(DataSet(write_set(tmp_path / "s")), 0)

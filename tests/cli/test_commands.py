@@ -20,7 +20,6 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import statecast
-from effort import COMPILES
 from plants import (
     COLUMNS,
     EVALUATE,
@@ -284,7 +283,7 @@ def test_covariates_from_files(folder: Path) -> None:
 
 
 @backends
-@pytest.mark.parametrize("after", [2, pytest.param(6, marks=[] if COMPILES else pytest.mark.slow)])
+@pytest.mark.parametrize("after", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_ctrl_c_before_the_end_of_the_first_epoch_writes_nothing(folder: Path, after: int) -> None:
     """While modules load, and while the first step compiles, too."""
     command = [sys.executable, "-c", "from statecast.cli.commands import main; main()", *FIT]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import statecast
+from effort import SLOW_TO_COMPILE
 from statecast.control import models as control
 from statecast.control.models import (
     explain_state,
@@ -152,7 +153,7 @@ class Own(keras.Model):
     [
         (["r", "r"], ["r", "r_1"]),
         (["r", "r", "r_1", "r"], ["r", "r_2", "r_1", "r_3"]),
-        (["r_1", "r", "r"], ["r_1", "r", "r_2"]),
+        pytest.param(["r_1", "r", "r"], ["r_1", "r", "r_2"], marks=SLOW_TO_COMPILE),
     ],
 )
 def test_layers_of_equal_name_are_told_apart(names, paths):
@@ -965,7 +966,14 @@ def test_a_direct_call_of_call_begins_no_call_of_keras(direct):
         model([x, x])
 
 
-@pytest.mark.parametrize("call", ["predict", "evaluate", "fit", "train_on_batch"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "predict",
+        "fit",
+        *(pytest.param(c, marks=SLOW_TO_COMPILE) for c in ("evaluate", "train_on_batch")),
+    ],
+)
 def test_an_error_inside_a_step_loses_nothing(call, model, after):
     """Data of another width, at once and after a good batch: the next good call works."""
     x, y = _data(ROWS, STEPS, 2), _data(ROWS, 1, seed=1)

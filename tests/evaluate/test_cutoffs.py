@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effort import examples
+from effort import SLOW_TO_COMPILE, examples
 from statecast.errors import ArgumentError, DataError
 from statecast.evaluate.baselines import LastValue, MeanCurve, Ridge
 from statecast.evaluate.cross_validation import cross_validation as _cross_validation
@@ -166,7 +166,9 @@ def by_hand(
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize(("by_date", "h"), [(False, None), (True, 3)])
+@pytest.mark.parametrize(
+    ("by_date", "h"), [(False, None), pytest.param(True, 3, marks=SLOW_TO_COMPILE)]
+)
 def test_a_cutoff_is_a_fit_and_a_forecast_on_tables_that_end_there(
     by_date: bool, h: int | None
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from sklearn.base import clone
 
+from effort import SLOW_TO_COMPILE
 from statecast import errors
 from statecast.errors import ArgumentError
 from statecast.forecast import settings as settings_module
@@ -272,14 +273,22 @@ def test_the_remedy_in_a_message_works(untrained, settings, value, remedy):
             {"weight_decay": 1e12},
             r"weight_decay: training diverged .* = -4e\+09\. Fit with a weight",
         ),
-        ({"weight_decay": 1e100}, "weight_decay: training diverged"),
+        pytest.param(
+            {"weight_decay": 1e100}, "weight_decay: training diverged", marks=SLOW_TO_COMPILE
+        ),
         ({"weight_decay": 1e12, "learning_rate": 1e-3}, "weight_decay .* far below 1000"),
         (
             {"learning_rate": 1e7, "weight_decay": 0},
             "learning_rate: .* a learning_rate below 1e.07",
         ),
-        ({"learning_rate": 1e7}, "learning_rate: training diverged"),
-        ({"learning_rate": 1e7, "weight_decay": 1e-9}, "learning_rate: training diverged"),
+        pytest.param(
+            {"learning_rate": 1e7}, "learning_rate: training diverged", marks=SLOW_TO_COMPILE
+        ),
+        pytest.param(
+            {"learning_rate": 1e7, "weight_decay": 1e-9},
+            "learning_rate: training diverged",
+            marks=SLOW_TO_COMPILE,
+        ),
     ],
 )
 def test_a_training_that_diverges_names_the_setting_at_fault(settings, message) -> None:

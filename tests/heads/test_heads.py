@@ -25,7 +25,7 @@ scored_by_crps = st.sampled_from([Normal(), Quantiles()])
 seeds = st.integers(0, 2**32)
 # Few sizes, many numbers: every new size is a new compilation.
 sizes = st.sampled_from([(1, 3, 2, 4), (3, 1, 4, 1), (2, 5, 1, 3)])
-few = settings(max_examples=examples(10), deadline=None)
+few = settings(max_examples=examples(10, compiled=True), deadline=None)
 
 
 def _parameters(head, seed, rows=3):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from effort import examples
+from effort import SLOW_TO_COMPILE, examples
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
@@ -79,7 +79,7 @@ def _both(kind: Any = layers, **options: Any) -> Any:
     return kind.Bidirectional(kind.LSTM(3, **options))
 
 
-ONE_WAY = [_lstm, _gru, _simple, _stack, _odd, _custom]
+ONE_WAY = [_lstm, _gru, pytest.param(_simple, marks=SLOW_TO_COMPILE), _stack, _odd, _custom]
 ALL = [*ONE_WAY, _both]
 each = pytest.mark.parametrize("make", ALL)
 each_way = pytest.mark.parametrize("make", ONE_WAY)
@@ -164,7 +164,7 @@ def test_same_gradients_as_keras(make):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("make", [_lstm, _gru, _stack, _both])
+@pytest.mark.parametrize("make", [_lstm, pytest.param(_gru, marks=SLOW_TO_COMPILE), _stack, _both])
 def test_trained_like_keras(make):
     """A few steps of fit move the weights as they move the stock layer's."""
     x, y = _input((8, 5, 2)), _input((8, 1), 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from effort import SLOW_TO_COMPILE
 from statecast import get_state
 from statecast.errors import StateError
 from statecast.layers import recurrent as layers
@@ -66,7 +67,13 @@ def _fitted(make: Callable[[], Any], scope: dict[str, Any], whole: bool) -> list
     return [*made.get_weights(), *map(np.asarray, state)]
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["the layer", "the whole model"])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param(False, id="the layer"),
+        pytest.param(True, id="the whole model", marks=SLOW_TO_COMPILE),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_within_a_remat_scope_is_the_fit_without(kind: str, whole: bool) -> None:
     if kind == "stateless" and whole and BACKEND != "torch":

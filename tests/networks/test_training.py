@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from curves import T, columns_of, curve_tables, forecast_of
+from effort import SLOW_TO_COMPILE
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.networks import training
@@ -45,8 +46,14 @@ def test_interrupted_it_keeps_the_best_epoch(tmp_path):
     ("kind", "more", "verbose"),
     [
         (Forecaster, {}, 2),
-        (Forecaster, {"head": "negative_binomial", "conditioning": "both"}, 0),
-        (Forecaster, {"cell": "gru", "layers": 2}, 0),
+        pytest.param(
+            *(Forecaster, {"head": "negative_binomial", "conditioning": "both"}, 0),
+            marks=SLOW_TO_COMPILE,
+        ),
+        pytest.param(
+            *(Forecaster, {"cell": "gru", "layers": 2}, 0),
+            marks=SLOW_TO_COMPILE,
+        ),
         (TokenForecaster, {}, 0),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
@@ -177,7 +184,7 @@ def test_few_compiled_steps_are_kept(compiled, monkeypatch):
     monkeypatch.setattr(training, "KEPT", 2)
     rng = np.random.default_rng(0)
     Y, X = rng.normal(size=(24, 5)), rng.normal(size=(24, 2))
-    for units in range(1, training.KEPT + 3):
+    for units in range(1, training.KEPT + 2):
         small: dict[str, Any] = SMALL | {"units": units, "epochs": 1}
         Forecaster(**small).fit(Y, X, verbose=0)
     assert len(training._kept) == training.KEPT

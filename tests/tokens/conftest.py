@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from words import (
-    OPTIONS,
-    fitted_words,
+from effort import SLOW_TO_COMPILE
+from words import fitted_words
+
+
+@pytest.fixture(
+    params=[
+        "state",
+        "inputs-gru-tied",
+        *(pytest.param(each, marks=SLOW_TO_COMPILE) for each in ("first-rnn", "both")),
+    ]
 )
-
-
-@pytest.fixture(params=OPTIONS)
 def fitted(request):
     return fitted_words(request.param)
 
