@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def _set_updates(updates: tuple[int, int]) -> tuple[int, int]:
     from statecast.networks import batches
     from statecast.tokens import batches as batches_of_tokens
 
-    metric = analogues._learnt_metric.__kwdefaults__
+    metric: Any = analogues._learnt_metric.__kwdefaults__
     before = batches.STEPS, metric["updates"]
     batches.STEPS = batches_of_tokens.STEPS = updates[0]
     metric["updates"] = updates[1]
