@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from effort import all_updates
 from statecast import Forecaster, TokenForecaster, errors
 from statecast.evaluate.cross_validation import cross_validation
 from statecast.progress import LOG, count, display, say, trained_text
@@ -190,7 +191,8 @@ def test_another_verbose_is_refused_before_any_work(verbose):
 def test_on_a_terminal_a_fit_shows_a_bar(no_logging, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    Forecaster(**dict(SMALL, epochs=2)).fit(Y)
+    with all_updates():  # a bar is drawn ten times a second
+        Forecaster(**dict(SMALL, epochs=2)).fit(Y)
     out, err = capsys.readouterr()
     assert out == ""
     assert "Training, epoch" in err
