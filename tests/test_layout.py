@@ -61,7 +61,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "jax": ("process", "recurrence.kernels", "layers", "networks.training"),
     "jaxlib": (),
     "torch": ("process", "recurrence.kernels", "layers"),
-    "tensorflow": ("process", "recurrence.kernels", "layers"),
+    "tensorflow": ("process", "recurrence.kernels", "layers", "networks.training"),
     "sklearn": ("evaluate", "forecast.base"),
     "matplotlib": ("plots", "report.page", "cli"),
     "plotly": ("plots.interactive",),
