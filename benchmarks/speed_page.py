@@ -244,9 +244,17 @@ The targets of the work on speed, and what was measured. A row is repeated by it
 `python benchmarks/speed.py --section layer --row '32, 30, 4, 32'`.
 """.splitlines()
 METHOD_TEXT = """\
-Training in bfloat16 is not built (asked: 1.6 times float32 with AVX512-BF16, 3 times with AMX). On
-TensorFlow the kernel does not run. On a GPU the backend's recurrence (cuDNN) runs, not this kernel;
-no GPU was available.
+Some rows have sides that no peer can do without: the matrix products of the recurrence alone, a
+Keras layer that computes nothing, a model without its LSTM. A side at 0.7x takes 0.7 times as long
+as Statecast does with everything. So `fit` on PyTorch cannot come within 1.3 times of JAX at 32
+rows and 32 units: a batch of a model without the LSTM takes 2.2 ms there, and the whole model 0.54
+ms on JAX.
+
+Training in bfloat16 is not built (asked: 1.6 times float32 with AVX512-BF16, 3 times with AMX): the
+third processor has neither. In training the kernel runs one layer of cells; several layers are
+operations of the backend. On TensorFlow the kernel does not run ([decision 65](decisions/0065-no-
+operation-of-our-own-in-tensorflow.md)). On a GPU the backend's recurrence (cuDNN) runs, not this
+kernel; no GPU was available.
 
 ## How it was measured
 
