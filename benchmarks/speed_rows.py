@@ -232,25 +232,21 @@ def keras_model(row: str, *, method: str) -> list[Side]:
     count = batches(rows, units)
     x = np.tile(draw(rows, steps, inputs), (count, 1, 1))
     y = np.tile(draw(rows, steps, 1), (count, 1, 1))
+    kinds = {f"Keras on {BACKENDS[backend]}": keras.layers.LSTM}
+    if backend != "tensorflow":
+        kinds = {f"Statecast on {BACKENDS[backend]}": layers.LSTM} | kinds
+    if method == "fit" and backend == "torch":
+        kinds[DENSE] = None
     sides = []
-    for name, kind in (("Statecast", layers.LSTM), ("Keras", keras.layers.LSTM)):
-        if name == "Statecast" and backend == "tensorflow":
-            continue
+    for name, kind in kinds.items():
         start = keras.Input((steps, inputs))
-        end = keras.layers.Dense(1)(kind(units, return_sequences=True)(start))
-        model = keras.Model(start, end)
+        hidden = kind(units, return_sequences=True)(start) if kind else start
+        model = keras.Model(start, keras.layers.Dense(1)(hidden))
         model.compile("adam", "mse")
         call = partial(model.predict, x)
         if method == "fit":
             call = partial(model.fit, x, y, shuffle=False)
-        call = partial(call, batch_size=rows, verbose=0)
-        sides.append(Side(f"{name} on {BACKENDS[backend]}", call, count))
-    if method == "fit" and backend == "torch":
-        start = keras.Input((steps, inputs))
-        model = keras.Model(start, keras.layers.Dense(1)(start))
-        model.compile("adam", "mse")
-        call = partial(model.fit, x, y, shuffle=False, batch_size=rows, verbose=0)
-        sides.append(Side(DENSE, call, count))
+        sides.append(Side(name, partial(call, batch_size=rows, verbose=0), count))
     return sides
 
 

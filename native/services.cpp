@@ -146,6 +146,18 @@ int check(const statecast_forward_args &a) {
     return STATECAST_OK;
 }
 
+/* Whether a head of this family has this number of raw numbers. */
+bool has_size(int64_t head, int64_t parameters) {
+    switch (head) {
+        case STATECAST_QUANTILES: return parameters >= 3 && parameters % 2;
+        case STATECAST_POISSON: return parameters == 1;
+        case STATECAST_NORMAL:
+        case STATECAST_NEGATIVE_BINOMIAL: return parameters == 2;
+        case STATECAST_STUDENT_T: return parameters == 3;
+        default: return false;
+    }
+}
+
 int check(const statecast_stack_args &a) {
     statecast_forward_args whole = {};
     whole.cell = a.cell, whole.members = a.members, whole.rows = a.rows, whole.steps = a.steps;
@@ -168,8 +180,7 @@ int check(const statecast_stack_args &a) {
     if (draws && (a.mask || a.y || (!quantiles && !a.deviate))) return STATECAST_BAD_ARGUMENT;
     if (a.count < 0 || a.count > (1 << 16) || (a.count && (!a.levels || (!quantiles && !a.deviates))))
         return STATECAST_BAD_ARGUMENT;
-    if (quantiles ? (a.parameters < 3 || a.parameters % 2 == 0 || a.count != a.parameters)
-                  : a.parameters != (a.head == STATECAST_NORMAL ? 2 : 3))
+    if (!has_size(a.head, a.parameters) || (quantiles && a.count != a.parameters))
         return STATECAST_BAD_ARGUMENT;
     int64_t n;
     if (a.parameters > (1 << 16) || __builtin_mul_overflow(a.rows + 64, a.members + 1, &n) ||
@@ -182,11 +193,8 @@ int check(const statecast_stack_args &a) {
 int check(const statecast_score_args &a) {
     if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
     if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.units < 1) return STATECAST_BAD_ARGUMENT;
-    if (a.head <= STATECAST_NO_HEAD || a.head > STATECAST_NEGATIVE_BINOMIAL) return STATECAST_BAD_ARGUMENT;
     const bool quantiles = a.head == STATECAST_QUANTILES;
-    const int64_t size = a.head == STATECAST_POISSON ? 1 : a.head == STATECAST_STUDENT_T ? 3 : 2;
-    if (quantiles ? a.parameters < 3 || a.parameters % 2 == 0 : a.parameters != size)
-        return STATECAST_BAD_ARGUMENT;
+    if (!has_size(a.head, a.parameters)) return STATECAST_BAD_ARGUMENT;
     if (!quantiles && a.dtype != STATECAST_F32) return STATECAST_BAD_ARGUMENT;
     int64_t n;
     if (a.units > (1 << 24) || a.parameters > (1 << 16)) return STATECAST_TOO_LARGE;

@@ -13,8 +13,8 @@ Values are scaled as in a panel. A family for one kind of value, such as counts,
 panel as attributes, and computes the likelihood of the counts themselves.
 
 To add a head, write a subclass, list it in ``heads/by_name.py``, and add its name to ``HeadName``
-in ``forecast/settings.py``. The backend's operations compute its score, unless it has a ``native``
-description and ``native/score.cpp`` its family.
+in ``forecast/settings.py``. The backend's operations compute its score. The native library does if
+``Head.native`` describes it; its family must then be one of those of ``native/score.cpp``.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ class EnsembleLoop:
         Returns
         -------
         y : array, ``(members, rows, steps, units)``
-            Or the quantiles, ``(members, rows, steps, levels)``, at ``levels``; they
-            are undefined at skipped steps.
+            Or the quantiles, ``(members, rows, steps, levels)``; they are undefined at skipped
+            steps.
         taken : array, ``(members, rows, steps)``
             The value of each step.
         state : dict of str to array, ``(members, rows, units)``
