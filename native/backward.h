@@ -84,14 +84,14 @@ struct Backward {
         sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
 
-    /* On matrix tiles: the chunks of a GROUP's rows. */
+    /* The chunks of a GROUP's rows. */
     int64_t group_chunks() const { return (GROUP * z.height + DEEP - 1) / DEEP; }
     int64_t left_size() const {
         const int64_t to_state = z.height / EDGE * z.gate_chunks();
         const int64_t to_weights = (z.u_rows + (z.x_chunks ? z.w_rows : 0)) / L * group_chunks();
-        return z.tiled ? chunks_in<T>(to_state > to_weights ? to_state : to_weights) : 0;
+        return z.tiled ? z.memory_of(to_state > to_weights ? to_state : to_weights) : 0;
     }
-    int64_t right_size() const { return z.tiled ? chunks_in<T>(S * group_chunks()) : 0; }
+    int64_t right_size() const { return z.tiled ? z.memory_of(S * group_chunks()) : 0; }
 
     size_t memory() const { /* of a task */
         const int64_t m = GROUP * z.height;
@@ -109,7 +109,7 @@ struct Backward {
         T *out = k.transposed + member * (k.ut + k.wt);
         const int64_t columns = G * z.units;
         const auto transposed = [&](const T *matrix, int64_t outputs, T *to) {
-            if constexpr (TILED<T>)
+            if constexpr (HALVED<T>)
                 if (z.tiled) return tile_transposed(z, matrix, outputs, of<Half>(to));
             pack_transposed(z, matrix, outputs, to);
         };
@@ -129,7 +129,7 @@ struct Backward {
     struct Tile {
         int64_t first, rows;
         const T *saved;
-        T *left, *right;   /* factors of products on matrix tiles */
+        T *left, *right;   /* factors of products in chunks */
         T *dh, *dc, *held; /* gradients of the state, and of an output that masked steps repeat */
         T *dx, *gates, *in;
         T *feed, *dlast, *dvalue; /* of the closed loop: the weights, gradients of `last` and x's first */
@@ -177,8 +177,9 @@ struct Backward {
         for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
             T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
             for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
+            /* The next step reads the state that was saved two steps before this one, too. */
             product<false>(at, gates, m, matrices, P / L, at.dh, P,
-                           t > 0 ? at.saved + (t - 1) * z.step : nullptr);
+                           t > 1 ? at.saved + (t - 2) * z.step : nullptr);
             if (a.observed) open_loop(member, at, t, gates, in, sum + weight_sums);
             if (wt) {
                 memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
@@ -247,6 +248,18 @@ struct Backward {
         memset(from, 0, (size_t)z.padded * sizeof(T));
     }
 
+    /* Reads two numbers of each unit as the forward pass saved them, and returns where the next ones are. */
+    const T *kept_two(const T *from, V<T> &a, V<T> &b, int64_t quantity) const {
+        a = load(from);
+        if constexpr (HALVED<T>)
+            if (z.parts == ROUNDED) {
+                b = seconds(a), a = firsts(a);
+                return from + quantity;
+            }
+        b = load(from + quantity);
+        return from + 2 * quantity;
+    }
+
     /* The gradients of row r's gates in step t, from dh and dc. These become the part of the gradients of
      * the state before the step that does not pass through the gates. `in` gets the step's arguments. */
     void to_gates(Tile &at, int64_t t, int64_t r, T *gates, T *in) {
@@ -276,7 +289,7 @@ struct Backward {
         const bool earlier = !reset && t > 0;
         if (earlier && a.mask)
             for (int64_t k = 0; k < z.blocks; ++k)
-                store(in + k * L, load(prior + k * block_size + Cell<CELL>::KEPT * quantity));
+                store(in + k * L, load(prior + k * block_size + (z.kept - 1) * quantity));
         else
             memcpy(in, earlier ? of<T>(a.y) + (now - 1) * U : h_before, (size_t)U * sizeof(T));
         if (z.inputs) memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
@@ -292,9 +305,10 @@ struct Backward {
                 store(held + k * L, V<T>{});
             }
             if constexpr (CELL == STATECAST_LSTM) {
-                const V<T> i = load(saved), f = load(saved + quantity), g = load(saved + 2 * quantity),
-                           o = load(saved + 3 * quantity), c = tanh_of(load(saved + 4 * quantity));
-                const V<T> before = earlier ? load(prior + 4 * quantity) : load(c_before + k * L, n);
+                V<T> i, f, g, o;
+                const T *next = kept_two(kept_two(saved, i, f, quantity), g, o, quantity);
+                const V<T> c = tanh_of(load(next));
+                const V<T> before = earlier ? load(next - z.step) : load(c_before + k * L, n);
                 const V<T> cell = fma(d * o, one - c * c, load(dc + k * L));
                 store(gates, cell * g * i * (one - i));
                 store(gates + L, cell * before * f * (one - f));
@@ -303,8 +317,8 @@ struct Backward {
                 store(dc + k * L, cell * f);
                 store(dh + k * L, V<T>{});
             } else if constexpr (CELL == STATECAST_GRU) {
-                const V<T> update = load(saved), reset_gate = load(saved + quantity),
-                           g = load(saved + 2 * quantity), part = load(saved + 3 * quantity);
+                V<T> update, reset_gate, g, part;
+                kept_two(kept_two(saved, update, reset_gate, quantity), g, part, quantity);
                 const V<T> candidate = d * (one - update) * (one - g * g);
                 store(gates, d * (load(in + k * L) - g) * update * (one - update));
                 store(gates + L, candidate * part * reset_gate * (one - reset_gate));
@@ -331,23 +345,25 @@ struct Backward {
         };
     };
 
-    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. On matrix tiles the data at
+    /* out (rows, vectors * L) += gates @ matrix, transposed and packed. With chunks the data at
      * `later`, saved by another step, are prefetched meanwhile. */
     template <bool TO_X>
     void product(const Tile &at, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
                  int64_t out_stride, const T *later = nullptr) {
         const int64_t block_stride = m * S * L, rows = at.rows;
-        if constexpr (TILED<T>)
+        if constexpr (HALVED<T>)
             if (z.tiled) {
                 const int64_t chunks = z.gate_chunks(), gate_vectors = z.blocks * G;
                 const auto vector = [&](int64_t r, int64_t i) {
                     const int slot = TO_X ? Cell<CELL>::w[i % G] : Cell<CELL>::u[i % G];
                     return i < gate_vectors ? load(gates + i / G * block_stride + (r * S + slot) * L) : V<T>{};
                 };
-                for (int64_t r = 0; r < rows; ++r) {
-                    Half *to = of<Half>(at.left) + r / EDGE * chunks * CHUNK + r % EDGE * DEEP;
-                    for (int64_t c = 0; c < chunks; ++c, to += CHUNK)
-                        split<T>(vector(r, 2 * c), vector(r, 2 * c + 1), to);
+                /* The slots of most cells are the same for both products, so they are split once. */
+                const bool ready = TO_X && CELL != STATECAST_GRU;
+                for (int64_t r = 0; !ready && r < rows; ++r) {
+                    Half *to = of<Half>(at.left) + r / EDGE * chunks * z.chunk() + r % EDGE * DEEP;
+                    for (int64_t c = 0; c < chunks; ++c, to += z.chunk())
+                        split<T>(vector(r, 2 * c), vector(r, 2 * c + 1), z.parts, to);
                 }
                 constexpr int MOST = 8;
                 const Half *right[MOST];
@@ -357,11 +373,11 @@ struct Backward {
                     int across = 0;
                     const T *now = offset(later, v / MOST * part);
                     for (; across < MOST && v < vectors; ++across, ++v) {
-                        right[across] = of<Half>(matrix) + v * chunks * CHUNK;
+                        right[across] = of<Half>(matrix) + v * chunks * z.chunk();
                         sum[across] = out + v * L;
                     }
-                    multiply<true>(of<Half>(at.left), chunks * CHUNK, (rows + EDGE - 1) / EDGE, right, across,
-                                   chunks, sum, EDGE * out_stride, out_stride, now, part);
+                    multiply<true>(z.parts, of<Half>(at.left), chunks * z.chunk(), rows, right, across, chunks,
+                                   sum, out_stride, now, part);
                 }
                 return;
             }
@@ -398,17 +414,17 @@ struct Backward {
     void weights(int64_t m, const Tile &at, T *sum) {
         const T *gates = at.gates;
         const int64_t chunks = (m + DEEP - 1) / DEEP, tiles = (z.u_rows + z.w_rows) / EDGE;
-        if constexpr (TILED<T>)
+        if constexpr (HALVED<T>)
             for (int64_t i = 0; z.tiled && i < (z.x_chunks ? tiles : z.u_rows / EDGE); ++i)
                 for (int64_t c = 0; c < chunks; ++c)
-                    split_columns(at.in + c * DEEP * wide + i * L, wide, m - c * DEEP,
-                                  of<Half>(at.left) + (i * chunks + c) * CHUNK);
+                    split_columns(at.in + c * DEEP * wide + i * L, wide, m - c * DEEP, z.parts,
+                                  of<Half>(at.left) + (i * chunks + c) * z.chunk());
         for (int64_t k = 0; k < z.blocks; ++k, gates += GROUP * z.height * S * L) {
-            if constexpr (TILED<T>)
+            if constexpr (HALVED<T>)
                 for (int s = 0; z.tiled && s < S; ++s)
                     for (int64_t c = 0; c < chunks; ++c)
-                        split_rows(gates + (c * DEEP * S + s) * L, S * L, m - c * DEEP, EDGE,
-                                   of<Half>(at.right) + (s * chunks + c) * CHUNK);
+                        split_rows(gates + (c * DEEP * S + s) * L, S * L, m - c * DEEP, EDGE, z.parts,
+                                   of<Half>(at.right) + (s * chunks + c) * z.chunk());
             if (z.tiled)
                 outer_tiles<false>(at, z.u_rows / EDGE, chunks, 0, sum);
             else
@@ -428,19 +444,19 @@ struct Backward {
         }
     }
 
-    /* The same on matrix tiles: `down` tiles of rows of one block, from the left tile `first` on. */
+    /* The same in chunks: `down` tiles of rows of one block, from the left tile `first` on. */
     template <bool TO_X>
     void outer_tiles(const Tile &at, int64_t down, int64_t chunks, int64_t first, T *sum) {
-        if constexpr (TILED<T>) {
+        if constexpr (HALVED<T>) {
             const Half *right[G];
             T *sums[G];
             for (int g = 0; g < G; ++g) {
                 const int slot = TO_X ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
-                right[g] = of<Half>(at.right) + slot * chunks * CHUNK;
+                right[g] = of<Half>(at.right) + slot * chunks * z.chunk();
                 sums[g] = sum + slot * L;
             }
-            multiply<true>(of<Half>(at.left) + first * chunks * CHUNK, chunks * CHUNK, down, right, G, chunks,
-                           sums, EDGE * S * L, S * L);
+            multiply<true>(z.parts, of<Half>(at.left) + first * chunks * z.chunk(), chunks * z.chunk(),
+                           down * EDGE, right, G, chunks, sums, S * L);
         }
     }
 

@@ -17,13 +17,13 @@ constexpr int GROUP = 4; /* steps whose weight gradients are computed at once */
 
 /* A cell's slots are the sums from which a unit's pre-activations are computed. The products of x are
  * added to the slots in `w`, those of h to the slots in `u`, in the order of the weights' columns. They
- * differ for GRU, whose candidate needs the two parts separately. KEPT numbers of each unit and step are
- * saved for the backward pass. */
+ * differ for GRU, whose candidate needs the two parts separately. For the backward pass KEPT numbers of each
+ * unit and step are saved, those before the state in pairs of bfloat16 if factors are ROUNDED. */
 template <int CELL>
 struct Cell;
 template <>
-struct Cell<STATECAST_LSTM> { /* i f g o; kept: i f g o c */
-    static constexpr int SLOTS = 4, GATES = 4, KEPT = 5;
+struct Cell<STATECAST_LSTM> { /* i f g o; kept: i f g o, then c */
+    static constexpr int SLOTS = 4, GATES = 4, KEPT = 4;
     static constexpr int w[] = {0, 1, 2, 3}, u[] = {0, 1, 2, 3};
 };
 template <>
@@ -45,9 +45,11 @@ struct Sizes {
     int64_t blocks, padded;             /* of units: vectors, and their lanes */
     int64_t height, tiles;              /* rows of a tile, and tiles of a member */
     int64_t share, shares;              /* tiles of one partial sum, and partial sums of a member */
-    int64_t kept, step, tile;           /* of `saved`: numbers of a unit, a step, a tile */
-    bool tiled;                         /* whether products are on matrix tiles; those of x if it is wide */
-    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, h and both on matrix tiles; else 0 */
+    int64_t gates;                      /* of `saved`: vectors before the state, in which a unit has numbers */
+    int64_t kept, step, tile;           /* of `saved`: vectors, and the numbers of a step and of a tile */
+    Parts parts;                        /* of factors of products in chunks; those of x if it is wide */
+    bool tiled;                         /* whether there are any */
+    int64_t x_chunks, h_chunks, chunks; /* of the sums over x, h and both; else 0 */
     int64_t block, packed;              /* numbers of packed weights: of a block on registers, of a member */
     int64_t u_rows, w_rows;             /* rows of the weights' gradients; `reduction`: one more, of the bias */
     int64_t reduction;
@@ -56,7 +58,8 @@ struct Sizes {
         : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units), codes(a.codes) {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
-        tiled = TILED<T> && units >= WIDE;
+        parts = a.dtype == STATECAST_BF16 ? ROUNDED : TILED<T> && units >= WIDE ? EXACT : NO_PARTS;
+        tiled = parts != NO_PARTS;
         /* Few rows make an even number of tiles, so that two threads have equal work. The height of a
          * tile depends on the number of rows alone, since the order of the sums depends on it. */
         const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
@@ -71,18 +74,22 @@ struct Sizes {
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
         share = share > 0 ? share : 1;
         shares = (tiles + share - 1) / share;
-        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* with a mask the state may differ from the output */
+        gates = Cell<CELL>::KEPT / (parts == ROUNDED ? 2 : 1);
+        /* With a mask the state may differ from the output. */
+        kept = gates + (CELL == STATECAST_LSTM ? 1 : 0) + (a.mask ? 1 : 0);
         step = blocks * kept * height * L;
         tile = steps * step;
-        x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
+        x_chunks = tiled && inputs >= WIDE_INPUT ? (inputs + DEEP - 1) / DEEP : 0;
         h_chunks = tiled ? (units + DEEP - 1) / DEEP : 0;
         chunks = h_chunks + x_chunks;
         block = L * ((int64_t)S + G * ((tiled ? 0 : units) + (x_chunks ? 0 : inputs) + codes));
-        packed = blocks * (block + S * chunks_in<T>(chunks));
+        packed = blocks * (block + S * memory_of(chunks));
         u_rows = tiled ? padded : units;
         w_rows = x_chunks ? (inputs + L - 1) / L * L : inputs;
         reduction = u_rows + w_rows + 1;
     }
+    int64_t memory_of(int64_t chunks) const { return chunks_in<T>(chunks, parts); }
+    int64_t chunk() const { return chunk_of(parts); }
     int64_t gate_chunks() const { return (blocks * G + 1) / 2; } /* of the sum over all gates */
     int64_t count(int64_t t) const {                             /* rows of a tile */
         const int64_t left = rows - t * height;

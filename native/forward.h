@@ -28,6 +28,19 @@ INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t st
     }
 }
 
+/* Saves two numbers of each unit, and returns where the next ones are saved. */
+template <class T>
+INLINE T *keep_two(T *to, V<T> a, V<T> b, int64_t quantity, bool halved) {
+    if constexpr (HALVED<T>)
+        if (halved) {
+            split<T>(a, b, ROUNDED, of<Half>(to));
+            return to + quantity;
+        }
+    store(to, a);
+    store(to + quantity, b);
+    return to + 2 * quantity;
+}
+
 /* A step of the rows of a tile in one block of units. */
 template <class T>
 struct BlockStep {
@@ -44,7 +57,8 @@ struct BlockStep {
     const uint8_t *mask;
     int64_t flag_stride; /* of code and mask */
     T *saved;            /* for the backward pass, or null */
-    int64_t quantity;    /* from one saved number of a unit to the next, and between slots of `sums` */
+    int64_t quantity;    /* from one saved vector of a unit to the next, and between slots of `sums` */
+    bool halved;         /* whether gates are saved in pairs */
     const T *sums;       /* by matrix tiles; if `begun`, the bias and the products of h */
     bool begun;
 
@@ -80,7 +94,7 @@ struct Step {
             EACH(s, S)
                 EACH(r, R) sum[r][s] = load(at.sums + s * quantity + r * L);
         } else {
-            if (TILED<T> && at.sums)
+            if (HALVED<T> && at.sums)
                 EACH(s, S)
                     EACH(r, R) sum[r][s] += load(at.sums + s * quantity + r * L);
             add<T>(sum, Cell<CELL>::u, h, stride, at.units, packed);
@@ -105,28 +119,25 @@ struct Step {
                 if (!counts) now = load(cell);
                 store(cell, now);
                 if (keep) {
-                    store(keep, i);
-                    store(keep + quantity, f);
-                    store(keep + 2 * quantity, g);
-                    store(keep + 3 * quantity, o);
-                    store(keep + 4 * quantity, now);
+                    keep = keep_two(keep, i, f, quantity, at.halved);
+                    keep = keep_two(keep, g, o, quantity, at.halved);
+                    store(keep, now);
+                    keep += quantity;
                 }
             } else if constexpr (CELL == STATECAST_GRU) {
                 const V<T> update = sigmoid(sum[r][0]), reset = sigmoid(sum[r][1]), part = sum[r][3],
                            candidate = tanh_of(fma(reset, part, sum[r][2]));
                 after = fma(update, before - candidate, candidate);
                 if (keep) {
-                    store(keep, update);
-                    store(keep + quantity, reset);
-                    store(keep + 2 * quantity, candidate);
-                    store(keep + 3 * quantity, part);
+                    keep = keep_two(keep, update, reset, quantity, at.halved);
+                    keep = keep_two(keep, candidate, part, quantity, at.halved);
                 }
             } else {
                 after = tanh_of(sum[r][0]);
             }
             if (!counts) after = before;
             store(at.next + r * stride + at.block * L, after);
-            if (keep && at.mask) store(keep + Cell<CELL>::KEPT * quantity, after);
+            if (keep && at.mask) store(keep, after);
         }
     }
 };
@@ -167,7 +178,7 @@ struct Forward {
     static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers of a small job: 60 microseconds */
     static constexpr int TOGETHER =
         Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products are computed at once */
-    static int64_t left_size(const Sizes<T, CELL> &z) { return chunks_in<T>(z.height / EDGE * z.chunks); }
+    static int64_t left_size(const Sizes<T, CELL> &z) { return z.memory_of(z.height / EDGE * z.chunks); }
     int64_t sums_size() const { return z.tiled || a.source ? TOGETHER * z.S * z.height * z.L : 0; }
     static int64_t shared_row(const Sizes<T, CELL> &z) { return z.blocks * z.S * z.L; }
     size_t memory() const { return (size_t)(rest_size() + z.height * z.inputs + z.padded) * sizeof(T); }
@@ -203,25 +214,26 @@ struct Forward {
         at.c = CELL == STATECAST_LSTM ? rest.c : nullptr;
         at.stride = z.padded;
         at.quantity = z.height * z.L;
+        at.halved = z.parts == ROUNDED;
         at.sums = nullptr;
         at.begun = source && !z.tiled;
-        if constexpr (TILED<T>)
+        if constexpr (HALVED<T>)
             for (int64_t r = 0; z.tiled && r < rows; ++r) {
                 Half *row = left_row(rest.left, z, r);
-                if (!source) split_row(rest.h + r * z.padded, z.padded, row);
-                if (z.x_chunks) split_row(at.x + r * at.x_stride, z.inputs, row + z.h_chunks * CHUNK);
+                if (!source) split_row(rest.h + r * z.padded, z.padded, z.parts, row);
+                if (z.x_chunks)
+                    split_row(at.x + r * at.x_stride, z.inputs, z.parts, row + z.h_chunks * z.chunk());
             }
         for (; at.block < end; ++at.block) {
             const int64_t within = at.block % TOGETHER;
             if (source && within == 0) take_shared(member, at.block, rows, source, rest.sums);
             if (z.tiled || source) at.sums = rest.sums + within * z.S * z.height * z.L;
             if (z.tiled) {
-                if constexpr (TILED<T>) {
-                    const int64_t down = (rows + EDGE - 1) / EDGE;
+                if constexpr (HALVED<T>) {
                     if (within == 0 && !source)
-                        products<false>(member, at.block, down, rest.left, 0, z.chunks, rest.sums);
+                        products<false>(member, at.block, rows, rest.left, 0, z.chunks, rest.sums);
                     else if (within == 0 && z.x_chunks)
-                        products<true>(member, at.block, down, rest.left, z.h_chunks, z.chunks, rest.sums);
+                        products<true>(member, at.block, rows, rest.left, z.h_chunks, z.chunks, rest.sums);
                     by_rows<Rows, 4>(rows, at);
                 }
             } else {
@@ -304,13 +316,13 @@ struct Forward {
     }
 
     static Half *left_row(T *left, const Sizes<T, CELL> &z, int64_t r) {
-        return of<Half>(left) + r / EDGE * z.chunks * CHUNK + r % EDGE * DEEP;
+        return of<Half>(left) + r / EDGE * z.chunks * z.chunk() + r % EDGE * DEEP;
     }
 
     /* The products over the chunks from `begin` to `end` (h's, then x's) for TOGETHER blocks from `first`
      * on: sums [block][slot][row][lane]. Slots with the same chunks are computed together. */
     template <bool ADD>
-    void products(int64_t member, int64_t first, int64_t down, const T *left, int64_t begin, int64_t end,
+    void products(int64_t member, int64_t first, int64_t rows, const T *left, int64_t begin, int64_t end,
                   T *sums) const {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS;
         const Half *packs = of<Half>(packed + member * z.packed + z.blocks * z.block);
@@ -325,11 +337,11 @@ struct Forward {
             for (after = s + 1; after < S && from(after) == from(s) && to(after) == to(s);) ++after;
             for (int64_t b = 0; b < TOGETHER && first + b < z.blocks; ++b)
                 for (int slot = s; slot < after; ++slot, ++across) {
-                    right[across] = packs + (((first + b) * S + slot) * z.chunks + from(s)) * CHUNK;
+                    right[across] = packs + (((first + b) * S + slot) * z.chunks + from(s)) * z.chunk();
                     sum[across] = sums + (b * S + slot) * z.height * L;
                 }
-            multiply<ADD>(of<Half>(left) + from(s) * CHUNK, z.chunks * CHUNK, down, right, across,
-                          to(s) - from(s), sum, EDGE * L, L);
+            multiply<ADD>(z.parts, of<Half>(left) + from(s) * z.chunk(), z.chunks * z.chunk(), rows, right,
+                          across, to(s) - from(s), sum, L);
         }
     }
 
@@ -349,18 +361,18 @@ struct Forward {
         for (int64_t r = 0; r < rows; ++r) {
             memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
                    (size_t)z.units * sizeof(T));
-            if constexpr (TILED<T>)
-                if (z.tiled) split_row(h + r * z.padded, z.padded, left_row(left, z, r));
+            if constexpr (HALVED<T>)
+                if (z.tiled) split_row(h + r * z.padded, z.padded, z.parts, left_row(left, z, r));
         }
         for (int64_t b = begin; b < end; ++b, own += z.block, out += S * L) {
             if (!z.tiled) {
                 by_rows<Begun>(rows, z, own, (const T *)h, out);
                 continue;
             }
-            if constexpr (TILED<T>) {
+            if constexpr (HALVED<T>) {
                 const int64_t within = b % TOGETHER;
                 if (within == 0)
-                    products<false>(member, b, (rows + EDGE - 1) / EDGE, left, 0, z.h_chunks, sums);
+                    products<false>(member, b, rows, left, 0, z.h_chunks, sums);
                 for (int64_t r = 0; r < rows; ++r)
                     for (int s = 0; s < S; ++s)
                         store(out + r * shared_row(z) + s * L,

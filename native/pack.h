@@ -8,7 +8,7 @@ namespace statecast {
 namespace {
 
 /* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], then w, whose last rows
- * belong to codes. Weights for matrix tiles come after all blocks, as right chunks [block][slot][chunk]. */
+ * belong to codes. Weights in chunks come after all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
 void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
@@ -25,17 +25,17 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
             }
     }
     out += S * L;
-    Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * CHUNK;
+    Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * z.chunk();
     for (int part = 0; part < 2; ++part) {
         const T *from = (part ? w : u) + b * L;
         const int64_t rows = part ? z.inputs + z.codes : U;
         const int64_t tiled = part ? (z.x_chunks ? z.inputs : 0) : (z.tiled ? U : 0); /* of those rows */
-        if constexpr (TILED<T>)
+        if constexpr (HALVED<T>)
             for (int g = 0; g < G; ++g) {
                 const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
-                Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * CHUNK;
-                for (int64_t k = 0; k < tiled; k += DEEP, to += CHUNK)
-                    split_rows(from + k * columns + g * U, columns, tiled - k, n, to);
+                Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * z.chunk();
+                for (int64_t k = 0; k < tiled; k += DEEP, to += z.chunk())
+                    split_rows(from + k * columns + g * U, columns, tiled - k, n, z.parts, to);
             }
         for (int64_t k = tiled; k < rows; ++k)
             for (int g = 0; g < G; ++g, out += L) store(out, load(from + k * columns + g * U, n));
@@ -59,14 +59,14 @@ void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
                 }
     }
 }
-/* The same for matrix tiles: right chunks [vector of outputs][chunk], summed over [block][gate][lane of
+/* The same as right chunks [vector of outputs][chunk], summed over [block][gate][lane of
  * the unit]. */
 template <class T, int CELL>
 void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, Half *out) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
     const int64_t U = z.units, columns = G * U, vectors = z.blocks * G;
     for (int64_t v = 0; v < outputs; v += L)
-        for (int64_t first = 0; first < vectors; first += 2, out += CHUNK) {
+        for (int64_t first = 0; first < vectors; first += 2, out += z.chunk()) {
             alignas(64) T rows[EDGE * EDGE], both[DEEP * EDGE] = {};
             for (int half = 0; half < 2 && first + half < vectors; ++half) {
                 const int64_t b = (first + half) / G, g = (first + half) % G;
@@ -75,14 +75,14 @@ void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
                     store(rows + i * EDGE, v + i < outputs ? load(from, least(L, U - b * L)) : V<T>{});
                 transpose(rows, EDGE, both + half * EDGE * EDGE);
             }
-            split_rows(both, EDGE, DEEP, EDGE, out);
+            split_rows(both, EDGE, DEEP, EDGE, z.parts, out);
         }
 }
 template <class T, int CELL>
 int64_t transposed_size(const Sizes<T, CELL> &z, int64_t outputs) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
     const int64_t vectors = (outputs + L - 1) / L;
-    return z.tiled ? chunks_in<T>(vectors * z.gate_chunks()) : vectors * L * G * z.units;
+    return z.tiled ? z.memory_of(vectors * z.gate_chunks()) : vectors * L * G * z.units;
 }
 
 } // namespace

@@ -62,6 +62,9 @@ KERNELS(portable)
 #ifdef STATECAST_X86
 KERNELS(avx2)
 KERNELS(avx512)
+#ifdef STATECAST_AVX512_BF16
+KERNELS(avx512_bf16)
+#endif
 #ifdef STATECAST_AMX
 KERNELS(amx)
 #endif
@@ -97,6 +100,9 @@ bool runs(const Kernels &k) {
 #endif
 #ifdef STATECAST_X86
     if (&k == &kernels_avx512) return has_avx512();
+#ifdef STATECAST_AVX512_BF16
+    if (&k == &kernels_avx512_bf16) return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#endif
     if (&k == &kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return true;
@@ -107,8 +113,11 @@ const Kernels *const all[] = {
 #ifdef STATECAST_AMX
     &kernels_amx,
 #endif
+#ifdef STATECAST_AVX512_BF16
+    &kernels_avx512_bf16,
+#endif
 #ifdef STATECAST_X86
-    &kernels_avx512,   &kernels_avx2,
+    &kernels_avx512, &kernels_avx2,
 #endif
 #ifdef STATECAST_ARM
     &kernels_neon,
@@ -128,7 +137,7 @@ const Kernels &kernels() {
 
 int check(const statecast_forward_args &a) {
     if (a.cell < STATECAST_RNN || a.cell > STATECAST_LSTM) return STATECAST_BAD_ARGUMENT;
-    if (a.dtype != STATECAST_F32 && a.dtype != STATECAST_F64) return STATECAST_BAD_ARGUMENT;
+    if (a.dtype < STATECAST_F32 || a.dtype > STATECAST_BF16) return STATECAST_BAD_ARGUMENT;
     if (a.members < 0 || a.rows < 0 || a.steps < 0 || a.inputs < 0 || a.units < 1 || a.codes < 0)
         return STATECAST_BAD_ARGUMENT;
     /* The largest buffers, with what is added to fill vectors and tiles. */
@@ -251,6 +260,9 @@ using namespace statecast;
 
 namespace {
 
+/* Whether numbers are of float64. */
+bool doubled(const statecast_forward_args *a) { return a->dtype == STATECAST_F64; }
+
 /* Whether the buffers that go together are there together. */
 bool complete(const statecast_forward_args &a) {
     const bool lstm = a.cell == STATECAST_LSTM;
@@ -276,6 +288,9 @@ const char *statecast_built(void) {
 #ifdef STATECAST_AMX
            "amx,"
 #endif
+#ifdef STATECAST_AVX512_BF16
+           "avx512_bf16,"
+#endif
 #ifdef STATECAST_X86
            "avx512,avx2,"
 #endif
@@ -298,17 +313,17 @@ int statecast_use(const char *instructions) {
 }
 
 int64_t statecast_saved_bytes(const statecast_forward_args *a) {
-    return check(*a) == STATECAST_OK ? kernels().saved_bytes[a->dtype](a) : -1;
+    return check(*a) == STATECAST_OK ? kernels().saved_bytes[doubled(a)](a) : -1;
 }
 
 int64_t statecast_packed_bytes(const statecast_forward_args *a) {
-    return check(*a) == STATECAST_OK ? kernels().packed_bytes[a->dtype](a) : -1;
+    return check(*a) == STATECAST_OK ? kernels().packed_bytes[doubled(a)](a) : -1;
 }
 
 int statecast_pack(const statecast_forward_args *a, void *packed) {
     if (const int wrong = check(*a)) return wrong;
     if (!a->w || !a->u || !packed) return STATECAST_BAD_ARGUMENT;
-    return kernels().pack[a->dtype](a, packed);
+    return kernels().pack[doubled(a)](a, packed);
 }
 
 int statecast_forward(const statecast_forward_args *a) {
@@ -316,7 +331,7 @@ int statecast_forward(const statecast_forward_args *a) {
     if (const int wrong = check(*a)) return wrong;
     if (!complete(*a) || (!a->packed && (!a->w || !a->u)) || !a->hn || (lstm && !a->cn) || (a->saved && !a->y))
         return STATECAST_BAD_ARGUMENT;
-    return kernels().forward[a->dtype](a);
+    return kernels().forward[doubled(a)](a);
 }
 
 int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t steps, const void *x,
@@ -343,7 +358,7 @@ int statecast_backward(const statecast_backward_args *b) {
         (lstm && !b->dc0) || (a->bias && !b->dbias) || (a->resets && (!b->dhr || (lstm && !b->dcr))) ||
         (a->observed && (!b->dfeed || !b->dbase || !b->ddecay || !b->dlast)))
         return STATECAST_BAD_ARGUMENT;
-    return kernels().backward[a->dtype](b);
+    return kernels().backward[doubled(a)](b);
 }
 
 int statecast_score(const statecast_score_args *a) {

@@ -59,7 +59,7 @@ struct Weighted {
     int (*quantiles)(const statecast_weighted_args *);
 };
 
-struct Kernels {
+struct Kernels { /* pairs: for float32 and float64 */
     const char *name;
     int64_t (*saved_bytes[2])(const statecast_forward_args *);
     int64_t (*packed_bytes[2])(const statecast_forward_args *);

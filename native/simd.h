@@ -21,8 +21,10 @@
 namespace {
 
 #if defined(__AVX512F__)
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__)
 #define STATECAST_INSTRUCTIONS amx
+#elif defined(__AVX512BF16__)
+#define STATECAST_INSTRUCTIONS avx512_bf16
 #else
 #define STATECAST_INSTRUCTIONS avx512
 #endif

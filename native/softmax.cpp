@@ -35,7 +35,7 @@ struct Tokens {
 
     /* Packed: for each member and block (unit, column), on matrix tiles (vector, chunk), then the bias.
      * The bias of padding columns is minus infinity, so that their probability is 0. */
-    int64_t depth() const { return tiled ? chunks_in<T>(chunks) / L : a.units; } /* numbers a column */
+    int64_t depth() const { return tiled ? chunks_in<T>(chunks, EXACT) / L : a.units; } /* numbers a column */
     int64_t weights() const { return (depth() + 1) * padded; }
     int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T) + ALIGNMENT; }
 
@@ -47,9 +47,9 @@ struct Tokens {
                 const int64_t end = c + least(BLOCK, padded - c);
                 if constexpr (TILED<T>)
                     for (int64_t v = c; tiled && v < end; v += L)
-                        for (int64_t k = 0; k < a.units; k += DEEP, to += chunks_in<T>(1))
+                        for (int64_t k = 0; k < a.units; k += DEEP, to += chunks_in<T>(1, EXACT))
                             split_rows(kernel + k * a.tokens + v, a.tokens, a.units - k, least(L, a.tokens - v),
-                                       of<Half>(to));
+                                       EXACT, of<Half>(to));
                 for (int64_t u = 0; !tiled && u < a.units; ++u)
                     for (int64_t v = c; v < end; ++v) *to++ = v < a.tokens ? kernel[u * a.tokens + v] : T(0);
                 for (int64_t v = c; v < end; ++v) *to++ = v < a.tokens ? bias[v] : -T(INFINITY);
@@ -63,7 +63,7 @@ struct Tokens {
         if (!a.rows) return STATECAST_OK;
         rows = a.rows < at_once ? a.rows : at_once;
         height = tiled ? (rows + EDGE - 1) / EDGE * EDGE : rows;
-        const int64_t split = a.members * height / EDGE * chunks_in<T>(chunks);
+        const int64_t split = a.members * height / EDGE * chunks_in<T>(chunks, EXACT);
         left = static_cast<Half *>(scratch(CALL, (size_t)(split + a.members * height * padded) * sizeof(T)));
         if (!left || !scratch(TASK, memory())) return STATECAST_NO_MEMORY;
         raw = of<T>(left) + split;
@@ -137,9 +137,9 @@ struct Tokens {
             const Tokens &s = *static_cast<Tokens *>(self);
             const int64_t tiles = s.height / EDGE, member = item / tiles, from = item % tiles * EDGE;
             const T *in = of<T>(s.a.outputs) + (member * s.a.rows + s.first + from) * s.a.units;
-            Half *to = s.left + item * s.chunks * CHUNK;
+            Half *to = s.left + item * s.chunks * chunk_of(EXACT);
             for (int64_t r = 0; r < EDGE && from + r < s.rows; ++r)
-                split_row(in + r * s.a.units, s.a.units, to + r * DEEP);
+                split_row(in + r * s.a.units, s.a.units, EXACT, to + r * DEEP);
         }
     }
 
@@ -148,12 +148,12 @@ struct Tokens {
                   [[maybe_unused]] int64_t width, [[maybe_unused]] T *out) const {
         if constexpr (TILED<T>) {
             [[maybe_unused]] const Tiles whole;
-            const int64_t row = chunks * CHUNK;
+            const int64_t row = chunks * chunk_of(EXACT);
             const Half *right[BLOCK / L];
             T *sum[BLOCK / L];
             for (int64_t v = 0; v < width / L; ++v) right[v] = of<Half>(weight) + v * row, sum[v] = out + v * L;
-            multiply<false>(left + (member * height + from) / EDGE * row, row, (count + EDGE - 1) / EDGE, right,
-                            width / L, chunks, sum, EDGE * padded, padded);
+            multiply<false>(EXACT, left + (member * height + from) / EDGE * row, row, count, right, width / L,
+                            chunks, sum, padded);
             const T *bias = weight + depth() * width;
             for (int64_t r = 0; r < count; ++r)
                 for (int64_t c = 0; c < width; c += L) {
