@@ -108,21 +108,23 @@ struct Backward {
         const Sizes<T, CELL> &z = k.z;
         T *out = k.transposed + member * (k.ut + k.wt);
         const int64_t columns = G * z.units;
-        const auto transposed = [&](const T *matrix, int64_t outputs, T *to) {
+        const bool halved = z.parts == ROUNDED;
+        const auto transposed = [&](Weights<T> matrix, int64_t outputs, T *to) {
             if constexpr (HALVED<T>)
                 if (z.tiled) return tile_transposed(z, matrix, outputs, of<Half>(to));
-            pack_transposed(z, matrix, outputs, to);
+            pack_transposed(z, of<T>(matrix.memory), outputs, to);
         };
-        transposed(of<T>(k.a.u) + member * z.units * columns, z.units, out);
-        if (k.wt) transposed(of<T>(k.a.w) + member * z.inputs * columns, z.inputs, out + k.ut);
+        const Weights<T> u = Weights<T>{k.a.u, halved}.from(member * z.units * columns);
+        const Weights<T> w = Weights<T>{k.a.w, halved}.from(member * z.inputs * columns);
+        transposed(u, z.units, out);
+        if (k.wt) transposed(w, z.inputs, out + k.ut);
         /* The weights of x's first number, [block][slot][lane]. */
         out = k.first_w + member * z.blocks * S * L;
         memset(out, 0, (size_t)(z.blocks * S * L) * sizeof(T));
         for (int64_t block = 0; k.a.observed && block < z.blocks; ++block)
-            for (int g = 0; g < G; ++g) {
-                const T *w = of<T>(k.a.w) + member * z.inputs * columns + g * z.units + block * L;
-                store(out + (block * S + Cell<CELL>::w[g]) * L, load(w, least(L, z.units - block * L)));
-            }
+            for (int g = 0; g < G; ++g)
+                store(out + (block * S + Cell<CELL>::w[g]) * L,
+                      w.load(g * z.units + block * L, least(L, z.units - block * L)));
     }
 
     /* A tile and its buffers. */
@@ -356,7 +358,10 @@ struct Backward {
                 const int64_t chunks = z.gate_chunks(), gate_vectors = z.blocks * G;
                 const auto vector = [&](int64_t r, int64_t i) {
                     const int slot = TO_X ? Cell<CELL>::w[i % G] : Cell<CELL>::u[i % G];
-                    return i < gate_vectors ? load(gates + i / G * block_stride + (r * S + slot) * L) : V<T>{};
+                    const int64_t k = i / G; /* lanes that are no unit may be NaN */
+                    return i < gate_vectors
+                               ? load(gates + k * block_stride + (r * S + slot) * L, least(L, z.units - k * L))
+                               : V<T>{};
                 };
                 /* The slots of most cells are the same for both products, so they are split once. */
                 const bool ready = TO_X && CELL != STATECAST_GRU;

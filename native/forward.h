@@ -220,7 +220,7 @@ struct Forward {
         if constexpr (HALVED<T>)
             for (int64_t r = 0; z.tiled && r < rows; ++r) {
                 Half *row = left_row(rest.left, z, r);
-                if (!source) split_row(rest.h + r * z.padded, z.padded, z.parts, row);
+                if (!source) split_row(rest.h + r * z.padded, z.units, z.parts, row);
                 if (z.x_chunks)
                     split_row(at.x + r * at.x_stride, z.inputs, z.parts, row + z.h_chunks * z.chunk());
             }
@@ -362,7 +362,7 @@ struct Forward {
             memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
                    (size_t)z.units * sizeof(T));
             if constexpr (HALVED<T>)
-                if (z.tiled) split_row(h + r * z.padded, z.padded, z.parts, left_row(left, z, r));
+                if (z.tiled) split_row(h + r * z.padded, z.units, z.parts, left_row(left, z, r));
         }
         for (int64_t b = begin; b < end; ++b, own += z.block, out += S * L) {
             if (!z.tiled) {
@@ -371,8 +371,7 @@ struct Forward {
             }
             if constexpr (HALVED<T>) {
                 const int64_t within = b % TOGETHER;
-                if (within == 0)
-                    products<false>(member, b, rows, left, 0, z.h_chunks, sums);
+                if (within == 0) products<false>(member, b, rows, left, 0, z.h_chunks, sums);
                 for (int64_t r = 0; r < rows; ++r)
                     for (int s = 0; s < S; ++s)
                         store(out + r * shared_row(z) + s * L,
@@ -423,9 +422,10 @@ struct Forward {
         const Sizes<T, CELL> &z = f.z;
         const int64_t member = item / z.blocks, columns = z.G * z.units;
         const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
-        pack(z, item % z.blocks, of<T>(f.a.w) + member * (z.inputs + z.codes) * columns,
-             of<T>(f.a.u) + member * z.units * columns, offset(of<T>(f.a.bias), member * biases * columns),
-             const_cast<T *>(f.packed) + member * z.packed);
+        const bool halved = z.parts == ROUNDED;
+        pack(z, item % z.blocks, Weights<T>{f.a.w, halved}.from(member * (z.inputs + z.codes) * columns),
+             Weights<T>{f.a.u, halved}.from(member * z.units * columns),
+             offset(of<T>(f.a.bias), member * biases * columns), const_cast<T *>(f.packed) + member * z.packed);
     }
 };
 

@@ -120,6 +120,10 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_fo
     a.inputs = x->dims[x->rank - 1];
     const bool lstm = a.cell == STATECAST_LSTM;
     a.x = in.next();
+    if (in.peek()->dtype == XLA_FFI_DataType_BF16) { /* w, and then u, too */
+        if (a.dtype != STATECAST_F32) return false;
+        a.dtype = STATECAST_BF16;
+    }
     a.w = in.next();
     const XLA_FFI_Buffer *u = in.peek();
     a.units = u->dims[u->rank - 2];

@@ -7,10 +7,32 @@
 namespace statecast {
 namespace {
 
+/* Weights in the caller's memory: numbers of type T, or of bfloat16 if they are halved. */
+template <class T>
+struct Weights {
+    const void *memory;
+    bool halved;
+
+    Weights from(int64_t n) const {
+        return {static_cast<const char *>(memory) + n * (int64_t)(halved ? sizeof(Half) : sizeof(T)), halved};
+    }
+    /* The first n lanes, from number i on; the others are zero. */
+    INLINE V<T> load(int64_t i, int n = LANES<T>) const {
+        if constexpr (HALVED<T>)
+            if (halved) {
+                typedef Half Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+                Halves own = {};
+                memcpy(&own, static_cast<const Half *>(memory) + i, (size_t)n * sizeof(Half));
+                return (V<T>)(__builtin_convertvector(own, Bits) << 16);
+            }
+        return ::load(static_cast<const T *>(memory) + i, n);
+    }
+};
+
 /* One block of a member's weights: its bias [slot][lane], then u [k][gate][lane], then w, whose last rows
  * belong to codes. Weights in chunks come after all blocks, as right chunks [block][slot][chunk]. */
 template <class T, int CELL>
-void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *bias, T *packed) {
+void pack(const Sizes<T, CELL> &z, int64_t b, Weights<T> w, Weights<T> u, const T *bias, T *packed) {
     constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
     const int64_t U = z.units, columns = G * U;
     const int n = least(L, U - b * L);
@@ -27,7 +49,7 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
     out += S * L;
     Half *tiles = of<Half>(packed + z.blocks * z.block) + b * S * z.chunks * z.chunk();
     for (int part = 0; part < 2; ++part) {
-        const T *from = (part ? w : u) + b * L;
+        const Weights<T> from = (part ? w : u).from(b * L);
         const int64_t rows = part ? z.inputs + z.codes : U;
         const int64_t tiled = part ? (z.x_chunks ? z.inputs : 0) : (z.tiled ? U : 0); /* of those rows */
         if constexpr (HALVED<T>)
@@ -35,10 +57,11 @@ void pack(const Sizes<T, CELL> &z, int64_t b, const T *w, const T *u, const T *b
                 const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
                 Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * z.chunk();
                 for (int64_t k = 0; k < tiled; k += DEEP, to += z.chunk())
-                    split_rows(from + k * columns + g * U, columns, tiled - k, n, z.parts, to);
+                    split_rows<T>([&](int j) { return from.load((k + j) * columns + g * U, n); }, tiled - k,
+                                  z.parts, to);
             }
         for (int64_t k = tiled; k < rows; ++k)
-            for (int g = 0; g < G; ++g, out += L) store(out, load(from + k * columns + g * U, n));
+            for (int g = 0; g < G; ++g, out += L) store(out, from.load(k * columns + g * U, n));
     }
 }
 
@@ -62,7 +85,7 @@ void pack_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
 /* The same as right chunks [vector of outputs][chunk], summed over [block][gate][lane of
  * the unit]. */
 template <class T, int CELL>
-void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, Half *out) {
+void tile_transposed(const Sizes<T, CELL> &z, Weights<T> matrix, int64_t outputs, Half *out) {
     constexpr int L = LANES<T>, G = Cell<CELL>::GATES;
     const int64_t U = z.units, columns = G * U, vectors = z.blocks * G;
     for (int64_t v = 0; v < outputs; v += L)
@@ -70,9 +93,12 @@ void tile_transposed(const Sizes<T, CELL> &z, const T *matrix, int64_t outputs, 
             alignas(64) T rows[EDGE * EDGE], both[DEEP * EDGE] = {};
             for (int half = 0; half < 2 && first + half < vectors; ++half) {
                 const int64_t b = (first + half) / G, g = (first + half) % G;
-                const T *from = matrix + v * columns + g * U + b * L;
-                for (int i = 0; i < EDGE; ++i, from += columns)
-                    store(rows + i * EDGE, v + i < outputs ? load(from, least(L, U - b * L)) : V<T>{});
+                const int64_t from = v * columns + g * U + b * L;
+                for (int i = 0; i < EDGE; ++i) {
+                    const bool there = v + i < outputs;
+                    store(rows + i * EDGE,
+                          there ? matrix.load(from + i * columns, least(L, U - b * L)) : V<T>{});
+                }
                 transpose(rows, EDGE, both + half * EDGE * EDGE);
             }
             split_rows(both, EDGE, DEEP, EDGE, z.parts, out);

@@ -117,7 +117,7 @@ const Kernels *const all[] = {
     &kernels_avx512_bf16,
 #endif
 #ifdef STATECAST_X86
-    &kernels_avx512, &kernels_avx2,
+    &kernels_avx512,      &kernels_avx2,
 #endif
 #ifdef STATECAST_ARM
     &kernels_neon,

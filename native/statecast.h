@@ -58,8 +58,9 @@ enum { STATECAST_INTERFACE = 5 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
-/* With STATECAST_BF16 all buffers are of float32, and so are sums, functions and the state. The factors of the
- * products with u, and with w if there are at least 16 inputs, are rounded to bfloat16, gradients' too. */
+/* With STATECAST_BF16 w and u are of bfloat16 and all other buffers of float32, as are sums, functions and the
+ * state. The other factors of the products with u, and with w if there are at least 16 inputs, are rounded to
+ * bfloat16, in the backward pass too. */
 enum { STATECAST_F32 = 0, STATECAST_F64 = 1, STATECAST_BF16 = 2 };
 /* Threads. Each call has two fields for them. `threads` is the number that the host library (PyTorch, JAX) is
  * set to use, the calling thread included; 0 if it is not set. `openmp` is the function that starts a parallel

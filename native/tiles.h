@@ -25,10 +25,10 @@
 namespace {
 
 typedef uint16_t Half;
-enum Parts { NO_PARTS = 0, ROUNDED = 1, EXACT = 3 };              /* of a factor */
-constexpr int EDGE = LANES<float>, DEEP = 2 * EDGE;               /* rows of a tile, and terms of the sum */
-constexpr int PART = EDGE * DEEP;                                 /* of a chunk, in bfloat16 */
-constexpr int64_t chunk_of(Parts parts) { return parts * PART; }  /* in bfloat16 */
+enum Parts { NO_PARTS = 0, ROUNDED = 1, EXACT = 3 };             /* of a factor */
+constexpr int EDGE = LANES<float>, DEEP = 2 * EDGE;              /* rows of a tile, and terms of the sum */
+constexpr int PART = EDGE * DEEP;                                /* of a chunk, in bfloat16 */
+constexpr int64_t chunk_of(Parts parts) { return parts * PART; } /* in bfloat16 */
 /* The memory of chunks, in numbers of type T. */
 template <class T>
 constexpr int64_t chunks_in(int64_t chunks, Parts parts) {
@@ -390,8 +390,7 @@ void multiply(Parts, const Half *left, int64_t next, int64_t rows, const Half *c
               int64_t chunks, T *const *sum, int64_t stride, const T *later, int64_t ahead) {
     const int64_t parts = (EDGE + TILE_ROWS - 1) / TILE_ROWS, tiles = (rows + EDGE - 1) / EDGE;
     Ahead lines(later, ahead, (across + 3) / 4 * tiles * parts * chunks);
-    for (int64_t j = 0; j < across; j += 4)
-        switch (across - j) {
+    for (int64_t j = 0; j < across; j += 4) switch (across - j) {
             case 1: columns<ADD, 1>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
             case 2: columns<ADD, 2>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
             case 3: columns<ADD, 3>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
@@ -408,12 +407,16 @@ INLINE void split_row(const T *from, int64_t n, Parts parts, Half *to) {
                  parts, to);
 }
 
-/* Rows of n columns as a right chunk, with zeros after `rows`. */
+/* Rows as a right chunk, with zeros after `rows`: row(j) is the vector of row j. */
+template <class T, class Row>
+INLINE void split_rows(const Row &row, int64_t rows, Parts parts, Half *to) {
+    for (int j = 0; j < EDGE; ++j, to += DEEP)
+        split<T>(j < rows ? row(j) : V<T>{}, j + EDGE < rows ? row(j + EDGE) : V<T>{}, parts, to);
+}
+/* The same from memory: rows of n columns, `stride` numbers apart. */
 template <class T>
 INLINE void split_rows(const T *from, int64_t stride, int64_t rows, int n, Parts parts, Half *to) {
-    for (int j = 0; j < EDGE; ++j, from += stride, to += DEEP)
-        split<T>(j < rows ? load(from, n) : V<T>{}, j + EDGE < rows ? load(from + EDGE * stride, n) : V<T>{},
-                 parts, to);
+    split_rows<T>([&](int j) { return load(from + j * stride, n); }, rows, parts, to);
 }
 
 /* The transpose of rows of EDGE columns as a left chunk. */

@@ -18,6 +18,8 @@ class Problem:
 
     ``x`` is ``(..., rows, steps, in)``; ``mask`` and ``resets`` are bool and broadcast to
     ``(..., rows, steps)``; leaves of ``state`` and ``initial`` are ``(..., rows, units)``.
+    Weights of bfloat16 beside a state of float32 ask for products with factors in bfloat16, whose
+    sums are of float32.
     ``forced`` says that no other kernel may run it.
     """
 

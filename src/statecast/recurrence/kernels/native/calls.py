@@ -16,10 +16,11 @@ from statecast.recurrence.problem import Problem
 CODES: Mapping[type, int] = {SimpleRNN: 0, GRU: 1, LSTM: 2}
 
 # The arguments of a call by the names of native/statecast.h, in the order of XLA's calls. A call
-# has some of them. FLAGS are bool, the others of x's dtype.
+# has some of them. FLAGS are bool, the others of x's dtype; MATRICES may be bfloat16.
 ORDER = ("x", "w", "u", "bias", "h0", "c0", "mask", "resets", "hr", "cr")
 ORDER += ("observed", "feed", "base", "decay", "last")
 FLAGS = ("mask", "resets", "observed")
+MATRICES = ("w", "u")
 
 
 def cell_declines(cell: Any) -> str | None:

@@ -15,6 +15,7 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     CODES,
     FLAGS,
+    MATRICES,
     ORDER,
     arguments,
     by_loop,
@@ -66,14 +67,16 @@ def _compiled() -> Callable[..., Any]:
     recurrence = _differentiable()
 
     def entry(cell: Any, forced: bool, values: Any) -> Any:
-        dtype = values["x"].dtype
+        numbers = jnp.float64 if values["x"].dtype == jnp.float64 else jnp.float32
+        halved = numbers == jnp.float32 and all(values[n].dtype == jnp.bfloat16 for n in MATRICES)
+        dtypes = dict.fromkeys(FLAGS, jnp.bool_) | dict.fromkeys(MATRICES * halved, jnp.bfloat16)
         *lead, rows, steps, inputs = values["x"].shape
         shapes = shapes_of(cell, tuple(lead), (rows, steps, inputs))
         # The library has one axis of members.
         axes, members = len(lead), math.prod(lead)
 
         def argument(name: str, value: Any) -> Any:
-            value = jnp.asarray(value, "bool" if name in FLAGS else dtype)
+            value = jnp.asarray(value, dtypes.get(name, numbers))
             value = jnp.broadcast_to(value, shapes[name])
             return value.reshape(members, *value.shape[axes:])
 
@@ -165,7 +168,8 @@ class _ForwardCall(_Call):
         shapes = shapes_of(self.cell, tuple(lead), (rows, steps, inputs))
         results = [(shapes[n], x.dtype) for n in outputs_of(self.cell, dict.fromkeys(self.names))]
         if self.saves:
-            own = arguments(self.cell, str(x.dtype), x.shape[-4:], mask=int("mask" in self.names))
+            dtype = str(operands[self.names.index("w")].dtype)
+            own = arguments(self.cell, dtype, x.shape[-4:], mask=int("mask" in self.names))
             results.append(((*lead[:-1], saved_bytes(own)), np.uint8))
         return results
 
@@ -186,8 +190,10 @@ class _BackwardCall(_Call):
 
         values = dict(zip(self.names, operands, strict=False))
         results = [jax.ShapeDtypeStruct(values[n].shape, values["x"].dtype) for n in self.wanted]
+        # A gradient has the dtype of its value.
         has = ["dx"] * ("x" in self.wanted) + [_GRADIENT_OF[n] for n in self.given]
-        return self._custom("backward", has, results, operands)
+        found = self._custom("backward", has, results, operands)
+        return [v.astype(values[n].dtype) for n, v in zip(self.wanted, found, strict=True)]
 
     def by_jax(self, *operands: Any) -> list[Any]:
         values = dict(zip(self.names, operands, strict=False))

@@ -15,6 +15,7 @@ from statecast.errors import KernelError
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     FLAGS,
+    MATRICES,
     ORDER,
     arguments,
     by_loop,
@@ -63,18 +64,33 @@ def run(cell: Any, values: dict[str, Any]) -> list[Any]:
     """The results of a call, in the order of ``outputs_of``. ``values`` broadcast."""
     import torch
 
-    x = values["x"] = torch.as_tensor(values["x"])
-    shapes = _shapes(cell, x)
+    values = {n: torch.as_tensor(v) for n, v in values.items()}
+    shapes, dtypes = _shapes(cell, values["x"]), _dtypes(values)
     tensors = []
     for n in ORDER:
         value = values.get(n)
         if value is not None:
-            value = torch.as_tensor(value)
             if value.shape != shapes[n]:
                 value = value.broadcast_to(shapes[n])
-            value = dense(value, torch.bool if n in FLAGS else x.dtype)
+            value = dense(value, _dtype_of(n, dtypes))
         tensors.append(value)
     return [v for v in _apply(cell, False, tensors) if v is not None]
+
+
+def _dtypes(values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The dtypes that the library takes: of numbers, and of MATRICES."""
+    import torch
+
+    if values["x"].dtype == torch.float64:
+        return torch.float64, torch.float64
+    halved = all(values[n].dtype == torch.bfloat16 for n in MATRICES)
+    return torch.float32, torch.bfloat16 if halved else torch.float32
+
+
+def _dtype_of(name: str, dtypes: tuple[Any, Any]) -> Any:
+    import torch
+
+    return torch.bool if name in FLAGS else dtypes[name in MATRICES]
 
 
 def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
@@ -202,7 +218,8 @@ def _call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
     x = values["x"]
     pointers = {n: address_of(v) for n, v in values.items()}
     host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
-    return arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
+    dtype = str(_dtypes(values)[1]).removeprefix("torch.")
+    return arguments(cell, dtype, x.shape, **pointers, **host)
 
 
 def _saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
@@ -243,12 +260,15 @@ def _backward(
         found = _forward(cell, True, values)
         held = {n: found[n] for n in _HELD if n in found}
     call = _call_of_saved(cell, values, held)
+    numbers = values["x"].dtype
     found = {
-        n: torch.empty_like(v) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
+        n: torch.empty_like(v, dtype=numbers)
+        for n, v in values.items()
+        if n not in FLAGS and (dx or n != "x")
     }
     pointers = {f"d{n}": address_of(v) for part in (given, found) for n, v in part.items()}
     check(loaded().statecast_backward(ctypes.byref(Backward(call, **pointers))))
-    return found
+    return {n: gradient.to(values[n].dtype) for n, gradient in found.items()}
 
 
 def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Forward:
@@ -299,7 +319,7 @@ def _recurrence() -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.cell, learns, *tensors = inputs
-            ctx.dtype = tensors[0].dtype
+            ctx.dtypes = _dtypes(dict(zip(ORDER, tensors, strict=True)))
             y, fed, _, _, saved = output
             if learns:
                 ctx.mark_non_differentiable(saved)
@@ -329,36 +349,36 @@ def _gradients(ctx: Any, dx: bool, given: tuple[Any, ...]) -> dict[str, Any]:
 
     tensors = (*ctx.saved_tensors, *given)
     if not transforms_active() and not _have_memory(given):
-        values, _, of_outputs = _parts(ctx.dtype, tensors)
+        values, _, of_outputs = _parts(ctx.dtypes, tensors)
         return _gradients_by_loop(ctx.cell, values, of_outputs)
     if torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
-        found = _backward_pass().apply(ctx.cell, dx, ctx.dtype, *tensors)
+        found = _backward_pass().apply(ctx.cell, dx, ctx.dtypes, *tensors)
         return dict(zip(ORDER, found, strict=True))
-    return _backward(ctx.cell, dx, *_parts(ctx.dtype, tensors))
+    return _backward(ctx.cell, dx, *_parts(ctx.dtypes, tensors))
 
 
 @cache
 def _backward_pass() -> Any:
-    """The backward pass as an ``autograd.Function``: ``cell, dx, dtype``, the values, ``_HELD`` and
+    """The backward pass as an ``autograd.Function``: ``cell, dx, dtypes``, the values, ``_HELD`` and
     the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
     import torch
 
     class BackwardPass(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
-            cell, dx, dtype, *tensors = inputs
-            found = _backward(cell, dx, *_parts(dtype, tensors))
+            cell, dx, dtypes, *tensors = inputs
+            found = _backward(cell, dx, *_parts(dtypes, tensors))
             return tuple(found.get(n) for n in ORDER)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.cell, _, ctx.dtype, *tensors = inputs
+            ctx.cell, _, ctx.dtypes, *tensors = inputs
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*tensors)
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            values, _, given = _parts(ctx.dtype, ctx.saved_tensors)
+            values, _, given = _parts(ctx.dtypes, ctx.saved_tensors)
             pairs = zip(ORDER, cotangents, strict=True)
             asked = {n: v for n, v in pairs if v is not None}
             found = _second_derivatives(ctx.cell, values, given, asked)
@@ -375,18 +395,16 @@ def _backward_pass() -> Any:
 
 
 def _parts(
-    dtype: Any, tensors: Iterable[Any]
+    dtypes: tuple[Any, Any], tensors: Iterable[Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The values, the held results and the given gradients that are not None, dense, by name."""
-    import torch
-
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     rest = iter(tensors)
     for names, part in zip((ORDER, _HELD, _GIVEN), parts, strict=True):
         for n in names:
             tensor = next(rest)
             if tensor is not None:
-                part[n] = dense(tensor, torch.bool if n in FLAGS else dtype)
+                part[n] = dense(tensor, _dtype_of(n, dtypes))
     values, held, given = parts
     return values, held, given
 

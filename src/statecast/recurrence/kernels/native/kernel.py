@@ -42,27 +42,30 @@ def declines(problem: Problem) -> str | None:
     if problem.unroll:
         return "unroll was asked for"
     others = (problem.mask, problem.resets, *problem.weights.values(), *problem.state.values())
+    dtype = str(problem.x.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        return f"it computes in {', '.join(DTYPES)}, not {dtype}"
     return tensors_decline(problem.x, *others, *(problem.initial or {}).values())
 
 
 def tensors_decline(tensor: Any, *others: Any) -> str | None:
-    """Why the library cannot compute on the memory of JAX or PyTorch tensors; None where it can.
-    The first one's dtype counts."""
+    """Why the library cannot compute on the memory of JAX or PyTorch tensors; None where it can."""
     import keras
 
     library = find()
     if isinstance(library, str):
         return library
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in DTYPES:
-        return f"it computes in float32 and float64, not {dtype}"
     if keras.backend.backend() == "jax":
         return in_jax.declines(library, tensor, *others)
     return in_torch.declines(tensor, *others)
 
 
 def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
-    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the leaves after them."""
+    """All steps of ``problem``: outputs ``(..., rows, steps, out)`` and the leaves after them.
+
+    Outputs have the dtype of x, and each leaf has its own. If the weights are of bfloat16, factors
+    of products are rounded to it; sums and the state within the sequence are of float32.
+    """
     if isinstance(problem.cell, ClosedLoop):
         return _run_closed_loop(problem, problem.cell)
     if isinstance(problem.cell, Stack):  # each cell runs over the whole sequence
@@ -86,7 +89,17 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
         values["resets"] = problem.resets
     cell: Any = problem.cell
     y, *leaves = _call(cell, values, problem.forced)
-    return y, dict(zip(cell.state_shapes, leaves, strict=True))
+    pairs = zip(cell.state_shapes, leaves, strict=True)
+    return _as(problem.x, y), {n: _as(problem.state[n], leaf) for n, leaf in pairs}
+
+
+def _as(other: Any, value: Any) -> Any:
+    """``value`` in the dtype of another tensor."""
+    if value.dtype == other.dtype:
+        return value
+    from keras import ops
+
+    return ops.cast(value, str(other.dtype).removeprefix("torch."))
 
 
 def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str, Any]]:
@@ -105,14 +118,15 @@ def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str,
     values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
     values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
     y, fed, *leaves = _call(cell, values, problem.forced)
-    after = dict(zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True))
+    pairs = zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True)
+    after = {n: _as(problem.state[n], leaf) for n, leaf in pairs}
     after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
     if problem.x.shape[-2]:
-        after["last"] = fed[..., -1:]
+        after["last"] = _as(after["last"], fed[..., -1:])
         if problem.mask is not None:  # before the first step taken the output is zero
             seen = ops.cumsum(ops.cast(problem.mask, "int32"), axis=-1) > 0
             fed = ops.where(seen, fed, 0.0)
-    return ops.concatenate([y, fed[..., None]], axis=-1), after
+    return _as(problem.x, ops.concatenate([y, fed[..., None]], axis=-1)), after
 
 
 def _values(problem: Problem) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from statecast.recurrence.kernels.native.threads import MOST
 # The number of native/statecast.h that this package was written for.
 INTERFACE = 5
 
-DTYPES = {"float32": 0, "float64": 1}
+# What a call computes in. "bfloat16" is for the weights, and factors of products are rounded to it;
+# the other arguments and all results are of float32.
+DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2}
 _STATUS = {
     1: "the library refused the buffers",
     2: "the problem is too large: the size of a buffer overflows",

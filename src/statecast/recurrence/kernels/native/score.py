@@ -63,8 +63,9 @@ def declines(head: NativeHead, outputs: Any) -> str | None:
     if keras.backend.backend() == "torch" and transforms_active():
         return "it has no derivatives in torch.func"
     dtype = keras.backend.standardize_dtype(outputs.dtype)
-    if head.family != "quantiles" and dtype != "float32":
-        return f"it computes the score of {head.family} in float32 only, not in {dtype}"
+    wanted = ("float32", "float64") if head.family == "quantiles" else ("float32",)
+    if dtype not in wanted:
+        return f"it computes the score of {head.family} in {' or '.join(wanted)}, not in {dtype}"
     return tensors_decline(outputs)
 
 
