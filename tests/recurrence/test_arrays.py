@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -41,6 +42,32 @@ def test_a_recurrence_on_arrays_is_the_reference(cell: Any) -> None:
         assert one[leaf].tobytes() == after[leaf].tobytes()
 
 
+@pytest.mark.parametrize("cell", [kind(40) for kind in KINDS.values()], ids=repr)
+def test_weights_are_rounded_to_bfloat16(cell: Any) -> None:
+    """Weights that are bfloat16 numbers already, a state and inputs too: nothing is rounded in the
+    first step. Rounding is that of ml_dtypes, also of NaN, infinity and numbers between two."""
+    rng = np.random.default_rng(1)
+    weights = {n: rng.normal(size=s).astype("float32") for n, s in cell.weight_shapes(20).items()}
+    kernel = weights["kernel"].ravel()
+    kernel[:4] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, 1e-30, 3e38  # between two; small and large numbers
+    halved = {n: w.astype(ml_dtypes.bfloat16).astype("float32") for n, w in weights.items()}
+    halved |= {"bias": weights["bias"]}
+    state = {n: rng.normal(size=(4, *s)) for n, s in cell.state_shapes.items()}
+    x = rng.normal(size=(4, 6, 20)) > 0
+    found, after = Recurrence(cell, weights, dtype="bfloat16").run(x, state)
+    again, left = Recurrence(cell, halved, dtype="bfloat16").run(x, state)
+    assert found.dtype == np.float32
+    assert found.tobytes() == again.tobytes()
+    assert all(after[n].tobytes() == left[n].tobytes() for n in after)
+    exact = {n: v.astype(ml_dtypes.bfloat16).astype("float64") for n, v in state.items()}
+    y, _ = Recurrence(cell, weights, dtype="bfloat16").step(x[:, 0], exact)
+    expected, _ = cell.step({n: w.astype("float64") for n, w in halved.items()}, x[:, 0], exact, np)
+    close(y, expected, 5e-6)
+    weights["kernel"][3, 5] = np.nan
+    y, _ = Recurrence(cell, weights, dtype="bfloat16").run(x, state)
+    assert np.isnan(y).any()
+
+
 forks = st.fixed_dictionaries(
     {
         "kinds": st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=2),
@@ -69,7 +96,8 @@ def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Value
     shapes = cell.weight_shapes(width + codes).items()
     weights = {n: rng.normal(size=s) / max(s[0], 1) ** 0.5 for n, s in shapes}
     leaves = cell.state_shapes.items()
-    state = {n: rng.normal(size=(problem["sources"], *s)).astype(dtype) for n, s in leaves}
+    numbers = "float64" if dtype == "float64" else "float32"
+    state = {n: rng.normal(size=(problem["sources"], *s)).astype(numbers) for n, s in leaves}
     rows = problem["rows"]
     given = {
         "x": rng.normal(size=(rows, width)),
@@ -80,7 +108,7 @@ def _forked(problem: dict[str, Any], dtype: str) -> tuple[Recurrence, Any, Value
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", library.DTYPES)
 @settings(max_examples=15)
 @example(problem=WIDE, threads=2)
 @given(problem=forks, threads=st.integers(1, 3))
@@ -181,7 +209,7 @@ def test_a_recurrence_says_what_does_not_fit() -> None:
         Recurrence(cell, {"kernel": weights["kernel"]})
     with pytest.raises(ArgumentError, match="the activation is 'relu'"):
         Recurrence(cells.LSTM(2, activation="relu"), weights)
-    with pytest.raises(ArgumentError, match="expected float32 or float64"):
+    with pytest.raises(ArgumentError, match="expected one of .*float64"):
         Recurrence(cell, weights, dtype="float16")
     y, _ = recurrence.run(np.zeros((4, 5, 3)), state)
     assert y.shape == (4, 5, 2)

@@ -871,7 +871,8 @@ class Forecaster(StateModel[ForecasterSettings]):
         from statecast.networks.network import Network
 
         decoder, options = self._plan(schema)
-        return Network(decoder, **options, seed=seed, weights=weights, own=own)
+        options |= {"precision": self.settings.precision, "seed": seed}
+        return Network(decoder, **options, weights=weights, own=own)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)

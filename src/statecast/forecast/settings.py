@@ -24,6 +24,7 @@ HeadName = Literal[
     "quantiles", "normal", "student_t", "lognormal", "logitnormal", "poisson", "negative_binomial"
 ]  # fmt: skip
 ConditioningName = Literal["state", "inputs", "both"]
+PrecisionName = Literal["float32", "bfloat16"]
 TransformName = Literal["auto", "none", "log", "positive", "logit", "counts"]
 
 _LARGEST = 1e300  # the largest real number: a whole number may be larger than any float
@@ -320,6 +321,14 @@ class Settings:
     )
     weight_decay: float = setting(
         0.01, real("of 0 or above", lambda value: value >= 0), "Weight decay of AdamW."
+    )
+    precision: PrecisionName = setting(
+        "float32",
+        choice(PrecisionName),
+        "What the factors of the recurrence's products are rounded to in training.",
+        details="Sums and the state are of float32. bfloat16 is faster with many hidden units, on "
+        "processors with AVX512-BF16 or AMX; without them it is slower. Forecasts are computed in "
+        "float32.",
     )
     patience: int = setting(
         15, whole(), "Stop after this many epochs in which no member has improved."

@@ -452,8 +452,8 @@ class RNN(Controlled, keras.layers.RNN):
         return own(self.cell)
 
     def _fresh(self, passed: Any, rows: Any) -> dict[str, Any]:
-        """Where fresh rows of a call start: leaves ``(rows, units)``."""
-        dtype = self.cell.compute_dtype
+        """Where fresh rows of a call start: leaves ``(rows, units)``, of the dtype of variables."""
+        dtype = self.cell.variable_dtype
         if passed is not None:
             leaves = self._passed_leaves(passed)
             leaves = {leaf: ops.convert_to_tensor(value) for leaf, value in leaves.items()}
@@ -692,8 +692,8 @@ class RNN(Controlled, keras.layers.RNN):
         """Per kernel: "runs", "would run", or why it declines a call like the last."""
         plain = stock_cell(self.cell)
         like = keras.KerasTensor
-        dtype = self.cell.compute_dtype
-        state = {leaf: like((None, *shape), dtype) for leaf, shape in self.state_shapes.items()}
+        dtype, kept = self.cell.compute_dtype, self.cell.variable_dtype
+        state = {leaf: like((None, *shape), kept) for leaf, shape in self.state_shapes.items()}
         flags = like((None, None), "bool")
         answer = explain(
             KerasCell(self.cell, ()) if plain is None else plain,

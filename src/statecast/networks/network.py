@@ -177,6 +177,8 @@ class Network(keras.Model):
         Number of layers of ``InitialState``.
     hidden : int
         Of the ``Encoder`` of X; covariates are encoded without.
+    precision : {"float32", "bfloat16"}
+        What the factors of the recurrence's products are rounded to.
     seed : int
         Of the random initial weights, which are the same on every backend.
     weights : mapping of str to array, optional
@@ -208,17 +210,19 @@ class Network(keras.Model):
         past: Features = NO_FEATURES,
         depth: int = 1,
         hidden: int = 0,
+        precision: str = "float32",
         seed: int = 0,
         weights: Mapping[str, np.ndarray] = EMPTY,
     ) -> None:
         super().__init__(name="statecast")
         self.decoder, self.ensemble, self.own = decoder, members, own
+        self.precision = precision
         # What a training step computes, hashable: equal for networks with the same computation.
         self.computes: tuple[Any, ...] = (
             *(type(self), decoder, numeric, tuple(cardinalities)),
             *(members, len(range(members)[own]), encoding, conditioning),
             *((width, tuple(codes)) for width, codes in (future, past)),
-            *(depth, hidden, self.dtype_policy.name),
+            *(depth, hidden, precision, self.dtype_policy.name),
         )
         self.members = members = len(range(members)[own])
         rng = np.random.default_rng(seed)
@@ -359,7 +363,7 @@ class Network(keras.Model):
             After the last step.
         """
         decoder = self.decoder
-        leaves, weights = self._computed(leaves), self._computed(self.cell_weights)
+        leaves, weights = self._computed(leaves), self.decoder_weights()
         x, outside = self._inputs(leaves, value, observed, mask, covariates)
         kernel = weights["head/kernel"]
         base = weights["head/bias"][:, None, :]
@@ -389,6 +393,16 @@ class Network(keras.Model):
             outputs = ops.where(began[..., None], outputs, first[:, :, None])
             taken = ops.where(began, taken, last[..., None])
         return Readout(outputs, taken, kernel, base, decay, first, last), after
+
+    def decoder_weights(self) -> Leaves:
+        """The weights of the decoder in the dtypes in which it computes. Weights of bfloat16 make
+        the recurrence round the other factors of its products, too."""
+        weights = self._computed(self.cell_weights)
+        if self.precision == "bfloat16":
+            for name, weight in weights.items():
+                if name.startswith("cell/") and name.endswith("kernel"):
+                    weights[name] = ops.cast(weight, "bfloat16")
+        return weights
 
     def _computed(self, named: Mapping[str, Any]) -> Leaves:
         return {name: ops.cast(value, self.compute_dtype) for name, value in named.items()}

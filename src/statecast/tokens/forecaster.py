@@ -413,8 +413,9 @@ class TokenForecaster(StateModel[TokenSettings]):
         from statecast.tokens.network import TokenNetwork
 
         decoder, options = self._plan(schema)
-        options |= {"seed": seed, "weights": weights, "own": own}
-        return TokenNetwork(decoder, **options, dropout=self.settings.dropout)
+        options |= {"precision": self.settings.precision, "seed": seed}
+        options |= {"weights": weights, "own": own, "dropout": self.settings.dropout}
+        return TokenNetwork(decoder, **options)
 
     def _use(self, decoder: Any, weights: Mapping[str, np.ndarray]) -> None:
         super()._use(decoder, weights)

@@ -63,7 +63,7 @@ class TokenNetwork(Network):
         return x * ops.take(self.dropout(ones, training=True), self.drawn, axis=0)
 
     def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
-        decoder, weights = self.decoder, self._computed(self.cell_weights)
+        decoder, weights = self.decoder, self.decoder_weights()
         tokens, numeric, codes = (
             ops.swapaxes(inputs[name], 0, 1) for name in ("tokens", "numeric", "codes")
         )

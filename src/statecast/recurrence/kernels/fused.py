@@ -135,8 +135,13 @@ def _cudnn_declines(cell: Any) -> str | None:
 def _cudnn_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     from keras import ops
 
-    backend, state, mask = _keras_backend(), problem.state, problem.mask
-    options = dict(problem.weights) | _activations() | {"return_sequences": True}
+    from keras.backend import standardize_dtype
+
+    backend, mask = _keras_backend(), problem.mask
+    dtype = standardize_dtype(problem.x.dtype)  # cuDNN has one for all
+    state = {leaf: ops.cast(value, dtype) for leaf, value in problem.state.items()}
+    weights = {name: ops.cast(weight, dtype) for name, weight in problem.weights.items()}
+    options = weights | _activations() | {"return_sequences": True}
     if isinstance(problem.cell, LSTM):
         _, y, (h, c) = backend.lstm(problem.x, state["h"], state["c"], mask, **options)
         after = {"h": h, "c": c}

@@ -55,8 +55,9 @@ def _compiled() -> Callable[..., Any]:
 def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     from keras import ops
 
-    cell, weights, start = problem.cell, problem.weights, dict(problem.state)
-    steps = problem.x.shape[-2]
+    cell, start = problem.cell, dict(problem.state)
+    x, weights = _in_dtype_of_state(problem)
+    steps = x.shape[-2]
     masked, resets = problem.mask is not None, problem.resets is not None
 
     def advance(carry: Any, now: Any) -> tuple[Any, Any]:
@@ -71,7 +72,7 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
 
     # Time becomes the first axis, as every backend's loop needs it. Not with moveaxis, for which
     # PyTorch's vmap has no rule.
-    inputs = {"x": _time_first(problem.x, -2, ops)}
+    inputs = {"x": _time_first(x, -2, ops)}
     if masked:
         inputs["mask"] = _time_first(problem.mask, -1, ops)[..., None]
     if resets:
@@ -80,15 +81,27 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     if steps == 0 or masked:
         # A step on zeros gives the output's shape and dtype. Before the first step taken the output
         # is zero, on every backend.
-        nothing = ops.zeros_like(ops.sum(problem.x, axis=-2))
+        nothing = ops.zeros_like(ops.sum(x, axis=-2))
         last = ops.zeros_like(cell.step(weights, nothing, start, ops)[0])
         if steps == 0:
             return last[..., None, :][..., :0, :], start
     else:
-        last = ops.zeros((), dtype=problem.x.dtype)
+        last = ops.zeros((), dtype=x.dtype)
     (state, _), y = _scan(advance, (start, last), inputs, steps, problem.unroll)
     axes = range(len(y.shape))
     return ops.transpose(y, [*axes[1:-1], 0, axes[-1]]), state
+
+
+def _in_dtype_of_state(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """x and the weights, in the dtype in which the state is carried from step to step. A Keras cell
+    converts its own."""
+    import keras
+
+    if not problem.weights:
+        return problem.x, {}
+    dtype = keras.backend.standardize_dtype(next(iter(problem.state.values())).dtype)
+    weights = {name: keras.ops.cast(weight, dtype) for name, weight in problem.weights.items()}
+    return keras.ops.cast(problem.x, dtype), weights
 
 
 def _time_first(value: Any, axis: int, ops: Any) -> Any:

@@ -359,8 +359,8 @@ def _gradients(ctx: Any, dx: bool, given: tuple[Any, ...]) -> dict[str, Any]:
 
 @cache
 def _backward_pass() -> Any:
-    """The backward pass as an ``autograd.Function``: ``cell, dx, dtypes``, the values, ``_HELD`` and
-    the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+    """The backward pass as an ``autograd.Function``: ``cell, dx, dtypes``, the values, ``_HELD``
+    and the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
     import torch
 
     class BackwardPass(torch.autograd.Function):
