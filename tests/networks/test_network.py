@@ -1,5 +1,7 @@
 """The network of numbers: its encoder, gradients through the initial state, mixed precision."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from effort import examples
 from gradients import gradients
 from statecast.networks.decoder import piecewise
 from statecast.networks.network import Encoder, Network
+from statecast.state import at_rest
+from words import fit_words, word_tables
 
 pytestmark = pytest.mark.backends
 
@@ -134,6 +138,27 @@ def test_h_and_c_have_different_initial_states(fitted):
     _, static = curve_tables()
     state = fitted.state(None, static)
     assert not np.allclose(state["cell/0/h"], state["cell/0/c"], atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "tokens"])
+def test_products_in_bfloat16(kind, tmp_path):
+    """Training rounds the factors of the recurrence's products only: it ends with other weights of
+    float32, nearly as good. Forecasts do not depend on the setting."""
+    fit = fit_curves if kind == "numbers" else partial(fit_words, word_tables()[0])
+    exact, f = fit(), fit(precision="bfloat16")
+    assert all(weight.dtype == "float32" for weight in f.network.trainable_weights)
+    weights = [at_rest(g.network.cell_weights["cell/0/kernel"].value) for g in (exact, f)]
+    assert np.abs(weights[0] - weights[1]).max() > 0
+    losses = [g.history["val_loss"][-1] for g in (exact, f)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    f.save(tmp_path / "f")
+    loaded = type(f).load(tmp_path / "f")
+    assert loaded.settings.precision == "bfloat16"
+    if kind == "numbers":
+        series, static = curve_tables()
+        asked = mixed_prefixes(series, 5)
+        found = [columns_of(forecast_of(g, asked, static)) for g in (f, loaded)]
+        assert found[0].tobytes() == found[1].tobytes()
 
 
 @pytest.mark.parametrize(

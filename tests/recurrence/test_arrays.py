@@ -209,7 +209,7 @@ def test_a_recurrence_says_what_does_not_fit() -> None:
         Recurrence(cell, {"kernel": weights["kernel"]})
     with pytest.raises(ArgumentError, match="the activation is 'relu'"):
         Recurrence(cells.LSTM(2, activation="relu"), weights)
-    with pytest.raises(ArgumentError, match="expected one of .*float64"):
+    with pytest.raises(ArgumentError, match=r"expected one of .*float64"):
         Recurrence(cell, weights, dtype="float16")
     y, _ = recurrence.run(np.zeros((4, 5, 3)), state)
     assert y.shape == (4, 5, 2)

@@ -206,6 +206,61 @@ def test_gradients_are_the_references(cell, kernel):
             assert found[name][index] == pytest.approx(expected, rel=1e-3, abs=1e-4), name
 
 
+HALVED = [SimpleRNN(18), GRU(20), LSTM(33), Stack([LSTM(17), GRU(18)]), ClosedLoop(LSTM(18))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", HALVED, ids=repr)
+def test_weights_of_bfloat16_round_the_factors_of_products(cell, kernel, dtype):
+    """Outputs and gradients are near those of the rounded weights in float64, and a gradient has
+    the dtype of its value. ``dtype`` is that of x; the state stays in float32."""
+    weights, x, state, _ = _problem(cell, 4, 5, 17, seed=3)
+    x = np.round(x * 8) / 8  # bfloat16 has these numbers
+    names = {"kernel", "recurrent_kernel"}
+    matrices = [name for name in weights if name.rpartition("/")[2] in names]
+    for name in matrices:
+        fan = weights[name].shape[-2] ** 0.5
+        rounded = ops.cast(ops.cast(weights[name] / fan, "bfloat16"), "float32")
+        weights[name] = ops.convert_to_numpy(rounded).astype("float64")
+    expected, left = _reference(cell, weights, x, state)
+
+    def run(values):
+        own = {n: ops.cast(values[n], "bfloat16") for n in matrices}
+        rest = {n: values[n] for n in weights if n not in own}
+        leaves = {n: values[f"state {n}"] for n in state}
+        taken = ops.cast(values["x"], dtype)
+        return recurrence.run(cell, own | rest, taken, leaves, kernel=kernel)
+
+    values = weights | {"x": x} | {f"state {n}": leaf for n, leaf in state.items()}
+    explained = recurrence.explain(
+        cell, weights, ops.cast(x, dtype), {n: a.astype("float32") for n, a in state.items()}
+    )
+    if explained[kernel].startswith("declines: "):
+        return
+    y, after = run({n: ops.convert_to_tensor(a, "float32") for n, a in values.items()})
+    near = {"rtol": 2.0**-5, "atol": 2.0**-5}
+    found = ops.convert_to_numpy(ops.cast(y, "float32"))
+    np.testing.assert_allclose(found, expected, **near)
+    assert np.abs(found - expected).max() > 1e-6 or kernel != "native"
+    for name, leaf in left.items():
+        assert keras.backend.standardize_dtype(after[name].dtype) == "float32"
+        np.testing.assert_allclose(ops.convert_to_numpy(after[name]), leaf, **near)
+
+    def loss(values, run=run):
+        y, after = run(values)
+        return ops.sum(ops.cast(y, "float32") ** 2) + sum(ops.sum(v) for v in after.values())
+
+    def in_float32(values):
+        own = {n: values[n] for n in weights}
+        leaves = {n: values[f"state {n}"] for n in state}
+        return recurrence.run(cell, own, values["x"], leaves, kernel="loop")
+
+    exact = gradients(lambda values: loss(values, in_float32), values)
+    for name, gradient in gradients(loss, values).items():
+        error = np.linalg.norm(gradient - exact[name])
+        assert error <= 0.03 * np.linalg.norm(exact[name]), name
+
+
 def test_no_gradient_passes_a_reset():
     cell = LSTM(3)
     weights, x, state, _ = _problem(cell, 2, 4, 2, seed=6)

@@ -134,7 +134,6 @@ def _cudnn_declines(cell: Any) -> str | None:
 
 def _cudnn_run(problem: Problem) -> tuple[Any, dict[str, Any]]:
     from keras import ops
-
     from keras.backend import standardize_dtype
 
     backend, mask = _keras_backend(), problem.mask

@@ -69,7 +69,8 @@ def _compiled() -> Callable[..., Any]:
     def entry(cell: Any, forced: bool, values: Any) -> Any:
         numbers = jnp.float64 if values["x"].dtype == jnp.float64 else jnp.float32
         halved = numbers == jnp.float32 and all(values[n].dtype == jnp.bfloat16 for n in MATRICES)
-        dtypes = dict.fromkeys(FLAGS, jnp.bool_) | dict.fromkeys(MATRICES * halved, jnp.bfloat16)
+        dtypes: dict[str, Any] = dict.fromkeys(FLAGS, jnp.bool_)
+        dtypes |= dict.fromkeys(MATRICES * halved, jnp.bfloat16)
         *lead, rows, steps, inputs = values["x"].shape
         shapes = shapes_of(cell, tuple(lead), (rows, steps, inputs))
         # The library has one axis of members.
