@@ -339,8 +339,8 @@ struct Backward {
     struct Product {
         template <int R>
         struct Rows {
-            static void run(int64_t row, const T *gates, int64_t block_stride, int64_t units, const T *matrix,
-                            T *out, int64_t out_stride) {
+            APART static void run(int64_t row, const T *gates, int64_t block_stride, int64_t units,
+                                  const T *matrix, T *out, int64_t out_stride) {
                 through<T, CELL, R, C, TO_X>(gates + row * S * L, block_stride, units, matrix,
                                              out + row * out_stride, out_stride);
             }
@@ -409,7 +409,8 @@ struct Backward {
     struct Outer {
         template <int R>
         struct Rows {
-            static void run(int64_t row, const T *in, int64_t in_stride, const T *gates, int64_t m, T *out) {
+            APART static void run(int64_t row, const T *in, int64_t in_stride, const T *gates, int64_t m,
+                                  T *out) {
                 outer<T, CELL, R, TO_X>(in + row, in_stride, gates, m, out + row * S * L);
             }
         };

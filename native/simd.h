@@ -58,6 +58,8 @@ template <class T>
 constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
 
 #define INLINE inline __attribute__((always_inline))
+/* A loop over registers is compiled alone, so that the code around it takes no registers from it. */
+#define APART __attribute__((noinline))
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 /* A loop over 0 to n - 1, unrolled. */
