@@ -65,6 +65,12 @@ SECTIONS = {
         "of 2048 by 2048 by PyTorch: at 0.9x the operation reaches 90 % of their rate.",
         KINDS, turns(measured.operation), ["torch"],
     ),
+    "bfloat16": Section(
+        "Forward and backward with weights of bfloat16",
+        "The operation in PyTorch: factors of products in bfloat16, sums and the state in float32. "
+        "Beside it the same in float32, and PyTorch's layer under `torch.autocast`.",
+        KINDS, turns(measured.halved), ["torch"],
+    ),
     "layer": Section(
         "A Keras layer as it is called on PyTorch",
         "`statecast.layers.LSTM(units, return_sequences=True)(x)`, forward and backward. *An idle "

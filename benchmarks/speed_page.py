@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speed_rows import BACKENDS, DENSE, IDLE, PRODUCTS, Times
+from speed_rows import BACKENDS, DENSE, IDLE, PRODUCTS, SHAPES, Times
 
 from statecast.files import write_whole
 
@@ -192,6 +192,8 @@ LSTM, TORCH, JAX = "`nn.LSTM`", "Statecast on PyTorch", "Statecast on JAX"
 SUMMARY = [
     Figure("An LSTM, forward and backward in PyTorch; `nn.LSTM`", "operation", "LSTM", LSTM),
     Figure("A GRU, forward and backward in PyTorch; `nn.GRU`", "operation", "GRU", "`nn.GRU`"),
+    *(Figure(f"{words} in bfloat16, forward and backward; the same in float32", "bfloat16", kind,
+             "in float32") for words, kind in (("An LSTM", "LSTM"), ("A GRU", "GRU"))),
     Figure("A Keras layer as called on PyTorch, forward and backward; `nn.LSTM`", "layer",
            side=LSTM),
     Figure("Value and gradient in JAX; a `lax.scan`", "jax", side="`lax.scan`"),
@@ -224,6 +226,10 @@ TARGETS = [
            asked=103, most=True),
     Figure("Inference; the fastest of the peers", "inference", "256, 30, 4, 128", asked=1.3),
     Figure("The same", "inference", "64, 100, 8, 256", asked=1.3),
+    *(Figure("In bfloat16; the same in float32 (3x with AMX)", "bfloat16", row, "in float32",
+             asked=1.6)
+      for kind in ("LSTM", "GRU")
+      for row in (f"{kind} {shape}" for shape in SHAPES if int(shape.split()[-1]) >= 128)),
     Figure("Closed loop; a jitted scan of JAX", "decoding", "4096, 27, 64", "`jax.jit` of a scan",
            asked=1.8),
 ]  # fmt: skip
@@ -250,9 +256,9 @@ as Statecast does with everything. So `fit` on PyTorch cannot come within 1.3 ti
 rows and 32 units: a batch of a model without the LSTM takes 2.2 ms there, and the whole model 0.54
 ms on JAX.
 
-Training in bfloat16 is not built (asked: 1.6 times float32 with AVX512-BF16, 3 times with AMX): the
-third processor has neither. In training the kernel runs one layer of cells; several layers are
-operations of the backend. On TensorFlow the kernel does not run
+A processor needs AVX512-BF16 or AMX to be faster in bfloat16 ([decision
+66](decisions/0066-products-in-bfloat16.md)). The one with AMX was not at hand when this was built.
+On TensorFlow the kernel does not run
 ([decision 65](decisions/0065-no-operation-of-our-own-in-tensorflow.md)). On a GPU the backend's
 recurrence (cuDNN) runs, not this kernel; no GPU was available.
 

@@ -128,6 +128,39 @@ def operation(row: str, *, infer: bool = False, products: bool = True) -> list[S
     return sides
 
 
+def halved(row: str) -> list[Side]:
+    """The bare operation with weights of bfloat16, beside those of float32."""
+    from statecast import cells
+    from statecast.recurrence import run as recurrence
+
+    pt, kind = torch(), row.split()[0]
+    rows, steps, inputs, units = numbers(row)
+    cell = getattr(cells, kind)(units)
+    whole = {n: pt.tensor(draw(*s) * 0.1) for n, s in cell.weight_shapes(inputs).items()}
+    matrices = ("kernel", "recurrent_kernel")
+    rounded = whole | {name: whole[name].to(pt.bfloat16) for name in matrices}
+    x, gradient = pt.tensor(draw(rows, steps, inputs)), pt.tensor(draw(rows, steps, units))
+    state = {leaf: pt.zeros(rows, units) for leaf in cell.state_shapes}
+    module = getattr(pt.nn, kind)(inputs, units, batch_first=True)
+
+    def ours(given: dict[str, Any]) -> Callable[[], Any]:
+        weights = {name: w.clone().requires_grad_() for name, w in given.items()}
+        return lambda: recurrence.run(cell, weights, x, state, kernel="native")[0].backward(
+            gradient
+        )
+
+    def theirs() -> None:
+        with pt.autocast("cpu", pt.bfloat16):
+            y = module(x)[0]
+        y.backward(gradient.to(y.dtype))
+
+    return [
+        Side("Statecast", ours(rounded)),
+        Side("in float32", ours(whole)),
+        Side(f"`nn.{kind}` in bfloat16", theirs),
+    ]
+
+
 def matrix_products(work: float) -> Side:
     """As many operations as ``work`` in products of large matrices."""
     square = torch().tensor(draw(2048, 2048))
