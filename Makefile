@@ -77,12 +77,13 @@ OVERLOAD_SECONDS ?= 600
 overload: $(VENV)/.all
 	$(RUN) tools/overload.py --seconds $(OVERLOAD_SECONDS)
 
-# The kernel's tests under the address and undefined-behaviour sanitizers, and its threads under
-# the thread sanitizer. The slow tests of threads are left out: they measure time.
+# The kernel's tests under the address and undefined-behaviour sanitizers, with matrix tiles in
+# software, and its threads under the thread sanitizer. The slow tests of threads are left out: they measure time.
 sanitize: $(VENV)/.all
 	command -v cmake >/dev/null || $(PIP) cmake
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
-	cmake -S native -B build/sanitize -DSTATECAST_SANITIZE=address,undefined && \
+	cmake -S native -B build/sanitize -DSTATECAST_SANITIZE=address,undefined \
+	    -DSTATECAST_SOFT_TILES=ON && \
 	    cmake --build build/sanitize -j 2 && \
 	    cmake -S native -B build/races -DSTATECAST_SANITIZE=thread && \
 	    cmake --build build/races -j 2 && TSAN_OPTIONS=halt_on_error=1 build/races/stress

@@ -86,11 +86,15 @@ bool has_avx512() {
 /* Linux permits matrix tiles to a process that asks, if it can save them when threads switch. It refuses if
  * a signal's stack would be too small for them. */
 bool has_tiles() {
+#ifdef STATECAST_SOFT_TILES
+    return true;
+#else
     unsigned a, b, c, d;
     const unsigned tiles = 1u << 24, bf16 = 1u << 22;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tiles) || !(d & bf16)) return false;
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
 }
 #endif
 

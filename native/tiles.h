@@ -171,6 +171,37 @@ class Ahead {
 };
 
 #ifdef __AMX_BF16__
+#ifdef STATECAST_SOFT_TILES
+/* Tiles in memory, so that what surrounds them can be tested on any processor. */
+class Tiles {};
+thread_local float soft_tile[8][EDGE][EDGE];
+
+template <int TO>
+INLINE void tile_load(const void *from, int64_t row_bytes) {
+    for (int i = 0; i < EDGE; ++i)
+        memcpy(soft_tile[TO][i], static_cast<const char *>(from) + i * row_bytes, sizeof soft_tile[TO][i]);
+}
+template <int FROM>
+INLINE void tile_store(void *to, int64_t row_bytes) {
+    for (int i = 0; i < EDGE; ++i)
+        memcpy(static_cast<char *>(to) + i * row_bytes, soft_tile[FROM][i], sizeof soft_tile[FROM][i]);
+}
+template <int OF>
+INLINE void tile_zero() {
+    memset(soft_tile[OF], 0, sizeof soft_tile[OF]);
+}
+template <int SUM, int LEFT, int RIGHT>
+INLINE void tile_product() {
+    for (int i = 0; i < EDGE; ++i) {
+        V<float> sum = load(soft_tile[SUM][i]);
+        for (int pair = 0; pair < EDGE; ++pair) {
+            const V<float> a = all(soft_tile[LEFT][i][pair]), b = load(soft_tile[RIGHT][pair]);
+            sum = fma(firsts(a), firsts(b), fma(seconds(a), seconds(b), sum));
+        }
+        store(soft_tile[SUM][i], sum);
+    }
+}
+#else
 /* Sets the shapes of this thread's tiles while it exists: 16 rows of 64 bytes. */
 class Tiles {
   public:
@@ -199,6 +230,7 @@ template <int SUM, int LEFT, int RIGHT>
 INLINE void tile_product() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
 }
+#endif
 
 /* R left by C right tiles, R * C at most 4. Tiles 0 to 3 are sums, then come left and right ones. */
 template <int R, int C>
