@@ -52,7 +52,8 @@ struct Sizes {
     int64_t u_rows, w_rows;             /* rows of the weights' gradients; `reduction`: one more, of the bias */
     int64_t reduction;
 
-    Sizes(const statecast_forward_args &a)
+    /* `states` asks that the states are saved although there is no mask. */
+    Sizes(const statecast_forward_args &a, bool states = false)
         : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units), codes(a.codes) {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
@@ -71,7 +72,7 @@ struct Sizes {
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
         share = share > 0 ? share : 1;
         shares = (tiles + share - 1) / share;
-        kept = Cell<CELL>::KEPT + (a.mask ? 1 : 0); /* with a mask the state may differ from the output */
+        kept = Cell<CELL>::KEPT + (a.mask || states); /* with a mask the state may differ from the output */
         step = blocks * kept * height * L;
         tile = steps * step;
         x_chunks = tiled && inputs >= EDGE ? (inputs + DEEP - 1) / DEEP : 0;
@@ -84,6 +85,7 @@ struct Sizes {
         reduction = u_rows + w_rows + 1;
     }
     int64_t gate_chunks() const { return (blocks * G + 1) / 2; } /* of the sum over all gates */
+    bool states() const { return kept > Cell<CELL>::KEPT; }      /* whether `saved` has the states too */
     int64_t count(int64_t t) const {                             /* rows of a tile */
         const int64_t left = rows - t * height;
         return left < height ? left : height;
