@@ -36,6 +36,8 @@ CELLS = [
     ClosedLoop(LSTM(3)),
     ClosedLoop(Stack([GRU(2)])),
     ClosedLoop(Stack([SimpleRNN(2), LSTM(2)])),
+    ClosedLoop(Stack([LSTM(3)] * 2)),
+    ClosedLoop(Stack([GRU(2)] * 3)),
 ]
 # Rows, steps and width: few of them, many numbers, as every new shape is a new compilation.
 shapes = st.builds(

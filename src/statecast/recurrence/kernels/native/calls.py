@@ -108,10 +108,14 @@ def _shapes_of_layer(
 
 def outputs_of(cell: Cells, values: Mapping[str, Any]) -> list[str]:
     """The names of a call's results, in the library's order."""
-    first, *upper = layers_of(cell)
-    leaves = [f"{leaf}n" for leaf in first.state_shapes]
-    above = [f"{layer}/{leaf}" for layer in range(1, len(upper) + 1) for leaf in leaves]
-    return ["y", *["fed"] * ("observed" in values), *leaves, *above]
+    leaves = [f"{leaf}n" for leaf in layers_of(cell)[0].state_shapes]
+    return ["y", *["fed"] * ("observed" in values), *leaves, *states_above(cell)]
+
+
+def states_above(cell: Cells) -> list[str]:
+    """The names of the results of a stack's upper layers."""
+    upper = enumerate(layers_of(cell)[1:], 1)
+    return [f"{layer}/{leaf}n" for layer, one in upper for leaf in one.state_shapes]
 
 
 def arguments(cell: Gated, dtype: str, shape: tuple[int, ...], **others: int) -> Forward:

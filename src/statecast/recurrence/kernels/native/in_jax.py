@@ -15,9 +15,10 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     CODES,
     FLAGS,
-    ORDER,
-    arguments,
     by_loop,
+    call_of,
+    layers_of,
+    order_of,
     outputs_of,
     saved_bytes,
     shapes_of,
@@ -28,8 +29,10 @@ from statecast.recurrence.problem import ANY_KERNEL
 # The buffers that a call may have, as bits of the attribute `has` that jax.cpp reads.
 _HAS = {"bias": 1, "mask": 2, "resets": 4, "saved": 8, "dx": 16, "dy": 32, "dh": 64, "dc": 128}
 _HAS |= {"observed": 256, "dfed": 512}
-# An output, and the bit that says that the backward pass is given its gradient.
+# An output, and the bit that says that the backward pass is given its gradient. Two bits from
+# _ABOVE on are for the state of each upper layer.
 _GRADIENT_OF = {"y": "dy", "fed": "dfed", "hn": "dh", "cn": "dc"}
+_ABOVE = 1024
 
 Values = Mapping[str, Any]
 
@@ -126,15 +129,18 @@ class _Call:
         """The same results, by operations of JAX."""
         raise NotImplementedError
 
-    def _custom(self, which: str, has: Sequence[str], results: Any, operands: Any) -> list[Any]:
+    def _custom(self, which: str, has: int, results: Any, operands: Any) -> list[Any]:
         import jax
 
+        layers = layers_of(self.cell)
         flags = [n for n in ("bias", *FLAGS) if n in self.names]
+        several = {"layers": np.int64(len(layers))} if len(layers) > 1 else {}
         return jax.ffi.ffi_call(f"statecast_{which}", results)(
             *operands,
-            cell=np.int64(CODES[type(self.cell)]),
-            has=np.int64(sum(_HAS[part] for part in (*flags, *has))),
+            cell=np.int64(CODES[type(layers[0])]),
+            has=np.int64(has + sum(_HAS[part] for part in flags)),
             threads=np.int64(threads.of_jax()),
+            **several,
         )
 
 
@@ -149,7 +155,7 @@ class _ForwardCall(_Call):
 
         results = self._results(operands)
         structs = [jax.ShapeDtypeStruct(*result) for result in results]
-        return self._custom("forward", ["saved"] * self.saves, structs, operands)
+        return self._custom("forward", _HAS["saved"] * self.saves, structs, operands)
 
     def by_jax(self, *operands: Any) -> list[Any]:
         import jax.numpy as jnp
@@ -165,7 +171,7 @@ class _ForwardCall(_Call):
         shapes = shapes_of(self.cell, tuple(lead), (rows, steps, inputs))
         results = [(shapes[n], x.dtype) for n in outputs_of(self.cell, dict.fromkeys(self.names))]
         if self.saves:
-            own = arguments(self.cell, str(x.dtype), x.shape[-4:], mask=int("mask" in self.names))
+            own = call_of(self.cell, str(x.dtype), x.shape[-4:], mask=int("mask" in self.names))
             results.append(((*lead[:-1], saved_bytes(own)), np.uint8))
         return results
 
@@ -186,7 +192,7 @@ class _BackwardCall(_Call):
 
         values = dict(zip(self.names, operands, strict=False))
         results = [jax.ShapeDtypeStruct(values[n].shape, values["x"].dtype) for n in self.wanted]
-        has = ["dx"] * ("x" in self.wanted) + [_GRADIENT_OF[n] for n in self.given]
+        has = _HAS["dx"] * ("x" in self.wanted) + sum(map(self._bit_of_gradient, self.given))
         return self._custom("backward", has, results, operands)
 
     def by_jax(self, *operands: Any) -> list[Any]:
@@ -198,6 +204,12 @@ class _BackwardCall(_Call):
         given = [named.get(n) for n in outputs_of(self.cell, values)]
         found = _backward_by_loop(self.cell, "x" in self.wanted, flags, floats, given)
         return [found[n] for n in self.wanted]
+
+    def _bit_of_gradient(self, result: str) -> int:
+        if result in _GRADIENT_OF:
+            return _HAS[_GRADIENT_OF[result]]
+        layer, leaf = result.split("/")
+        return _ABOVE << 2 * (int(layer) - 1) + (leaf == "cn")
 
 
 @cache
@@ -253,7 +265,7 @@ def _primitive() -> Any:
 
 def _forward(cell: Any, forced: bool, values: Values, saves: bool) -> tuple[Any, ...]:
     """The results of a call, and last, if it ``saves``, what the backward pass needs."""
-    names = tuple(n for n in ORDER if n in values)
+    names = tuple(n for n in order_of(cell) if n in values)
     return _ForwardCall(cell, forced, names, saves)(*(values[n] for n in names))
 
 
@@ -268,7 +280,7 @@ def _backward(
 ) -> dict[str, Any]:
     """The gradients by the names of ``values``, from those ``given`` of the outputs (None: zeros).
     None for flags, and for x unless ``dx``."""
-    names = tuple(n for n in ORDER if n in values)
+    names = tuple(n for n in order_of(cell) if n in values)
     wanted = tuple(n for n in names if n not in FLAGS and (dx or n != "x"))
     results = list(zip(outputs_of(cell, values), outputs, given, strict=True))
     read = [y for n, y, _ in results if n in ("y", "fed")]

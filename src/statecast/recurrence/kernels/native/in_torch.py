@@ -15,14 +15,18 @@ from statecast.errors import KernelError
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     FLAGS,
-    ORDER,
-    arguments,
+    Call,
     by_loop,
+    call_of,
+    order_of,
     outputs_of,
+    run_backward,
+    run_forward,
+    save_at,
     saved_bytes,
     shapes_of,
+    states_above,
 )
-from statecast.recurrence.kernels.native.library import Backward, Forward, check, loaded
 
 
 def declines(*tensors: Any) -> str | None:
@@ -66,7 +70,7 @@ def run(cell: Any, values: dict[str, Any]) -> list[Any]:
     x = values["x"] = torch.as_tensor(values["x"])
     shapes = _shapes(cell, x)
     tensors = []
-    for n in ORDER:
+    for n in order_of(cell):
         value = values.get(n)
         if value is not None:
             value = torch.as_tensor(value)
@@ -83,8 +87,8 @@ def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
 
 
 def _apply(cell: Any, learns: bool, tensors: list[Any]) -> tuple[Any, ...]:
-    """``_OUTPUTS``; None for results that the call does not have, and for ``saved`` unless
-    ``learns``."""
+    """``_given_of``, and ``saved``; None for results that the call does not have, and for
+    ``saved`` unless ``learns``."""
     import torch
 
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -188,24 +192,27 @@ def _reused_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.from_numpy(array).view(shape)
 
 
-# The results of a call, those that the backward pass reads, and those whose gradients it receives.
-_OUTPUTS = ("y", "fed", "hn", "cn", "saved")
+# The results of a call that the backward pass reads.
 _HELD = ("y", "fed", "saved")
-_GIVEN = ("y", "fed", "hn", "cn")
+
+
+def _given_of(cell: Any) -> tuple[str, ...]:
+    """The results whose gradients the backward pass receives."""
+    return ("y", "fed", "hn", "cn", *states_above(cell))
 
 
 # -- calls of the library ---------------------------------------------------------------------
 
 
-def _call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
+def _call_of(cell: Any, values: Mapping[str, Any]) -> Call:
     """The arguments of a call on the memory of dense tensors."""
     x = values["x"]
     pointers = {n: address_of(v) for n, v in values.items()}
     host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
-    return arguments(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
+    return call_of(cell, str(x.dtype).removeprefix("torch."), x.shape, **pointers, **host)
 
 
-def _saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
+def _saved_shape(call: Call, x: Any) -> tuple[int, ...]:
     """The shape of what is saved for the backward pass, in numbers of x's dtype: the axes of
     members, and the numbers of one member."""
     lead = x.shape[:-3]
@@ -220,8 +227,8 @@ def _forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any
     call = _call_of(cell, {**values, **outputs})
     if saves:
         outputs["saved"] = _reused_tensor(_saved_shape(call, x), x.dtype)
-        call.saved = address_of(outputs["saved"])
-    check(loaded().statecast_forward(ctypes.byref(call)))
+        save_at(call, address_of(outputs["saved"]))
+    run_forward(call)
     return outputs
 
 
@@ -246,12 +253,11 @@ def _backward(
     found = {
         n: torch.empty_like(v) for n, v in values.items() if n not in FLAGS and (dx or n != "x")
     }
-    pointers = {f"d{n}": address_of(v) for part in (given, found) for n, v in part.items()}
-    check(loaded().statecast_backward(ctypes.byref(Backward(call, **pointers))))
+    run_backward(call, {n: address_of(v) for part in (given, found) for n, v in part.items()})
     return found
 
 
-def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Forward:
+def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Call:
     """The arguments of the forward pass again, on tensors that autograd saved.
 
     Raises
@@ -266,7 +272,7 @@ def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]
     if not wrong:
         call = _call_of(cell, read)
         if saved.shape == _saved_shape(call, x):
-            call.saved = address_of(saved)
+            save_at(call, address_of(saved))
             return call
     raise KernelError(
         "The native kernel failed: the tensors saved for the backward pass were returned with "
@@ -284,23 +290,23 @@ def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]
 
 @cache
 def _recurrence() -> Any:
-    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_OUTPUTS``, with
-    ``saved`` only if ``learns``."""
+    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_given_of`` and
+    ``saved``, this only if ``learns``."""
     import torch
 
     class Recurrence(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, learns, *tensors = inputs
-            values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
+            values = {n: v for n, v in zip(order_of(cell), tensors, strict=True) if v is not None}
             found = _forward(cell, learns, values)
-            return tuple(found.get(n) for n in _OUTPUTS)
+            return tuple(found.get(n) for n in (*_given_of(cell), "saved"))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.cell, learns, *tensors = inputs
             ctx.dtype = tensors[0].dtype
-            y, fed, _, _, saved = output
+            y, fed, *_, saved = output
             if learns:
                 ctx.mark_non_differentiable(saved)
             ctx.set_materialize_grads(False)
@@ -310,7 +316,7 @@ def _recurrence() -> Any:
         def backward(ctx: Any, *cotangents: Any) -> Any:
             wanted = ctx.needs_input_grad[2:]
             found = _gradients(ctx, wanted[0], cotangents[:-1])
-            asked = zip(ORDER, wanted, strict=True)
+            asked = zip(order_of(ctx.cell), wanted, strict=True)
             return None, None, *(found.get(n) if want else None for n, want in asked)
 
         @staticmethod
@@ -323,32 +329,32 @@ def _recurrence() -> Any:
 
 
 def _gradients(ctx: Any, dx: bool, given: tuple[Any, ...]) -> dict[str, Any]:
-    """The gradients of the values, by name, from those ``given`` of ``_GIVEN``: by the library
+    """The gradients of the values, by name, from those ``given`` of ``_given_of``: by the library
     where it can, and in a way that can be differentiated again where this is asked for."""
     import torch
 
     tensors = (*ctx.saved_tensors, *given)
     if not transforms_active() and not _have_memory(given):
-        values, _, of_outputs = _parts(ctx.dtype, tensors)
+        values, _, of_outputs = _parts(ctx.cell, ctx.dtype, tensors)
         return _gradients_by_loop(ctx.cell, values, of_outputs)
     if torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
         found = _backward_pass().apply(ctx.cell, dx, ctx.dtype, *tensors)
-        return dict(zip(ORDER, found, strict=True))
-    return _backward(ctx.cell, dx, *_parts(ctx.dtype, tensors))
+        return dict(zip(order_of(ctx.cell), found, strict=True))
+    return _backward(ctx.cell, dx, *_parts(ctx.cell, ctx.dtype, tensors))
 
 
 @cache
 def _backward_pass() -> Any:
     """The backward pass as an ``autograd.Function``: ``cell, dx, dtype``, the values, ``_HELD`` and
-    the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+    the gradients of ``_given_of`` to the gradients of the values; None where there are none."""
     import torch
 
     class BackwardPass(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, dx, dtype, *tensors = inputs
-            found = _backward(cell, dx, *_parts(dtype, tensors))
-            return tuple(found.get(n) for n in ORDER)
+            found = _backward(cell, dx, *_parts(cell, dtype, tensors))
+            return tuple(found.get(n) for n in order_of(cell))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -358,12 +364,13 @@ def _backward_pass() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            values, _, given = _parts(ctx.dtype, ctx.saved_tensors)
-            pairs = zip(ORDER, cotangents, strict=True)
+            values, _, given = _parts(ctx.cell, ctx.dtype, ctx.saved_tensors)
+            order = order_of(ctx.cell)
+            pairs = zip(order, cotangents, strict=True)
             asked = {n: v for n, v in pairs if v is not None}
             found = _second_derivatives(ctx.cell, values, given, asked)
-            of_values = [found.get(n) for n in ORDER]
-            of_given = [found.get(f"d{n}") for n in _GIVEN]
+            of_values = [found.get(n) for n in order]
+            of_given = [found.get(f"d{n}") for n in _given_of(ctx.cell)]
             return None, None, None, *of_values, *(None for _ in _HELD), *of_given
 
         @staticmethod
@@ -375,14 +382,15 @@ def _backward_pass() -> Any:
 
 
 def _parts(
-    dtype: Any, tensors: Iterable[Any]
+    cell: Any, dtype: Any, tensors: Iterable[Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The values, the held results and the given gradients that are not None, dense, by name."""
     import torch
 
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     rest = iter(tensors)
-    for names, part in zip((ORDER, _HELD, _GIVEN), parts, strict=True):
+    every = (order_of(cell), _HELD, _given_of(cell))
+    for names, part in zip(every, parts, strict=True):
         for n in names:
             tensor = next(rest)
             if tensor is not None:

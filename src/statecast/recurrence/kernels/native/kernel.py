@@ -7,12 +7,13 @@ problems.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from statecast.recurrence.cells import ClosedLoop, Gated, Stack, within
+from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native import in_jax, in_torch
-from statecast.recurrence.kernels.native.calls import cell_declines
+from statecast.recurrence.kernels.native.calls import Cells, cell_declines
 from statecast.recurrence.kernels.native.library import DTYPES, find, report_missing
 from statecast.recurrence.problem import Problem
 
@@ -31,8 +32,8 @@ def declines(problem: Problem) -> str | None:
         return library
     cell: Any = problem.cell
     if isinstance(cell, ClosedLoop):
-        if isinstance(cell.cell, Stack) and len(cell.cell.cells) > 1:
-            return "it runs a closed loop around one layer only"
+        if isinstance(cell.cell, Stack) and len(set(cell.cell.cells)) > 1:
+            return "it runs a closed loop around layers of one kind and width only"
         if problem.resets is not None:
             return "it runs no closed loop with resets"
         cell = cell.cell
@@ -80,7 +81,9 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             )
             after |= {f"{layer}/{leaf}": value for leaf, value in leaves.items()}
         return x, after
-    values = _values(problem)
+    values = {"x": problem.x} | _values_of_layer(problem.weights, problem.state)
+    if problem.mask is not None:
+        values["mask"] = problem.mask
     if problem.resets is not None:
         values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
         values["resets"] = problem.resets
@@ -92,20 +95,20 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
 def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str, Any]]:
     from keras import ops
 
-    cell, prefix = loop.cell, "cell"
+    cell, prefixes = loop.cell, ["cell"]
     if isinstance(cell, Stack):
-        cell, prefix = cell.cells[0], "cell/0"
-    own = replace(
-        problem,
-        cell=cell,
-        weights=within(problem.weights, prefix),
-        state=within(problem.state, prefix),
-    )
+        prefixes = [f"cell/{layer}" for layer in range(len(cell.cells))]
+        cell = cell if len(prefixes) > 1 else cell.cells[0]
     last, base = (problem.state[leaf][..., 0] for leaf in ("last", "base"))
-    values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
+    values = {"x": problem.x, "observed": problem.x[..., 1] > 0, "last": last, "base": base}
     values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
+    if problem.mask is not None:
+        values["mask"] = problem.mask
+    for layer, prefix in enumerate(prefixes):
+        own = _values_of_layer(within(problem.weights, prefix), within(problem.state, prefix))
+        values |= {f"{layer}/{n}" if layer else n: value for n, value in own.items()}
     y, fed, *leaves = _call(cell, values, problem.forced)
-    after = dict(zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True))
+    after = dict(zip((f"cell/{leaf}" for leaf in loop.cell.state_shapes), leaves, strict=True))
     after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
     if problem.x.shape[-2]:
         after["last"] = fed[..., -1:]
@@ -115,16 +118,14 @@ def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str,
     return ops.concatenate([y, fed[..., None]], axis=-1), after
 
 
-def _values(problem: Problem) -> dict[str, Any]:
-    """The arguments of a problem without resets, by the library's names."""
-    weights = problem.weights
-    values = {"x": problem.x, "w": weights["kernel"], "u": weights["recurrent_kernel"]}
-    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
-    options = {"bias": weights.get("bias"), "mask": problem.mask}
-    return values | {n: value for n, value in options.items() if value is not None}
+def _values_of_layer(weights: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights and the state of a layer, by the library's names."""
+    values = {"w": weights["kernel"], "u": weights["recurrent_kernel"], "bias": weights.get("bias")}
+    values |= {f"{leaf}0": value for leaf, value in state.items()}
+    return {n: value for n, value in values.items() if value is not None}
 
 
-def _call(cell: Gated, values: dict[str, Any], forced: bool) -> Any:
+def _call(cell: Cells, values: dict[str, Any], forced: bool) -> Any:
     """y, the input values (of a closed loop), and the leaves after the last step."""
     import keras
 
