@@ -251,8 +251,7 @@ rows and 32 units: a batch of a model without the LSTM takes 2.2 ms there, and t
 ms on JAX.
 
 Training in bfloat16 is not built (asked: 1.6 times float32 with AVX512-BF16, 3 times with AMX): the
-third processor has neither. In training the kernel runs one layer of cells; several layers are
-operations of the backend. On TensorFlow the kernel does not run
+third processor has neither. On TensorFlow the kernel does not run
 ([decision 65](decisions/0065-no-operation-of-our-own-in-tensorflow.md)). On a GPU the backend's
 recurrence (cuDNN) runs, not this kernel; no GPU was available.
 

@@ -22,6 +22,7 @@ from statecast.recurrence.problem import Problem
 
 CODES: Mapping[type, int] = {SimpleRNN: 0, GRU: 1, LSTM: 2}
 
+MOST_LAYERS = 16
 # What the library runs in a call: a cell, or the equal layers of a stack in a closed loop.
 Cells = Gated | Stack
 # A call of the library: of a cell, or of a stack, by layer.

@@ -1,8 +1,8 @@
 """The native kernel: our own recurrence for CPUs, written in C++ (``native/``).
 
-It runs LSTM, GRU and SimpleRNN, stacks and ensembles of them, with masks and resets, forward and
-backward, in JAX (through XLA's custom calls, without copies) and in PyTorch. It declines all other
-problems.
+It runs LSTM, GRU and SimpleRNN, stacks and ensembles of them, with masks and resets or in a closed
+loop, forward and backward, in JAX (through XLA's custom calls, without copies) and in PyTorch. It
+declines all other problems.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native import in_jax, in_torch
-from statecast.recurrence.kernels.native.calls import Cells, cell_declines
+from statecast.recurrence.kernels.native.calls import MOST_LAYERS, Cells, cell_declines, layers_of
 from statecast.recurrence.kernels.native.library import DTYPES, find, report_missing
 from statecast.recurrence.problem import Problem
 
@@ -32,8 +32,11 @@ def declines(problem: Problem) -> str | None:
         return library
     cell: Any = problem.cell
     if isinstance(cell, ClosedLoop):
-        if isinstance(cell.cell, Stack) and len(set(cell.cell.cells)) > 1:
-            return "it runs a closed loop around layers of one kind and width only"
+        layers = layers_of(cell.cell)
+        if len(layers) > MOST_LAYERS:
+            return f"it runs a closed loop around at most {MOST_LAYERS} layers"
+        if len(set(layers)) > 1:
+            return "it runs a closed loop around equal layers only"
         if problem.resets is not None:
             return "it runs no closed loop with resets"
         cell = cell.cell
