@@ -73,13 +73,15 @@ struct Backward {
     int64_t sums;   /* numbers of one partial sum; those of feed and decay come last */
     T *transposed, *partial, *first_w;
 
-    Backward(const statecast_backward_args &b) : b(b), a(b.forward), z(b.forward) {
+    /* `to_x` asks for the gradient of x. In a loop of `several` layers all states are saved. */
+    Backward(const statecast_backward_args &b, bool to_x, bool several = false)
+        : b(b), a(b.forward), z(b.forward, several) {
         inputs = (z.inputs + L - 1) / L * L;
         wide = z.padded + inputs;
         /* Rows a multiple of a page apart would compete for the same lines of the cache. */
         if (wide * (int64_t)sizeof(T) % 1024 == 0) wide += L;
         ut = transposed_size(z, z.units);
-        wt = b.dx ? transposed_size(z, z.inputs) : 0;
+        wt = to_x ? transposed_size(z, z.inputs) : 0;
         weight_sums = z.blocks * z.reduction * S * L;
         sums = weight_sums + (a.observed ? z.padded + L : 0);
     }
@@ -101,6 +103,11 @@ struct Backward {
     }
     size_t shared() const {
         return (size_t)(z.members * (ut + wt + z.blocks * S * L + z.shares * sums)) * sizeof(T);
+    }
+    void place(T *memory) { /* of shared() bytes */
+        transposed = memory;
+        first_w = transposed + z.members * (ut + wt);
+        partial = first_w + z.members * z.blocks * S * L;
     }
 
     static void pack_task(void *self, int64_t member) {
@@ -130,12 +137,16 @@ struct Backward {
     /* A tile and its buffers. */
     struct Tile {
         int64_t first, rows;
-        const T *saved;
-        T *left, *right;   /* factors of products in chunks */
-        T *dh, *dc, *held; /* gradients of the state, and of an output that masked steps repeat */
+        const T *saved, *below; /* by the forward pass; that of the layer whose states are x, or null */
+        int64_t filled;         /* steps whose gradients of the gates are stored */
+        T *left, *right;        /* factors of products in chunks */
+        T *dh, *dc, *held;      /* gradients of the state, and of an output that masked steps repeat */
         T *dx, *gates, *in;
         T *feed, *dlast, *dvalue; /* of the closed loop: the weights, gradients of `last` and x's first */
     };
+    /* The next step's gradients of the gates, and its arguments. */
+    static T *gates_of(const Tile &at) { return at.gates + at.filled * at.rows * S * L; }
+    T *in_of(const Tile &at) const { return at.in + at.filled * at.rows * wide; }
 
     static void task(void *self, int64_t item) {
         Backward &k = *static_cast<Backward *>(self);
@@ -147,12 +158,34 @@ struct Backward {
     }
 
     void tile(int64_t member, int64_t tile, T *sum) {
+        T *own = static_cast<T *>(scratch(TASK, memory()));
+        memset(own, 0, memory());
+        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
+        Tile at = begin(member, tile, of<T>(a.saved) + (member * z.tiles + tile) * z.tile, nullptr, own);
+        const T *dy = offset(of<T>(b.dy), at.first * z.steps * z.units);
+        for (int64_t t = z.steps - 1; t >= 0; --t) {
+            to_state(at, member, t, offset(dy, t * z.units), z.steps * z.units);
+            if (a.observed) open_loop(member, at, t, at, in_of(at), wide, sum + weight_sums);
+            if (wt) {
+                to_x(at, member);
+                put_dx(at, t);
+            }
+            if (a.resets) pass_resets(at, t);
+            add_weights(at, t, sum);
+        }
+        end(at);
+    }
+
+    /* A tile before its last step, in cleared memory. */
+    Tile begin(int64_t member, int64_t tile, const T *saved, const T *below, T *memory) {
         const int64_t U = z.units, P = z.padded, area = z.height * P, m = GROUP * z.height;
         Tile at;
         at.first = member * z.rows + tile * z.height;
         at.rows = z.count(tile);
-        at.saved = of<T>(a.saved) + (member * z.tiles + tile) * z.tile;
-        at.left = static_cast<T *>(scratch(TASK, memory()));
+        at.saved = saved;
+        at.below = below;
+        at.filled = 0;
+        at.left = memory;
         at.right = at.left + left_size();
         at.dh = at.right + right_size();
         at.dc = at.dh + area;
@@ -163,8 +196,6 @@ struct Backward {
         at.feed = at.in + m * wide;
         at.dlast = at.feed + P;
         at.dvalue = at.dlast + z.height;
-        memset(at.left, 0, memory());
-        [[maybe_unused]] const std::conditional_t<TILED<T>, Tiles, int> tiles{};
         for (int64_t r = 0; r < at.rows; ++r) {
             if (b.dhn) take(at.dh + r * P, of<T>(b.dhn) + (at.first + r) * U);
             if (b.dcn && CELL == STATECAST_LSTM) take(at.dc + r * P, of<T>(b.dcn) + (at.first + r) * U);
@@ -175,34 +206,53 @@ struct Backward {
             }
         }
         if (a.observed) memcpy(at.feed, of<T>(a.feed) + member * U, (size_t)U * sizeof(T));
-        const T *matrices = transposed + member * (ut + wt);
-        for (int64_t t = z.steps - 1, filled = 0; t >= 0; --t) {
-            T *gates = at.gates + filled * at.rows * S * L, *in = at.in + filled * at.rows * wide;
-            for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, gates, in + r * wide);
-            /* The next step reads the state that was saved two steps before this one, too. */
-            product<false>(at, gates, m, matrices, P / L, at.dh, P,
-                           t > 1 ? at.saved + (t - 2) * z.step : nullptr);
-            if (a.observed) open_loop(member, at, t, gates, in, sum + weight_sums);
-            if (wt) {
-                memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
-                product<true>(at, gates, m, matrices + ut, inputs / L, at.dx, inputs);
-                for (int64_t r = 0; r < at.rows; ++r) {
-                    const int64_t now = (at.first + r) * z.steps + t;
-                    T *dx = of<T>(b.dx) + now * z.inputs;
-                    memcpy(dx, at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
-                    if (a.observed) dx[0] = at.dvalue[r];
-                }
-            }
-            for (int64_t r = 0; a.resets && r < at.rows; ++r)
-                if (a.resets[(at.first + r) * z.steps + t]) {
-                    give(of<T>(b.dhr) + (at.first + r) * U, at.dh + r * P);
-                    if (CELL == STATECAST_LSTM) give(of<T>(b.dcr) + (at.first + r) * U, at.dc + r * P);
-                }
-            if (++filled == GROUP || t == 0) {
-                weights(filled * at.rows, at, sum);
-                filled = 0;
-            }
+        return at;
+    }
+
+    /* From step t's gradients of the outputs, `stride` apart from row to row (null: zeros), and of the state
+     * after it to those of the gates and of the state before it. */
+    void to_state(Tile &at, int64_t member, int64_t t, const T *dy, int64_t stride) {
+        T *gates = gates_of(at), *in = in_of(at);
+        for (int64_t r = 0; r < at.rows; ++r) to_gates(at, t, r, offset(dy, r * stride), gates, in + r * wide);
+        /* The next step reads the state that was saved two steps before this one, too. */
+        product<false>(at, gates, GROUP * z.height, transposed + member * (ut + wt), z.padded / L, at.dh,
+                       z.padded, t > 1 ? at.saved + (t - 2) * z.step : nullptr);
+    }
+
+    /* The gradients of the step's inputs through the gates; after to_state() of the same step. */
+    void to_x(const Tile &at, int64_t member) {
+        memset(at.dx, 0, (size_t)(at.rows * inputs) * sizeof(T));
+        product<true>(at, gates_of(at), GROUP * z.height, transposed + member * (ut + wt) + ut, inputs / L,
+                      at.dx, inputs);
+    }
+    void put_dx(const Tile &at, int64_t t) const {
+        for (int64_t r = 0; r < at.rows; ++r) {
+            const int64_t now = (at.first + r) * z.steps + t;
+            T *dx = of<T>(b.dx) + now * z.inputs;
+            memcpy(dx, at.dx + r * inputs, (size_t)z.inputs * sizeof(T));
+            if (a.observed) dx[0] = at.dvalue[r];
         }
+    }
+
+    void pass_resets(const Tile &at, int64_t t) {
+        const int64_t U = z.units, P = z.padded;
+        for (int64_t r = 0; r < at.rows; ++r)
+            if (a.resets[(at.first + r) * z.steps + t]) {
+                give(of<T>(b.dhr) + (at.first + r) * U, at.dh + r * P);
+                if (CELL == STATECAST_LSTM) give(of<T>(b.dcr) + (at.first + r) * U, at.dc + r * P);
+            }
+    }
+
+    /* Adds those of the weights to `sum`, once there are the gates' of GROUP steps. */
+    void add_weights(Tile &at, int64_t t, T *sum) {
+        if (++at.filled < GROUP && t > 0) return;
+        weights(at.filled * at.rows, at, sum);
+        at.filled = 0;
+    }
+
+    /* Puts the gradients of the state before the first step. */
+    void end(const Tile &at) const {
+        const int64_t U = z.units, P = z.padded;
         for (int64_t r = 0; r < at.rows; ++r) {
             memcpy(of<T>(b.dh0) + (at.first + r) * U, at.dh + r * P, (size_t)U * sizeof(T));
             if (CELL == STATECAST_LSTM)
@@ -212,11 +262,13 @@ struct Backward {
     }
 
     /* The gradients of the first inputs of step t. Where an input was feedback, its gradient is passed on
-     * to what the feedback was computed from. `gates` and `in` are the step's. */
-    void open_loop(int64_t member, Tile &at, int64_t t, const T *gates, const T *in, T *sum) {
+     * to what the feedback was computed from. `top` is the tile in the last layer, `in` has the arguments of
+     * its step, `in_stride` apart. */
+    void open_loop(int64_t member, const Tile &at, int64_t t, const Tile &top, const T *in, int64_t in_stride,
+                   T *sum) {
         const int64_t stride = GROUP * z.height * S * L;
-        const T decay = of<T>(a.decay)[member], *w = first_w + member * z.blocks * S * L;
-        for (int64_t r = 0; r < at.rows; ++r, in += wide) {
+        const T decay = of<T>(a.decay)[member], *w = first_w + member * z.blocks * S * L, *gates = gates_of(at);
+        for (int64_t r = 0; r < at.rows; ++r, in += in_stride) {
             const int64_t row = at.first + r, now = row * z.steps + t;
             T value = at.dlast[r] + (b.dfed ? of<T>(b.dfed)[now] : T(0));
             at.dvalue[r] = 0;
@@ -233,7 +285,7 @@ struct Backward {
             }
             const T last = t ? of<T>(a.fed)[now - 1] : of<T>(a.last)[row];
             const V<T> each = all(value);
-            T *dh = at.dh + r * z.padded;
+            T *dh = top.dh + r * z.padded;
             for (int64_t i = 0; i < z.padded; i += L) {
                 store(dh + i, fma(each, load(at.feed + i), load(dh + i)));
                 store(sum + i, fma(each, load(in + i), load(sum + i)));
@@ -262,21 +314,21 @@ struct Backward {
         return from + 2 * quantity;
     }
 
-    /* The gradients of row r's gates in step t, from dh and dc. These become the part of the gradients of
-     * the state before the step that does not pass through the gates. `in` gets the step's arguments. */
-    void to_gates(Tile &at, int64_t t, int64_t r, T *gates, T *in) {
+    /* The gradients of row r's gates in step t, from dy, dh and dc. The last two become the part of the
+     * gradients of the state before the step that does not pass through the gates. `in` gets the step's
+     * arguments. */
+    void to_gates(Tile &at, int64_t t, int64_t r, const T *dy, T *gates, T *in) {
         const int64_t U = z.units, P = z.padded, row = at.first + r, quantity = z.height * L;
         const int64_t now = row * z.steps + t, stride = GROUP * z.height * S * L;
         const bool reset = a.resets && a.resets[now], counts = !a.mask || a.mask[now];
         const T *saved = at.saved + t * z.step + r * L, *prior = saved - z.step;
-        const T *dy = offset(of<T>(b.dy), now * U);
         T *dh = at.dh + r * P, *dc = at.dc + r * P, *held = at.held + r * P;
         gates += r * S * L;
         if (t > 0) { /* the data of the step before, while this one is computed */
             for (int64_t i = 0; !z.tiled && i < z.blocks * z.kept; ++i) prefetch(prior + i * quantity);
             for (int64_t i = 0; i < U; i += L) {
-                if (dy) prefetch(dy - U + i);
-                if (t > 1) prefetch(of<T>(a.y) + (now - 2) * U + i);
+                if (b.dy) prefetch(dy - U + i);
+                if (t > 1 && !z.has_states) prefetch(of<T>(a.y) + (now - 2) * U + i);
             }
         }
         if (!counts) { /* the output was an earlier step's, and x was not used */
@@ -289,12 +341,14 @@ struct Backward {
         const T *h_before = of<T>(reset ? a.hr : a.h0) + row * U;
         const T *c_before = CELL == STATECAST_LSTM ? of<T>(reset ? a.cr : a.c0) + row * U : nullptr;
         const bool earlier = !reset && t > 0;
-        if (earlier && a.mask)
+        if (earlier && z.has_states)
             for (int64_t k = 0; k < z.blocks; ++k)
                 store(in + k * L, load(prior + k * block_size + (z.kept - 1) * quantity));
         else
             memcpy(in, earlier ? of<T>(a.y) + (now - 1) * U : h_before, (size_t)U * sizeof(T));
-        if (z.inputs) memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
+        const T *below = offset(at.below, t * z.step + r * L + (z.kept - 1) * quantity);
+        for (int64_t k = 0; below && k < z.blocks; ++k) store(in + P + k * L, load(below + k * block_size));
+        if (!below && z.inputs) memcpy(in + P, of<T>(a.x) + now * z.inputs, (size_t)z.inputs * sizeof(T));
         if (a.observed) in[P] = of<T>(a.fed)[now];
 
         const V<T> one = all(T(1));
@@ -328,7 +382,7 @@ struct Backward {
                 store(gates + 3 * L, candidate * reset_gate);
                 store(dh + k * L, d * update);
             } else {
-                const V<T> h = load(of<T>(a.y) + now * U + k * L, n);
+                const V<T> h = z.has_states ? load(saved) : load(of<T>(a.y) + now * U + k * L, n);
                 store(gates, d * (one - h * h));
                 store(dh + k * L, V<T>{});
             }
@@ -511,11 +565,10 @@ struct Backward {
 
 template <class T, int CELL>
 int backward(const statecast_backward_args &b) {
-    Backward<T, CELL> k(b);
-    k.transposed = static_cast<T *>(scratch(CALL, k.shared()));
-    if (!k.transposed || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
-    k.first_w = k.transposed + k.z.members * (k.ut + k.wt);
-    k.partial = k.first_w + k.z.members * k.z.blocks * k.S * k.L;
+    Backward<T, CELL> k(b, b.dx);
+    T *memory = static_cast<T *>(scratch(CALL, k.shared()));
+    if (!memory || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
+    k.place(memory);
     const Host host = {b.forward.threads, b.forward.openmp};
     parallel(k.z.members, k.pack_task, &k, host);
     parallel(k.z.members * k.z.shares, k.task, &k, host);

@@ -45,8 +45,8 @@ struct Sizes {
     int64_t blocks, padded;             /* of units: vectors, and their lanes */
     int64_t height, tiles;              /* rows of a tile, and tiles of a member */
     int64_t share, shares;              /* tiles of one partial sum, and partial sums of a member */
-    int64_t gates;                      /* of `saved`: vectors before the state, in which a unit has numbers */
-    int64_t kept, step, tile;           /* of `saved`: vectors, and the numbers of a step and of a tile */
+    bool has_states;                    /* whether `saved` has the states too, after the other vectors */
+    int64_t kept, step, tile;           /* of `saved`: vectors of a block; numbers of a step, of a tile */
     Parts parts;                        /* of factors of products in chunks; those of x if it is wide */
     bool tiled;                         /* whether there are any */
     int64_t x_chunks, h_chunks, chunks; /* of the sums over x, h and both; else 0 */
@@ -54,7 +54,8 @@ struct Sizes {
     int64_t u_rows, w_rows;             /* rows of the weights' gradients; `reduction`: one more, of the bias */
     int64_t reduction;
 
-    Sizes(const statecast_forward_args &a)
+    /* `states` asks that the states are saved although there is no mask. */
+    Sizes(const statecast_forward_args &a, bool states = false)
         : members(a.members), rows(a.rows), steps(a.steps), inputs(a.inputs), units(a.units), codes(a.codes) {
         blocks = (units + L - 1) / L;
         padded = blocks * L;
@@ -74,9 +75,9 @@ struct Sizes {
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;
         share = share > 0 ? share : 1;
         shares = (tiles + share - 1) / share;
-        gates = Cell<CELL>::KEPT / (parts == ROUNDED ? 2 : 1);
-        /* With a mask the state may differ from the output. */
-        kept = gates + (CELL == STATECAST_LSTM ? 1 : 0) + (a.mask ? 1 : 0);
+        kept = Cell<CELL>::KEPT / (parts == ROUNDED ? 2 : 1) + (CELL == STATECAST_LSTM ? 1 : 0);
+        has_states = a.mask || states; /* with a mask the state may differ from the output */
+        kept += has_states;
         step = blocks * kept * height * L;
         tile = steps * step;
         x_chunks = tiled && inputs >= WIDE_INPUT ? (inputs + DEEP - 1) / DEEP : 0;

@@ -429,6 +429,20 @@ struct Forward {
     }
 };
 
+/* A step of a tile's rows in all layers, each of which takes in the output of the one below. `at` has the first
+ * one's x and saved; that of the others follows. */
+template <class T, int CELL>
+void advance_all(const Forward<T, CELL> *layers, int64_t count, BlockStep<T> at,
+                 typename Forward<T, CELL>::Rest *rest, int64_t member, int64_t rows) {
+    for (int64_t l = 0; l < count; ++l) {
+        const Sizes<T, CELL> &z = layers[l].z;
+        layers[l].advance(at, rest[l], member, rows, z.blocks, nullptr);
+        at.x = rest[l].h;
+        at.x_stride = z.padded;
+        at.saved = offset(at.saved, z.tile);
+    }
+}
+
 template <class T, int CELL>
 int forward(const statecast_forward_args &a) {
     Forward<T, CELL> f = {a, Sizes<T, CELL>(a), nullptr};

@@ -1,7 +1,9 @@
 /* The kernel as XLA custom calls, through XLA's C interface, on XLA's own buffers.
  *
  * Buffers come in the order of statecast.h, without those that a call does not have. The attribute `has`
- * says which it has. Additional axes before that of the members (from vmap) count as members.
+ * says which it has. Additional axes before that of the members (from vmap) count as members. The attribute
+ * `layers` is the number of layers in a closed loop; without it a call has one layer. What the upper layers have
+ * comes after all that the first one has, among the arguments, the gradients and the results.
  */
 #include "statecast.h"
 #include "xla/ffi/api/c_api.h"
@@ -20,7 +22,8 @@ enum Has {
     DHN = 64,
     DCN = 128,
     OBSERVED = 256,
-    DFED = 512
+    DFED = 512,
+    ABOVE = 1024 /* the gradient of the second layer's hn; the next bits are of its cn, and of further layers */
 };
 enum HasScore { FIRST = 1 };
 
@@ -147,6 +150,35 @@ bool read(const XLA_FFI_CallFrame *frame, Buffers &in, int64_t has, statecast_fo
     return true;
 }
 
+/* The number of layers; 0 if it is not allowed. */
+int64_t layers_of(const XLA_FFI_CallFrame *frame) {
+    if (!attribute(frame, "layers", XLA_FFI_AttrType_SCALAR)) return 1;
+    const int64_t layers = number(frame, "layers");
+    return layers > 1 && layers <= STATECAST_MOST_LAYERS ? layers : 0;
+}
+
+/* The arguments of an upper layer. */
+void read_above(Buffers &in, int64_t has, const statecast_forward_args &first, statecast_forward_args &a) {
+    a = {};
+    a.cell = first.cell, a.dtype = first.dtype;
+    a.members = first.members, a.rows = first.rows, a.steps = first.steps;
+    a.inputs = a.units = first.units;
+    a.w = in.next();
+    a.u = in.next();
+    if (has & BIAS) a.bias = in.next();
+    a.h0 = in.next();
+    if (a.cell == STATECAST_LSTM) a.c0 = in.next();
+}
+
+/* The gradients of a layer's weights and initial state. */
+void put_gradients(Buffers &out, int64_t has, statecast_backward_args &b) {
+    b.dw = out.next();
+    b.du = out.next();
+    if (has & BIAS) b.dbias = out.next();
+    b.dh0 = out.next();
+    if (b.forward.cell == STATECAST_LSTM) b.dc0 = out.next();
+}
+
 bool read(const XLA_FFI_CallFrame *frame, Buffers &in, statecast_score_args &a) {
     a = {};
     const XLA_FFI_Array *levels = numbers(frame, "levels"), *gaps = numbers(frame, "gaps");
@@ -190,15 +222,19 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_f
     if (asks_version(frame)) return nullptr;
     const int64_t has = number(frame, "has");
     Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
-    statecast_forward_args a;
-    if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    const int64_t count = layers_of(frame);
+    statecast_forward_args layers[STATECAST_MOST_LAYERS], &a = layers[0];
+    if (!count || !read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    for (int64_t l = 1; l < count; ++l) read_above(in, has, a, layers[l]);
     a.y = out.next();
     if (has & OBSERVED) a.fed = out.next();
-    a.hn = out.next();
-    if (a.cell == STATECAST_LSTM) a.cn = out.next();
+    for (int64_t l = 0; l < count; ++l) {
+        layers[l].hn = out.next();
+        if (a.cell == STATECAST_LSTM) layers[l].cn = out.next();
+    }
     if (has & SAVED) a.saved = out.next();
     if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
-    return answer(frame, statecast_forward(&a));
+    return answer(frame, count > 1 ? statecast_layers_forward(layers, count) : statecast_forward(&a));
 }
 
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_backward(
@@ -206,9 +242,15 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     if (asks_version(frame)) return nullptr;
     const int64_t has = number(frame, "has");
     Buffers in(frame->args.args, frame->args.size), out(frame->rets.rets, frame->rets.size);
-    statecast_backward_args b = {};
+    const int64_t count = layers_of(frame);
+    statecast_backward_args layers[STATECAST_MOST_LAYERS], &b = layers[0];
     statecast_forward_args &a = b.forward;
-    if (!read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    b = {};
+    if (!count || !read(frame, in, has, a)) return answer(frame, STATECAST_BAD_ARGUMENT);
+    for (int64_t l = 1; l < count; ++l) {
+        layers[l] = {};
+        read_above(in, has, a, layers[l].forward);
+    }
     const bool lstm = a.cell == STATECAST_LSTM;
     a.y = in.next();
     if (has & OBSERVED) a.fed = in.next();
@@ -217,12 +259,13 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
     if (has & DFED) b.dfed = in.next();
     if (has & DHN) b.dhn = in.next();
     if (has & DCN) b.dcn = in.next();
+    int64_t bit = ABOVE;
+    for (int64_t l = 1; l < count; ++l, bit <<= 2) {
+        if (has & bit) layers[l].dhn = in.next();
+        if (has & bit << 1) layers[l].dcn = in.next();
+    }
     if (has & DX) b.dx = out.next();
-    b.dw = out.next();
-    b.du = out.next();
-    if (has & BIAS) b.dbias = out.next();
-    b.dh0 = out.next();
-    if (lstm) b.dc0 = out.next();
+    put_gradients(out, has, b);
     if (has & RESETS) {
         b.dhr = out.next();
         if (lstm) b.dcr = out.next();
@@ -233,8 +276,9 @@ extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_b
         b.ddecay = out.next();
         b.dlast = out.next();
     }
+    for (int64_t l = 1; l < count; ++l) put_gradients(out, has, layers[l]);
     if (!in.all_taken() || !out.all_taken()) return answer(frame, STATECAST_BAD_ARGUMENT);
-    return answer(frame, statecast_backward(&b));
+    return answer(frame, count > 1 ? statecast_layers_backward(layers, count) : statecast_backward(&b));
 }
 
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *statecast_jax_score(XLA_FFI_CallFrame *frame) {

@@ -1,6 +1,7 @@
 /* The recurrence, forward and backward: one source, compiled once for each instruction set. */
 #include "backward.h"
 #include "forward.h"
+#include "layers.h"
 #include "stack.h"
 
 namespace statecast {
@@ -44,6 +45,19 @@ int backward_of(const statecast_backward_args *b) {
 }
 
 template <class T>
+int64_t layers_saved_bytes(const statecast_forward_args *layers, int64_t count) {
+    BY_CELL(layers->cell, saved_size_of_layers, layers, count)
+}
+template <class T>
+int layers_forward(const statecast_forward_args *layers, int64_t count) {
+    BY_CELL(layers->cell, forward_layers, layers, count)
+}
+template <class T>
+int layers_backward(const statecast_backward_args *layers, int64_t count) {
+    BY_CELL(layers->forward.cell, backward_layers, layers, count)
+}
+
+template <class T>
 int stack_of(const statecast_stack_args *a){BY_CELL(a -> cell, stack, *a)}
 
 #define NAME_OF(x) #x
@@ -62,6 +76,9 @@ extern const Kernels JOIN(kernels_, STATECAST_INSTRUCTIONS) = {
     {pack_of<float>, pack_of<double>},
     {forward_of<float>, forward_of<double>},
     {backward_of<float>, backward_of<double>},
+    {layers_saved_bytes<float>, layers_saved_bytes<double>},
+    {layers_forward<float>, layers_forward<double>},
+    {layers_backward<float>, layers_backward<double>},
     stack_of<float>,
     &JOIN(scores_, STATECAST_INSTRUCTIONS),
     &JOIN(softmax_, STATECAST_INSTRUCTIONS),

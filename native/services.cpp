@@ -159,6 +159,28 @@ int check(const statecast_forward_args &a) {
     return STATECAST_OK;
 }
 
+/* The sizes of a loop of several layers. What `of` has of a layer is its call. */
+template <class Args>
+int check(const Args *layers, int64_t count, const statecast_forward_args &(*of)(const Args &)) {
+    if (!layers || count < 1 || count > STATECAST_MOST_LAYERS) return STATECAST_BAD_ARGUMENT;
+    const statecast_forward_args &first = of(layers[0]);
+    for (int64_t l = 0; l < count; ++l) {
+        const statecast_forward_args &a = of(layers[l]);
+        if (const int wrong = check(a)) return wrong;
+        if (a.cell != first.cell || a.dtype != first.dtype || a.members != first.members ||
+            a.rows != first.rows || a.steps != first.steps || a.units != first.units ||
+            (l && a.inputs != a.units) || a.codes)
+            return STATECAST_BAD_ARGUMENT;
+    }
+    /* Their buffers together. */
+    statecast_forward_args whole = first;
+    if (first.inputs < first.units) whole.inputs = first.units;
+    if (__builtin_mul_overflow(first.members, count, &whole.members)) return STATECAST_TOO_LARGE;
+    return check(whole);
+}
+const statecast_forward_args &itself(const statecast_forward_args &a) { return a; }
+const statecast_forward_args &forward_of(const statecast_backward_args &b) { return b.forward; }
+
 /* Whether a head of this family has this number of raw numbers. */
 bool has_size(int64_t head, int64_t parameters) {
     switch (head) {
@@ -283,6 +305,15 @@ bool complete(const statecast_forward_args &a) {
     return !a.observed || (!a.resets && a.inputs > 0 && a.feed && a.base && a.decay && a.last && a.fed);
 }
 
+/* The same of a loop's layer, the first or another. */
+bool complete(const statecast_forward_args &a, bool first) {
+    const bool lstm = a.cell == STATECAST_LSTM;
+    if (!a.w || !a.u || !a.h0 || (lstm && !a.c0) || a.resets || a.source || a.packed) return false;
+    if (first) return a.observed && complete(a);
+    return !a.x && !a.mask && !a.observed && !a.feed && !a.base && !a.decay && !a.last && !a.y && !a.fed &&
+           !a.saved;
+}
+
 } // namespace
 
 int64_t statecast_interface(void) { return STATECAST_INTERFACE; }
@@ -363,6 +394,35 @@ int statecast_backward(const statecast_backward_args *b) {
         (a->observed && (!b->dfeed || !b->dbase || !b->ddecay || !b->dlast)))
         return STATECAST_BAD_ARGUMENT;
     return kernels().backward[doubled(a)](b);
+}
+
+int64_t statecast_layers_saved_bytes(const statecast_forward_args *layers, int64_t count) {
+    if (check(layers, count, itself)) return -1;
+    return kernels().layers_saved_bytes[doubled(layers)](layers, count);
+}
+
+int statecast_layers_forward(const statecast_forward_args *layers, int64_t count) {
+    if (const int wrong = check(layers, count, itself)) return wrong;
+    for (int64_t l = 0; l < count; ++l) {
+        const statecast_forward_args &a = layers[l];
+        if (!complete(a, l == 0) || !a.hn || (a.cell == STATECAST_LSTM && !a.cn)) return STATECAST_BAD_ARGUMENT;
+    }
+    if (layers->saved && !layers->y) return STATECAST_BAD_ARGUMENT;
+    return kernels().layers_forward[doubled(layers)](layers, count);
+}
+
+int statecast_layers_backward(const statecast_backward_args *layers, int64_t count) {
+    if (const int wrong = check(layers, count, forward_of)) return wrong;
+    for (int64_t l = 0; l < count; ++l) {
+        const statecast_backward_args &b = layers[l];
+        const statecast_forward_args &a = b.forward;
+        if (!complete(a, l == 0) || !b.dw || !b.du || !b.dh0 || (a.cell == STATECAST_LSTM && !b.dc0) ||
+            (a.bias && !b.dbias) || (l && (b.dy || b.dfed || b.dx)))
+            return STATECAST_BAD_ARGUMENT;
+    }
+    if (!layers->forward.saved || !layers->dfeed || !layers->dbase || !layers->ddecay || !layers->dlast)
+        return STATECAST_BAD_ARGUMENT;
+    return kernels().layers_backward[doubled(&layers->forward)](layers, count);
 }
 
 int statecast_score(const statecast_score_args *a) {

@@ -66,6 +66,9 @@ struct Kernels { /* pairs: for float32 and float64 */
     int (*pack[2])(const statecast_forward_args *, void *packed);
     int (*forward[2])(const statecast_forward_args *);
     int (*backward[2])(const statecast_backward_args *);
+    int64_t (*layers_saved_bytes[2])(const statecast_forward_args *, int64_t);
+    int (*layers_forward[2])(const statecast_forward_args *, int64_t);
+    int (*layers_backward[2])(const statecast_backward_args *, int64_t);
     int (*stack)(const statecast_stack_args *);
     const Scores *scores;
     const Softmax *softmax;

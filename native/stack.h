@@ -92,11 +92,7 @@ struct Stacked {
                 at.x = x_now;
                 at.x_stride = z.inputs;
             }
-            for (int64_t l = 0; l < a.layers; ++l) {
-                layers[l].advance(at, rest[l], member, rows, z.blocks, nullptr);
-                at.x = rest[l].h;
-                at.x_stride = z.padded;
-            }
+            advance_all(layers, a.layers, at, rest, member, rows);
             if (a.head && a.after) read(member, first, rows, t, a.level ? t - 1 : t, top.h, kernel, raw);
             layers[0].put_outputs(top, rows, t, mask, y, 0, (size_t)U * sizeof(T));
         }

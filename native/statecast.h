@@ -54,7 +54,7 @@ extern "C" {
 /* The number of this interface. It is raised with every change of the declarations below and of what
  * jax.cpp reads from a call. A caller compares it with the number it was written for before any other
  * call: a struct of another layout would be read wrongly. */
-enum { STATECAST_INTERFACE = 5 };
+enum { STATECAST_INTERFACE = 6 };
 int64_t statecast_interface(void);
 
 enum { STATECAST_RNN = 0, STATECAST_GRU = 1, STATECAST_LSTM = 2 };
@@ -113,6 +113,18 @@ int statecast_run(const statecast_forward_args *fixed, int64_t rows, int64_t ste
                   void *y, void *hn, void *cn);
 int statecast_backward(const statecast_backward_args *);
 
+/* Several layers of cells in a closed loop: their calls, the lowest layer's first. The input of a layer is the output
+ * of the layer below. The feedback reads the output of the last layer, and y is that. cell, dtype, members, rows,
+ * steps and units are the same in all calls; w, u, bias, h0, c0, hn, cn and their gradients are each layer's own;
+ * `inputs` of an upper layer is `units`. All else is of the loop: it is in the first call, and null in the others.
+ * The loop has observed, and no resets, codes, source or packed.
+ *
+ *   saved     statecast_layers_saved_bytes() bytes, in the order of the members */
+enum { STATECAST_MOST_LAYERS = 16 };
+int64_t statecast_layers_saved_bytes(const statecast_forward_args *layers, int64_t count);
+int statecast_layers_forward(const statecast_forward_args *layers, int64_t count);
+int statecast_layers_backward(const statecast_backward_args *layers, int64_t count); /* y is not read */
+
 /* A stack of layers in a closed loop, over whole sequences, and what its head gives: the quantiles of every step,
  * or paths.
  *
@@ -143,7 +155,6 @@ int statecast_backward(const statecast_backward_args *);
  *   quantiles (M, N, T, K)        or null; undefined at skipped steps
  *   level     (M, N, T) or null   between 0 and 1
  *   deviate   (M, N, T)           with level: the standard normal quantiles at it; not for STATECAST_QUANTILES */
-enum { STATECAST_MOST_LAYERS = 16 };
 /* The last two are for scores only. */
 enum {
     STATECAST_NO_HEAD = 0,

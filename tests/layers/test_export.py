@@ -20,7 +20,7 @@ from statecast.errors import KernelError, StateError
 from statecast.layers import recurrent as layers
 from statecast.layers.initial import InitialState
 from statecast.recurrence import run as recurrence
-from statecast.recurrence.cells import GRU, LSTM, ClosedLoop, SimpleRNN
+from statecast.recurrence.cells import GRU, LSTM, ClosedLoop, SimpleRNN, Stack
 from statecast.recurrence.kernels.native import library
 from statecast.state import at_rest
 
@@ -377,7 +377,13 @@ def _problem(cell: Any, rows: int = 3, lead: tuple[int, ...] = ()) -> tuple[Any,
 @pytest.mark.skipif(BACKEND != "jax", reason="jax.export")
 @pytest.mark.parametrize(
     ("cell", "flags"),
-    [(LSTM(3), True), (GRU(3), False), (SimpleRNN(3), True), (ClosedLoop(GRU(3)), False)],
+    [
+        (LSTM(3), True),
+        (GRU(3), False),
+        (SimpleRNN(3), True),
+        (ClosedLoop(GRU(3)), False),
+        (ClosedLoop(Stack([LSTM(3)] * 2)), False),
+    ],
     ids=repr,
 )
 def test_jax_exports_a_function_that_was_compiled_before(cell: Any, flags: bool) -> None:

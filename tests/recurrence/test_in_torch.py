@@ -47,6 +47,7 @@ CASES: dict[str, tuple[Cell, tuple[int, ...], tuple[str, ...]]] = {  # leading a
     "ensemble": (LSTM(3), (2,), ("resets",)),
     "stack": (Stack([LSTM(3), GRU(2)]), (), ()),
     "closed loop": (ClosedLoop(GRU(3)), (), ("mask",)),
+    "closed loop of layers": (ClosedLoop(Stack([LSTM(3)] * 2)), (2,), ("mask",)),
 }
 ROWS, STEPS, INPUTS = 4, 5, 2
 

@@ -23,10 +23,11 @@ from statecast.recurrence.kernels.native import calls, library
 
 pytestmark = pytest.mark.skipif(not BUILT, reason=f"native: {LIBRARY}")
 
+LOOP = ("observed", "feed", "base", "decay", "last")
 FLAGS = ("mask", "resets", "observed")
-SHARED = ("w", "u", "bias", "feed", "decay")  # by all rows
+SHARED = {"w", "u", "bias", "feed", "decay"}  # by all rows
+SHARED |= {f"{layer}/{n}" for layer in (1, 2) for n in ("w", "u", "bias")}
 WEIGHTS = {"kernel": "w", "recurrent_kernel": "u", "bias": "bias"}
-MATRICES = ("w", "u")
 
 
 def _values(
@@ -47,10 +48,15 @@ def _values(
         return (rng.standard_normal((members, *shape)) * 0.7).astype(dtype)
 
     values = {"x": draw(rows, steps, inputs)}
-    for name, shape in cell.weight_shapes(inputs).items():
-        values[WEIGHTS[name]] = draw(*shape)
-    values["u"] /= np.asarray(cell.units**0.5, dtype)  # else a step is chaos, whoever takes it
-    values |= {f"{leaf}0": draw(rows, cell.units) for leaf in cell.state_shapes}
+    layers = calls.layers_of(cell)
+    for layer, one in enumerate(layers):
+        start = f"{layer}/" if layer else ""
+        for name, shape in one.weight_shapes(one.units if layer else inputs).items():
+            values[start + WEIGHTS[name]] = draw(*shape)
+        # Else a step is chaos, whoever takes it.
+        for name in ["u", *["w"] * (layer > 0)]:
+            values[start + name] /= np.asarray(one.units**0.5, dtype)
+        values |= {f"{start}{leaf}0": draw(rows, one.units) for leaf in one.state_shapes}
     if mask:
         values["mask"] = rng.random((members, rows, steps)) < 0.6
     if resets:
@@ -59,15 +65,16 @@ def _values(
     if closed:
         values["observed"] = rng.random((members, rows, steps)) < 0.5
         values |= {
-            "feed": draw(cell.units),
+            "feed": draw(layers[-1].units),
             "base": draw(rows),
             "decay": draw(),
             "last": draw(rows),
         }
-        values["feed"] /= np.asarray(cell.units**0.5, dtype)
+        values["feed"] /= np.asarray(layers[-1].units ** 0.5, dtype)
         values["decay"] /= np.asarray(2, dtype)
     if halved:
-        values |= {n: values[n].astype(ml_dtypes.bfloat16) for n in MATRICES}
+        matrices = calls.matrices_of(cell)
+        values |= {n: values[n].astype(ml_dtypes.bfloat16) for n in matrices}
     return values
 
 
@@ -76,23 +83,21 @@ def _doubles(values: Values) -> Values:
 
 
 def _empty(cell: Any, values: Values) -> Values:
-    shape = values["x"].shape[:-1]
-    outputs = {"y": (*shape, cell.units)}
-    outputs |= {f"{leaf}n": (*shape[:-1], cell.units) for leaf in cell.state_shapes}
-    if "observed" in values:
-        outputs["fed"] = shape
-    return {n: np.full(s, np.nan, values["x"].dtype) for n, s in outputs.items()}
+    shape = values["x"].shape
+    shapes = calls.shapes_of(cell, shape[:1], shape[1:])
+    names = calls.outputs_of(cell, values)
+    return {n: np.full(shapes[n], np.nan, values["x"].dtype) for n in names}
 
 
 def _forward(cell: Any, values: Values, save: bool = False) -> Values:
     """y, hn, cn, and what backward needs."""
     outputs = _empty(cell, values)
     pointers = {n: library.address(v) for n, v in (values | outputs).items()}
-    arguments = calls.arguments(cell, values["u"].dtype.name, values["x"].shape, **pointers)
+    call = calls.call_of(cell, values["u"].dtype.name, values["x"].shape, **pointers)
     if save:  # filled, so that what is read without having been written shows
-        outputs["saved"] = np.full(calls.saved_bytes(arguments) + 64, 255, np.uint8)
-        arguments.saved = library.address(outputs["saved"])
-    assert LIBRARY.statecast_forward(ctypes.byref(arguments)) == 0
+        outputs["saved"] = np.full(calls.saved_bytes(call) + 64, 255, np.uint8)
+        calls.save_at(call, library.address(outputs["saved"]))
+    calls.run_forward(call)
     if save:
         assert (outputs["saved"][-64:] == 255).all()
     return outputs
@@ -107,11 +112,8 @@ def _backward(cell: Any, values: Values, given: Values, dx: bool = True) -> Valu
         if n not in FLAGS and (dx or n != "x")
     }
     pointers = {n: library.address(v) for n, v in (values | outputs).items()}
-    arguments = library.Backward(
-        calls.arguments(cell, values["u"].dtype.name, values["x"].shape, **pointers),
-        **{f"d{n}": library.address(v) for n, v in (given | found).items()},
-    )
-    assert LIBRARY.statecast_backward(ctypes.byref(arguments)) == 0
+    call = calls.call_of(cell, values["u"].dtype.name, values["x"].shape, **pointers)
+    calls.run_backward(call, {n: library.address(v) for n, v in (given | found).items()})
     return found
 
 
@@ -123,36 +125,40 @@ def _given(cell: Any, values: Values, seed: int) -> Values:
 
 
 def _reference(cell: Any, values: Mapping[str, np.ndarray], xp: Any = np) -> Values:
-    """Step after step, in whatever NumPy type the values have. ``xp`` is the cell's namespace."""
-    weights = {name: values[n] for name, n in WEIGHTS.items() if n in values}
-    state = {leaf: values[f"{leaf}0"] for leaf in cell.state_shapes}
-    x, ys = values["x"], []
-    last = np.zeros((*x.shape[:2], cell.units), x.dtype)
+    """Step after step, in whatever NumPy type the values have. ``xp`` is the cells' namespace."""
+    layers = calls.layers_of(cell)
+    parts = [calls.of_layer(values, layer) for layer in range(len(layers))]
+    weights = [{name: own[n] for name, n in WEIGHTS.items() if n in own} for own in parts]
+    states = [{leaf: own[f"{leaf}0"] for leaf in layers[0].state_shapes} for own in parts]
+    x, ys, units = values["x"], [], layers[-1].units
+    last = np.zeros((*x.shape[:2], units), x.dtype)
     feds, fed = [], values.get("last", np.zeros(x.shape[:2]))
     for t in range(x.shape[2]):
         now = x[..., t, :]
         if "resets" in values:
             put = values["resets"][..., t, None]
-            state = {leaf: np.where(put, values[f"{leaf}r"], v) for leaf, v in state.items()}
+            states = [{n: np.where(put, values[f"{n}r"], v) for n, v in states[0].items()}]
         if "observed" in values:
-            own = np.einsum("mnu,mu->mn", state["h"], values["feed"]) + values["base"]
+            own = np.einsum("mnu,mu->mn", states[-1]["h"], values["feed"]) + values["base"]
             own = own + values["decay"][:, None] * fed
             value = np.where(values["observed"][..., t], now[..., 0], own)
             fed = np.where(values["mask"][..., t], value, fed) if "mask" in values else value
             feds.append(fed)
             now = np.concatenate([value[..., None], now[..., 1:]], axis=-1)
-        y, after = cell.step(weights, now, state, xp)
-        if "mask" in values:
-            on = values["mask"][..., t, None]
-            after = {leaf: np.where(on, v, state[leaf]) for leaf, v in after.items()}
-            y = np.where(on, y, last)
-        state, last = after, y
-        ys.append(y)
-    shape = (*x.shape[:-1], cell.units)
+        on = values["mask"][..., t, None] if "mask" in values else np.True_
+        for layer, (one, state) in enumerate(zip(layers, states, strict=True)):
+            now, after = one.step(weights[layer], now, state, xp)
+            states[layer] = {leaf: np.where(on, v, state[leaf]) for leaf, v in after.items()}
+        last = np.where(on, now, last)
+        ys.append(last)
+    shape = (*x.shape[:-1], units)
     outputs = {"y": np.stack(ys, axis=2) if ys else np.zeros(shape, x.dtype)}
     if "observed" in values:
         outputs["fed"] = np.stack(feds, axis=2) if feds else np.zeros(shape[:-1], x.dtype)
-    return outputs | {f"{leaf}n": value for leaf, value in state.items()}
+    for layer, state in enumerate(states):
+        start = f"{layer}/" if layer else ""
+        outputs |= {f"{start}{leaf}n": value for leaf, value in state.items()}
+    return outputs
 
 
 def _slope(
@@ -171,14 +177,14 @@ def _slope(
 class _Rounding:
     """NumPy, whose products round the first factor to bfloat16, but for narrow inputs."""
 
-    def __init__(self, w: np.ndarray) -> None:
-        self.w = w
+    def __init__(self, values: Values) -> None:
+        self.of_inputs = [v for n, v in values.items() if n.rpartition("/")[2] == "w"]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
     def matmul(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        narrow = b is self.w and a.shape[-1] < 16
+        narrow = a.shape[-1] < 16 and any(b is w for w in self.of_inputs)
         return (a if narrow else a.astype(ml_dtypes.bfloat16).astype("float64")) @ b
 
 
@@ -200,7 +206,8 @@ problems = st.fixed_dictionaries(
             st.one_of(st.integers(0, 20), st.just(33)),
         ),
         "mask": st.booleans(),
-        "between": st.sampled_from(["nothing", "resets", "closed"]),
+        "between": st.sampled_from(["nothing", "resets", "closed", "layers"]),
+        "layers": st.integers(2, 3),
         "seed": st.integers(0, 2**32),
     }
 )
@@ -212,27 +219,34 @@ FLOATS = st.sampled_from(["float32", "bfloat16"])
 def _drawn(problem: dict[str, Any], dtype: str) -> tuple[Any, Values]:
     cell = KINDS[problem["kind"]](problem["units"], use_bias=problem["bias"])
     options = {name: problem[name] for name in ("seed", "mask")}
-    if problem["between"] == "resets" or problem["sizes"][3] > 0:  # nothing is fed to no input
-        options |= {problem["between"]: True} if problem["between"] != "nothing" else {}
+    between, feeds = problem["between"], problem["sizes"][3] > 0  # nothing is fed to no input
+    options |= {"resets": between == "resets", "closed": feeds and between in ("closed", "layers")}
+    if feeds and between == "layers":
+        cell = cells.Stack([cell] * problem["layers"])
     return cell, _values(cell, problem["sizes"], dtype=dtype, **options)
 
 
 # Two problems in which the terms of a gradient nearly cancel: of `base`, and of `decay`.
 CANCELLING: dict[str, Any] = {
     "kind": "gru", "bias": False, "units": 64, "sizes": (1, 1, 9, 33), "mask": False,
-    "between": "closed", "seed": 1,
+    "between": "closed", "layers": 2, "seed": 1,
 }  # fmt: skip
 CANCELLING_DECAY: dict[str, Any] = {
     "kind": "rnn", "bias": True, "units": 128, "sizes": (1, 2, 6, 16), "mask": True,
-    "between": "closed", "seed": 3087975465,
+    "between": "closed", "layers": 2, "seed": 3087975465,
 }  # fmt: skip
 
+# Layers on matrix tiles where there are any, in two tiles of rows.
+LAYERS: dict[str, Any] = {
+    "kind": "gru", "bias": True, "units": 100, "sizes": (2, 45, 6, 4), "mask": True,
+    "between": "layers", "layers": 3, "seed": 0,
+}  # fmt: skip
 
 # The gradient of x is small, for tanh is nearly 1: its derivative is a difference of two numbers
 # near 1.
 SATURATED: dict[str, Any] = {
     "kind": "rnn", "bias": True, "units": 1, "sizes": (1, 1, 1, 33), "mask": False,
-    "between": "nothing", "seed": 308,
+    "between": "nothing", "layers": 2, "seed": 308,
 }  # fmt: skip
 
 
@@ -245,6 +259,7 @@ SATURATED: dict[str, Any] = {
 @example(problem=CANCELLING)
 @example(problem=CANCELLING_DECAY)
 @example(problem=SATURATED)
+@example(problem=LAYERS)
 @given(problem=problems)
 def test_outputs_and_gradients_are_the_references(
     instructions: str, dtype: str, problem: dict[str, Any]
@@ -277,13 +292,15 @@ def test_outputs_and_gradients_are_the_references(
 @settings(max_examples=examples(40), deadline=None)
 @given(problem=problems)
 def test_factors_are_rounded_to_bfloat16(instructions: str, problem: dict[str, Any]) -> None:
-    """One step equals the reference with rounded factors. Later steps round a state of float32 that
-    is not that of float64 to the last bit, so that the nearest bfloat16 may be another one."""
+    """One step equals the reference with rounded factors. Later steps, and upper layers, round a
+    number of float32 that is not that of float64 to the last bit, so that the nearest bfloat16 may
+    be another one."""
     library.use(instructions)
     cell, values = _drawn(problem, "bfloat16")
     wide = _doubles(values)
-    outputs, xp = _forward(cell, values), _Rounding(wide["w"])
-    tolerance = 5e-6 if values["x"].shape[2] < 2 else 2.0**-8
+    outputs, xp = _forward(cell, values), _Rounding(wide)
+    alone = values["x"].shape[2] < 2 and not isinstance(cell, cells.Stack)
+    tolerance = 5e-6 if alone else 2.0**-5
     for name, expected in _reference(cell, wide, xp).items():
         close(outputs[name], expected, tolerance)
     saving = _forward(cell, values, save=True)
@@ -336,6 +353,26 @@ def test_a_row_has_the_same_bits_in_any_batch(
     apart = _backward(cell, alone, {n: v[:, some].copy() for n, v in given.items()})
     for name in set(apart) - set(SHARED):
         assert apart[name].tobytes() == together[name][:, some].tobytes(), name
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(problem=problems, at=st.integers(0, 9))
+def test_a_split_run_is_the_complete_run(problem: dict[str, Any], at: int) -> None:
+    cell, values = _drawn(problem, "float32")
+    whole, state, parts = _forward(cell, values), values, []
+    for steps in (slice(0, at), slice(at, None)):
+        by_step = [n for n in values if n in ("x", *FLAGS)]
+        part = _forward(cell, state | {n: values[n][:, :, steps].copy() for n in by_step})
+        state = state | {f"{n[:-1]}0": v for n, v in part.items() if n.endswith("n")}
+        if "fed" in part and part["fed"].size:
+            state = state | {"last": part["fed"][:, :, -1].copy()}
+        parts.append(part)
+    for name, found in whole.items():
+        if name.endswith("n"):
+            assert found.tobytes() == parts[1][name].tobytes(), name
+        elif name == "fed" or "mask" not in values:
+            both = np.concatenate([part[name] for part in parts], axis=2)
+            assert found.tobytes() == both.tobytes(), name
 
 
 @settings(max_examples=examples(20), deadline=None)
@@ -441,6 +478,81 @@ def test_sizes_that_overflow_and_missing_buffers_are_refused(
     assert LIBRARY.statecast_backward(ctypes.byref(library.Backward(arguments))) == status
     with pytest.raises(KernelError, match="native kernel failed"):
         library.check(status)
+
+
+def _statuses(changes: Mapping[int, Mapping[str, int | None]]) -> tuple[int, int]:
+    """What the passes of two layers answer to arguments that are changed, by layer."""
+    cell = cells.Stack([cells.LSTM(4)] * 2)
+    values = _values(cell, (1, 3, 2, 5), mask=True, closed=True)
+    outputs = _forward(cell, values, save=True)
+    gradients = {n: np.empty_like(v) for n, v in values.items() if n not in FLAGS}
+    pointers = {n: library.address(v) for n, v in (values | outputs).items()}
+    call: Any = calls.call_of(cell, "float32", values["x"].shape, **pointers)
+    back = (library.Backward * 2)()
+    for layer in range(2):
+        found = calls.of_layer(gradients, layer)
+        back[layer] = library.Backward(
+            call[layer], **{f"d{n}": library.address(v) for n, v in found.items()}
+        )
+        for name, value in changes.get(layer, {}).items():
+            if not name.startswith("d") or name in ("dtype", "decay"):
+                setattr(call[layer], name, value)
+                setattr(back[layer].forward, name, value)
+            else:
+                setattr(back[layer], name, value)
+    forward, backward = LIBRARY.statecast_layers_forward, LIBRARY.statecast_layers_backward
+    return forward(call, 2), backward(back, 2)
+
+
+BUFFER = library.address(np.zeros(99))  # is not read
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "statuses"),
+    [
+        ({}, (0, 0)),
+        *(({name: 1}, (1, 1)) for name in ("cell", "dtype", "rows", "steps", "units", "codes")),
+        ({"members": 2}, (1, 1)),
+        *(({name: BUFFER}, (1, 1)) for name in ("resets", "source", "packed")),
+        *(({name: None}, (1, 1)) for name in ("w", "u", "h0", "c0")),
+        *(({name: None}, (1, 0)) for name in ("hn", "cn")),
+        *(({name: None}, (0, 1)) for name in ("dw", "du", "dbias", "dh0", "dc0")),
+    ],
+    ids=str,
+)
+def test_layers_that_do_not_fit_are_refused(
+    layer: int, change: dict[str, int | None], statuses: tuple[int, int]
+) -> None:
+    assert _statuses({layer: change}) == statuses
+
+
+@pytest.mark.parametrize(
+    ("changes", "statuses"),
+    [
+        *(({0: {n: None}}, (1, 1)) for n in ("x", *LOOP, "fed")),
+        ({0: {"y": None}}, (1, 0)),
+        ({0: {"saved": None}}, (0, 1)),
+        *(({0: {f"d{n}": None}}, (0, 1)) for n in ("feed", "base", "decay", "last")),
+        *(({1: {n: BUFFER}}, (1, 1)) for n in ("x", "mask", *LOOP, "fed", "y", "saved")),
+        *(({1: {f"d{n}": BUFFER}}, (0, 1)) for n in ("x", "y", "fed")),
+        ({1: {"inputs": 5}}, (1, 1)),
+        ({0: {"rows": 2**60}, 1: {"rows": 2**60}}, (2, 2)),
+    ],
+    ids=str,
+)
+def test_what_is_of_the_loop_is_in_the_call_of_the_first_layer(
+    changes: dict[int, dict[str, int | None]], statuses: tuple[int, int]
+) -> None:
+    assert _statuses(changes) == statuses
+
+
+@pytest.mark.parametrize("count", [-1, 0, 17])
+def test_a_number_of_layers_out_of_range_is_refused(count: int) -> None:
+    call, back = (library.Forward * 17)(), (library.Backward * 17)()
+    assert LIBRARY.statecast_layers_saved_bytes(call, count) == -1
+    assert LIBRARY.statecast_layers_forward(call, count) == 1
+    assert LIBRARY.statecast_layers_backward(back, count) == 1
 
 
 def test_threads_of_the_caller_do_not_meet() -> None:

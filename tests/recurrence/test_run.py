@@ -36,6 +36,8 @@ CELLS = [
     ClosedLoop(LSTM(3)),
     ClosedLoop(Stack([GRU(2)])),
     ClosedLoop(Stack([SimpleRNN(2), LSTM(2)])),
+    ClosedLoop(Stack([LSTM(3)] * 2)),
+    ClosedLoop(Stack([GRU(2)] * 3)),
 ]
 # Rows, steps and width: few of them, many numbers, as every new shape is a new compilation.
 shapes = st.builds(
@@ -173,7 +175,12 @@ def test_a_reset_row_leaves_the_others_bit_identical():
     assert not np.allclose(kept[1, 3:], reset[1, 3:])
 
 
-@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3), GRU(2, use_bias=False)], ids=repr)
+LAYERS = ClosedLoop(Stack([LSTM(2)] * 2))
+
+
+@pytest.mark.parametrize(
+    "cell", [SimpleRNN(3), GRU(3), LSTM(3), GRU(2, use_bias=False), LAYERS], ids=repr
+)
 def test_gradients_are_the_references(cell, kernel):
     """To inputs, initial state and every weight, against central differences in float64."""
     weights, x, state, _ = _problem(cell, 2, 3, 2, seed=5)
@@ -391,7 +398,7 @@ def _named(cell, seed):
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's transformations")
-@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3)], ids=repr)
+@pytest.mark.parametrize("cell", [SimpleRNN(3), GRU(3), LSTM(3), LAYERS], ids=repr)
 def test_the_native_kernel_goes_through_jaxs_transformations(cell):
     import jax
 
@@ -410,7 +417,7 @@ def test_the_native_kernel_goes_through_jaxs_transformations(cell):
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no native kernel")
-@pytest.mark.parametrize("cell", [GRU(3), LSTM(3)], ids=repr)
+@pytest.mark.parametrize("cell", [GRU(3), LSTM(3), LAYERS], ids=repr)
 def test_gradients_of_gradients_are_the_loops(cell):
     rng = np.random.default_rng(1)
     mask = ops.convert_to_tensor(rng.random((4, 5)) < 0.7)
@@ -436,6 +443,44 @@ def test_gradients_of_gradients_are_the_loops(cell):
         x = ops.convert_to_numpy(named["x"])
         found[kernel] = gradients(lambda named, slope=slope: slope(named["x"]), {"x": x})["x"]
     _close(found["native"], found["loop"])
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no native kernel")
+@pytest.mark.parametrize("result", ["y", "cell/0/c", "cell/1/h", "cell/2/c", "last"])
+def test_the_gradient_of_one_result_of_layers_is_the_loops(result):
+    cell = ClosedLoop(Stack([LSTM(2)] * 3))
+    named = {n: ops.convert_to_numpy(v) for n, v in _named(cell, 0).items()}
+
+    def loss(named, kernel):
+        weights = {n: named[n] for n in cell.weight_shapes(2)}
+        state = {n: named[n] for n in cell.state_shapes}
+        y, after = recurrence.run(cell, weights, named["x"], state, kernel=kernel)
+        return ops.sum(ops.square({"y": y, **after}[result]))
+
+    found, expected = (
+        gradients(partial(loss, kernel=kernel), named) for kernel in ("native", "loop")
+    )
+    for name, gradient in expected.items():
+        _close(found[name], gradient)
+
+
+@pytest.mark.parametrize(
+    ("stack", "answer"),
+    [
+        ([GRU(2)] * 16, "runs"),
+        ([GRU(2)] * 17, "declines: it runs a closed loop around at most 16 layers"),
+        ([GRU(2), LSTM(2)], "declines: it runs a closed loop around equal layers only"),
+        ([GRU(2), GRU(3)], "declines: it runs a closed loop around equal layers only"),
+    ],
+    ids=["16", "17", "kinds", "widths"],
+)
+def test_the_native_kernel_runs_a_closed_loop_around_equal_layers(stack, answer):
+    cell = ClosedLoop(Stack(stack))
+    weights, x, state, _ = _problem(cell, 1, 2, 2, seed=0)
+    found = recurrence.explain(cell, weights, x.astype("float32"), state)["native"]
+    if BACKEND == "tensorflow":
+        answer = "declines: on TensorFlow its own recurrence is used"
+    assert found == answer
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's graphs")

@@ -15,10 +15,11 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     CODES,
     FLAGS,
-    MATRICES,
-    ORDER,
-    arguments,
     by_loop,
+    call_of,
+    layers_of,
+    matrices_of,
+    order_of,
     outputs_of,
     saved_bytes,
     shapes_of,
@@ -29,8 +30,10 @@ from statecast.recurrence.problem import ANY_KERNEL
 # The buffers that a call may have, as bits of the attribute `has` that jax.cpp reads.
 _HAS = {"bias": 1, "mask": 2, "resets": 4, "saved": 8, "dx": 16, "dy": 32, "dh": 64, "dc": 128}
 _HAS |= {"observed": 256, "dfed": 512}
-# An output, and the bit that says that the backward pass is given its gradient.
+# An output, and the bit that says that the backward pass is given its gradient. Two bits from
+# _ABOVE on are for the state of each upper layer.
 _GRADIENT_OF = {"y": "dy", "fed": "dfed", "hn": "dh", "cn": "dc"}
+_ABOVE = 1024
 
 Values = Mapping[str, Any]
 
@@ -68,9 +71,10 @@ def _compiled() -> Callable[..., Any]:
 
     def entry(cell: Any, forced: bool, values: Any) -> Any:
         numbers = jnp.float64 if values["x"].dtype == jnp.float64 else jnp.float32
-        halved = numbers == jnp.float32 and all(values[n].dtype == jnp.bfloat16 for n in MATRICES)
         dtypes: dict[str, Any] = dict.fromkeys(FLAGS, jnp.bool_)
-        dtypes |= dict.fromkeys(MATRICES * halved, jnp.bfloat16)
+        matrices = matrices_of(cell)
+        if numbers == jnp.float32 and all(values[n].dtype == jnp.bfloat16 for n in matrices):
+            dtypes |= dict.fromkeys(matrices, jnp.bfloat16)
         *lead, rows, steps, inputs = values["x"].shape
         shapes = shapes_of(cell, tuple(lead), (rows, steps, inputs))
         # The library has one axis of members.
@@ -130,15 +134,18 @@ class _Call:
         """The same results, by operations of JAX."""
         raise NotImplementedError
 
-    def _custom(self, which: str, has: Sequence[str], results: Any, operands: Any) -> list[Any]:
+    def _custom(self, which: str, has: int, results: Any, operands: Any) -> list[Any]:
         import jax
 
+        layers = layers_of(self.cell)
         flags = [n for n in ("bias", *FLAGS) if n in self.names]
+        several = {"layers": np.int64(len(layers))} if len(layers) > 1 else {}
         return jax.ffi.ffi_call(f"statecast_{which}", results)(
             *operands,
-            cell=np.int64(CODES[type(self.cell)]),
-            has=np.int64(sum(_HAS[part] for part in (*flags, *has))),
+            cell=np.int64(CODES[type(layers[0])]),
+            has=np.int64(has + sum(_HAS[part] for part in flags)),
             threads=np.int64(threads.of_jax()),
+            **several,
         )
 
 
@@ -153,7 +160,7 @@ class _ForwardCall(_Call):
 
         results = self._results(operands)
         structs = [jax.ShapeDtypeStruct(*result) for result in results]
-        return self._custom("forward", ["saved"] * self.saves, structs, operands)
+        return self._custom("forward", _HAS["saved"] * self.saves, structs, operands)
 
     def by_jax(self, *operands: Any) -> list[Any]:
         import jax.numpy as jnp
@@ -170,7 +177,7 @@ class _ForwardCall(_Call):
         results = [(shapes[n], x.dtype) for n in outputs_of(self.cell, dict.fromkeys(self.names))]
         if self.saves:
             dtype = str(operands[self.names.index("w")].dtype)
-            own = arguments(self.cell, dtype, x.shape[-4:], mask=int("mask" in self.names))
+            own = call_of(self.cell, dtype, x.shape[-4:], mask=int("mask" in self.names))
             results.append(((*lead[:-1], saved_bytes(own)), np.uint8))
         return results
 
@@ -191,9 +198,9 @@ class _BackwardCall(_Call):
 
         values = dict(zip(self.names, operands, strict=False))
         results = [jax.ShapeDtypeStruct(values[n].shape, values["x"].dtype) for n in self.wanted]
-        # A gradient has the dtype of its value.
-        has = ["dx"] * ("x" in self.wanted) + [_GRADIENT_OF[n] for n in self.given]
+        has = _HAS["dx"] * ("x" in self.wanted) + sum(map(self._bit_of_gradient, self.given))
         found = self._custom("backward", has, results, operands)
+        # A gradient has the dtype of its value.
         return [v.astype(values[n].dtype) for n, v in zip(self.wanted, found, strict=True)]
 
     def by_jax(self, *operands: Any) -> list[Any]:
@@ -205,6 +212,12 @@ class _BackwardCall(_Call):
         given = [named.get(n) for n in outputs_of(self.cell, values)]
         found = _backward_by_loop(self.cell, "x" in self.wanted, flags, floats, given)
         return [found[n] for n in self.wanted]
+
+    def _bit_of_gradient(self, result: str) -> int:
+        if result in _GRADIENT_OF:
+            return _HAS[_GRADIENT_OF[result]]
+        layer, leaf = result.split("/")
+        return _ABOVE << 2 * (int(layer) - 1) + (leaf == "cn")
 
 
 @cache
@@ -260,7 +273,7 @@ def _primitive() -> Any:
 
 def _forward(cell: Any, forced: bool, values: Values, saves: bool) -> tuple[Any, ...]:
     """The results of a call, and last, if it ``saves``, what the backward pass needs."""
-    names = tuple(n for n in ORDER if n in values)
+    names = tuple(n for n in order_of(cell) if n in values)
     return _ForwardCall(cell, forced, names, saves)(*(values[n] for n in names))
 
 
@@ -275,7 +288,7 @@ def _backward(
 ) -> dict[str, Any]:
     """The gradients by the names of ``values``, from those ``given`` of the outputs (None: zeros).
     None for flags, and for x unless ``dx``."""
-    names = tuple(n for n in ORDER if n in values)
+    names = tuple(n for n in order_of(cell) if n in values)
     wanted = tuple(n for n in names if n not in FLAGS and (dx or n != "x"))
     results = list(zip(outputs_of(cell, values), outputs, given, strict=True))
     read = [y for n, y, _ in results if n in ("y", "fed")]

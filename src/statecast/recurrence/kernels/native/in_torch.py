@@ -15,15 +15,20 @@ from statecast.errors import KernelError
 from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.calls import (
     FLAGS,
-    MATRICES,
-    ORDER,
-    arguments,
+    Call,
     by_loop,
+    call_of,
+    is_matrix,
+    matrices_of,
+    order_of,
     outputs_of,
+    run_backward,
+    run_forward,
+    save_at,
     saved_bytes,
     shapes_of,
+    states_above,
 )
-from statecast.recurrence.kernels.native.library import Backward, Forward, check, loaded
 
 
 def declines(*tensors: Any) -> str | None:
@@ -65,9 +70,9 @@ def run(cell: Any, values: dict[str, Any]) -> list[Any]:
     import torch
 
     values = {n: torch.as_tensor(v) for n, v in values.items()}
-    shapes, dtypes = _shapes(cell, values["x"]), _dtypes(values)
+    shapes, dtypes = _shapes(cell, values["x"]), _dtypes(cell, values)
     tensors = []
-    for n in ORDER:
+    for n in order_of(cell):
         value = values.get(n)
         if value is not None:
             if value.shape != shapes[n]:
@@ -77,20 +82,20 @@ def run(cell: Any, values: dict[str, Any]) -> list[Any]:
     return [v for v in _apply(cell, False, tensors) if v is not None]
 
 
-def _dtypes(values: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The dtypes that the library takes: of numbers, and of MATRICES."""
+def _dtypes(cell: Any, values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The dtypes that the library takes: of numbers, and of matrices."""
     import torch
 
     if values["x"].dtype == torch.float64:
         return torch.float64, torch.float64
-    halved = all(values[n].dtype == torch.bfloat16 for n in MATRICES)
+    halved = all(values[n].dtype == torch.bfloat16 for n in matrices_of(cell))
     return torch.float32, torch.bfloat16 if halved else torch.float32
 
 
 def _dtype_of(name: str, dtypes: tuple[Any, Any]) -> Any:
     import torch
 
-    return torch.bool if name in FLAGS else dtypes[name in MATRICES]
+    return torch.bool if name in FLAGS else dtypes[is_matrix(name)]
 
 
 def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
@@ -99,8 +104,8 @@ def _shapes(cell: Any, x: Any) -> Mapping[str, tuple[int, ...]]:
 
 
 def _apply(cell: Any, learns: bool, tensors: list[Any]) -> tuple[Any, ...]:
-    """``_OUTPUTS``; None for results that the call does not have, and for ``saved`` unless
-    ``learns``."""
+    """``_given_of``, and ``saved``; None for results that the call does not have, and for
+    ``saved`` unless ``learns``."""
     import torch
 
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -204,25 +209,28 @@ def _reused_tensor(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.from_numpy(array).view(shape)
 
 
-# The results of a call, those that the backward pass reads, and those whose gradients it receives.
-_OUTPUTS = ("y", "fed", "hn", "cn", "saved")
+# The results of a call that the backward pass reads.
 _HELD = ("y", "fed", "saved")
-_GIVEN = ("y", "fed", "hn", "cn")
+
+
+def _given_of(cell: Any) -> tuple[str, ...]:
+    """The results whose gradients the backward pass receives."""
+    return ("y", "fed", "hn", "cn", *states_above(cell))
 
 
 # -- calls of the library ---------------------------------------------------------------------
 
 
-def _call_of(cell: Any, values: Mapping[str, Any]) -> Forward:
+def _call_of(cell: Any, values: Mapping[str, Any]) -> Call:
     """The arguments of a call on the memory of dense tensors."""
     x = values["x"]
     pointers = {n: address_of(v) for n, v in values.items()}
     host = {"threads": threads.of_torch(), "openmp": threads.openmp()}
-    dtype = str(_dtypes(values)[1]).removeprefix("torch.")
-    return arguments(cell, dtype, x.shape, **pointers, **host)
+    dtype = str(_dtypes(cell, values)[1]).removeprefix("torch.")
+    return call_of(cell, dtype, x.shape, **pointers, **host)
 
 
-def _saved_shape(call: Forward, x: Any) -> tuple[int, ...]:
+def _saved_shape(call: Call, x: Any) -> tuple[int, ...]:
     """The shape of what is saved for the backward pass, in numbers of x's dtype: the axes of
     members, and the numbers of one member."""
     lead = x.shape[:-3]
@@ -237,8 +245,8 @@ def _forward(cell: Any, saves: bool, values: Mapping[str, Any]) -> dict[str, Any
     call = _call_of(cell, {**values, **outputs})
     if saves:
         outputs["saved"] = _reused_tensor(_saved_shape(call, x), x.dtype)
-        call.saved = address_of(outputs["saved"])
-    check(loaded().statecast_forward(ctypes.byref(call)))
+        save_at(call, address_of(outputs["saved"]))
+    run_forward(call)
     return outputs
 
 
@@ -266,12 +274,11 @@ def _backward(
         for n, v in values.items()
         if n not in FLAGS and (dx or n != "x")
     }
-    pointers = {f"d{n}": address_of(v) for part in (given, found) for n, v in part.items()}
-    check(loaded().statecast_backward(ctypes.byref(Backward(call, **pointers))))
+    run_backward(call, {n: address_of(v) for part in (given, found) for n, v in part.items()})
     return {n: gradient.to(values[n].dtype) for n, gradient in found.items()}
 
 
-def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Forward:
+def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]) -> Call:
     """The arguments of the forward pass again, on tensors that autograd saved.
 
     Raises
@@ -286,7 +293,7 @@ def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]
     if not wrong:
         call = _call_of(cell, read)
         if saved.shape == _saved_shape(call, x):
-            call.saved = address_of(saved)
+            save_at(call, address_of(saved))
             return call
     raise KernelError(
         "The native kernel failed: the tensors saved for the backward pass were returned with "
@@ -304,23 +311,24 @@ def _call_of_saved(cell: Any, values: Mapping[str, Any], held: Mapping[str, Any]
 
 @cache
 def _recurrence() -> Any:
-    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_OUTPUTS``, with
-    ``saved`` only if ``learns``."""
+    """The recurrence as an ``autograd.Function``: ``cell, learns, *values`` to ``_given_of`` and
+    ``saved``, this only if ``learns``."""
     import torch
 
     class Recurrence(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, learns, *tensors = inputs
-            values = {n: v for n, v in zip(ORDER, tensors, strict=True) if v is not None}
+            values = {n: v for n, v in zip(order_of(cell), tensors, strict=True) if v is not None}
             found = _forward(cell, learns, values)
-            return tuple(found.get(n) for n in _OUTPUTS)
+            return tuple(found.get(n) for n in (*_given_of(cell), "saved"))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.cell, learns, *tensors = inputs
-            ctx.dtypes = _dtypes(dict(zip(ORDER, tensors, strict=True)))
-            y, fed, _, _, saved = output
+            names = order_of(ctx.cell)
+            ctx.dtypes = _dtypes(ctx.cell, dict(zip(names, tensors, strict=True)))
+            y, fed, *_, saved = output
             if learns:
                 ctx.mark_non_differentiable(saved)
             ctx.set_materialize_grads(False)
@@ -330,7 +338,7 @@ def _recurrence() -> Any:
         def backward(ctx: Any, *cotangents: Any) -> Any:
             wanted = ctx.needs_input_grad[2:]
             found = _gradients(ctx, wanted[0], cotangents[:-1])
-            asked = zip(ORDER, wanted, strict=True)
+            asked = zip(order_of(ctx.cell), wanted, strict=True)
             return None, None, *(found.get(n) if want else None for n, want in asked)
 
         @staticmethod
@@ -343,32 +351,32 @@ def _recurrence() -> Any:
 
 
 def _gradients(ctx: Any, dx: bool, given: tuple[Any, ...]) -> dict[str, Any]:
-    """The gradients of the values, by name, from those ``given`` of ``_GIVEN``: by the library
+    """The gradients of the values, by name, from those ``given`` of ``_given_of``: by the library
     where it can, and in a way that can be differentiated again where this is asked for."""
     import torch
 
     tensors = (*ctx.saved_tensors, *given)
     if not transforms_active() and not _have_memory(given):
-        values, _, of_outputs = _parts(ctx.dtypes, tensors)
+        values, _, of_outputs = _parts(ctx.cell, ctx.dtypes, tensors)
         return _gradients_by_loop(ctx.cell, values, of_outputs)
     if torch.is_grad_enabled() or transforms_active() or not _have_memory(tensors):
         found = _backward_pass().apply(ctx.cell, dx, ctx.dtypes, *tensors)
-        return dict(zip(ORDER, found, strict=True))
-    return _backward(ctx.cell, dx, *_parts(ctx.dtypes, tensors))
+        return dict(zip(order_of(ctx.cell), found, strict=True))
+    return _backward(ctx.cell, dx, *_parts(ctx.cell, ctx.dtypes, tensors))
 
 
 @cache
 def _backward_pass() -> Any:
     """The backward pass as an ``autograd.Function``: ``cell, dx, dtypes``, the values, ``_HELD``
-    and the gradients of ``_GIVEN`` to the gradients of the values; None where there are none."""
+    and the gradients of ``_given_of`` to the gradients of the values; None where there are none."""
     import torch
 
     class BackwardPass(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
             cell, dx, dtypes, *tensors = inputs
-            found = _backward(cell, dx, *_parts(dtypes, tensors))
-            return tuple(found.get(n) for n in ORDER)
+            found = _backward(cell, dx, *_parts(cell, dtypes, tensors))
+            return tuple(found.get(n) for n in order_of(cell))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -378,12 +386,13 @@ def _backward_pass() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            values, _, given = _parts(ctx.dtypes, ctx.saved_tensors)
-            pairs = zip(ORDER, cotangents, strict=True)
+            values, _, given = _parts(ctx.cell, ctx.dtypes, ctx.saved_tensors)
+            order = order_of(ctx.cell)
+            pairs = zip(order, cotangents, strict=True)
             asked = {n: v for n, v in pairs if v is not None}
             found = _second_derivatives(ctx.cell, values, given, asked)
-            of_values = [found.get(n) for n in ORDER]
-            of_given = [found.get(f"d{n}") for n in _GIVEN]
+            of_values = [found.get(n) for n in order]
+            of_given = [found.get(f"d{n}") for n in _given_of(ctx.cell)]
             return None, None, None, *of_values, *(None for _ in _HELD), *of_given
 
         @staticmethod
@@ -395,12 +404,13 @@ def _backward_pass() -> Any:
 
 
 def _parts(
-    dtypes: tuple[Any, Any], tensors: Iterable[Any]
+    cell: Any, dtypes: tuple[Any, Any], tensors: Iterable[Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The values, the held results and the given gradients that are not None, dense, by name."""
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     rest = iter(tensors)
-    for names, part in zip((ORDER, _HELD, _GIVEN), parts, strict=True):
+    every = (order_of(cell), _HELD, _given_of(cell))
+    for names, part in zip(every, parts, strict=True):
         for n in names:
             tensor = next(rest)
             if tensor is not None:

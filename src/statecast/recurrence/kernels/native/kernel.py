@@ -1,18 +1,19 @@
 """The native kernel: our own recurrence for CPUs, written in C++ (``native/``).
 
-It runs LSTM, GRU and SimpleRNN, stacks and ensembles of them, with masks and resets, forward and
-backward, in JAX (through XLA's custom calls, without copies) and in PyTorch. It declines all other
-problems.
+It runs LSTM, GRU and SimpleRNN, stacks and ensembles of them, with masks and resets or in a closed
+loop, forward and backward, in JAX (through XLA's custom calls, without copies) and in PyTorch. It
+declines all other problems.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from statecast.recurrence.cells import ClosedLoop, Gated, Stack, within
+from statecast.recurrence.cells import ClosedLoop, Stack, within
 from statecast.recurrence.kernels.native import in_jax, in_torch
-from statecast.recurrence.kernels.native.calls import cell_declines
+from statecast.recurrence.kernels.native.calls import MOST_LAYERS, Cells, cell_declines, layers_of
 from statecast.recurrence.kernels.native.library import DTYPES, find, report_missing
 from statecast.recurrence.problem import Problem
 
@@ -31,8 +32,11 @@ def declines(problem: Problem) -> str | None:
         return library
     cell: Any = problem.cell
     if isinstance(cell, ClosedLoop):
-        if isinstance(cell.cell, Stack) and len(cell.cell.cells) > 1:
-            return "it runs a closed loop around one layer only"
+        layers = layers_of(cell.cell)
+        if len(layers) > MOST_LAYERS:
+            return f"it runs a closed loop around at most {MOST_LAYERS} layers"
+        if len(set(layers)) > 1:
+            return "it runs a closed loop around equal layers only"
         if problem.resets is not None:
             return "it runs no closed loop with resets"
         cell = cell.cell
@@ -83,7 +87,9 @@ def run(problem: Problem) -> tuple[Any, dict[str, Any]]:
             )
             after |= {f"{layer}/{leaf}": value for leaf, value in leaves.items()}
         return x, after
-    values = _values(problem)
+    values = {"x": problem.x} | _values_of_layer(problem.weights, problem.state)
+    if problem.mask is not None:
+        values["mask"] = problem.mask
     if problem.resets is not None:
         values |= {f"{leaf}r": value for leaf, value in (problem.initial or {}).items()}
         values["resets"] = problem.resets
@@ -105,20 +111,20 @@ def _as(other: Any, value: Any) -> Any:
 def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str, Any]]:
     from keras import ops
 
-    cell, prefix = loop.cell, "cell"
+    cell, prefixes = loop.cell, ["cell"]
     if isinstance(cell, Stack):
-        cell, prefix = cell.cells[0], "cell/0"
-    own = replace(
-        problem,
-        cell=cell,
-        weights=within(problem.weights, prefix),
-        state=within(problem.state, prefix),
-    )
+        prefixes = [f"cell/{layer}" for layer in range(len(cell.cells))]
+        cell = cell if len(prefixes) > 1 else cell.cells[0]
     last, base = (problem.state[leaf][..., 0] for leaf in ("last", "base"))
-    values = _values(own) | {"observed": problem.x[..., 1] > 0, "last": last, "base": base}
+    values = {"x": problem.x, "observed": problem.x[..., 1] > 0, "last": last, "base": base}
     values |= {"feed": problem.weights["feed"][..., 0], "decay": problem.weights["decay"][..., 0]}
+    if problem.mask is not None:
+        values["mask"] = problem.mask
+    for layer, prefix in enumerate(prefixes):
+        own = _values_of_layer(within(problem.weights, prefix), within(problem.state, prefix))
+        values |= {f"{layer}/{n}" if layer else n: value for n, value in own.items()}
     y, fed, *leaves = _call(cell, values, problem.forced)
-    pairs = zip((f"{prefix}/{n}" for n in cell.state_shapes), leaves, strict=True)
+    pairs = zip((f"cell/{leaf}" for leaf in loop.cell.state_shapes), leaves, strict=True)
     after = {n: _as(problem.state[n], leaf) for n, leaf in pairs}
     after |= {leaf: problem.state[leaf] for leaf in ("last", "base")}
     if problem.x.shape[-2]:
@@ -129,16 +135,14 @@ def _run_closed_loop(problem: Problem, loop: ClosedLoop) -> tuple[Any, dict[str,
     return _as(problem.x, ops.concatenate([y, fed[..., None]], axis=-1)), after
 
 
-def _values(problem: Problem) -> dict[str, Any]:
-    """The arguments of a problem without resets, by the library's names."""
-    weights = problem.weights
-    values = {"x": problem.x, "w": weights["kernel"], "u": weights["recurrent_kernel"]}
-    values |= {f"{leaf}0": value for leaf, value in problem.state.items()}
-    options = {"bias": weights.get("bias"), "mask": problem.mask}
-    return values | {n: value for n, value in options.items() if value is not None}
+def _values_of_layer(weights: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights and the state of a layer, by the library's names."""
+    values = {"w": weights["kernel"], "u": weights["recurrent_kernel"], "bias": weights.get("bias")}
+    values |= {f"{leaf}0": value for leaf, value in state.items()}
+    return {n: value for n, value in values.items() if value is not None}
 
 
-def _call(cell: Gated, values: dict[str, Any], forced: bool) -> Any:
+def _call(cell: Cells, values: dict[str, Any], forced: bool) -> Any:
     """y, the input values (of a closed loop), and the leaves after the last step."""
     import keras
 

@@ -17,7 +17,7 @@ from statecast.recurrence.kernels.native import threads
 from statecast.recurrence.kernels.native.threads import MOST
 
 # The number of native/statecast.h that this package was written for.
-INTERFACE = 5
+INTERFACE = 6
 
 # What a call computes in. "bfloat16" is for the weights, and factors of products are rounded to it;
 # the other arguments and all results are of float32.
@@ -130,7 +130,10 @@ def find() -> Any:
         ctypes.c_int64, *[ctypes.c_void_p] * 4,
     ]  # fmt: skip
     library.statecast_threads.argtypes = [ctypes.c_int64]
-    for buffer in ("saved", "packed", "softmax"):
+    for layers in ("saved_bytes", "forward", "backward"):
+        function = getattr(library, f"statecast_layers_{layers}")
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    for buffer in ("saved", "layers_saved", "packed", "softmax"):
         getattr(library, f"statecast_{buffer}_bytes").restype = ctypes.c_int64
     return library
 
