@@ -245,7 +245,7 @@ def test_weights_of_bfloat16_round_the_factors_of_products(cell, kernel, dtype):
     if explained[kernel].startswith("declines: "):
         return
     y, after = run({n: ops.convert_to_tensor(a, "float32") for n, a in values.items()})
-    near = {"rtol": 2.0**-5, "atol": 2.0**-5}
+    near: dict[str, Any] = {"rtol": 2.0**-5, "atol": 2.0**-5}
     found = ops.convert_to_numpy(ops.cast(y, "float32"))
     np.testing.assert_allclose(found, expected, **near)
     assert np.abs(found - expected).max() > 1e-6 or kernel != "native"

@@ -452,8 +452,8 @@ class RNN(Controlled, keras.layers.RNN):
         return own(self.cell)
 
     def _fresh(self, passed: Any, rows: Any) -> dict[str, Any]:
-        """Where fresh rows of a call start: leaves ``(rows, units)``, of the dtype of variables."""
-        dtype = self.cell.variable_dtype
+        """Where fresh rows of a call start: leaves ``(rows, units)``."""
+        dtype = self._state_dtype()
         if passed is not None:
             leaves = self._passed_leaves(passed)
             leaves = {leaf: ops.convert_to_tensor(value) for leaf, value in leaves.items()}
@@ -472,6 +472,14 @@ class RNN(Controlled, keras.layers.RNN):
                 )
             leaves = dict(zip(self.state_shapes, start, strict=True))
         return {leaf: ops.cast(value, dtype) for leaf, value in leaves.items()}
+
+    def _state_dtype(self) -> str:
+        """The dtype in which the state is carried from step to step: that of variables, so that
+        mixed precision does not round it. A step that is Keras's own takes its compute dtype."""
+        dtype = self.cell.variable_dtype
+        if dtype != self.cell.compute_dtype and stock_cell(self.cell) is None:
+            dtype = self.cell.compute_dtype
+        return dtype
 
     def _passed_leaves(self, passed: Any) -> dict[str, Any]:
         names = list(self.state_shapes)
@@ -692,8 +700,8 @@ class RNN(Controlled, keras.layers.RNN):
         """Per kernel: "runs", "would run", or why it declines a call like the last."""
         plain = stock_cell(self.cell)
         like = keras.KerasTensor
-        dtype, kept = self.cell.compute_dtype, self.cell.variable_dtype
-        state = {leaf: like((None, *shape), kept) for leaf, shape in self.state_shapes.items()}
+        dtype, carried = self.cell.compute_dtype, self._state_dtype()
+        state = {leaf: like((None, *shape), carried) for leaf, shape in self.state_shapes.items()}
         flags = like((None, None), "bool")
         answer = explain(
             KerasCell(self.cell, ()) if plain is None else plain,
