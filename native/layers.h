@@ -11,12 +11,13 @@
 namespace statecast {
 namespace {
 
-/* Memory for objects that have references to their arguments. Each layer's memory begins at a whole vector. */
+/* Room for the layers, which have no default constructor. */
 template <class Layer>
 struct Places {
     alignas(Layer) char memory[STATECAST_MOST_LAYERS * sizeof(Layer)];
     Layer *layers() { return reinterpret_cast<Layer *>(memory); }
 };
+/* The buffers of a layer begin at a whole vector. */
 inline size_t whole_vectors(size_t bytes) { return (bytes + VECTOR_BYTES - 1) / VECTOR_BYTES * VECTOR_BYTES; }
 template <class T>
 T *after(T *memory, size_t bytes) {
@@ -71,7 +72,7 @@ struct ForwardOfLayers {
         memcpy(feed, of<T>(a.feed) + member * U, bytes);
         const uint8_t *mask = offset(a.mask, first * z.steps);
         T *y = offset(of<T>(a.y), first * z.steps * U), *saved = offset(of<T>(a.saved), item * count * z.tile);
-        static const uint8_t every = 1; /* a mask, with which states are saved */
+        static const uint8_t every = 1; /* states are saved with a mask only; this one skips no step */
         for (int64_t t = 0; t < z.steps; ++t) {
             BlockStep<T> at = {};
             layers->close_loop(member, first, rows, t, top.h, feed,

@@ -35,7 +35,7 @@ def declines(problem: Problem) -> str | None:
         layers = layers_of(cell.cell)
         if len(layers) > MOST_LAYERS:
             return f"it runs a closed loop around at most {MOST_LAYERS} layers"
-        if len(set(layers)) > 1:
+        if any(one != layers[0] for one in layers[1:]):
             return "it runs a closed loop around equal layers only"
         if problem.resets is not None:
             return "it runs no closed loop with resets"
