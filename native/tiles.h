@@ -422,12 +422,10 @@ void multiply(Parts, const Half *left, int64_t next, int64_t rows, const Half *c
               int64_t chunks, T *const *sum, int64_t stride, const T *later, int64_t ahead) {
     const int64_t parts = (EDGE + TILE_ROWS - 1) / TILE_ROWS, tiles = (rows + EDGE - 1) / EDGE;
     Ahead lines(later, ahead, (across + 3) / 4 * tiles * parts * chunks);
-    for (int64_t j = 0; j < across; j += 4) switch (across - j) {
-            case 1: columns<ADD, 1>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
-            case 2: columns<ADD, 2>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
-            case 3: columns<ADD, 3>(left, next, rows, right + j, chunks, sum + j, stride, lines); break;
-            default: columns<ADD, 4>(left, next, rows, right + j, chunks, sum + j, stride, lines);
-        }
+    for (int64_t j = 0; j < across; j += 4)
+        as_constant<4>(least(4, across - j), [&](auto wide) {
+            columns<ADD, wide()>(left, next, rows, right + j, chunks, sum + j, stride, lines);
+        });
 }
 #endif
 
