@@ -124,6 +124,12 @@ SECTIONS = {
         SHAPES, turns(measured.forecaster), ["jax"], head="batch, steps, (inputs), units",
         seconds=4, start=15,
     ),
+    "layers": Section(
+        "A training step of the forecaster with two layers",
+        "As above; the peer is on `nn.LSTM` with two layers.",
+        SHAPES, turns(partial(measured.forecaster, layers=2)), ["jax"],
+        head="batch, steps, (inputs), units", seconds=4, start=20,
+    ),
     "jax": Section(
         "Value and gradient in JAX",
         "One LSTM and an affine map to one value, mean squared error, jitted; against the same "

@@ -208,6 +208,8 @@ SUMMARY = [
     Figure("A closed-loop forecast; a jitted scan of JAX", "decoding", side="`jax.jit` of a scan"),
     Figure("A training step of the forecaster; the network on `nn.LSTM`", "forecaster",
            side="network on `nn.LSTM`"),
+    Figure("The same with two layers; the network on `nn.LSTM`", "layers",
+           side="network on `nn.LSTM`"),
     *(Figure(f"The {which} fit of 71 children in a process, on JAX", "growth", f"{which} fit", JAX,
              against="") for which in ("first", "second")),
     Figure("30 epochs on 18,000 series of counts, on JAX", "items", side=JAX, against=""),

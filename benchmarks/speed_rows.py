@@ -532,7 +532,7 @@ def decoding(row: str) -> list[Side]:
 # -- forecasters ---------------------------------------------------------------------------------
 
 
-def forecaster(row: str) -> list[Side]:
+def forecaster(row: str, layers: int = 1) -> list[Side]:
     """A training step of the forecaster's network, in a closed loop after each row's prefix,
     beside the same network on nn.LSTM, which is given every value and so needs no loop."""
     from statecast import cells, heads
@@ -542,7 +542,7 @@ def forecaster(row: str) -> list[Side]:
 
     pt, features, encoding = torch(), 4, 16
     rows, steps, _, units = numbers(row)
-    decoder = Decoder(cells.Stack([cells.LSTM(units)]), heads.Quantiles(), horizon=steps)
+    decoder = Decoder(cells.Stack([cells.LSTM(units)] * layers), heads.Quantiles(), horizon=steps)
     network = Network(
         decoder, numeric=features, cardinalities=(), members=1, encoding=encoding,
         conditioning="state",
@@ -563,17 +563,18 @@ def forecaster(row: str) -> list[Side]:
         def __init__(self) -> None:
             super().__init__()
             self.encoder = pt.nn.Linear(features, encoding)
-            self.h = pt.nn.Linear(encoding, units)
-            self.c = pt.nn.Linear(encoding, units)
-            self.lstm = pt.nn.LSTM(2 + STEP_FUNCTIONS, units, batch_first=True)
+            self.h = pt.nn.Linear(encoding, layers * units)
+            self.c = pt.nn.Linear(encoding, layers * units)
+            self.lstm = pt.nn.LSTM(2 + STEP_FUNCTIONS, units, layers, batch_first=True)
             self.head = pt.nn.Linear(units, len(levels))
             self.decay = pt.nn.Parameter(pt.tensor(0.9))
 
         def forward(self, x: Any, channels: Any) -> Any:
             encoded = pt.tanh(self.encoder(x))
-            h, c = self.h(encoded), self.c(encoded)
-            y, _ = self.lstm(channels, (h[None], c[None]))
-            y = pt.cat([h[:, None], y[:, :-1]], dim=1)
+            starts = (affine(encoded).unflatten(1, (layers, units)) for affine in (self.h, self.c))
+            h, c = (start.swapaxes(0, 1).contiguous() for start in starts)
+            y, _ = self.lstm(channels, (h, c))
+            y = pt.cat([h[-1][:, None], y[:, :-1]], dim=1)
             last = pt.nn.functional.pad(channels[:, :-1, 0], (1, 0))
             raw, m = self.head(y), len(levels) // 2
             gaps = pt.nn.functional.softplus(raw)
