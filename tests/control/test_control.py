@@ -355,6 +355,39 @@ def test_other_precisions(policy):
         np.testing.assert_allclose(layer.state[leaf], value, rtol=1e-6 if "16" in policy else 1e-12)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_state_laws_in_mixed_precision(kind):
+    """A row starts from what it reads as, and a trajectory ends in the state after the call. With a
+    state of bfloat16 itself, a split run is the whole run too."""
+    x = _data(ROWS, STEPS, 17)
+    layer = getattr(layers, kind)(
+        17, stateful=True, initial_state="learned", dtype="mixed_bfloat16"
+    )
+    layer(x)
+    for vector in layer.trainable_variables[-len(layer.state_shapes) :]:
+        vector.assign(np.full(vector.shape, 1 / 3))
+    layer.reset_states()
+    fresh = layer.state
+    layer(x)
+    after = layer.state
+    layer.reset_states(fresh)
+    steps = trajectory(layer, x)
+    layer(x)
+    assert layer.state == after
+    for name, leaf in steps.items():
+        last = layer.state[name.rpartition("/")[2]]
+        np.testing.assert_allclose(leaf[:, -1], last, atol=2.0**-8)
+        assert np.median(np.abs(leaf[:, -1] - last)) < 1e-5
+    options = {"dtype": "bfloat16", "recurrent_initializer": "glorot_uniform"}
+    layer = getattr(layers, kind)(17, stateful=True, **options)
+    layer(x)
+    after = layer.state
+    layer.reset_states()
+    layer(x[:, :2])
+    layer(x[:, 2:])
+    assert layer.state == after
+
+
 def test_a_reset_mask_is_an_input_like_any_other():
     """By row and by step, in fit and in predict."""
     x, y = _data(6, STEPS, 2), _data(6, 1, seed=1)

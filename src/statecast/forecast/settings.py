@@ -327,8 +327,8 @@ class Settings:
         choice(PrecisionName),
         "What the factors of the recurrence's products are rounded to in training.",
         details="Sums and the state are of float32. bfloat16 is faster with many hidden units, on "
-        "processors with AVX512-BF16 or AMX; without them it is slower. Forecasts are computed in "
-        "float32.",
+        "JAX and PyTorch and processors with AVX512-BF16 or AMX; elsewhere it is slower. Forecasts "
+        "are computed in float32.",
     )
     patience: int = setting(
         15, whole(), "Stop after this many epochs in which no member has improved."

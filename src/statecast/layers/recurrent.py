@@ -330,7 +330,8 @@ class RNN(Controlled, keras.layers.RNN):
 
     def _trained_vector(self, leaf: str, shape: tuple[int, ...]) -> Any:
         name = f"initial_{leaf.replace('/', '_')}"
-        return self.add_weight(name=name, shape=shape, initializer="zeros")
+        # In mixed precision a row starts from what it reads as.
+        return self.add_weight(name=name, shape=shape, initializer="zeros", autocast=False)
 
     def _constant_vector(self, leaf: str, shape: tuple[int, ...]) -> Any:
         constant = self._constant(leaf, shape)
@@ -730,6 +731,8 @@ class RNN(Controlled, keras.layers.RNN):
     def _run_recorded(
         self, cell: Cell, weights: Weights, x: Any, start: Leaves, options: dict[str, Any]
     ) -> tuple[Any, Leaves]:
+        if weights:  # outputs have the dtype of x, and the states are among them
+            x = ops.cast(x, self._state_dtype())
         y, after = run(TracedCell(cell), weights, x, start, **options)
         sizes = [shape[0] for shape in self.state_shapes.values()]
         width = y.shape[-1] - sum(sizes)

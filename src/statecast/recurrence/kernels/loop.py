@@ -6,8 +6,8 @@ It calls ``cell.step``. The other kernels are tested against it, and it is teste
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,18 +53,21 @@ def _compiled() -> Callable[..., Any]:
 
 
 def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    import keras
     from keras import ops
 
     cell, start = problem.cell, dict(problem.state)
-    x, weights = _in_dtype_of_state(problem)
+    x, weights, xp = _in_dtype_of_state(problem)
     steps = x.shape[-2]
+    dtype = keras.backend.standardize_dtype(problem.x.dtype)
+    like_x = partial(ops.cast, dtype=dtype) if weights else lambda y: y
     masked, resets = problem.mask is not None, problem.resets is not None
 
     def advance(carry: Any, now: Any) -> tuple[Any, Any]:
         state, last = carry
         if resets:
             state = _choose(now["reset"], problem.initial, state, ops)
-        y, after = cell.step(weights, now["x"], state, ops)
+        y, after = cell.step(weights, now["x"], state, xp)
         if masked:  # a skipped step keeps the state and repeats the output
             after = _choose(now["mask"], after, state, ops)
             y = ops.where(now["mask"], y, last)
@@ -82,26 +85,59 @@ def _run(problem: Problem) -> tuple[Any, dict[str, Any]]:
         # A step on zeros gives the output's shape and dtype. Before the first step taken the output
         # is zero, on every backend.
         nothing = ops.zeros_like(ops.sum(x, axis=-2))
-        last = ops.zeros_like(cell.step(weights, nothing, start, ops)[0])
+        last = ops.zeros_like(cell.step(weights, nothing, start, xp)[0])
         if steps == 0:
-            return last[..., None, :][..., :0, :], start
+            return like_x(last[..., None, :][..., :0, :]), start
     else:
         last = ops.zeros((), dtype=x.dtype)
     (state, _), y = _scan(advance, (start, last), inputs, steps, problem.unroll)
     axes = range(len(y.shape))
-    return ops.transpose(y, [*axes[1:-1], 0, axes[-1]]), state
+    return like_x(ops.transpose(y, [*axes[1:-1], 0, axes[-1]])), state
 
 
-def _in_dtype_of_state(problem: Problem) -> tuple[Any, dict[str, Any]]:
-    """x and the weights, in the dtype in which the state is carried from step to step. A Keras cell
-    converts its own."""
+NARROW = 16  # inputs; the products of fewer are not rounded, as in native/tiles.h
+
+
+class _Rounding:
+    """``keras.ops``, whose products with some weights round the other factor to bfloat16, as the
+    native kernel does.
+
+    Parameters
+    ----------
+    weights : mapping of str to tensor
+        The weights that were of bfloat16, in the dtype of the state.
+    """
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        import keras
+
+        self._ops, self._weights = keras.ops, weights
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        name = next((name for name, weight in self._weights.items() if weight is b), None)
+        of_inputs = name is not None and name.rpartition("/")[2] == "kernel"
+        if name is not None and not (of_inputs and a.shape[-1] < NARROW):
+            a = self._ops.cast(self._ops.cast(a, "bfloat16"), b.dtype)
+        return self._ops.matmul(a, b)
+
+
+def _in_dtype_of_state(problem: Problem) -> tuple[Any, dict[str, Any], Any]:
+    """x and the weights, in the dtype in which the state is carried from step to step, and the
+    namespace for the steps. A Keras cell converts its own."""
     import keras
 
     if not problem.weights:
-        return problem.x, {}
-    dtype = keras.backend.standardize_dtype(next(iter(problem.state.values())).dtype)
+        return problem.x, {}, keras.ops
+    name_of = keras.backend.standardize_dtype
+    dtype = name_of(next(iter(problem.state.values())).dtype)
     weights = {name: keras.ops.cast(weight, dtype) for name, weight in problem.weights.items()}
-    return keras.ops.cast(problem.x, dtype), weights
+    halved = {n: weights[n] for n, w in problem.weights.items() if name_of(w.dtype) == "bfloat16"}
+    rounds = halved and dtype == "float32"
+    xp = _Rounding(halved) if rounds else keras.ops
+    return keras.ops.cast(problem.x, dtype), weights, xp
 
 
 def _time_first(value: Any, axis: int, ops: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from statecast.checks import check_whole
+from statecast.checks import check_choice, check_whole
 from statecast.errors import ArgumentError, StateError
 from statecast.recurrence.cells import Gated, Stack, within
 from statecast.recurrence.kernels.native import threads
@@ -81,8 +81,7 @@ class Recurrence:
     def __init__(
         self, cell: Any, weights: Mapping[str, Any], *, dtype: str = "float32", codes: int = 0
     ) -> None:
-        if dtype not in DTYPES:
-            raise ArgumentError(f"dtype: expected one of {list(DTYPES)}, received {dtype!r}.")
+        check_choice("dtype", dtype, DTYPES)
         reason = cell_declines(cell)
         if reason is not None:
             raise ArgumentError(f"cell: the native kernel cannot run {cell!r}: {reason}.")
@@ -209,7 +208,10 @@ def _numbers(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
         except ValueError:  # rows of different lengths
             value = np.asarray(None)
         if value.dtype.kind not in "fiub":
-            raise ArgumentError(f"{name}: expected an array of numbers, received {value.dtype}.")
+            raise ArgumentError(
+                f"{name}: expected an array of numbers of a dtype of NumPy's own, such as float32; "
+                f"received {value.dtype}."
+            )
     return np.ascontiguousarray(value, dtype)
 
 

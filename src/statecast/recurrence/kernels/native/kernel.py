@@ -46,6 +46,8 @@ def declines(problem: Problem) -> str | None:
     if problem.unroll:
         return "unroll was asked for"
     others = (problem.mask, problem.resets, *problem.weights.values(), *problem.state.values())
+    if any("bfloat16" in str(leaf.dtype) for leaf in problem.state.values()):
+        return "the state is of bfloat16, and it carries one of float32 from step to step"
     dtype = str(problem.x.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         return f"it computes in {', '.join(DTYPES)}, not {dtype}"
