@@ -255,12 +255,13 @@ METHOD_TEXT = """\
 Some rows have sides that no peer can do without: the matrix products of the recurrence alone, a
 Keras layer that computes nothing, a model without its LSTM. A side at 0.7x takes 0.7 times as long
 as Statecast does with everything. So `fit` on PyTorch cannot come within 1.3 times of JAX at 32
-rows and 32 units: a batch of a model without the LSTM takes 2.2 ms there, and the whole model 0.54
-ms on JAX.
+rows and 32 units: a batch of a model without the LSTM takes 1.1 to 2.2 ms there, and the whole
+model 0.38 to 0.54 ms on JAX.
 
-A processor needs AVX512-BF16 or AMX to be faster in bfloat16 ([decision
-66](decisions/0066-products-in-bfloat16.md)). The one with AMX was not at hand when this was built.
-On TensorFlow the kernel does not run
+In bfloat16 the products take half the time on a processor with AVX512-BF16; functions, memory and
+what surrounds the kernel take as long as in float32. So the gain is larger the more units there are
+([decision 66](decisions/0066-products-in-bfloat16.md)). The processor with AMX was not at hand when
+this was built. On TensorFlow the kernel does not run
 ([decision 65](decisions/0065-no-operation-of-our-own-in-tensorflow.md)). On a GPU the backend's
 recurrence (cuDNN) runs, not this kernel; no GPU was available.
 
