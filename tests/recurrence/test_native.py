@@ -253,6 +253,23 @@ SATURATED: dict[str, Any] = {
 # -- right -------------------------------------------------------------------------------------
 
 
+def _check_gradients(cell: Any, values: Values, seed: int, tolerance: float) -> None:
+    """Compare the gradients with those of the reference in float64."""
+    wide, given = _doubles(values), _given(cell, values, seed)
+    rng = np.random.default_rng(seed)
+    for name, gradient in _backward(cell, values, given).items():
+        assert np.isfinite(gradient).all(), name
+        if gradient.size:
+            way = rng.choice([-1.0, 1.0], gradient.shape)
+            expected, terms = _slope(cell, wide, given, name, way)
+            # Each entry of a small gradient is a sum of rounded numbers near 1, as in `close`, and
+            # the rounding errors of n entries add up to about the root of n of them.
+            least = 0.1 * gradient.size**0.5
+            size = max(float(np.abs(gradient).sum(dtype="float64")), terms, least)
+            error = abs(float((gradient.astype("float64") * way).sum()) - expected)
+            assert error <= tolerance * size, name
+
+
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @settings(max_examples=examples(40), deadline=None)
@@ -273,19 +290,7 @@ def test_outputs_and_gradients_are_the_references(
         close(outputs[name], expected, tolerance)
     saving = _forward(cell, values, save=True)
     assert all(saving[name].tobytes() == found.tobytes() for name, found in outputs.items())
-    given = _given(cell, values, problem["seed"])
-    rng = np.random.default_rng(problem["seed"])
-    for name, gradient in _backward(cell, values, given).items():
-        assert np.isfinite(gradient).all(), name
-        if gradient.size:
-            way = rng.choice([-1.0, 1.0], gradient.shape)
-            expected, terms = _slope(cell, wide, given, name, way)
-            # Each entry of a small gradient is a sum of rounded numbers near 1, as in `close`, and
-            # the rounding errors of n entries add up to about the root of n of them.
-            least = 0.1 * gradient.size**0.5
-            size = max(float(np.abs(gradient).sum(dtype="float64")), terms, least)
-            error = abs(float((gradient.astype("float64") * way).sum()) - expected)
-            assert error <= tolerance * size, name
+    _check_gradients(cell, values, problem["seed"], tolerance)
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
@@ -305,18 +310,7 @@ def test_factors_are_rounded_to_bfloat16(instructions: str, problem: dict[str, A
         close(outputs[name], expected, tolerance)
     saving = _forward(cell, values, save=True)
     assert all(saving[name].tobytes() == found.tobytes() for name, found in outputs.items())
-    given = _given(cell, values, problem["seed"])
-    rng = np.random.default_rng(problem["seed"])
-    for name, gradient in _backward(cell, values, given).items():
-        assert np.isfinite(gradient).all(), name
-        if gradient.size:
-            way = rng.choice([-1.0, 1.0], gradient.shape)
-            expected, terms = _slope(cell, wide, given, name, way)
-            size = max(
-                float(np.abs(gradient).sum(dtype="float64")), terms, 0.1 * gradient.size**0.5
-            )
-            error = abs(float((gradient.astype("float64") * way).sum()) - expected)
-            assert error <= 2.0**-5 * size, name
+    _check_gradients(cell, values, problem["seed"], 2.0**-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
