@@ -78,7 +78,8 @@ overload: $(VENV)/.all
 	$(RUN) tools/overload.py --seconds $(OVERLOAD_SECONDS)
 
 # The kernel's tests under the address and undefined-behaviour sanitizers, with matrix tiles in
-# software, and its threads under the thread sanitizer. The slow tests of threads are left out: they measure time.
+# software, and its threads under the thread sanitizer. The slow tests of threads are left out: they
+# measure time.
 sanitize: $(VENV)/.all
 	command -v cmake >/dev/null || $(PIP) cmake
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \

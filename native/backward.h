@@ -115,14 +115,13 @@ struct Backward {
         const Sizes<T, CELL> &z = k.z;
         T *out = k.transposed + member * (k.ut + k.wt);
         const int64_t columns = G * z.units;
-        const bool halved = z.parts == ROUNDED;
         const auto transposed = [&](Weights<T> matrix, int64_t outputs, T *to) {
-            if constexpr (HALVED<T>)
+            if constexpr (CHUNKED<T>)
                 if (z.tiled) return tile_transposed(z, matrix, outputs, of<Half>(to));
             pack_transposed(z, of<T>(matrix.memory), outputs, to);
         };
-        const Weights<T> u = Weights<T>{k.a.u, halved}.from(member * z.units * columns);
-        const Weights<T> w = Weights<T>{k.a.w, halved}.from(member * z.inputs * columns);
+        const Weights<T> u = Weights<T>{k.a.u, z.halved()}.from(member * z.units * columns);
+        const Weights<T> w = Weights<T>{k.a.w, z.halved()}.from(member * z.inputs * columns);
         transposed(u, z.units, out);
         if (k.wt) transposed(w, z.inputs, out + k.ut);
         /* The weights of x's first number, [block][slot][lane]. */
@@ -305,8 +304,8 @@ struct Backward {
     /* Reads two numbers of each unit as the forward pass saved them, and returns where the next ones are. */
     const T *kept_two(const T *from, V<T> &a, V<T> &b, int64_t quantity) const {
         a = load(from);
-        if constexpr (HALVED<T>)
-            if (z.parts == ROUNDED) {
+        if constexpr (CHUNKED<T>)
+            if (z.halved()) {
                 b = seconds(a), a = firsts(a);
                 return from + quantity;
             }
@@ -407,7 +406,7 @@ struct Backward {
     void product(const Tile &at, const T *gates, int64_t m, const T *matrix, int64_t vectors, T *out,
                  int64_t out_stride, const T *later = nullptr) {
         const int64_t block_stride = m * S * L, rows = at.rows;
-        if constexpr (HALVED<T>)
+        if constexpr (CHUNKED<T>)
             if (z.tiled) {
                 const int64_t chunks = z.gate_chunks(), gate_vectors = z.blocks * G;
                 const auto vector = [&](int64_t r, int64_t i) {
@@ -474,13 +473,13 @@ struct Backward {
     void weights(int64_t m, const Tile &at, T *sum) {
         const T *gates = at.gates;
         const int64_t chunks = (m + DEEP - 1) / DEEP, tiles = (z.u_rows + z.w_rows) / EDGE;
-        if constexpr (HALVED<T>)
+        if constexpr (CHUNKED<T>)
             for (int64_t i = 0; z.tiled && i < (z.x_chunks ? tiles : z.u_rows / EDGE); ++i)
                 for (int64_t c = 0; c < chunks; ++c)
                     split_columns(at.in + c * DEEP * wide + i * L, wide, m - c * DEEP, z.parts,
                                   of<Half>(at.left) + (i * chunks + c) * z.chunk());
         for (int64_t k = 0; k < z.blocks; ++k, gates += GROUP * z.height * S * L) {
-            if constexpr (HALVED<T>)
+            if constexpr (CHUNKED<T>)
                 for (int s = 0; z.tiled && s < S; ++s)
                     for (int64_t c = 0; c < chunks; ++c)
                         split_rows(gates + (c * DEEP * S + s) * L, S * L, m - c * DEEP, EDGE, z.parts,
@@ -507,7 +506,7 @@ struct Backward {
     /* The same in chunks: `down` tiles of rows of one block, from the left tile `first` on. */
     template <bool TO_X>
     void outer_tiles(const Tile &at, int64_t down, int64_t chunks, int64_t first, T *sum) {
-        if constexpr (HALVED<T>) {
+        if constexpr (CHUNKED<T>) {
             const Half *right[G];
             T *sums[G];
             for (int g = 0; g < G; ++g) {

@@ -91,6 +91,9 @@ struct Sizes {
     }
     int64_t memory_of(int64_t chunks) const { return chunks_in<T>(chunks, parts); }
     int64_t chunk() const { return chunk_of(parts); }
+    bool halved() const {
+        return parts == ROUNDED;
+    } /* whether u and w are of bfloat16, and gates are saved so */
     int64_t gate_chunks() const { return (blocks * G + 1) / 2; } /* of the sum over all gates */
     int64_t count(int64_t t) const {                             /* rows of a tile */
         const int64_t left = rows - t * height;

@@ -31,7 +31,7 @@ INLINE void add(V<T> (&sum)[R][S], const int (&slot)[G], const T *in, int64_t st
 /* Saves two numbers of each unit, and returns where the next ones are saved. */
 template <class T>
 INLINE T *keep_two(T *to, V<T> a, V<T> b, int64_t quantity, bool halved) {
-    if constexpr (HALVED<T>)
+    if constexpr (CHUNKED<T>)
         if (halved) {
             split<T>(a, b, ROUNDED, of<Half>(to));
             return to + quantity;
@@ -94,7 +94,7 @@ struct Step {
             EACH(s, S)
                 EACH(r, R) sum[r][s] = load(at.sums + s * quantity + r * L);
         } else {
-            if (HALVED<T> && at.sums)
+            if (CHUNKED<T> && at.sums)
                 EACH(s, S)
                     EACH(r, R) sum[r][s] += load(at.sums + s * quantity + r * L);
             add<T>(sum, Cell<CELL>::u, h, stride, at.units, packed);
@@ -214,10 +214,10 @@ struct Forward {
         at.c = CELL == STATECAST_LSTM ? rest.c : nullptr;
         at.stride = z.padded;
         at.quantity = z.height * z.L;
-        at.halved = z.parts == ROUNDED;
+        at.halved = z.halved();
         at.sums = nullptr;
         at.begun = source && !z.tiled;
-        if constexpr (HALVED<T>)
+        if constexpr (CHUNKED<T>)
             for (int64_t r = 0; z.tiled && r < rows; ++r) {
                 Half *row = left_row(rest.left, z, r);
                 if (!source) split_row(rest.h + r * z.padded, z.units, z.parts, row);
@@ -229,7 +229,7 @@ struct Forward {
             if (source && within == 0) take_shared(member, at.block, rows, source, rest.sums);
             if (z.tiled || source) at.sums = rest.sums + within * z.S * z.height * z.L;
             if (z.tiled) {
-                if constexpr (HALVED<T>) {
+                if constexpr (CHUNKED<T>) {
                     if (within == 0 && !source)
                         products<false>(member, at.block, rows, rest.left, 0, z.chunks, rest.sums);
                     else if (within == 0 && z.x_chunks)
@@ -361,7 +361,7 @@ struct Forward {
         for (int64_t r = 0; r < rows; ++r) {
             memcpy(h + r * z.padded, of<T>(a.h0) + (member * a.sources + used[first + r]) * z.units,
                    (size_t)z.units * sizeof(T));
-            if constexpr (HALVED<T>)
+            if constexpr (CHUNKED<T>)
                 if (z.tiled) split_row(h + r * z.padded, z.units, z.parts, left_row(left, z, r));
         }
         for (int64_t b = begin; b < end; ++b, own += z.block, out += S * L) {
@@ -369,7 +369,7 @@ struct Forward {
                 by_rows<Begun>(rows, z, own, (const T *)h, out);
                 continue;
             }
-            if constexpr (HALVED<T>) {
+            if constexpr (CHUNKED<T>) {
                 const int64_t within = b % TOGETHER;
                 if (within == 0) products<false>(member, b, rows, left, 0, z.h_chunks, sums);
                 for (int64_t r = 0; r < rows; ++r)
@@ -422,9 +422,8 @@ struct Forward {
         const Sizes<T, CELL> &z = f.z;
         const int64_t member = item / z.blocks, columns = z.G * z.units;
         const int64_t biases = CELL == STATECAST_GRU ? 2 : 1;
-        const bool halved = z.parts == ROUNDED;
-        pack(z, item % z.blocks, Weights<T>{f.a.w, halved}.from(member * (z.inputs + z.codes) * columns),
-             Weights<T>{f.a.u, halved}.from(member * z.units * columns),
+        pack(z, item % z.blocks, Weights<T>{f.a.w, z.halved()}.from(member * (z.inputs + z.codes) * columns),
+             Weights<T>{f.a.u, z.halved()}.from(member * z.units * columns),
              offset(of<T>(f.a.bias), member * biases * columns), const_cast<T *>(f.packed) + member * z.packed);
     }
 };

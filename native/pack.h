@@ -18,7 +18,7 @@ struct Weights {
     }
     /* The first n lanes, from number i on; the others are zero. */
     INLINE V<T> load(int64_t i, int n = LANES<T>) const {
-        if constexpr (HALVED<T>)
+        if constexpr (CHUNKED<T>)
             if (halved) {
                 typedef Half Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
                 Halves own = {};
@@ -52,7 +52,7 @@ void pack(const Sizes<T, CELL> &z, int64_t b, Weights<T> w, Weights<T> u, const 
         const Weights<T> from = (part ? w : u).from(b * L);
         const int64_t rows = part ? z.inputs + z.codes : U;
         const int64_t tiled = part ? (z.x_chunks ? z.inputs : 0) : (z.tiled ? U : 0); /* of those rows */
-        if constexpr (HALVED<T>)
+        if constexpr (CHUNKED<T>)
             for (int g = 0; g < G; ++g) {
                 const int slot = part ? Cell<CELL>::w[g] : Cell<CELL>::u[g];
                 Half *to = tiles + (slot * z.chunks + (part ? z.h_chunks : 0)) * z.chunk();

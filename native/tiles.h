@@ -44,10 +44,10 @@ constexpr int64_t WIDE_INPUT = 16; /* inputs; the products of fewer are on regis
 /* Whether T may be split into chunks at all, and whether EXACT products of T may be on matrix tiles. If not,
  * the functions below are declared only. */
 template <class T>
-constexpr bool HALVED = sizeof(T) == sizeof(float);
+constexpr bool CHUNKED = sizeof(T) == sizeof(float);
 #ifdef __AMX_BF16__
 template <class T>
-constexpr bool TILED = HALVED<T>;
+constexpr bool TILED = CHUNKED<T>;
 #else
 template <class T>
 constexpr bool TILED = false;

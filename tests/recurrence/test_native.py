@@ -409,9 +409,8 @@ def test_nan_and_infinity_go_where_arithmetic_sends_them(
     library.use(instructions)
     cell = KINDS[kind](units)
     exact = dtype == "float32"
-    tiles = (
-        exact and instructions == "amx" and units == 100
-    )  # which split an infinity into inf - inf
+    # They split an infinity into inf - inf.
+    tiles = exact and instructions == "amx" and units == 100
     values = _values(cell, (1, 8, 5, 2), dtype=dtype)
     clean = _forward(cell, values)
     for name in values:
