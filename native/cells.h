@@ -61,15 +61,12 @@ struct Sizes {
         padded = blocks * L;
         parts = a.dtype == STATECAST_BF16 ? ROUNDED : TILED<T> && units >= WIDE ? EXACT : NO_PARTS;
         tiled = parts != NO_PARTS;
-        /* Few rows make an even number of tiles, so that two threads have equal work. The height of a
-         * tile depends on the number of rows alone, since the order of the sums depends on it. */
-        const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS;
-        const int64_t pairs = (rows + 2 * most - 1) / (2 * most);
-        height = most;
-        if (pairs < 8) {
-            const int64_t even = (rows + 2 * pairs - 1) / (pairs ? 2 * pairs : 1);
-            height = (even + grain - 1) / grain * grain;
-        }
+        /* Two threads have equal work: an even number of tiles of nearly equal height. The height of a tile
+         * depends on the number of rows alone, since the order of the sums depends on it. */
+        const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS < 6 ? TILE_ROWS : 1;
+        const int64_t even = (rows + 2 * most - 1) / (2 * most) * 2;
+        height = rows > (tiled ? EDGE : TILE_ROWS) ? (rows + even - 1) / even : rows;
+        height = (height + grain - 1) / grain * grain;
         height = height > 0 ? height : grain;
         tiles = (rows + height - 1) / height;
         share = (tiles + MOST_SUMS - 1) / MOST_SUMS;

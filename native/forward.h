@@ -41,7 +41,8 @@ INLINE T *keep_two(T *to, V<T> a, V<T> b, int64_t quantity, bool halved) {
     return to + 2 * quantity;
 }
 
-/* A step of the rows of a tile in one block of units. */
+/* A step of the rows of a tile in one block of units. It is not copied for some of the rows: a copy would be read in
+ * larger pieces than it was written in, which waits until the stores before it have reached the cache. */
 template <class T>
 struct BlockStep {
     const T *packed;       /* the block's weights */
@@ -61,29 +62,20 @@ struct BlockStep {
     bool halved;         /* whether gates are saved in pairs */
     const T *sums;       /* by matrix tiles; if `begun`, the bias and the products of h */
     bool begun;
-
-    /* The step of the rows from `row` on. */
-    BlockStep from(int64_t row) const {
-        BlockStep at = *this;
-        at.x += row * x_stride;
-        at.code = offset(code, row * flag_stride);
-        at.h += row * stride;
-        at.next += row * stride;
-        at.c = offset(c, row * stride);
-        at.mask = offset(mask, row * flag_stride);
-        at.saved = offset(saved, row * LANES<T>);
-        at.sums = offset(sums, row * LANES<T>);
-        return at;
-    }
 };
 
-/* The step of R rows. */
+/* The step of R rows from `row` on. */
 template <class T, int CELL, int R>
 struct Step {
-    static void run(const BlockStep<T> &at) {
+    static void run(int64_t row, const BlockStep<T> &at) {
         constexpr int L = LANES<T>, S = Cell<CELL>::SLOTS, G = Cell<CELL>::GATES;
         const int64_t stride = at.stride, flag_stride = at.flag_stride, quantity = at.quantity;
-        const T *packed = at.packed, *h = at.h;
+        const int64_t place = row * stride + at.block * L; /* of the block's units in a state */
+        const T *packed = at.packed, *h = at.h + row * stride, *x = at.x + row * at.x_stride;
+        const T *sums = offset(at.sums, row * L), *h_block = at.h + place;
+        const int64_t *code = offset(at.code, row * flag_stride);
+        const uint8_t *mask = offset(at.mask, row * flag_stride);
+        T *c = offset(at.c, place), *next = at.next + place, *saved = offset(at.saved, row * L);
         V<T> sum[R][S];
         EACH(s, S) {
             const V<T> bias = load(packed + s * L);
@@ -92,52 +84,70 @@ struct Step {
         packed += S * L;
         if (at.begun) {
             EACH(s, S)
-                EACH(r, R) sum[r][s] = load(at.sums + s * quantity + r * L);
+                EACH(r, R) sum[r][s] = load(sums + s * quantity + r * L);
         } else {
-            if (CHUNKED<T> && at.sums)
+            if (CHUNKED<T> && sums)
                 EACH(s, S)
-                    EACH(r, R) sum[r][s] += load(at.sums + s * quantity + r * L);
+                    EACH(r, R) sum[r][s] += load(sums + s * quantity + r * L);
             add<T>(sum, Cell<CELL>::u, h, stride, at.units, packed);
         }
         packed += at.units * G * L;
-        add<T>(sum, Cell<CELL>::w, at.x, at.x_stride, at.inputs, packed);
+        add<T>(sum, Cell<CELL>::w, x, at.x_stride, at.inputs, packed);
         packed += at.inputs * G * L;
-        if (at.code)
+        if (code)
             EACH(r, R)
-                EACH(g, G) sum[r][Cell<CELL>::w[g]] += load(packed + (at.code[r * flag_stride] * G + g) * L);
+                EACH(g, G) sum[r][Cell<CELL>::w[g]] += load(packed + (code[r * flag_stride] * G + g) * L);
+        /* A function's operations depend on each other, so that those of all rows come between them. */
+        if constexpr (CELL == STATECAST_LSTM) {
+            EACH(r, R) {
+                sum[r][0] = sigmoid(sum[r][0]);
+                sum[r][1] = sigmoid(sum[r][1]);
+                sum[r][2] = tanh_of(sum[r][2]);
+                sum[r][3] = sigmoid(sum[r][3]);
+            }
+        } else if constexpr (CELL == STATECAST_GRU) {
+            EACH(r, R) {
+                sum[r][0] = sigmoid(sum[r][0]);
+                sum[r][1] = sigmoid(sum[r][1]);
+            }
+        }
+        T *kept[R];
+        EACH(r, R) kept[r] = offset(saved, r * L);
+        if constexpr (CELL == STATECAST_LSTM)
+            EACH(r, R) {
+                T *cell = c + r * stride;
+                const V<T> last = load(cell), i = sum[r][0], f = sum[r][1], g = sum[r][2], o = sum[r][3];
+                V<T> now = fma(f, last, i * g);
+                if (mask && !mask[r * flag_stride]) now = last;
+                store(cell, now);
+                if (kept[r]) {
+                    kept[r] = keep_two(kept[r], i, f, quantity, at.halved);
+                    kept[r] = keep_two(kept[r], g, o, quantity, at.halved);
+                    store(kept[r], now);
+                    kept[r] += quantity;
+                }
+                sum[r][0] = now;
+            }
         EACH(r, R) {
-            const V<T> before = load(h + r * stride + at.block * L);
-            T *keep = at.saved ? at.saved + r * L : nullptr;
-            const bool counts = !at.mask || at.mask[r * flag_stride];
+            const V<T> before = load(h_block + r * stride);
             V<T> after;
             if constexpr (CELL == STATECAST_LSTM) {
-                T *cell = at.c + r * stride + at.block * L;
-                const V<T> i = sigmoid(sum[r][0]), f = sigmoid(sum[r][1]), g = tanh_of(sum[r][2]),
-                           o = sigmoid(sum[r][3]);
-                V<T> now = fma(f, load(cell), i * g);
-                after = o * tanh_of(now);
-                if (!counts) now = load(cell);
-                store(cell, now);
-                if (keep) {
-                    keep = keep_two(keep, i, f, quantity, at.halved);
-                    keep = keep_two(keep, g, o, quantity, at.halved);
-                    store(keep, now);
-                    keep += quantity;
-                }
+                after = sum[r][3] * tanh_of(sum[r][0]);
             } else if constexpr (CELL == STATECAST_GRU) {
-                const V<T> update = sigmoid(sum[r][0]), reset = sigmoid(sum[r][1]), part = sum[r][3],
+                const V<T> update = sum[r][0], reset = sum[r][1], part = sum[r][3],
                            candidate = tanh_of(fma(reset, part, sum[r][2]));
                 after = fma(update, before - candidate, candidate);
-                if (keep) {
-                    keep = keep_two(keep, update, reset, quantity, at.halved);
-                    keep = keep_two(keep, candidate, part, quantity, at.halved);
+                if (kept[r]) {
+                    kept[r] = keep_two(kept[r], update, reset, quantity, at.halved);
+                    kept[r] = keep_two(kept[r], candidate, part, quantity, at.halved);
                 }
             } else {
                 after = tanh_of(sum[r][0]);
             }
+            const bool counts = !mask || mask[r * flag_stride];
             if (!counts) after = before;
-            store(at.next + r * stride + at.block * L, after);
-            if (keep && at.mask) store(keep, after);
+            store(next + r * stride, after);
+            if (kept[r] && mask) store(kept[r], after);
         }
     }
 };
@@ -156,7 +166,7 @@ struct Forward {
 
     template <int R>
     struct Rows {
-        static void run(int64_t row, const BlockStep<T> &at) { Step<T, CELL, R>::run(at.from(row)); }
+        static void run(int64_t row, const BlockStep<T> &at) { Step<T, CELL, R>::run(row, at); }
     };
     /* The bias and the products of h, for R rows of one block: sums [slot][lane] in their shared rows. */
     template <int R>
@@ -176,6 +186,7 @@ struct Forward {
 
     static constexpr int64_t PARTED = 1 << 17; /* packed numbers of a step that is divided: 15 microseconds */
     static constexpr int64_t SMALL = 1 << 21;  /* rows times packed numbers of a small job: 60 microseconds */
+    static constexpr int64_t CACHED = 1 << 18; /* saved numbers that fit into a cache */
     static constexpr int TOGETHER =
         Cell<CELL>::SLOTS == 1 ? 4 : 2; /* blocks whose products are computed at once */
     static int64_t left_size(const Sizes<T, CELL> &z) { return z.memory_of(z.height / EDGE * z.chunks); }
@@ -224,8 +235,12 @@ struct Forward {
                 if (z.x_chunks)
                     split_row(at.x + r * at.x_stride, z.inputs, z.parts, row + z.h_chunks * z.chunk());
             }
+        const int64_t block_saved = z.kept * z.height * z.L;
+        const bool far = at.saved && z.members * z.tiles * z.tile > CACHED;
         for (; at.block < end; ++at.block) {
             const int64_t within = at.block % TOGETHER;
+            for (int64_t i = 0; far && i < block_saved; i += LINE / (int)sizeof(T))
+                prefetch_to_write(at.saved + TOGETHER * block_saved + i);
             if (source && within == 0) take_shared(member, at.block, rows, source, rest.sums);
             if (z.tiled || source) at.sums = rest.sums + within * z.S * z.height * z.L;
             if (z.tiled) {
@@ -240,18 +255,21 @@ struct Forward {
                 by_rows<Rows>(rows, at);
             }
             at.packed += z.block;
-            if (at.saved) at.saved += z.kept * z.height * LANES<T>;
+            if (at.saved) at.saved += block_saved;
         }
         T *swap = rest.h;
         rest.h = rest.next;
         rest.next = swap;
     }
 
-    /* The outputs of step t, from column `column` on. A skipped step has those of the step before. */
+    /* The outputs of step t, from column `column` on. A skipped step has those of the step before. Memory for the next
+     * step's is prefetched. */
     void put_outputs(const Rest &rest, int64_t rows, int64_t t, const uint8_t *mask, T *y, int64_t column,
                      size_t bytes) const {
         for (int64_t r = 0; y && r < rows; ++r) {
             T *out = y + (r * z.steps + t) * z.units + column;
+            if (t + 1 < z.steps)
+                for (size_t i = 0; i < bytes; i += LINE) prefetch_to_write(out + z.units + i / sizeof(T));
             if (!mask || mask[r * z.steps + t])
                 memcpy(out, rest.h + r * z.padded + column, bytes);
             else if (t)

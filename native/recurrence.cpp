@@ -21,7 +21,7 @@ int64_t saved_size(const Sizes<T, CELL> &z) {
 }
 template <class T, int CELL>
 int64_t packed_size(const Sizes<T, CELL> &z) {
-    return z.members * z.packed * (int64_t)sizeof(T) + ALIGNMENT;
+    return z.members * z.packed * (int64_t)sizeof(T) + LINE;
 }
 template <class T>
 int64_t saved_bytes(const statecast_forward_args *a) {

@@ -57,6 +57,8 @@ using V = typename Vector<T>::type;
 template <class T>
 constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
 
+constexpr int LINE = 64; /* bytes of the cache */
+
 #define INLINE inline __attribute__((always_inline))
 /* A loop over registers is compiled alone, so that the code around it takes no registers from it. */
 #define APART __attribute__((noinline))
@@ -74,6 +76,7 @@ INLINE void store(T *p, V<T> v) {
     *(typename Vector<T>::loose *)p = v;
 }
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void prefetch_to_write(const void *p) { __builtin_prefetch(p, 1, 3); }
 /* The first n lanes; the others are zero. */
 template <class T>
 INLINE V<T> load(const T *p, int n) {
@@ -128,6 +131,8 @@ INLINE V<float> root_of(V<float> x) {
 }
 #endif
 
+constexpr int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
 /* Whether a comparison holds in any lane. */
 template <class Mask>
 INLINE bool any(Mask mask) {
@@ -136,16 +141,26 @@ INLINE bool any(Mask mask) {
     return some != 0;
 }
 
-/* Runs body<R>(row) over `rows` rows, as many at once as fit into registers. */
+/* Runs body<R>(row) over `rows` rows, R of 1, 2, 3, 4 and MOST at once. Parts are of nearly equal height, since
+ * a small one takes nearly as long as a large one. */
 template <template <int> class Body, int MOST = TILE_ROWS, class... Arguments>
 INLINE void by_rows(int64_t rows, const Arguments &...arguments) {
-    int64_t r = 0;
-    for (; r + MOST <= rows; r += MOST) Body<MOST>::run(r, arguments...);
-    if constexpr (MOST > 3)
-        for (; r + 3 <= rows; r += 3) Body<3>::run(r, arguments...);
-    if constexpr (MOST > 2)
-        for (; r + 2 <= rows; r += 2) Body<2>::run(r, arguments...);
-    for (; r < rows; ++r) Body<1>::run(r, arguments...);
+    for (int64_t r = 0; r < rows;) {
+        const int64_t left = rows - r, parts = (left + MOST - 1) / MOST;
+        int64_t height = (left + parts - 1) / parts;
+        if (height > 4) height = left == 5 ? 3 : MOST;
+        if (height == MOST)
+            Body<MOST>::run(r, arguments...);
+        else if (MOST > 4 && height == 4)
+            Body<least(4, MOST)>::run(r, arguments...);
+        else if (MOST > 3 && height == 3)
+            Body<least(3, MOST)>::run(r, arguments...);
+        else if (MOST > 2 && height == 2)
+            Body<least(2, MOST)>::run(r, arguments...);
+        else
+            Body<1>::run(r, arguments...);
+        r += height;
+    }
 }
 
 template <class T>
@@ -157,13 +172,10 @@ INLINE T *of(const void *p) {
     return static_cast<T *>(const_cast<void *>(p));
 }
 /* Packed weights start at a line of the cache, for any alignment of the caller's memory. */
-constexpr int64_t ALIGNMENT = 64;
 template <class T>
 INLINE T *aligned(const void *packed) {
-    return reinterpret_cast<T *>(((uintptr_t)packed + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    return reinterpret_cast<T *>(((uintptr_t)packed + LINE - 1) / LINE * LINE);
 }
-INLINE int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
-
 /* tanh(x) / x = P(x^2) / Q(x^2) on [-9.02, 9.02], beyond which tanh is 1 in float32: the rational fit with
  * the least maximal relative error, 2.1e-8. With HALVED tanh(x / 2) / x, whose coefficients are exact. */
 template <int HALVED>

@@ -37,7 +37,7 @@ struct Tokens {
      * The bias of padding columns is minus infinity, so that their probability is 0. */
     int64_t depth() const { return tiled ? chunks_in<T>(chunks, EXACT) / L : a.units; } /* numbers a column */
     int64_t weights() const { return (depth() + 1) * padded; }
-    int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T) + ALIGNMENT; }
+    int64_t bytes() const { return a.members * weights() * (int64_t)sizeof(T) + LINE; }
 
     int pack(void *packed) const {
         T *to = aligned<T>(packed);

@@ -159,10 +159,10 @@ class Ahead {
     template <class T>
     Ahead(const T *from, int64_t numbers, int64_t turns) : line_(reinterpret_cast<const char *>(from)) {
         const int64_t bytes = numbers * (int64_t)sizeof(T);
-        lines_ = bytes ? (bytes / 64 + turns - 1) / turns : 0;
+        lines_ = bytes ? (bytes / LINE + turns - 1) / turns : 0;
     }
     INLINE void fetch() {
-        for (int64_t i = 0; i < lines_; ++i, line_ += 64) prefetch(line_);
+        for (int64_t i = 0; i < lines_; ++i, line_ += LINE) prefetch(line_);
     }
 
   private:
