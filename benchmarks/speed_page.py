@@ -268,8 +268,9 @@ recurrence (cuDNN) runs, not this kernel; no GPU was available.
 ## How it was measured
 
 By `benchmarks/speed.py`, in at most ten minutes, on two threads. Within a row the sides take turns
-in one process: a turn is one call that is not counted, and then calls for 5 ms. A call of more than
-0.1 s is counted at once. A ratio is the median over the turns, with its quartiles in brackets; a
+in one process: a turn is a rest of 20 ms, one call that is not counted, and then calls for 5 ms. In
+the rest the threads of the side before go to sleep. A call of more than 0.1 s is counted at once. A
+ratio is the median over the turns, with its quartiles in brackets; a
 time is a median with its quartiles. Figures without brackets were measured once, compare two
 processes, or come from earlier pages, which had no quartiles. *–* was not measured or not kept. All
 figures are in `docs/speed.csv`.

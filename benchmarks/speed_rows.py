@@ -19,6 +19,7 @@ import numpy as np
 SHAPES = ("32, 30, 4, 32", "256, 30, 4, 64", "256, 30, 4, 128", "1024, 30, 4, 128",
           "64, 100, 8, 256")  # fmt: skip
 LEAST, MOST = 3, 25  # turns
+REST = 0.02  # seconds before a turn
 # Sides that are no peers, but parts of the work that no peer can do without.
 PRODUCTS, IDLE, DENSE = "matrix products", "an idle Keras layer", "Dense alone on PyTorch"
 BACKENDS = {"jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}
@@ -40,9 +41,10 @@ def turns(
 ) -> Callable[[str, float], Times]:
     """Return the function that measures a row: the sides take turns for some seconds.
 
-    A turn is one call that is not counted, which finds the caches full of another side's numbers
-    and its own threads asleep, and then as many calls as take 5 ms. A call of more than 0.1 s is
-    counted at once.
+    Before a turn the threads of the side before come to rest: those of OpenMP and of ONNX Runtime wait
+    for work without sleeping at first, on the core that the other side needs. A turn is one call that
+    is not counted, which finds the caches full of another side's numbers and its own threads asleep,
+    and then as many calls as take 5 ms. A call of more than 0.1 s is counted at once.
     """
 
     def measure(row: str, seconds: float) -> Times:
@@ -56,6 +58,7 @@ def turns(
             if turn >= LEAST and time.perf_counter() > until:
                 break
             for side in sides:
+                time.sleep(REST)
                 if not times[side.name] or times[side.name][-1] * side.per < 100:
                     side.call()
                 calls, start = 0, clock()

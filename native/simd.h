@@ -98,6 +98,10 @@ INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one Newton step */
     V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
 }
+INLINE V<float> quotient(V<float> n, V<float> d) { /* the same step, of the quotient */
+    const V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d), q = n * r;
+    return _mm512_fmadd_ps(q, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), q);
+}
 INLINE V<float> root_of(V<float> x) { return _mm512_maskz_sqrt_ps((__mmask16)-1, x); }
 #elif defined(__AVX2__)
 INLINE V<float> all(float s) { return _mm256_set1_ps(s); }
@@ -107,6 +111,7 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm256_fmad
 INLINE V<float> least(V<float> edge, V<float> x) { return _mm256_min_ps(edge, x); }
 INLINE V<float> most(V<float> edge, V<float> x) { return _mm256_max_ps(edge, x); }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) { return _mm256_sqrt_ps(x); }
 #elif defined(STATECAST_NEON)
 INLINE V<float> all(float s) { return vdupq_n_f32(s); }
@@ -116,6 +121,7 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return vfmaq_f64(c
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) { return vsqrtq_f32(x); }
 #else
 INLINE V<float> all(float s) { return V<float>{s, s, s, s}; }
@@ -125,6 +131,7 @@ INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return a * b + c; 
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
 INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
+INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) {
     for (int i = 0; i < LANES<float>; ++i) x[i] = ::sqrtf(x[i]);
     return x;
@@ -177,31 +184,26 @@ INLINE T *aligned(const void *packed) {
     return reinterpret_cast<T *>(((uintptr_t)packed + LINE - 1) / LINE * LINE);
 }
 /* tanh(x) / x = P(x^2) / Q(x^2) on [-9.02, 9.02], beyond which tanh is 1 in float32: the rational fit with
- * the least maximal relative error, 2.1e-8. With HALVED tanh(x / 2) / x, whose coefficients are exact. */
+ * the least maximal relative error, 2.1e-8. With HALVED it is tanh(x / 2) / 2; the factors of the coefficients
+ * are powers of two. */
 template <int HALVED>
-INLINE V<float> tanh_over(V<float> &x) {
+INLINE V<float> tanh_fit(V<float> x) {
     constexpr float s = HALVED ? 0.5f : 1.0f, s2 = s * s, s4 = s2 * s2;
     const V<float> edge = all(9.02f / s);
     x = most(-edge, least(edge, x));
     const V<float> q = x * x;
-    V<float> p = fma(q, all(1.3319128810359891e-08f * s4 * s4), all(2.0583525536229656e-05f * s4 * s2));
-    p = fma(p, q, all(3.4940373534968891e-03f * s4));
-    p = fma(p, q, all(1.3379720315971441e-01f * s2));
-    p = fma(p, q, all(1.0f));
+    V<float> p = fma(q, all(1.3319128810359891e-08f * s4 * s4 * s2), all(2.0583525536229656e-05f * s4 * s4));
+    p = fma(p, q, all(3.4940373534968891e-03f * s4 * s2));
+    p = fma(p, q, all(1.3379720315971441e-01f * s4));
+    p = fma(p, q, all(s2));
     V<float> d = fma(q, all(7.7620437346182900e-07f * s4 * s4), all(3.2830973428961651e-04f * s4 * s2));
     d = fma(d, q, all(2.5871083906485015e-02f * s4));
     d = fma(d, q, all(4.6713035556198285e-01f * s2));
     d = fma(d, q, all(1.0f));
-    return p * reciprocal(d);
+    return quotient(x * p, d);
 }
-INLINE V<float> tanh_of(V<float> x) {
-    const V<float> ratio = tanh_over<0>(x);
-    return x * ratio;
-}
-INLINE V<float> sigmoid(V<float> x) { /* (1 + tanh(x / 2)) / 2 */
-    const V<float> ratio = tanh_over<1>(x);
-    return fma(x * all(0.25f), ratio, all(0.5f));
-}
+INLINE V<float> tanh_of(V<float> x) { return tanh_fit<0>(x); }
+INLINE V<float> sigmoid(V<float> x) { return tanh_fit<1>(x) + 0.5f; } /* (1 + tanh(x / 2)) / 2 */
 /* float64 is for checks, and need not be fast. */
 INLINE V<double> tanh_of(V<double> x) {
     for (int i = 0; i < LANES<double>; ++i) x[i] = ::tanh(x[i]);
