@@ -289,6 +289,7 @@ struct Score {
         turned = kernel + a.members * a.units * wide;
         partial = turned + a.members * a.parameters * padded;
         for (int64_t member = 0; member < a.members; ++member) pack(member);
+        if (g) large_pages(g->doutputs, (size_t)(a.members * a.rows * a.steps * a.units) * sizeof(T));
         parallel(a.members * shares, task, this, {a.threads, a.openmp});
         for (int64_t member = 0; g && member < a.members; ++member) reduce(member);
         return STATECAST_OK;
