@@ -41,10 +41,10 @@ def turns(
 ) -> Callable[[str, float], Times]:
     """Return the function that measures a row: the sides take turns for some seconds.
 
-    Before a turn the threads of the side before come to rest: those of OpenMP and of ONNX Runtime wait
-    for work without sleeping at first, on the core that the other side needs. A turn is one call that
-    is not counted, which finds the caches full of another side's numbers and its own threads asleep,
-    and then as many calls as take 5 ms. A call of more than 0.1 s is counted at once.
+    Before a turn the threads of the side before come to rest: those of OpenMP and of ONNX Runtime
+    at first wait without sleeping, on the core that the other side needs. A turn is one call that
+    is not counted, which finds the caches full of another side's numbers and its own threads
+    asleep, and then as many calls as take 5 ms. A call of more than 0.1 s is counted at once.
     """
 
     def measure(row: str, seconds: float) -> Times:
