@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effort import CI, EVERYTHING, SLOW_TO_COMPILE, examples, few_updates
+from effort import CI, EVERYTHING, SLOW_TO_COMPILE, examples, few_updates, has_gpu
 
 # Before anything imports Keras. A backend chosen from outside is kept.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -51,6 +51,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not has_gpu():
+            item.add_marker(pytest.mark.skip(reason="the backend has no GPU"))
     if EVERYTHING:
         return
     skip = pytest.mark.skip(reason="slow: runs where CI=true, or with SLOW=1")

@@ -63,3 +63,26 @@ def all_updates() -> Iterator[None]:
         yield
     finally:
         _set_updates(FEW)
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether the backend of this process computes on a GPU."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def on_gpu(tensor: Any) -> bool:
+    """Whether a tensor is in the memory of a GPU."""
+    return any(name in str(tensor.device).lower() for name in ("cuda", "gpu"))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from effort import SLOW_TO_COMPILE, examples
+from effort import SLOW_TO_COMPILE, examples, on_gpu
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
@@ -285,6 +285,24 @@ def test_a_reset_row_leaves_the_others_bit_identical(make):
     assert kept_state.take([0, 2]) == reset_state.take([0, 2])
     _close(reset[[1, 3]], at_rest(fresh)[[1, 3]])
     assert not np.allclose(kept[[1, 3]], reset[[1, 3]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [_lstm, _gru, _simple])
+def test_on_a_gpu_the_state_is_carried_read_and_set(make):
+    x = _input((3, 6, 2))
+    whole = _random(make(stateful=True, return_sequences=True), x.shape)
+    y = whole(x)
+    assert on_gpu(y)
+    split = _random(make(stateful=True, return_sequences=True), x.shape)
+    parts = [split(x[:, :2]), split(x[:, 2:])]
+    exact = 6 * 2.0**-10  # the products of a GPU keep ten bits, for each of the steps
+    np.testing.assert_allclose(at_rest(y), np.concatenate(_arrays(parts), axis=1), atol=exact)
+    state = whole.state
+    expected = at_rest(whole(x))
+    split.reset_states(state)
+    assert split.state == state
+    assert at_rest(split(x)).tobytes() == expected.tobytes()
 
 
 @each

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from curves import T, columns_of, curve_tables, forecast_of
-from effort import SLOW_TO_COMPILE
+from effort import SLOW_TO_COMPILE, on_gpu
 from statecast import errors
 from statecast.forecast.forecaster import Forecaster
 from statecast.networks import training
@@ -40,6 +40,28 @@ def test_interrupted_it_keeps_the_best_epoch(tmp_path):
         fresh.fit(series, static, callbacks=[Interrupt(0)], verbose=0)
     with pytest.raises(errors.NotFittedError, match="call fit or load first"):
         fresh.predict(None, static, until=T)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_learns_and_forecasts(tmp_path):
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            found.extend(on_gpu(w.value) for w in self.model.trainable_variables)
+
+    series, static = curve_tables(72)
+    small: dict[str, Any] = {"units": 8, "ensemble": 2, "epochs": 8, "seed": 0}
+    f = Forecaster(**small).fit(series, static, callbacks=[Look()], verbose=0)
+    assert found
+    assert all(found)
+    losses = np.array(f.history["loss"], float)
+    assert losses[-1] < losses[0]
+    expected = columns_of(forecast_of(f, None, static))
+    assert np.isfinite(expected).all()
+    f.save(tmp_path / "m.safetensors")
+    again = Forecaster.load(tmp_path / "m.safetensors")
+    assert columns_of(forecast_of(again, None, static)).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(

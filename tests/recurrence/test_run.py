@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from effort import examples
+from effort import examples, on_gpu
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, StateError
 from statecast.recurrence import run as recurrence
@@ -348,6 +348,26 @@ def test_features_the_weights_do_not_fit_are_refused(cell):
     weights, x, state, _ = _problem(cell, 2, 3, 4, seed=0)
     with pytest.raises(ArgumentError, match=r"x has 3 features, .*kernel' should have"):
         _run(cell, weights, x[..., :3], state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", [SimpleRNN(8), GRU(8), LSTM(8)], ids=repr)
+def test_on_a_gpu_the_native_kernel_declines_and_the_others_are_the_reference(cell):
+    weights, x, state, _ = _problem(cell, 4, 6, 3, seed=0)
+    answer = recurrence.explain(cell, weights, x.astype("float32"), state)
+    assert answer["native"].startswith("declines: ")
+    if isinstance(cell, LSTM):
+        assert answer["fused"] == "runs"
+    assert on_gpu(ops.convert_to_tensor(x, "float32") * 1.0)
+    expected_y, expected = _reference(cell, weights, x, state)
+    tf32 = 6 * 2.0**-10  # the products of a GPU keep ten bits, for each of the steps
+    for kernel in ("fused", "loop"):
+        if answer[kernel].startswith("declines: "):
+            continue
+        y, after = _run(cell, weights, x, state, kernel=kernel)
+        np.testing.assert_allclose(y, expected_y, atol=tf32)
+        for name, leaf in expected.items():
+            np.testing.assert_allclose(after[name], leaf, atol=2 * tf32)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others need a GPU")
