@@ -41,7 +41,7 @@ def _head(problem: Mapping[str, Any], rng: np.random.Generator) -> NativeHead:
         return NativeHead(family, size, tuple(rng.normal(size=size - 1)), 1e-3, levels)
     if family in ("normal", "student_t"):
         # No smaller scale, which would multiply the rounding errors of the location.
-        return NativeHead(family, 2 + (family == "student_t"), (rng.normal(),), 0.3)
+        return NativeHead(family, 2 + (family == "student_t"), (rng.normal(),), 1.0)
     # A small sharpness, so that means of all sizes have a slope, and no mean so large that the
     # rounding errors of its logarithm matter.
     scale = (rng.uniform(0.3, 3), rng.uniform(0.5, 3), rng.uniform(0.3, 1.2), 4.0, 6.0)
@@ -193,7 +193,12 @@ def test_scores_and_their_gradients_are_the_references(
             slopes: Any = _score_reference(head, moved)
             expected = float((given * slopes.imag).sum()) / 1e-40
             # Terms that cancel: of every row and step in a weight's, of every quantile in all.
+            # Those of `decay` are the values times the gradients of the locations.
             size = np.abs(gradient).sum() + (0.1 * (1 + values["taken"].size))
+            if name == "decay":
+                terms = [values[n] * gradients[n] for n in ("taken", "last") if n in gradients]
+                decay = values["decay"].astype("float64")
+                size += sum((np.abs(t).T / np.abs(decay)).sum() for t in terms)
             error = abs(float((gradient.astype("float64") * way).sum()) - expected)
             assert error <= tolerance * size, name
 
