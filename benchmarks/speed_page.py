@@ -256,7 +256,7 @@ Some rows have sides that no peer can do without: the matrix products of the rec
 Keras layer that computes nothing, a model without its LSTM. A side at 0.7x takes 0.7 times as long
 as Statecast does with everything. So `fit` on PyTorch cannot come within 1.3 times of JAX at 32
 rows and 32 units: a batch of a model without the LSTM takes 1.1 to 2.2 ms there, and the whole
-model 0.38 to 0.54 ms on JAX.
+model 0.33 to 0.54 ms on JAX.
 
 In bfloat16 the products take half the time on a processor with AVX512-BF16; functions, memory and
 what surrounds the kernel take as long as in float32. So the gain is larger the more units there are
@@ -270,9 +270,9 @@ recurrence (cuDNN) runs, not this kernel; no GPU was available.
 By `benchmarks/speed.py`, in at most ten minutes, on two threads. Within a row the sides take turns
 in one process: a turn is a rest of 20 ms, one call that is not counted, and then calls for 5 ms. In
 the rest the threads of the side before go to sleep. A call of more than 0.1 s is counted at once. A
-ratio is the median over the turns, with its quartiles in brackets; a
-time is a median with its quartiles. Figures without brackets were measured once, compare two
-processes, or come from earlier pages, which had no quartiles. *–* was not measured or not kept. All
+ratio is the median over the turns, with its quartiles in brackets; a time is a median with its
+quartiles. Figures without brackets were measured once, compare two processes, or come from earlier
+pages, which had no quartiles. *–* was not measured or not kept. All
 figures are in `docs/speed.csv`.
 
 """.splitlines()

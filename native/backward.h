@@ -568,8 +568,7 @@ int backward(const statecast_backward_args &b) {
     T *memory = static_cast<T *>(scratch(CALL, k.shared()));
     if (!memory || !scratch(TASK, k.memory())) return STATECAST_NO_MEMORY;
     k.place(memory);
-    const auto &z = k.z;
-    large_pages(b.dx, (size_t)(b.dx ? z.members * z.rows * z.steps * z.inputs : 0) * sizeof(T));
+    if (b.dx) large_pages(b.dx, (size_t)(k.z.members * k.z.rows * k.z.steps * k.z.inputs) * sizeof(T));
     const Host host = {b.forward.threads, b.forward.openmp};
     parallel(k.z.members, k.pack_task, &k, host);
     parallel(k.z.members * k.z.shares, k.task, &k, host);

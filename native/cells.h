@@ -61,8 +61,11 @@ struct Sizes {
         padded = blocks * L;
         parts = a.dtype == STATECAST_BF16 ? ROUNDED : TILED<T> && units >= WIDE ? EXACT : NO_PARTS;
         tiled = parts != NO_PARTS;
-        /* Two threads have equal work: an even number of tiles of nearly equal height. The height of a tile
-         * depends on the number of rows alone, since the order of the sums depends on it. */
+        /* Rows that fit into registers are one tile. More rows are an even number of tiles of nearly equal
+         * height, so that two threads have equal work. A height is a multiple of `grain`: of the rows of a
+         * matrix tile, or of those that fit into registers where these are so few that fewer would leave
+         * arithmetic units idle. It depends on the number of rows alone, as the order of the sums depends
+         * on it. */
         const int64_t most = tiled ? 2 * EDGE : TILE, grain = tiled ? EDGE : TILE_ROWS < 6 ? TILE_ROWS : 1;
         const int64_t even = (rows + 2 * most - 1) / (2 * most) * 2;
         height = rows > (tiled ? EDGE : TILE_ROWS) ? (rows + even - 1) / even : rows;

@@ -41,8 +41,8 @@ INLINE T *keep_two(T *to, V<T> a, V<T> b, int64_t quantity, bool halved) {
     return to + 2 * quantity;
 }
 
-/* A step of the rows of a tile in one block of units. It is not copied for some of the rows: a copy would be read in
- * larger pieces than it was written in, which waits until the stores before it have reached the cache. */
+/* A step of the rows of a tile in one block of units. It is passed by reference: a
+ * copy reads several fields at once that were written one by one, and waits until they are in the cache. */
 template <class T>
 struct BlockStep {
     const T *packed;       /* the block's weights */
@@ -97,7 +97,7 @@ struct Step {
         if (code)
             EACH(r, R)
                 EACH(g, G) sum[r][Cell<CELL>::w[g]] += load(packed + (code[r * flag_stride] * G + g) * L);
-        /* A function's operations depend on each other, so that those of all rows come between them. */
+        /* Each operation of a function needs the one before, so the functions of all rows are interleaved. */
         if constexpr (CELL == STATECAST_LSTM) {
             EACH(r, R) {
                 sum[r][0] = sigmoid(sum[r][0]);
@@ -235,6 +235,7 @@ struct Forward {
                 if (z.x_chunks)
                     split_row(at.x + r * at.x_stride, z.inputs, z.parts, row + z.h_chunks * z.chunk());
             }
+        /* What another block saves is prefetched, unless all that is saved fits into a cache. */
         const int64_t block_saved = z.kept * z.height * z.L;
         const bool far = at.saved && z.members * z.tiles * z.tile > CACHED;
         for (; at.block < end; ++at.block) {

@@ -57,7 +57,7 @@ using V = typename Vector<T>::type;
 template <class T>
 constexpr int LANES = VECTOR_BYTES / (int)sizeof(T);
 
-constexpr int LINE = 64; /* bytes of the cache */
+constexpr int LINE = 64; /* bytes of a line of the cache */
 
 #define INLINE inline __attribute__((always_inline))
 /* A loop over registers is compiled alone, so that the code around it takes no registers from it. */
@@ -94,11 +94,7 @@ INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm512_fmadd_ps
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm512_fmadd_pd(a, b, c); }
 INLINE V<float> least(V<float> edge, V<float> x) { return _mm512_maskz_min_ps((__mmask16)-1, edge, x); }
 INLINE V<float> most(V<float> edge, V<float> x) { return _mm512_maskz_max_ps((__mmask16)-1, edge, x); }
-INLINE V<float> reciprocal(V<float> d) { /* 14 bits, then one Newton step */
-    V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d);
-    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), r);
-}
-INLINE V<float> quotient(V<float> n, V<float> d) { /* the same step, of the quotient */
+INLINE V<float> quotient(V<float> n, V<float> d) { /* by a reciprocal of 14 bits and one Newton step */
     const V<float> r = _mm512_maskz_rcp14_ps((__mmask16)-1, d), q = n * r;
     return _mm512_fmadd_ps(q, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.0f)), q);
 }
@@ -110,7 +106,6 @@ INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return _mm256_fmadd_ps
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return _mm256_fmadd_pd(a, b, c); }
 INLINE V<float> least(V<float> edge, V<float> x) { return _mm256_min_ps(edge, x); }
 INLINE V<float> most(V<float> edge, V<float> x) { return _mm256_max_ps(edge, x); }
-INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) { return _mm256_sqrt_ps(x); }
 #elif defined(STATECAST_NEON)
@@ -120,7 +115,6 @@ INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return vfmaq_f32(c, a,
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return vfmaq_f64(c, a, b); }
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
-INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) { return vsqrtq_f32(x); }
 #else
@@ -130,7 +124,6 @@ INLINE V<float> fma(V<float> a, V<float> b, V<float> c) { return a * b + c; }
 INLINE V<double> fma(V<double> a, V<double> b, V<double> c) { return a * b + c; }
 INLINE V<float> least(V<float> edge, V<float> x) { return x > edge ? edge : x; }
 INLINE V<float> most(V<float> edge, V<float> x) { return x < edge ? edge : x; }
-INLINE V<float> reciprocal(V<float> d) { return all(1.0f) / d; }
 INLINE V<float> quotient(V<float> n, V<float> d) { return n / d; }
 INLINE V<float> root_of(V<float> x) {
     for (int i = 0; i < LANES<float>; ++i) x[i] = ::sqrtf(x[i]);
@@ -138,6 +131,7 @@ INLINE V<float> root_of(V<float> x) {
 }
 #endif
 
+INLINE V<float> reciprocal(V<float> d) { return quotient(all(1.0f), d); }
 constexpr int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 
 /* Whether a comparison holds in any lane. */
