@@ -65,6 +65,9 @@ def all_updates() -> Iterator[None]:
         _set_updates(FEW)
 
 
+TF32 = 2.0**-10  # the relative rounding of factors in the products of a GPU
+
+
 @cache
 def has_gpu() -> bool:
     """Whether the backend of this process computes on a GPU."""

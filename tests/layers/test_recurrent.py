@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from effort import SLOW_TO_COMPILE, examples, on_gpu
+from effort import SLOW_TO_COMPILE, TF32, examples, on_gpu
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, NotStatefulError, StateError
 from statecast.layers import recurrent as layers
@@ -296,8 +296,8 @@ def test_on_a_gpu_the_state_is_carried_read_and_set(make):
     assert on_gpu(y)
     split = _random(make(stateful=True, return_sequences=True), x.shape)
     parts = [split(x[:, :2]), split(x[:, 2:])]
-    exact = 6 * 2.0**-10  # the products of a GPU keep ten bits, for each of the steps
-    np.testing.assert_allclose(at_rest(y), np.concatenate(_arrays(parts), axis=1), atol=exact)
+    error = 6 * TF32  # a rounding in each step
+    np.testing.assert_allclose(at_rest(y), np.concatenate(_arrays(parts), axis=1), atol=error)
     state = whole.state
     expected = at_rest(whole(x))
     split.reset_states(state)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from effort import examples, on_gpu
+from effort import TF32, examples, on_gpu
 from gradients import gradients
 from statecast.errors import ArgumentError, KernelError, StateError
 from statecast.recurrence import run as recurrence
@@ -360,14 +360,14 @@ def test_on_a_gpu_the_native_kernel_declines_and_the_others_are_the_reference(ce
         assert answer["fused"] == "runs"
     assert on_gpu(ops.convert_to_tensor(x, "float32") * 1.0)
     expected_y, expected = _reference(cell, weights, x, state)
-    tf32 = 6 * 2.0**-10  # the products of a GPU keep ten bits, for each of the steps
+    error = 6 * TF32  # a rounding in each step
     for kernel in ("fused", "loop"):
         if answer[kernel].startswith("declines: "):
             continue
         y, after = _run(cell, weights, x, state, kernel=kernel)
-        np.testing.assert_allclose(y, expected_y, atol=tf32)
+        np.testing.assert_allclose(y, expected_y, atol=error)
         for name, leaf in expected.items():
-            np.testing.assert_allclose(after[name], leaf, atol=2 * tf32)
+            np.testing.assert_allclose(after[name], leaf, atol=2 * error)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others need a GPU")

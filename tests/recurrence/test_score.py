@@ -40,8 +40,10 @@ def _head(problem: Mapping[str, Any], rng: np.random.Generator) -> NativeHead:
         levels = tuple(np.linspace(0.02, 0.98, size))
         return NativeHead(family, size, tuple(rng.normal(size=size - 1)), 1e-3, levels)
     if family in ("normal", "student_t"):
-        # No smaller scale, which would multiply the rounding errors of the location.
-        return NativeHead(family, 2 + (family == "student_t"), (rng.normal(),), 1.0)
+        # No smaller scale, which would multiply the rounding errors of the location. The slope of
+        # a CRPS is at most 1; that of a likelihood grows with the inverse of the scale.
+        heavy = family == "student_t"
+        return NativeHead(family, 2 + heavy, (rng.normal(),), 1.0 if heavy else 0.3)
     # A small sharpness, so that means of all sizes have a slope, and no mean so large that the
     # rounding errors of its logarithm matter.
     scale = (rng.uniform(0.3, 3), rng.uniform(0.5, 3), rng.uniform(0.3, 1.2), 4.0, 6.0)
